@@ -1,0 +1,164 @@
+"""Is a parquet file something verl can train on? Checked before any process starts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s2l_ext.errors import DataError
+
+BATCH_ROWS = 4096
+
+
+@dataclass
+class _Fault:
+    """Rows of one column that fail one check: the first row (counted from 0), why, and how many."""
+
+    column: str
+    reason: Callable[[Any], str | None]
+    fix: str
+    first_row: int = -1
+    first_reason: str = ""
+    count: int = 0
+
+    def look(self, values: list[Any], offset: int) -> None:
+        for position, value in enumerate(values):
+            reason = self.reason(value)
+            if reason is None:
+                continue
+            if self.count == 0:
+                self.first_row, self.first_reason = offset + position, reason
+            self.count += 1
+
+
+@dataclass
+class _Scan:
+    rows: int = 0
+    faults: list[_Fault] = field(default_factory=list)
+
+
+def check_parquet(
+    path: str | Path,
+    prompt_key: str = "prompt",
+    answer: Sequence[str] = ("reward_model", "ground_truth"),
+    max_rows: int | None = None,
+) -> int:
+    """Check that every row has a chat prompt and a ground truth. Memory is bounded by one batch of rows.
+
+    Args:
+        path: a parquet file in verl's layout.
+        prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
+        answer: path to the ground truth: a column, then the keys inside it.
+        max_rows: look at the first rows only; None looks at all.
+
+    Returns:
+        The number of rows looked at.
+
+    Raises:
+        DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        _require_columns(path, file.schema_arrow, prompt_key, answer)
+        scan = _scan(file, prompt_key, answer, max_rows)
+    for fault in scan.faults:
+        if fault.count:
+            raise DataError(
+                f"{path}: row {fault.first_row}, column '{fault.column}': {fault.first_reason} "
+                f"({fault.count} of {scan.rows} rows). {fault.fix}"
+            )
+    return scan.rows
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(
+            f"{path}: not a readable parquet file ({error}). `s2l data gsm8k` writes parquet from JSONL."
+        ) from error
+    if file.metadata.num_rows == 0:
+        file.close()
+        raise DataError(f"{path}: the file has no rows. Write at least one prompt with its ground truth.")
+    return file
+
+
+def _require_columns(path: Path, schema: pa.Schema, prompt_key: str, answer: Sequence[str]) -> None:
+    _require(path, prompt_key, schema.names, "column", "data.prompt_key names the prompt column")
+    _require(path, answer[0], schema.names, "column", "verl reads the ground truth from it")
+    kind = schema.field(answer[0]).type
+    for depth, key in enumerate(answer[1:], start=1):
+        where = ".".join(answer[:depth])
+        if not pa.types.is_struct(kind):
+            raise DataError(f"{path}: column '{where}' holds {kind}, not a record with a '{key}' field.")
+        names = [kind.field(index).name for index in range(kind.num_fields)]
+        _require(path, key, names, f"column '{where}': field", "verl reads the ground truth from it")
+        kind = kind.field(key).type
+
+
+def _require(path: Path, name: str, found: list[str], what: str, why: str) -> None:
+    if name in found:
+        return
+    nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    raise DataError(f"{path}: {what} '{name}' is missing ({why}). Found: {', '.join(found) or 'none'}.{hint}")
+
+
+def _scan(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str], max_rows: int | None) -> _Scan:
+    prompt = _Fault(prompt_key, _prompt_problem, "A prompt is a list of {role, content} messages.")
+    truth = _Fault(
+        ".".join(answer), _truth_problem, "Every row needs the answer that the reward function compares with."
+    )
+    scan = _Scan(faults=[prompt, truth])
+    leaf = ".".join(answer)
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, leaf]):
+        if max_rows is not None:
+            batch = batch.slice(0, max_rows - scan.rows)
+        if batch.num_rows == 0:
+            break
+        prompt.look(batch.column(prompt_key).to_pylist(), scan.rows)
+        truth.look([_at(value, answer[1:]) for value in batch.column(answer[0]).to_pylist()], scan.rows)
+        scan.rows += batch.num_rows
+    return scan
+
+
+def _at(value: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        if value is None:
+            return None
+        value = value[key]
+    return value
+
+
+def _prompt_problem(value: Any) -> str | None:
+    if not isinstance(value, list):
+        return f"the prompt is {_describe(value)}, not a list of messages"
+    if not value:
+        return "the prompt is an empty list"
+    for message in value:
+        if not isinstance(message, dict) or not {"role", "content"} <= set(message):
+            return f"a message is {_describe(message)}, not {{role, content}}"
+        if not message["role"] or not message["content"]:
+            return f"a message has an empty role or content: {_describe(message)}"
+    return None
+
+
+def _truth_problem(value: Any) -> str | None:
+    if value is None:
+        return "the ground truth is missing"
+    if isinstance(value, str | list) and len(value.strip() if isinstance(value, str) else value) == 0:
+        return "the ground truth is empty"
+    return None
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

@@ -1,0 +1,92 @@
+"""A tokenizer difference is an error that shows the difference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from s2l_ext.data.tokenizers import compare
+from s2l_ext.errors import TokenizerMismatch
+
+TEMPLATE = "{% for m in messages %}\n{{ m['content'] }}\n{% endfor %}"
+
+
+def save_tokenizer(folder: Path, tokens: list[str], template: str | None = TEMPLATE, pad: str = "<pad>") -> str:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
+        unk_token="<unk>",
+        pad_token=pad,
+        eos_token="<eos>",
+    )
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+BASE = ["<pad>", "<unk>", "<eos>", "a", "b", "c"]
+
+
+def test_equal_tokenizers_pass(tmp_path):
+    compare(save_tokenizer(tmp_path / "a", BASE), save_tokenizer(tmp_path / "b", BASE))
+
+
+def test_swapped_ids_are_shown_with_both_keys(tmp_path):
+    a = save_tokenizer(tmp_path / "a", BASE)
+    b = save_tokenizer(tmp_path / "b", ["<pad>", "<unk>", "<eos>", "b", "a", "c"])
+    with pytest.raises(TokenizerMismatch) as error:
+        compare(a, b, key_a="learner.path", key_b="explorer.path")
+    message = str(error.value)
+    assert "6 / 6 tokens, 2 differ" in message
+    assert "'a': id 3 / id 4" in message and "'b': id 4 / id 3" in message
+    assert f"learner.path={a}" in message and f"explorer.path={b}" in message
+
+
+def test_extra_tokens_show_sizes_and_only_three_examples(tmp_path):
+    longer = [*BASE, "d", "e", "f", "g"]
+    with pytest.raises(TokenizerMismatch) as error:
+        compare(save_tokenizer(tmp_path / "a", BASE), save_tokenizer(tmp_path / "b", longer))
+    message = str(error.value)
+    assert "6 / 10 tokens, 4 differ" in message
+    assert "'d': absent / id 6" in message and "'f'" in message and "'g'" not in message
+
+
+def test_special_ids_differ(tmp_path):
+    b = save_tokenizer(tmp_path / "b", BASE, pad="<eos>")
+    with pytest.raises(TokenizerMismatch, match=r"special ids: pad_token_id 0 / 2"):
+        compare(save_tokenizer(tmp_path / "a", BASE), b)
+
+
+def test_chat_template_difference_is_a_diff(tmp_path):
+    b = save_tokenizer(tmp_path / "b", BASE, template=TEMPLATE.replace("content", "text"))
+    with pytest.raises(TokenizerMismatch) as error:
+        compare(save_tokenizer(tmp_path / "a", BASE), b)
+    message = str(error.value)
+    assert "-{{ m['content'] }}" in message and "+{{ m['text'] }}" in message
+    assert "endfor" not in message and "vocabulary" not in message
+
+
+def test_long_template_difference_is_cut(tmp_path):
+    a = save_tokenizer(tmp_path / "a", BASE, template="\n".join(f"line {i}" for i in range(40)))
+    b = save_tokenizer(tmp_path / "b", BASE, template="\n".join(f"row {i}" for i in range(40)))
+    with pytest.raises(TokenizerMismatch) as error:
+        compare(a, b)
+    assert "more lines" in str(error.value)
+    assert len(str(error.value).splitlines()) <= 15
+
+
+def test_absent_template(tmp_path):
+    b = save_tokenizer(tmp_path / "b", BASE, template=None)
+    with pytest.raises(TokenizerMismatch, match="chat template: present / absent"):
+        compare(save_tokenizer(tmp_path / "a", BASE), b)
+
+
+def test_missing_folder_names_the_key(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    a = save_tokenizer(tmp_path / "a", BASE)
+    with pytest.raises(TokenizerMismatch, match=r"s2l\.explorer\.model_path=.*nowhere: no tokenizer could be loaded"):
+        compare(a, str(tmp_path / "nowhere"))
