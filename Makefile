@@ -1,0 +1,58 @@
+# Two commands do everything: `make demo` and `make test`. Both create the environment if it is missing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SHELLFLAGS := -euo pipefail -c
+
+VENV   ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN    := $(VENV)/bin
+LOCK   := requirements/cpu.lock
+READY  := $(VENV)/.ready
+UV_VERSION := 0.13.8
+# A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
+UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
+
+.PHONY: help setup demo test test-fast lint lock clean
+
+help: ## show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## create the CPU environment (.venv) from the lock, once
+
+# The first line uses pip as it is configured. Where no configured index offers the CPU build of torch, uv's
+# own knowledge of PyTorch's CPU wheels takes over; the hashes of the lock hold in both cases.
+$(READY): $(LOCK) pyproject.toml
+	@echo "setup: environment in $(VENV), about 4 GB and two minutes"
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v == (3, 11) else f"setup: the lock is for CPython 3.11, found {v[0]}.{v[1]} at {sys.executable}. Install python3.11 or run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK) 2> $(VENV)/pip.log \
+	  || { tail -n 3 $(VENV)/pip.log; echo "setup: trying again with uv and PyTorch's CPU wheels"; \
+	       $(BIN)/python -m pip install --quiet uv==$(UV_VERSION) && \
+	       $(BIN)/uv pip install --python $(BIN)/python --torch-backend cpu --require-hashes --no-deps -r $(LOCK); }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)
+	@echo "setup: done"
+
+demo: $(READY) ## train S2L-PO on the toy world and write outputs/demo/
+	@$(BIN)/s2l demo $(ARGS)
+
+test: $(READY) ## lint, then every test tier that this machine can run
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(READY) ## unit and contract tests only, under a minute
+	@$(BIN)/python -m pytest -m "not e2e and not gpu" $(ARGS)
+
+lint: $(READY) ## ruff, mypy on the pure rooms, import rules
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIND_LINKS where the CPU torch is a local file)
+	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command "make lock" $(UV_TORCH) \
+	  --extra cpu --extra dev --extra report --override requirements/cpu-overrides.txt -o $(LOCK)
+	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --custom-compile-command "make lock" --extra gpu --extra report -o requirements/gpu.lock
+
+clean: ## remove the environment and everything the demo wrote
+	@rm -rf $(VENV) outputs

@@ -1,0 +1,66 @@
+"""Choosing the machine: verl's own CUDA path, or verl and vLLM without any accelerator.
+
+Nothing in this package is active unless ``VERL_PLATFORM=cpu``. The launcher sets that variable from the
+configuration (``trainer.device``); whoever starts verl without our launcher sets it by hand.
+"""
+
+from __future__ import annotations
+
+import os
+
+from omegaconf import DictConfig, open_dict
+
+from s2l_ext.errors import ResourceError
+
+PLATFORM_VARIABLE = "VERL_PLATFORM"
+
+CPU_ENVIRONMENT = {
+    PLATFORM_VARIABLE: "cpu",
+    "VLLM_TARGET_DEVICE": "cpu",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+}
+"""Environment every process of a CPU run needs. One GiB of KV cache holds any toy batch."""
+
+
+def cpu_chosen() -> bool:
+    """Whether this process was started for a machine without an accelerator."""
+    return os.environ.get(PLATFORM_VARIABLE, "").strip().lower() == "cpu"
+
+
+def accelerator_present() -> bool:
+    """Whether torch sees an accelerator here (does not import verl)."""
+    import torch
+
+    return torch.cuda.is_available() or (hasattr(torch, "npu") and torch.npu.is_available())
+
+
+def activate_for(config: DictConfig) -> str:
+    """Set the process environment for ``config.trainer.device`` and return the platform's name.
+
+    Must run before anything imports verl, which fixes its platform at first use. The same variables go into
+    Ray's runtime environment so that nodes of an already running cluster agree with the driver.
+
+    Raises:
+        ResourceError: the configuration wants an accelerator, there is none here, and no cluster is named.
+    """
+    device = config.trainer.device
+    if cpu_chosen() or device == "cpu":
+        _activate_cpu(config)
+        return "cpu"
+    if os.environ.get(PLATFORM_VARIABLE) or accelerator_present() or config.ray_kwargs.ray_init.get("address"):
+        return device
+    raise ResourceError(
+        f"trainer.device={device} but this machine has no accelerator. Run a recipe made for this machine "
+        "(s2l_po/toy), start on a GPU machine, or name a cluster with +ray_kwargs.ray_init.address=auto."
+    )
+
+
+def _activate_cpu(config: DictConfig) -> None:
+    for name, value in CPU_ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    with open_dict(config):
+        config.trainer.device = "cpu"
+        ray_init = config.ray_kwargs.ray_init
+        environment = ray_init.setdefault("runtime_env", {}).setdefault("env_vars", {})
+        for name in CPU_ENVIRONMENT:
+            environment.setdefault(name, os.environ[name])

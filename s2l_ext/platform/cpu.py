@@ -1,0 +1,136 @@
+"""A CPU platform for verl, through verl's own platform registry.
+
+verl 0.9.1 knows CUDA, NPU and ROCm. This class answers the same questions for a machine that has none of
+them; gloo carries the collectives and shared memory carries the weights to vLLM.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from verl.plugin.platform import PlatformRegistry
+from verl.plugin.platform.platform_base import PlatformBase
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def _zero(*args: Any, **kwargs: Any) -> int:
+    return 0
+
+
+def _free_and_total(*args: Any, **kwargs: Any) -> tuple[int, int]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return memory.available, memory.total
+
+
+def _device_module() -> types.ModuleType:
+    """``torch.cpu`` completed with what verl asks of ``torch.cuda``."""
+    module = types.ModuleType("torch_cpu_device")
+    module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
+    for name in ("memory_reserved", "memory_allocated", "max_memory_allocated", "max_memory_reserved"):
+        setattr(module, name, _zero)
+    for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "manual_seed_all"):
+        setattr(module, name, _nothing)
+    module.mem_get_info = _free_and_total  # type: ignore[attr-defined]
+    module.get_rng_state = torch.get_rng_state  # type: ignore[attr-defined]
+    module.set_rng_state = torch.set_rng_state  # type: ignore[attr-defined]
+    module.manual_seed = torch.manual_seed  # type: ignore[attr-defined]
+    module.get_device_name = lambda *args: "cpu"  # type: ignore[attr-defined]
+    return module
+
+
+_DEVICE_MODULE = _device_module()
+
+
+class PlatformCPU(PlatformBase):
+    """verl's platform interface on a machine without an accelerator."""
+
+    @property
+    def device_name(self) -> str:
+        return "cpu"
+
+    @property
+    def vendor_name(self) -> str:
+        return "cpu"
+
+    @property
+    def device_module(self) -> types.ModuleType:
+        return _DEVICE_MODULE
+
+    def is_available(self) -> bool:
+        return True
+
+    def is_platform_available(self, use_smi_check: bool = False) -> bool:
+        """Never auto-detected: the CPU is only used when chosen by ``VERL_PLATFORM=cpu``."""
+        return False
+
+    def current_device(self) -> str:  # type: ignore[override]
+        """A device string: verl passes this to ``Tensor.to``, where an index would mean an accelerator."""
+        return "cpu"
+
+    def device_count(self) -> int:
+        return 1
+
+    def set_device(self, device_index: int) -> None:
+        return None
+
+    def synchronize(self, device_index: int | None = None) -> None:
+        return None
+
+    def manual_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def manual_seed_all(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def set_allocator_settings(self, settings: str) -> None:
+        return None
+
+    def empty_cache(self) -> None:
+        return None
+
+    def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
+        return None, None
+
+    def communication_backend_name(self) -> str:
+        return "gloo"
+
+    def visible_devices_envvar(self) -> str:
+        return "CPU_VISIBLE_DEVICES"
+
+    @contextlib.contextmanager
+    def nvtx_range(self, msg: str) -> Iterator[None]:
+        yield
+
+    def profiler_start(self) -> None:
+        return None
+
+    def profiler_stop(self) -> None:
+        return None
+
+    def ray_resource_name(self) -> str:
+        """Logical "GPU" slots: Ray is started with ``num_gpus=N`` and verl places one worker on each."""
+        return "GPU"
+
+    def ray_noset_envvars(self) -> list[str]:
+        return ["RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES"]
+
+    def is_ipc_supported(self) -> bool:
+        """False makes verl send weights to vLLM through shared memory."""
+        return False
+
+    def cudart(self) -> None:
+        return None
+
+
+def register() -> None:
+    """Enter the platform in verl's registry under the name ``cpu``."""
+    PlatformRegistry.register(platform="cpu")(PlatformCPU)

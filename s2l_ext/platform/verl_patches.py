@@ -1,0 +1,62 @@
+"""The places where verl 0.9.1 assumes an accelerator and offers no setting.
+
+Each function receives a module right after its first import, changes one name in it and says why.
+``tests/contract/test_platform_seams.py`` fails when upstream no longer needs one of them.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+
+def use_plain_gloo(distributed: ModuleType) -> None:
+    """``verl.utils.distributed`` asks for "cpu:gloo,<device>:<backend>"; on CPU that names cpu twice and torch refuses."""
+    original = distributed.initialize_global_process_group_ray
+
+    @functools.wraps(original)
+    def initialize(timeout_second: float | None = None, backend: str | None = None) -> Any:
+        return original(timeout_second=timeout_second, backend=backend or "gloo")
+
+    distributed.initialize_global_process_group_ray = initialize
+
+
+def register_fsdp_engines(transformer_impl: ModuleType) -> None:
+    """FSDP engines are registered for cuda and npu only; the same classes work on CPU with ``strategy=fsdp2``."""
+    from verl.workers.engine.base import EngineRegistry
+
+    backends = ["fsdp", "fsdp2"]
+    EngineRegistry.register("language_model", backends, device="cpu")(transformer_impl.FSDPEngineWithLMHead)
+    EngineRegistry.register("value_model", backends, device="cpu")(transformer_impl.FSDPEngineWithValueHead)
+    _never_pin_memory(transformer_impl)
+
+
+def _never_pin_memory(transformer_impl: ModuleType) -> None:
+    """The forward-only reference uses ``CPUOffloadPolicy(pin_memory=True)``; pinning needs an accelerator."""
+
+    class UnpinnedOffloadPolicy(transformer_impl.CPUOffloadPolicy):  # type: ignore[name-defined, misc]
+        def __init__(self, pin_memory: bool = True) -> None:
+            super().__init__(pin_memory=False)
+
+    transformer_impl.CPUOffloadPolicy = UnpinnedOffloadPolicy
+
+
+def copy_received_weights(transfer: ModuleType) -> None:
+    """The receiver hands out views of the shared buffer; on CPU ``.to(device)`` does not copy, so closing it fails."""
+
+    class CopyingReceiver(transfer.BucketedWeightReceiver):  # type: ignore[name-defined, misc]
+        def receive_weights(self, on_bucket_received: Any) -> None:
+            def forward(weights: list[tuple[str, Any]], is_last: bool) -> None:
+                on_bucket_received([(name, tensor.clone()) for name, tensor in weights], is_last)
+
+            super().receive_weights(forward)
+
+    transfer.BucketedWeightReceiver = CopyingReceiver
+
+
+PATCHES = {
+    "verl.utils.distributed": use_plain_gloo,
+    "verl.workers.engine.fsdp.transformer_impl": register_fsdp_engines,
+    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": copy_received_weights,
+}

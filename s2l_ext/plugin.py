@@ -1,0 +1,56 @@
+"""What verl and vLLM load through their entry points: registrations, nothing else.
+
+verl imports this module in every process that imports verl and swallows any exception at DEBUG level, so
+:func:`s2l_ext.registration.require_registered` is called on the driver and inside the workers, where a failure is loud.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import wrapt
+
+from s2l_ext.platform import cpu_chosen
+
+SEEDED_AGENT_LOOP = "s2l_seeded"
+
+
+def _register_trainer(_: ModuleType) -> None:
+    from s2l_ext.trainer import s2l_trainer  # noqa: F401  (registers itself with verl)
+
+
+def _register_agent_loop(agent_loop: ModuleType) -> None:
+    agent_loop._agent_loop_registry[SEEDED_AGENT_LOOP] = {"_target_": "s2l_ext.rollout.seeded.SeededAgentLoop"}
+
+
+def _hook_all(patches: dict) -> None:
+    for module_name, patch in patches.items():
+        wrapt.register_post_import_hook(patch, module_name)
+
+
+def register_vllm() -> None:
+    """Entry point ``vllm.general_plugins``: called in vLLM's own worker processes too."""
+    if cpu_chosen():
+        from s2l_ext.platform import vllm_cpu
+
+        vllm_cpu.install_alias()
+        _hook_all(vllm_cpu.PATCHES)
+
+
+def register_verl() -> None:
+    """Entry point ``verl.plugins``: runs when the module is imported."""
+    _hook_all(
+        {
+            "verl.trainer.ppo.v1": _register_trainer,
+            "verl.experimental.agent_loop.agent_loop": _register_agent_loop,
+        }
+    )
+    if cpu_chosen():
+        from s2l_ext.platform import cpu, verl_patches
+
+        cpu.register()
+        _hook_all(verl_patches.PATCHES)
+        register_vllm()
+
+
+register_verl()

@@ -1,0 +1,77 @@
+"""verl's actor worker with a loss that reports the PPO ratio and clip fraction by row source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.utils.padding import no_padding_2_padding
+
+from s2l_ext.algorithms.sources import SOURCES
+from s2l_ext.registration import require_registered
+
+SUM_PREFIX = "s2l_sum"
+"""Numerators and denominators travel as sums; the driver divides (see ``row_metrics.finish_ratio_sums``)."""
+
+
+def ratio_sums(
+    log_prob_B_T: torch.Tensor,
+    old_log_prob_B_T: torch.Tensor,
+    advantage_B_T: torch.Tensor,
+    mask_B_T: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> dict[str, torch.Tensor]:
+    """Summed over valid tokens: ratio pi/pi_old, tokens whose clipped surrogate is active, and tokens."""
+    ratio = torch.exp(torch.clamp(log_prob_B_T - old_log_prob_B_T, -20.0, 20.0))
+    clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+    active = (-advantage_B_T * clipped > -advantage_B_T * ratio).float()
+    return {"ratio": (ratio * mask_B_T).sum(), "clipped": (active * mask_B_T).sum(), "tokens": mask_B_T.sum()}
+
+
+class SourceReportingLoss:
+    """Calls verl's loss unchanged and adds sums by source to its metrics."""
+
+    def __init__(self, loss_fn: Callable[..., Any], actor_config: Any) -> None:
+        self.loss_fn = loss_fn
+        self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
+        self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
+
+    def __call__(self, model_output: Any, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+        loss, metrics = self.loss_fn(model_output=model_output, data=data, dp_group=dp_group)
+        with torch.no_grad():
+            metrics.update(self._by_source(model_output, data))
+        return loss, metrics
+
+    def _by_source(self, model_output: Any, data: TensorDict) -> dict[str, Metric]:
+        rows = data.select("old_log_probs", "advantages", "response_mask").to_padded_tensor()
+        log_prob = no_padding_2_padding(model_output["log_probs"], data)
+        sources = list(data["s2l_source"])
+        metrics = {}
+        for source in SOURCES:
+            is_source = torch.tensor([row == source for row in sources], device=log_prob.device)
+            mask = rows["response_mask"].float() * is_source[:, None]
+            sums = ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+            for name, value in sums.items():
+                metrics[f"{SUM_PREFIX}/{source}/{name}"] = Metric(value=value, aggregation=AggregationType.SUM)
+        return metrics
+
+
+def _first(value: float | None, fallback: float) -> float:
+    return fallback if value is None else value
+
+
+class S2LActorWorker(ActorRolloutRefWorker):
+    """verl's actor, rollout and reference worker; the one change is the wrapped loss."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        require_registered("actor worker")
+        super().init_model()
+        self.loss_fn = SourceReportingLoss(self.loss_fn, self.loss_fn.keywords["config"])
+        self.actor.set_loss_fn(self.loss_fn)

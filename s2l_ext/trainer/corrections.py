@@ -1,0 +1,54 @@
+"""Choices about explorer rows around verl's advantage computation: who shares a baseline, and importance weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.utils import tensordict_utils as tu
+from verl.workers.utils.padding import response_to_nested
+
+from s2l_ext.algorithms.grouping import truncated_importance_weights
+from s2l_ext.algorithms.sources import EXPLORER
+
+
+@contextmanager
+def grouped_by_source(batch: KVBatchMeta) -> Iterator[None]:
+    """verl groups rows by ``uid``; inside this block explorer and learner rows of a prompt are two groups."""
+    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["uid", "s2l_source"])
+    uids, sources = list(rows["uid"]), list(rows["s2l_source"])
+    _put_uids(batch, [f"{uid}/{source}" for uid, source in zip(uids, sources, strict=True)])
+    try:
+        yield
+    finally:
+        _put_uids(batch, uids)
+
+
+def _put_uids(batch: KVBatchMeta, uids: list[str]) -> None:
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict({"uid": np.array(uids, dtype=object)}))
+
+
+def write_importance_weights(batch: KVBatchMeta, cap: float) -> dict[str, float]:
+    """Give explorer tokens the weight ``min(pi_old / pi_explorer, cap)``; learner tokens keep exactly 1.
+
+    The weights become verl's ``rollout_is_weights``, which its policy loss multiplies in. Returns metrics of the
+    weights and of the share of tokens that the cap cut.
+    """
+    fields = ["old_log_probs", "rollout_log_probs", "response_mask", "s2l_source"]
+    rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    is_explorer_B = np.array([source == EXPLORER for source in rows["s2l_source"]])
+    response_mask = rows["response_mask"]
+    padded = rows.select("old_log_probs", "rollout_log_probs", "response_mask").to_padded_tensor()
+    log_ratio_B_T = (padded["old_log_probs"] - padded["rollout_log_probs"]).numpy()
+    weights_B_T, stats = truncated_importance_weights(
+        log_ratio_B_T, padded["response_mask"].numpy(), is_explorer_B, cap=cap
+    )
+    weights = torch.as_tensor(weights_B_T, dtype=padded["old_log_probs"].dtype)
+    nested = TensorDict({"rollout_is_weights": response_to_nested(weights, response_mask)}, batch_size=len(batch))
+    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=nested)
+    return stats

@@ -1,0 +1,53 @@
+"""``metrics.jsonl`` of a run: one line per logged step, kept across restarts.
+
+verl's own ``file`` logger opens its file for writing at start and so loses everything before a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.trainer.state import write_atomically
+
+FILE_NAME = "metrics.jsonl"
+
+
+class RunLog:
+    """Append-only metrics file; on resume, lines of steps that will be repeated are dropped.
+
+    Args:
+        folder: the run's folder (``trainer.default_local_dir``).
+        resumed_step: last step of the checkpoint, 0 for a fresh run (which starts an empty file).
+    """
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        self.path = folder / FILE_NAME
+        write_atomically(self.path, "".join(_kept_lines(self.path, resumed_step)))
+
+    def append(self, step: int, data: dict[str, Any]) -> None:
+        line = json.dumps({"step": step, "data": {key: _plain(value) for key, value in data.items()}})
+        with open(self.path, "a") as file:
+            file.write(line + "\n")
+
+
+def _kept_lines(path: Path, resumed_step: int) -> list[str]:
+    """Lines of steps that are in the checkpoint. A torn last line (the writer was killed) is dropped."""
+    if resumed_step == 0 or not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= resumed_step:
+                kept.append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return kept
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: numpy and torch scalars become numbers, a non-finite number becomes null."""
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,135 @@
+"""Every method and name of verl 0.9.1 that the trainer, the rollout and the launcher hang on."""
+
+import inspect
+
+import pytest
+import verl.trainer.main_ppo as main_ppo
+from verl.experimental.agent_loop import agent_loop as agent_loop_module
+from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+from verl.utils import tracking
+from verl.workers.engine.fsdp import transformer_impl
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.rollout.llm_server import LLMServerManager
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
+from verl.workers.utils import losses
+
+from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
+from s2l_ext.trainer.actor_worker import S2LActorWorker
+from s2l_ext.trainer.s2l_trainer import S2LTrainer
+
+pytestmark = pytest.mark.contract
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+TRAINER_SEAMS = {
+    "_build_replay_buffer": ["self"],
+    "_init_resource_pool_mgr": ["self"],
+    "_setup": ["self"],
+    "get_llm_client": ["self"],
+    "_next_train_batch": ["self", "num_prompts"],
+    "_compute_advantage": ["self", "batch", "metrics"],
+    "_update_actor": ["self", "batch", "metrics"],
+    "on_step_end": ["self"],
+    "_compute_metrics": ["self", "batch", "metrics", "timing_raw", "global_steps", "epoch"],
+    "_validate": ["self"],
+    "_save_checkpoint": ["self"],
+    "_load_checkpoint": ["self"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(TRAINER_SEAMS))
+def test_trainer_method_has_the_signature_we_override(name: str) -> None:
+    assert parameters(getattr(PPOTrainerSync, name)) == TRAINER_SEAMS[name]
+    assert parameters(getattr(S2LTrainer, name)) == TRAINER_SEAMS[name]
+
+
+def test_we_override_exactly_the_listed_trainer_methods() -> None:
+    inherited = {name for cls in PPOTrainerSync.__mro__ for name in vars(cls) if callable(getattr(cls, name, None))}
+    overridden = {name for name in vars(S2LTrainer) if name in inherited and not name.startswith("__")}
+    assert overridden == set(TRAINER_SEAMS)
+
+
+def test_trainer_is_registered_by_the_plugin() -> None:
+    assert TRAINER_REGISTRY["s2l"] is S2LTrainer
+
+
+def test_base_class_still_takes_any_mode_but_sync_for_asynchronous() -> None:
+    source = inspect.getsource(trainer_base)
+    assert source.count('self.trainer_mode != "sync"') >= 4
+
+
+def test_checkpoint_tracker_is_written_after_everything_else() -> None:
+    source = inspect.getsource(PPOTrainer._save_checkpoint)
+    assert source.index("torch.save(self.train_dataloader.state_dict()") < source.index("latest_checkpointed_iteration.txt\"")
+
+
+def test_step_sequence_around_the_metrics_hook() -> None:
+    source = inspect.getsource(PPOTrainer.fit)
+    order = ["self._save_checkpoint()", "self.on_step_end()", "self._compute_metrics(", "tq.kv_clear(", "self.logger.log(data=metrics"]
+    assert [source.index(call) for call in order] == sorted(source.index(call) for call in order)
+
+
+def test_replay_buffer_has_a_poll_interval() -> None:
+    assert inspect.signature(ReplayBuffer).parameters["poll_interval"].default == 2.0
+    assert "time.sleep(self.poll_interval)" in inspect.getsource(ReplayBuffer._wait_for_next_poll)
+
+
+def test_agent_loop_worker_class_can_be_unwrapped_from_its_actor() -> None:
+    base = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    assert issubclass(S2LAgentLoopWorker, base)
+    assert parameters(base._run_agent_loop) == ["self", "sampling_params", "trajectory", "agent_name", "trace", "kwargs"]
+    assert "server_manager=self.llm_client" in inspect.getsource(base._run_agent_loop)
+    assert "session_id=i, **prompt" in inspect.getsource(base._run_prompt)
+    assert "field.update(kwargs)" in inspect.getsource(base._agent_loop_postprocess)
+
+
+def test_manager_takes_our_worker_class() -> None:
+    assert "self.agent_loop_workers_class = AgentLoopWorkerTQ" in inspect.getsource(AgentLoopManagerTQ.__init__)
+    assert "agent_loop_manager_class" in inspect.getsource(main_ppo)
+
+
+def test_seeded_agent_loop_is_registered_and_matches_its_base() -> None:
+    assert agent_loop_module._agent_loop_registry["s2l_seeded"]["_target_"].endswith("seeded.SeededAgentLoop")
+    assert parameters(inspect.unwrap(SingleTurnAgentLoop.run)) == ["self", "sampling_params", "priority", "kwargs"]
+    assert "SamplingParams(max_tokens=max_tokens, **sampling_params)" in inspect.getsource(vLLMHttpServer.generate)
+
+
+def test_second_server_group_can_be_named_apart_and_carried() -> None:
+    assert "start_rank" in parameters(LLMServerManager.__init__)
+    assert parameters(LLMServerManager.get_client) == ["self", "client_cls", "kwargs"]
+    assert {"rollout_replicas", "global_load_balancer"} <= set(
+        name for name in ("rollout_replicas", "global_load_balancer") if f"self.{name}" in inspect.getsource(LLMServerManager)
+    )
+
+
+def test_vllm_engine_can_be_shut_down_from_its_actor() -> None:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    assert "self.engine = engine_client" in inspect.getsource(vLLMHttpServer.run_server)
+    assert callable(AsyncLLM.shutdown)
+
+
+def test_actor_worker_builds_its_loss_as_a_partial_with_its_config() -> None:
+    assert "self.loss_fn = partial(ppo_loss, config=actor_config)" in inspect.getsource(ActorRolloutRefWorker.init_model)
+    assert S2LActorWorker.init_model.__dict__.keys() == ActorRolloutRefWorker.init_model.__dict__.keys()
+    call = "loss_function(\n                    model_output=model_output, data=micro_batch, dp_group="
+    assert call in inspect.getsource(transformer_impl)
+
+
+def test_policy_loss_multiplies_in_the_row_weights_we_write() -> None:
+    assert 'fields.append("rollout_is_weights")' in inspect.getsource(losses.ppo_loss)
+    from verl.trainer.ppo.core_algos import compute_policy_loss_vanilla
+
+    assert "pg_losses = pg_losses * rollout_is_weights" in inspect.getsource(compute_policy_loss_vanilla)
+
+
+def test_file_logger_still_truncates_on_resume() -> None:
+    assert 'open(self.filepath, "wb"' in inspect.getsource(tracking.FileLogger)
