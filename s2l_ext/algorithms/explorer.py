@@ -1,0 +1,57 @@
+"""S2L-PO (arXiv 2605.30789, Algorithm 1): how many sessions of every group the small explorer samples.
+
+The one change versus GRPO is who samples: the first ``G_w`` of ``G`` sessions come from a frozen smaller model,
+and ``G_w`` falls linearly to zero. State kept: none, the schedule is a function of the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from s2l_ext.errors import ConfigError
+
+ROUND_DIGITS = 9
+"""``alpha * G`` is rounded before the ceiling, or floating error adds a slot."""
+
+
+@dataclass(frozen=True)
+class LinearAnnealing:
+    """Linear hand-over from explorer to learner.
+
+    Args:
+        mix_steps: T_mix, the step at which the explorer's share reaches 0 (at 1 the explorer has step 1 alone).
+        group_size: G, sessions per prompt.
+
+    Raises:
+        ConfigError: an argument is below 1.
+    """
+
+    mix_steps: int
+    group_size: int
+
+    def __post_init__(self) -> None:
+        if self.mix_steps < 1:
+            raise ConfigError(f"mix_steps={self.mix_steps}: the explorer needs at least one step. Use 1 or more.")
+        if self.group_size < 1:
+            raise ConfigError(f"group_size={self.group_size}: a group has at least one session.")
+
+    def alpha(self, step: int) -> float:
+        """Share that the formula asks for, in [0, 1]; ``step`` counts from 1."""
+        if step < 1:
+            raise ValueError(f"step={step}: steps count from 1")
+        if step > self.mix_steps:
+            return 0.0
+        return 1.0 if self.mix_steps == 1 else 1.0 - (step - 1) / (self.mix_steps - 1)
+
+    def slots(self, step: int) -> int:
+        """``G_w = ceil(alpha * G)``: sessions of every group that the explorer samples at ``step``."""
+        return math.ceil(round(self.alpha(step) * self.group_size, ROUND_DIGITS))
+
+    def share(self, step: int) -> float:
+        """Explorer sessions over all sessions at ``step``, after rounding up: ``G_w / G``."""
+        return self.slots(step) / self.group_size
+
+    def table(self, total_steps: int) -> list[int]:
+        """Slots of steps 1 to ``total_steps``."""
+        return [self.slots(step) for step in range(1, total_steps + 1)]

@@ -1,0 +1,226 @@
+"""Rules between the ``s2l:`` block and verl's own settings. A rule raises on the impossible and returns warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.errors import ConfigError
+
+GROUP_ESTIMATORS = frozenset(
+    "grpo grpo_vectorized grpo_passk gdpo rloo rloo_vectorized opo gpg reinforce_plus_plus_baseline "
+    "optimal_token_baseline tir_optimal_token_baseline".split()
+)
+"""verl 0.9.1 estimators whose baseline is the group of one prompt."""
+
+UNGROUPED_ESTIMATORS = frozenset("gae reinforce_plus_plus remax".split())
+
+OWN_ROLLOUT_KEYS = frozenset("nnodes n_gpus_per_node tensor_model_parallel_size temperature top_p top_k".split())
+"""Rollout keys that have an ``s2l.explorer`` key of the same name, which would silently win."""
+
+LEARNER_ONLY_KEYS = frozenset("name n mode agent calculate_log_probs val_kwargs".split())
+"""Rollout keys that describe the step, not an engine."""
+
+ROLLOUT_KEYS_OUTSIDE_YAML = frozenset(
+    "repetition_penalty standalone_gpu_memory_utilization moe_tensor_parallel_size server custom "
+    "checkpoint_manager_class layer_name_map sglang_engine_mode limit_images enable_sleep_mode".split()
+)
+"""Fields of verl 0.9.1's RolloutConfig that its rollout.yaml does not list."""
+
+
+def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
+    """Apply every rule.
+
+    Args:
+        s2l: the parsed block.
+        cfg: verl's whole configuration.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ConfigError: a combination that cannot run or would silently ignore a setting.
+    """
+    _check_trainer(cfg)
+    _check_dataloader(s2l, cfg)
+    if s2l.explorer is None:
+        return []
+    return [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
+
+
+def total_steps(cfg: DictConfig) -> int | None:
+    """``trainer.total_training_steps``; None when verl derives it from the data."""
+    return _get(cfg, "trainer.total_training_steps")
+
+
+def _get(cfg: DictConfig, key: str) -> Any:
+    return OmegaConf.select(cfg, key)
+
+
+# ---- the trainer and the data loader ------------------------------------------------------------------------------
+
+
+def _check_trainer(cfg: DictConfig) -> None:
+    mode = _get(cfg, "trainer.v1.trainer_mode")
+    if mode not in ("sync", "s2l"):
+        raise ConfigError(
+            f"trainer.v1.trainer_mode={mode}: this package extends verl's synchronous trainer only. "
+            "Leave the key out, or run verl alone with `python -m verl.trainer.main_ppo`."
+        )
+    if _get(cfg, "trainer.use_v1") is False:
+        raise ConfigError(
+            "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "
+            "trainer with `python -m verl.trainer.main_ppo`."
+        )
+
+
+@dataclass(frozen=True)
+class PrefetchRule:
+    """A feature that data-loader worker processes would break, and why."""
+
+    feature: str
+    active: Callable[[S2LConfig, DictConfig], bool]
+    reason: str
+
+
+PREFETCH_RULES = (
+    PrefetchRule(
+        feature="trainer.device=cpu",
+        active=lambda s2l, cfg: _get(cfg, "trainer.device") == "cpu",
+        reason="each worker forks the driver, a process full of Ray threads, on a machine that has few cores to spare",
+    ),
+)
+
+
+def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
+    workers = _get(cfg, "data.dataloader_num_workers") or 0
+    broken = [rule for rule in PREFETCH_RULES if workers > 0 and rule.active(s2l, cfg)]
+    if broken:
+        reasons = "; ".join(f"{rule.feature}: {rule.reason}" for rule in broken)
+        raise ConfigError(f"data.dataloader_num_workers={workers} breaks {reasons}. Set data.dataloader_num_workers=0.")
+
+
+# ---- the explorer -------------------------------------------------------------------------------------------------
+
+
+def _group_size(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    size = _get(cfg, "actor_rollout_ref.rollout.n")
+    if size < 2:
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.n={size}: with s2l.explorer on, explorer and learner share one group per "
+            "prompt, so a group needs at least 2 sessions (the paper: 16)."
+        )
+    return []
+
+
+def _estimator(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    name = _get(cfg, "algorithm.adv_estimator")
+    if name in UNGROUPED_ESTIMATORS:
+        raise ConfigError(
+            f"algorithm.adv_estimator={name} has no group baseline, which s2l.explorer needs. "
+            f"Set algorithm.adv_estimator=grpo (or one of: {', '.join(sorted(GROUP_ESTIMATORS - {'grpo'}))})."
+        )
+    if name in GROUP_ESTIMATORS:
+        return []
+    return [f"algorithm.adv_estimator={name} is not one of verl's; s2l.explorer assumes that it compares a group."]
+
+
+def _schedule(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    total = total_steps(cfg)
+    return [] if total is None else schedule_warnings(explorer, total, "trainer.total_training_steps")
+
+
+def schedule_warnings(explorer: ExplorerConfig, total: int, source: str) -> list[str]:
+    """Whether the hand-over ends inside a run of ``total`` steps; ``source`` says where that number comes from."""
+    if explorer.mix_steps <= total:
+        return []
+    return [
+        f"s2l.explorer.mix_steps={explorer.mix_steps} is more than the run's {total} steps ({source}): "
+        "the explorer never hands over completely."
+    ]
+
+
+def _old_log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    prefix = "algorithm.rollout_correction"
+    if _get(cfg, f"{prefix}.bypass_mode"):
+        raise ConfigError(
+            f"{prefix}.bypass_mode=True takes old log-probs from whoever sampled; with s2l.explorer on they must be "
+            f"the learner's on every row. Set {prefix}.bypass_mode=False."
+        )
+    weighting = _get(cfg, f"{prefix}.rollout_is")
+    if weighting is not None:
+        raise ConfigError(
+            f"{prefix}.rollout_is={weighting} weights learner and explorer rows alike. Set {prefix}.rollout_is=null "
+            "and use s2l.explorer.correction=truncated_is, which touches explorer rows only."
+        )
+    rejection = _get(cfg, f"{prefix}.rollout_rs")
+    if rejection is None:
+        return []
+    return [f"{prefix}.rollout_rs={rejection} rejects by distance from the learner, explorer rows above all."]
+
+
+def _correction(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    if explorer.correction == "none" and explorer.is_cap != ExplorerConfig.is_cap:
+        raise ConfigError(
+            f"s2l.explorer.is_cap={explorer.is_cap:g} would be ignored with s2l.explorer.correction=none. "
+            "Leave it out or set s2l.explorer.correction=truncated_is."
+        )
+    key = "actor_rollout_ref.rollout.calculate_log_probs"
+    if explorer.correction == "truncated_is" and not _get(cfg, key):
+        raise ConfigError(
+            f"s2l.explorer.correction=truncated_is divides by the explorer's own log-probs, but {key}="
+            f"{_get(cfg, key)}. Set {key}=True."
+        )
+    return []
+
+
+def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    name = _get(cfg, "actor_rollout_ref.rollout.name")
+    if name != "vllm":
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.name={name}: the explorer's servers are vLLM's. "
+            "Set actor_rollout_ref.rollout.name=vllm."
+        )
+    if explorer.n_gpus % explorer.tensor_model_parallel_size:
+        raise ConfigError(
+            f"s2l.explorer.tensor_model_parallel_size={explorer.tensor_model_parallel_size} does not divide the "
+            f"explorer's {explorer.n_gpus} GPUs (nnodes {explorer.nnodes} x n_gpus_per_node "
+            f"{explorer.n_gpus_per_node}). Change one of the three."
+        )
+    return []
+
+
+def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    if explorer.temperature > 0:
+        return []
+    return ["s2l.explorer.temperature=0 is greedy: all explorer sessions of a prompt will be the same text."]
+
+
+def _overrides(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    known = set(_get(cfg, "actor_rollout_ref.rollout")) | ROLLOUT_KEYS_OUTSIDE_YAML
+    for name in explorer.rollout_overrides:
+        key = f"s2l.explorer.rollout_overrides.{name}"
+        if name in OWN_ROLLOUT_KEYS:
+            raise ConfigError(f"{key} would compete with s2l.explorer.{name}. Set s2l.explorer.{name} instead.")
+        if name in LEARNER_ONLY_KEYS:
+            raise ConfigError(f"{key}: actor_rollout_ref.rollout.{name} holds for the whole step, not for one engine.")
+        if name not in known:
+            raise ConfigError(f"{key}: actor_rollout_ref.rollout has no such key.{did_you_mean(name, known)}")
+    return []
+
+
+EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = (
+    _group_size,
+    _estimator,
+    _schedule,
+    _old_log_probs,
+    _correction,
+    _engine,
+    _sampling,
+    _overrides,
+)

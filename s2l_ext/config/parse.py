@@ -1,0 +1,136 @@
+"""From a mapping to frozen dataclasses, driven by their annotations; every refusal names the full dotted key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s2l_ext.config.nearest import did_you_mean, nearest
+from s2l_ext.config.schema import Limits, S2LConfig
+from s2l_ext.errors import ConfigError
+
+ROOT = "s2l"
+MISSING = "???"
+
+
+def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
+    """Validate the ``s2l:`` block.
+
+    Args:
+        block: the block as composed; None is an empty block (every feature off).
+
+    Raises:
+        ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
+    """
+    return cast(S2LConfig, _parse_dataclass(S2LConfig, _to_plain(block), ROOT))
+
+
+def valid_keys(kind: type = S2LConfig, prefix: str = ROOT) -> Iterator[str]:
+    """Every dotted key of the block, parents included."""
+    for name, hint in get_type_hints(kind).items():
+        key = f"{prefix}.{name}"
+        yield key
+        nested = _nested_dataclass(hint)
+        if nested is not None:
+            yield from valid_keys(nested, key)
+
+
+def _to_plain(block: Mapping[str, Any] | DictConfig | None) -> Any:
+    if block is None:
+        return {}
+    try:
+        return OmegaConf.to_container(block, resolve=True) if OmegaConf.is_config(block) else block
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{ROOT}: {str(error).splitlines()[0]}") from error
+
+
+def _parse_dataclass(kind: type, value: Any, key: str) -> Any:
+    if not isinstance(value, Mapping):
+        raise _wrong_type(key, value, f"a block with the keys {', '.join(get_type_hints(kind))}")
+    hints = get_type_hints(kind)
+    for name in value:
+        if name not in hints:
+            raise _unknown(f"{key}.{name}", list(hints))
+    parsed = {}
+    for item in dataclasses.fields(kind):
+        item_key = f"{key}.{item.name}"
+        if item.name in value and value[item.name] != MISSING:
+            parsed[item.name] = _parse_value(hints[item.name], value[item.name], item_key, item.metadata.get("limits"))
+        elif _required(item):
+            raise ConfigError(f"{item_key} is missing: it has no default. Set {item_key}=...")
+    return kind(**parsed)
+
+
+def _required(item: dataclasses.Field[Any]) -> bool:
+    return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+
+
+def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None) -> Any:
+    alternatives = [option for option in _alternatives(hint) if option is not type(None)]
+    if value is None and len(alternatives) < len(_alternatives(hint)):
+        return None
+    (kind,) = alternatives
+    if dataclasses.is_dataclass(kind):
+        return _parse_dataclass(cast(type, kind), value, key)
+    if get_origin(kind) is Literal:
+        return _parse_choice(get_args(kind), value, key)
+    parsed = _parse_plain(get_origin(kind) or kind, value, key)
+    if limits is not None and not limits.allow(parsed):
+        raise ConfigError(f"{key}={value!r} is out of range: it must be {limits.describe()}.")
+    return parsed
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _parse_choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
+    if value in choices:
+        return value
+    names = [str(choice) for choice in choices]
+    raise ConfigError(f"{key}={value!r} is not a choice. Choose from: {', '.join(names)}.{did_you_mean(value, names)}")
+
+
+def _parse_plain(kind: type, value: Any, key: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    matches = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+    if not matches or (isinstance(value, float) and not math.isfinite(value)):
+        raise _wrong_type(key, value, _TYPE_NAMES[kind])
+    if kind is str and not value.strip():
+        raise ConfigError(f"{key} is empty. Set {key}=...")
+    return value
+
+
+_TYPE_NAMES = {
+    int: "a whole number",
+    float: "a finite number",
+    str: "text (quote it if it looks like a number)",
+    bool: "true or false",
+    dict: "a mapping of keys to values",
+}
+
+
+def _nested_dataclass(hint: Any) -> type | None:
+    return next((cast(type, option) for option in _alternatives(hint) if dataclasses.is_dataclass(option)), None)
+
+
+def _wrong_type(key: str, value: Any, wanted: str) -> ConfigError:
+    return ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be {wanted}.")
+
+
+def _unknown(key: str, siblings: list[str]) -> ConfigError:
+    """Suggests a near spelling in the same block, else the same name or a near one in another block."""
+    parent, name = key.rsplit(".", 1)
+    elsewhere = {candidate.rsplit(".", 1)[1]: candidate for candidate in valid_keys()}
+    near = nearest(name, siblings)
+    other = nearest(name, elsewhere)
+    suggestion = f"{parent}.{near}" if near else elsewhere[other] if other else None
+    hint = f" Did you mean '{suggestion}'?" if suggestion else ""
+    return ConfigError(f"{key}: unknown key.{hint} Keys of {parent}: {', '.join(siblings)}.")
