@@ -1,0 +1,188 @@
+"""GSM8K to verl parquet: real rows, stable ids, and every bad row named by file, line and column."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from s2l_ext.data import gsm8k
+from s2l_ext.data.checks import check_parquet
+from s2l_ext.errors import DataError
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+TRAIN = FIXTURES / "gsm8k_train_slice.jsonl"
+TEST = FIXTURES / "gsm8k_test_slice.jsonl"
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return pq.read_table(path).to_pylist()
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    return path
+
+
+def test_real_slices_become_two_usable_files(tmp_path):
+    written = gsm8k.convert([TRAIN, TEST], tmp_path / "out")
+    assert [(Path(file.path).name, file.rows, file.with_trace) for file in written] == [
+        ("test.parquet", 10, 10),
+        ("train.parquet", 20, 20),
+    ]
+    assert check_parquet(tmp_path / "out" / "train.parquet") == 20
+    assert check_parquet(tmp_path / "out" / "test.parquet") == 10
+
+
+def test_every_field_of_a_row(tmp_path):
+    gsm8k.convert(TEST, tmp_path, limit=2)
+    first, second = rows_of(tmp_path / "test.parquet")
+    trace = "It takes 2/2=1 bolt of white fiber\nSo the total amount of fabric is 2+1=3 bolts of fabric"
+    question = (
+        "A robe takes 2 bolts of blue fiber and half that much white fiber.  How many bolts in total does it take?"
+    )
+    index = second["extra_info"].pop("index")
+    assert second == {
+        "data_source": "gsm8k",
+        "prompt": [{"role": "user", "content": f"{question}\n{gsm8k.INSTRUCTION}"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "3"},
+        "extra_info": {"id": "gsm8k-test-1", "split": "test", "trace": trace},
+        "trace": trace,
+    }
+    assert "\\boxed{}" in gsm8k.INSTRUCTION
+    assert 0 <= index < 2**48 and index != first["extra_info"]["index"]
+
+
+def test_ids_and_indices_survive_reordering(tmp_path):
+    records = [json.loads(line) for line in TRAIN.read_text().splitlines()]
+    for record in records:
+        del record["id"]
+    shuffled = random.Random(3).sample(records, len(records))
+    gsm8k.convert(write(tmp_path / "train_a.jsonl", records), tmp_path / "a")
+    gsm8k.convert(write(tmp_path / "train_b.jsonl", shuffled), tmp_path / "b")
+    keys = [
+        {row["prompt"][0]["content"]: (row["extra_info"]["id"], row["extra_info"]["index"]) for row in rows}
+        for rows in (rows_of(tmp_path / side / "train.parquet") for side in "ab")
+    ]
+    assert keys[0] == keys[1]
+    assert len(set(keys[0].values())) == 20
+
+
+def test_original_form_gives_the_same_answer_and_trace(tmp_path):
+    records = [json.loads(line) for line in TEST.read_text().splitlines()]
+    original = [{"question": record["problem"], "answer": record["solution"]} for record in records]
+    gsm8k.convert(TEST, tmp_path / "a")
+    gsm8k.convert(write(tmp_path / "test.jsonl", original), tmp_path / "b")
+    picked = [
+        [(row["prompt"], row["reward_model"], row["trace"], row["extra_info"]["index"]) for row in rows]
+        for rows in (rows_of(tmp_path / side / "test.parquet") for side in "ab")
+    ]
+    assert picked[0] == picked[1]
+
+
+def test_gzip_equals_plain(tmp_path):
+    packed = tmp_path / "gsm8k_train_slice.jsonl.gz"
+    packed.write_bytes(gzip.compress(TRAIN.read_bytes()))
+    gsm8k.convert(packed, tmp_path / "a")
+    gsm8k.convert(TRAIN, tmp_path / "b")
+    assert rows_of(tmp_path / "a" / "train.parquet") == rows_of(tmp_path / "b" / "train.parquet")
+
+
+def test_thousands_separators_leave_numbers_and_nothing_else(tmp_path):
+    records = [
+        {"question": f"q{i}", "answer": f"#### {text}"} for i, text in enumerate(["1,234,567", "1,2", "(1,234)"])
+    ]
+    gsm8k.convert(write(tmp_path / "x.jsonl", records), tmp_path, name="train")
+    answers = [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "train.parquet")]
+    assert answers == ["1234567", "1,2", "(1,234)"]
+
+
+GOOD = {"id": "a", "problem": "1+1?", "answer": "2", "source": "x-train"}
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"id": "b", "answer": "2"}, r"train\.jsonl:2: column 'problem' is missing\. Found: id, answer"),
+        ({"id": "b", "problem": "2+2?"}, r"train\.jsonl:2: column 'answer' is missing"),
+        ({"id": "b", "problem": "2+2?", "answer": " "}, r"train\.jsonl:2: column 'answer' is ' ', not text"),
+        ({"id": "b", "problem": None, "answer": "4"}, r"train\.jsonl:2: column 'problem' is None"),
+        (
+            {"question": "2+2?", "answer": "it is 4"},
+            r"train\.jsonl:2: column 'answer' has no final line '#### <answer>'",
+        ),
+        ({"id": "a", "problem": "2+2?", "answer": "4"}, r"train\.jsonl:2: id 'a' is also at .*train\.jsonl:1"),
+        (
+            {"id": "b", "problem": " 1+1? ", "answer": "2"},
+            r"train\.jsonl:2: the problem of 'b' is also at .*:1 \('a'\)",
+        ),
+        (["a list"], r"train\.jsonl:2: expected a JSON object, found list"),
+    ],
+)
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message):
+    path = write(tmp_path / "train.jsonl", [GOOD, bad])
+    with pytest.raises(DataError, match=message):
+        gsm8k.convert(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_malformed_json_names_its_line(tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_text(json.dumps(GOOD) + '\n\n{"problem": "1+')
+    with pytest.raises(DataError, match=r"train\.jsonl:3: not JSON"):
+        gsm8k.convert(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(TEST.read_bytes())[:-40]])
+def test_broken_gzip(tmp_path, content):
+    path = tmp_path / "test.jsonl.gz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"test\.jsonl\.gz: cannot be read"):
+        gsm8k.convert(path, tmp_path / "out")
+
+
+def test_missing_and_empty_file(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        gsm8k.convert(tmp_path / "train.jsonl", tmp_path / "out")
+    with pytest.raises(DataError, match="no rows"):
+        gsm8k.convert(write(tmp_path / "train.jsonl", []), tmp_path / "out")
+
+
+def test_a_problem_in_train_and_test_is_refused_with_the_count(tmp_path):
+    leak = [{**GOOD, "id": f"t{i}", "problem": text, "source": "x-test"} for i, text in enumerate(["1+1?", "3+3?"])]
+    train, test = write(tmp_path / "a.jsonl", [GOOD]), write(tmp_path / "b.jsonl", leak)
+    with pytest.raises(DataError, match=r"1 problems are in two splits.*a\.jsonl:1 \(train\)"):
+        gsm8k.convert([train, test], tmp_path / "out")
+
+
+def test_unknown_split_asks_for_a_name(tmp_path):
+    path = write(tmp_path / "mine.jsonl", [{"problem": "1+1?", "answer": 2}])
+    with pytest.raises(DataError, match="Pass --name"):
+        gsm8k.convert(path, tmp_path / "out")
+    gsm8k.convert(path, tmp_path / "out", name="custom")
+    (row,) = rows_of(tmp_path / "out" / "custom.parquet")
+    assert (row["reward_model"]["ground_truth"], row["extra_info"]["split"]) == ("2", "custom")
+
+
+def test_command_prints_json(tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    gsm8k.add_arguments(parser)
+    arguments = ["--input", str(TRAIN), "--input", str(TEST), "--out", str(tmp_path), "--limit", "3", "--json"]
+    assert gsm8k.main(parser.parse_args([*arguments, "--instruction", ""])) == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert {file["split"]: file["rows"] for file in files} == {"test": 3, "train": 3}
+    assert rows_of(tmp_path / "test.parquet")[0]["prompt"][0]["content"].endswith("farmers' market?")
+
+
+def test_limit_below_one_is_refused(tmp_path):
+    parser = argparse.ArgumentParser()
+    gsm8k.add_arguments(parser)
+    with pytest.raises(DataError, match="--limit 0"):
+        gsm8k.main(parser.parse_args(["--input", str(TRAIN), "--out", str(tmp_path), "--limit", "0"]))
