@@ -13,22 +13,52 @@ from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.errors import ConfigError
 
 GROUP_ESTIMATORS = frozenset(
-    "grpo grpo_vectorized grpo_passk gdpo rloo rloo_vectorized opo gpg reinforce_plus_plus_baseline "
-    "optimal_token_baseline tir_optimal_token_baseline".split()
+    {
+        "grpo",
+        "grpo_vectorized",
+        "grpo_passk",
+        "gdpo",
+        "rloo",
+        "rloo_vectorized",
+        "opo",
+        "gpg",
+        "reinforce_plus_plus_baseline",
+        "optimal_token_baseline",
+        "tir_optimal_token_baseline",
+    }
 )
 """verl 0.9.1 estimators whose baseline is the group of one prompt."""
 
-UNGROUPED_ESTIMATORS = frozenset("gae reinforce_plus_plus remax".split())
+UNGROUPED_ESTIMATORS = frozenset({"gae", "reinforce_plus_plus", "remax"})
 
-OWN_ROLLOUT_KEYS = frozenset("nnodes n_gpus_per_node tensor_model_parallel_size temperature top_p top_k".split())
+OWN_ROLLOUT_KEYS = frozenset(
+    {
+        "nnodes",
+        "n_gpus_per_node",
+        "tensor_model_parallel_size",
+        "temperature",
+        "top_p",
+        "top_k",
+    }
+)
 """Rollout keys that have an ``s2l.explorer`` key of the same name, which would silently win."""
 
-LEARNER_ONLY_KEYS = frozenset("name n mode agent calculate_log_probs val_kwargs".split())
+LEARNER_ONLY_KEYS = frozenset({"name", "n", "mode", "agent", "calculate_log_probs", "val_kwargs"})
 """Rollout keys that describe the step, not an engine."""
 
 ROLLOUT_KEYS_OUTSIDE_YAML = frozenset(
-    "repetition_penalty standalone_gpu_memory_utilization moe_tensor_parallel_size server custom "
-    "checkpoint_manager_class layer_name_map sglang_engine_mode limit_images enable_sleep_mode".split()
+    {
+        "repetition_penalty",
+        "standalone_gpu_memory_utilization",
+        "moe_tensor_parallel_size",
+        "server",
+        "custom",
+        "checkpoint_manager_class",
+        "layer_name_map",
+        "sglang_engine_mode",
+        "limit_images",
+        "enable_sleep_mode",
+    }
 )
 """Fields of verl 0.9.1's RolloutConfig that its rollout.yaml does not list."""
 

@@ -1,0 +1,65 @@
+"""What can be told about a model from its path and the metadata beside its weights; no weights are read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+_SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
+_UNIT = {"B": 1e9, "M": 1e6}
+
+
+def is_local(path: str) -> bool:
+    """Whether ``path`` means a folder here rather than a hub id (``owner/name``) or a remote URL."""
+    if "://" in path:
+        return False
+    folder = Path(path).expanduser()
+    return path.startswith(("/", ".", "~")) or folder.is_dir() or path.count("/") > 1 or _parent_exists(folder)
+
+
+def _parent_exists(folder: Path) -> bool:
+    return folder.parent != Path(".") and folder.parent.is_dir()
+
+
+def parameter_count(path: str) -> int | None:
+    """Parameters of a model, or None when nothing tells.
+
+    A local folder: exact from the safetensors headers, else estimated from ``config.json`` (dense decoders).
+    A hub id: read from its name (``Qwen3-1.7B``), which is rounded.
+    """
+    if not is_local(path):
+        return _count_from_name(path)
+    folder = Path(path).expanduser()
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        return sum(_count_in_header(file) for file in files)
+    config = folder / "config.json"
+    return _estimate(json.loads(config.read_text())) if config.is_file() else None
+
+
+def _count_from_name(name: str) -> int | None:
+    match = _SIZE_IN_NAME.search(name.rsplit("/", 1)[-1])
+    return int(float(match[1]) * _UNIT[match[2].upper()]) if match else None
+
+
+def _count_in_header(file: Path) -> int:
+    with open(file, "rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def _estimate(config: dict[str, Any]) -> int | None:
+    """Embeddings, attention with grouped keys and a gated MLP; norms are left out (below 0.1 %)."""
+    try:
+        hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+        embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings") else 2)
+        head_dim = config.get("head_dim") or hidden // heads
+        attention = hidden * head_dim * 2 * (heads + config.get("num_key_value_heads", heads))
+        return int(embeddings + layers * (attention + 3 * hidden * config["intermediate_size"]))
+    except KeyError:
+        return None

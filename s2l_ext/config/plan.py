@@ -1,0 +1,100 @@
+"""What a run will do, in a form a person reads (:func:`render`) and a program reads (:func:`build_plan`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.config.checks import total_steps
+from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+
+STEPS_SHOWN = 32
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """First 16 hex digits of the SHA-256 of the resolved configuration, independent of key order."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> dict[str, Any]:
+    """Plain values only. ``explorer`` is None when the feature is off."""
+    rollout, trainer = cfg.actor_rollout_ref.rollout, cfg.trainer
+    return {
+        "recipe": recipe,
+        "platform": platform,
+        "learner": {
+            "model": cfg.actor_rollout_ref.model.path,
+            "gpus": trainer.nnodes * trainer.n_gpus_per_node,
+            "temperature": rollout.temperature,
+            "top_p": rollout.top_p,
+            "lr": cfg.actor_rollout_ref.actor.optim.lr,
+        },
+        "explorer": _explorer_plan(s2l.explorer, rollout.n, total_steps(cfg)) if s2l.explorer else None,
+        "steps": total_steps(cfg),
+        "prompts_per_step": cfg.data.train_batch_size,
+        "group_size": rollout.n,
+        "advantage": cfg.algorithm.adv_estimator,
+        "kl_in_loss": cfg.actor_rollout_ref.actor.kl_loss_coef if cfg.actor_rollout_ref.actor.use_kl_loss else None,
+        "train_files": OmegaConf.to_object(cfg.data.train_files)
+        if OmegaConf.is_config(cfg.data.train_files)
+        else cfg.data.train_files,
+        "off": [name for name, value in s2l.to_dict().items() if value is None],
+        "output": trainer.default_local_dir,
+    }
+
+
+def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None) -> dict[str, Any]:
+    schedule = LinearAnnealing(explorer.mix_steps, group_size)
+    slots = schedule.table(steps or explorer.mix_steps)
+    return {
+        "model": explorer.model_path,
+        "gpus": explorer.n_gpus,
+        "placement": explorer.placement,
+        "temperature": explorer.temperature,
+        "top_p": explorer.top_p,
+        "baseline": explorer.baseline,
+        "correction": explorer.correction,
+        "mix_steps": explorer.mix_steps,
+        "slots": slots,
+        "share_of_rollouts": sum(slots) / (group_size * len(slots)),
+    }
+
+
+def render(plan: dict[str, Any]) -> str:
+    """The plan as aligned lines."""
+    learner, explorer = plan["learner"], plan["explorer"]
+    steps = plan["steps"] if plan["steps"] is not None else "as many as the data gives"
+    kl = "off" if plan["kl_in_loss"] is None else f"{plan['kl_in_loss']:g} in the loss"
+    lines = [
+        ("recipe", f"{plan['recipe']} on {plan['platform']}"),
+        ("learner", f"{learner['model']}, {learner['gpus']} GPU(s), lr {learner['lr']:g}"),
+        ("explorer", _explorer_line(explorer) if explorer else "off"),
+        ("steps", f"{steps}, {plan['prompts_per_step']} prompts x {plan['group_size']} sessions each"),
+        ("advantage", f"{plan['advantage']}, KL {kl}"),
+        *(_slot_lines(explorer, plan["group_size"]) if explorer else []),
+        ("data", str(plan["train_files"])),
+        ("off", ", ".join(plan["off"]) or "nothing"),
+        ("output", plan["output"]),
+    ]
+    return "\n".join(f"  {name:<10} {text}" for name, text in lines)
+
+
+def _explorer_line(explorer: dict[str, Any]) -> str:
+    return (
+        f"{explorer['model']}, {explorer['gpus']} GPU(s) {explorer['placement']}, temperature "
+        f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, baseline {explorer['baseline']}, "
+        f"correction {explorer['correction']}"
+    )
+
+
+def _slot_lines(explorer: dict[str, Any], group_size: int) -> list[tuple[str, str]]:
+    slots = explorer["slots"]
+    more = f" ... ({len(slots)} steps)" if len(slots) > STEPS_SHOWN else ""
+    table = " ".join(str(count) for count in slots[:STEPS_SHOWN])
+    share = f"{explorer['share_of_rollouts']:.1%} of all rollouts"
+    return [("slots", f"{table}{more}  (explorer sessions of {group_size}, step by step; {share})")]

@@ -1,0 +1,157 @@
+"""Looked at before Ray starts or any model loads: do the models, tokenizers, GPUs and data files fit the run?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config.checks import schedule_warnings
+from s2l_ext.config.model_files import is_local, parameter_count
+from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.data.checks import check_parquet
+from s2l_ext.data.tokenizers import compare
+from s2l_ext.errors import ConfigError, DataError, ResourceError
+
+LEARNER_KEY = "actor_rollout_ref.model.path"
+EXPLORER_KEY = "s2l.explorer.model_path"
+ROWS_CHECKED = 100_000
+
+
+def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    """Check everything that can be known on the driver without loading a model.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ConfigError: a local model path does not exist or is no model.
+        TokenizerMismatch: explorer and learner speak different tokens.
+        ResourceError: fewer GPUs than the run needs.
+        DataError: a data file is missing or lacks a column that verl reads.
+    """
+    _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
+    if s2l.explorer:
+        _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
+    available = available_gpus(cfg)
+    if available is not None:
+        check_pool(cfg, s2l, available)
+    _check_data(cfg)
+    return _explorer_fits(cfg, s2l.explorer) if s2l.explorer else []
+
+
+# ---- models -------------------------------------------------------------------------------------------------------
+
+
+def _check_model_path(key: str, path: str) -> None:
+    if not is_local(path):
+        return
+    folder = Path(path).expanduser()
+    fix = "Run `s2l data toy` to make the toy models." if "toy" in folder.parts else "Check the path."
+    if not folder.is_dir():
+        raise ConfigError(f"{key}={path}: no such folder. {fix}")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{key}={path}: not a Hugging Face model folder (config.json is missing). {fix}")
+
+
+def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
+    learner_path = cfg.actor_rollout_ref.model.path
+    compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY)
+    warnings = _size_warnings(learner_path, explorer.model_path)
+    if OmegaConf.select(cfg, "trainer.total_training_steps") is None:
+        steps = _steps_from_data(cfg)
+        warnings += schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
+    return warnings
+
+
+def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
+    learner, explorer = parameter_count(learner_path), parameter_count(explorer_path)
+    if learner is None or explorer is None or explorer <= learner:
+        return []
+    return [
+        f"the explorer is larger than the learner: {EXPLORER_KEY}={explorer_path} has {explorer:,} parameters, "
+        f"{LEARNER_KEY}={learner_path} has {learner:,}. S2L-PO explores with the smaller sibling; are they swapped?"
+    ]
+
+
+# ---- GPUs ---------------------------------------------------------------------------------------------------------
+
+
+def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
+    """GPUs (or logical GPU slots on a CPU machine) by who holds them."""
+    needed = {"learner": cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node}
+    if s2l.explorer:
+        needed["explorer"] = s2l.explorer.n_gpus
+    reward = cfg.reward.reward_model
+    if reward.enable and reward.enable_resource_pool:
+        needed["reward model"] = reward.nnodes * reward.n_gpus_per_node
+    return needed
+
+
+def available_gpus(cfg: DictConfig) -> int | None:
+    """GPUs that Ray will offer on this machine; None when the run joins a cluster, which the trainer asks itself."""
+    ray_init = cfg.ray_kwargs.ray_init
+    if ray_init.get("address"):
+        return None
+    if ray_init.get("num_gpus") is not None:
+        return int(ray_init.num_gpus)
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def check_pool(cfg: DictConfig, s2l: S2LConfig, available: int) -> None:
+    """Raise ResourceError unless ``available`` GPUs hold learner and explorer side by side."""
+    needed = gpus_needed(cfg, s2l)
+    total = sum(needed.values())
+    if total <= available:
+        return
+    parts = " + ".join(f"{count} ({who})" for who, count in needed.items())
+    fix = (
+        f"Set ray_kwargs.ray_init.num_gpus={total}"
+        if cfg.trainer.device == "cpu"
+        else "Lower trainer.n_gpus_per_node or s2l.explorer.n_gpus_per_node, or start on more GPUs"
+    )
+    raise ResourceError(f"the run needs {total} GPUs = {parts}, but {available} are available. {fix}.")
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+def _check_data(cfg: DictConfig) -> None:
+    if OmegaConf.select(cfg, "data.custom_cls.path"):
+        return
+    for key in ("train_files", "val_files"):
+        for path in _files(cfg.data.get(key)):
+            _check_file(f"data.{key}", path, cfg.data.prompt_key)
+
+
+def _check_file(key: str, path: Path, prompt_key: str) -> None:
+    if not path.is_file():
+        fix = "Run `s2l data toy`." if "toy" in path.parts else "Run `s2l data gsm8k` or check the path."
+        raise DataError(f"{key}={path}: no such file. {fix}")
+    if path.suffix == ".parquet":
+        check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
+
+
+def _files(value: Any) -> Iterator[Path]:
+    """Local files of ``data.train_files``: one path or a list."""
+    if value is None:
+        return
+    for path in [value] if isinstance(value, str) else value:
+        if "://" not in path:
+            yield Path(path).expanduser()
+
+
+def _steps_from_data(cfg: DictConfig) -> int | None:
+    """At most this many steps: full batches of the parquet rows, times epochs. None when rows cannot be counted."""
+    files = [path for path in _files(cfg.data.train_files) if path.suffix == ".parquet"]
+    if not files or OmegaConf.select(cfg, "data.custom_cls.path"):
+        return None
+    rows = sum(pq.read_metadata(path).num_rows for path in files)
+    if cfg.data.train_max_samples > 0:
+        rows = min(rows, cfg.data.train_max_samples)
+    return rows // cfg.data.train_batch_size * cfg.trainer.total_epochs

@@ -1,0 +1,133 @@
+"""``s2l train`` and ``s2l check``: compose a recipe, validate it, look at the machine, print the plan, run verl.
+
+Also runs as ``python -m s2l_ext.train --config-name s2l_po/toy [overrides]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.config.plan import build_plan, fingerprint, render
+from s2l_ext.errors import ConfigError
+from s2l_ext.platform import activate_for
+from s2l_ext.preflight import preflight
+from s2l_ext.refusal import guarded
+
+CONFIG_FILE = "s2l_config.yaml"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that nothing speaks against."""
+
+    cfg: DictConfig
+    s2l: S2LConfig
+    plan: dict[str, Any]
+    warnings: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that train and check share."""
+    parser.add_argument("--config-name", required=True, metavar="RECIPE", help="e.g. s2l_po/toy, or a YAML file")
+    parser.add_argument(
+        "--config-dir", action="append", default=[], metavar="DIR", type=Path, help="more recipes, searched first"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra: a.b=1, +a.b=1, ++a.b=1, ~a.b")
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print plan, warnings and fingerprint as JSON")
+
+
+def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
+    """Everything before the run: compose, parse, check, look at the machine, choose the platform, ask verl.
+
+    Sets ``trainer.v1.trainer_mode`` to this package's trainer, with every feature off too.
+
+    Raises:
+        S2LError: with one message that names the setting, the reason and the fix.
+    """
+    cfg = compose_config(config_name, overrides, config_dirs)
+    s2l = parse_s2l(cfg.s2l)
+    warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
+    platform = activate_for(cfg)
+    cfg.trainer.v1.trainer_mode = "s2l"
+    _ask_verl(cfg)
+    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)
+
+
+def _ask_verl(cfg: DictConfig) -> None:
+    """What verl's own main does between composing and running."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    try:
+        auto_set_device(cfg)
+        validate_config(cfg, use_reference_policy=need_reference_policy(cfg), use_critic=need_critic(cfg))
+    except (AssertionError, ValueError, TypeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"verl refuses the configuration: {error}") from error
+
+
+def run(prepared: Prepared) -> None:
+    """Train. Blocks until verl's task runner ends; an exception inside it is raised here."""
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+    from s2l_ext.registration import require_registered
+    from s2l_ext.trainer.state import write_atomically
+
+    require_registered("driver")
+    text = OmegaConf.to_yaml(prepared.cfg, resolve=True)
+    write_atomically(Path(prepared.cfg.trainer.default_local_dir) / CONFIG_FILE, text)
+    run_ppo(prepared.cfg, task_runner_class=TaskRunnerV1)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    prepared = prepare(args.config_name, args.overrides, args.config_dir)
+    _show(prepared, "s2l train")
+    run(prepared)
+    return 0
+
+
+def check_command(args: argparse.Namespace) -> int:
+    if not args.json:
+        _show(prepare(args.config_name, args.overrides, args.config_dir), "s2l check")
+        print("s2l check: nothing speaks against this run.")
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):  # verl prints while it validates
+        prepared = prepare(args.config_name, args.overrides, args.config_dir)
+    result = {"plan": prepared.plan, "warnings": prepared.warnings, "fingerprint": fingerprint(prepared.cfg)}
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def _show(prepared: Prepared, title: str) -> None:
+    print(f"{title}: plan\n{render(prepared.plan)}", flush=True)
+    for warning in prepared.warnings:
+        print(f"s2l: warning: {warning}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m s2l_ext.train``."""
+    parser = argparse.ArgumentParser(prog="python -m s2l_ext.train", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    return guarded(train_command, parser.parse_intermixed_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
