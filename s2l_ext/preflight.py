@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.checks import schedule_warnings
+from s2l_ext.config.checks import schedule_warnings, total_steps, whole_number
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.data.checks import check_parquet
@@ -50,18 +51,22 @@ def _check_model_path(key: str, path: str) -> None:
     if not is_local(path):
         return
     folder = Path(path).expanduser()
-    fix = "Run `s2l data toy` to make the toy models." if "toy" in folder.parts else "Check the path."
+    fix = "Run `s2l data toy` to make the toy models." if _is_toy(folder) else "Check the path."
     if not folder.is_dir():
         raise ConfigError(f"{key}={path}: no such folder. {fix}")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}={path}: not a Hugging Face model folder (config.json is missing). {fix}")
 
 
+def _is_toy(path: Path) -> bool:
+    return "toy" in path.parts or path.is_relative_to(os.environ.get("S2L_TOY_DIR", "outputs/toy"))
+
+
 def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
     learner_path = cfg.actor_rollout_ref.model.path
     compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY)
     warnings = _size_warnings(learner_path, explorer.model_path)
-    if OmegaConf.select(cfg, "trainer.total_training_steps") is None:
+    if total_steps(cfg) is None:
         steps = _steps_from_data(cfg)
         warnings += schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
     return warnings
@@ -82,7 +87,7 @@ def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
 
 def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     """GPUs (or logical GPU slots on a CPU machine) by who holds them."""
-    needed = {"learner": cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node}
+    needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
         needed["explorer"] = s2l.explorer.n_gpus
     reward = cfg.reward.reward_model
@@ -131,7 +136,7 @@ def _check_data(cfg: DictConfig) -> None:
 
 def _check_file(key: str, path: Path, prompt_key: str) -> None:
     if not path.is_file():
-        fix = "Run `s2l data toy`." if "toy" in path.parts else "Run `s2l data gsm8k` or check the path."
+        fix = "Run `s2l data toy` to make it." if _is_toy(path) else "Check the path; `s2l data gsm8k` makes GSM8K's."
         raise DataError(f"{key}={path}: no such file. {fix}")
     if path.suffix == ".parquet":
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
@@ -154,4 +159,4 @@ def _steps_from_data(cfg: DictConfig) -> int | None:
     rows = sum(pq.read_metadata(path).num_rows for path in files)
     if cfg.data.train_max_samples > 0:
         rows = min(rows, cfg.data.train_max_samples)
-    return rows // cfg.data.train_batch_size * cfg.trainer.total_epochs
+    return rows // whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "trainer.total_epochs")

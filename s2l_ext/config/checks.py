@@ -85,7 +85,16 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
 
 def total_steps(cfg: DictConfig) -> int | None:
     """``trainer.total_training_steps``; None when verl derives it from the data."""
-    return _get(cfg, "trainer.total_training_steps")
+    key = "trainer.total_training_steps"
+    return None if _get(cfg, key) is None else whole_number(cfg, key)
+
+
+def whole_number(cfg: DictConfig, key: str) -> int:
+    """A setting of verl's that must be a whole number; ConfigError names it if it is not."""
+    value = _get(cfg, key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be a whole number.")
+    return value
 
 
 def _get(cfg: DictConfig, key: str) -> Any:
@@ -128,7 +137,7 @@ PREFETCH_RULES = (
 
 
 def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
-    workers = _get(cfg, "data.dataloader_num_workers") or 0
+    workers = whole_number(cfg, "data.dataloader_num_workers")
     broken = [rule for rule in PREFETCH_RULES if workers > 0 and rule.active(s2l, cfg)]
     if broken:
         reasons = "; ".join(f"{rule.feature}: {rule.reason}" for rule in broken)
@@ -139,7 +148,7 @@ def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
 
 
 def _group_size(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    size = _get(cfg, "actor_rollout_ref.rollout.n")
+    size = whole_number(cfg, "actor_rollout_ref.rollout.n")
     if size < 2:
         raise ConfigError(
             f"actor_rollout_ref.rollout.n={size}: with s2l.explorer on, explorer and learner share one group per "

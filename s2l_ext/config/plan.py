@@ -40,12 +40,14 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
         "group_size": rollout.n,
         "advantage": cfg.algorithm.adv_estimator,
         "kl_in_loss": cfg.actor_rollout_ref.actor.kl_loss_coef if cfg.actor_rollout_ref.actor.use_kl_loss else None,
-        "train_files": OmegaConf.to_object(cfg.data.train_files)
-        if OmegaConf.is_config(cfg.data.train_files)
-        else cfg.data.train_files,
+        "train_files": _plain(cfg.data.train_files),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
     }
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
 
 def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None)
         "correction": explorer.correction,
         "mix_steps": explorer.mix_steps,
         "slots": slots,
-        "share_of_rollouts": sum(slots) / (group_size * len(slots)),
+        "share_of_rollouts": sum(slots) / (group_size * steps) if steps else None,
     }
 
 
@@ -96,5 +98,6 @@ def _slot_lines(explorer: dict[str, Any], group_size: int) -> list[tuple[str, st
     slots = explorer["slots"]
     more = f" ... ({len(slots)} steps)" if len(slots) > STEPS_SHOWN else ""
     table = " ".join(str(count) for count in slots[:STEPS_SHOWN])
-    share = f"{explorer['share_of_rollouts']:.1%} of all rollouts"
-    return [("slots", f"{table}{more}  (explorer sessions of {group_size}, step by step; {share})")]
+    share = explorer["share_of_rollouts"]
+    total = "" if share is None else f"; {share:.1%} of all rollouts"
+    return [("slots", f"{table}{more}  (explorer sessions of {group_size}, step by step{total})")]
