@@ -1,0 +1,180 @@
+"""The ``s2l:`` block: defaults are the paper, and every refusal names key, value and way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext import errors
+from s2l_ext.config import ExplorerConfig, RolloutOptions, S2LConfig, parse_s2l
+from s2l_ext.config.parse import valid_keys
+from s2l_ext.errors import ConfigError
+
+
+def explorer(**settings):
+    return {"explorer": {"model_path": "small", **settings}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mix_steps", 8),
+        ("temperature", 0.7),
+        ("top_p", 0.95),
+        ("top_k", -1),
+        ("baseline", "union"),
+        ("correction", "none"),
+        ("is_cap", 2.0),
+        ("placement", "dedicated"),
+        ("nnodes", 1),
+        ("n_gpus_per_node", 1),
+        ("tensor_model_parallel_size", 1),
+        ("rollout_overrides", {}),
+    ],
+)
+def test_explorer_defaults_are_the_paper(name, value):
+    assert getattr(parse_s2l(explorer()).explorer, name) == value
+
+
+@pytest.mark.parametrize("block", [None, {}, {"explorer": None}, OmegaConf.create({})])
+def test_everything_is_off_by_default(block):
+    assert parse_s2l(block) == S2LConfig(explorer=None, rollout=RolloutOptions(poll_interval_s=None))
+
+
+def test_values_reach_the_dataclass_and_come_back():
+    block = {**explorer(mix_steps=4, rollout_overrides={"max_num_seqs": 8}), "rollout": {"poll_interval_s": 1}}
+    parsed = parse_s2l(OmegaConf.create(block))
+    assert (parsed.explorer.mix_steps, parsed.explorer.rollout_overrides) == (4, {"max_num_seqs": 8})
+    assert parsed.rollout.poll_interval_s == 1.0 and isinstance(parsed.rollout.poll_interval_s, float)
+    assert parse_s2l(parsed.to_dict()) == parsed
+
+
+def test_the_block_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        parse_s2l(explorer()).explorer.mix_steps = 3
+
+
+@pytest.mark.parametrize(
+    ("block", "key", "suggestion"),
+    [
+        (explorer(mix_step=8), "s2l.explorer.mix_step", "'s2l.explorer.mix_steps'"),
+        (explorer(temprature=1), "s2l.explorer.temprature", "'s2l.explorer.temperature'"),
+        ({"explorr": {}}, "s2l.explorr", "'s2l.explorer'"),
+        ({"mix_steps": 8}, "s2l.mix_steps", "'s2l.explorer.mix_steps'"),
+        ({"rollout": {"poll_interval": 1}}, "s2l.rollout.poll_interval", "'s2l.rollout.poll_interval_s'"),
+    ],
+)
+def test_unknown_key_suggests_the_nearest(block, key, suggestion):
+    with pytest.raises(ConfigError) as refusal:
+        parse_s2l(block)
+    assert str(refusal.value).startswith(f"{key}: unknown key. Did you mean {suggestion}?")
+
+
+def test_unknown_key_without_a_neighbour_lists_the_keys():
+    with pytest.raises(ConfigError, match=r"s2l\.explorer\.zzz: unknown key\. Keys of s2l\.explorer: model_path, "):
+        parse_s2l(explorer(zzz=1))
+
+
+@pytest.mark.parametrize("block", [{"explorer": {}}, explorer(model_path="???"), {"explorer": {"mix_steps": 3}}])
+def test_missing_model_path(block):
+    with pytest.raises(ConfigError, match=r"s2l\.explorer\.model_path is missing"):
+        parse_s2l(OmegaConf.create(block))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mix_steps", "8"),
+        ("mix_steps", 8.5),
+        ("mix_steps", True),
+        ("mix_steps", None),
+        ("temperature", "hot"),
+        ("temperature", float("nan")),
+        ("is_cap", float("inf")),
+        ("model_path", 17),
+        ("model_path", None),
+        ("rollout_overrides", [1]),
+    ],
+)
+def test_wrong_type_names_key_and_type(name, value):
+    with pytest.raises(ConfigError, match=rf"s2l\.explorer\.{name}=.* has the wrong type \({type(value).__name__}\)"):
+        parse_s2l(explorer(**{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "range_"),
+    [
+        ("mix_steps", 0, ">= 1"),
+        ("mix_steps", -3, ">= 1"),
+        ("temperature", -0.1, ">= 0"),
+        ("top_p", 0, "> 0 and <= 1"),
+        ("top_p", 1.01, "> 0 and <= 1"),
+        ("top_k", -2, ">= -1"),
+        ("is_cap", 0, "> 0"),
+        ("nnodes", 0, ">= 1"),
+        ("n_gpus_per_node", 0, ">= 1"),
+        ("tensor_model_parallel_size", 0, ">= 1"),
+    ],
+)
+def test_out_of_range_names_the_range(name, value, range_):
+    with pytest.raises(ConfigError) as refusal:
+        parse_s2l(explorer(**{name: value}))
+    assert str(refusal.value).startswith(f"s2l.explorer.{name}={value!r} is out of range")
+    assert f"must be {range_}." in str(refusal.value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0), ("top_p", 1), ("top_k", -1), ("mix_steps", 1)])
+def test_the_ends_of_a_range_are_allowed(name, value):
+    assert getattr(parse_s2l(explorer(**{name: value})).explorer, name) == value
+
+
+def test_poll_interval_must_be_positive():
+    with pytest.raises(ConfigError, match=r"s2l\.rollout\.poll_interval_s=0 is out of range: it must be > 0"):
+        parse_s2l({"rollout": {"poll_interval_s": 0}})
+
+
+def test_bad_choice_lists_the_choices():
+    with pytest.raises(ConfigError, match="Choose from: union, per_source. Did you mean 'per_source'"):
+        parse_s2l(explorer(baseline="per-source"))
+
+
+@pytest.mark.parametrize("block", [{"explorer": "small"}, {"rollout": 3}, "s2l"])
+def test_a_block_must_be_a_mapping(block):
+    with pytest.raises(ConfigError, match="must be a block with the keys"):
+        parse_s2l(block)
+
+
+def test_an_interpolation_that_cannot_be_resolved_is_one_line():
+    block = OmegaConf.create({"explorer": {"model_path": "${oc.env:S2L_NO_SUCH_VARIABLE}"}})
+    with pytest.raises(ConfigError, match="S2L_NO_SUCH_VARIABLE") as refusal:
+        parse_s2l(block)
+    assert "\n" not in str(refusal.value)
+
+
+def test_valid_keys_cover_nested_blocks():
+    keys = set(valid_keys())
+    assert {"s2l.explorer", "s2l.explorer.is_cap", "s2l.rollout.poll_interval_s"} <= keys
+    assert len(keys) == 2 + len(dataclasses.fields(ExplorerConfig)) + len(dataclasses.fields(RolloutOptions))
+
+
+@pytest.mark.parametrize("name", ["ConfigError", "DataError", "TokenizerMismatch", "ResourceError", "StateMismatch"])
+def test_errors_survive_pickling(name):
+    error = getattr(errors, name)("what, where and how to fix it")
+    copied = pickle.loads(pickle.dumps(error))
+    assert type(copied) is type(error) and str(copied) == str(error)
+    assert isinstance(copied, errors.S2LError)
+
+
+def test_configuration_and_schedule_import_nothing_heavy():
+    code = (
+        "import sys, s2l_ext.config.checks, s2l_ext.config.plan, s2l_ext.config.model_files, "
+        "s2l_ext.algorithms.explorer; "
+        "sys.exit(', '.join({'verl', 'ray', 'torch', 'vllm'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
