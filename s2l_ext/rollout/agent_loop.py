@@ -16,29 +16,19 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.registration import require_registered
-
-SLOTS_FIELD = "s2l_explorer_slots"
-SOURCE_FIELD = "s2l_source"
+from s2l_ext.rollout.plan import SLOTS_FIELD, SOURCE_FIELD
 
 _WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
-
-
-class TwoModelClient(LLMServerClient):
-    """The learner's client carrying the explorer's into the agent-loop workers."""
-
-    def __init__(self, *args: Any, explorer: LLMServerClient | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.explorer = explorer
 
 
 class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
     """verl's worker; the one change is the client and sampling parameters of explorer sessions."""
 
-    def __init__(self, config: Any, llm_client: TwoModelClient, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_registered("agent-loop worker")
-        super().__init__(config=config, llm_client=llm_client, **kwargs)
-        self.s2l: S2LConfig = parse_s2l(config.get("s2l"))
-        self._as_explorer = self._with_client(llm_client.explorer)
+        super().__init__(*args, **kwargs)
+        self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
+        self._as_explorer = self._with_client(self.llm_client.explorer)
 
     def _with_client(self, client: LLMServerClient | None) -> S2LAgentLoopWorker | None:
         """This worker talking to another model: everything but the client is shared."""

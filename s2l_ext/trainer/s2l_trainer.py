@@ -19,10 +19,10 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
-from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.preflight import check_pool
-from s2l_ext.rollout.agent_loop import SLOTS_FIELD, TwoModelClient
+from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.plan import SLOTS_FIELD, TwoModelClient
 from s2l_ext.trainer import state
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights

@@ -1,0 +1,22 @@
+"""What the driver tells the workers about a step, and the client that lets them carry it out.
+
+Kept apart from ``agent_loop``: a worker process imports that module while verl's trainer package, and with it our
+trainer, is still being imported.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.workers.rollout.llm_server import LLMServerClient
+
+SLOTS_FIELD = "s2l_explorer_slots"
+SOURCE_FIELD = "s2l_source"
+
+
+class TwoModelClient(LLMServerClient):
+    """The learner's client carrying the explorer's into the agent-loop workers."""
+
+    def __init__(self, *args: Any, explorer: LLMServerClient | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.explorer = explorer

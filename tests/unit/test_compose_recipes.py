@@ -1,0 +1,204 @@
+"""Recipes on top of verl's configuration: every YAML composes and validates, overrides keep working."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.errors import ConfigError
+from s2l_ext.train import _ask_verl
+
+REPOSITORY = Path(__file__).parents[2]
+RECIPES = recipe_names([REPOSITORY / "recipes"])
+METHOD_FOLDERS = sorted({name.split("/")[0] for name in RECIPES})
+
+
+def test_the_recipes_of_the_first_release_are_there():
+    assert {
+        "grpo/toy",
+        "grpo/qwen3_8b",
+        "s2l_po/toy",
+        "s2l_po/gsm8k_smoke",
+        "s2l_po/qwen3_1.7b_to_8b",
+    } <= set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipe_composes_and_validates_by_us_and_by_verl(name):
+    cfg = compose_config(name, [])
+    s2l = parse_s2l(cfg.s2l)
+    assert check_against_verl(s2l, cfg) == []
+    assert (s2l.explorer is not None) == name.startswith("s2l_po/")
+    device = cfg.trainer.device
+    _ask_verl(cfg)
+    if device == "cpu":
+        assert cfg.trainer.device == "cpu"
+        assert cfg.ray_kwargs.ray_init.num_gpus == cfg.trainer.n_gpus_per_node + (
+            s2l.explorer.n_gpus if s2l.explorer else 0
+        )
+
+
+def test_what_verl_refuses_is_one_of_our_errors():
+    cfg = compose_config("grpo/toy", ["actor_rollout_ref.actor.ppo_mini_batch_size=64"])
+    with pytest.raises(ConfigError, match="verl refuses the configuration: .*64"):
+        _ask_verl(cfg)
+
+
+@pytest.mark.parametrize("folder", METHOD_FOLDERS)
+def test_each_method_has_a_readme_and_a_script(folder):
+    home = REPOSITORY / "recipes" / folder
+    readme, script = (home / "README.md").read_text(), home / "run.sh"
+    assert all(name in readme for name in RECIPES if name.startswith(f"{folder}/"))
+    assert os.access(script, os.X_OK)
+    assert subprocess.run(["bash", "-n", str(script)], timeout=30).returncode == 0
+
+
+def test_the_installed_package_brings_the_same_recipes():
+    assert recipe_names([PACKAGED_RECIPES]) == RECIPES
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("data.train_batch_size", 1024),
+        ("data.max_prompt_length", 512),
+        ("data.max_response_length", 4096),
+        ("actor_rollout_ref.rollout.n", 16),
+        ("actor_rollout_ref.rollout.temperature", 1.0),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size", 1),
+        ("actor_rollout_ref.actor.optim.lr", 1e-6),
+        ("actor_rollout_ref.actor.ppo_mini_batch_size", 16),
+        ("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", 2),
+        ("actor_rollout_ref.actor.use_kl_loss", True),
+        ("actor_rollout_ref.actor.kl_loss_coef", 1e-3),
+        ("actor_rollout_ref.actor.kl_loss_type", "low_var_kl"),
+        ("actor_rollout_ref.actor.entropy_coeff", 0),
+        ("actor_rollout_ref.actor.clip_ratio", 0.2),
+        ("algorithm.adv_estimator", "grpo"),
+        ("algorithm.use_kl_in_reward", False),
+        ("trainer.total_training_steps", 16),
+    ],
+)
+@pytest.mark.parametrize("name", ["grpo/qwen3_8b", "s2l_po/qwen3_1.7b_to_8b"])
+def test_the_papers_pair_has_the_papers_values_in_both_arms(name, key, value):
+    assert OmegaConf.select(_composed(name), key) == value
+
+
+def test_the_papers_pair_fills_one_node_of_eight():
+    cfg = _composed("s2l_po/qwen3_1.7b_to_8b")
+    explorer = parse_s2l(cfg.s2l).explorer
+    assert (cfg.actor_rollout_ref.model.path, explorer.model_path) == ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-1.7B-Base")
+    assert cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node + explorer.n_gpus == 8
+
+
+@functools.cache
+def _composed(name: str) -> DictConfig:
+    return compose_config(name, [])
+
+
+# ---- overrides ----------------------------------------------------------------------------------------------------
+
+
+def test_hydras_grammar_keeps_working():
+    cfg = compose_config(
+        "s2l_po/toy",
+        [
+            "actor_rollout_ref.actor.optim.lr=1e-5",
+            "+algorithm.foo=1",
+            "++algorithm.bar={a: 2}",
+            "~trainer.esi_redundant_time",
+            "model_engine=megatron",
+            "trainer.logger=[console,tensorboard]",
+        ],
+    )
+    assert cfg.actor_rollout_ref.actor.optim.lr == 1e-5
+    assert (cfg.algorithm.foo, cfg.algorithm.bar.a) == (1, 2)
+    assert "esi_redundant_time" not in cfg.trainer
+    assert cfg.actor_rollout_ref.actor._target_ == "verl.workers.config.McoreActorConfig"
+    assert list(cfg.trainer.logger) == ["console", "tensorboard"]
+
+
+@pytest.mark.parametrize("prefix", ["", "+", "++"])
+def test_s2l_keys_need_no_plus_and_may_have_one(prefix):
+    cfg = compose_config("s2l_po/toy", [f"{prefix}s2l.explorer.top_p=0.5", f"{prefix}s2l.explorer.mix_steps=3"])
+    explorer = parse_s2l(cfg.s2l).explorer
+    assert (explorer.top_p, explorer.mix_steps) == (0.5, 3)
+
+
+@pytest.mark.parametrize("name", ["grpo/toy", "ppo_trainer"])
+def test_an_explorer_can_be_added_where_the_recipe_has_none(name):
+    cfg = compose_config(name, ["s2l.explorer.model_path=small"])
+    assert parse_s2l(cfg.s2l).explorer.model_path == "small"
+
+
+@pytest.mark.parametrize("override", ["s2l.explorer=null", "~s2l.explorer"])
+def test_the_explorer_can_be_turned_off(override):
+    assert parse_s2l(compose_config("s2l_po/toy", [override]).s2l).explorer is None
+
+
+def test_unknown_s2l_key_gives_our_message():
+    with pytest.raises(ConfigError, match="Did you mean 's2l.explorer.mix_steps'"):
+        parse_s2l(compose_config("s2l_po/toy", ["s2l.explorer.mixsteps=3"]).s2l)
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("trainer.no_such_key=1", r"trainer\.no_such_key"),
+        ("trainer.nnodes", "trainer.nnodes"),
+        ("trainer.default_local_dir=${oc.env:S2L_NO_SUCH_VARIABLE}", "S2L_NO_SUCH_VARIABLE"),
+        ("model_engine=dpp", "dpp"),
+    ],
+)
+def test_what_hydra_refuses_is_one_line(override, part):
+    with pytest.raises(ConfigError, match=part) as refusal:
+        compose_config("grpo/toy", [override])
+    assert str(refusal.value).startswith("recipe grpo/toy: ") and "\n" not in str(refusal.value)
+
+
+# ---- finding recipes ----------------------------------------------------------------------------------------------
+
+
+def test_unknown_recipe_suggests_and_lists():
+    with pytest.raises(ConfigError) as refusal:
+        compose_config("s2lpo/toy", [])
+    message = str(refusal.value)
+    assert message.startswith("--config-name s2lpo/toy: no such recipe. Did you mean 's2l_po/toy'?")
+    assert all(name in message for name in RECIPES) and "base/cpu" not in message
+
+
+OWN_RECIPE = "# @package _global_\ndefaults:\n  - /grpo/toy\n  - _self_\ntrainer:\n  experiment_name: mine\n"
+
+
+def test_own_recipe_by_folder_by_path_and_before_ours(tmp_path, monkeypatch):
+    path = tmp_path / "recipes" / "grpo" / "toy_mine.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(OWN_RECIPE)
+    assert compose_config("grpo/toy_mine", [], [tmp_path / "recipes"]).trainer.experiment_name == "mine"
+    assert compose_config(str(path), []).trainer.experiment_name == "mine"
+    monkeypatch.chdir(tmp_path)
+    assert search_folders()[0] == (tmp_path / "recipes").resolve()
+    assert compose_config("grpo/toy_mine", ["trainer.nnodes=2"]).trainer.nnodes == 2
+
+
+def test_missing_config_folder_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="--config-dir .*absent: no such folder"):
+        compose_config("grpo/toy", [], [tmp_path / "absent"])
+
+
+def test_composing_does_not_import_verl(tmp_path):
+    code = (
+        "import sys; from s2l_ext.compose import compose_config; compose_config('s2l_po/toy', []); "
+        "sys.exit(', '.join({'verl', 'ray', 'torch'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

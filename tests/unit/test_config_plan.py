@@ -1,0 +1,59 @@
+"""The plan that is printed before a run."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.plan import build_plan, fingerprint, render
+
+
+def plan_of(*overrides: str, recipe: str = "s2l_po/toy") -> dict:
+    cfg = compose_config(recipe, list(overrides))
+    return build_plan(cfg, parse_s2l(cfg.s2l), recipe, "cpu")
+
+
+def test_plan_holds_models_placement_and_slots():
+    plan = plan_of("trainer.total_training_steps=10", "trainer.default_local_dir=out")
+    assert plan["learner"]["model"].endswith("models/medium") and plan["learner"]["gpus"] == 1
+    assert plan["explorer"]["model"].endswith("models/small") and plan["explorer"]["gpus"] == 1
+    assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
+    assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
+    assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 32)
+    assert (plan["output"], plan["off"]) == ("out", [])
+
+
+def test_text_shows_what_the_reader_must_know():
+    text = render(plan_of())
+    assert "s2l_po/toy on cpu" in text
+    assert "8 7 6 5 4 3 2 0 0 0 0 0 0 0 0 0" in text and "27.3% of all rollouts" in text
+    assert "temperature 0.7, top-p 0.95" in text
+    assert "outputs/s2l_po_toy" in text
+
+
+def test_a_run_without_the_explorer_says_so():
+    plan = plan_of(recipe="grpo/toy")
+    assert plan["explorer"] is None and plan["off"] == ["explorer"]
+    assert "explorer   off" in render(plan) and "slots" not in render(plan)
+
+
+def test_steps_that_the_data_decides():
+    plan = plan_of("trainer.total_training_steps=null", "data.train_files=[a.parquet,b.parquet]")
+    assert plan["steps"] is None and plan["explorer"]["share_of_rollouts"] is None
+    assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0]
+    assert "as many as the data gives" in render(plan) and "['a.parquet', 'b.parquet']" in render(plan)
+
+
+def test_a_long_schedule_is_cut_in_the_text_only():
+    plan = plan_of("trainer.total_training_steps=100")
+    assert len(plan["explorer"]["slots"]) == 100
+    assert "... (100 steps)" in render(plan)
+
+
+def test_fingerprint_follows_values_not_key_order():
+    a = OmegaConf.create({"x": 1, "y": {"z": "${x}"}})
+    b = OmegaConf.create({"y": {"z": 1}, "x": 1})
+    assert fingerprint(a) == fingerprint(b) and len(fingerprint(a)) == 16
+    assert fingerprint(a) != fingerprint(OmegaConf.create({"x": 2, "y": {"z": "${x}"}}))
