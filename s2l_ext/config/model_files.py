@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-_SIZE_IN_NAME = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
+_SIZE_IN_NAME = re.compile(r"(?<![\d._])(\d+(?:[._]\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 _UNIT = {"B": 1e9, "M": 1e6}
 
 
@@ -29,7 +29,7 @@ def parameter_count(path: str) -> int | None:
     """Parameters of a model, or None when nothing tells.
 
     A local folder: exact from the safetensors headers, else estimated from ``config.json`` (dense decoders).
-    A hub id: read from its name (``Qwen3-1.7B``), which is rounded.
+    A hub id: read from its name (``Qwen3-1.7B``, ``internlm2_5-1_8b``), which is rounded.
     """
     if not is_local(path):
         return _count_from_name(path)
@@ -43,7 +43,7 @@ def parameter_count(path: str) -> int | None:
 
 def _count_from_name(name: str) -> int | None:
     match = _SIZE_IN_NAME.search(name.rsplit("/", 1)[-1])
-    return int(float(match[1]) * _UNIT[match[2].upper()]) if match else None
+    return int(float(match[1].replace('_', '.')) * _UNIT[match[2].upper()]) if match else None
 
 
 def _count_in_header(file: Path) -> int:

@@ -1,0 +1,155 @@
+"""The command line: help at once, one message and exit code 2 for a refusal, a plan before a run."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from s2l_ext import __version__, cli, train
+from s2l_ext.errors import ConfigError
+
+PRETENDED_CHECKS = ("preflight", "activate_for", "_ask_verl")
+
+
+@pytest.fixture
+def no_machine(monkeypatch):
+    """Neither models nor verl are looked at; everything before and after is real."""
+    monkeypatch.setattr(train, "preflight", lambda cfg, s2l: ["the weather is bad"])
+    monkeypatch.setattr(train, "activate_for", lambda cfg: "cpu")
+    monkeypatch.setattr(train, "_ask_verl", lambda cfg: print("verl talks"))
+
+
+def test_help_lists_the_commands_that_exist(capsys):
+    assert cli.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in ("train", "check", "data toy", "data gsm8k", "demo"):
+        assert f"s2l {name} " in listed
+    for later in ("doctor", "explore", "eval", "compare", "pipeline", "study"):
+        assert f"s2l {later}" not in listed
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from s2l_ext.cli import main; main(['--help']); "
+        "sys.exit(', '.join({'verl', 'ray', 'torch', 'hydra', 'pyarrow', 'omegaconf'} & set(sys.modules)) or 0)"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 5  # 0.1 s on an idle machine
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"s2l {__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["trane"], ["data", "nothing"], ["doctor"]])
+def test_unknown_command_lists_the_known(words, capsys):
+    assert cli.main(words) == 2
+    message = capsys.readouterr().err
+    assert f"no command '{' '.join(words)}'" in message and "s2l train" in message
+
+
+def test_a_group_alone_lists_its_commands(capsys):
+    assert cli.main(["data"]) == 2
+    listed = capsys.readouterr().out
+    assert "s2l data toy" in listed and "s2l train" not in listed
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_each_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([command, "--help"])
+    assert end.value.code == 0
+    assert "--config-name" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_a_missing_model_is_one_message_and_code_2(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path / "toy"))
+    assert cli.main([command, "--config-name", "s2l_po/toy"]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("s2l: error: actor_rollout_ref.model.path=")
+    assert captured.err.count("\n") == 1 and "Run `s2l data toy`" in captured.err
+    assert captured.out == ""
+
+
+def test_debug_adds_the_traceback(capsys):
+    assert cli.main(["check", "--debug", "--config-name", "nothing"]) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" in message and "s2l: error: --config-name nothing" in message
+
+
+def test_check_prints_plan_and_warnings(no_machine, capsys):
+    assert cli.main(["check", "s2l.explorer.mix_steps=4", "--config-name", "s2l_po/toy", "trainer.nnodes=2"]) == 0
+    captured = capsys.readouterr()
+    assert "8 6 3 0 0" in captured.out and "medium, 2 GPU(s)" in captured.out
+    assert captured.err == "s2l: warning: the weather is bad\n"
+
+
+def test_check_json_is_json_alone(no_machine, capsys):
+    assert cli.main(["check", "--json", "--config-name", "s2l_po/toy"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {"plan", "warnings", "fingerprint"}
+    assert result["warnings"] == ["the weather is bad"]
+    assert result["plan"]["explorer"]["slots"][:8] == [8, 7, 6, 5, 4, 3, 2, 0]
+
+
+@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
+def test_our_trainer_is_chosen_with_features_off_too(no_machine, recipe):
+    assert train.prepare(recipe, []).cfg.trainer.v1.trainer_mode == "s2l"
+
+
+def test_another_trainer_is_refused(no_machine):
+    with pytest.raises(ConfigError, match="trainer_mode=separate_async"):
+        train.prepare("grpo/toy", ["trainer.v1.trainer_mode=separate_async"])
+
+
+def test_checks_come_before_the_platform_and_verl(monkeypatch):
+    order: list[str] = []
+    for name in ("check_against_verl", *PRETENDED_CHECKS):
+        result = [] if name in ("check_against_verl", "preflight") else "cpu"
+        monkeypatch.setattr(train, name, lambda *_, name=name, result=result: order.append(name) or result)
+    train.prepare("grpo/toy", [])
+    assert order == ["check_against_verl", "preflight", "activate_for", "_ask_verl"]
+
+
+def test_train_stores_the_configuration_and_hands_over_to_verl(no_machine, monkeypatch, tmp_path, capsys):
+    import verl.trainer.main_ppo as main_ppo
+
+    given = SimpleNamespace()
+    monkeypatch.setattr(main_ppo, "run_ppo", lambda cfg, task_runner_class: given.__dict__.update(cfg=cfg))
+    command = ["train", "--config-name", "s2l_po/toy", f"trainer.default_local_dir={tmp_path}", "data.seed=7"]
+    assert cli.main(command) == 0
+    assert "8 7 6 5 4 3 2 0" in capsys.readouterr().out
+    stored = yaml.safe_load((tmp_path / "s2l_config.yaml").read_text())
+    assert stored["s2l"]["explorer"]["mix_steps"] == 8 and stored["data"]["seed"] == 7
+    assert given.cfg.data.seed == 7 and given.cfg.trainer.v1.trainer_mode == "s2l"
+
+
+def test_a_refusal_inside_a_worker_is_one_message_too(no_machine, monkeypatch, capsys):
+    from ray.exceptions import RayTaskError
+
+    remote = RayTaskError("run", "a long remote traceback", ConfigError("what the trainer says"))
+
+    def fail(prepared):
+        raise remote.as_instanceof_cause()
+
+    monkeypatch.setattr(train, "run", fail)
+    assert cli.main(["train", "--config-name", "grpo/toy"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "s2l: error: what the trainer says"
+
+
+def test_module_form_is_the_same_command(no_machine, monkeypatch, capsys):
+    monkeypatch.setattr(train, "run", lambda prepared: None)
+    assert train.main(["--config-name", "grpo/toy"]) == 0
+    assert "explorer   off" in capsys.readouterr().out
+    assert train.main(["--config-name", "grpo/toi"]) == 2
+    assert "Did you mean 'grpo/toy'" in capsys.readouterr().err

@@ -1,0 +1,168 @@
+"""What is looked at before Ray starts, on a tiny world of two model folders and two parquet files."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from omegaconf import DictConfig
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
+from s2l_ext.preflight import check_pool, preflight
+
+TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]
+
+
+def make_model(folder: Path, width: int, tokens: list[str] = TOKENS) -> None:
+    """A Qwen3 folder without weights: config, tokenizer, and a safetensors header of ``width`` x 10 parameters."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: index for index, token in enumerate(tokens)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>")),
+        unk_token="<unk>",
+        pad_token="<pad>",
+        eos_token="<eos>",
+    )
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}))
+    header = json.dumps({"w": {"dtype": "F32", "shape": [width, 10], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def write_rows(path: Path, count: int, **changes: object) -> None:
+    row = {
+        "data_source": "toy",
+        "prompt": [{"role": "user", "content": "1+1"}],
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        **changes,
+    }
+    pd.DataFrame([{key: value for key, value in row.items() if value is not None}] * count).to_parquet(path)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    make_model(tmp_path / "models" / "medium", width=9)
+    make_model(tmp_path / "models" / "small", width=1)
+    write_rows(tmp_path / "train.parquet", 64)
+    write_rows(tmp_path / "val.parquet", 4)
+    monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path))
+    return tmp_path
+
+
+def composed(*overrides: str) -> DictConfig:
+    return compose_config("s2l_po/toy", list(overrides))
+
+
+def look(*overrides: str) -> list[str]:
+    cfg = composed(*overrides)
+    return preflight(cfg, parse_s2l(cfg.s2l))
+
+
+def test_a_sound_world_passes_without_a_warning(world):
+    assert look() == []
+
+
+@pytest.mark.parametrize("key", ["actor_rollout_ref.model.path", "s2l.explorer.model_path"])
+def test_missing_model_path_names_key_path_and_fix(world, key):
+    path = world / "models" / "absent"
+    with pytest.raises(ConfigError) as refusal:
+        look(f"{key}={path}")
+    assert str(refusal.value) == f"{key}={path}: no such folder. Run `s2l data toy` to make the toy models."
+
+
+def test_a_folder_without_a_model(world):
+    (world / "empty").mkdir()
+    with pytest.raises(ConfigError, match="config.json is missing"):
+        look(f"actor_rollout_ref.model.path={world / 'empty'}")
+
+
+def test_another_tokenizer_is_refused_and_shown(world):
+    make_model(world / "models" / "other", width=1, tokens=["<pad>", "<unk>", "<eos>", "b", "a"])
+    with pytest.raises(TokenizerMismatch, match="id 3 / id 4") as refusal:
+        look(f"s2l.explorer.model_path={world / 'models' / 'other'}")
+    assert "actor_rollout_ref.model.path" in str(refusal.value) and "s2l.explorer.model_path" in str(refusal.value)
+
+
+def test_a_larger_explorer_warns_with_both_sizes(world):
+    medium, small = world / "models" / "medium", world / "models" / "small"
+    (warning,) = look(f"actor_rollout_ref.model.path={small}", f"s2l.explorer.model_path={medium}")
+    assert "larger than the learner" in warning and "90 parameters" in warning and f"{small} has 10." in warning
+
+
+def test_an_explorer_of_the_same_size_does_not_warn(world):
+    assert look(f"s2l.explorer.model_path={world / 'models' / 'medium'}") == []
+
+
+def test_a_pool_larger_than_the_machine_names_both_numbers(world):
+    with pytest.raises(ResourceError) as refusal:
+        look("s2l.explorer.n_gpus_per_node=3")
+    assert "needs 4 GPUs = 1 (learner) + 3 (explorer), but 2 are available" in str(refusal.value)
+    assert "Set ray_kwargs.ray_init.num_gpus=4" in str(refusal.value)
+
+
+def test_nodes_count_in_the_pool(world):
+    with pytest.raises(ResourceError, match=r"needs 5 GPUs = 1 \(learner\) \+ 4 \(explorer\), but 2"):
+        look("s2l.explorer.n_gpus_per_node=2", "s2l.explorer.nnodes=2")
+
+
+def test_the_learner_alone_can_be_too_large(world):
+    with pytest.raises(ResourceError, match=r"needs 3 GPUs = 3 \(learner\), but 2"):
+        look("s2l.explorer=null", "trainer.n_gpus_per_node=3")
+
+
+def test_a_cluster_is_left_to_the_trainer(world):
+    assert look("s2l.explorer.n_gpus_per_node=3", "+ray_kwargs.ray_init.address=auto") == []
+
+
+def test_the_trainers_question_takes_the_clusters_answer(world):
+    cfg = composed("s2l.explorer.n_gpus_per_node=3")
+    check_pool(cfg, parse_s2l(cfg.s2l), available=4)
+    with pytest.raises(ResourceError, match="but 3 are available"):
+        check_pool(cfg, parse_s2l(cfg.s2l), available=3)
+
+
+def test_missing_data_file_names_key_and_fix(world):
+    (world / "val.parquet").unlink()
+    with pytest.raises(DataError, match=r"data\.val_files=.*val\.parquet: no such file. Run `s2l data toy`"):
+        look()
+
+
+@pytest.mark.parametrize(("column", "shown"), [("prompt", "prompt"), ("reward_model", "reward_model")])
+def test_data_without_a_column_names_file_and_column(world, column, shown):
+    write_rows(world / "train.parquet", 3, **{column: None})
+    with pytest.raises(DataError, match=rf"train\.parquet: .*'{shown}' is missing"):
+        look()
+
+
+def test_data_with_a_bad_row_names_the_row(world):
+    good = pd.read_parquet(world / "train.parquet")
+    bad = good.iloc[:1].assign(reward_model=[{"style": "rule", "ground_truth": ""}])
+    pd.concat([good.iloc[:5], bad]).to_parquet(world / "train.parquet")
+    with pytest.raises(DataError, match=r"train\.parquet: row 5, column 'reward_model.ground_truth'"):
+        look()
+
+
+def test_several_files_are_all_checked(world):
+    write_rows(world / "more.parquet", 3, prompt=None)
+    with pytest.raises(DataError, match=r"more\.parquet"):
+        look(f"data.train_files=[{world / 'train.parquet'},{world / 'more.parquet'}]")
+
+
+def test_own_dataset_classes_read_their_own_columns(world):
+    write_rows(world / "train.parquet", 3, prompt=None)
+    assert look("data.custom_cls.path=pkg://mine", "data.custom_cls.name=Mine") == []
+
+
+def test_steps_that_the_data_gives_are_compared_with_the_schedule(world):
+    settings = ["trainer.total_training_steps=null", "trainer.total_epochs=3"]  # 64 rows, 32 a step: 6 steps
+    (warning,) = look(*settings)
+    assert "mix_steps=8" in warning and "6 steps" in warning
+    assert look(*settings, "s2l.explorer.mix_steps=6") == []
