@@ -1,0 +1,1 @@
+"""Preparing and checking training data."""

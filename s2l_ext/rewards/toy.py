@@ -1,0 +1,39 @@
+"""Reward of the toy world, in the form of verl's ``custom_reward_function`` (``path`` this file, ``name`` compute_score)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+BOXED = re.compile(r"\\boxed\{([^{}]*)\}")
+THINKING = re.compile(r"<think>(.*?)</think>", re.DOTALL)
+
+
+def extract_answer(solution: str) -> str | None:
+    """The content of the last ``\\boxed{...}``, or None."""
+    found = BOXED.findall(solution)
+    return found[-1] if found else None
+
+
+def is_careful(solution: str) -> bool:
+    """Whether something stands between ``<think>`` and ``</think>``."""
+    thinking = THINKING.search(solution)
+    return thinking is not None and bool(thinking.group(1).strip())
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+) -> dict[str, float]:
+    """1 when the last boxed answer equals the ground truth to the character, else 0.
+
+    Args:
+        data_source, extra_info, kwargs: part of verl's call, not used.
+        solution_str: the response, decoded; any text, or None.
+        ground_truth: one digit per chain, joined by commas.
+
+    Returns:
+        ``score`` and ``acc`` (the same number), and ``careful``: whether the response reasons before it answers.
+    """
+    solution = str(solution_str or "")
+    correct = float(extract_answer(solution) == str(ground_truth))
+    return {"score": correct, "acc": correct, "careful": float(is_careful(solution))}
