@@ -25,6 +25,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.platform import activate_for
 from s2l_ext.preflight import preflight
 from s2l_ext.refusal import guarded
+from s2l_ext.state import resume_state
 
 CONFIG_FILE = "s2l_config.yaml"
 
@@ -65,6 +66,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     cfg = compose_config(config_name, overrides, config_dirs)
     s2l = parse_s2l(cfg.s2l)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
+    resume_state(s2l, cfg)
     platform = activate_for(cfg)
     cfg.trainer.v1.trainer_mode = "s2l"
     _ask_verl(cfg)
@@ -89,7 +91,7 @@ def run(prepared: Prepared) -> None:
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     from s2l_ext.registration import require_registered
-    from s2l_ext.trainer.state import write_atomically
+    from s2l_ext.state import write_atomically
 
     require_registered("driver")
     text = OmegaConf.to_yaml(prepared.cfg, resolve=True)

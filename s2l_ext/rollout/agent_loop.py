@@ -45,7 +45,9 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         explores = not trajectory["validate"] and session_id < slots
         worker = self._as_explorer if explores else self
         if worker is None:
-            raise RuntimeError(f"session {session_id} is the explorer's ({slots} slots), but its servers are not running")
+            raise RuntimeError(
+                f"session {session_id} is the explorer's ({slots} slots), but its servers are not running"
+            )
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
         source = EXPLORER if explores else LEARNER
         return await _WorkerBase._run_agent_loop(

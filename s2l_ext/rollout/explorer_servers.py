@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import ray
@@ -40,6 +41,7 @@ class ExplorerServers:
     """Starts, versions and stops the explorer's replicas. Holds no training state."""
 
     def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
+        self._n_gpus = explorer.n_gpus
         self._manager: LLMServerManager | None = LLMServerManager.create(
             config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK
         )
@@ -67,7 +69,7 @@ class ExplorerServers:
                 ray.util.remove_placement_group(group)
         ray.kill(self._manager.global_load_balancer)
         self._manager = None
-        logger.info("explorer servers stopped, their resources released")
+        _report_release(self._n_gpus)
 
     def _servers(self) -> list[Any]:
         return [server for replica in self._manager.rollout_replicas for server in replica.servers]
@@ -79,6 +81,16 @@ def _shut_down_engines(servers: list[Any]) -> None:
     done, late = ray.wait(calls, num_returns=len(calls), timeout=60)
     if late:
         logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
+
+
+def _report_release(n_gpus: int, timeout_s: float = 30.0) -> None:
+    """Wait until Ray counts the explorer's GPUs as free again, and say so."""
+    deadline = time.monotonic() + timeout_s
+    while (free := ray.available_resources().get("GPU", 0)) < n_gpus and time.monotonic() < deadline:
+        time.sleep(0.2)
+    released = min(int(free), n_gpus)
+    level = logging.INFO if released == n_gpus else logging.WARNING
+    logger.log(level, "explorer servers stopped, resources released: %d GPU of %d", released, n_gpus)
 
 
 def _kill_all(actors: list[Any]) -> None:

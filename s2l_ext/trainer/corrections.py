@@ -30,7 +30,11 @@ def grouped_by_source(batch: KVBatchMeta) -> Iterator[None]:
 
 
 def _put_uids(batch: KVBatchMeta, uids: list[str]) -> None:
-    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=tu.get_tensordict({"uid": np.array(uids, dtype=object)}))
+    tq.kv_batch_put(
+        keys=batch.keys,
+        partition_id=batch.partition_id,
+        fields=tu.get_tensordict({"uid": np.array(uids, dtype=object)}),
+    )
 
 
 def write_importance_weights(batch: KVBatchMeta, cap: float) -> dict[str, float]:

@@ -61,7 +61,9 @@ def finish_ratio_sums(metrics: dict[str, Any]) -> dict[str, float]:
     """Take the workers' sums out of ``metrics`` and divide them: PPO ratio and clip fraction by source."""
     finished = {}
     for source in SOURCES:
-        sums = {name: metrics.pop(f"actor/{SUM_PREFIX}/{source}/{name}", 0.0) for name in ("ratio", "clipped", "tokens")}
+        sums = {
+            name: metrics.pop(f"actor/{SUM_PREFIX}/{source}/{name}", 0.0) for name in ("ratio", "clipped", "tokens")
+        }
         if sums["tokens"] > 0:
             finished[f"s2l/source/{source}/ppo_ratio_mean"] = float(sums["ratio"] / sums["tokens"])
             finished[f"s2l/source/{source}/ppo_clip_fraction"] = float(sums["clipped"] / sums["tokens"])

@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.trainer.state import write_atomically
+from s2l_ext.state import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 

@@ -13,9 +13,9 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tensordict_utils as tu
-from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 from verl.workers.rollout.llm_server import LLMServerClient
 
+from s2l_ext import state
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
@@ -23,7 +23,6 @@ from s2l_ext.preflight import check_pool
 from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.plan import SLOTS_FIELD, TwoModelClient
-from s2l_ext.trainer import state
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.row_metrics import finish_ratio_sums, row_source_metrics
@@ -49,6 +48,7 @@ class S2LTrainer(PPOTrainerSync):
         self.explorer = self.s2l.explorer
         for warning in check_against_verl(self.s2l, config):
             logger.warning(warning)
+        state.resume_state(self.s2l, config)
         _adapt(config, explorer_on=self.explorer is not None)
         self.explorer_servers: ExplorerServers | None = None
         super().__init__(config)
@@ -141,27 +141,13 @@ class S2LTrainer(PPOTrainerSync):
 
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
-    def _fingerprint(self) -> dict[str, Any]:
-        """Settings that a resumed run must share for its schedule to continue the interrupted one."""
-        assert self.explorer is not None and self.schedule is not None
-        return {
-            "explorer.model": Path(self.explorer.model_path).name,
-            "explorer.mix_steps": self.explorer.mix_steps,
-            "group_size": self.config.actor_rollout_ref.rollout.n,
-        }
-
     def _save_checkpoint(self) -> None:
         """State first: verl then writes the tracker file that makes the checkpoint the latest."""
-        if self.explorer:
+        settings = state.fingerprint(self.s2l, self.config)
+        if settings is not None:
             folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-            state.save_state(folder, self._fingerprint(), controllers={})
+            state.save_state(folder, settings, controllers={})
         super()._save_checkpoint()
-
-    def _load_checkpoint(self) -> None:
-        folder = _checkpoint_folder(self.config)
-        if self.explorer and folder is not None:
-            state.load_state(folder, self._fingerprint())
-        super()._load_checkpoint()
 
 
 def _adapt(config: DictConfig, explorer_on: bool) -> None:
@@ -170,15 +156,3 @@ def _adapt(config: DictConfig, explorer_on: bool) -> None:
         config.trainer.v1.trainer_mode = "sync"
         if explorer_on:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
-
-
-def _checkpoint_folder(config: DictConfig) -> Path | None:
-    """The ``global_step_N`` folder verl is about to load, None for a fresh run."""
-    if config.trainer.resume_mode == "disable":
-        return None
-    if config.trainer.resume_mode == "resume_path":
-        return Path(config.trainer.resume_from_path)
-    found = find_latest_ckpt_path(str(Path(config.trainer.default_local_dir).absolute()))
-    return Path(found) if found else None
-
-

@@ -17,7 +17,9 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.contract
-needs_vllm_cpu = pytest.mark.skipif(importlib.util.find_spec("vllm") is None or torch.cuda.is_available(), reason="CPU environment only")
+needs_vllm_cpu = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None or torch.cuda.is_available(), reason="CPU environment only"
+)
 
 
 def run_python(code: str, **environment: str) -> dict:

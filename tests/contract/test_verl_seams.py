@@ -41,7 +41,6 @@ TRAINER_SEAMS = {
     "_compute_metrics": ["self", "batch", "metrics", "timing_raw", "global_steps", "epoch"],
     "_validate": ["self"],
     "_save_checkpoint": ["self"],
-    "_load_checkpoint": ["self"],
 }
 
 
@@ -68,12 +67,32 @@ def test_base_class_still_takes_any_mode_but_sync_for_asynchronous() -> None:
 
 def test_checkpoint_tracker_is_written_after_everything_else() -> None:
     source = inspect.getsource(PPOTrainer._save_checkpoint)
-    assert source.index("torch.save(self.train_dataloader.state_dict()") < source.index("latest_checkpointed_iteration.txt\"")
+    assert source.index("torch.save(self.train_dataloader.state_dict()") < source.index(
+        'latest_checkpointed_iteration.txt"'
+    )
+
+
+def test_tracker_file_names_the_checkpoint_to_resume(tmp_path) -> None:
+    from omegaconf import OmegaConf
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    from s2l_ext.state import checkpoint_folder
+
+    (tmp_path / "global_step_7").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")
+    config = OmegaConf.create({"trainer": {"resume_mode": "auto", "default_local_dir": str(tmp_path)}})
+    assert str(checkpoint_folder(config)) == find_latest_ckpt_path(str(tmp_path))
 
 
 def test_step_sequence_around_the_metrics_hook() -> None:
     source = inspect.getsource(PPOTrainer.fit)
-    order = ["self._save_checkpoint()", "self.on_step_end()", "self._compute_metrics(", "tq.kv_clear(", "self.logger.log(data=metrics"]
+    order = [
+        "self._save_checkpoint()",
+        "self.on_step_end()",
+        "self._compute_metrics(",
+        "tq.kv_clear(",
+        "self.logger.log(data=metrics",
+    ]
     assert [source.index(call) for call in order] == sorted(source.index(call) for call in order)
 
 
@@ -106,7 +125,9 @@ def test_second_server_group_can_be_named_apart_and_carried() -> None:
     assert "start_rank" in parameters(LLMServerManager.__init__)
     assert parameters(LLMServerManager.get_client) == ["self", "client_cls", "kwargs"]
     assert {"rollout_replicas", "global_load_balancer"} <= set(
-        name for name in ("rollout_replicas", "global_load_balancer") if f"self.{name}" in inspect.getsource(LLMServerManager)
+        name
+        for name in ("rollout_replicas", "global_load_balancer")
+        if f"self.{name}" in inspect.getsource(LLMServerManager)
     )
 
 
@@ -118,7 +139,9 @@ def test_vllm_engine_can_be_shut_down_from_its_actor() -> None:
 
 
 def test_actor_worker_builds_its_loss_as_a_partial_with_its_config() -> None:
-    assert "self.loss_fn = partial(ppo_loss, config=actor_config)" in inspect.getsource(ActorRolloutRefWorker.init_model)
+    assert "self.loss_fn = partial(ppo_loss, config=actor_config)" in inspect.getsource(
+        ActorRolloutRefWorker.init_model
+    )
     assert S2LActorWorker.init_model.__dict__.keys() == ActorRolloutRefWorker.init_model.__dict__.keys()
     call = "loss_function(\n                    model_output=model_output, data=micro_batch, dp_group="
     assert call in inspect.getsource(transformer_impl)

@@ -7,10 +7,51 @@ import os
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
+from s2l_ext.config import S2LConfig
 from s2l_ext.errors import StateMismatch
 
 SCHEMA_VERSION = 1
 FILE_NAME = "s2l_state.json"
+TRACKER_FILE = "latest_checkpointed_iteration.txt"
+
+
+def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
+    """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
+    if s2l.explorer is None:
+        return None
+    return {
+        "explorer.model": Path(s2l.explorer.model_path).name,
+        "explorer.mix_steps": s2l.explorer.mix_steps,
+        "group_size": cfg.actor_rollout_ref.rollout.n,
+    }
+
+
+def checkpoint_folder(cfg: DictConfig) -> Path | None:
+    """The ``global_step_N`` folder that verl is about to load, None for a fresh run."""
+    if cfg.trainer.resume_mode == "disable":
+        return None
+    if cfg.trainer.resume_mode == "resume_path":
+        return Path(cfg.trainer.resume_from_path)
+    run_folder = Path(cfg.trainer.default_local_dir)
+    tracker = run_folder / TRACKER_FILE
+    return run_folder / f"global_step_{tracker.read_text().strip()}" if tracker.is_file() else None
+
+
+def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """Controllers' states of the checkpoint that this run resumes; empty for a fresh run or with everything off.
+
+    Raises:
+        StateMismatch: the checkpoint belongs to other settings, or to a run in which a feature was on that is off now.
+    """
+    folder = checkpoint_folder(cfg)
+    if folder is None or not folder.is_dir():
+        return {}
+    current = fingerprint(s2l, cfg)
+    if current is None and not (folder / FILE_NAME).exists():
+        return {}
+    return load_state(folder, current or {})
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,133 @@
+"""Real runs on this machine: Ray, FSDP2, vLLM and TransferQueue with tiny models. Launches are shared by tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+LAUNCH_TIMEOUT_S = 900
+SMALL_RUN = (
+    "data.train_batch_size=4",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.rollout.agent.default_agent_loop=s2l_seeded",
+    "trainer.val_before_train=false",
+    "trainer.test_freq=-1",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@dataclass
+class Launch:
+    """One training process and what it left behind."""
+
+    folder: Path
+    process: subprocess.Popen
+    log_path: Path
+    seen: list[psutil.Process] = field(default_factory=list)
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace")
+
+    def wait(self, timeout: float = LAUNCH_TIMEOUT_S) -> "Launch":
+        try:
+            code = self.process.wait(timeout)
+        finally:
+            self.end()
+        assert code == 0, f"exit code {code}\n{self.log[-6000:]}"
+        return self
+
+    def wait_for(self, condition, timeout: float = LAUNCH_TIMEOUT_S) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"ended early with {self.process.returncode}\n{self.log[-6000:]}"
+            assert time.monotonic() < deadline, f"still waiting after {timeout} s\n{self.log[-6000:]}"
+            time.sleep(0.2)
+
+    def kill_9(self) -> None:
+        """SIGKILL the driver alone, as the out-of-memory killer would, then clear away what it orphaned."""
+        self.seen = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(signal.SIGKILL)
+        self.process.wait(60)
+        time.sleep(5)
+        self.end()
+
+    def end(self) -> None:
+        for process in self.seen or _descendants(self.process.pid):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                pass
+        if self.process.poll() is None:
+            self.process.kill()
+
+    def lines(self) -> list[dict]:
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+    def steps(self) -> dict[int, dict]:
+        """Training metrics by step."""
+        return {line["step"]: line["data"] for line in self.lines() if "training/global_step" in line["data"]}
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+@pytest.fixture(scope="session")
+def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy world with its small and medium models; built once per machine, then cached."""
+    from s2l_ext.data.toy import prepare
+
+    return prepare(tmp_path_factory.mktemp("toy"), sizes=("small", "medium")).root
+
+
+@pytest.fixture(scope="session")
+def small_run() -> tuple[str, ...]:
+    return SMALL_RUN
+
+
+@pytest.fixture(scope="session")
+def launch(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """Start a training process: ``launch("s2l_po/toy", "a.b=1")``; ``module`` chooses another entry point."""
+    started: list[Launch] = []
+
+    def start(config: str, *overrides: str, folder: Path | None = None, command: list[str] | None = None) -> Launch:
+        folder = folder or tmp_path_factory.mktemp("run")
+        command = command or [sys.executable, "-m", "s2l_ext.train", "--config-name", config]
+        log_path = folder / f"log_{len(started)}.txt"
+        environment = {**os.environ, "S2L_TOY_DIR": str(toy_dir), "RAY_DEDUP_LOGS": "0"}
+        with open(log_path, "w") as log:
+            process = subprocess.Popen(
+                [*command, f"trainer.default_local_dir={folder}", *overrides],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                cwd=folder,
+            )
+        started.append(Launch(folder, process, log_path))
+        return started[-1]
+
+    yield start
+    for run in started:
+        run.end()
