@@ -45,7 +45,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
             cfg = compose(name, overrides=[*map(_free_s2l, overrides), f"hydra.searchpath=[{search_path}]"])
         with open_dict(cfg):
             cfg.setdefault("s2l", {})
-        OmegaConf.resolve(OmegaConf.create(OmegaConf.to_container(cfg)))
+        OmegaConf.to_container(cfg, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(f"recipe {config_name}: {_reason(error)}") from error
     return cfg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,13 +100,21 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
 def available_gpus(cfg: DictConfig) -> int | None:
     """GPUs that Ray will offer on this machine; None when the run joins a cluster, which the trainer asks itself."""
     ray_init = cfg.ray_kwargs.ray_init
-    if ray_init.get("address"):
+    if ray_init.get("address", "local") != "local" or os.environ.get("RAY_ADDRESS"):
         return None
     if ray_init.get("num_gpus") is not None:
-        return int(ray_init.num_gpus)
+        return whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
+    if _cluster_runs_here():
+        return None
     import torch
 
     return torch.cuda.device_count()
+
+
+def _cluster_runs_here() -> bool:
+    """``ray.init`` joins a cluster that `ray start` made on this node, which it finds by this file."""
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    return (Path(folder) / "ray" / "ray_current_cluster").exists()
 
 
 def check_pool(cfg: DictConfig, s2l: S2LConfig, available: int) -> None:

@@ -49,7 +49,7 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
 
 def test_what_verl_refuses_is_one_of_our_errors():
     cfg = compose_config("grpo/toy", ["actor_rollout_ref.actor.ppo_mini_batch_size=64"])
-    with pytest.raises(ConfigError, match="verl refuses the configuration: .*64"):
+    with pytest.raises(ConfigError, match=r"verl refuses the configuration: .*64"):
         _ask_verl(cfg)
 
 
@@ -146,7 +146,7 @@ def test_the_explorer_can_be_turned_off(override):
 
 
 def test_unknown_s2l_key_gives_our_message():
-    with pytest.raises(ConfigError, match="Did you mean 's2l.explorer.mix_steps'"):
+    with pytest.raises(ConfigError, match=r"Did you mean 's2l.explorer.mix_steps'"):
         parse_s2l(compose_config("s2l_po/toy", ["s2l.explorer.mixsteps=3"]).s2l)
 
 
@@ -191,7 +191,7 @@ def test_own_recipe_by_folder_by_path_and_before_ours(tmp_path, monkeypatch):
 
 
 def test_missing_config_folder_is_named(tmp_path):
-    with pytest.raises(ConfigError, match="--config-dir .*absent: no such folder"):
+    with pytest.raises(ConfigError, match=r"--config-dir .*absent: no such folder"):
         compose_config("grpo/toy", [], [tmp_path / "absent"])
 
 

@@ -139,7 +139,7 @@ def test_poll_interval_must_be_positive():
 
 
 def test_bad_choice_lists_the_choices():
-    with pytest.raises(ConfigError, match="Choose from: union, per_source. Did you mean 'per_source'"):
+    with pytest.raises(ConfigError, match=r"Choose from: union, per_source. Did you mean 'per_source'"):
         parse_s2l(explorer(baseline="per-source"))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import struct
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
@@ -54,11 +55,20 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_rows(tmp_path / "train.parquet", 64)
     write_rows(tmp_path / "val.parquet", 4)
     monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return tmp_path
 
 
-def composed(*overrides: str) -> DictConfig:
-    return compose_config("s2l_po/toy", list(overrides))
+@functools.cache
+def toy_recipe() -> DictConfig:
+    return compose_config("s2l_po/toy", [])
+
+
+def composed(*settings: str) -> DictConfig:
+    cfg = toy_recipe().copy()  # interpolations such as S2L_TOY_DIR are resolved when read
+    with open_dict(cfg):
+        cfg.merge_with_dotlist(list(settings))
+    return cfg
 
 
 def look(*overrides: str) -> list[str]:
@@ -80,7 +90,7 @@ def test_missing_model_path_names_key_path_and_fix(world, key):
 
 def test_a_folder_without_a_model(world):
     (world / "empty").mkdir()
-    with pytest.raises(ConfigError, match="config.json is missing"):
+    with pytest.raises(ConfigError, match=r"config.json is missing"):
         look(f"actor_rollout_ref.model.path={world / 'empty'}")
 
 
@@ -119,7 +129,23 @@ def test_the_learner_alone_can_be_too_large(world):
 
 
 def test_a_cluster_is_left_to_the_trainer(world):
-    assert look("s2l.explorer.n_gpus_per_node=3", "+ray_kwargs.ray_init.address=auto") == []
+    assert look("s2l.explorer.n_gpus_per_node=3", "ray_kwargs.ray_init.address=auto") == []
+
+
+def test_a_cluster_named_by_the_environment_is_left_to_the_trainer(world, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    assert look("s2l.explorer.n_gpus_per_node=3") == []
+
+
+def test_gpus_of_this_machine_count_unless_a_ray_cluster_runs_here(world, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("RAY_TMPDIR", str(world))
+    settings = ["ray_kwargs.ray_init.num_gpus=null", "s2l.explorer.n_gpus_per_node=2", "trainer.device=cuda"]
+    with pytest.raises(ResourceError, match=r"needs 3 GPUs .* but 2 are available. Lower trainer.n_gpus_per_node"):
+        look(*settings)
+    (world / "ray").mkdir()
+    (world / "ray" / "ray_current_cluster").write_text("head:6379")
+    assert look(*settings) == []
 
 
 def test_the_trainers_question_takes_the_clusters_answer(world):
