@@ -1,0 +1,141 @@
+"""The demo's report: one HTML file that needs nothing else, readable in light and dark."""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+from s2l_ext.report.charts import Line, chart
+from s2l_ext.report.results import Validation, series, wilson_interval
+
+EXAMPLES = 3
+STYLE = """
+:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6576; --paper: #fff; --panel: #f5f6f9; --rule: #d9dde5;
+  --learner: #1f6fd1; --explorer: #c8690a; --plan: #7a8496; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8ebf1; --soft: #a3adbd; --paper: #14171d; --panel: #1d222b;
+  --rule: #363d4a; --learner: #6fb1ff; --explorer: #ffab57; --plan: #97a1b3; } }
+body { margin: 0 auto; max-width: 1020px; padding: 28px 20px 60px; background: var(--paper); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 30px 0 10px; }
+.lead { font-size: 17px; margin: 0 0 20px; } .note, small { color: var(--soft); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 16px; }
+figure { margin: 0; padding: 12px 14px; background: var(--panel); border-radius: 8px; }
+figcaption { font-weight: 600; margin-bottom: 6px; } svg { width: 100%; height: auto; display: block; }
+svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--rule); stroke-width: 1; }
+.learner { --c: var(--learner); } .explorer { --c: var(--explorer); } .plan { --c: var(--plan); }
+.line { fill: none; stroke: var(--c); stroke-width: 2; } .dashed { stroke-dasharray: 5 4; }
+.dot { fill: var(--c); } .band { fill: var(--c); opacity: .18; }
+.legend { display: flex; gap: 16px; font-size: 13px; margin-top: 4px; }
+.legend i { display: inline-block; width: 14px; height: 3px; background: var(--c); margin-right: 6px;
+  vertical-align: 3px; }
+table { border-collapse: collapse; width: 100%; }
+td, th { text-align: left; padding: 5px 10px 5px 0; vertical-align: top;
+  border-bottom: 1px solid var(--rule); } th { font-weight: 500; color: var(--soft); white-space: nowrap; }
+.scroll { overflow-x: auto; } code { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere; }
+"""
+
+
+def render(summary: dict[str, Any], lines: list[tuple[int, dict[str, Any]]], validations: list[Validation]) -> str:
+    """The whole page.
+
+    Args:
+        summary: what ``summary.json`` holds.
+        lines: ``(step, metrics)`` of the run.
+        validations: at least two, by step.
+    """
+    body = [
+        f"<h1>{html.escape(headline(summary))}</h1>",
+        f"<p class='lead'>{html.escape(verdict(summary))}</p>",
+        f"<div class='charts'>{''.join(_charts(summary, lines, validations))}</div>",
+        f"<h2>The run</h2><div class='scroll'><table>{_rows(_facts(summary))}</table></div>",
+        _examples(validations[0], validations[-1]),
+    ]
+    title = html.escape(f"s2l demo: {summary['recipe']}")
+    viewport = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+    head = f"<meta charset='utf-8'>{viewport}<title>{title}</title>"
+    return (
+        f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
+    )
+
+
+def headline(summary: dict[str, Any]) -> str:
+    before, after = summary["val_accuracy_before"], summary["val_accuracy_after"]
+    return f"Held-out accuracy {before:.3f} → {after:.3f} in {summary['steps']} steps"
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One sentence; says so when the interval does not exclude zero."""
+    low, high = summary["ci95"]
+    text = (
+        f"Gain {summary['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} ({summary['n_val']} problems, paired)."
+    )
+    if low <= 0 <= high:
+        return f"{text} The interval includes 0: this run does not show that the model got better or worse."
+    return text if low > 0 else f"{text} The model got worse."
+
+
+def _charts(
+    summary: dict[str, Any], lines: list[tuple[int, dict[str, Any]]], validations: list[Validation]
+) -> list[str]:
+    curve = [(float(dump.step), dump.mean) for dump in validations]
+    band = [wilson_interval(dump.mean, len(dump.accuracy)) for dump in validations]
+    share = [Line("sampled by the explorer", "explorer", series(lines, "s2l/explorer/share"))]
+    schedule, group = summary["explorer_slots_schedule"], summary["group_size"]
+    if schedule and group:
+        planned = [(float(step), slots / group) for step, slots in enumerate(schedule, start=1)]
+        share.append(Line("schedule", "plan", planned, dashed=True))
+    return [
+        chart(
+            "Held-out accuracy, 95 % interval",
+            "accuracy",
+            [Line("learner", "learner", curve, band)],
+            y_range=(0.0, 1.0),
+        ),
+        chart("Explorer's share of the rollouts", "share of rows", share, y_range=(0.0, 1.0)),
+        chart("Training reward by source", "mean reward", _by_source(lines, "reward_mean")),
+        chart("Response length by source", "tokens", _by_source(lines, "response_length_mean")),
+    ]
+
+
+def _by_source(lines: list[tuple[int, dict[str, Any]]], name: str) -> list[Line]:
+    return [Line(source, source, series(lines, f"s2l/source/{source}/{name}")) for source in ("learner", "explorer")]
+
+
+def _facts(summary: dict[str, Any]) -> dict[str, str]:
+    slots, schedule = summary["explorer_slots"], summary["explorer_slots_schedule"]
+    planned = "" if schedule is None else ", as scheduled" if slots == schedule else f", scheduled: {_spaced(schedule)}"
+    phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["phase_seconds"].items())
+    return {
+        "recipe": summary["recipe"],
+        "steps": str(summary["steps"]),
+        "explorer slots per step": (_spaced(slots) or "none") + planned,
+        "wall clock": f"{summary['wall_seconds']:.0f} s ({phases})",
+        "peak memory": f"{summary['peak_memory_gb']:.1f} GB, all processes of the run",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+    }
+
+
+def _spaced(values: list[int]) -> str:
+    return " ".join(str(value) for value in values)
+
+
+def _rows(facts: dict[str, str]) -> str:
+    return "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
+
+
+def _examples(before: Validation, after: Validation) -> str:
+    learned = [p for p in sorted(before.accuracy) if before.accuracy[p] < after.accuracy.get(p, 0.0)][:EXAMPLES]
+    if not learned:
+        return ""
+    rows = "".join(
+        f"<tr><td>{_code(prompt)}</td><td>{_code(before.output[prompt])}</td><td>{_code(after.output[prompt])}</td>"
+        f"<td>{_code(after.truth[prompt])}</td></tr>"
+        for prompt in learned
+    )
+    header = "<tr><th>problem</th><th>before</th><th>after</th><th>answer</th></tr>"
+    return f"<h2>Held-out problems it learned to solve</h2><div class='scroll'><table>{header}{rows}</table></div>"
+
+
+def _code(text: str) -> str:
+    short = text.strip() if len(text) <= 400 else f"{text.strip()[:400]}…"
+    return f"<code>{html.escape(short)}</code>"

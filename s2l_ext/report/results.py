@@ -1,0 +1,142 @@
+"""What a run's folder says: metrics by step, and accuracy before and after on the same held-out problems."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2l_ext.errors import DataError
+
+RESAMPLES = 10_000
+SLOTS = "s2l/explorer/slots"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One dump of verl's validation: mean accuracy (0..1) and a sample output for each prompt text."""
+
+    step: int
+    accuracy: dict[str, float]
+    output: dict[str, str]
+    truth: dict[str, str]
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.accuracy.values())))
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy of the same problems before and after, and the 95 % interval of the difference of the means."""
+
+    before: float
+    after: float
+    ci95: tuple[float, float]
+    n: int
+
+    @property
+    def gain(self) -> float:
+        return self.after - self.before
+
+    @property
+    def is_clear(self) -> bool:
+        """The interval excludes 0."""
+        return self.ci95[0] > 0 or self.ci95[1] < 0
+
+
+def read_metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    """``(step, metrics)`` in file order. A torn last line is left out.
+
+    Raises:
+        DataError: the file is missing, or a line before the last is not ``{"step": ..., "data": {...}}``.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. The run wrote no metrics; its log says why.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    parsed = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            parsed.append((int(record["step"]), dict(record["data"])))
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            if number == len(lines):
+                break
+            raise DataError(f"{path}:{number}: not a metrics line ({error}).") from error
+    return parsed
+
+
+def series(lines: list[tuple[int, dict[str, Any]]], key: str) -> list[tuple[int, float]]:
+    """``(step, value)`` of every line that has a number under ``key``, by step; the last line of a step wins."""
+    found = {step: data[key] for step, data in lines if isinstance(data.get(key), int | float)}
+    return [(step, float(found[step])) for step in sorted(found)]
+
+
+def read_validations(folder: Path) -> list[Validation]:
+    """verl's ``validation_data_dir``: one ``<step>.jsonl`` per validation, by step.
+
+    Raises:
+        DataError: fewer than two dumps, or a line without ``input`` and ``acc`` (or ``score``).
+    """
+    paths = sorted((path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda path: int(path.stem))
+    if len(paths) < 2:
+        raise DataError(
+            f"{folder}: {len(paths)} validation dumps, two are needed to compare. "
+            "Set trainer.val_before_train=true, and trainer.test_freq within the number of steps."
+        )
+    return [_read_validation(path) for path in paths]
+
+
+def _read_validation(path: Path) -> Validation:
+    values: dict[str, list[float]] = defaultdict(list)
+    output: dict[str, str] = {}
+    truth: dict[str, str] = {}
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line)
+                accuracy = row["acc"] if row.get("acc") is not None else row["score"]
+                values[row["input"]].append(float(accuracy))
+            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{path}:{number}: not a row of a validation dump ({error!r}).") from error
+            output.setdefault(row["input"], str(row.get("output", "")))
+            truth.setdefault(row["input"], str(row.get("gts", "")))
+    if not values:
+        raise DataError(f"{path}: the validation dump has no rows.")
+    means = {prompt: float(np.mean(scores)) for prompt, scores in values.items()}
+    return Validation(int(path.stem), means, output, truth)
+
+
+def compare(before: Validation, after: Validation, seed: int = 0) -> Gain:
+    """Paired by prompt text. Raises DataError when the two did not see the same problems."""
+    if before.accuracy.keys() != after.accuracy.keys():
+        shared = len(before.accuracy.keys() & after.accuracy.keys())
+        raise DataError(
+            f"validation at step {before.step} has {len(before.accuracy)} problems, at step {after.step} "
+            f"{len(after.accuracy)}, and {shared} are in both. A paired comparison needs the same problems."
+        )
+    prompts = sorted(before.accuracy)
+    a = np.array([before.accuracy[prompt] for prompt in prompts])
+    b = np.array([after.accuracy[prompt] for prompt in prompts])
+    return Gain(float(a.mean()), float(b.mean()), paired_interval(b - a, seed), len(prompts))
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean of per-problem differences, resampling problems."""
+    rng = np.random.default_rng(seed)
+    means = np.array([rng.choice(differences, size=len(differences)).mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def wilson_interval(proportion: float, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion of ``n`` trials (Wilson 1927)."""
+    z = 1.959964
+    centre = (proportion + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,270 @@
+"""The demo's follower, summary and page, with a script in the trainer's place that writes what a run writes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import sys
+import time
+from html.parser import HTMLParser
+
+import psutil
+import pytest
+
+from s2l_ext.errors import DataError
+from s2l_ext.report import demo as demo_module
+from s2l_ext.report import memory
+from s2l_ext.report.charts import Line, chart, nice_step
+from s2l_ext.report.demo import Demo, add_arguments, main, run_demo, train_command
+from s2l_ext.report.follow import Tail, last_lines, run_followed
+from s2l_ext.report.progress import Phase, Progress
+
+FAKE_TRAINER = """
+import json, os, pathlib, sys, time
+args = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
+run = pathlib.Path(args["trainer.default_local_dir"].strip("'"))
+val = pathlib.Path(args["trainer.validation_data_dir"].strip("'"))
+run.mkdir(parents=True), val.mkdir(parents=True)
+steps, group, mix, n = 4, 8, 3, 40
+block = bytearray(80_000_000)
+(run / "s2l_config.yaml").write_text(
+    f"trainer: {{total_training_steps: {steps}}}\\nactor_rollout_ref: {{rollout: {{n: {group}}}}}\\n"
+    f"s2l: {{explorer: {{mix_steps: {mix}}}}}\\n")
+print("toy at", os.environ["S2L_TOY_DIR"], flush=True)
+if os.environ.get("FAKE_FAIL"):
+    print("\\n".join(f"log line {i}" for i in range(100)))
+    raise SystemExit("RuntimeError: no more memory")
+def log(step, data):
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": step, "data": data}) + "\\n")
+def validate(step, solved):
+    rows = [{"input": f"{i}+1=?", "output": f"<out> {i}", "gts": "1", "score": 0.0, "acc": float(i < solved)}
+            for i in range(n)]
+    (val / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
+    log(step, {"val-core/toy_chain/acc/mean@1": solved / n})
+validate(0, int(os.environ.get("FAKE_BEFORE", "10")))
+for step, slots in enumerate([8, 4, 0, 0], start=1):
+    time.sleep(0.2)
+    data = {"training/global_step": step, "s2l/explorer/slots": slots, "s2l/explorer/share": slots / group}
+    for source, rows in (("explorer", slots), ("learner", group - slots)):
+        data[f"s2l/source/{source}/rows"] = rows
+        if rows:
+            data[f"s2l/source/{source}/reward_mean"] = 0.2 * step
+            data[f"s2l/source/{source}/response_length_mean"] = 20.0 + step
+    log(step, data)
+validate(4, 30)
+"""
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch) -> Demo:
+    monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
+    script = tmp_path / "fake_trainer.py"
+    script.write_text(FAKE_TRAINER)
+    prepare = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(exist_ok=True); print('made')"
+    return Demo(
+        tmp_path / "a demo",
+        prepare_command=(sys.executable, "-c", prepare),
+        train_command=(sys.executable, str(script)),
+    )
+
+
+class Balanced(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_summary_report_and_closing_lines(fake, capsys):
+    assert run_demo(fake) == 0
+    summary = json.loads((fake.out / "summary.json").read_text())
+    assert (summary["recipe"], summary["steps"], summary["n_val"]) == ("s2l_po/toy", 4, 40)
+    assert summary["explorer_slots"] == summary["explorer_slots_schedule"] == [8, 4, 0, 0]
+    assert (summary["val_accuracy_before"], summary["val_accuracy_after"]) == (0.25, 0.75)
+    assert summary["gain"] == pytest.approx(0.5)
+    low, high = summary["ci95"]
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert set(summary["phase_seconds"]) == {"toy", "start-up", "steps"}
+    assert summary["wall_seconds"] == pytest.approx(sum(summary["phase_seconds"].values()), abs=0.2)
+    assert 0.08 <= summary["peak_memory_gb"] < 0.3
+    assert {"python", "torch", "verl", "vllm", "ray", "transformers", "s2l_ext"} == set(summary["versions"])
+    last = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert last[0].startswith("Learned: Held-out accuracy 0.250 → 0.750 in 4 steps. Gain +0.500")
+    assert str(fake.out / "report.html") in last[1]
+    assert last[2].startswith("Next:")
+
+
+def test_page_is_one_balanced_file_with_four_charts(fake):
+    run_demo(fake)
+    text = (fake.out / "report.html").read_text(encoding="utf-8")
+    page = Balanced()
+    page.feed(text)
+    assert page.open == []
+    assert page.tags.count("svg") == 4
+    assert page.links == [] and "http" not in text
+    assert "prefers-color-scheme: dark" in text
+    assert "&lt;out&gt; 10" in text and "<out>" not in text
+    assert len(re.findall("class='dot explorer'", text)) == 4 + 2 + 2
+
+
+def test_no_clear_gain_is_said_plainly_and_is_no_failure(fake, capsys, monkeypatch):
+    monkeypatch.setenv("FAKE_BEFORE", "30")
+    assert run_demo(fake) == 0
+    assert "does not show that the model got better" in capsys.readouterr().out
+
+
+def test_second_demo_replaces_the_first(fake):
+    assert run_demo(fake) == 0
+    stale = fake.run / "global_step_99"
+    stale.mkdir()
+    assert run_demo(fake) == 0
+    assert not stale.exists()
+    assert len((fake.run / "metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_a_foreign_folder_is_not_removed(fake):
+    precious = fake.out / "run" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine")
+    with pytest.raises(DataError, match="not made by a demo"):
+        run_demo(fake)
+    assert precious.read_text() == "mine"
+
+
+def test_failure_shows_the_end_of_the_log_and_its_path(fake, capsys, monkeypatch):
+    monkeypatch.setenv("FAKE_FAIL", "1")
+    assert run_demo(fake) == 1
+    error = capsys.readouterr().err
+    assert "log line 99" in error and "no more memory" in error
+    assert "log line 70\n" not in error
+    assert f"exit code 1. The whole log: {fake.out / 'train.log'}" in error
+    assert not (fake.out / "summary.json").exists()
+
+
+def test_failing_preparation_does_not_train(tmp_path, capsys):
+    demo = Demo(tmp_path / "demo", prepare_command=(sys.executable, "-c", "raise SystemExit('disk full')"))
+    assert run_demo(demo) == 1
+    assert "disk full" in capsys.readouterr().err
+    assert not demo.run.exists()
+
+
+def test_command_line_reaches_the_training_command(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(demo_module, "run_demo", lambda demo, as_json: seen.append((demo, as_json)) or 0)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["--out", str(tmp_path / "a'b"), "--steps", "3", "--json", "data.seed=2"]
+    assert main(parser.parse_intermixed_args(words)) == 0
+    (demo, as_json), command = seen[0], train_command(seen[0][0])
+    assert as_json and demo.recipe == "s2l_po/toy"
+    assert command[-2:] == ["trainer.total_training_steps=3", "data.seed=2"]
+    assert f"trainer.default_local_dir='{tmp_path}/a\\'b/run'" in command
+    with pytest.raises(DataError, match="--steps 0"):
+        main(parser.parse_args(["--steps", "0"]))
+
+
+def test_followed_command_leaves_no_process_behind(tmp_path):
+    script = (
+        "import subprocess, sys, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], start_new_session=True)\n"
+        "pathlib.Path(sys.argv[1]).write_text(str(child.pid))\n"
+    )
+    pid_file = tmp_path / "pid"
+    ended = run_followed([sys.executable, "-c", script, str(pid_file)], {}, tmp_path / "log", lambda: None)
+    assert ended.returncode == 0
+    assert not psutil.pid_exists(int(pid_file.read_text()))
+
+
+def test_interrupt_stops_the_command(tmp_path):
+    pids = []
+
+    def interrupt():
+        pids.extend(int(word) for word in last_lines(tmp_path / "log", 1))
+        if pids:
+            raise KeyboardInterrupt
+
+    script = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_followed([sys.executable, "-c", script], {}, tmp_path / "log", interrupt)
+    assert not psutil.pid_exists(pids[0])
+    assert time.monotonic() - started < 30
+
+
+def test_peak_memory_counts_children(tmp_path):
+    child = "import time; block = bytearray(300_000_000); time.sleep(4)"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    ended = run_followed([sys.executable, "-c", script], dict(os.environ), tmp_path / "log", lambda: None)
+    assert 0.3e9 < ended.peak_bytes < 0.6e9
+
+
+def test_tail_gives_complete_lines_once(tmp_path):
+    tail = Tail(tmp_path / "m.jsonl")
+    assert tail.new_lines() == []
+    (tmp_path / "m.jsonl").write_text('{"a": 1}\n{"a": ')
+    assert tail.new_records() == [{"a": 1}]
+    with open(tmp_path / "m.jsonl", "a") as file:
+        file.write('2}\nnot json\n{"a": 3}\n')
+    assert tail.new_records() == [{"a": 2}, {"a": 3}]
+    assert tail.new_lines() == []
+
+
+def test_last_lines_sees_through_carriage_returns(tmp_path):
+    (tmp_path / "log").write_text("one\n\n 10%|#\r 20%|##\r")
+    assert last_lines(tmp_path / "log", 2) == [" 10%|#", " 20%|##"]
+    assert last_lines(tmp_path / "none", 2) == []
+
+
+def test_progress_never_goes_back_and_times_its_phases():
+    stream = io.StringIO()
+    progress = Progress([Phase("a", 0.4, 10.0), Phase("b", 0.6, 10.0)], stream)
+    positions = []
+    progress.start("a")
+    for fraction in (0.5, 0.2, None):
+        progress.update(fraction, "working")
+        positions.append(progress._position)
+    progress.start("b", "second")
+    positions.append(progress._position)
+    progress.close("done")
+    assert positions == sorted(positions) and positions[0] == pytest.approx(0.2) and positions[-1] == pytest.approx(0.4)
+    assert set(progress.seconds) == {"a", "b"}
+    lines = stream.getvalue().splitlines()
+    assert lines[-1].startswith("100% 00:0") and lines[-1].endswith("done")
+
+
+def test_a_live_bar_stays_on_one_line():
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    stream = Terminal()
+    progress = Progress([Phase("a", 1.0, 10.0)], stream)
+    progress.start("a", "start")
+    progress.update(0.5, "half way")
+    progress.close("done")
+    assert "half way" in stream.getvalue()
+    assert stream.getvalue().count("\n") <= 1
+
+
+def test_chart_without_points_says_so():
+    assert "logged no values" in chart("Reward", "reward", [Line("learner", "learner", [])])
+
+
+@pytest.mark.parametrize(("span", "step"), [(1.0, 0.2), (16, 5), (0.04, 0.01), (70, 20), (0, 1.0)])
+def test_nice_step(span, step):
+    assert nice_step(span) == pytest.approx(step)
