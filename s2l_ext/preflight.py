@@ -52,7 +52,7 @@ def _check_model_path(key: str, path: str) -> None:
     if not is_local(path):
         return
     folder = Path(path).expanduser()
-    fix = "Run `s2l data toy` to make the toy models." if _is_toy(folder) else "Check the path."
+    fix = f"Run `{_make_toy()}` to make the toy models." if _is_toy(folder) else "Check the path."
     if not folder.is_dir():
         raise ConfigError(f"{key}={path}: no such folder. {fix}")
     if not (folder / "config.json").is_file():
@@ -60,7 +60,15 @@ def _check_model_path(key: str, path: str) -> None:
 
 
 def _is_toy(path: Path) -> bool:
-    return "toy" in path.parts or path.is_relative_to(os.environ.get("S2L_TOY_DIR", "outputs/toy"))
+    return "toy" in path.parts or path.is_relative_to(_toy_folder())
+
+
+def _toy_folder() -> str:
+    return os.environ.get("S2L_TOY_DIR", "outputs/toy")
+
+
+def _make_toy() -> str:
+    return f"s2l data toy --out {_toy_folder()}"
 
 
 def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
@@ -145,7 +153,7 @@ def _check_data(cfg: DictConfig) -> None:
 
 def _check_file(key: str, path: Path, prompt_key: str) -> None:
     if not path.is_file():
-        fix = "Run `s2l data toy` to make it." if _is_toy(path) else "Check the path; `s2l data gsm8k` makes GSM8K's."
+        fix = f"Run `{_make_toy()}` to make it." if _is_toy(path) else "Check the path; `s2l data gsm8k` makes GSM8K's."
         raise DataError(f"{key}={path}: no such file. {fix}")
     if path.suffix == ".parquet":
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)

@@ -5,6 +5,6 @@ cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 recipe=${RECIPE:-grpo/toy}
 case "$recipe" in
-  */toy | */*_smoke) s2l data toy ;;
+  */toy | */*_smoke) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
 esac
 exec s2l train --config-name "$recipe" "$@"

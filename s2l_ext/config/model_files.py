@@ -43,7 +43,7 @@ def parameter_count(path: str) -> int | None:
 
 def _count_from_name(name: str) -> int | None:
     match = _SIZE_IN_NAME.search(name.rsplit("/", 1)[-1])
-    return int(float(match[1].replace('_', '.')) * _UNIT[match[2].upper()]) if match else None
+    return int(float(match[1].replace("_", ".")) * _UNIT[match[2].upper()]) if match else None
 
 
 def _count_in_header(file: Path) -> int:

@@ -77,7 +77,7 @@ def test_a_missing_model_is_one_message_and_code_2(command, capsys, tmp_path, mo
     assert cli.main([command, "--config-name", "s2l_po/toy"]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("s2l: error: actor_rollout_ref.model.path=")
-    assert captured.err.count("\n") == 1 and "Run `s2l data toy`" in captured.err
+    assert captured.err.count("\n") == 1 and "Run `s2l data toy --out " in captured.err
     assert captured.out == ""
 
 

@@ -85,7 +85,9 @@ def test_missing_model_path_names_key_path_and_fix(world, key):
     path = world / "models" / "absent"
     with pytest.raises(ConfigError) as refusal:
         look(f"{key}={path}")
-    assert str(refusal.value) == f"{key}={path}: no such folder. Run `s2l data toy` to make the toy models."
+    assert str(refusal.value) == (
+        f"{key}={path}: no such folder. Run `s2l data toy --out {world}` to make the toy models."
+    )
 
 
 def test_a_folder_without_a_model(world):
@@ -157,7 +159,7 @@ def test_the_trainers_question_takes_the_clusters_answer(world):
 
 def test_missing_data_file_names_key_and_fix(world):
     (world / "val.parquet").unlink()
-    with pytest.raises(DataError, match=r"data\.val_files=.*val\.parquet: no such file. Run `s2l data toy`"):
+    with pytest.raises(DataError, match=r"data\.val_files=.*val\.parquet: no such file. Run `s2l data toy --out "):
         look()
 
 
