@@ -15,13 +15,14 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Line:
-    """Points ``(x, y)`` in data units; ``colour`` is a CSS class; ``band`` holds ``(low, high)`` for each point."""
+    """Points ``(x, y)`` in data units; ``colour`` is a CSS class; ``band`` holds ``(low, high)`` for each point;
+    ``planned`` draws it broad and pale, to lie under what happened."""
 
     name: str
     colour: str
     points: Sequence[Point]
     band: Sequence[tuple[float, float]] | None = None
-    dashed: bool = False
+    planned: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def chart(title: str, y_name: str, lines: list[Line], y_range: tuple[float, floa
     if not drawn:
         return f"<figure>{caption}<p class='note'>The run logged no values for this chart.</p></figure>"
     steps = [x for line in drawn for x, _ in line.points]
-    frame = Frame((min(steps), max(max(steps), min(steps) + 1)), y_range or _range(drawn))
+    frame = Frame((0.0, max(*steps, 1.0)), y_range or _range(drawn))
     body = [_grid(frame, y_name), *(_band(frame, line) for line in drawn), *(_path(frame, line) for line in drawn)]
     legend = "".join(f"<span class='{line.colour}'><i></i>{html.escape(line.name)}</span>" for line in drawn)
     label = html.escape(f"{title}: {y_name} by training step", quote=True)
@@ -102,13 +103,13 @@ def _band(frame: Frame, line: Line) -> str:
 
 def _path(frame: Frame, line: Line) -> str:
     points = [frame.at(x, y) for x, y in line.points]
-    style = f"line {line.colour}{' dashed' if line.dashed else ''}"
+    style = f"line {line.colour}{' planned' if line.planned else ''}"
     dots = [
         f"<circle class='dot {line.colour}' cx='{px:.1f}' cy='{py:.1f}' r='3'>"
         f"<title>{html.escape(line.name)}, step {x:g}: {y:.4g}</title></circle>"
         for (px, py), (x, y) in zip(points, line.points, strict=True)
     ]
-    return f"<polyline class='{style}' points='{_coordinates(points)}'/>" + ("" if line.dashed else "".join(dots))
+    return f"<polyline class='{style}' points='{_coordinates(points)}'/>" + ("" if line.planned else "".join(dots))
 
 
 def _coordinates(points: Sequence[Point]) -> str:

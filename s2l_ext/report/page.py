@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import re
 from typing import Any
 
 from s2l_ext.report.charts import Line, chart
 from s2l_ext.report.results import Validation, series, wilson_interval
 
 EXAMPLES = 3
+ROLES = re.compile(r"^(system|user)\n|\n?assistant\n?$")
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6576; --paper: #fff; --panel: #f5f6f9; --rule: #d9dde5;
   --learner: #1f6fd1; --explorer: #c8690a; --plan: #7a8496; }
@@ -18,12 +20,12 @@ body { margin: 0 auto; max-width: 1020px; padding: 28px 20px 60px; background: v
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 30px 0 10px; }
 .lead { font-size: 17px; margin: 0 0 20px; } .note, small { color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); gap: 16px; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }
 figure { margin: 0; padding: 12px 14px; background: var(--panel); border-radius: 8px; }
 figcaption { font-weight: 600; margin-bottom: 6px; } svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--rule); stroke-width: 1; }
 .learner { --c: var(--learner); } .explorer { --c: var(--explorer); } .plan { --c: var(--plan); }
-.line { fill: none; stroke: var(--c); stroke-width: 2; } .dashed { stroke-dasharray: 5 4; }
+.line { fill: none; stroke: var(--c); stroke-width: 2; } .planned { stroke-width: 7; opacity: .4; }
 .dot { fill: var(--c); } .band { fill: var(--c); opacity: .18; }
 .legend { display: flex; gap: 16px; font-size: 13px; margin-top: 4px; }
 .legend i { display: inline-block; width: 14px; height: 3px; background: var(--c); margin-right: 6px;
@@ -31,7 +33,8 @@ svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--rule); st
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: 5px 10px 5px 0; vertical-align: top;
   border-bottom: 1px solid var(--rule); } th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-.scroll { overflow-x: auto; } code { font-family: ui-monospace, monospace; font-size: 13px; overflow-wrap: anywhere; }
+.scroll { overflow-x: auto; } code { font-family: ui-monospace, monospace; font-size: 13px;
+  overflow-wrap: anywhere; white-space: pre-wrap; }
 """
 
 
@@ -79,11 +82,12 @@ def _charts(
 ) -> list[str]:
     curve = [(float(dump.step), dump.mean) for dump in validations]
     band = [wilson_interval(dump.mean, len(dump.accuracy)) for dump in validations]
-    share = [Line("sampled by the explorer", "explorer", series(lines, "s2l/explorer/share"))]
+    share = []
     schedule, group = summary["explorer_slots_schedule"], summary["group_size"]
     if schedule and group:
         planned = [(float(step), slots / group) for step, slots in enumerate(schedule, start=1)]
-        share.append(Line("schedule", "plan", planned, dashed=True))
+        share.append(Line("schedule", "plan", planned, planned=True))
+    share.append(Line("sampled by the explorer", "explorer", series(lines, "s2l/explorer/share")))
     return [
         chart(
             "Held-out accuracy, 95 % interval",
@@ -127,11 +131,8 @@ def _examples(before: Validation, after: Validation) -> str:
     learned = [p for p in sorted(before.accuracy) if before.accuracy[p] < after.accuracy.get(p, 0.0)][:EXAMPLES]
     if not learned:
         return ""
-    rows = "".join(
-        f"<tr><td>{_code(prompt)}</td><td>{_code(before.output[prompt])}</td><td>{_code(after.output[prompt])}</td>"
-        f"<td>{_code(after.truth[prompt])}</td></tr>"
-        for prompt in learned
-    )
+    cells = [[ROLES.sub("", p), before.output[p], after.output[p], after.truth[p]] for p in learned]
+    rows = "".join(f"<tr>{''.join(f'<td>{_code(text)}</td>' for text in row)}</tr>" for row in cells)
     header = "<tr><th>problem</th><th>before</th><th>after</th><th>answer</th></tr>"
     return f"<h2>Held-out problems it learned to solve</h2><div class='scroll'><table>{header}{rows}</table></div>"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         layout = "{percentage:3.0f}% |{bar:24}| {elapsed} {desc}"
-        self._bar = tqdm(total=UNITS, file=self._stream, bar_format=layout, disable=not self._live, leave=True)
+        self._bar = tqdm(total=UNITS, file=self._stream, bar_format=layout, ncols=100, disable=not self._live)
         self._done = self._position = 0.0
         self._phase: Phase | None = None
         self._phase_started = self._last_plain = self._started = time.monotonic()
@@ -76,9 +77,17 @@ class Progress:
         self._done += self._phase.share
         self._phase = None
 
+    def _columns(self) -> int:
+        """Width of the terminal; 100 where it says 0, as a container's pseudo-terminal does."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 100
+        except OSError:
+            return 100
+
     def _show(self, text: str) -> None:
         if self._live:
             self._bar.n = round(self._position * UNITS)
+            self._bar.ncols = self._columns()
             self._bar.set_description_str(text, refresh=False)
             self._bar.refresh()
         elif time.monotonic() - self._last_plain >= PLAIN_SECONDS or self._last_plain == 0.0:
