@@ -42,7 +42,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         layout = "{percentage:3.0f}% |{bar:24}| {elapsed} {desc}"
-        self._bar = tqdm(total=UNITS, file=self._stream, bar_format=layout, ncols=100, disable=not self._live)
+        # nrows: a pseudo-terminal that says it has 0 rows would otherwise hide the bar
+        self._bar = tqdm(total=UNITS, file=self._stream, bar_format=layout, ncols=100, nrows=20, disable=not self._live)
         self._done = self._position = 0.0
         self._phase: Phase | None = None
         self._phase_started = self._last_plain = self._started = time.monotonic()
