@@ -14,6 +14,12 @@ import pyarrow.parquet as pq
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
+RESERVED_COLUMNS = frozenset(
+    ("trace", "trajectory", "session_id", "sampling_params", "output", "validate")  # parameters that columns meet
+    + ("uid", "global_steps", "prompts", "responses", "response_mask", "loss_mask", "input_ids", "position_ids")
+    + ("rm_scores", "rollout_log_probs", "metrics", "extra_fields", "s2l_source", "s2l_explorer_slots")
+)
+"""verl 0.9.1 passes every column on as a keyword argument of the agent loop and then as a field of the row."""
 
 
 @dataclass
@@ -66,6 +72,7 @@ def check_parquet(
     path = Path(path)
     with _open(path) as file:
         _require_columns(path, file.schema_arrow, prompt_key, answer)
+        _refuse_reserved(path, file.schema_arrow.names)
         scan = _scan(file, prompt_key, answer, max_rows)
     for fault in scan.faults:
         if fault.count:
@@ -102,6 +109,15 @@ def _require_columns(path: Path, schema: pa.Schema, prompt_key: str, answer: Seq
         names = [kind.field(index).name for index in range(kind.num_fields)]
         _require(path, key, names, f"column '{where}': field", "verl reads the ground truth from it")
         kind = kind.field(key).type
+
+
+def _refuse_reserved(path: Path, columns: list[str]) -> None:
+    taken = sorted(RESERVED_COLUMNS & set(columns))
+    if taken:
+        raise DataError(
+            f"{path}: column '{taken[0]}' has a name that verl uses itself: it passes columns on as keyword arguments "
+            f"of the agent loop. Rename {', '.join(taken)}, or move the values into extra_info."
+        )
 
 
 def _require(path: Path, name: str, found: list[str], what: str, why: str) -> None:

@@ -38,7 +38,6 @@ SCHEMA = pa.schema(
             "extra_info",
             pa.struct([("index", pa.int64()), ("id", pa.string()), ("split", pa.string()), ("trace", pa.string())]),
         ),
-        ("trace", pa.string()),
     ]
 )
 
@@ -233,7 +232,6 @@ def _row(problem: Problem, instruction: str, data_source: str) -> dict[str, Any]
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
         "extra_info": {"index": problem.index, "id": problem.id, "split": problem.split, "trace": problem.trace},
-        "trace": problem.trace,
     }
 
 

@@ -19,6 +19,7 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 from verl.workers.utils import losses
 
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
+from s2l_ext.trainer.row_metrics import ROW_FIELDS
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
@@ -108,6 +109,15 @@ def test_agent_loop_worker_class_can_be_unwrapped_from_its_actor() -> None:
     assert "server_manager=self.llm_client" in inspect.getsource(base._run_agent_loop)
     assert "session_id=i, **prompt" in inspect.getsource(base._run_prompt)
     assert "field.update(kwargs)" in inspect.getsource(base._agent_loop_postprocess)
+
+
+def test_columns_that_meet_verls_own_parameters_are_refused() -> None:
+    from s2l_ext.data.checks import RESERVED_COLUMNS
+
+    base = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    taken = {*parameters(base._run_agent_loop)[1:5], *parameters(base._agent_loop_postprocess)[1:3]}
+    assert taken - {"agent_name"} <= RESERVED_COLUMNS
+    assert "session_id" in RESERVED_COLUMNS and set(ROW_FIELDS) <= RESERVED_COLUMNS | {"advantages", "old_log_probs"}
 
 
 def test_manager_takes_our_worker_class() -> None:

@@ -93,3 +93,9 @@ def test_empty_ground_truth_names_first_row_and_count(tmp_path, monkeypatch, emp
 def test_flat_answer_column_and_other_prompt_key(tmp_path):
     path = write(tmp_path, [{"question": GOOD["prompt"], "answer": "2"}])
     assert check_parquet(path, prompt_key="question", answer=("answer",)) == 1
+
+
+@pytest.mark.parametrize("name", ["trace", "session_id", "uid", "s2l_source"])
+def test_column_with_a_name_of_verls_own_is_refused(tmp_path, name):
+    with pytest.raises(DataError, match=f"column '{name}' has a name that verl uses itself.*extra_info"):
+        check_parquet(write(tmp_path, [{**GOOD, name: "x"}]))

@@ -54,7 +54,6 @@ def test_every_field_of_a_row(tmp_path):
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": "3"},
         "extra_info": {"id": "gsm8k-test-1", "split": "test", "trace": trace},
-        "trace": trace,
     }
     assert "\\boxed{}" in gsm8k.INSTRUCTION
     assert 0 <= index < 2**48 and index != first["extra_info"]["index"]
@@ -81,7 +80,7 @@ def test_original_form_gives_the_same_answer_and_trace(tmp_path):
     gsm8k.convert(TEST, tmp_path / "a")
     gsm8k.convert(write(tmp_path / "test.jsonl", original), tmp_path / "b")
     picked = [
-        [(row["prompt"], row["reward_model"], row["trace"], row["extra_info"]["index"]) for row in rows]
+        [(row["prompt"], row["reward_model"], row["extra_info"]["trace"], row["extra_info"]["index"]) for row in rows]
         for rows in (rows_of(tmp_path / side / "test.parquet") for side in "ab")
     ]
     assert picked[0] == picked[1]

@@ -165,7 +165,10 @@ def data_source(tier_number: int) -> str:
 
 
 def to_row(problem: Problem, tier_number: int, split: str) -> dict[str, Any]:
-    """One row in verl's layout, with the careful response as ``trace``."""
+    """One row in verl's layout, with the careful response in ``extra_info.trace``.
+
+    Not a column of its own: verl passes columns on as keyword arguments, and ``trace`` is one of its own.
+    """
     identity = {"index": problem_id(problem.question), "split": split, "tier": tier_number, "trace": problem.trace}
     return {
         "data_source": data_source(tier_number),
@@ -173,6 +176,5 @@ def to_row(problem: Problem, tier_number: int, split: str) -> dict[str, Any]:
         "ability": "math",
         "reward_model": {"style": "rule", "ground_truth": problem.answer},
         "extra_info": identity,
-        "trace": problem.trace,
         "tier": tier_number,
     }
