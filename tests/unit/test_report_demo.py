@@ -207,8 +207,9 @@ def test_interrupt_stops_the_command(tmp_path):
     assert time.monotonic() - started < 30
 
 
-def test_peak_memory_counts_children(tmp_path):
-    child = "import time; block = bytearray(300_000_000); time.sleep(4)"
+def test_peak_memory_counts_children(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
+    child = "import time; block = bytearray(300_000_000); time.sleep(1.5)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     ended = run_followed([sys.executable, "-c", script], dict(os.environ), tmp_path / "log", lambda: None)
     assert 0.3e9 < ended.peak_bytes < 0.6e9
