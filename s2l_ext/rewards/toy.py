@@ -1,4 +1,4 @@
-"""Reward of the toy world, in the form of verl's ``custom_reward_function`` (``path`` this file, ``name`` compute_score)."""
+"""Reward of the toy world, in the form of verl's ``custom_reward_function``."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 from s2l_ext.data.toy import tasks
-from s2l_ext.data.toy.models import get_size
+from s2l_ext.data.toy.models import get_size, without_shard_bars
 from s2l_ext.data.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.data.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
 from s2l_ext.errors import DataError
@@ -59,7 +59,7 @@ def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None
     folder = cache_root() / "toy" / f"{size}-{key}"
     if folder.is_dir():
         return folder
-    with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), _lock(folder):
+    with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), locked(folder):
         if not folder.is_dir():
             _remove_leftovers(folder)
             _build(folder, key, size, config, seed, progress)
@@ -77,7 +77,8 @@ def writable(folder: Path, fix: str) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file beside ``folder``, then hold it."""
     with open(folder.with_suffix(".lock"), "w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
@@ -90,7 +91,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 def _build(folder: Path, key: str, size: str, config: PretrainConfig, seed: int, progress: bool) -> None:
     result = pretrain(size, config, seed, progress)
-    with staged(folder) as stage:
+    with staged(folder) as stage, without_shard_bars():
         result.model.save_pretrained(stage)
         build_tokenizer().save_pretrained(stage)
         manifest: dict[str, Any] = {

@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from s2l_ext.data.toy.models import without_shard_bars
 from s2l_ext.data.toy.tasks import TIERS, Problem, sample
 from s2l_ext.data.toy.tokenizer import EOS_ID, PAD_ID, build_tokenizer, prompt_ids
 from s2l_ext.data.toy.world import ToyWorld
@@ -19,18 +20,6 @@ if TYPE_CHECKING:
 
 MAX_RESPONSE = 80
 MAX_ROWS = 512
-COLUMNS = (
-    "tier",
-    "model",
-    "parameters",
-    "p_careful",
-    "accuracy_careful",
-    "accuracy_hasty",
-    "pass@1",
-    "pass@{k}",
-    "length",
-    "unfinished",
-)
 
 
 def describe(
@@ -48,20 +37,27 @@ def describe(
         One row per tier and model: the share of responses that reason, accuracy of those and of the others (None
         where there are none), pass@1, pass@k, mean response length in tokens and share of unfinished responses.
     """
-    from transformers import Qwen3ForCausalLM
-
     if n_problems < 1 or k < 1:
         raise DataError(f"n_problems={n_problems}, k={k}: both must be at least 1.")
     rows = []
     for tier in TIERS if tiers is None else tiers:
         problems = sample(tier, "test", n_problems, seed)
         for size, path in world.models.items():
-            model = Qwen3ForCausalLM.from_pretrained(path)
+            model = load_model(path)
             responses = generate(model, problems, k, seed, temperature, top_p)
             rows.append(
                 {"tier": tier, "model": size, "parameters": model.num_parameters(), **_row(problems, responses)}
             )
     return rows
+
+
+def load_model(path: Path) -> Qwen3ForCausalLM:
+    """A toy model in float32, ready to sample from."""
+    import torch
+    from transformers import Qwen3ForCausalLM
+
+    with without_shard_bars():
+        return Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
 def generate(
@@ -91,7 +87,7 @@ def _generate_chunk(
     prompts = [prompt_ids(problem.question) for problem in problems]
     width = max(map(len, prompts))
     ids = torch.tensor([[PAD_ID] * (width - len(prompt)) + prompt for prompt in prompts])
-    output = model.generate(
+    output = cast(Any, model).generate(
         input_ids=ids,
         attention_mask=(ids != PAD_ID).long(),
         do_sample=True,
@@ -153,8 +149,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-def model_sizes(root: Path) -> list[str]:
-    """Names of the models in a world's folder."""
-    return sorted(path.name for path in (root / "models").iterdir())

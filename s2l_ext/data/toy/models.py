@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -57,3 +59,17 @@ def build_model(size: ModelSize, seed: int) -> Qwen3ForCausalLM:
         model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=PAD_ID)
     return model
+
+
+@contextmanager
+def without_shard_bars() -> Iterator[None]:
+    """Hide transformers' own progress bars, one per file of weights, which say nothing for models this small."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

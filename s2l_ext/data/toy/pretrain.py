@@ -8,7 +8,7 @@ something to find: the careful mode, which the model knows and seldom uses.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
 
 LOSS_MEMORY = 0.9
+POOL_BATCHES = 4
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PretrainConfig:
     batch_size: int
     skill_steps: int
     mode_steps: int
-    skill_loss: float = 0.01
+    skill_loss: float = 0.02
     muon_factor: float = 5.0
     warmup_steps: int = 30
     max_grad_norm: float = 1.0
@@ -54,13 +55,28 @@ class PretrainConfig:
 
 DEFAULTS: dict[str, PretrainConfig] = {
     "small": PretrainConfig(
-        ((0, 0.70), (2, 0.15), (3, 0.15)), 0.45, 4e-3, batch_size=48, skill_steps=500, mode_steps=60
+        tier_shares=((0, 0.60), (1, 0.10), (2, 0.10), (3, 0.20)),
+        careful_share=0.45,
+        lr=4e-3,
+        batch_size=48,
+        skill_steps=500,
+        mode_steps=60,
     ),
     "medium": PretrainConfig(
-        ((0, 0.98), (2, 0.01), (3, 0.01)), 0.30, 3e-3, batch_size=32, skill_steps=400, mode_steps=60
+        tier_shares=((0, 0.94), (1, 0.02), (2, 0.01), (3, 0.03)),
+        careful_share=0.30,
+        lr=3e-3,
+        batch_size=32,
+        skill_steps=400,
+        mode_steps=60,
     ),
     "large": PretrainConfig(
-        ((0, 0.80), (2, 0.10), (3, 0.10)), 0.90, 2e-3, batch_size=32, skill_steps=600, mode_steps=60
+        tier_shares=((0, 0.60), (1, 0.15), (2, 0.10), (3, 0.15)),
+        careful_share=0.90,
+        lr=2e-3,
+        batch_size=32,
+        skill_steps=400,
+        mode_steps=60,
     ),
 }
 
@@ -98,7 +114,7 @@ class _Run:
         self.optimizers = _optimizers(self.model, config)
         self.base_rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.rng = random.Random(f"{seed}/{size}")
-        self.problems = mixture(self.rng, config.tier_shares)
+        self.batches = similar_lengths(self.rng, mixture(self.rng, config.tier_shares), config.batch_size)
         self.loss = float("nan")
 
     def train(self, progress: bool) -> Pretrained:
@@ -136,8 +152,7 @@ class _Run:
 
         for optimizer, base in zip(self.optimizers, self.base_rates, strict=True):
             optimizer.param_groups[0]["lr"] = base * rate
-        problems = islice(self.problems, self.config.batch_size)
-        loss = response_loss(self.model, *make_batch(problems, self.rng, careful_share))
+        loss = response_loss(self.model, *make_batch(next(self.batches), self.rng, careful_share))
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm)
         for optimizer in self.optimizers:
@@ -154,7 +169,16 @@ def mixture(rng: random.Random, tier_shares: tuple[tuple[int, float], ...]) -> I
         yield next(rng.choices(streams, weights)[0])
 
 
-def make_batch(problems: Iterator[Problem], rng: random.Random, careful_share: float) -> tuple[Tensor, Tensor]:
+def similar_lengths(rng: random.Random, problems: Iterator[Problem], batch_size: int) -> Iterator[list[Problem]]:
+    """Batches of problems of about the same length, so that little is padded, in random order."""
+    while True:
+        pool = sorted(islice(problems, POOL_BATCHES * batch_size), key=lambda problem: len(problem.question))
+        starts = list(range(0, len(pool), batch_size))
+        rng.shuffle(starts)
+        yield from (pool[start : start + batch_size] for start in starts)
+
+
+def make_batch(problems: Sequence[Problem], rng: random.Random, careful_share: float) -> tuple[Tensor, Tensor]:
     """Token ids (B, T), padded on the right, and a mask (B, T) that is True on response tokens."""
     import torch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data.toy.cache import pretrained_folder, read_manifest, staged, writable
+from s2l_ext.data.toy.cache import locked, pretrained_folder, read_manifest, staged, writable
 from s2l_ext.data.toy.models import get_size
 from s2l_ext.data.toy.tasks import SPLITS, TIERS, sample, to_row
 from s2l_ext.errors import DataError
@@ -56,13 +55,13 @@ def prepare(
         files = write_files(root, seed)
         (root / "models").mkdir(exist_ok=True)
     cached = {size: pretrained_folder(size, seed, progress=progress) for size in sizes}
-    with writable(root, "Choose another output folder."):
+    with writable(root, "Choose another output folder."), locked(root / "models" / ".install"):
         models = {size: _install(folder, root / "models" / size) for size, folder in cached.items()}
     return ToyWorld(root, models, files)
 
 
 def write_files(root: Path, seed: int, rows: dict[str, int] | None = None) -> dict[str, Path]:
-    """One parquet file per tier and split; a file that already holds the same rows is left alone."""
+    """One parquet file per tier and split, each put in place in one step. ``rows`` is split -> number of rows."""
     files = {}
     for tier in TIERS:
         for split in SPLITS:
@@ -97,17 +96,3 @@ def _install(source: Path, target: Path) -> Path:
     with staged(target) as stage:
         shutil.copytree(source, stage, dirs_exist_ok=True)
     return target
-
-
-def load(root: str | Path) -> ToyWorld:
-    """The world that ``prepare`` left in a folder.
-
-    Raises:
-        DataError: the folder holds none.
-    """
-    root = Path(root)
-    models = {path.parent.name: path.parent for path in sorted(root.glob("models/*/s2l_toy.json"))}
-    files = {path.stem: path for path in sorted(root.glob("*.parquet"))}
-    if not models or "train" not in files:
-        raise DataError(f"{root}: holds no toy world. Make one with `s2l data toy --out {json.dumps(str(root))}`.")
-    return ToyWorld(root, models, files)

@@ -1,0 +1,266 @@
+import argparse
+import dataclasses
+import json
+import random
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import Qwen3ForCausalLM
+
+from s2l_ext.data.checks import check_parquet
+from s2l_ext.data.toy import cache, measure, pretrain, tasks, world
+from s2l_ext.data.toy.command import add_arguments, main
+from s2l_ext.data.toy.measure import describe, format_table, generate, unbiased_pass_at_k
+from s2l_ext.data.toy.tokenizer import EOS_ID, prompt_ids, response_ids
+from s2l_ext.errors import DataError
+
+FEW_STEPS = pretrain.PretrainConfig(
+    tier_shares=((0, 0.5), (3, 0.5)), careful_share=0.5, lr=4e-3, batch_size=4, skill_steps=2, mode_steps=1
+)
+
+
+@pytest.fixture(autouse=True)
+def quick_pretraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "cache"))
+    for size in ("small", "medium", "large"):
+        monkeypatch.setitem(pretrain.DEFAULTS, size, FEW_STEPS)
+    monkeypatch.setattr(world, "ROWS", {"train": 12, "val": 6, "test": 6})
+
+
+def weights(model: Qwen3ForCausalLM) -> torch.Tensor:
+    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def test_same_seed_same_weights_other_seed_others() -> None:
+    first, again, other = (
+        weights(pretrain.pretrain("small", FEW_STEPS, seed, progress=False).model) for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_pretraining_lowers_the_loss_and_leaves_the_thread_count() -> None:
+    config = dataclasses.replace(FEW_STEPS, skill_steps=25, warmup_steps=5, batch_size=8, careful_share=1.0)
+    threads = torch.get_num_threads()
+    short = pretrain.pretrain("small", dataclasses.replace(config, skill_steps=1), 0, progress=False)
+    longer = pretrain.pretrain("small", config, 0, progress=False)
+    assert longer.mode_loss < short.mode_loss - 0.5
+    assert torch.get_num_threads() == threads
+
+
+def test_the_skill_stretch_ends_early_once_learned() -> None:
+    config = dataclasses.replace(FEW_STEPS, skill_steps=5, skill_loss=100.0)
+    assert pretrain.pretrain("small", config, 0, progress=False).skill_steps == 1
+
+
+def test_loss_counts_response_tokens_only() -> None:
+    problems = tasks.sample(0, "train", 3, 0)
+    ids, mask = pretrain.make_batch(problems, random.Random(0), careful_share=0.0)
+    width = len("<") + len("\\boxed{1}") + len(">") + 1
+    assert mask.sum(dim=1).tolist() == [width] * 3
+    assert all(row[m][-1] == EOS_ID for row, m in zip(ids, mask, strict=True))
+
+
+def test_padding_does_not_change_the_loss() -> None:
+    model = pretrain.pretrain("small", FEW_STEPS, 0, progress=False).model
+    problems = sorted(tasks.sample(0, "train", 8, 0), key=lambda problem: len(problem.question))
+    ids, mask = pretrain.make_batch([problems[0], problems[-1]], random.Random(0), 1.0)
+    alone = [pretrain.make_batch([problem], random.Random(0), 1.0) for problem in (problems[0], problems[-1])]
+    counts = [int(m.sum()) for _, m in alone]
+    losses = [float(pretrain.response_loss(model, *batch).detach()) for batch in alone]
+    expected = sum(n * loss for n, loss in zip(counts, losses, strict=True)) / sum(counts)
+    assert ids.shape[0] == 2
+    assert float(pretrain.response_loss(model, ids, mask).detach()) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"lr": 1e-3},
+        {"careful_share": 0.6},
+        {"mode_steps": 9},
+        {"tier_shares": ((0, 0.4), (3, 0.6))},
+        {"skill_loss": 0.5},
+    ],
+)
+def test_key_changes_with_every_hyper_parameter(change: dict[str, object]) -> None:
+    key = cache.content_key("small", FEW_STEPS, 0)
+    assert key == cache.content_key("small", FEW_STEPS, 0)
+    assert key != cache.content_key("small", dataclasses.replace(FEW_STEPS, **change), 0)
+
+
+def test_key_changes_with_size_seed_and_the_tiers_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {cache.content_key("small", FEW_STEPS, 0), cache.content_key("medium", FEW_STEPS, 0)}
+    keys.add(cache.content_key("small", FEW_STEPS, 1))
+    monkeypatch.setitem(tasks.TIERS, 3, dataclasses.replace(tasks.TIERS[3], operations=(2,)))
+    keys.add(cache.content_key("small", FEW_STEPS, 0))
+    assert len(keys) == 4
+
+
+def test_a_cached_model_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = cache.pretrained_folder("small", 0, progress=False)
+    monkeypatch.setattr(cache, "pretrain", None)
+    assert cache.pretrained_folder("small", 0, progress=False) == folder
+
+
+def test_an_interrupted_build_leaves_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(cache, "build_tokenizer", interrupt)
+        cache.pretrained_folder("small", 0, progress=False)
+    left = list((cache.cache_root() / "toy").iterdir())
+    assert [path.suffix for path in left] == [".lock"]
+    assert (cache.pretrained_folder("small", 0, progress=False) / "model.safetensors").is_file()
+
+
+def test_what_a_killed_build_left_is_removed() -> None:
+    name = f"small-{cache.content_key('small', FEW_STEPS, 0)}"
+    leftover = cache.cache_root() / "toy" / f".{name}-abc"
+    leftover.mkdir(parents=True)
+    cache.pretrained_folder("small", 0, progress=False)
+    assert not leftover.exists()
+
+
+def test_two_callers_that_want_one_model_train_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = cache.cache_root().parent / "trained"
+
+    def count(*arguments: object) -> pretrain.Pretrained:
+        with open(trained, "a") as file:
+            file.write("x")
+        return pretrain.pretrain(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache, "pretrain", count)
+    with ThreadPoolExecutor(2) as pool:
+        folders = list(pool.map(lambda _: cache.pretrained_folder("small", 0, progress=False), range(2)))
+    assert folders[0] == folders[1]
+    assert trained.read_text() == "x"
+
+
+def test_prepare_writes_models_and_files_and_a_second_call_keeps_them(tmp_path: Path) -> None:
+    made = world.prepare(tmp_path / "out", ("small", "medium"), progress=False)
+    before = made.models["small"].stat().st_mtime_ns
+    again = world.prepare(tmp_path / "out", ("small", "medium"), progress=False)
+    assert made == again
+    assert made.models["small"].stat().st_mtime_ns == before
+    assert set(made.models) == {"small", "medium"}
+    assert len(made.files) == 12
+    table = pq.read_table(made.files["val_tier2"])
+    assert table.num_rows == 6
+    assert set(table["tier"].to_pylist()) == {2}
+    assert Qwen3ForCausalLM.from_pretrained(made.models["small"]).num_parameters() == 113472
+
+
+def test_prepared_files_pass_the_data_check_and_share_no_question(tmp_path: Path) -> None:
+    files = world.write_files(tmp_path, seed=3)
+    questions = []
+    for path in files.values():
+        rows = check_parquet(path)
+        prompts = pq.read_table(path)["prompt"].to_pylist()
+        assert rows == len(prompts)
+        questions += [prompt[0]["content"] for prompt in prompts]
+    assert len(questions) == len(set(questions)) == 4 * (12 + 6 + 6)
+
+
+def test_another_seed_replaces_models_and_files(tmp_path: Path) -> None:
+    first = world.prepare(tmp_path / "out", ("small",), seed=0, progress=False)
+    key = json.loads((first.models["small"] / cache.MANIFEST).read_text())["key"]
+    train = pq.read_table(first.files["train"])
+    second = world.prepare(tmp_path / "out", ("small",), seed=1, progress=False)
+    assert json.loads((second.models["small"] / cache.MANIFEST).read_text())["key"] != key
+    assert pq.read_table(second.files["train"]) != train
+
+
+def test_bad_arguments_are_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "pretrain", None)
+    with pytest.raises(DataError, match=r"size='huge'.*small, medium, large"):
+        world.prepare(tmp_path / "out", ("small", "huge"))
+    with pytest.raises(DataError, match="give a list"):
+        world.prepare(tmp_path / "out", "small")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="file: cannot be written"):
+        world.prepare(tmp_path / "file", ("small",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unwritable_cache_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="S2L_CACHE_DIR"):
+        cache.pretrained_folder("small", 0, progress=False)
+
+
+def test_somebody_elses_folder_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out" / "models" / "small").mkdir(parents=True)
+    with pytest.raises(DataError, match="something else is there"):
+        world.prepare(tmp_path / "out", ("small",), progress=False)
+
+
+def test_command_prints_json_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    options = [
+        "--out",
+        str(tmp_path / "o"),
+        "--sizes",
+        "small",
+        "--describe",
+        "--problems",
+        "2",
+        "--samples",
+        "2",
+        "--json",
+    ]
+    assert main(parser.parse_args(options)) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert list(printed["models"]) == ["small"]
+    assert [row["tier"] for row in printed["describe"]] == [0, 1, 2, 3]
+    assert {"p_careful", "accuracy_careful", "accuracy_hasty", "pass@1", "pass@2", "length"} <= set(
+        printed["describe"][0]
+    )
+
+
+def test_describe_counts_careful_and_hasty_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def scripted(model: object, problems: list[tasks.Problem], *rest: object) -> list[list[list[int]]]:
+        return [[response_ids("1+1=2", problem.answer), response_ids("", "x")] for problem in problems[:-1]] + [
+            [response_ids("1+1=2", "x"), response_ids("", "x")]
+        ]
+
+    monkeypatch.setattr(measure, "generate", scripted)
+    made = world.prepare(tmp_path / "out", ("small",), progress=False)
+    (row,) = describe(made, n_problems=4, k=2, tiers=[0])
+    assert (row["p_careful"], row["accuracy_careful"], row["accuracy_hasty"]) == (0.5, 0.75, 0.0)
+    assert (row["pass@1"], row["pass@2"]) == (0.375, 0.75)
+    assert row["length"] == (len(response_ids("1+1=2", "7")) + len(response_ids("", "x"))) / 2
+    assert row["unfinished"] == 0.0
+    assert [cell.strip() for cell in format_table([row]).splitlines()[-1].split("|")][7:9] == ["0.375", "0.750"]
+
+
+def test_sampling_is_seeded() -> None:
+    model = pretrain.pretrain("small", FEW_STEPS, 0, progress=False).model
+    problems = tasks.sample(0, "test", 3, 0)
+    assert generate(model, problems, 2, seed=1) == generate(model, problems, 2, seed=1)
+    assert generate(model, problems, 2, seed=1) != generate(model, problems, 2, seed=2)
+
+
+def test_batched_sampling_follows_the_models_own_greedy_choice() -> None:
+    model = pretrain.pretrain("small", FEW_STEPS, 0, progress=False).model
+    problems = [tasks.from_question(question) for question in ("1+2-3=?", "1+2-3*4+5^6-7=?")]
+    sampled = generate(model, problems, 1, seed=0, temperature=1e-3)
+    for problem, (response,) in zip(problems, sampled, strict=True):
+        ids = prompt_ids(problem.question)
+        for token in response[:5]:
+            logits = model(torch.tensor([ids])).logits[0, -1]
+            assert logits[token] > logits.max() - 0.02
+            ids.append(token)
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"), [(4, 1, 1, 0.25), (4, 2, 2, 1 - 1 / 6), (4, 0, 4, 0.0), (4, 1, 4, 1.0)]
+)
+def test_pass_at_k_by_hand(n: int, c: int, k: int, expected: float) -> None:
+    assert unbiased_pass_at_k(n, c, k) == pytest.approx(expected)
