@@ -56,15 +56,15 @@ class PretrainConfig:
 DEFAULTS: dict[str, PretrainConfig] = {
     "small": PretrainConfig(
         tier_shares=((0, 0.60), (1, 0.10), (2, 0.10), (3, 0.20)),
-        careful_share=0.45,
+        careful_share=0.50,
         lr=4e-3,
         batch_size=48,
         skill_steps=500,
         mode_steps=60,
     ),
     "medium": PretrainConfig(
-        tier_shares=((0, 0.94), (1, 0.02), (2, 0.01), (3, 0.03)),
-        careful_share=0.30,
+        tier_shares=((0, 0.91), (1, 0.04), (2, 0.01), (3, 0.04)),
+        careful_share=0.35,
         lr=3e-3,
         batch_size=32,
         skill_steps=400,
