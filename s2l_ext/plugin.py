@@ -6,8 +6,6 @@ verl imports this module in every process that imports verl and swallows any exc
 
 from __future__ import annotations
 
-import logging
-import os
 from types import ModuleType
 
 import wrapt
@@ -55,5 +53,4 @@ def register_verl() -> None:
         register_vllm()
 
 
-logging.getLogger("s2l_ext").setLevel(os.environ.get("VERL_LOGGING_LEVEL", "INFO"))
 register_verl()

@@ -58,10 +58,10 @@ class ExplorerServers:
         if self._manager:
             ray.get([server.set_global_steps.remote(step) for server in self._servers()])
 
-    def stop(self) -> None:
-        """End the engines and hand their GPUs back to Ray."""
+    def stop(self) -> int:
+        """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
         if self._manager is None:
-            return
+            return 0
         _shut_down_engines(self._servers())
         for replica in self._manager.rollout_replicas:
             _kill_all([*replica.servers, *replica.workers])
@@ -69,7 +69,7 @@ class ExplorerServers:
                 ray.util.remove_placement_group(group)
         ray.kill(self._manager.global_load_balancer)
         self._manager = None
-        _report_release(self._n_gpus)
+        return _released(self._n_gpus)
 
     def _servers(self) -> list[Any]:
         return [server for replica in self._manager.rollout_replicas for server in replica.servers]
@@ -83,14 +83,15 @@ def _shut_down_engines(servers: list[Any]) -> None:
         logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
 
 
-def _report_release(n_gpus: int, timeout_s: float = 30.0) -> None:
+def _released(n_gpus: int, timeout_s: float = 30.0) -> int:
     """Wait until Ray counts the explorer's GPUs as free again, and say so."""
     deadline = time.monotonic() + timeout_s
     while (free := ray.available_resources().get("GPU", 0)) < n_gpus and time.monotonic() < deadline:
         time.sleep(0.2)
     released = min(int(free), n_gpus)
     level = logging.INFO if released == n_gpus else logging.WARNING
-    logger.log(level, "explorer servers stopped, resources released: %d GPU of %d", released, n_gpus)
+    logger.log(level, "explorer servers stopped, %d of their %d GPUs released", released, n_gpus)
+    return released
 
 
 def _kill_all(actors: list[Any]) -> None:

@@ -44,6 +44,7 @@ class S2LTrainer(PPOTrainerSync):
 
     def __init__(self, config: DictConfig) -> None:
         require_registered("trainer")
+        _log_like_verl()
         self.s2l = parse_s2l(config.get("s2l"))
         self.explorer = self.s2l.explorer
         for warning in check_against_verl(self.s2l, config):
@@ -51,6 +52,7 @@ class S2LTrainer(PPOTrainerSync):
         state.resume_state(self.s2l, config)
         _adapt(config, explorer_on=self.explorer is not None)
         self.explorer_servers: ExplorerServers | None = None
+        self.explorer_gpus_held = 0
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
         self.schedule = LinearAnnealing(self.explorer.mix_steps, group_size) if self.explorer else None
@@ -75,6 +77,7 @@ class S2LTrainer(PPOTrainerSync):
         self.run_log = RunLog(Path(self.config.trainer.default_local_dir), resumed_step=self.global_steps)
         if self.explorer and self._slots(self.global_steps + 1) > 0:
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
+            self.explorer_gpus_held = self.explorer.n_gpus
 
     def get_llm_client(self) -> LLMServerClient:
         if self.explorer_servers is None:
@@ -118,7 +121,7 @@ class S2LTrainer(PPOTrainerSync):
     def on_step_end(self) -> None:
         super().on_step_end()
         if self.explorer_servers and self._slots(self.global_steps + 1) == 0:
-            self.explorer_servers.stop()
+            self.explorer_gpus_held -= self.explorer_servers.stop()
             self.explorer_servers = None
 
     # ---- what was applied -----------------------------------------------------------------------------------
@@ -129,7 +132,7 @@ class S2LTrainer(PPOTrainerSync):
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         if self.explorer:
             metrics["s2l/explorer/slots"] = self._slots(global_steps)
-            metrics["s2l/explorer/servers_running"] = int(self.explorer_servers is not None)
+            metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(row_source_metrics(batch, with_behaviour))
         self.run_log.append(global_steps, metrics)
@@ -148,6 +151,13 @@ class S2LTrainer(PPOTrainerSync):
             folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
             state.save_state(folder, settings, controllers={})
         super()._save_checkpoint()
+
+
+def _log_like_verl() -> None:
+    """Send this package's log lines where verl's task runner sends its own; the root logger shows warnings only."""
+    verl_logger, own = logging.getLogger("verl"), logging.getLogger("s2l_ext")
+    own.handlers, own.propagate = verl_logger.handlers, verl_logger.propagate
+    own.setLevel(verl_logger.level)
 
 
 def _adapt(config: DictConfig, explorer_on: bool) -> None:

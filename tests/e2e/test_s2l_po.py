@@ -92,10 +92,10 @@ def test_one_baseline_over_the_union(interrupted_and_resumed) -> None:
 
 def test_servers_stop_when_the_schedule_reaches_zero(interrupted_and_resumed) -> None:
     _, run = interrupted_and_resumed
-    running = [run.steps()[step]["s2l/explorer/servers_running"] for step in range(1, TOTAL + 1)]
+    running = [run.steps()[step]["s2l/explorer/gpus_held"] for step in range(1, TOTAL + 1)]
     expected = [int(LinearAnnealing(MIX_STEPS, GROUP).slots(step + 1) > 0) for step in range(1, TOTAL + 1)]
     assert running == expected
-    assert "resources released: 1 GPU" in run.log
+    assert "explorer servers stopped, 1 of their 1 GPUs released" in run.log
 
 
 def test_state_lies_beside_the_checkpoint(interrupted_and_resumed) -> None:

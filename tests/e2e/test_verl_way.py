@@ -65,4 +65,4 @@ def test_weights_are_capped_on_explorer_rows_and_one_elsewhere(run) -> None:
 
 
 def test_servers_stopped(run) -> None:
-    assert [run.steps()[step]["s2l/explorer/servers_running"] for step in (1, 2, 3)] == [1, 0, 0]
+    assert [run.steps()[step]["s2l/explorer/gpus_held"] for step in (1, 2, 3)] == [1, 0, 0]
