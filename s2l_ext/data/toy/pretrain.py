@@ -206,7 +206,7 @@ def response_loss(model: Qwen3ForCausalLM, ids: Tensor, mask: Tensor) -> Tensor:
 
 
 def _optimizers(model: Qwen3ForCausalLM, config: PretrainConfig) -> list[Optimizer]:
-    """Muon for the matrices inside the layers, AdamW for the rest: about a third of the steps AdamW alone takes."""
+    """Muon for the matrices inside the layers, AdamW for the rest: about half the steps AdamW alone takes."""
     from torch.optim import AdamW, Muon
 
     matrices = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
