@@ -59,7 +59,7 @@ def test_the_comparison_is_not_vacuous(both) -> None:
 def test_same_metric_at_every_step(both, metric: str) -> None:
     ours, vanilla = both
     for step in range(1, STEPS + 1):
-        assert ours[step][metric] == pytest.approx(vanilla[step][metric], rel=2e-3, abs=2e-5), f"step {step}"
+        assert ours[step][metric] == pytest.approx(vanilla[step][metric], rel=1e-5, abs=1e-6), f"step {step}"
 
 
 def test_no_metric_of_verl_is_lost_and_none_of_ours_appears(both) -> None:
