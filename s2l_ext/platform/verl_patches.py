@@ -12,7 +12,7 @@ from typing import Any
 
 
 def use_plain_gloo(distributed: ModuleType) -> None:
-    """``verl.utils.distributed`` asks for "cpu:gloo,<device>:<backend>"; on CPU that names cpu twice and torch refuses."""
+    """verl asks torch for "cpu:gloo,<device>:<backend>"; on CPU that names cpu twice and torch refuses."""
     original = distributed.initialize_global_process_group_ray
 
     @functools.wraps(original)

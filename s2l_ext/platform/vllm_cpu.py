@@ -56,7 +56,7 @@ def install_alias() -> None:
 
 
 def keep_plain_weights(layer_utils: ModuleType) -> None:
-    """vLLM's CPU linear layers pack their weight at load and drop the parameter, so a later weight sync has no target."""
+    """vLLM's CPU linear layers pack their weight at load and drop it, so a later weight sync has no target."""
     import torch
 
     def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:

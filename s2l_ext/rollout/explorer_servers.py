@@ -78,7 +78,7 @@ class ExplorerServers:
 def _shut_down_engines(servers: list[Any]) -> None:
     """Ask vLLM to end its engine processes; killing the Ray actor alone would orphan them."""
     calls = [server.__ray_call__.remote(lambda self: self.engine.shutdown()) for server in servers]
-    done, late = ray.wait(calls, num_returns=len(calls), timeout=60)
+    _done, late = ray.wait(calls, num_returns=len(calls), timeout=60)
     if late:
         logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
 

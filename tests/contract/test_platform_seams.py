@@ -141,7 +141,7 @@ def test_torch_still_refuses_the_duplicate_backend_string_verl_builds() -> None:
 def test_received_weights_would_be_views_of_the_buffer() -> None:
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 
-    upstream = [c for c in BucketedWeightReceiver.__mro__ if c.__module__.startswith("verl.")][0]
+    upstream = next(c for c in BucketedWeightReceiver.__mro__ if c.__module__.startswith("verl."))
     assert "tensor = tensor.to(self.device)" in inspect.getsource(upstream.receive_weights)
     buffer = torch.zeros(4)
     assert buffer.to(torch.device("cpu")).data_ptr() == buffer.data_ptr()

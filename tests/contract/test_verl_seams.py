@@ -19,8 +19,8 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 from verl.workers.utils import losses
 
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.trainer.row_metrics import ROW_FIELDS
 from s2l_ext.trainer.actor_worker import S2LActorWorker
+from s2l_ext.trainer.row_metrics import ROW_FIELDS
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
 pytestmark = pytest.mark.contract
@@ -134,11 +134,11 @@ def test_seeded_agent_loop_is_registered_and_matches_its_base() -> None:
 def test_second_server_group_can_be_named_apart_and_carried() -> None:
     assert "start_rank" in parameters(LLMServerManager.__init__)
     assert parameters(LLMServerManager.get_client) == ["self", "client_cls", "kwargs"]
-    assert {"rollout_replicas", "global_load_balancer"} <= set(
+    assert {"rollout_replicas", "global_load_balancer"} <= {
         name
         for name in ("rollout_replicas", "global_load_balancer")
         if f"self.{name}" in inspect.getsource(LLMServerManager)
-    )
+    }
 
 
 def test_vllm_engine_can_be_shut_down_from_its_actor() -> None:

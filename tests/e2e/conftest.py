@@ -1,5 +1,6 @@
 """Real runs on this machine: Ray, FSDP2, vLLM and TransferQueue with tiny models. Launches are shared by tests."""
 
+import contextlib
 import json
 import os
 import signal
@@ -71,10 +72,8 @@ class Launch:
 
     def end(self) -> None:
         for process in self.seen or _descendants(self.process.pid):
-            try:
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
-            except psutil.NoSuchProcess:
-                pass
         if self.process.poll() is None:
             self.process.kill()
 

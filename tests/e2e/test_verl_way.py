@@ -1,4 +1,4 @@
-"""The trainer started by verl's own command, with two FSDP workers and every explorer option set to its second value."""
+"""The trainer started by verl's own command: two FSDP workers, per-source baseline, truncated importance weights."""
 
 import re
 import sys
