@@ -15,9 +15,28 @@ from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
 RESERVED_COLUMNS = frozenset(
-    ("trace", "trajectory", "session_id", "sampling_params", "output", "validate")  # parameters that columns meet
-    + ("uid", "global_steps", "prompts", "responses", "response_mask", "loss_mask", "input_ids", "position_ids")
-    + ("rm_scores", "rollout_log_probs", "metrics", "extra_fields", "s2l_source", "s2l_explorer_slots")
+    {
+        "trace",
+        "trajectory",
+        "session_id",
+        "sampling_params",
+        "output",
+        "validate",
+        "uid",
+        "global_steps",
+        "prompts",
+        "responses",
+        "response_mask",
+        "loss_mask",
+        "input_ids",
+        "position_ids",
+        "rm_scores",
+        "rollout_log_probs",
+        "metrics",
+        "extra_fields",
+        "s2l_source",
+        "s2l_explorer_slots",
+    }
 )
 """verl 0.9.1 passes every column on as a keyword argument of the agent loop and then as a field of the row."""
 

@@ -25,7 +25,7 @@ def test_prompts_are_real_and_responses_used_the_room(run) -> None:
     launched, _ = run
     metrics = launched.steps()[1]
     assert metrics["prompt_length/mean"] > 150
-    assert metrics["prompt_length/clip_ratio"] == 0
+    assert metrics["prompt_length/max"] <= 768
     assert 1 <= metrics["response_length/max"] <= 128
 
 
