@@ -47,7 +47,8 @@ def activate_for(config: DictConfig) -> str:
     if cpu_chosen() or device == "cpu":
         _activate_cpu(config)
         return "cpu"
-    if os.environ.get(PLATFORM_VARIABLE) or accelerator_present() or config.ray_kwargs.ray_init.get("address"):
+    joins_cluster = config.ray_kwargs.ray_init.get("address") or os.environ.get("RAY_ADDRESS")
+    if os.environ.get(PLATFORM_VARIABLE) or accelerator_present() or joins_cluster:
         return device
     raise ResourceError(
         f"trainer.device={device} but this machine has no accelerator. Run a recipe made for this machine "

@@ -1,0 +1,65 @@
+"""Which platform a configuration gets, and that it is said clearly when there is none."""
+
+import os
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext import platform
+from s2l_ext.errors import ResourceError
+
+
+def config(device: str, **ray_init):
+    tree = OmegaConf.create({"trainer": {"device": device}, "ray_kwargs": {"ray_init": {"num_gpus": 2, **ray_init}}})
+    OmegaConf.set_struct(tree, True)
+    return tree
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch):
+    for name in platform.CPU_ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+def test_cpu_recipe_chooses_the_cpu_and_tells_every_node() -> None:
+    cfg = config("cpu")
+    assert platform.activate_for(cfg) == "cpu"
+    assert os.environ["VERL_PLATFORM"] == "cpu" and platform.cpu_chosen()
+    assert cfg.ray_kwargs.ray_init.runtime_env.env_vars.VERL_PLATFORM == "cpu"
+
+
+def test_users_own_values_win(monkeypatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    cfg = config("cpu")
+    platform.activate_for(cfg)
+    assert cfg.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE == "4"
+
+
+def test_variable_overrules_the_recipe(monkeypatch) -> None:
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    cfg = config("cuda")
+    assert platform.activate_for(cfg) == "cpu" and cfg.trainer.device == "cpu"
+
+
+def test_gpu_recipe_without_a_gpu_names_the_ways_out(monkeypatch) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(ResourceError, match=r"trainer\.device=cuda.*s2l_po/toy.*address"):
+        platform.activate_for(config("cuda"))
+
+
+def test_gpu_recipe_on_a_gpu_machine_changes_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: True)
+    cfg = config("cuda")
+    assert platform.activate_for(cfg) == "cuda"
+    assert not platform.cpu_chosen() and "runtime_env" not in cfg.ray_kwargs.ray_init
+
+
+@pytest.mark.parametrize("where", ["address", "RAY_ADDRESS"])
+def test_driver_without_a_gpu_may_join_a_cluster_that_has_some(monkeypatch, where: str) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: False)
+    if where == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", "auto")
+    cfg = config("cuda", **({"address": "auto"} if where == "address" else {}))
+    assert platform.activate_for(cfg) == "cuda"

@@ -1,0 +1,134 @@
+"""Controller state and metrics file: atomic, exact across a restart, refused when they belong to another run."""
+
+import json
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext import state
+from s2l_ext.config import parse_s2l
+from s2l_ext.errors import StateMismatch
+from s2l_ext.trainer.run_log import RunLog
+
+SETTINGS = {"explorer.model": "small", "explorer.mix_steps": 8, "group_size": 16}
+
+
+def config(folder, resume_mode="auto", n=16):
+    return OmegaConf.create(
+        {
+            "trainer": {"default_local_dir": str(folder), "resume_mode": resume_mode, "resume_from_path": None},
+            "actor_rollout_ref": {"rollout": {"n": n}},
+        }
+    )
+
+
+def explorer(mix_steps=8):
+    return parse_s2l({"explorer": {"model_path": "models/small", "mix_steps": mix_steps}})
+
+
+def checkpoint(folder, step=5, settings=SETTINGS):
+    (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
+    state.save_state(folder / f"global_step_{step}", settings, {"kl": {"beta": 0.01}})
+    return folder / f"global_step_{step}" / state.FILE_NAME
+
+
+def test_state_comes_back_as_it_was_written(tmp_path) -> None:
+    checkpoint(tmp_path)
+    assert state.resume_state(explorer(), config(tmp_path)) == {"kl": {"beta": 0.01}}
+    assert [path.name for path in (tmp_path / "global_step_5").iterdir()] == [state.FILE_NAME]
+
+
+def test_fresh_run_has_no_state(tmp_path) -> None:
+    assert state.resume_state(explorer(), config(tmp_path)) == {}
+
+
+def test_disabled_resume_ignores_the_checkpoint(tmp_path) -> None:
+    checkpoint(tmp_path, settings={**SETTINGS, "explorer.mix_steps": 3})
+    assert state.resume_state(explorer(), config(tmp_path, "disable")) == {}
+
+
+def test_another_schedule_is_refused_with_both_values(tmp_path) -> None:
+    checkpoint(tmp_path)
+    with pytest.raises(StateMismatch, match=r"explorer\.mix_steps: checkpoint 8, this run 4"):
+        state.resume_state(explorer(mix_steps=4), config(tmp_path))
+
+
+def test_another_group_size_is_refused_with_both_values(tmp_path) -> None:
+    checkpoint(tmp_path)
+    with pytest.raises(StateMismatch, match="group_size: checkpoint 16, this run 8"):
+        state.resume_state(explorer(), config(tmp_path, n=8))
+
+
+def test_feature_switched_off_on_resume_is_refused(tmp_path) -> None:
+    checkpoint(tmp_path)
+    with pytest.raises(StateMismatch, match=r"explorer\.mix_steps: checkpoint 8, this run None"):
+        state.resume_state(parse_s2l(None), config(tmp_path))
+
+
+def test_feature_switched_on_on_resume_is_refused(tmp_path) -> None:
+    checkpoint(tmp_path).unlink()
+    with pytest.raises(StateMismatch, match="is missing"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_everything_off_before_and_after_is_fine(tmp_path) -> None:
+    checkpoint(tmp_path).unlink()
+    assert state.resume_state(parse_s2l(None), config(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("text", ['{"schema_version": 1, "finger', "", "[]", "\x00"])
+def test_corrupt_state_is_named(tmp_path, text: str) -> None:
+    checkpoint(tmp_path).write_text(text)
+    with pytest.raises(StateMismatch, match=r"s2l_state\.json"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_newer_schema_is_refused(tmp_path) -> None:
+    path = checkpoint(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
+    with pytest.raises(StateMismatch, match="schema_version is 99"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch) -> None:
+    path = tmp_path / "file.json"
+    state.write_atomically(path, "old")
+    monkeypatch.setattr(state.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        state.write_atomically(path, "new")
+    assert path.read_text() == "old"
+
+
+def steps(folder) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_run_log_keeps_checkpointed_steps_and_drops_those_that_repeat(tmp_path) -> None:
+    log = RunLog(tmp_path, resumed_step=0)
+    for step in (1, 2, 3, 4):
+        log.append(step, {"loss": 0.5})
+    RunLog(tmp_path, resumed_step=2).append(3, {"loss": 0.25})
+    assert steps(tmp_path) == [1, 2, 3]
+
+
+def test_run_log_survives_a_torn_last_line(tmp_path) -> None:
+    RunLog(tmp_path, resumed_step=0).append(1, {"loss": 0.5})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "da')
+    RunLog(tmp_path, resumed_step=1).append(2, {"loss": 0.25})
+    assert steps(tmp_path) == [1, 2]
+
+
+def test_fresh_run_starts_an_empty_log(tmp_path) -> None:
+    RunLog(tmp_path, resumed_step=0).append(1, {"loss": 0.5})
+    RunLog(tmp_path, resumed_step=0)
+    assert steps(tmp_path) == []
+
+
+def test_run_log_writes_plain_numbers(tmp_path) -> None:
+    import numpy as np
+    import torch
+
+    log = RunLog(tmp_path, resumed_step=0)
+    log.append(1, {"a": np.float32(0.5), "b": torch.tensor(2), "c": float("nan"), "d": "text"})
+    assert json.loads(log.path.read_text())["data"] == {"a": 0.5, "b": 2, "c": None, "d": "text"}
