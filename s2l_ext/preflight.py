@@ -35,12 +35,17 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
         ResourceError: fewer GPUs than the run needs.
         DataError: a data file is missing or lacks a column that verl reads.
     """
-    _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
-    if s2l.explorer:
-        _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
     available = available_gpus(cfg)
     if available is not None:
         check_pool(cfg, s2l, available)
+    return check_inputs(cfg, s2l)
+
+
+def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
+    _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
+    if s2l.explorer:
+        _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
     _check_data(cfg)
     return _explorer_fits(cfg, s2l.explorer) if s2l.explorer else []
 
@@ -116,7 +121,7 @@ def available_gpus(cfg: DictConfig) -> int | None:
         return None
     import torch
 
-    return torch.cuda.device_count()
+    return torch.npu.device_count() if hasattr(torch, "npu") else torch.cuda.device_count()
 
 
 def _cluster_runs_here() -> bool:

@@ -10,11 +10,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from s2l_ext.config import S2LConfig
-from s2l_ext.errors import StateMismatch
+from s2l_ext.errors import ConfigError, StateMismatch
 
 SCHEMA_VERSION = 1
 FILE_NAME = "s2l_state.json"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
+
+
+EXPLORER_SETTINGS = ("mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
 
 
 def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
@@ -23,9 +26,16 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
         return None
     return {
         "explorer.model": Path(s2l.explorer.model_path).name,
-        "explorer.mix_steps": s2l.explorer.mix_steps,
+        **{f"explorer.{name}": getattr(s2l.explorer, name) for name in EXPLORER_SETTINGS},
         "group_size": cfg.actor_rollout_ref.rollout.n,
+        "prompts_per_step": cfg.data.train_batch_size,
+        "train_files": _names(cfg.data.train_files),
     }
+
+
+def _names(files: Any) -> list[str]:
+    """File names without their folders: a run may be resumed from another mount."""
+    return [Path(path).name for path in ([files] if isinstance(files, str) else files)]
 
 
 def checkpoint_folder(cfg: DictConfig) -> Path | None:
@@ -33,6 +43,8 @@ def checkpoint_folder(cfg: DictConfig) -> Path | None:
     if cfg.trainer.resume_mode == "disable":
         return None
     if cfg.trainer.resume_mode == "resume_path":
+        if not cfg.trainer.resume_from_path:
+            raise ConfigError("trainer.resume_mode=resume_path needs trainer.resume_from_path=.../global_step_N.")
         return Path(cfg.trainer.resume_from_path)
     run_folder = Path(cfg.trainer.default_local_dir)
     tracker = run_folder / TRACKER_FILE

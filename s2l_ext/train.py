@@ -56,7 +56,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
-    """Everything before the run: compose, parse, check, look at the machine, choose the platform, ask verl.
+    """Everything before the run: compose, parse, choose the platform, check, look at the machine, ask verl.
 
     Sets ``trainer.v1.trainer_mode`` to this package's trainer, with every feature off too.
 
@@ -65,9 +65,9 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     """
     cfg = compose_config(config_name, overrides, config_dirs)
     s2l = parse_s2l(cfg.s2l)
+    platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
     resume_state(s2l, cfg)
-    platform = activate_for(cfg)
     cfg.trainer.v1.trainer_mode = "s2l"
     _ask_verl(cfg)
     return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)

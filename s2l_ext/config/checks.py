@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.errors import ConfigError
@@ -28,6 +29,8 @@ GROUP_ESTIMATORS = frozenset(
     }
 )
 """verl 0.9.1 estimators whose baseline is the group of one prompt."""
+
+AGENT_LOOP_MANAGER = "s2l_ext.rollout.agent_loop.S2LAgentLoopManager"
 
 UNGROUPED_ESTIMATORS = frozenset({"gae", "reinforce_plus_plus", "remax"})
 
@@ -225,13 +228,38 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
             f"actor_rollout_ref.rollout.name={name}: the explorer's servers are vLLM's. "
             "Set actor_rollout_ref.rollout.name=vllm."
         )
-    if explorer.n_gpus % explorer.tensor_model_parallel_size:
+    size, per_node = explorer.tensor_model_parallel_size, explorer.n_gpus_per_node
+    if per_node % size and not (size % per_node == 0 and explorer.nnodes % (size // per_node) == 0):
         raise ConfigError(
-            f"s2l.explorer.tensor_model_parallel_size={explorer.tensor_model_parallel_size} does not divide the "
-            f"explorer's {explorer.n_gpus} GPUs (nnodes {explorer.nnodes} x n_gpus_per_node "
-            f"{explorer.n_gpus_per_node}). Change one of the three."
+            f"s2l.explorer.tensor_model_parallel_size={size} does not divide the explorer's GPUs of a node "
+            f"(n_gpus_per_node {per_node}, nnodes {explorer.nnodes}) nor fill whole nodes. Change one of the three."
         )
     return []
+
+
+def _manager(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    manager = _get(cfg, key)
+    if manager and manager != AGENT_LOOP_MANAGER:
+        raise ConfigError(
+            f"{key}={manager}: s2l.explorer needs its own manager, which decides who samples a session. "
+            f"Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
+        )
+    return []
+
+
+def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    size = _get(cfg, "actor_rollout_ref.rollout.n")
+    if explorer.baseline != "per_source":
+        return []
+    table = LinearAnnealing(explorer.mix_steps, size).table(explorer.mix_steps)
+    steps = [step for step, slots in enumerate(table, start=1) if slots in (1, size - 1)]
+    if not steps:
+        return []
+    return [
+        f"s2l.explorer.baseline=per_source leaves one row of a source alone in its group at step "
+        f"{', '.join(map(str, steps))}: it has no baseline, so verl makes its reward its advantage."
+    ]
 
 
 def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
@@ -260,6 +288,8 @@ EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = 
     _old_log_probs,
     _correction,
     _engine,
+    _manager,
+    _lone_rows,
     _sampling,
     _overrides,
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ResourceError
 
@@ -41,9 +41,15 @@ def activate_for(config: DictConfig) -> str:
     Ray's runtime environment so that nodes of an already running cluster agree with the driver.
 
     Raises:
-        ResourceError: the configuration wants an accelerator, there is none here, and no cluster is named.
+        ResourceError: the configuration wants an accelerator, there is none here, and no cluster is named; or it is
+            made for the CPU and this machine has an accelerator.
     """
     device = config.trainer.device
+    if device == "cpu" and accelerator_present() and not cpu_chosen():
+        raise ResourceError(
+            "trainer.device=cpu: this recipe is for a machine without an accelerator, and this one has one. Use a GPU "
+            "recipe, or set VERL_PLATFORM=cpu in the CPU environment (make setup) to leave the accelerator alone."
+        )
     if cpu_chosen() or device == "cpu":
         _activate_cpu(config)
         return "cpu"
@@ -59,9 +65,8 @@ def activate_for(config: DictConfig) -> str:
 def _activate_cpu(config: DictConfig) -> None:
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    with open_dict(config):
-        config.trainer.device = "cpu"
-        ray_init = config.ray_kwargs.ray_init
-        environment = ray_init.setdefault("runtime_env", {}).setdefault("env_vars", {})
-        for name in CPU_ENVIRONMENT:
-            environment.setdefault(name, os.environ[name])
+    OmegaConf.update(config, "trainer.device", "cpu")
+    given = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+    for name in CPU_ENVIRONMENT.keys() - given.keys():
+        key = f"ray_kwargs.ray_init.runtime_env.env_vars.{name}"
+        OmegaConf.update(config, key, os.environ[name], force_add=True)

@@ -288,10 +288,16 @@ def _version(candidates: Sequence[str]) -> str:
     return "absent"
 
 
+def _command() -> str:
+    """``s2l`` as this user can type it: the script beside the interpreter need not be on the PATH."""
+    script = Path(sys.executable).with_name("s2l")
+    return str(script) if script.exists() else f"{sys.executable} -m s2l_ext.cli"
+
+
 def closing_lines(summary: dict[str, Any], demo: Demo) -> list[str]:
     """What was learned, where the files are, what to try next."""
     return [
         f"Learned: {headline(summary)}. {verdict(summary)}",
         f"Files:   {demo.out / 'report.html'} (open it), {demo.out / 'summary.json'}, {demo.run / 'metrics.jsonl'}",
-        "Next:    s2l train --config-name grpo/toy (no explorer), or faster: s2l demo s2l.explorer.mix_steps=4",
+        f"Next:    S2L_TOY_DIR={demo.out / 'toy'} {_command()} train --config-name grpo/toy  # no explorer",
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
+from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 
 from s2l_ext.config import ExplorerConfig
@@ -25,12 +26,15 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
         model.path = explorer.model_path
         model.tokenizer_path = None
+        model.hf_config_path = None
         model.lora_rank = 0
         model.lora_adapter_path = None
         rollout.update(
             nnodes=explorer.nnodes,
             n_gpus_per_node=explorer.n_gpus_per_node,
             tensor_model_parallel_size=explorer.tensor_model_parallel_size,
+            data_parallel_size=1,
+            pipeline_model_parallel_size=1,
             load_format="auto",
         )
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
@@ -41,7 +45,6 @@ class ExplorerServers:
     """Starts, versions and stops the explorer's replicas. Holds no training state."""
 
     def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
-        self._n_gpus = explorer.n_gpus
         self._manager: LLMServerManager | None = LLMServerManager.create(
             config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK
         )
@@ -63,13 +66,13 @@ class ExplorerServers:
         if self._manager is None:
             return 0
         _shut_down_engines(self._servers())
+        groups = []
         for replica in self._manager.rollout_replicas:
             _kill_all([*replica.servers, *replica.workers])
-            for group in replica.resource_pool.pgs or []:
-                ray.util.remove_placement_group(group)
+            groups += replica.resource_pool.pgs or []
         ray.kill(self._manager.global_load_balancer)
         self._manager = None
-        return _released(self._n_gpus)
+        return _release(groups)
 
     def _servers(self) -> list[Any]:
         return [server for replica in self._manager.rollout_replicas for server in replica.servers]
@@ -83,15 +86,24 @@ def _shut_down_engines(servers: list[Any]) -> None:
         logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
 
 
-def _released(n_gpus: int, timeout_s: float = 30.0) -> int:
-    """Wait until Ray counts the explorer's GPUs as free again, and say so."""
+def _release(groups: list[Any], timeout_s: float = 30.0) -> int:
+    """Remove the placement groups, wait until Ray has, and return the GPUs they held."""
+    for group in groups:
+        ray.util.remove_placement_group(group)
     deadline = time.monotonic() + timeout_s
-    while (free := ray.available_resources().get("GPU", 0)) < n_gpus and time.monotonic() < deadline:
-        time.sleep(0.2)
-    released = min(int(free), n_gpus)
-    level = logging.INFO if released == n_gpus else logging.WARNING
-    logger.log(level, "explorer servers stopped, %d of their %d GPUs released", released, n_gpus)
+    waiting = list(groups)
+    while waiting and time.monotonic() < deadline:
+        time.sleep(0.1)
+        waiting = [group for group in waiting if ray.util.placement_group_table(group)["state"] != "REMOVED"]
+    released = sum(_gpus(group) for group in groups if group not in waiting)
+    level = logging.WARNING if waiting else logging.INFO
+    logger.log(level, "explorer servers stopped, %d of their %d GPUs released", released, sum(map(_gpus, groups)))
     return released
+
+
+def _gpus(group: Any) -> int:
+    """Accelerators reserved by a placement group, whatever Ray calls them here."""
+    return int(sum(bundle.get(get_resource_name(), 0) for bundle in group.bundle_specs))
 
 
 def _kill_all(actors: list[Any]) -> None:

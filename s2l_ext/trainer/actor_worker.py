@@ -53,13 +53,23 @@ class SourceReportingLoss:
         log_prob = no_padding_2_padding(model_output["log_probs"], data)
         sources = list(data["s2l_source"])
         metrics = {}
+        weights = self._applied_weights(data)
         for source in SOURCES:
             is_source = torch.tensor([row == source for row in sources], device=log_prob.device)
             mask = rows["response_mask"].float() * is_source[:, None]
             sums = ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+            if weights is not None:
+                sums["weight"] = (weights * mask).sum()
             for name, value in sums.items():
                 metrics[f"{SUM_PREFIX}/{source}/{name}"] = Metric(value=value, aggregation=AggregationType.SUM)
         return metrics
+
+    @staticmethod
+    def _applied_weights(data: TensorDict) -> torch.Tensor | None:
+        """The weights verl's loss multiplies in for this micro-batch, as the worker received them."""
+        if "rollout_is_weights" not in data:
+            return None
+        return data.select("rollout_is_weights").to_padded_tensor()["rollout_is_weights"]
 
 
 def _first(value: float | None, fallback: float) -> float:

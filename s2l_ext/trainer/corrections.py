@@ -37,11 +37,12 @@ def _put_uids(batch: KVBatchMeta, uids: list[str]) -> None:
     )
 
 
-def write_importance_weights(batch: KVBatchMeta, cap: float) -> dict[str, float]:
+def write_importance_weights(batch: KVBatchMeta, cap: float) -> tuple[KVBatchMeta, dict[str, float]]:
     """Give explorer tokens the weight ``min(pi_old / pi_explorer, cap)``; learner tokens keep exactly 1.
 
-    The weights become verl's ``rollout_is_weights``, which its policy loss multiplies in. Returns metrics of the
-    weights and of the share of tokens that the cap cut.
+    The weights become verl's ``rollout_is_weights``, which its policy loss multiplies in. Returns the batch that
+    names the new field (workers fetch the fields a batch names, no others), and metrics of the weights and of the
+    share of tokens that the cap cut.
     """
     fields = ["old_log_probs", "rollout_log_probs", "response_mask", "s2l_source"]
     rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
@@ -54,5 +55,4 @@ def write_importance_weights(batch: KVBatchMeta, cap: float) -> dict[str, float]
     )
     weights = torch.as_tensor(weights_B_T, dtype=padded["old_log_probs"].dtype)
     nested = TensorDict({"rollout_is_weights": response_to_nested(weights, response_mask)}, batch_size=len(batch))
-    tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=nested)
-    return stats
+    return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=nested), stats

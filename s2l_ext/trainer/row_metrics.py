@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,15 @@ from transfer_queue import KVBatchMeta
 
 from s2l_ext.algorithms.grouping import source_statistics
 from s2l_ext.algorithms.sources import EXPLORER, SOURCES
+from s2l_ext.errors import S2LError
 from s2l_ext.trainer.actor_worker import SUM_PREFIX
+
+logger = logging.getLogger(__name__)
 
 ROW_FIELDS = ["s2l_source", "rm_scores", "response_mask", "advantages", "old_log_probs", "metrics", "extra_fields"]
 BEHAVIOUR_FIELD = "rollout_log_probs"
+SUMS = {"ratio": "ppo_ratio_mean", "clipped": "ppo_clip_fraction", "weight": "applied_weight_mean", "tokens": ""}
+"""Sums that the workers report -> the mean over tokens that they become."""
 
 
 def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool) -> dict[str, float]:
@@ -47,6 +53,33 @@ def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool) -> dict[str, fl
     return metrics
 
 
+def require_explorer_rows(batch: KVBatchMeta, slots: int) -> dict[str, float]:
+    """Count explorer sessions that failed; verl trains on a group without the rows of its failed sessions.
+
+    Args:
+        batch: the step's rows; keys are ``{uid}_{session}_{index}``.
+        slots: explorer sessions that every group was planned to have.
+
+    Returns:
+        ``s2l/explorer/missing_rows``.
+
+    Raises:
+        S2LError: the plan had explorer sessions and not one of their rows arrived.
+    """
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    sessions = {tuple(key.rsplit("_", 2)[:2]) for key in keys}
+    planned = slots * len({uid for uid, _ in sessions})
+    missing = planned - sum(int(session) < slots for _, session in sessions)
+    if planned and missing == planned:
+        raise S2LError(
+            f"none of the step's {planned} explorer sessions gave a row: the explorer's servers failed. Their error is "
+            "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
+        )
+    if missing:
+        logger.warning("%d of %d explorer rows are missing: their sessions failed", missing, planned)
+    return {"s2l/explorer/missing_rows": float(missing)}
+
+
 def _accuracies(extra_fields: list[dict[str, Any]]) -> np.ndarray | None:
     """The verifier's ``acc`` of every row, or None when the reward function returns none."""
     values = [fields.get("reward_extra_info", {}).get("acc") for fields in extra_fields]
@@ -57,14 +90,19 @@ def _masked_mean(values_B_T: torch.Tensor, mask_B_T: torch.Tensor) -> torch.Tens
     return (values_B_T * mask_B_T).sum(dim=1) / mask_B_T.sum(dim=1).clamp(min=1)
 
 
-def finish_ratio_sums(metrics: dict[str, Any]) -> dict[str, float]:
-    """Take the workers' sums out of ``metrics`` and divide them: PPO ratio and clip fraction by source."""
-    finished = {}
+def finish_ratio_sums(metrics: dict[str, Any], weights_expected: bool = False) -> dict[str, float]:
+    """Take the workers' sums out of ``metrics`` and divide them: PPO ratio, clip fraction, applied weight by source.
+
+    Raises:
+        RuntimeError: weights were written for this step and the workers' loss did not see them.
+    """
+    finished: dict[str, float] = {}
     for source in SOURCES:
-        sums = {
-            name: metrics.pop(f"actor/{SUM_PREFIX}/{source}/{name}", 0.0) for name in ("ratio", "clipped", "tokens")
-        }
-        if sums["tokens"] > 0:
-            finished[f"s2l/source/{source}/ppo_ratio_mean"] = float(sums["ratio"] / sums["tokens"])
-            finished[f"s2l/source/{source}/ppo_clip_fraction"] = float(sums["clipped"] / sums["tokens"])
+        sums = {name: metrics.pop(f"actor/{SUM_PREFIX}/{source}/{name}", None) for name in SUMS}
+        if not sums["tokens"]:
+            continue
+        means = {name: float(value / sums["tokens"]) for name, value in sums.items() if value is not None}
+        if weights_expected and "weight" not in means:
+            raise RuntimeError(f"importance weights of {source} rows did not reach the loss of the actor workers")
+        finished.update({f"s2l/source/{source}/{SUMS[name]}": means[name] for name in means if SUMS[name]})
     return finished

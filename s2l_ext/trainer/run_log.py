@@ -20,17 +20,30 @@ class RunLog:
 
     Args:
         folder: the run's folder (``trainer.default_local_dir``).
-        resumed_step: last step of the checkpoint, 0 for a fresh run (which starts an empty file).
+        resumed_step: last step of the checkpoint, 0 for a fresh run (an earlier file is set aside, never lost).
     """
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
         self.path = folder / FILE_NAME
+        if resumed_step == 0:
+            _set_aside(self.path)
         write_atomically(self.path, "".join(_kept_lines(self.path, resumed_step)))
 
     def append(self, step: int, data: dict[str, Any]) -> None:
-        line = json.dumps({"step": step, "data": {key: _plain(value) for key, value in data.items()}})
+        plain = {key: _plain(value) for key, value in data.items() if not isinstance(value, dict)}
+        line = json.dumps({"step": step, "data": plain})
         with open(self.path, "a") as file:
             file.write(line + "\n")
+
+
+def _set_aside(path: Path) -> None:
+    """Keep what an earlier run that left no checkpoint has logged: ``metrics.1.jsonl``, ``metrics.2.jsonl``, ..."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    number = 1
+    while (kept := path.with_name(f"metrics.{number}.jsonl")).exists():
+        number += 1
+    path.rename(kept)
 
 
 def _kept_lines(path: Path, resumed_step: int) -> list[str]:

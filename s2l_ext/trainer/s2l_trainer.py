@@ -18,19 +18,17 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
-from s2l_ext.preflight import check_pool
+from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
+from s2l_ext.preflight import check_inputs, check_pool
 from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.plan import SLOTS_FIELD, TwoModelClient
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
-from s2l_ext.trainer.row_metrics import finish_ratio_sums, row_source_metrics
+from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog
 
 logger = logging.getLogger(__name__)
-
-AGENT_LOOP_MANAGER = "s2l_ext.rollout.agent_loop.S2LAgentLoopManager"
 
 
 @register_trainer(TRAINER_NAME)
@@ -49,6 +47,9 @@ class S2LTrainer(PPOTrainerSync):
         self.explorer = self.s2l.explorer
         for warning in check_against_verl(self.s2l, config):
             logger.warning(warning)
+        if self.explorer:
+            for warning in check_inputs(config, self.s2l):
+                logger.warning(warning)
         state.resume_state(self.s2l, config)
         _adapt(config, explorer_on=self.explorer is not None)
         self.explorer_servers: ExplorerServers | None = None
@@ -103,19 +104,21 @@ class S2LTrainer(PPOTrainerSync):
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if not self.explorer:
             return super()._compute_advantage(batch, metrics)
+        metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
         if self.explorer.baseline == "per_source":
             with grouped_by_source(batch):
                 batch = super()._compute_advantage(batch, metrics)
         else:
             batch = super()._compute_advantage(batch, metrics)
         if self.explorer.correction == "truncated_is":
-            metrics.update(write_importance_weights(batch, self.explorer.is_cap))
+            batch, stats = write_importance_weights(batch, self.explorer.is_cap)
+            metrics.update(stats)
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         batch = super()._update_actor(batch, metrics)
         if self.explorer:
-            metrics.update(finish_ratio_sums(metrics))
+            metrics.update(finish_ratio_sums(metrics, weights_expected=self.explorer.correction == "truncated_is"))
         return batch
 
     def on_step_end(self) -> None:

@@ -1,21 +1,23 @@
 """The parts of the glue that can be checked without a run, on verl's own data types."""
 
-import torch
 import pytest
+import torch
 from omegaconf import OmegaConf
+from transfer_queue import KVBatchMeta
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
+from s2l_ext.errors import ResourceError, S2LError, TokenizerMismatch
 from s2l_ext.rollout.explorer_servers import explorer_config
 from s2l_ext.rollout.seeded import request_seed
 from s2l_ext.trainer.actor_worker import ratio_sums
-from s2l_ext.trainer.row_metrics import finish_ratio_sums
+from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows
 
 pytestmark = pytest.mark.contract
 
 
 def test_ratio_sums_by_hand() -> None:
-    """Ratios 1, 2, 0.5 at clip 0.2: with A > 0 only 2 is clipped, with A < 0 only 0.5 is; the masked token is not read."""
+    """Ratios 1, 2, 0.5 at clip 0.2: A > 0 clips only 2, A < 0 clips only 0.5; the masked token is not read."""
     log_prob = torch.log(torch.tensor([[1.0, 2.0, 0.5, 7.0]]))
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     for advantage, clipped in ((1.0, 1.0), (-1.0, 1.0), (0.0, 0.0)):
@@ -39,10 +41,56 @@ def test_sums_are_taken_out_and_divided() -> None:
     assert finished == {"s2l/source/explorer/ppo_ratio_mean": 1.5, "s2l/source/explorer/ppo_clip_fraction": 0.25}
 
 
+def test_weights_that_do_not_reach_the_loss_are_an_error() -> None:
+    sums = {"ratio": 4.0, "clipped": 0.0, "tokens": 4.0}
+    metrics = {f"actor/s2l_sum/explorer/{name}": value for name, value in sums.items()}
+    with pytest.raises(RuntimeError, match="weights of explorer rows did not reach the loss"):
+        finish_ratio_sums(dict(metrics), weights_expected=True)
+    metrics["actor/s2l_sum/explorer/weight"] = 6.0
+    assert finish_ratio_sums(metrics, weights_expected=True)["s2l/source/explorer/applied_weight_mean"] == 1.5
+
+
+def rows(*sessions: str) -> KVBatchMeta:
+    tags = [{"is_padding": True} if session.startswith("pad") else {} for session in sessions]
+    return KVBatchMeta(partition_id="train", keys=list(sessions), tags=tags)
+
+
+def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run() -> None:
+    whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0", "pad_0_0")
+    assert require_explorer_rows(whole, slots=2) == {"s2l/explorer/missing_rows": 0.0}
+    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), slots=2) == {"s2l/explorer/missing_rows": 3.0}
+    assert require_explorer_rows(rows("a_2_0"), slots=0) == {"s2l/explorer/missing_rows": 0.0}
+    with pytest.raises(S2LError, match="none of the step's 4 explorer sessions gave a row"):
+        require_explorer_rows(rows("a_2_0", "b_3_0"), slots=2)
+
+
+def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker_starts(monkeypatch) -> None:
+    import ray
+
+    from s2l_ext.trainer.s2l_trainer import S2LTrainer
+
+    config = compose_config("s2l_po/toy", ["s2l.explorer.n_gpus_per_node=3"])
+    trainer = S2LTrainer.__new__(S2LTrainer)
+    trainer.config, trainer.s2l = config, parse_s2l(config.s2l)
+    trainer.explorer = trainer.s2l.explorer
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
+    with pytest.raises(ResourceError, match=r"needs 4 GPUs = 1 \(learner\) \+ 3 \(explorer\), but 2 are available"):
+        trainer._init_resource_pool_mgr()
+
+
+def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None:
+    from s2l_ext.trainer import s2l_trainer
+
+    config = compose_config("s2l_po/toy", [])
+    monkeypatch.setattr(s2l_trainer, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))
+    with pytest.raises(TokenizerMismatch):
+        s2l_trainer.S2LTrainer(config)
+
+
 def test_request_seeds_differ_by_step_prompt_and_session() -> None:
-    seeds = {request_seed(0, step, prompt, session) for step in range(5) for prompt in range(5) for session in range(5)}
+    seeds = {request_seed(0, step, prompt, session) for step in range(5) for prompt in "abcde" for session in range(5)}
     assert len(seeds) == 125
-    assert request_seed(0, 1, 2, 3) == request_seed(0, 1, 2, 3) != request_seed(1, 1, 2, 3)
+    assert request_seed(0, 1, "a", 3) == request_seed(0, 1, "a", 3) != request_seed(1, 1, "a", 3)
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 

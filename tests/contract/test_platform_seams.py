@@ -90,6 +90,31 @@ def test_cpu_platform_is_active_when_chosen(on_cpu: dict) -> None:
     assert on_cpu["alias"]
 
 
+REQUIRE = """
+    import json, os
+    {before}
+    from s2l_ext.registration import PluginNotRegistered, require_registered
+    try:
+        require_registered("a test")
+        said = None
+    except PluginNotRegistered as error:
+        said = str(error)
+    print(json.dumps({{"said": said}}))
+"""
+
+
+def test_process_without_the_plugin_is_told() -> None:
+    said = run_python(REQUIRE.format(before=""), VERL_PLATFORM="", VERL_USE_EXTERNAL_PLUGINS="none")["said"]
+    assert said is not None and said.startswith("a test: verl does not know trainer 's2l'")
+
+
+def test_process_on_another_platform_than_chosen_is_told() -> None:
+    started = "import verl; from verl.plugin.platform import get_platform; get_platform()"
+    before = f"{started}; os.environ['VERL_PLATFORM'] = 'cpu'"
+    said = run_python(REQUIRE.format(before=before))["said"]
+    assert said is not None and "verl was imported before the variable was set" in said
+
+
 def test_nothing_of_the_platform_is_active_when_not_chosen() -> None:
     code = """
         import json, sys

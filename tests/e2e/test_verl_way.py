@@ -64,5 +64,15 @@ def test_weights_are_capped_on_explorer_rows_and_one_elsewhere(run) -> None:
     assert run.steps()[1]["s2l/source/explorer/sampler_ratio_max"] > 1.5
 
 
+def test_the_loss_on_both_workers_multiplied_in_these_weights(run) -> None:
+    """What the workers report from inside the loss equals what the driver wrote, at every step."""
+    for step in (1, 2, 3):
+        metrics = run.steps()[step]
+        for source in ("explorer", "learner"):
+            if metrics[f"s2l/source/{source}/rows"]:
+                written = metrics[f"s2l/source/{source}/is_weight_mean"]
+                assert metrics[f"s2l/source/{source}/applied_weight_mean"] == pytest.approx(written, rel=1e-5)
+
+
 def test_servers_stopped(run) -> None:
     assert [run.steps()[step]["s2l/explorer/gpus_held"] for step in (1, 2, 3)] == [1, 0, 0]

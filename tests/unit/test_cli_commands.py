@@ -112,13 +112,13 @@ def test_another_trainer_is_refused(no_machine):
         train.prepare("grpo/toy", ["trainer.v1.trainer_mode=separate_async"])
 
 
-def test_checks_come_before_the_platform_and_verl(monkeypatch):
+def test_platform_is_chosen_first_and_verl_is_asked_last(monkeypatch):
     order: list[str] = []
     for name in ("check_against_verl", *PRETENDED_CHECKS):
         result = [] if name in ("check_against_verl", "preflight") else "cpu"
         monkeypatch.setattr(train, name, lambda *_, name=name, result=result: order.append(name) or result)
     train.prepare("grpo/toy", [])
-    assert order == ["check_against_verl", "preflight", "activate_for", "_ask_verl"]
+    assert order == ["activate_for", "check_against_verl", "preflight", "_ask_verl"]
 
 
 def test_train_stores_the_configuration_and_hands_over_to_verl(no_machine, monkeypatch, tmp_path, capsys):

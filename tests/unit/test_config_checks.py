@@ -111,8 +111,20 @@ def test_other_engines_are_refused(composed):
 def test_tensor_parallel_size_must_divide_the_explorers_gpus(composed):
     settings = {"s2l__explorer__tensor_model_parallel_size": 2, "s2l__explorer__n_gpus_per_node": 3}
     message = refused(changed(composed, **settings))
-    assert "tensor_model_parallel_size=2" in message and "3 GPUs" in message
-    assert check(changed(composed, **settings, s2l__explorer__nnodes=2)) == []
+    assert "tensor_model_parallel_size=2" in message and "n_gpus_per_node 3" in message
+    assert "nnodes 2" in refused(changed(composed, **settings, s2l__explorer__nnodes=2))
+    whole_nodes = {"s2l__explorer__tensor_model_parallel_size": 4, "s2l__explorer__n_gpus_per_node": 2}
+    assert check(changed(composed, **whole_nodes, s2l__explorer__nnodes=2)) == []
+
+
+def test_another_agent_loop_manager_is_not_replaced_silently(composed):
+    key = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "my.Manager"}
+    assert "agent_loop_manager_class=my.Manager" in refused(changed(composed, **key))
+
+
+def test_lone_rows_of_a_source_are_announced_with_their_steps(composed):
+    warnings = check(changed(composed, s2l__explorer__baseline="per_source"))
+    assert len(warnings) == 1 and "at step 2:" in warnings[0]
 
 
 @pytest.mark.parametrize("mode", ["colocate_async", "separate_async"])

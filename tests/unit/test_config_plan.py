@@ -21,7 +21,7 @@ def test_plan_holds_models_placement_and_slots():
     assert plan["explorer"]["model"].endswith("models/small") and plan["explorer"]["gpus"] == 1
     assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
     assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
-    assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 32)
+    assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 16)
     assert (plan["output"], plan["off"]) == ("out", [])
 
 

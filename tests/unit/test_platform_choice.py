@@ -49,6 +49,15 @@ def test_gpu_recipe_without_a_gpu_names_the_ways_out(monkeypatch) -> None:
         platform.activate_for(config("cuda"))
 
 
+def test_cpu_recipe_on_a_gpu_machine_is_refused_unless_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: True)
+    with pytest.raises(ResourceError, match=r"trainer\.device=cpu.*VERL_PLATFORM=cpu"):
+        platform.activate_for(config("cpu"))
+    assert not platform.cpu_chosen()
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    assert platform.activate_for(config("cpu")) == "cpu"
+
+
 def test_gpu_recipe_on_a_gpu_machine_changes_nothing(monkeypatch) -> None:
     monkeypatch.setattr(platform, "accelerator_present", lambda: True)
     cfg = config("cuda")

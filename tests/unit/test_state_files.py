@@ -7,10 +7,8 @@ from omegaconf import OmegaConf
 
 from s2l_ext import state
 from s2l_ext.config import parse_s2l
-from s2l_ext.errors import StateMismatch
+from s2l_ext.errors import ConfigError, StateMismatch
 from s2l_ext.trainer.run_log import RunLog
-
-SETTINGS = {"explorer.model": "small", "explorer.mix_steps": 8, "group_size": 16}
 
 
 def config(folder, resume_mode="auto", n=16):
@@ -18,12 +16,32 @@ def config(folder, resume_mode="auto", n=16):
         {
             "trainer": {"default_local_dir": str(folder), "resume_mode": resume_mode, "resume_from_path": None},
             "actor_rollout_ref": {"rollout": {"n": n}},
+            "data": {"train_batch_size": 1024, "train_files": ["mount/a.parquet", "mount/b.parquet"]},
         }
     )
 
 
 def explorer(mix_steps=8):
     return parse_s2l({"explorer": {"model_path": "models/small", "mix_steps": mix_steps}})
+
+
+SETTINGS = state.fingerprint(explorer(), config("."))
+
+
+def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
+    assert SETTINGS == {
+        "explorer.model": "small",
+        "explorer.mix_steps": 8,
+        "explorer.temperature": 0.7,
+        "explorer.top_p": 0.95,
+        "explorer.top_k": -1,
+        "explorer.baseline": "union",
+        "explorer.correction": "none",
+        "explorer.is_cap": 2.0,
+        "group_size": 16,
+        "prompts_per_step": 1024,
+        "train_files": ["a.parquet", "b.parquet"],
+    }
 
 
 def checkpoint(folder, step=5, settings=SETTINGS):
@@ -119,10 +137,18 @@ def test_run_log_survives_a_torn_last_line(tmp_path) -> None:
     assert steps(tmp_path) == [1, 2]
 
 
-def test_fresh_run_starts_an_empty_log(tmp_path) -> None:
-    RunLog(tmp_path, resumed_step=0).append(1, {"loss": 0.5})
+def test_fresh_run_sets_an_earlier_log_aside(tmp_path) -> None:
+    for value in (0.5, 0.25):
+        RunLog(tmp_path, resumed_step=0).append(1, {"loss": value})
     RunLog(tmp_path, resumed_step=0)
     assert steps(tmp_path) == []
+    kept = [json.loads((tmp_path / f"metrics.{number}.jsonl").read_text()) for number in (1, 2)]
+    assert [line["data"]["loss"] for line in kept] == [0.5, 0.25]
+
+
+def test_resume_path_without_a_path(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="resume_from_path"):
+        state.resume_state(explorer(), config(tmp_path, "resume_path"))
 
 
 def test_run_log_writes_plain_numbers(tmp_path) -> None:
@@ -130,5 +156,5 @@ def test_run_log_writes_plain_numbers(tmp_path) -> None:
     import torch
 
     log = RunLog(tmp_path, resumed_step=0)
-    log.append(1, {"a": np.float32(0.5), "b": torch.tensor(2), "c": float("nan"), "d": "text"})
+    log.append(1, {"a": np.float32(0.5), "b": torch.tensor(2), "c": float("nan"), "d": "text", "e": {"x": 1}})
     assert json.loads(log.path.read_text())["data"] == {"a": 0.5, "b": 2, "c": None, "d": "text"}

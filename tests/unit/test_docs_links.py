@@ -1,0 +1,43 @@
+"""Documents point at things that exist, and the README's own recipe passes our checks."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.checks import check_against_verl
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    path for path in ROOT.rglob("*.md") if not any(part.startswith(".") or part == "outputs" for part in path.parts)
+)
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def anchors(path: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_relative_links_resolve(document: Path) -> None:
+    for target in LINK.findall(document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        path = (document.parent / name).resolve() if name else document
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), target
+
+
+def test_recipe_of_the_readme_passes_our_checks(tmp_path) -> None:
+    block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block is not None
+    (tmp_path / "my_run.yaml").write_text("# @package _global_\n" + block.group(1))
+    assert yaml.safe_load(block.group(1))["s2l"]["explorer"]
+    cfg = compose_config("my_run", [], [tmp_path])
+    assert check_against_verl(parse_s2l(cfg.s2l), cfg) == []
+    assert cfg.trainer.n_gpus_per_node + cfg.s2l.explorer.n_gpus_per_node <= 8
