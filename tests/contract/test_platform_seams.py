@@ -4,6 +4,7 @@ Every test proves two things: that upstream still is as our deviation assumes, a
 one fails after an upgrade, the deviation named in it has to change or can go.
 """
 
+import functools
 import importlib.metadata as metadata
 import importlib.util
 import inspect
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 import torch
@@ -22,53 +24,120 @@ needs_vllm_cpu = pytest.mark.skipif(
 )
 
 
-def run_python(code: str, **environment: str) -> dict:
-    """Run ``code`` in a fresh interpreter with the variables given, return the JSON it prints last."""
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VERL_", "VLLM_"))}
-    result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**inherited, **environment},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == 0, result.stderr[-2000:]
-    return json.loads(result.stdout.strip().splitlines()[-1])
-
-
-STATE = """
-    import json, sys
-    import verl
+ACTIVE = """
+    import importlib.util, json, sys
+    import torch, verl
     from verl.plugin.platform import PlatformRegistry, get_platform
     import verl.utils.distributed as distributed
     import verl.workers.engine.fsdp.transformer_impl as impl
     from verl.workers.engine.base import EngineRegistry
     import verl.workers.rollout.vllm_rollout.bucketed_weight_transfer as transfer
+    import vllm.model_executor.layers.utils as patched
+
+    def keeps_weight(module):
+        layer = torch.nn.Linear(64, 64, bias=False)
+        module.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+        return layer.weight.numel() == 64 * 64
+
+    spec = importlib.util.find_spec("vllm.model_executor.layers.utils")
+    source = open(spec.origin).read().replace('direct_register_custom_op(', '(lambda **kwargs: None)(')
+    upstream = type(sys)("upstream_utils")
+    exec(compile(source, spec.origin, "exec"), upstream.__dict__)
     print(json.dumps({
-        "platforms": PlatformRegistry.registered_names(),
         "current": get_platform().device_name,
         "cpu_engines": [b for b in ("fsdp", "fsdp2") if "cpu" in EngineRegistry._engines["language_model"][b]],
-        "init": distributed.initialize_global_process_group_ray.__module__ + ":"
-                + str(hasattr(distributed.initialize_global_process_group_ray, "__wrapped__")),
+        "init_wrapped": hasattr(distributed.initialize_global_process_group_ray, "__wrapped__"),
         "offload": impl.CPUOffloadPolicy.__name__,
         "receiver": transfer.BucketedWeightReceiver.__name__,
         "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
+        "upstream_keeps_weight": keeps_weight(upstream),
+        "patched_keeps_weight": keeps_weight(patched),
     }))
 """
 
-IMPORT_ROLLOUT_AS_UPSTREAM = """
-    import json, importlib.metadata as m
+NOT_CHOSEN = """
+    import json, os, sys
+    import verl
+    from verl.plugin.platform import PlatformRegistry, get_platform
+    import s2l_ext.plugin
+    from s2l_ext.platform import verl_patches
+    import wrapt.importer as importer
+    hooks = set(importer._post_import_hooks)
+    state = {
+        "cpu_registered": "cpu" in PlatformRegistry.registered_names(),
+        "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
+        "platform_loaded": "s2l_ext.platform.cpu" in sys.modules,
+        "hooked": sorted(hooks & {*verl_patches.PATCHES, "vllm.model_executor.layers.utils"}),
+    }
+    get_platform()
+    os.environ["VERL_PLATFORM"] = "cpu"
+    sys.modules.setdefault("vllm", None)
+    from verl.trainer.ppo.v1 import trainer_base
+    trainer_base.TRAINER_REGISTRY.setdefault("s2l", object)
+    from s2l_ext.registration import require_registered
     try:
-        m.version("vllm"); found = True
+        require_registered("a test")
+        state["said"] = None
+    except RuntimeError as error:
+        state["said"] = str(error)
+    print(json.dumps(state))
+"""
+
+NO_PLUGIN = """
+    import json
+    import verl
+    from verl.plugin.platform import PlatformRegistry
+    from s2l_ext.registration import require_registered
+    try:
+        require_registered("a test")
+        said = None
+    except RuntimeError as error:
+        said = str(error)
+    print(json.dumps({"cpu": PlatformRegistry.get("cpu") is not None, "said": said}))
+"""
+
+ALIAS = """
+    import json, sys, importlib.metadata as m
+    try:
+        before = m.version("vllm")
     except m.PackageNotFoundError:
-        found = False
-    print(json.dumps({"vllm_found": found}))
+        before = None
+    from s2l_ext.platform import vllm_cpu
+    vllm_cpu.install_alias(); vllm_cpu.install_alias()
+    finders = sum(type(f).__name__ == "AliasFinder" for f in sys.meta_path)
+    print(json.dumps([before, m.version("vllm"), m.metadata("vllm")["Name"], finders]))
 """
 
 
+class Probe:
+    """A fresh interpreter with chosen variables; all probes run at once, each test reads its own."""
+
+    def __init__(self, code: str, **environment: str) -> None:
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VERL_", "VLLM_"))}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env={**inherited, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @functools.cached_property
+    def result(self) -> Any:
+        """What it printed last, as JSON."""
+        out, err = self.process.communicate(timeout=240)
+        assert self.process.returncode == 0, err[-2000:]
+        return json.loads(out.strip().splitlines()[-1])
+
+
 @pytest.fixture(scope="module")
-def on_cpu() -> dict:
-    return run_python(STATE, VERL_PLATFORM="cpu")
+def probes() -> dict[str, Probe]:
+    return {
+        "active": Probe(ACTIVE, VERL_PLATFORM="cpu"),
+        "not_chosen": Probe(NOT_CHOSEN),
+        "no_plugin": Probe(NO_PLUGIN, VERL_USE_EXTERNAL_PLUGINS="none"),
+        "alias": Probe(ALIAS),
+    }
 
 
 def test_versions_these_seams_were_read_in() -> None:
@@ -81,70 +150,47 @@ def test_environment_is_free_of_packages_that_do_not_match_a_cpu_torch() -> None
     assert not present & {"torchvision", "torchaudio", "torchcodec"}
 
 
-def test_cpu_platform_is_active_when_chosen(on_cpu: dict) -> None:
-    assert on_cpu["current"] == "cpu"
-    assert on_cpu["cpu_engines"] == ["fsdp", "fsdp2"]
-    assert on_cpu["init"].endswith(":True")
-    assert on_cpu["offload"] == "UnpinnedOffloadPolicy"
-    assert on_cpu["receiver"] == "CopyingReceiver"
-    assert on_cpu["alias"]
+def test_cpu_platform_is_active_when_chosen(probes) -> None:
+    state = probes["active"].result
+    assert state["current"] == "cpu"
+    assert state["cpu_engines"] == ["fsdp", "fsdp2"]
+    assert state["init_wrapped"] and state["alias"]
+    assert state["offload"] == "UnpinnedOffloadPolicy"
+    assert state["receiver"] == "CopyingReceiver"
 
 
-REQUIRE = """
-    import json, os
-    {before}
-    from s2l_ext.registration import PluginNotRegistered, require_registered
-    try:
-        require_registered("a test")
-        said = None
-    except PluginNotRegistered as error:
-        said = str(error)
-    print(json.dumps({{"said": said}}))
-"""
+@needs_vllm_cpu
+def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(probes) -> None:
+    state = probes["active"].result
+    assert state["upstream_keeps_weight"] is False
+    assert state["patched_keeps_weight"] is True
 
 
-def test_process_without_the_plugin_is_told() -> None:
-    said = run_python(REQUIRE.format(before=""), VERL_PLATFORM="", VERL_USE_EXTERNAL_PLUGINS="none")["said"]
-    assert said is not None and said.startswith("a test: verl does not know trainer 's2l'")
-
-
-def test_process_on_another_platform_than_chosen_is_told() -> None:
-    started = "import verl; from verl.plugin.platform import get_platform; get_platform()"
-    before = f"{started}; os.environ['VERL_PLATFORM'] = 'cpu'"
-    said = run_python(REQUIRE.format(before=before))["said"]
-    assert said is not None and "verl was imported before the variable was set" in said
-
-
-def test_nothing_of_the_platform_is_active_when_not_chosen() -> None:
-    code = """
-        import json, sys
-        import verl
-        from verl.plugin.platform import PlatformRegistry
-        import wrapt, s2l_ext.plugin
-        from s2l_ext.platform import verl_patches
-        import wrapt.importer as importer
-        hooks = set(importer._post_import_hooks)
-        print(json.dumps({
-            "cpu_registered": "cpu" in PlatformRegistry.registered_names(),
-            "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
-            "platform_loaded": "s2l_ext.platform.cpu" in sys.modules,
-            "hooked": sorted(hooks & {*verl_patches.PATCHES, "vllm.model_executor.layers.utils"}),
-        }))
-    """
-    state = run_python(code)
+def test_nothing_of_the_platform_is_active_when_not_chosen(probes) -> None:
+    state = dict(probes["not_chosen"].result)
+    state.pop("said")
     assert state == {"cpu_registered": False, "alias": False, "platform_loaded": False, "hooked": []}
 
 
-def test_upstream_still_has_no_cpu_platform_nor_engine() -> None:
-    code = """
-        import json
-        import verl
-        from verl.plugin.platform import PlatformRegistry
-        print(json.dumps({"cpu": PlatformRegistry.get("cpu") is not None}))
-    """
-    assert run_python(code, VERL_USE_EXTERNAL_PLUGINS="none") == {"cpu": False}
+def test_process_on_another_platform_than_chosen_is_told(probes) -> None:
+    assert "a test: VERL_PLATFORM=cpu is set, but verl started on" in probes["not_chosen"].result["said"]
+
+
+def test_process_without_the_plugin_is_told(probes) -> None:
+    assert probes["no_plugin"].result["said"].startswith("a test: verl does not know trainer 's2l'")
+
+
+def test_upstream_still_has_no_cpu_platform_nor_engine(probes) -> None:
+    assert probes["no_plugin"].result["cpu"] is False
     source = inspect.getsource(__import__("verl.workers.engine.fsdp.transformer_impl", fromlist=["x"]))
     assert source.count('backend=["fsdp", "fsdp2"], device=["cuda", "npu"]') == 2
+
+
+@needs_vllm_cpu
+def test_vllm_is_only_known_under_its_cpu_name(probes) -> None:
+    before, version, name, finders = probes["alias"].result
+    assert before is None
+    assert (version, name, finders) == (metadata.version("vllm-cpu") + "+cpu", "vllm", 1)
 
 
 def test_upstream_still_asks_for_pinned_memory() -> None:
@@ -190,41 +236,6 @@ def test_copying_receiver_hands_out_copies() -> None:
     module.BucketedWeightReceiver().receive_weights(lambda weights, last: received.update(weights))
     buffer.zero_()
     assert received["w"].tolist() == [0.0, 1.0, 2.0]
-
-
-@needs_vllm_cpu
-def test_vllm_is_only_known_under_its_cpu_name() -> None:
-    assert run_python(IMPORT_ROLLOUT_AS_UPSTREAM) == {"vllm_found": False}
-    code = """
-        import json
-        from s2l_ext.platform import vllm_cpu
-        vllm_cpu.install_alias(); vllm_cpu.install_alias()
-        import sys, importlib.metadata as m
-        print(json.dumps({
-            "version": m.version("vllm"), "name": m.metadata("vllm")["Name"],
-            "finders": sum(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
-        }))
-    """
-    alias = run_python(code)
-    assert alias == {"version": metadata.version("vllm-cpu") + "+cpu", "name": "vllm", "finders": 1}
-
-
-@needs_vllm_cpu
-def test_vllm_still_packs_linear_weights_away_on_cpu() -> None:
-    code = """
-        import json, torch
-        import vllm.model_executor.layers.utils as utils
-        layer = torch.nn.Linear(64, 64, bias=False)
-        if PATCH:
-            assert utils.dispatch_cpu_unquantized_gemm.__module__.startswith("s2l_ext")
-        utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
-        x = torch.randn(2, 64)
-        print(json.dumps({"kept": layer.weight.numel() == 64 * 64}))
-    """
-    plain = run_python("PATCH = False\n" + textwrap.dedent(code))
-    assert plain == {"kept": False}
-    plugged = "PATCH = True\nimport s2l_ext.plugin as p; p.register_vllm()\n" + textwrap.dedent(code)
-    assert run_python(plugged, VERL_PLATFORM="cpu") == {"kept": True}
 
 
 def test_platform_answers_everything_verl_asks() -> None:

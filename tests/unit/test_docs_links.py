@@ -9,6 +9,7 @@ import yaml
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
+from s2l_ext.preflight import check_pool
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -40,4 +41,4 @@ def test_recipe_of_the_readme_passes_our_checks(tmp_path) -> None:
     assert yaml.safe_load(block.group(1))["s2l"]["explorer"]
     cfg = compose_config("my_run", [], [tmp_path])
     assert check_against_verl(parse_s2l(cfg.s2l), cfg) == []
-    assert cfg.trainer.n_gpus_per_node + cfg.s2l.explorer.n_gpus_per_node <= 8
+    check_pool(cfg, parse_s2l(cfg.s2l), available=8)

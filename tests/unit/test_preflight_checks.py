@@ -190,7 +190,11 @@ def test_own_dataset_classes_read_their_own_columns(world):
 
 
 def test_steps_that_the_data_gives_are_compared_with_the_schedule(world):
-    settings = ["trainer.total_training_steps=null", "trainer.total_epochs=3"]  # 64 rows, 32 a step: 6 steps
+    settings = [
+        "trainer.total_training_steps=null",
+        "trainer.total_epochs=3",
+        "data.train_batch_size=32",
+    ]  # 64 rows: 6 steps
     (warning,) = look(*settings)
     assert "mix_steps=8" in warning and "6 steps" in warning
     assert look(*settings, "s2l.explorer.mix_steps=6") == []
