@@ -40,8 +40,8 @@ test: $(READY) ## lint, then every test tier that this machine can run
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-fast: $(READY) ## unit and contract tests only, under a minute
-	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not gpu" $(ARGS)
+test-fast: $(READY) ## unit and contract tests that take under a minute together
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not e2e and not gpu and not slow" $(ARGS)
 
 lint: $(READY) ## ruff, mypy on the pure rooms, import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -133,11 +133,15 @@ class Probe:
 @pytest.fixture(scope="module")
 def probes() -> dict[str, Probe]:
     return {
-        "active": Probe(ACTIVE, VERL_PLATFORM="cpu"),
         "not_chosen": Probe(NOT_CHOSEN),
         "no_plugin": Probe(NO_PLUGIN, VERL_USE_EXTERNAL_PLUGINS="none"),
         "alias": Probe(ALIAS),
     }
+
+
+@pytest.fixture(scope="module")
+def active() -> Any:
+    return Probe(ACTIVE, VERL_PLATFORM="cpu").result
 
 
 def test_versions_these_seams_were_read_in() -> None:
@@ -150,20 +154,20 @@ def test_environment_is_free_of_packages_that_do_not_match_a_cpu_torch() -> None
     assert not present & {"torchvision", "torchaudio", "torchcodec"}
 
 
-def test_cpu_platform_is_active_when_chosen(probes) -> None:
-    state = probes["active"].result
-    assert state["current"] == "cpu"
-    assert state["cpu_engines"] == ["fsdp", "fsdp2"]
-    assert state["init_wrapped"] and state["alias"]
-    assert state["offload"] == "UnpinnedOffloadPolicy"
-    assert state["receiver"] == "CopyingReceiver"
+@pytest.mark.slow
+def test_cpu_platform_is_active_when_chosen(active) -> None:
+    assert active["current"] == "cpu"
+    assert active["cpu_engines"] == ["fsdp", "fsdp2"]
+    assert active["init_wrapped"] and active["alias"]
+    assert active["offload"] == "UnpinnedOffloadPolicy"
+    assert active["receiver"] == "CopyingReceiver"
 
 
+@pytest.mark.slow
 @needs_vllm_cpu
-def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(probes) -> None:
-    state = probes["active"].result
-    assert state["upstream_keeps_weight"] is False
-    assert state["patched_keeps_weight"] is True
+def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(active) -> None:
+    assert active["upstream_keeps_weight"] is False
+    assert active["patched_keeps_weight"] is True
 
 
 def test_nothing_of_the_platform_is_active_when_not_chosen(probes) -> None:
