@@ -65,9 +65,9 @@ def test_explorer_rows_really_come_from_another_model(interrupted_and_resumed) -
     _, run = interrupted_and_resumed
     for metrics in run.steps().values():
         if metrics["s2l/source/explorer/rows"]:
-            assert metrics["s2l/source/explorer/sampler_k3"] > 0.01
+            assert metrics["s2l/source/explorer/sampler_k3"] > 1e-3
         if metrics["s2l/source/learner/rows"]:
-            assert metrics["s2l/source/learner/sampler_k3"] < 1e-3
+            assert metrics["s2l/source/learner/sampler_k3"] < 1e-6
 
 
 def test_old_log_probs_are_the_learners_so_the_ratio_starts_at_one(interrupted_and_resumed) -> None:
