@@ -86,6 +86,7 @@ def main() -> None:
     result = {
         "ratio": medians["s2l"] / medians["verl"],
         "ratio_by_round": rounds,
+        "median_of_paired_step_ratios": statistics.median(a / b for a, b in zip(*seconds.values(), strict=True)),
         "median_step_seconds": medians,
         "steps_counted": {name: len(values) for name, values in seconds.items()},
     }
