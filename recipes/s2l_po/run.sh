@@ -1,10 +1,3 @@
 #!/usr/bin/env bash
-# S2L-PO. RECIPE chooses the recipe; arguments are Hydra overrides.
-set -euo pipefail
-cd "$(dirname "$0")/../.."
-PATH="$PWD/.venv/bin:$PATH"
-recipe=${RECIPE:-s2l_po/toy}
-case "$recipe" in
-  */toy | */*_smoke) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
-esac
-exec s2l train --config-name "$recipe" "$@"
+# RECIPE chooses another recipe; arguments are Hydra overrides.
+RECIPE=${RECIPE:-s2l_po/toy} exec "$(dirname "$0")/../run.sh" "$@"
