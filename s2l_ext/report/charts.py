@@ -1,4 +1,4 @@
-"""Line charts as inline SVG. Colours are CSS classes, so a page decides light or dark."""
+"""Line charts, and the parts of every chart, as inline SVG. Colours are CSS classes: a page decides light or dark."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 460, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
+MOST_DOTS = 150
+NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
 
@@ -38,27 +40,51 @@ class Frame:
         return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
-def chart(title: str, y_name: str, lines: list[Line], y_range: tuple[float, float] | None = None) -> str:
+def chart(
+    title: str, y_name: str, lines: list[Line], y_range: tuple[float, float] | None = None, reading: str = ""
+) -> str:
     """One chart with x = training step. Lines without points are left out; none at all gives a sentence.
 
     Args:
         y_range: fixed range; None spans 0 to a round number above the largest value.
+        reading: what a reader should see in it.
     """
     drawn = [line for line in lines if line.points]
-    caption = f"<figcaption>{html.escape(title)}</figcaption>"
     if not drawn:
-        return f"<figure>{caption}<p class='note'>The run logged no values for this chart.</p></figure>"
+        return empty(title)
     steps = [x for line in drawn for x, _ in line.points]
-    frame = Frame((0.0, max(*steps, 1.0)), y_range or _range(drawn))
-    body = [_grid(frame, y_name), *(_band(frame, line) for line in drawn), *(_path(frame, line) for line in drawn)]
-    legend = "".join(f"<span class='{line.colour}'><i></i>{html.escape(line.name)}</span>" for line in drawn)
-    label = html.escape(f"{title}: {y_name} by training step", quote=True)
+    frame = Frame((0.0, max(*steps, 1.0)), y_range or round_range([y for line in drawn for _, y in line.points]))
+    body = [axes(frame, y_name), *(_band(frame, line) for line in drawn), *(_path(frame, line) for line in drawn)]
+    return figure(
+        title, f"{y_name} by training step", body, legend([(line.name, line.colour) for line in drawn]), reading
+    )
+
+
+def empty(title: str, why: str = NO_VALUES) -> str:
+    """A figure that says in a sentence why there is nothing to draw."""
+    return f"<figure>{_caption(title)}<p class='note'>{html.escape(why)}</p></figure>"
+
+
+def figure(title: str, label: str, body: Sequence[str], key: str, reading: str = "", wide: bool = False) -> str:
+    """Title, drawing, key and the sentence that says what to see. ``wide`` spans the page."""
+    label = html.escape(f"{title}: {label}", quote=True)
     svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(body)}</svg>"
-    return f"<figure>{caption}{svg}<div class='legend'>{legend}</div></figure>"
+    said = f"<p class='reading'>{html.escape(reading)}</p>" if reading else ""
+    return f"<figure{' class=wide' if wide else ''}>{_caption(title)}{svg}{key}{said}</figure>"
 
 
-def _range(lines: list[Line]) -> tuple[float, float]:
-    values = [y for line in lines for _, y in line.points]
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """``(name, colour)`` of what is drawn."""
+    spans = "".join(f"<span class='{colour}'><i></i>{html.escape(name)}</span>" for name, colour in entries)
+    return f"<div class='legend'>{spans}</div>"
+
+
+def _caption(title: str) -> str:
+    return f"<figcaption>{html.escape(title)}</figcaption>"
+
+
+def round_range(values: Sequence[float]) -> tuple[float, float]:
+    """From 0, or a round number below the smallest, to a round number above the largest."""
     step = nice_step(max(values) - min(0.0, *values))
     return min(0.0, math.floor(min(values) / step) * step), max(step, math.ceil(max(values) / step) * step)
 
@@ -71,26 +97,46 @@ def nice_step(span: float, ticks: int = 4) -> float:
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor * (ticks + 1) >= span)
 
 
-def _ticks(low: float, high: float, step: float) -> list[float]:
+def ticks(low: float, high: float, step: float) -> list[float]:
+    """Multiples of ``step`` within the range."""
     first = math.ceil(low / step - 1e-9)
-    return [round(index * step, 10) for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{index * step:.10g}") for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _grid(frame: Frame, y_name: str) -> str:
+def tick_text(value: float) -> str:
+    """Short enough to leave room for the name of the axis."""
+    text = f"{value:g}"
+    if len(text) <= 5:
+        return text
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:g}{unit}"
+    mantissa, exponent = f"{value:e}".split("e")
+    return f"{float(mantissa):g}e{int(exponent)}"
+
+
+def axes(
+    frame: Frame, y_name: str, x_name: str = "training step", at: Sequence[tuple[float, str]] | None = None
+) -> str:
+    """Grid lines, numbers and names; ``at`` gives the places and texts on the x axis, None for whole steps."""
     parts = []
-    for value in _ticks(*frame.y, nice_step(frame.y[1] - frame.y[0])):
+    for value in ticks(*frame.y, nice_step(frame.y[1] - frame.y[0])):
         _, y = frame.at(frame.x[0], value)
         parts.append(f"<line class='grid' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
-        parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{value:g}</text>")
-    for value in _ticks(*frame.x, max(1.0, nice_step(frame.x[1] - frame.x[0], 6))):
+        parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{tick_text(value)}</text>")
+    for value, text in whole_steps(frame) if at is None else at:
         x, _ = frame.at(value, frame.y[0])
-        parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='middle'>{value:g}</text>")
-    middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(f"<text x='{(LEFT + WIDTH - RIGHT) / 2}' y='{HEIGHT - 4}' text-anchor='middle'>training step</text>")
+        parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='middle'>{html.escape(text)}</text>")
+    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f"<text x='{centre}' y='{HEIGHT - 4}' text-anchor='middle'>{html.escape(x_name)}</text>")
     parts.append(
         f"<text transform='translate(11 {middle}) rotate(-90)' text-anchor='middle'>{html.escape(y_name)}</text>"
     )
     return "".join(parts)
+
+
+def whole_steps(frame: Frame) -> list[tuple[float, str]]:
+    return [(value, tick_text(value)) for value in ticks(*frame.x, max(1.0, nice_step(frame.x[1] - frame.x[0], 6)))]
 
 
 def _band(frame: Frame, line: Line) -> str:
@@ -98,19 +144,25 @@ def _band(frame: Frame, line: Line) -> str:
         return ""
     upper = [frame.at(x, high) for (x, _), (_, high) in zip(line.points, line.band, strict=True)]
     lower = [frame.at(x, low) for (x, _), (low, _) in zip(line.points, line.band, strict=True)]
-    return f"<polygon class='band {line.colour}' points='{_coordinates([*upper, *reversed(lower)])}'/>"
+    return f"<polygon class='band {line.colour}' points='{coordinates([*upper, *reversed(lower)])}'/>"
 
 
 def _path(frame: Frame, line: Line) -> str:
     points = [frame.at(x, y) for x, y in line.points]
     style = f"line {line.colour}{' planned' if line.planned else ''}"
-    dots = [
-        f"<circle class='dot {line.colour}' cx='{px:.1f}' cy='{py:.1f}' r='3'>"
-        f"<title>{html.escape(line.name)}, step {x:g}: {y:.4g}</title></circle>"
-        for (px, py), (x, y) in zip(points, line.points, strict=True)
-    ]
-    return f"<polyline class='{style}' points='{_coordinates(points)}'/>" + ("" if line.planned else "".join(dots))
+    drawn = f"<polyline class='{style}' points='{coordinates(points)}'/>"
+    if line.planned or len(points) > MOST_DOTS:
+        return drawn
+    names = [f"{line.name}, step {x:g}: {y:.4g}" for x, y in line.points]
+    return drawn + "".join(dot(at, line.colour, name) for at, name in zip(points, names, strict=True))
 
 
-def _coordinates(points: Sequence[Point]) -> str:
+def dot(at: Point, colour: str, name: str) -> str:
+    """A point that names itself under the pointer."""
+    place = f"cx='{at[0]:.1f}' cy='{at[1]:.1f}' r='3'"
+    return f"<circle class='dot {colour}' {place}><title>{html.escape(name)}</title></circle>"
+
+
+def coordinates(points: Sequence[Point]) -> str:
+    """Pixels as ``points`` of a polyline or polygon."""
     return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)

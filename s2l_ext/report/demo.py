@@ -21,7 +21,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.report.follow import Ended, Tail, last_lines, run_followed
 from s2l_ext.report.page import headline, render, verdict
 from s2l_ext.report.progress import Phase, Progress
-from s2l_ext.report.results import SLOTS, compare, read_metrics, read_validations, series
+from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series
 
 RECIPE = "s2l_po/toy"
 CONFIG_FILE = "s2l_config.yaml"
@@ -212,11 +212,6 @@ class _Watch:
         if self.accuracy is not None:
             parts.append(f"held-out accuracy {self.accuracy:.3f}")
         return " · ".join(parts)
-
-
-def is_accuracy(key: str) -> bool:
-    """Whether a metric is verl's validation accuracy ``val-core/<data source>/acc/mean@n``."""
-    return key.startswith("val-core/") and "/acc/mean@" in key
 
 
 @dataclass(frozen=True)

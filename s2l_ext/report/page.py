@@ -7,38 +7,14 @@ import re
 from typing import Any
 
 from s2l_ext.report.charts import Line, chart
-from s2l_ext.report.results import Validation, series, wilson_interval
+from s2l_ext.report.results import Metrics, Validation, series, wilson_interval
+from s2l_ext.report.style import document
 
 EXAMPLES = 3
 ROLES = re.compile(r"^(system|user)\n|\n?assistant\n?$")
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c2330; --soft: #5b6576; --paper: #fff; --panel: #f5f6f9; --rule: #d9dde5;
-  --learner: #1f6fd1; --explorer: #c8690a; --plan: #7a8496; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8ebf1; --soft: #a3adbd; --paper: #14171d; --panel: #1d222b;
-  --rule: #363d4a; --learner: #6fb1ff; --explorer: #ffab57; --plan: #97a1b3; } }
-body { margin: 0 auto; max-width: 1020px; padding: 28px 20px 60px; background: var(--paper); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 25px; margin: 0 0 4px; } h2 { font-size: 17px; margin: 30px 0 10px; }
-.lead { font-size: 17px; margin: 0 0 20px; } .note, small { color: var(--soft); }
-.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 16px; }
-figure { margin: 0; padding: 12px 14px; background: var(--panel); border-radius: 8px; }
-figcaption { font-weight: 600; margin-bottom: 6px; } svg { width: 100%; height: auto; display: block; }
-svg text { fill: var(--soft); font-size: 11px; } .grid { stroke: var(--rule); stroke-width: 1; }
-.learner { --c: var(--learner); } .explorer { --c: var(--explorer); } .plan { --c: var(--plan); }
-.line { fill: none; stroke: var(--c); stroke-width: 2; } .planned { stroke-width: 7; opacity: .4; }
-.dot { fill: var(--c); } .band { fill: var(--c); opacity: .18; }
-.legend { display: flex; gap: 16px; font-size: 13px; margin-top: 4px; }
-.legend i { display: inline-block; width: 14px; height: 3px; background: var(--c); margin-right: 6px;
-  vertical-align: 3px; }
-table { border-collapse: collapse; width: 100%; }
-td, th { text-align: left; padding: 5px 10px 5px 0; vertical-align: top;
-  border-bottom: 1px solid var(--rule); } th { font-weight: 500; color: var(--soft); white-space: nowrap; }
-.scroll { overflow-x: auto; } code { font-family: ui-monospace, monospace; font-size: 13px;
-  overflow-wrap: anywhere; white-space: pre-wrap; }
-"""
 
 
-def render(summary: dict[str, Any], lines: list[tuple[int, dict[str, Any]]], validations: list[Validation]) -> str:
+def render(summary: dict[str, Any], lines: Metrics, validations: list[Validation]) -> str:
     """The whole page.
 
     Args:
@@ -50,15 +26,10 @@ def render(summary: dict[str, Any], lines: list[tuple[int, dict[str, Any]]], val
         f"<h1>{html.escape(headline(summary))}</h1>",
         f"<p class='lead'>{html.escape(verdict(summary))}</p>",
         f"<div class='charts'>{''.join(_charts(summary, lines, validations))}</div>",
-        f"<h2>The run</h2><div class='scroll'><table>{_rows(_facts(summary))}</table></div>",
+        f"<h2>The run</h2><div class='scroll'><table>{table_rows(_facts(summary))}</table></div>",
         _examples(validations[0], validations[-1]),
     ]
-    title = html.escape(f"s2l demo: {summary['recipe']}")
-    viewport = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head = f"<meta charset='utf-8'>{viewport}<title>{title}</title>"
-    return (
-        f"<!doctype html><html lang='en'><head>{head}<style>{STYLE}</style></head><body>{''.join(body)}</body></html>\n"
-    )
+    return document(f"s2l demo: {summary['recipe']}", "".join(body))
 
 
 def headline(summary: dict[str, Any]) -> str:
@@ -77,9 +48,7 @@ def verdict(summary: dict[str, Any]) -> str:
     return text if low > 0 else f"{text} The model got worse."
 
 
-def _charts(
-    summary: dict[str, Any], lines: list[tuple[int, dict[str, Any]]], validations: list[Validation]
-) -> list[str]:
+def _charts(summary: dict[str, Any], lines: Metrics, validations: list[Validation]) -> list[str]:
     curve = [(float(dump.step), dump.mean) for dump in validations]
     band = [wilson_interval(dump.mean, len(dump.accuracy)) for dump in validations]
     share = []
@@ -96,12 +65,13 @@ def _charts(
             y_range=(0.0, 1.0),
         ),
         chart("Explorer's share of the rollouts", "share of rows", share, y_range=(0.0, 1.0)),
-        chart("Training reward by source", "mean reward", _by_source(lines, "reward_mean")),
-        chart("Response length by source", "tokens", _by_source(lines, "response_length_mean")),
+        chart("Training reward by source", "mean reward", by_source(lines, "reward_mean")),
+        chart("Response length by source", "tokens", by_source(lines, "response_length_mean")),
     ]
 
 
-def _by_source(lines: list[tuple[int, dict[str, Any]]], name: str) -> list[Line]:
+def by_source(lines: Metrics, name: str) -> list[Line]:
+    """One line each for what the learner and the explorer sampled."""
     return [Line(source, source, series(lines, f"s2l/source/{source}/{name}")) for source in ("learner", "explorer")]
 
 
@@ -123,7 +93,7 @@ def _spaced(values: list[int]) -> str:
     return " ".join(str(value) for value in values)
 
 
-def _rows(facts: dict[str, str]) -> str:
+def table_rows(facts: dict[str, str]) -> str:
     return "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(text)}</td></tr>" for name, text in facts.items())
 
 

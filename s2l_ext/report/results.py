@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from s2l_ext.errors import DataError
 
 RESAMPLES = 10_000
 SLOTS = "s2l/explorer/slots"
+
+Metrics = list[tuple[int, dict[str, Any]]]
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Gain:
         return self.ci95[0] > 0 or self.ci95[1] < 0
 
 
-def read_metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
+def read_metrics(path: Path) -> Metrics:
     """``(step, metrics)`` in file order. A torn last line is left out.
 
     Raises:
@@ -58,23 +62,43 @@ def read_metrics(path: Path) -> list[tuple[int, dict[str, Any]]]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. The run wrote no metrics; its log says why.")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    parsed = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            parsed.append((int(record["step"]), dict(record["data"])))
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}:{number}: not a metrics line ({error}).") from error
+    return read_json_lines(path, lambda record: (int(record["step"]), dict(record["data"])), "a metrics line")
+
+
+def read_json_lines(path: Path, parse: Callable[[Any], Parsed], what: str) -> list[Parsed]:
+    """``parse`` of every line. The last line may be torn, by a run that still writes or was killed; it is left out.
+
+    Raises:
+        DataError: a line before the last is not JSON, or ``parse`` refuses it.
+    """
+    parsed: list[Parsed] = []
+    broken: tuple[int, Exception] | None = None
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            if broken:
+                raise DataError(
+                    f"{path}:{broken[0]}: not {what} ({broken[1]}). Remove that line, or restore the file from a copy."
+                ) from broken[1]
+            try:
+                parsed.append(parse(json.loads(line)))
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+                broken = number, error
     return parsed
 
 
-def series(lines: list[tuple[int, dict[str, Any]]], key: str) -> list[tuple[int, float]]:
+def is_accuracy(key: str) -> bool:
+    """Whether a metric is verl's validation accuracy ``val-core/<data source>/acc/mean@n``."""
+    return key.startswith("val-core/") and "/acc/mean@" in key
+
+
+def series(lines: Metrics, key: str) -> list[tuple[int, float]]:
     """``(step, value)`` of every line that has a number under ``key``, by step; the last line of a step wins."""
-    found = {step: data[key] for step, data in lines if isinstance(data.get(key), int | float)}
+    found = {step: data[key] for step, data in lines if _is_number(data.get(key))}
     return [(step, float(found[step])) for step in sorted(found)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def read_validations(folder: Path) -> list[Validation]:
