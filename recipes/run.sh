@@ -4,6 +4,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 case "$RECIPE" in
-  */toy | */*_smoke) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
+  */toy | */*_smoke | expo/*_only | combined/expo_s2l) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
 esac
 exec s2l train --config-name "$RECIPE" "$@"

@@ -11,10 +11,18 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.checks import schedule_warnings, total_steps, whole_number
+from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, parameter_count
-from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, S2LConfig
+from s2l_ext.config.verl_settings import total_steps, whole_number
 from s2l_ext.data.checks import check_parquet
+from s2l_ext.data.prompts import (
+    match_pass_rates,
+    parquet_table,
+    prompt_ids,
+    read_pass_rates,
+    require_enough,
+)
 from s2l_ext.data.tokenizers import compare
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 
@@ -47,6 +55,8 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if s2l.explorer:
         _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
     _check_data(cfg)
+    if s2l.curriculum:
+        _check_prompts(cfg, s2l.curriculum)
     return _explorer_fits(cfg, s2l.explorer) if s2l.explorer else []
 
 
@@ -164,6 +174,27 @@ def _check_file(key: str, path: Path, prompt_key: str) -> None:
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
 
 
+def _check_prompts(cfg: DictConfig, curriculum: CurriculumConfig) -> None:
+    """What the curriculum reads from the data, before verl filters it: the trainer asks again afterwards."""
+    files = list(_files(cfg.data.train_files))
+    if OmegaConf.select(cfg, "data.custom_cls.path") or any(path.suffix != ".parquet" for path in files) or not files:
+        return
+    rows = _rows(cfg, files)
+    require_enough(rows, whole_number(cfg, "data.train_batch_size"))
+    table = parquet_table(files)
+    if curriculum.type == "easy_to_hard":
+        tiers_of(table, curriculum.tier_column, curriculum.tier_order)
+    if curriculum.warm_start is not None:
+        rates = read_pass_rates(curriculum.warm_start)
+        match_pass_rates(rates, prompt_ids(table, cfg.data.prompt_key), curriculum.warm_start)
+
+
+def _rows(cfg: DictConfig, files: list[Path]) -> int:
+    """Rows that verl reads: all of the files', or ``data.train_max_samples``."""
+    rows = sum(pq.read_metadata(path).num_rows for path in files)
+    return min(rows, cfg.data.train_max_samples) if cfg.data.train_max_samples > 0 else rows
+
+
 def _files(value: Any) -> Iterator[Path]:
     """Local files of ``data.train_files``: one path or a list."""
     if value is None:
@@ -178,7 +209,4 @@ def _steps_from_data(cfg: DictConfig) -> int | None:
     files = [path for path in _files(cfg.data.train_files) if path.suffix == ".parquet"]
     if not files or OmegaConf.select(cfg, "data.custom_cls.path"):
         return None
-    rows = sum(pq.read_metadata(path).num_rows for path in files)
-    if cfg.data.train_max_samples > 0:
-        rows = min(rows, cfg.data.train_max_samples)
-    return rows // whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "trainer.total_epochs")
+    return _rows(cfg, files) // whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "trainer.total_epochs")

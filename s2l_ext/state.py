@@ -2,40 +2,73 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
+import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig
 
 from s2l_ext.config import S2LConfig
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig
+from s2l_ext.data.prompts import file_digests
 from s2l_ext.errors import ConfigError, StateMismatch
+
+logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 FILE_NAME = "s2l_state.json"
+ARRAYS_NAME = "s2l_arrays.npz"
+ARRAY_MARK = "__array__"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 EXPLORER_SETTINGS = ("mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
+DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
+"""verl's settings that decide which rows of the files are prompts, and in which order."""
 
 
 def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
-    if s2l.explorer is None:
+    if not s2l.anything_on:
         return None
     return {
-        "explorer.model": Path(s2l.explorer.model_path).name,
-        **{f"explorer.{name}": getattr(s2l.explorer, name) for name in EXPLORER_SETTINGS},
+        **(_explorer_settings(s2l.explorer) if s2l.explorer else {}),
+        **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
+        **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
         "train_files": _names(cfg.data.train_files),
     }
 
 
+def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
+    settings = {f"explorer.{name}": getattr(explorer, name) for name in EXPLORER_SETTINGS}
+    return {"explorer.model": Path(explorer.model_path).name, **settings}
+
+
+def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[str, Any]:
+    """``warm_start`` is left out: it gives start values, which a resumed run no longer reads."""
+    own = {name: value for name, value in asdict(curriculum).items() if name not in ("warm_start", "on_mismatch")}
+    return {
+        **{f"curriculum.{name}": value for name, value in own.items()},
+        **{f"curriculum.data.{name}": cfg.data.get(name) for name in DATA_SETTINGS},
+        "curriculum.data.sha256": file_digests(_paths(cfg.data.train_files)),
+    }
+
+
+def _paths(files: Any) -> list[str]:
+    return [files] if isinstance(files, str) else list(files)
+
+
 def _names(files: Any) -> list[str]:
     """File names without their folders: a run may be resumed from another mount."""
-    return [Path(path).name for path in ([files] if isinstance(files, str) else files)]
+    return [Path(path).name for path in _paths(files)]
 
 
 def checkpoint_folder(cfg: DictConfig) -> Path | None:
@@ -54,6 +87,9 @@ def checkpoint_folder(cfg: DictConfig) -> Path | None:
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     """Controllers' states of the checkpoint that this run resumes; empty for a fresh run or with everything off.
 
+    With ``s2l.curriculum.on_mismatch=reset`` a curriculum of another data set or another order is left out, with a
+    warning, and the rest is resumed.
+
     Raises:
         StateMismatch: the checkpoint belongs to other settings, or to a run in which a feature was on that is off now.
     """
@@ -61,33 +97,79 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     if folder is None or not folder.is_dir():
         return {}
     current = fingerprint(s2l, cfg)
-    if current is None and not (folder / FILE_NAME).exists():
+    has_state = (folder / FILE_NAME).exists()
+    if current is None and not has_state:
         return {}
-    return load_state(folder, current or {})
+    reset = s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
+    if reset and not has_state and s2l.explorer is None and s2l.kl is None:
+        logger.warning(
+            "%s has no controller state; s2l.curriculum.on_mismatch=reset starts the curriculum afresh", folder
+        )
+        return {}
+    return load_state(folder, current or {}, reset_curriculum=reset)
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` so that a reader or a crash sees the old file or the new one, never a part."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` so that a reader or a crash sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w") as file:
-        file.write(text)
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
 
 
 def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str, dict[str, Any]]) -> None:
-    """Write ``s2l_state.json`` into a ``global_step_N`` folder."""
-    document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": controllers}
-    write_atomically(folder / FILE_NAME, json.dumps(document, indent=1, sort_keys=True))
+    """Write ``s2l_state.json`` into a ``global_step_N`` folder, and before it ``s2l_arrays.npz`` if a state has arrays.
+
+    Args:
+        controllers: state by controller; values are JSON values, numpy arrays, and mappings of these.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    plain = _take_arrays(controllers, "", arrays)
+    document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(folder / ARRAYS_NAME, buffer.getvalue())
+        document["arrays_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    write_atomically(folder / FILE_NAME, _to_json(document))
 
 
-def load_state(folder: Path, fingerprint: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def _to_json(document: dict[str, Any]) -> str:
+    try:
+        return json.dumps(document, indent=1, sort_keys=True)
+    except TypeError as error:
+        raise StateMismatch(
+            f"the controllers' state cannot be saved ({error}): state_dict() may hold numbers, text, lists, mappings "
+            "with text keys and numpy arrays."
+        ) from None
+
+
+def _take_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """``value`` with every array moved to ``arrays`` and its place marked."""
+    if isinstance(value, np.ndarray):
+        arrays[path] = value
+        return {ARRAY_MARK: path}
+    if isinstance(value, dict):
+        return {key: _take_arrays(item, f"{path}.{key}" if path else str(key), arrays) for key, item in value.items()}
+    return value
+
+
+def _put_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {ARRAY_MARK}:
+            return arrays[value[ARRAY_MARK]]
+        return {key: _put_arrays(item, arrays) for key, item in value.items()}
+    return value
+
+
+def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool = False) -> dict[str, dict[str, Any]]:
     """Read the controllers' states back.
 
     Raises:
-        StateMismatch: the file is missing or unreadable, has another schema, or another fingerprint.
+        StateMismatch: a file is missing, unreadable or damaged, has another schema, or another fingerprint.
     """
     path = folder / FILE_NAME
     document = _read(path)
@@ -96,8 +178,33 @@ def load_state(folder: Path, fingerprint: dict[str, Any]) -> dict[str, dict[str,
             f"{path}: schema_version is {document.get('schema_version')!r}, this version reads {SCHEMA_VERSION}. "
             "Resume with the version that wrote it, or start over with trainer.resume_mode=disable."
         )
-    _compare(path, document.get("fingerprint", {}), fingerprint)
-    return document["controllers"]
+    different = _differences(document.get("fingerprint", {}), fingerprint)
+    if (
+        different
+        and reset_curriculum
+        and all(key.startswith("curriculum.") or key == "train_files" for key in different)
+    ):
+        logger.warning(
+            "%s: the curriculum starts afresh, because it belongs to other settings:\n%s", path, _shown(different)
+        )
+        return {name: state for name, state in document["controllers"].items() if name != "curriculum"}
+    if different:
+        raise StateMismatch(_refusal(path, different))
+    return _put_arrays(document["controllers"], _read_arrays(folder, document.get("arrays_sha256")))
+
+
+def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    if sha256 is None:
+        return {}
+    path = folder / ARRAYS_NAME
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise StateMismatch(
+            f"{path} is missing or damaged: its content is not what {FILE_NAME} was written with. Resume from an "
+            "earlier checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -116,11 +223,25 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
 
 
-def _compare(path: Path, saved: dict[str, Any], current: dict[str, Any]) -> None:
-    different = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
-    if different:
-        lines = [f"  {key}: checkpoint {saved.get(key)!r}, this run {current.get(key)!r}" for key in different]
-        raise StateMismatch(
-            f"{path} belongs to a run with other settings:\n" + "\n".join(lines) + "\n"
-            "Set them back, or start over with trainer.resume_mode=disable and another trainer.default_local_dir."
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, with the checkpoint's value and this run's."""
+    keys = sorted(saved.keys() | current.keys())
+    return {key: (saved.get(key), current.get(key)) for key in keys if saved.get(key) != current.get(key)}
+
+
+def _is_curriculums(key: str) -> bool:
+    return key.startswith("curriculum.") or key == "train_files"
+
+
+def _shown(different: dict[str, tuple[Any, Any]]) -> str:
+    return "\n".join(f"  {key}: checkpoint {old!r}, this run {new!r}" for key, (old, new) in different.items())
+
+
+def _refusal(path: Path, different: dict[str, tuple[Any, Any]]) -> str:
+    fix = "Set them back, or start over with trainer.resume_mode=disable and another trainer.default_local_dir."
+    if any(key.startswith("curriculum.") for key in different):
+        fix += (
+            " If only data or curriculum changed, s2l.curriculum.on_mismatch=reset keeps the model and starts the "
+            "curriculum afresh."
         )
+    return f"{path} belongs to a run with other settings:\n{_shown(different)}\n{fix}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.errors import ConfigError
 
 GROUP_ESTIMATORS = frozenset(
@@ -81,40 +82,27 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """
     _check_trainer(cfg)
     _check_dataloader(s2l, cfg)
-    if s2l.explorer is None:
-        return []
-    return [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
-
-
-def total_steps(cfg: DictConfig) -> int | None:
-    """``trainer.total_training_steps``; None when verl derives it from the data."""
-    key = "trainer.total_training_steps"
-    return None if _get(cfg, key) is None else whole_number(cfg, key)
-
-
-def whole_number(cfg: DictConfig, key: str) -> int:
-    """A setting of verl's that must be a whole number; ConfigError names it if it is not."""
-    value = _get(cfg, key)
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be a whole number.")
-    return value
-
-
-def _get(cfg: DictConfig, key: str) -> Any:
-    return OmegaConf.select(cfg, key)
+    warnings: list[str] = []
+    if s2l.explorer is not None:
+        warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
+    if s2l.kl is not None:
+        warnings += check_kl(s2l.kl, cfg)
+    if s2l.curriculum is not None:
+        warnings += check_curriculum(s2l.curriculum, cfg)
+    return warnings
 
 
 # ---- the trainer and the data loader ------------------------------------------------------------------------------
 
 
 def _check_trainer(cfg: DictConfig) -> None:
-    mode = _get(cfg, "trainer.v1.trainer_mode")
+    mode = setting(cfg, "trainer.v1.trainer_mode")
     if mode not in ("sync", "s2l"):
         raise ConfigError(
             f"trainer.v1.trainer_mode={mode}: this package extends verl's synchronous trainer only. "
             "Leave the key out, or run verl alone with `python -m verl.trainer.main_ppo`."
         )
-    if _get(cfg, "trainer.use_v1") is False:
+    if setting(cfg, "trainer.use_v1") is False:
         raise ConfigError(
             "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "
             "trainer with `python -m verl.trainer.main_ppo`."
@@ -133,8 +121,13 @@ class PrefetchRule:
 PREFETCH_RULES = (
     PrefetchRule(
         feature="trainer.device=cpu",
-        active=lambda s2l, cfg: _get(cfg, "trainer.device") == "cpu",
+        active=lambda s2l, cfg: setting(cfg, "trainer.device") == "cpu",
         reason="each worker forks the driver, a process full of Ray threads, on a machine that has few cores to spare",
+    ),
+    PrefetchRule(
+        feature="s2l.curriculum",
+        active=lambda s2l, cfg: s2l.curriculum is not None,
+        reason="workers fetch prompts ahead, drawn before the pass rates of the step in between are known",
     ),
 )
 
@@ -161,7 +154,7 @@ def _group_size(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 def _estimator(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    name = _get(cfg, "algorithm.adv_estimator")
+    name = setting(cfg, "algorithm.adv_estimator")
     if name in UNGROUPED_ESTIMATORS:
         raise ConfigError(
             f"algorithm.adv_estimator={name} has no group baseline, which s2l.explorer needs. "
@@ -189,18 +182,18 @@ def schedule_warnings(explorer: ExplorerConfig, total: int, source: str) -> list
 
 def _old_log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     prefix = "algorithm.rollout_correction"
-    if _get(cfg, f"{prefix}.bypass_mode"):
+    if setting(cfg, f"{prefix}.bypass_mode"):
         raise ConfigError(
             f"{prefix}.bypass_mode=True takes old log-probs from whoever sampled; with s2l.explorer on they must be "
             f"the learner's on every row. Set {prefix}.bypass_mode=False."
         )
-    weighting = _get(cfg, f"{prefix}.rollout_is")
+    weighting = setting(cfg, f"{prefix}.rollout_is")
     if weighting is not None:
         raise ConfigError(
             f"{prefix}.rollout_is={weighting} weights learner and explorer rows alike. Set {prefix}.rollout_is=null "
             "and use s2l.explorer.correction=truncated_is, which touches explorer rows only."
         )
-    rejection = _get(cfg, f"{prefix}.rollout_rs")
+    rejection = setting(cfg, f"{prefix}.rollout_rs")
     if rejection is None:
         return []
     return [f"{prefix}.rollout_rs={rejection} rejects by distance from the learner, explorer rows above all."]
@@ -213,16 +206,16 @@ def _correction(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
             "Leave it out or set s2l.explorer.correction=truncated_is."
         )
     key = "actor_rollout_ref.rollout.calculate_log_probs"
-    if explorer.correction == "truncated_is" and not _get(cfg, key):
+    if explorer.correction == "truncated_is" and not setting(cfg, key):
         raise ConfigError(
             f"s2l.explorer.correction=truncated_is divides by the explorer's own log-probs, but {key}="
-            f"{_get(cfg, key)}. Set {key}=True."
+            f"{setting(cfg, key)}. Set {key}=True."
         )
     return []
 
 
 def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    name = _get(cfg, "actor_rollout_ref.rollout.name")
+    name = setting(cfg, "actor_rollout_ref.rollout.name")
     if name != "vllm":
         raise ConfigError(
             f"actor_rollout_ref.rollout.name={name}: the explorer's servers are vLLM's. "
@@ -239,7 +232,7 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 def _manager(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-    manager = _get(cfg, key)
+    manager = setting(cfg, key)
     if manager and manager != AGENT_LOOP_MANAGER:
         raise ConfigError(
             f"{key}={manager}: s2l.explorer needs its own manager, which decides who samples a session. "
@@ -249,7 +242,7 @@ def _manager(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    size = _get(cfg, "actor_rollout_ref.rollout.n")
+    size = setting(cfg, "actor_rollout_ref.rollout.n")
     if explorer.baseline != "per_source":
         return []
     table = LinearAnnealing(explorer.mix_steps, size).table(explorer.mix_steps)
@@ -269,7 +262,7 @@ def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 def _overrides(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    known = set(_get(cfg, "actor_rollout_ref.rollout")) | ROLLOUT_KEYS_OUTSIDE_YAML
+    known = set(setting(cfg, "actor_rollout_ref.rollout")) | ROLLOUT_KEYS_OUTSIDE_YAML
     for name in explorer.rollout_overrides:
         key = f"s2l.explorer.rollout_overrides.{name}"
         if name in OWN_ROLLOUT_KEYS:

@@ -114,6 +114,7 @@ _TYPE_NAMES = {
     str: "text (quote it if it looks like a number)",
     bool: "true or false",
     dict: "a mapping of keys to values",
+    list: "a list",
 }
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.config.checks import total_steps
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.verl_settings import total_steps
 
 STEPS_SHOWN = 32
 

@@ -17,9 +17,10 @@ class Limits:
     at_least: float | None = None
     above: float | None = None
     at_most: float | None = None
+    below: float | None = None
 
     def describe(self) -> str:
-        sides = ((">=", self.at_least), (">", self.above), ("<=", self.at_most))
+        sides = ((">=", self.at_least), (">", self.above), ("<=", self.at_most), ("<", self.below))
         return " and ".join(f"{sign} {bound:g}" for sign, bound in sides if bound is not None)
 
     def allow(self, value: float) -> bool:
@@ -27,14 +28,20 @@ class Limits:
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
             and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
         )
 
 
 def limited(
-    default: Any, *, at_least: float | None = None, above: float | None = None, at_most: float | None = None
+    default: Any,
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
 ) -> Any:
     """A dataclass field with a range."""
-    return field(default=default, metadata={"limits": Limits(at_least, above, at_most)})
+    return field(default=default, metadata={"limits": Limits(at_least, above, at_most, below)})
 
 
 @dataclass(frozen=True)
@@ -72,12 +79,64 @@ class RolloutOptions:
     poll_interval_s: float | None = limited(None, above=0)
 
 
+RHO_SHAPES = ("tanh", "linear", "power")
+CURRICULA = ("gaussian", "uniform", "easy_to_hard", "file_order")
+
+
+@dataclass(frozen=True)
+class KLConfig:
+    """EXPO's coefficient of the KL term in the loss; it takes the place of ``actor.kl_loss_coef``.
+
+    ``beta`` is the coefficient before ``rho``, or the start value of ``adaptive_target``. ``rho`` is one of
+    :data:`RHO_SHAPES` or ``pkg.module:function``; ``rho_low`` and ``rho_high`` are its values at accuracy 0 and 1
+    (linear, power). ``target`` is in nats per token, ``horizon`` in rollout rows, as in verl's ``algorithm.kl_ctrl``.
+    """
+
+    type: Literal["constant", "accuracy", "adaptive_target"] = "accuracy"
+    beta: float = limited(0.02, at_least=0)
+    rho: str = "tanh"
+    rho_low: float = limited(0.5, above=0)
+    rho_high: float = limited(1.0, above=0)
+    rho_exponent: float = limited(2.0, above=0)
+    target: float | None = limited(None, above=0)
+    horizon: int = limited(10_000, at_least=1)
+    integral: float = limited(0.0, at_least=0)
+
+
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Which prompts a step trains on.
+
+    ``type`` is one of :data:`CURRICULA`, an entry point of the group ``s2l.curricula`` or ``pkg.module:Class``, which
+    gets ``options``. ``rows``: whose rows estimate pass rates. ``tier_order`` lists tiers, easiest first; None sorts
+    numbers. ``warm_start`` is a file of start values (columns ``prompt_id``, ``pass_rate``).
+    """
+
+    type: str = "gaussian"
+    center: float = limited(0.5, at_least=0, at_most=1)
+    sigma: float = limited(0.35, above=0)
+    ema: float = limited(0.9, at_least=0, below=1)
+    rows: Literal["learner", "all"] = "learner"
+    tier_column: str = "tier"
+    tier_order: list[Any] | None = None
+    warm_start: str | None = None
+    on_mismatch: Literal["error", "reset"] = "error"
+    options: dict[str, Any] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class S2LConfig:
     """The whole block. A feature that is None is off."""
 
     explorer: ExplorerConfig | None = None
+    kl: KLConfig | None = None
+    curriculum: CurriculumConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
+
+    @property
+    def anything_on(self) -> bool:
+        """Any feature that changes training; ``rollout`` changes none."""
+        return not (self.explorer is None and self.kl is None and self.curriculum is None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, ready for YAML or JSON; :func:`s2l_ext.config.parse_s2l` reads them back."""

@@ -36,6 +36,7 @@ RESERVED_COLUMNS = frozenset(
         "extra_fields",
         "s2l_source",
         "s2l_explorer_slots",
+        "s2l_kl_beta",
     }
 )
 """verl 0.9.1 passes every column on as a keyword argument of the agent loop and then as a field of the row."""

@@ -1,0 +1,3 @@
+#!/usr/bin/env bash
+# RECIPE chooses another recipe; arguments are Hydra overrides.
+RECIPE=${RECIPE:-expo/toy} exec "$(dirname "$0")/../run.sh" "$@"

@@ -1,0 +1,28 @@
+"""Reading verl's settings with a message that names the key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.errors import ConfigError
+
+
+def setting(cfg: DictConfig, key: str) -> Any:
+    """The value at a dotted key; None when it is not there."""
+    return OmegaConf.select(cfg, key)
+
+
+def whole_number(cfg: DictConfig, key: str) -> int:
+    """A setting of verl's that must be a whole number; ConfigError names it if it is not."""
+    value = setting(cfg, key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be a whole number.")
+    return value
+
+
+def total_steps(cfg: DictConfig) -> int | None:
+    """``trainer.total_training_steps``; None when verl derives it from the data."""
+    key = "trainer.total_training_steps"
+    return None if setting(cfg, key) is None else whole_number(cfg, key)

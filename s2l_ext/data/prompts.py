@@ -1,0 +1,220 @@
+"""What a curriculum needs to know of the training prompts: ids, tiers, start values, and whether the files changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from s2l_ext.errors import DataError
+
+READ_BYTES = 1 << 20
+ID_DIGITS = 16
+SHOWN = 3
+
+
+def file_digests(paths: Iterable[str]) -> list[str]:
+    """SHA-256 of each file's content, in order; a file that is not local is known by its address alone."""
+    return [path if "://" in path else _digest(Path(path).expanduser()) for path in paths]
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def require_enough(prompts: int, step_size: int) -> None:
+    """Raise DataError unless a step can have ``step_size`` different prompts."""
+    if prompts < step_size:
+        raise DataError(
+            f"data.train_files has {prompts} prompts, fewer than data.train_batch_size={step_size}: with "
+            "s2l.curriculum a step needs that many different ones. Lower data.train_batch_size or add prompts."
+        )
+
+
+# ---- where columns come from ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PromptTable:
+    """Column names of the training data, and how to read one: Python values, one a row."""
+
+    names: list[str]
+    read: Callable[[str], list[Any]]
+
+    def column(self, name: str, key: str) -> list[Any]:
+        """A column that must be there; ``key`` is the setting that names it. Raises DataError with those there are."""
+        if name not in self.names:
+            raise DataError(
+                f"{key}={name}: the training data has no column {name}. Columns: {', '.join(sorted(self.names))}."
+            )
+        return self.read(name)
+
+
+def parquet_table(paths: Sequence[Path]) -> PromptTable:
+    """Rows of the files, one after the other; columns that all of them have."""
+    files = [pq.ParquetFile(path) for path in paths]
+    shared = set.intersection(*(set(file.schema_arrow.names) for file in files))
+    return PromptTable(
+        sorted(shared), lambda name: [value for file in files for value in file.read([name]).column(0).to_pylist()]
+    )
+
+
+def dataset_table(dataset: Any) -> PromptTable:
+    """Rows of verl's data set, after its filters."""
+    frame = getattr(dataset, "dataframe", None)
+    if frame is None:
+        raise DataError(
+            f"data.custom_cls: {type(dataset).__name__} has no `dataframe`, which tiers and warm starts are read from."
+        )
+    return PromptTable(list(frame.column_names), lambda name: list(frame[name]))
+
+
+# ---- ids ----------------------------------------------------------------------------------------------------------
+
+
+def prompt_id(prompt: Any, extra_info: Any = None) -> str:
+    """``extra_info.id`` of a row, else 16 hex digits of the SHA-256 of its chat messages (the same text, the same id).
+
+    Args:
+        prompt: the row's chat messages, or its text.
+        extra_info: the row's ``extra_info``; None if it has none.
+    """
+    if isinstance(extra_info, dict) and extra_info.get("id") is not None:
+        return str(extra_info["id"])
+    text = json.dumps(prompt, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_DIGITS]
+
+
+def prompt_ids(table: PromptTable, prompt_key: str = "prompt") -> list[str]:
+    """Ids of all rows, in order."""
+    prompts = table.column(prompt_key, "data.prompt_key")
+    extra = table.read("extra_info") if "extra_info" in table.names else [None] * len(prompts)
+    return [prompt_id(prompt, info) for prompt, info in zip(prompts, extra, strict=True)]
+
+
+# ---- tiers --------------------------------------------------------------------------------------------------------
+
+
+def values_at(table: PromptTable, dotted: str, key: str) -> list[Any]:
+    """Values of a column, or inside a struct column (``extra_info.tier``).
+
+    Raises:
+        DataError: the column or the field is not there; lists what is.
+    """
+    head, *inner = dotted.split(".")
+    values = table.column(head, key)
+    for name in inner:
+        missing = [row for row, value in enumerate(values) if not isinstance(value, dict) or name not in value]
+        if missing:
+            raise DataError(
+                f"{key}={dotted}: {len(missing)} of {len(values)} rows have no {name} in {head}; the first is row "
+                f"{missing[0]}."
+            )
+        values = [value[name] for value in values]
+    return values
+
+
+def tiers_of(table: PromptTable, column: str, order: Sequence[Any] | None) -> NDArray[np.int64]:
+    """Rank of each prompt's tier, 0 = easiest.
+
+    Args:
+        column: dotted name of the tier's column.
+        order: all tiers, easiest first; None sorts numbers ascending.
+
+    Raises:
+        DataError: no such column, tiers that ``order`` does not list, or values that are no numbers without ``order``.
+    """
+    key = "s2l.curriculum.tier_column"
+    return _ranks(values_at(table, column, key), order, f"{key}={column}")
+
+
+def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDArray[np.int64]:
+    if order is None:
+        odd = [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]
+        if odd:
+            raise DataError(
+                f"{key}: {len(odd)} of {len(values)} prompts have a tier that is no number ({_some(odd)}). List all "
+                "tiers, easiest first, in s2l.curriculum.tier_order."
+            )
+        order = sorted(set(values))
+    rank = {tier: position for position, tier in enumerate(order)}
+    unknown = [value for value in values if value not in rank]
+    if unknown:
+        raise DataError(
+            f"{key}: {len(unknown)} of {len(values)} prompts have a tier that s2l.curriculum.tier_order does not list: "
+            f"{_some(unknown)}. Listed: {', '.join(map(str, order))}."
+        )
+    return np.array([rank[value] for value in values], dtype=np.int64)
+
+
+def _some(values: Sequence[Any], limit: int = 10) -> str:
+    distinct = sorted({repr(value) for value in values})
+    more = f" and {len(distinct) - limit} more" if len(distinct) > limit else ""
+    return ", ".join(distinct[:limit]) + more
+
+
+# ---- start values -------------------------------------------------------------------------------------------------
+
+
+def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[str, float]:
+    """Pass rates by prompt id, from parquet or JSON lines with the fields ``prompt_id`` and ``pass_rate``.
+
+    Raises:
+        DataError: the file is missing or unreadable, lacks a field, has a rate outside [0, 1] or an id twice.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{key}={path}: no such file.")
+    rates: dict[str, float] = {}
+    for number, (name, rate) in enumerate(_rows(file, key), start=1):
+        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
+            raise DataError(f"{key}={path}: row {number}: pass_rate={rate!r} must be a number in [0, 1].")
+        if name in rates:
+            raise DataError(f"{key}={path}: row {number}: prompt_id {name!r} is there twice. Keep one row per prompt.")
+        rates[name] = float(rate)
+    return rates
+
+
+def _rows(file: Path, key: str) -> Iterable[tuple[str, Any]]:
+    try:
+        if file.suffix == ".parquet":
+            rows = pq.read_table(file, columns=["prompt_id", "pass_rate"]).to_pylist()
+        else:
+            rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+        return [(str(row["prompt_id"]), row["pass_rate"]) for row in rows]
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{key}={file}: cannot be read as rows with prompt_id and pass_rate ({type(error).__name__}: {reason}). "
+            "Use parquet or JSON lines."
+        ) from None
+
+
+def match_pass_rates(
+    rates: dict[str, float], ids: Sequence[str], path: str, key: str = "s2l.curriculum.warm_start"
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Positions of the prompts that ``rates`` speaks of, and their rates. Prompts that it leaves out keep the default.
+
+    Raises:
+        DataError: ``rates`` has ids that no prompt has: how many, and the first three.
+    """
+    unknown = sorted(rates.keys() - set(ids))
+    if unknown:
+        raise DataError(
+            f"{key}={path}: {len(unknown)} of {len(rates)} prompt ids are not in the training data, first: "
+            f"{', '.join(unknown[:SHOWN])}. The file belongs to other prompts; ids of yours look like {ids[0]}."
+        )
+    found = [(position, rates[name]) for position, name in enumerate(ids) if name in rates]
+    positions, values = zip(*found, strict=True) if found else ((), ())
+    return np.array(positions, dtype=np.int64), np.array(values, dtype=np.float64)

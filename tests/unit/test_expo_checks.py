@@ -1,0 +1,212 @@
+"""Rules of ``s2l.kl`` and ``s2l.curriculum`` on the composed toy recipe: what is refused, by which words."""
+
+import math
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.config.expo_checks import build_kl, needs_accuracy
+from s2l_ext.config.schema import CurriculumConfig, KLConfig
+from s2l_ext.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return compose_config("expo/toy", [])
+
+
+def check(composed: DictConfig, **settings: object) -> list[str]:
+    """Warnings of the recipe with settings given as ``s2l__kl__beta=0.1``."""
+    cfg = composed.copy()
+    with open_dict(cfg):
+        for name, value in settings.items():
+            OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
+    return check_against_verl(parse_s2l(cfg.s2l), cfg)
+
+
+def refused(composed: DictConfig, **settings: object) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        check(composed, **settings)
+    return str(refusal.value)
+
+
+def rising(accuracy: float) -> float:
+    return 1.0 + accuracy
+
+
+def falling(accuracy: float) -> float:
+    return 1.0 - accuracy / 2
+
+
+NOT_A_FUNCTION = 3
+
+
+class Mine:
+    """A curriculum of one's own."""
+
+
+HERE = __name__
+
+
+def test_the_recipe_passes_without_a_warning(composed) -> None:
+    assert check(composed) == []
+
+
+def test_defaults_are_the_paper() -> None:
+    assert (KLConfig().type, KLConfig().beta, KLConfig().rho) == ("accuracy", 0.02, "tanh")
+    curriculum = CurriculumConfig()
+    assert (curriculum.type, curriculum.center, curriculum.sigma, curriculum.ema) == ("gaussian", 0.5, 0.35, 0.9)
+    assert curriculum.rows == "learner" and curriculum.on_mismatch == "error"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("s2l.curriculum.sigma", 0, "must be > 0"),
+        ("s2l.curriculum.sigma", -1.0, "must be > 0"),
+        ("s2l.curriculum.center", 1.01, "must be >= 0 and <= 1"),
+        ("s2l.curriculum.center", -0.1, "must be >= 0 and <= 1"),
+        ("s2l.curriculum.ema", 1.0, "must be >= 0 and < 1"),
+        ("s2l.curriculum.ema", -0.1, "must be >= 0 and < 1"),
+        ("s2l.curriculum.sigma", math.nan, "a finite number"),
+        ("s2l.kl.beta", -0.02, "must be >= 0"),
+        ("s2l.kl.target", 0.0, "must be > 0"),
+        ("s2l.kl.type", "acuracy", "Did you mean 'accuracy'"),
+        ("s2l.curriculum.tier_order", "easy", "must be a list"),
+    ],
+)
+def test_values_out_of_range_name_key_and_value(composed, key: str, value: object, words: str) -> None:
+    message = refused(composed, **{key.replace(".", "__"): value})
+    assert message.startswith(f"{key}={value!r}") and words in message
+
+
+def test_kl_without_a_kl_term_is_refused(composed) -> None:
+    message = refused(composed, actor_rollout_ref__actor__use_kl_loss=False)
+    assert "nothing would happen" in message and "actor_rollout_ref.actor.use_kl_loss=True" in message
+
+
+def test_kl_in_the_reward_as_well_is_refused_with_both_knobs(composed) -> None:
+    message = refused(composed, algorithm__use_kl_in_reward=True)
+    assert "algorithm.use_kl_in_reward" in message and "s2l.kl" in message and "twice" in message
+
+
+def test_two_coefficients_are_refused(composed) -> None:
+    message = refused(composed, actor_rollout_ref__actor__kl_loss_coef=0.05)
+    assert "kl_loss_coef=0.05" in message and "s2l.kl.beta=0.02" in message
+
+
+def test_the_same_coefficient_twice_is_fine(composed) -> None:
+    assert check(composed, actor_rollout_ref__actor__kl_loss_coef=0.02) == []
+
+
+def test_beta_zero_is_said(composed) -> None:
+    assert "weighs nothing" in check(composed, s2l__kl__beta=0.0)[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("constant", "rho", "linear"),
+        ("accuracy", "target", 0.1),
+        ("accuracy", "rho_low", 0.7),
+        ("accuracy", "horizon", 500),
+        ("adaptive_target", "rho", "power"),
+        ("constant", "integral", 0.1),
+    ],
+)
+def test_kl_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
+    message = refused(composed, **{"s2l__kl__type": kind, f"s2l__kl__{key}": value})
+    assert message.startswith(f"s2l.kl.{key}={value} would be ignored with s2l.kl.type={kind}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("uniform", "sigma", 0.1),
+        ("file_order", "center", 0.1),
+        ("gaussian", "tier_order", [1, 2]),
+        ("gaussian", "options", {"a": 1}),
+        ("easy_to_hard", "sigma", 0.2),
+        (f"{HERE}:Mine", "warm_start", "x.jsonl"),
+        (f"{HERE}:Mine", "ema", 0.5),
+    ],
+)
+def test_curriculum_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
+    message = refused(composed, **{"s2l__curriculum__type": kind, f"s2l__curriculum__{key}": value})
+    assert f"s2l.curriculum.{key}={value} would be ignored with s2l.curriculum.type={kind}" in message
+
+
+def test_target_controller_needs_its_target_and_a_long_enough_horizon(composed) -> None:
+    assert "s2l.kl.target" in refused(composed, s2l__kl__type="adaptive_target")
+    message = refused(composed, s2l__kl__type="adaptive_target", s2l__kl__target=0.1, s2l__kl__horizon=10)
+    assert "s2l.kl.horizon=10" in message and "Raise the horizon" in message
+    assert check(composed, s2l__kl__type="adaptive_target", s2l__kl__target=0.1) == []
+
+
+def test_ones_own_rho_is_used_and_checked(composed) -> None:
+    assert check(composed, s2l__kl__rho=f"{HERE}:rising") == []
+    controller = build_kl(KLConfig(rho=f"{HERE}:rising"), composed)
+    assert controller.coefficient(0.5) == pytest.approx(0.02 * 1.5)
+    assert "falls" in refused(composed, s2l__kl__rho=f"{HERE}:falling")
+    assert "must be a function" in refused(composed, s2l__kl__rho=f"{HERE}:NOT_A_FUNCTION")
+
+
+@pytest.mark.parametrize(
+    ("rho", "words"),
+    [
+        ("tan", "Did you mean 'tanh'"),
+        ("no.such.module:rho", "no.such.module cannot be imported"),
+        (f"{HERE}:rsing", "Did you mean 'rising'"),
+    ],
+)
+def test_unknown_rho_is_refused(composed, rho: str, words: str) -> None:
+    assert words in refused(composed, s2l__kl__rho=rho)
+
+
+def test_shapes_of_rho_read_their_own_keys(composed) -> None:
+    linear = build_kl(KLConfig(rho="linear", rho_low=0.4, rho_high=0.8), composed)
+    power = build_kl(KLConfig(rho="power", rho_low=0.4, rho_high=0.8, rho_exponent=2.0), composed)
+    assert linear.coefficient(0.5) == pytest.approx(0.02 * 0.6)
+    assert power.coefficient(0.5) == pytest.approx(0.02 * 0.5)
+    assert "falls" in refused(composed, s2l__kl__rho="linear", s2l__kl__rho_low=0.9, s2l__kl__rho_high=0.8)
+
+
+def test_unknown_curriculum_is_refused_with_the_choices(composed) -> None:
+    message = refused(composed, s2l__curriculum__type="gausian")
+    assert "Did you mean 'gaussian'" in message and "easy_to_hard" in message and "s2l.curricula" in message
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups", "skip.rollout_tq.enable"],
+)
+def test_whatever_draws_other_prompts_is_refused(composed, key: str) -> None:
+    message = refused(composed, **{key.replace(".", "__"): True})
+    assert f"{key}=True" in message and "s2l.curriculum=null" in message
+
+
+def test_prefetching_is_refused(composed) -> None:
+    cfg = composed.copy()
+    OmegaConf.update(cfg, "trainer.device", "cuda")
+    OmegaConf.update(cfg, "data.dataloader_num_workers", 2)
+    with pytest.raises(ConfigError, match=r"data.dataloader_num_workers=2 breaks s2l.curriculum"):
+        check_against_verl(parse_s2l(cfg.s2l), cfg)
+
+
+def test_file_order_by_verls_switch_contradicts_a_draw(composed) -> None:
+    assert "s2l.curriculum.type=file_order" in refused(composed, data__shuffle=False)
+    assert check(composed, data__shuffle=False, s2l__curriculum__type="file_order") == []
+
+
+def test_a_random_subset_needs_a_seed(composed) -> None:
+    assert "data.seed" in refused(composed, data__seed=None)
+
+
+def test_who_needs_accuracy() -> None:
+    assert needs_accuracy(KLConfig(), CurriculumConfig()) == ["s2l.kl.type=accuracy", "s2l.curriculum.type=gaussian"]
+    assert needs_accuracy(KLConfig(type="constant"), CurriculumConfig(type="uniform")) == []
+    assert needs_accuracy(None, CurriculumConfig(type="a.b:C")) == ["s2l.curriculum.type=a.b:C"]
+    assert needs_accuracy(None, None) == []
