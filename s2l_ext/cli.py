@@ -28,6 +28,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.data.toy.command"),
     ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
+    ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),
 }
 
 

@@ -7,9 +7,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-WIDTH, HEIGHT = 460, 250
+WIDTH, WIDE, HEIGHT = 460, 980, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
-MOST_DOTS = 150
+MOST_DOTS, MOST_LARGE_DOTS = 150, 40
+HALF_DIGIT = 3.5
 NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
@@ -33,11 +34,12 @@ class Frame:
 
     x: tuple[float, float]
     y: tuple[float, float]
+    width: int = WIDTH
 
     def at(self, x: float, y: float) -> Point:
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (self.width - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def chart(
@@ -68,7 +70,7 @@ def empty(title: str, why: str = NO_VALUES) -> str:
 def figure(title: str, label: str, body: Sequence[str], key: str, reading: str = "", wide: bool = False) -> str:
     """Title, drawing, key and the sentence that says what to see. ``wide`` spans the page."""
     label = html.escape(f"{title}: {label}", quote=True)
-    svg = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(body)}</svg>"
+    svg = f"<svg viewBox='0 0 {WIDE if wide else WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(body)}</svg>"
     said = f"<p class='reading'>{html.escape(reading)}</p>" if reading else ""
     return f"<figure{' class=wide' if wide else ''}>{_caption(title)}{svg}{key}{said}</figure>"
 
@@ -122,12 +124,15 @@ def axes(
     parts = []
     for value in ticks(*frame.y, nice_step(frame.y[1] - frame.y[0])):
         _, y = frame.at(frame.x[0], value)
-        parts.append(f"<line class='grid' x1='{LEFT}' x2='{WIDTH - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
+        parts.append(f"<line class='grid' x1='{LEFT}' x2='{frame.width - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
         parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{tick_text(value)}</text>")
     for value, text in whole_steps(frame) if at is None else at:
         x, _ = frame.at(value, frame.y[0])
-        parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='middle'>{html.escape(text)}</text>")
-    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + WIDTH - RIGHT) / 2
+        anchor = "middle"
+        if x + len(text) * HALF_DIGIT > frame.width:
+            x, anchor = frame.width, "end"
+        parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='{anchor}'>{html.escape(text)}</text>")
+    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + frame.width - RIGHT) / 2
     parts.append(f"<text x='{centre}' y='{HEIGHT - 4}' text-anchor='middle'>{html.escape(x_name)}</text>")
     parts.append(
         f"<text transform='translate(11 {middle}) rotate(-90)' text-anchor='middle'>{html.escape(y_name)}</text>"
@@ -136,7 +141,10 @@ def axes(
 
 
 def whole_steps(frame: Frame) -> list[tuple[float, str]]:
-    return [(value, tick_text(value)) for value in ticks(*frame.x, max(1.0, nice_step(frame.x[1] - frame.x[0], 6)))]
+    return [
+        (value, tick_text(value))
+        for value in ticks(*frame.x, max(1.0, nice_step(frame.x[1] - frame.x[0], 6 * frame.width // WIDTH)))
+    ]
 
 
 def _band(frame: Frame, line: Line) -> str:
@@ -154,13 +162,14 @@ def _path(frame: Frame, line: Line) -> str:
     if line.planned or len(points) > MOST_DOTS:
         return drawn
     names = [f"{line.name}, step {x:g}: {y:.4g}" for x, y in line.points]
-    return drawn + "".join(dot(at, line.colour, name) for at, name in zip(points, names, strict=True))
+    radius = 3 if len(points) <= MOST_LARGE_DOTS else 2
+    return drawn + "".join(dot(at, line.colour, name, radius) for at, name in zip(points, names, strict=True))
 
 
-def dot(at: Point, colour: str, name: str) -> str:
-    """A point that names itself under the pointer."""
-    place = f"cx='{at[0]:.1f}' cy='{at[1]:.1f}' r='3'"
-    return f"<circle class='dot {colour}' {place}><title>{html.escape(name)}</title></circle>"
+def dot(at: Point, colour: str, name: str, radius: int = 3) -> str:
+    """A point that names itself under the pointer, if it has a name."""
+    said = f"<title>{html.escape(name)}</title>" if name else ""
+    return f"<circle class='dot {colour}' cx='{at[0]:.1f}' cy='{at[1]:.1f}' r='{radius}'>{said}</circle>"
 
 
 def coordinates(points: Sequence[Point]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 GENERATOR = "<meta name='generator' content='s2l'>"
 STYLE = """
@@ -31,10 +33,11 @@ td, th { text-align: left; padding: 5px 10px 5px 0; vertical-align: top;
   overflow-wrap: anywhere; white-space: pre-wrap; }
 .cell, .swatch { fill: var(--learner); } .plot { fill: var(--paper); } .bar { fill: var(--c); }
 .third { --c: var(--third); } .fourth { --c: var(--fourth); }
-.curve { fill: none; stroke: var(--c); stroke-width: 2; opacity: .55; } .reading { margin: 8px 0 0; font-size: 13.5px; }
+.curve { fill: none; stroke: var(--c); stroke-width: 1.5; } .reading { margin: 8px 0 0; font-size: 13.5px; }
 .key { display: flex; flex-wrap: wrap; gap: 4px 12px; font-size: 13px; margin-top: 4px; align-items: center; }
 .key svg { width: 16px; height: 12px; display: inline-block; margin-right: 5px; vertical-align: -1px; }
-a { color: var(--learner); } .wide { grid-column: 1 / -1; }
+a { color: var(--learner); } .wide { grid-column: 1 / -1; overflow-x: auto; }
+.wide > svg { min-width: 680px; } .places { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
 """
 
 
@@ -43,3 +46,21 @@ def document(title: str, body: str) -> str:
     viewport = "<meta name='viewport' content='width=device-width, initial-scale=1'>"
     head = f"<meta charset='utf-8'>{GENERATOR}{viewport}<title>{html.escape(title)}</title><style>{STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{body}</body></html>\n"
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under one heading; ``name`` is for programs."""
+
+    name: str
+    title: str
+    figures: Sequence[str]
+
+    @property
+    def is_drawn(self) -> bool:
+        """At least one figure is a drawing, not a sentence about what is missing."""
+        return any("<svg" in figure for figure in self.figures)
+
+    def html(self) -> str:
+        figures = f"<div class='charts places'>{''.join(self.figures)}</div>"
+        return f"<section><h2>{html.escape(self.title)}</h2>{figures}</section>"

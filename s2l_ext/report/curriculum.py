@@ -1,0 +1,219 @@
+"""The page of an EXPO run: the KL coefficient against accuracy, the pass rates of the prompts, and the draws."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from statistics import median
+
+import numpy as np
+
+from s2l_ext.report.charts import Line, Point, chart, empty
+from s2l_ext.report.draws import BINS, ChiSquare, chi_square, observed_and_expected
+from s2l_ext.report.maps import Bars, bars, heat_map, scatter
+from s2l_ext.report.overview import count_steps
+from s2l_ext.report.run import CURRICULUM, KL, Run
+from s2l_ext.report.style import Section, document
+
+NO_KL = "This run had verl's own constant KL coefficient, or none (s2l.kl is not set)."
+NO_CURRICULUM = "This run had no curriculum (s2l.curriculum is not set)."
+NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
+SAME_BASE = 1e-4
+"""Relative: workers report the coefficient in 32-bit floats."""
+SIGNIFICANT = 0.01
+
+
+def sections(run: Run) -> list[Section]:
+    """KL first, then the curriculum; a part that the run did not use is one sentence."""
+    kl = [beta_against_accuracy(run), *over_time(run)] if run.has_kl else [empty("KL coefficient", NO_KL)]
+    found = [Section("kl", "KL coefficient and accuracy", kl)]
+    if not run.has_curriculum:
+        return [*found, Section("pass_rates", "Curriculum", [empty("Curriculum", NO_CURRICULUM)])]
+    return [
+        Section("pass_rates", "Pass rates of the prompts", [pass_rate_map(run), pass_rates(run), sample_size(run)]),
+        Section("draws", "What was drawn", [draws_by_bucket(run), visits(run)]),
+        *found,
+    ]
+
+
+def page(run: Run, found: list[Section], index: str) -> str:
+    """``index`` is the file name of the general page."""
+    head = f"<h1>{html.escape(run.name)}: KL and curriculum</h1><p class='lead'>{html.escape(lead(run))}</p>"
+    link = f"<p><a href='{index}'>Accuracy, reward and length of this run</a></p>"
+    return document(f"s2l report: {run.name}, curriculum", head + link + "".join(section.html() for section in found))
+
+
+def lead(run: Run) -> str:
+    """The last step in words."""
+    named = {
+        "batch accuracy": KL + "accuracy",
+        "KL coefficient": KL + "beta",
+        "KL to the reference (nats per token)": KL + "kl",
+        "mean pass rate": CURRICULUM + "pass_rate_mean",
+        "effective sample size (prompts)": CURRICULUM + "effective_sample_size",
+    }
+    found = {name: run.last(key) for name, key in named.items()}
+    values = [f"{name} {value:.4g}" for name, value in found.items() if value is not None]
+    never = _never_seen(run)
+    values += [] if never is None else [f"{never:.1%} of the prompts never seen"]
+    return f"Last values after {count_steps(run)}: {', '.join(values)}."
+
+
+def pass_rate_map(run: Run) -> str:
+    title, rows = "Pass rates of all prompts over time", _histograms(run)
+    if not rows:
+        return empty(title)
+    fullest = int(np.argmax(rows[-1][1]))
+    reading = (
+        "Mass that moves up is prompts the model learns; mass that stays at the bottom is prompts it cannot solve. "
+        f"At step {rows[-1][0]} the fullest bin is {bin_name(fullest)}, with {rows[-1][1][fullest]:.1%} of the prompts."
+    )
+    return heat_map(title, "pass rate (0 to 1)", "prompts", rows, reading)
+
+
+def _histograms(run: Run) -> list[tuple[int, Sequence[float]]]:
+    """Shares by step; from the counts of ``curriculum.jsonl`` where the metrics have none."""
+    logged = run.joint(*(f"{CURRICULUM}pass_rate_hist/{index:02d}" for index in range(BINS)))
+    return [*logged] or [(d.step, d.histogram / d.histogram.sum()) for d in run.draws if d.histogram.any()]
+
+
+def bin_name(index: int) -> str:
+    return f"{index / BINS:.2f} to {(index + 1) / BINS:.2f}"
+
+
+def pass_rates(run: Run) -> str:
+    lines = [
+        _banded(run, "median, band q10 to q90", "plan", "pass_rate_q50", "pass_rate_q10", "pass_rate_q90"),
+        _banded(run, "mean, band q25 to q75", "learner", "pass_rate_mean", "pass_rate_q25", "pass_rate_q75"),
+    ]
+    reading = "Half of the prompts lie in the inner band, four fifths in the outer. It rises as the model learns."
+    return chart("Mean and quantiles of the pass rates", "pass rate (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _banded(run: Run, name: str, colour: str, *keys: str) -> Line:
+    rows = run.joint(*(CURRICULUM + key for key in keys))
+    return Line(name, colour, [(step, row[0]) for step, row in rows], [(row[1], row[2]) for _, row in rows])
+
+
+def sample_size(run: Run) -> str:
+    """Over the number of prompts where ``curriculum.jsonl`` gives it."""
+    title, sizes = "Effective sample size", run.series(CURRICULUM + "effective_sample_size")
+    if not run.draws:
+        reading = "How many prompts an even draw would choose from, had it the same spread of weights."
+        return chart(title, "prompts", [Line("effective sample size", "learner", sizes)], reading=reading)
+    prompts = run.draws[-1].prompts
+    lines = [Line("effective sample size / prompts", "learner", [(step, size / prompts) for step, size in sizes])]
+    reading = f"1 draws evenly from all {prompts} prompts; a value near 0 trains on a few prompts again and again."
+    return chart(title, "share of the prompts (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def visits(run: Run) -> str:
+    title = "Prompts by number of visits"
+    if not run.draws:
+        return empty(title, NO_DRAWS)
+    last, never = run.draws[-1], _never_seen(run) or 0.0
+    labels = [str(count) for count in range(len(last.visits))]
+    labels[-1] += "+"
+    reading = (
+        f"{never:.1%} of the {last.prompts} prompts were never seen up to step {last.step}. "
+        "A long tail to the right is prompts that come back often."
+    )
+    names = ("visits of a prompt", "prompts")
+    return bars(f"{title}, step {last.step}", names, labels, [Bars("prompts", "learner", last.visits)], reading)
+
+
+def _never_seen(run: Run) -> float | None:
+    if run.draws and run.draws[-1].prompts:
+        return float(run.draws[-1].visits[0]) / run.draws[-1].prompts
+    return run.last(CURRICULUM + "never_seen_share")
+
+
+def draws_by_bucket(run: Run) -> str:
+    title, names = "Prompts drawn, by pass rate when drawn", ("pass rate when drawn (lower edge)", "draws")
+    if not run.draws:
+        return empty(title, NO_DRAWS)
+    labels, totals = [f"{index / BINS:.2f}" for index in range(BINS)], observed_and_expected(run.draws)
+    if totals is None:
+        drawn = np.sum([draw.bucket_draws for draw in run.draws], axis=0)
+        reading = f"The order {run.draws[-1].type} draws without weights, so there is no expectation to compare with."
+        return bars(title, names, labels, [Bars("drawn", "learner", drawn)], reading)
+    groups = [
+        Bars("drawn", "learner", totals[0]),
+        Bars("expected from the weights, without replacement", "explorer", totals[1]),
+    ]
+    return bars(title, names, labels, groups, _fit(*totals))
+
+
+def _fit(observed: np.ndarray, expected: np.ndarray) -> str:
+    impossible = int(observed[expected == 0].sum())
+    if impossible:
+        total = int(observed.sum())
+        return f"{impossible} of {total} draws fell where the weights are 0: the sampler and its weights disagree."
+    return verdict(chi_square(observed, expected), int(observed.sum()))
+
+
+def verdict(test: ChiSquare | None, draws: int) -> str:
+    """The chi-square test in a sentence."""
+    if test is None:
+        return f"Not enough draws ({draws}) for a chi-square test: it needs two bins that expect at least 5 each."
+    p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
+    numbers = f"Chi-square {test.statistic:.2f}, {test.freedom} degrees of freedom, {p} over {draws} draws"
+    if test.p >= SIGNIFICANT:
+        return f"{numbers}: the draws fit the weights."
+    return f"{numbers}: the draws do not fit the weights by chance alone."
+
+
+def beta_against_accuracy(run: Run) -> str:
+    title = "KL coefficient against accuracy"
+    points = [(step, accuracy, beta) for step, (accuracy, beta) in run.joint(KL + "accuracy", KL + "beta")]
+    if not points:
+        return empty(title)
+    curve = exact_curve(run)
+    return scatter(title, ("verifier accuracy of the batch (0 to 1)", "beta"), points, _says(run, curve), curve)
+
+
+def exact_curve(run: Run) -> tuple[str, list[Point]] | None:
+    """``beta * rho`` through the accuracies of the run; None where rho was not logged or beta was not one number."""
+    rows = [row for _, row in run.joint(KL + "accuracy", KL + "beta", KL + "rho") if row[2] > 0]
+    if len({accuracy for accuracy, *_ in rows}) < 2:
+        return None
+    bases = [beta / rho for _, beta, rho in rows]
+    base = median(bases)
+    if max(abs(value - base) for value in bases) > SAME_BASE * abs(base):
+        return None
+    return f"{base:.4g} × rho", sorted((accuracy, base * rho) for accuracy, _, rho in rows)
+
+
+def _says(run: Run, curve: tuple[str, list[Point]] | None) -> str:
+    if curve:
+        return f"Every point lies on {curve[0]}: the higher the accuracy, the stronger the pull to the reference."
+    if run.series(KL + "target"):
+        return "No curve: this controller follows the KL and not the accuracy, so the points need not line up."
+    if not run.series(KL + "rho"):
+        return "No curve: the run logged no rho, so the coefficient does not follow the accuracy."
+    return "No curve: it needs two different accuracies, and one beta before rho for the whole run."
+
+
+def over_time(run: Run) -> list[str]:
+    """Beside one another: coefficient, accuracy, KL."""
+    beta, accuracy = (Line(name, "learner", run.series(KL + name)) for name in ("beta", "accuracy"))
+    kl = [
+        Line("target", "plan", run.series(KL + "target"), planned=True),
+        Line("verl's actor/kl_loss", "explorer", run.series("actor/kl_loss")),
+        Line("after the update", "learner", run.series(KL + "kl")),
+    ]
+    return [
+        chart(
+            "KL coefficient", "beta", [beta], reading="With an accuracy controller it moves with the chart of accuracy."
+        ),
+        chart(
+            "Accuracy of the batch", "accuracy (0 to 1)", [accuracy], (0.0, 1.0), "The input of an accuracy controller."
+        ),
+        chart("KL to the reference", "nats per token", kl, reading=_kl_reading(run)),
+    ]
+
+
+def _kl_reading(run: Run) -> str:
+    if run.series(KL + "target"):
+        return "The KL should settle around the broad line, its target."
+    return "Grows slowly while the model learns; a steep climb says that the coefficient is too small."

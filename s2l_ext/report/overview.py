@@ -1,0 +1,108 @@
+"""The general page of a run: held-out accuracy, reward, length, the explorer's share."""
+
+from __future__ import annotations
+
+import html
+
+from s2l_ext.report.charts import Line, chart, empty
+from s2l_ext.report.page import by_source, table_rows
+from s2l_ext.report.results import is_accuracy
+from s2l_ext.report.run import Run
+from s2l_ext.report.style import Section, document
+
+COLOURS = ("learner", "explorer", "third", "fourth")
+NO_EXTRAS = "This run logged neither s2l/kl/... nor s2l/curriculum/..., so there is no curriculum page."
+REWARD, LENGTH, SHARE = "critic/score/mean", "response_length/mean", "s2l/explorer/share"
+
+
+def sections(run: Run) -> list[Section]:
+    """What the general page shows; the explorer only where there was one."""
+    found = [
+        Section("held_out_accuracy", "Held-out accuracy", _accuracy(run)),
+        Section("training", "Training", [_reward(run), _length(run)]),
+    ]
+    return [*found, Section("explorer_share", "Explorer", [_share(run)])] if run.series(SHARE) else found
+
+
+def page(run: Run, found: list[Section], more: str | None) -> str:
+    """``more`` is the file name of the curriculum page."""
+    link = f"<p><a href='{more}'>KL and curriculum of this run</a></p>" if more else f"<p class='note'>{NO_EXTRAS}</p>"
+    facts = f"<h2>First and last values</h2><div class='scroll'><table>{table_rows(_facts(run))}</table></div>"
+    body = [f"<h1>{html.escape(run.name)}</h1><p class='lead'>{html.escape(_lead(run))}</p>{link}"]
+    return document(f"s2l report: {run.name}", "".join([*body, *(section.html() for section in found), facts]))
+
+
+def accuracy_keys(run: Run) -> list[str]:
+    return sorted({key for _, data in run.metrics for key in data if is_accuracy(key) and run.series(key)})
+
+
+def count_steps(run: Run) -> str:
+    return f"{run.steps} training step{'' if run.steps == 1 else 's'}"
+
+
+def _lead(run: Run) -> str:
+    parts = [f"{count_steps(run)}."]
+    for key in accuracy_keys(run):
+        values = [value for _, value in run.series(key)]
+        change = f"{values[0]:.3f} → {values[-1]:.3f}" if len(values) > 1 else f"{values[0]:.3f} (one validation)"
+        parts.append(f"Held-out accuracy on {_source(key)}: {change}.")
+    return " ".join(parts)
+
+
+def _source(key: str) -> str:
+    """``toy`` from ``val-core/toy/acc/mean@1``, with the number of samples where it is not 1."""
+    source, samples = key.removeprefix("val-core/").split("/acc/mean@", 1)
+    return source if samples == "1" else f"{source}, mean of {samples}"
+
+
+def _accuracy(run: Run) -> list[str]:
+    keys = accuracy_keys(run)
+    if not keys:
+        why = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
+        return [empty("Held-out accuracy", why)]
+    groups = [keys[start : start + len(COLOURS)] for start in range(0, len(keys), len(COLOURS))]
+    return [_accuracy_chart(run, group) for group in groups]
+
+
+def _accuracy_chart(run: Run, keys: list[str]) -> str:
+    lines = [Line(_source(key), colour, run.series(key)) for key, colour in zip(keys, COLOURS, strict=False)]
+    reading = "A model that learns rises from its first point. One validation set of n problems moves by about 1/√n."
+    return chart("Held-out accuracy", "accuracy (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _reward(run: Run) -> str:
+    lines = _by_source(run, "reward_mean") or [Line("all rows", "learner", run.series(REWARD))]
+    reading = (
+        "Should rise. It is measured on the prompts of the step, so a curriculum that picks harder ones lowers it."
+    )
+    return chart("Training reward", "mean reward of a row", lines, reading=reading)
+
+
+def _length(run: Run) -> str:
+    lines = _by_source(run, "response_length_mean") or [Line("all rows", "learner", run.series(LENGTH))]
+    reading = (
+        "A sudden fall or a climb to the limit of the response length often comes before a collapse of the reward."
+    )
+    return chart("Response length", "tokens of a row", lines, reading=reading)
+
+
+def _by_source(run: Run, name: str) -> list[Line]:
+    """Who sampled it, where both did: the mean over a mixed batch is neither's."""
+    return [line for line in by_source(run.metrics, name) if line.points]
+
+
+def _share(run: Run) -> str:
+    lines = [Line("sampled by the explorer", "explorer", run.series(SHARE))]
+    reading = "Falls to 0 as the schedule hands the rollouts to the learner."
+    return chart("Explorer's share of the rollouts", "share of rows (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _facts(run: Run) -> dict[str, str]:
+    names = {key: f"held-out accuracy, {_source(key)}" for key in accuracy_keys(run)}
+    names |= {REWARD: "training reward", LENGTH: "response length, tokens", SHARE: "explorer's share"}
+    return {name: _first_and_last(run.series(key)) for key, name in names.items() if run.series(key)}
+
+
+def _first_and_last(values: list[tuple[int, float]]) -> str:
+    (first, before), (last, after) = values[0], values[-1]
+    return f"{before:.4g} (step {first})" + ("" if first == last else f" → {after:.4g} (step {last})")
