@@ -6,11 +6,12 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 WIDTH, WIDE, HEIGHT = 460, 980, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
 MOST_DOTS, MOST_LARGE_DOTS = 150, 40
-HALF_DIGIT = 3.5
+HALF_DIGIT, SHORT = 3.5, 4
 NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
@@ -36,10 +37,19 @@ class Frame:
     y: tuple[float, float]
     width: int = WIDTH
 
+    @cached_property
+    def y_ticks(self) -> list[tuple[float, str]]:
+        return [(value, tick_text(value)) for value in ticks(*self.y, nice_step(self.y[1] - self.y[0]))]
+
+    @cached_property
+    def left(self) -> float:
+        """Long numbers would run into the name of the axis."""
+        return LEFT + 2 * HALF_DIGIT * max([0, *(len(text) - SHORT for _, text in self.y_ticks)])
+
     def at(self, x: float, y: float) -> Point:
         across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
         up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
-        return LEFT + across * (self.width - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return self.left + across * (self.width - self.left - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
 
 
 def chart(
@@ -122,17 +132,17 @@ def axes(
 ) -> str:
     """Grid lines, numbers and names; ``at`` gives the places and texts on the x axis, None for whole steps."""
     parts = []
-    for value in ticks(*frame.y, nice_step(frame.y[1] - frame.y[0])):
+    for value, text in frame.y_ticks:
         _, y = frame.at(frame.x[0], value)
-        parts.append(f"<line class='grid' x1='{LEFT}' x2='{frame.width - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
-        parts.append(f"<text x='{LEFT - 6}' y='{y + 4:.1f}' text-anchor='end'>{tick_text(value)}</text>")
+        parts.append(f"<line class='grid' x1='{frame.left:g}' x2='{frame.width - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
+        parts.append(f"<text x='{frame.left - 6:g}' y='{y + 4:.1f}' text-anchor='end'>{text}</text>")
     for value, text in whole_steps(frame) if at is None else at:
         x, _ = frame.at(value, frame.y[0])
         anchor = "middle"
         if x + len(text) * HALF_DIGIT > frame.width:
             x, anchor = frame.width, "end"
         parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='{anchor}'>{html.escape(text)}</text>")
-    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (LEFT + frame.width - RIGHT) / 2
+    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (frame.left + frame.width - RIGHT) / 2
     parts.append(f"<text x='{centre}' y='{HEIGHT - 4}' text-anchor='middle'>{html.escape(x_name)}</text>")
     parts.append(
         f"<text transform='translate(11 {middle}) rotate(-90)' text-anchor='middle'>{html.escape(y_name)}</text>"

@@ -199,8 +199,8 @@ def over_time(run: Run) -> list[str]:
     beta, accuracy = (Line(name, "learner", run.series(KL + name)) for name in ("beta", "accuracy"))
     kl = [
         Line("target", "plan", run.series(KL + "target"), planned=True),
-        Line("verl's actor/kl_loss", "explorer", run.series("actor/kl_loss")),
         Line("after the update", "learner", run.series(KL + "kl")),
+        Line("verl's actor/kl_loss", "explorer", run.series("actor/kl_loss")),
     ]
     return [
         chart(
