@@ -118,7 +118,7 @@ def ticks(low: float, high: float, step: float) -> list[float]:
 def tick_text(value: float) -> str:
     """Short enough to leave room for the name of the axis."""
     text = f"{value:g}"
-    if len(text) <= 5:
+    if len(text) <= 5 and "e" not in text:
         return text
     for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:

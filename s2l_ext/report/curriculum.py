@@ -5,19 +5,24 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2l_ext.report.charts import Line, Point, chart, empty
-from s2l_ext.report.draws import BINS, ChiSquare, chi_square, observed_and_expected
+from s2l_ext.report.draws import BINS, observed_and_expected
 from s2l_ext.report.maps import Bars, bars, heat_map, scatter
 from s2l_ext.report.overview import count_steps
 from s2l_ext.report.run import CURRICULUM, KL, Run
 from s2l_ext.report.style import Section, document
 
+if TYPE_CHECKING:
+    from s2l_ext.algorithms.chi_square import ChiSquare
+
 NO_KL = "This run had verl's own constant KL coefficient, or none (s2l.kl is not set)."
 NO_CURRICULUM = "This run had no curriculum (s2l.curriculum is not set)."
 NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
+NO_RATES = "This curriculum keeps no pass rates, so prompts cannot be counted by them."
 SAME_BASE = 1e-4
 """Relative: workers report the coefficient in 32-bit floats."""
 SIGNIFICANT = 0.01
@@ -74,7 +79,7 @@ def pass_rate_map(run: Run) -> str:
 def _histograms(run: Run) -> list[tuple[int, Sequence[float]]]:
     """Shares by step; from the counts of ``curriculum.jsonl`` where the metrics have none."""
     logged = run.joint(*(f"{CURRICULUM}pass_rate_hist/{index:02d}" for index in range(BINS)))
-    return [*logged] or [(d.step, d.histogram / d.histogram.sum()) for d in run.draws if d.histogram.any()]
+    return [*logged] or [(d.step, d.histogram / d.histogram.sum()) for d in run.draws if np.any(d.histogram)]
 
 
 def bin_name(index: int) -> str:
@@ -98,10 +103,10 @@ def _banded(run: Run, name: str, colour: str, *keys: str) -> Line:
 def sample_size(run: Run) -> str:
     """Over the number of prompts where ``curriculum.jsonl`` gives it."""
     title, sizes = "Effective sample size", run.series(CURRICULUM + "effective_sample_size")
-    if not run.draws:
+    prompts = run.draws[-1].prompts if run.draws else 0
+    if not prompts:
         reading = "How many prompts an even draw would choose from, had it the same spread of weights."
         return chart(title, "prompts", [Line("effective sample size", "learner", sizes)], reading=reading)
-    prompts = run.draws[-1].prompts
     lines = [Line("effective sample size / prompts", "learner", [(step, size / prompts) for step, size in sizes])]
     reading = f"1 draws evenly from all {prompts} prompts; a value near 0 trains on a few prompts again and again."
     return chart(title, "share of the prompts (0 to 1)", lines, (0.0, 1.0), reading)
@@ -111,15 +116,20 @@ def visits(run: Run) -> str:
     title = "Prompts by number of visits"
     if not run.draws:
         return empty(title, NO_DRAWS)
+    if run.draws[-1].visits is None:
+        return empty(title, NO_RATES)
     last, never = run.draws[-1], _never_seen(run) or 0.0
     labels = [str(count) for count in range(len(last.visits))]
     labels[-1] += "+"
+    most = int(np.max(np.nonzero(last.visits), initial=1)) + 1
     reading = (
         f"{never:.1%} of the {last.prompts} prompts were never seen up to step {last.step}. "
         "A long tail to the right is prompts that come back often."
     )
     names = ("visits of a prompt", "prompts")
-    return bars(f"{title}, step {last.step}", names, labels, [Bars("prompts", "learner", last.visits)], reading)
+    return bars(
+        f"{title}, step {last.step}", names, labels[:most], [Bars("prompts", "learner", last.visits[:most])], reading
+    )
 
 
 def _never_seen(run: Run) -> float | None:
@@ -132,9 +142,12 @@ def draws_by_bucket(run: Run) -> str:
     title, names = "Prompts drawn, by pass rate when drawn", ("pass rate when drawn (lower edge)", "draws")
     if not run.draws:
         return empty(title, NO_DRAWS)
+    known = [draw.bucket_draws for draw in run.draws if draw.bucket_draws is not None]
+    if not known:
+        return empty(title, NO_RATES)
     labels, totals = [f"{index / BINS:.2f}" for index in range(BINS)], observed_and_expected(run.draws)
     if totals is None:
-        drawn = np.sum([draw.bucket_draws for draw in run.draws], axis=0)
+        drawn = np.sum(known, axis=0)
         reading = f"The order {run.draws[-1].type} draws without weights, so there is no expectation to compare with."
         return bars(title, names, labels, [Bars("drawn", "learner", drawn)], reading)
     groups = [
@@ -145,19 +158,21 @@ def draws_by_bucket(run: Run) -> str:
 
 
 def _fit(observed: np.ndarray, expected: np.ndarray) -> str:
+    from s2l_ext.algorithms.chi_square import chi_square  # imports torch
+
     impossible = int(observed[expected == 0].sum())
     if impossible:
         total = int(observed.sum())
         return f"{impossible} of {total} draws fell where the weights are 0: the sampler and its weights disagree."
-    return verdict(chi_square(observed, expected), int(observed.sum()))
+    return verdict(chi_square(observed, expected) if observed.any() else None, int(observed.sum()))
 
 
 def verdict(test: ChiSquare | None, draws: int) -> str:
     """The chi-square test in a sentence."""
-    if test is None:
+    if test is None or test.degrees == 0:
         return f"Not enough draws ({draws}) for a chi-square test: it needs two bins that expect at least 5 each."
     p = f"p = {test.p:.3f}" if test.p >= 0.001 else "p < 0.001"
-    numbers = f"Chi-square {test.statistic:.2f}, {test.freedom} degrees of freedom, {p} over {draws} draws"
+    numbers = f"Chi-square {test.statistic:.2f}, {test.degrees} degrees of freedom, {p} over {draws} draws"
     if test.p >= SIGNIFICANT:
         return f"{numbers}: the draws fit the weights."
     return f"{numbers}: the draws do not fit the weights by chance alone."
@@ -199,8 +214,7 @@ def over_time(run: Run) -> list[str]:
     beta, accuracy = (Line(name, "learner", run.series(KL + name)) for name in ("beta", "accuracy"))
     kl = [
         Line("target", "plan", run.series(KL + "target"), planned=True),
-        Line("after the update", "learner", run.series(KL + "kl")),
-        Line("verl's actor/kl_loss", "explorer", run.series("actor/kl_loss")),
+        Line("KL of the update", "learner", run.series(KL + "kl") or run.series("actor/kl_loss")),
     ]
     return [
         chart(

@@ -1,4 +1,4 @@
-"""What ``curriculum.jsonl`` says of each step's draw, and whether the prompts drawn fit the weights."""
+"""What ``curriculum.jsonl`` says of each step's draw, and what the weights led to expect."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from s2l_ext.report.results import read_json_lines
 
 BINS = 20
 BISECTIONS, LATEST = 60, 1e15
-LEAST_EXPECTED = 5.0
-"""Below this many expected draws a bin joins its neighbour: the usual limit of the chi-square approximation."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """One step. Arrays have one place for each bin of pass rates, ``visits`` one for each number of visits.
+    """One step. Arrays have one place for each bin of pass rates, ``visits`` one for each number of visits; all are
+    None for a curriculum that keeps no pass rates.
 
     Attributes:
         histogram: prompts.
@@ -30,27 +29,14 @@ class Draw:
 
     step: int
     type: str
-    histogram: np.ndarray
+    histogram: np.ndarray | None
     bucket_mass: np.ndarray | None
-    bucket_draws: np.ndarray
-    visits: np.ndarray
+    bucket_draws: np.ndarray | None
+    visits: np.ndarray | None
 
     @property
     def prompts(self) -> int:
-        return int(self.visits.sum())
-
-
-@dataclass(frozen=True)
-class ChiSquare:
-    """Pearson's test; ``bins`` is their number after small ones joined."""
-
-    statistic: float
-    p: float
-    bins: int
-
-    @property
-    def freedom(self) -> int:
-        return self.bins - 1
+        return 0 if self.visits is None else int(self.visits.sum())
 
 
 def read_draws(path: Path) -> list[Draw]:
@@ -70,18 +56,19 @@ def read_draws(path: Path) -> list[Draw]:
 
 
 def _draw(record: dict[str, Any]) -> Draw:
-    mass = record["bucket_mass"]
     return Draw(
         int(record["step"]),
         str(record["type"]),
         _counts(record, "histogram", BINS),
-        None if mass is None else _counts(record, "bucket_mass", BINS),
+        _counts(record, "bucket_mass", BINS),
         _counts(record, "bucket_draws", BINS),
         _counts(record, "visits"),
     )
 
 
-def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.ndarray:
+def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.ndarray | None:
+    if record[key] is None:
+        return None
     values = np.asarray(record[key], dtype=float)
     if values.ndim != 1 or not len(values) or length not in (None, len(values)):
         raise ValueError(f"{key} must be a list of {length or 'at least one'} numbers")
@@ -93,11 +80,15 @@ def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.n
 def observed_and_expected(draws: Sequence[Draw]) -> tuple[np.ndarray, np.ndarray] | None:
     """Draws per bin over all steps that had weights, and how many the weights led to expect; None without such."""
     before = {draw.step + 1: draw.histogram for draw in draws}
-    weighted = [draw for draw in draws if draw.bucket_mass is not None and draw.bucket_mass.any()]
+    weighted = [
+        (draw.bucket_draws, _expected(draw.bucket_draws.sum(), draw.bucket_mass, before.get(draw.step)))
+        for draw in draws
+        if draw.bucket_draws is not None and draw.bucket_mass is not None and draw.bucket_mass.any()
+    ]
     if not weighted:
         return None
-    expected = [_expected(draw.bucket_draws.sum(), draw.bucket_mass, before.get(draw.step)) for draw in weighted]
-    return np.sum([draw.bucket_draws for draw in weighted], axis=0), np.sum(expected, axis=0)
+    observed, expected = zip(*weighted, strict=True)
+    return np.sum(observed, axis=0), np.sum(expected, axis=0)
 
 
 def _expected(drawn: float, mass: np.ndarray, prompts: np.ndarray | None) -> np.ndarray:
@@ -121,29 +112,3 @@ def _expected(drawn: float, mass: np.ndarray, prompts: np.ndarray | None) -> np.
 
 def _arrived(prompts: np.ndarray, rates: np.ndarray, time: float) -> float:
     return float((prompts * -np.expm1(-rates * time)).sum())
-
-
-def chi_square(observed: np.ndarray, expected: np.ndarray) -> ChiSquare | None:
-    """None when fewer than two bins expect enough draws."""
-    bins = _joined(observed, expected)
-    if len(bins) < 2:
-        return None
-    import torch
-
-    statistic = sum((seen - wanted) ** 2 / wanted for seen, wanted in bins)
-    halves = torch.tensor([(len(bins) - 1) / 2, statistic / 2], dtype=torch.float64)
-    return ChiSquare(statistic, float(torch.special.gammaincc(halves[0], halves[1])), len(bins))
-
-
-def _joined(observed: np.ndarray, expected: np.ndarray) -> list[tuple[float, float]]:
-    """Neighbours joined from the left until each expects enough; what is left over joins the last."""
-    bins: list[tuple[float, float]] = []
-    seen = wanted = 0.0
-    for count, share in zip(observed, expected, strict=True):
-        seen, wanted = seen + float(count), wanted + float(share)
-        if wanted >= LEAST_EXPECTED:
-            bins.append((seen, wanted))
-            seen = wanted = 0.0
-    if bins and (seen or wanted):
-        bins[-1] = (bins[-1][0] + seen, bins[-1][1] + wanted)
-    return bins

@@ -1,0 +1,185 @@
+"""``s2l report`` from hand-made runs: its pages, what it prints, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from s2l_ext import cli
+from s2l_ext.report.overview import NO_EXTRAS
+
+ACCURACY = "val-core/{}/acc/mean@1"
+
+
+class Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.drawings, self.links = [], 0, []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.drawings += tag == "svg"
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def write(folder: Path, lines: list[tuple[int, dict]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    text = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in lines)
+    (folder / "metrics.jsonl").write_text(text)
+    return folder
+
+
+def training(step: int, **more: float) -> tuple[int, dict]:
+    return step, {"critic/score/mean": 0.1 * step, "response_length/mean": 20.0 + step, **more}
+
+
+@pytest.fixture
+def plain(tmp_path) -> Path:
+    validations = [(step, {ACCURACY.format("toy"): value}) for step, value in ((0, 0.25), (2, 0.5))]
+    return write(tmp_path / "plain", [validations[0], training(1), training(2), validations[1]])
+
+
+@pytest.fixture
+def expo(tmp_path) -> Path:
+    kl = {"s2l/kl/beta": 0.01, "s2l/kl/accuracy": 0.5}
+    return write(tmp_path / "expo", [training(step, **kl) for step in (1, 2, 3)])
+
+
+def test_a_plain_run_gives_one_page_and_says_why(plain, capsys):
+    assert cli.main(["report", str(plain)]) == 0
+    out = plain / "report"
+    assert capsys.readouterr().out.splitlines() == [f"2 training steps. Open {out / 'index.html'}.", NO_EXTRAS]
+    assert [path.name for path in out.iterdir()] == ["index.html"]
+    text = (out / "index.html").read_text()
+    page = Page(text)
+    assert page.drawings == 3 and page.links == [] and "http" not in text and "<script" not in text
+    assert "2 training steps. Held-out accuracy on toy: 0.250 → 0.500." in text
+    assert "0.1 (step 1) → 0.2 (step 2)" in text and "21 (step 1) → 22 (step 2)" in text
+    assert NO_EXTRAS in text and "Explorer" not in text
+
+
+def test_a_run_with_kl_has_two_pages_that_link_to_each_other(expo, capsys, tmp_path):
+    out = tmp_path / "a" / "pages"
+    assert cli.main(["report", str(expo), "--out", str(out)]) == 0
+    assert capsys.readouterr().out == f"3 training steps. Open {out / 'index.html'} (it links to curriculum.html).\n"
+    assert Page((out / "index.html").read_text()).links == ["curriculum.html"]
+    assert Page((out / "curriculum.html").read_text()).links == ["index.html"]
+    assert "The run logged no validation" in (out / "index.html").read_text()
+    assert not (expo / "report").exists()
+
+
+def test_json_is_for_programs(expo, capsys):
+    assert cli.main(["report", str(expo), "--json"]) == 0
+    pages = [str(expo / "report" / name) for name in ("index.html", "curriculum.html")]
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"pages": pages, "steps": 3, "sections": ["training", "kl"]}
+
+
+def test_a_second_report_replaces_the_first(expo, capsys):
+    assert cli.main(["report", str(expo)]) == 0
+    write(expo, [training(1)])
+    assert cli.main(["report", str(expo)]) == 0
+    assert [path.name for path in (expo / "report").iterdir()] == ["index.html"]
+    assert "1 training step. Open" in capsys.readouterr().out
+
+
+def test_a_foreign_page_is_kept(plain, capsys):
+    (plain / "index.html").write_text("<p>mine")
+    assert cli.main(["report", str(plain), "--out", str(plain)]) == 2
+    assert "not made by s2l report" in capsys.readouterr().err
+    assert (plain / "index.html").read_text() == "<p>mine"
+
+
+def test_an_out_that_is_a_file_is_refused(plain, capsys):
+    assert cli.main(["report", str(plain), "--out", str(plain / "metrics.jsonl")]) == 2
+    assert "metrics.jsonl: cannot be made (File exists). Choose another" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        (None, "metrics.jsonl: no such file. Give the run's trainer.default_local_dir"),
+        ("", "metrics.jsonl: no complete line. The run logged no step yet"),
+        ('{"step": 1, "da', "metrics.jsonl: no complete line."),
+        (
+            '{"step": 1, "data": {}}\nnonsense\n{"step": 2, "data": {}}\n',
+            "metrics.jsonl:2: not a metrics line (Expecting",
+        ),
+        ('[1]\n{"step": 2, "data": {}}\n', "metrics.jsonl:1: not a metrics line"),
+        ('{"step": 1e999, "data": {}}\n{"step": 2, "data": {}}\n', "metrics.jsonl:1: not a metrics line"),
+        (b"\xff\xfe\x00\n\n\n", "metrics.jsonl:1: not a metrics line"),
+    ],
+)
+def test_metrics_that_cannot_be_read(tmp_path, capsys, metrics, said):
+    if metrics is not None:
+        (tmp_path / "metrics.jsonl").write_bytes(metrics if isinstance(metrics, bytes) else metrics.encode())
+    assert cli.main(["report", str(tmp_path)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"s2l: error: {tmp_path}/{said}") and captured.err.count("\n") == 1
+    assert captured.out == "" and not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("none", "no such folder"), ("file", "not a folder")])
+def test_a_run_that_is_no_folder(tmp_path, capsys, name, reason):
+    (tmp_path / "file").touch()
+    assert cli.main(["report", str(tmp_path / name)]) == 2
+    assert f"{name}: {reason}. Give the run's trainer.default_local_dir" in capsys.readouterr().err
+
+
+def test_a_broken_curriculum_line_is_named(expo, capsys):
+    (expo / "curriculum.jsonl").write_text("{}\n{}\n")
+    assert cli.main(["report", str(expo)]) == 2
+    assert "curriculum.jsonl:1: not a curriculum line" in capsys.readouterr().err
+
+
+def test_a_repeated_step_counts_once_and_its_last_line_wins(tmp_path, capsys):
+    run = write(tmp_path / "run", [training(1), training(2), training(2, **{"critic/score/mean": 0.75})])
+    assert cli.main(["report", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 2
+    assert "0.1 (step 1) → 0.75 (step 2)" in (run / "report" / "index.html").read_text()
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path, capsys):
+    run = write(tmp_path / "run", [training(1), training(2, **{"critic/score/mean": float("nan")})])
+    assert cli.main(["report", str(run)]) == 0
+    text = (run / "report" / "index.html").read_text()
+    assert "0.1 (step 1)</td>" in text and "nan" not in text
+
+
+def test_names_from_the_run_are_escaped(tmp_path):
+    key = ACCURACY.format("<script>alert(1)</script>")
+    run = write(tmp_path / "a<b>'c", [(0, {key: 0.5}), training(1, **{key: 1.0})])
+    assert cli.main(["report", str(run)]) == 0
+    text = (run / "report" / "index.html").read_text()
+    Page(text)
+    assert "<script" not in text and "<b>" not in text and "&lt;script&gt;alert(1)" in text
+
+
+def test_a_run_with_an_explorer_is_shown_by_source(tmp_path):
+    rewards = {f"s2l/source/{who}/reward_mean": value for who, value in (("learner", 0.125), ("explorer", 0.875))}
+    run = write(tmp_path / "run", [training(1, **rewards, **{"s2l/explorer/share": 0.5})])
+    assert cli.main(["report", str(run)]) == 0
+    text = (run / "report" / "index.html").read_text()
+    assert "learner, step 1: 0.125" in text and "explorer, step 1: 0.875" in text
+    assert "sampled by the explorer, step 1: 0.5" in text and "all rows, step 1: 21" in text
+
+
+def test_many_validation_sets_and_samples_have_names(tmp_path):
+    values = {ACCURACY.format(f"set{i}"): i / 10 for i in range(5)} | {"val-core/toy/acc/mean@8": 0.9}
+    run = write(tmp_path / "run", [(0, values), training(1)])
+    assert cli.main(["report", str(run)]) == 0
+    text = (run / "report" / "index.html").read_text()
+    assert Page(text).drawings == 4
+    assert "toy, mean of 8: 0.900 (one validation)" in text and "set4, step 0: 0.4" in text

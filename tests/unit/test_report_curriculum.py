@@ -1,0 +1,322 @@
+"""The curriculum page from hand-made runs, and the chart kinds it is made of."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from s2l_ext.algorithms.chi_square import ChiSquare
+from s2l_ext.errors import DataError
+from s2l_ext.report import curriculum
+from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, tick_text
+from s2l_ext.report.draws import BINS, observed_and_expected, read_draws
+from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
+from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
+
+
+class Page(HTMLParser):
+    """Every element, and a check that each is closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.elements = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def of_class(self, name: str) -> list[dict[str, str]]:
+        return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
+
+
+def spread(**counts: float) -> list[float]:
+    """Twenty zeros, and ``b10=3`` puts 3 into bin 10."""
+    values = [0.0] * BINS
+    for name, count in counts.items():
+        values[int(name[1:])] = count
+    return values
+
+
+def line(step: int, **changes) -> dict:
+    fields = {
+        "step": step,
+        "type": "gaussian",
+        "indices": [0, 1],
+        "pass_rates": [0.5, None],
+        "histogram": spread(b0=10, b10=30),
+        "bucket_mass": spread(b0=0.25, b10=0.75),
+        "bucket_draws": spread(b0=1, b10=3),
+        "visits": [30, 8, 2],
+    }
+    return fields | changes
+
+
+def step_metrics(accuracy: float, rho: float, bins: dict[str, float]) -> dict:
+    shares = {f"{CURRICULUM}pass_rate_hist/{i:02d}": value for i, value in enumerate(spread(**bins))}
+    kl = {KL + "beta": 0.02 * rho, KL + "accuracy": accuracy, KL + "rho": rho, KL + "kl": 0.003}
+    rates = {f"{CURRICULUM}pass_rate_{q}": v for q, v in (("mean", 0.4), ("q10", 0.1), ("q25", 0.2), ("q50", 0.4))}
+    more = {f"{CURRICULUM}pass_rate_q75": 0.6, f"{CURRICULUM}pass_rate_q90": 0.8}
+    return {**shares, **kl, **rates, **more, CURRICULUM + "effective_sample_size": 30.0}
+
+
+def write(folder: Path, metrics: list[tuple[int, dict]], lines: list[dict] | None) -> Run:
+    folder.mkdir(exist_ok=True)
+    rows = [json.dumps({"step": step, "data": data}) + "\n" for step, data in metrics]
+    (folder / "metrics.jsonl").write_text("".join(rows))
+    if lines is not None:
+        (folder / "curriculum.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    return read_run(folder)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    metrics = [
+        (1, step_metrics(0.75, 0.8, {"b10": 1.0})),
+        (2, step_metrics(0.25, 0.6, {"b0": 0.2, "b13": 0.8})),
+    ]
+    return write(tmp_path / "run", metrics, [line(1), line(2)])
+
+
+def html_of(run: Run) -> str:
+    return curriculum.page(run, curriculum.sections(run), "index.html")
+
+
+def test_the_page_is_balanced_labelled_and_loads_nothing(run):
+    text = html_of(run)
+    page = Page(text)
+    drawings = [attrs for tag, attrs in page.elements if tag == "svg" and attrs.get("aria-hidden") != "true"]
+    assert len(drawings) == 9
+    assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
+    assert len(page.of_class("reading")) == 9
+    assert "http" not in text and "<script" not in text and "prefers-color-scheme: dark" in text
+    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == ["index.html"]
+
+
+def test_exact_numbers_appear(run):
+    text = html_of(run)
+    assert "batch accuracy 0.25, KL coefficient 0.012, KL to the reference (nats per token) 0.003" in text
+    assert "effective sample size (prompts) 30, 75.0% of the prompts never seen" in text
+    assert "At step 2 the fullest bin is 0.65 to 0.70, with 80.0% of the prompts." in text
+    assert "75.0% of the 40 prompts were never seen up to step 2" in text
+    assert "effective sample size / prompts, step 2: 0.75" in text
+    assert "drawn, 0.50: 6<" in text
+
+
+def test_heat_map_has_a_cell_for_every_bin_and_is_darkest_where_the_mass_is(run):
+    cells = Page(curriculum.pass_rate_map(run)).of_class("cell")
+    assert len(cells) == 2 * BINS
+    shades = np.array([float(cell["fill-opacity"]) for cell in cells]).reshape(2, BINS)
+    assert shades[0].argmax() == 10 and shades[0, 10] == 1.0
+    assert shades[1].argmax() == 13 and shades[1, 13] == pytest.approx(np.sqrt(0.8), abs=1e-3)
+    assert shades[1, 0] == pytest.approx(np.sqrt(0.2), abs=1e-3) and np.count_nonzero(shades) == 3
+    ys = [float(cell["y"]) for cell in cells[:BINS]]
+    assert ys == sorted(ys, reverse=True)
+
+
+def test_histogram_comes_from_the_counts_when_the_metrics_have_none(tmp_path):
+    run = write(tmp_path / "run", [(1, {CURRICULUM + "pass_rate_mean": 0.4})], [line(1)])
+    assert "the fullest bin is 0.50 to 0.55, with 75.0% of the prompts" in html_of(run)
+
+
+def test_two_thousand_steps_fit_into_the_columns():
+    found = columns([(step, [float(step)]) for step in range(1, 2001)])
+    assert len(found) <= MOST_COLUMNS
+    assert (found[0].first, found[0].last, found[0].values[0]) == (1, 17, 9.0)
+    assert found[-1].last == 2000
+    assert [column.first for column in columns([(5, [1.0]), (500, [1.0])])] == [5, 500]
+
+
+@pytest.mark.parametrize("rows", [[(7, spread(b3=1.0))], [(step, spread(b3=1.0)) for step in range(1, 61)]])
+def test_neighbouring_cells_leave_no_seam(rows):
+    page = Page(heat_map("Map", "pass rate", "prompts", rows, "See."))
+    edges = [(float(cell["x"]), float(cell["width"])) for cell in page.of_class("cell")[::BINS]]
+    assert len(edges) == len(rows)
+    for (x, width), (following, _) in pairwise(edges):
+        assert x + width == pytest.approx(following, abs=1e-9)
+
+
+def test_points_lie_on_the_curve_of_beta_and_rho(run):
+    name, points = curriculum.exact_curve(run)
+    assert name == "0.02 × rho"
+    assert [value for point in points for value in point] == pytest.approx([0.25, 0.012, 0.75, 0.016])
+    assert "Every point lies on 0.02 × rho" in html_of(run)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({KL + "target": 0.01}, "this controller follows the KL"),
+        ({}, "the run logged no rho"),
+        ({KL + "rho": 0.9}, "one beta before rho for the whole run"),
+    ],
+)
+def test_no_curve_where_it_would_be_a_guess(tmp_path, data, said):
+    metrics = [(step, {KL + "beta": 0.01 * step, KL + "accuracy": step / 4, **data}) for step in (1, 2)]
+    assert said in curriculum.beta_against_accuracy(write(tmp_path / "run", metrics, None))
+
+
+def test_a_run_with_kl_alone_says_that_it_had_no_curriculum(tmp_path):
+    run = write(tmp_path / "run", [(1, {KL + "beta": 0.01, KL + "accuracy": 0.5})], None)
+    drawn = {section.name: section.is_drawn for section in curriculum.sections(run)}
+    assert drawn == {"kl": True, "pass_rates": False}
+    assert curriculum.NO_CURRICULUM in html_of(run)
+
+
+def test_a_curriculum_alone_and_without_its_file_is_sentences(tmp_path):
+    run = write(tmp_path / "run", [(1, {CURRICULUM + "effective_sample_size": 30.0})], None)
+    text = html_of(run)
+    assert html.escape(curriculum.NO_KL) in text and text.count(html.escape(curriculum.NO_DRAWS)) == 2
+    assert "effective sample size, step 1: 30" in text
+
+
+def test_a_curriculum_of_ones_own_without_pass_rates(tmp_path):
+    empty = dict.fromkeys(("histogram", "bucket_mass", "bucket_draws", "visits"))
+    run = write(tmp_path / "run", [(1, {CURRICULUM + "drawn_prompts": 2})], [line(1, type="mine", **empty)])
+    assert html_of(run).count(curriculum.NO_RATES) == 2
+
+
+def test_an_order_without_weights_shows_its_draws_alone(tmp_path):
+    lines = [line(1, type="<uniform>", bucket_mass=None)]
+    text = html_of(write(tmp_path / "run", [(1, {CURRICULUM + "visits_mean": 0.1})], lines))
+    assert "The order &lt;uniform&gt; draws without weights" in text and "<uniform>" not in text
+
+
+def test_a_run_that_went_back_counts_each_step_once(tmp_path):
+    lines = [line(1), line(2, visits=[1, 1, 1]), line(3), line(2)]
+    draws = write(tmp_path / "run", [(1, step_metrics(0.5, 0.7, {"b1": 1.0}))] * 2, lines).draws
+    assert [draw.step for draw in draws] == [1, 2]
+    assert draws[-1].visits.tolist() == [30, 8, 2]
+    assert observed_and_expected(draws)[0].sum() == 8
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ("nonsense", "Expecting value"),
+        ('{"step": 2}', "'type'"),
+        (json.dumps(line(2, histogram=[1.0])), "histogram must be a list of 20 numbers"),
+        (json.dumps(line(2, visits=[-1])), "visits must hold numbers >= 0"),
+        (json.dumps(line(2, bucket_mass=spread(b1=float("nan")))), "bucket_mass must hold"),
+    ],
+)
+def test_a_broken_line_is_named(tmp_path, bad, reason):
+    path = tmp_path / "curriculum.jsonl"
+    path.write_text(f"{json.dumps(line(1))}\n{bad}\n{json.dumps(line(3))}\n")
+    with pytest.raises(DataError, match=rf"curriculum\.jsonl:2: not a curriculum line .*{re.escape(reason)}.*Remove"):
+        read_draws(path)
+    path.write_text(f"{json.dumps(line(1))}\n{bad}")
+    assert [draw.step for draw in read_draws(path)] == [1]
+
+
+def test_expected_draws_are_the_weights_when_the_step_is_the_first():
+    draws = read_draws_of([line(1)])
+    observed, expected = observed_and_expected(draws)
+    assert (observed[0], observed[10]) == (1, 3)
+    assert (expected[0], expected[10]) == pytest.approx((1.0, 3.0))
+
+
+def test_expected_draws_count_that_a_prompt_is_taken_once():
+    """One prompt of weight 2 and two of weight 1, two drawn: the first is in with 1/2 + 1/2 * 2/3 = 5/6."""
+    lines = [line(1, histogram=spread(b0=1, b10=2)), line(2, bucket_mass=spread(b0=0.5, b10=0.5))]
+    lines[0]["bucket_mass"] = None
+    lines[1]["bucket_draws"] = spread(b0=1, b10=1)
+    _, expected = observed_and_expected(read_draws_of(lines))
+    assert expected.sum() == pytest.approx(2.0)
+    assert expected[0] == pytest.approx(5 / 6, abs=0.03)
+
+
+def test_expected_draws_agree_with_a_simulation():
+    rng = np.random.default_rng(0)
+    prompts, weight = np.array([40, 20]), np.array([1.0, 6.0])
+    p = np.repeat(weight, prompts) / (prompts * weight).sum()
+    drawn = np.mean([(rng.choice(60, 20, replace=False, p=p) >= 40).sum() for _ in range(3000)])
+    mass = prompts * weight / (prompts * weight).sum()
+    first = line(1, histogram=spread(b0=40, b10=20), bucket_mass=None)
+    second = line(2, bucket_mass=spread(b0=mass[0], b10=mass[1]), bucket_draws=spread(b0=5, b10=15))
+    _, expected = observed_and_expected(read_draws_of([first, second]))
+    assert 20 * mass[1] == 15.0 and expected[10] == pytest.approx(drawn, abs=0.1) and drawn < 14
+
+
+def read_draws_of(lines: list[dict]):
+    from s2l_ext.report.draws import _draw
+
+    return [_draw(row) for row in lines]
+
+
+def test_chi_square_by_hand(tmp_path):
+    """30 and 70 seen, 40 and 60 expected: 100/40 + 100/60 = 4.1667; P(chi-square with 1 degree > that) = 0.0412."""
+    drawn = line(1, bucket_mass=spread(b2=0.4, b12=0.6), bucket_draws=spread(b2=30, b12=70))
+    text = curriculum.draws_by_bucket(write(tmp_path / "run", [(1, {CURRICULUM + "visits_mean": 1.0})], [drawn]))
+    assert "Chi-square 4.17, 1 degrees of freedom, p = 0.041 over 100 draws: the draws fit the weights." in text
+
+
+def test_what_the_test_says():
+    assert "Not enough draws (3)" in curriculum.verdict(ChiSquare(0.0, 0, 1.0), 3)
+    assert "p < 0.001 over 90 draws: the draws do not fit" in curriculum.verdict(ChiSquare(50.0, 3, 1e-9), 90)
+
+
+def test_draws_where_the_weights_are_zero_are_called_out(tmp_path):
+    drawn = line(1, bucket_mass=spread(b2=1.0), bucket_draws=spread(b2=30, b12=7))
+    run = write(tmp_path / "run", [(1, {CURRICULUM + "visits_mean": 1.0})], [drawn])
+    assert "7 of 37 draws fell where the weights are 0" in curriculum.draws_by_bucket(run)
+
+
+def test_weights_that_nearly_vanish_still_give_numbers():
+    first = line(1, histogram=spread(b0=2, b10=500))
+    second = line(2, bucket_mass=spread(b0=1.0, b10=1e-300), bucket_draws=spread(b0=2, b10=2))
+    assert np.isfinite(observed_and_expected(read_draws_of([first, second]))[1]).all()
+
+
+def test_visits_stop_at_the_last_that_occurs(run):
+    assert ">2+<" in curriculum.visits(run)
+    drawn = bars("Visits", ("visits", "prompts"), [str(i) for i in range(30)], [Bars("n", "learner", [1.0] * 30)], "")
+    assert len(re.findall("text-anchor='middle'>[0-9]+<", drawn)) <= 12
+
+
+def test_names_are_escaped(tmp_path):
+    run = write(tmp_path / "<img src=x>", [(1, {KL + "beta": 0.01, KL + "accuracy": 0.5})], None)
+    assert "<img" not in html_of(run) and "&lt;img src=x&gt;" in html_of(run)
+
+
+def test_long_numbers_keep_clear_of_the_name_of_the_axis():
+    assert Frame((0, 1), (0, 0.8)).left == 48
+    assert Frame((0, 1), (0, 0.015)).left >= 48 + 7
+
+
+def test_a_wide_number_at_the_right_edge_is_not_cut():
+    assert f"x='{WIDTH:.1f}' y='230' text-anchor='end'>2000<" in axes(Frame((0.0, 2000.0), (0.0, 1.0)), "y")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.2, "0.2"), (12000, "12000"), (8e6, "8M"), (0.00012, "1.2e-4"), (1200000, "1.2M"), (0, "0")]
+)
+def test_tick_text(value, text):
+    assert tick_text(value) == text
+
+
+def test_very_small_values_have_ticks():
+    low, high = round_range([1e-6, 4e-6])
+    assert "4e-6" in axes(Frame((0, 1), (low, high)), "beta")
+
+
+def test_many_points_are_a_line_without_dots():
+    points = [(float(step), 0.5) for step in range(2000)]
+    assert "<circle" not in chart("A", "y", [Line("a", "learner", points)])
+    assert "r='2'" in chart("A", "y", [Line("a", "learner", points[:60])])
+    assert "r='3'" in chart("A", "y", [Line("a", "learner", points[:16])])
