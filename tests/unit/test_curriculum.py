@@ -1,0 +1,334 @@
+"""EXPO's Gaussian curriculum against values worked out by hand, exact enumeration, and the chi-square test."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2l_ext.algorithms import curriculum as module
+from s2l_ext.algorithms.chi_square import chi_square
+from s2l_ext.algorithms.curriculum import GaussianCurriculum
+from s2l_ext.algorithms.sum_tree import CHUNK
+from s2l_ext.errors import ConfigError
+
+PATHS = {"tree": 0, "keys": 10**9}
+"""Values of TREE_FROM that force a way of drawing."""
+
+
+def with_rates(rates, **arguments):
+    curriculum = GaussianCurriculum(len(rates), **arguments)
+    curriculum.set_pass_rates(range(len(rates)), rates)
+    return curriculum
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    monkeypatch.setattr(module, "TREE_FROM", PATHS[request.param])
+    return request.param
+
+
+# ---- weights ------------------------------------------------------------------------------------------------------
+
+
+def test_weights_equal_the_paper():
+    curriculum = GaussianCurriculum(4)
+    assert curriculum.weights([0.5, 0.25, 0.75]).tolist() == pytest.approx([1.0, 0.775, 0.775], abs=5e-4)
+    assert curriculum.weights([0.0, 1.0]).tolist() == pytest.approx([math.exp(-1.0204)] * 2, abs=1e-4)
+    assert curriculum.weights(0.0) == pytest.approx(0.3604, abs=5e-5)
+
+
+def test_seven_failures_lower_a_prompts_weight():
+    curriculum = GaussianCurriculum(3)
+    for _ in range(7):
+        curriculum.update([1], [0.0])
+    assert curriculum.pass_rates.rates[1] == pytest.approx(0.2391, abs=5e-5)
+    assert curriculum.weights(curriculum.pass_rates.rates[1]) == pytest.approx(0.7575, abs=5e-5)
+    assert curriculum.probabilities().tolist() == pytest.approx([1 / 2.7575, 0.7575 / 2.7575, 1 / 2.7575], abs=1e-4)
+
+
+def test_the_start_is_uniform():
+    curriculum = GaussianCurriculum(8)
+    assert curriculum.probabilities().tolist() == [1 / 8] * 8
+    assert curriculum.effective_sample_size() == 8
+
+
+def test_no_prompt_is_out_of_reach():
+    curriculum = with_rates([0.0, 1.0, 0.5], sigma=1e-300)
+    assert curriculum.weights([0.0, 0.5]).tolist() == [0.0, 1.0]
+    assert (curriculum.probabilities() > 0).all()
+    assert sorted(curriculum.draw(3, np.random.default_rng(0)).tolist()) == [0, 1, 2]
+
+
+# ---- distribution -------------------------------------------------------------------------------------------------
+
+
+SPREAD = np.random.default_rng(0).random(5000)
+
+
+@pytest.fixture(scope="module")
+def million_counts():
+    """Prompts of a million draws with replacement by the tree: as many first draws of a step."""
+    drawn = with_rates(SPREAD)._current_tree().draw(1_000_000, np.random.default_rng(1))
+    return np.bincount(drawn, minlength=5000)
+
+
+def test_a_million_tree_draws_follow_the_weights(million_counts):
+    weights = np.exp(-((SPREAD - 0.5) ** 2) / (2 * 0.35**2))
+    assert chi_square(million_counts, weights / weights.sum()).p > 1e-4
+    buckets = np.bincount((SPREAD * 20).astype(int), weights=million_counts, minlength=20)
+    assert chi_square(buckets, with_rates(SPREAD).bucket_mass()).p > 1e-4
+
+
+def test_another_distribution_is_rejected(million_counts):
+    assert chi_square(million_counts, with_rates(SPREAD, sigma=0.40).probabilities()).p < 1e-4
+    assert chi_square(million_counts, np.ones(5000)).p < 1e-4
+
+
+def inclusion_by_successive_sampling(weights, n):
+    """Rosen 1972: ``1 - exp(-w t)``, t such that n are drawn; the error is of order 1 / n."""
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if -np.expm1(-weights * middle).sum() < n else (low, middle)
+    return -np.expm1(-weights * low)
+
+
+def test_a_million_key_draws_follow_the_weights():
+    rates = np.random.default_rng(0).random(1 << 14)
+    curriculum = with_rates(rates, sigma=0.2)
+    rng, counts = np.random.default_rng(2), np.zeros(rates.size)
+    for _ in range(1000):
+        counts[curriculum.draw(1024, rng)] += 1
+    assert counts.sum() == 1_024_000
+    expected = inclusion_by_successive_sampling(np.exp(-((rates - 0.5) ** 2) / 0.08), 1024)
+    bins = (rates * 20).astype(int)
+    observed = np.bincount(bins, weights=counts)
+    assert chi_square(observed, np.bincount(bins, weights=expected)).p > 1e-4
+    assert chi_square(observed, with_rates(rates, sigma=0.205).bucket_mass()).p < 1e-4
+
+
+def in_order_probabilities(weights, n):
+    """Exact probability of every ordered n-tuple when each drawn prompt leaves the urn."""
+    exact = {}
+    for drawn in itertools.permutations(range(len(weights)), n):
+        probability, left = 1.0, float(sum(weights))
+        for item in drawn:
+            probability *= weights[item] / left
+            left -= weights[item]
+        exact[drawn] = probability
+    return exact
+
+
+@pytest.mark.parametrize("sigma", [0.35, 0.12])
+def test_draws_without_replacement_equal_enumeration(path, sigma):
+    """Both ways of drawing; at sigma 0.12 the tree repeats so often that keys finish some of its draws."""
+    rates, draws = [0.0, 0.3, 0.5, 0.55, 1.0], 5000
+    curriculum = with_rates(rates, sigma=sigma)
+    exact = in_order_probabilities(curriculum.weights(rates), 3)
+    position = {drawn: index for index, drawn in enumerate(exact)}
+    counts, inclusion = np.zeros(len(exact)), np.zeros(5)
+    rng = np.random.default_rng(5)
+    for _ in range(draws):
+        drawn = curriculum.draw(3, rng)
+        counts[position[tuple(drawn.tolist())]] += 1
+        inclusion[drawn] += 1
+    assert chi_square(counts, list(exact.values())).p > 1e-4
+    expected = [sum(p for drawn, p in exact.items() if item in drawn) for item in range(5)]
+    assert (inclusion / draws).tolist() == pytest.approx(expected, abs=0.025)
+    assert chi_square(counts, np.ones(len(exact))).p < 1e-4
+
+
+def test_keys_finish_what_the_tree_began(monkeypatch):
+    """One round of the tree with n + 16 draws, then keys: still the exact distribution."""
+    monkeypatch.setattr(module, "TREE_FROM", 0)
+    monkeypatch.setattr(module, "MAX_ROUNDS", 1)
+    rates = [0.5, 0.1, 0.12, 0.9]
+    curriculum = with_rates(rates, sigma=0.15)
+    exact = in_order_probabilities(curriculum.weights(rates), 3)
+    position = {drawn: index for index, drawn in enumerate(exact)}
+    rng, counts = np.random.default_rng(6), np.zeros(len(exact))
+    with mock.patch.object(curriculum, "_draw_by_keys", wraps=curriculum._draw_by_keys) as keys:
+        for _ in range(5000):
+            counts[position[tuple(curriculum.draw(3, rng).tolist())]] += 1
+    assert 500 < keys.call_count < 4500
+    assert chi_square(counts, list(exact.values())).p > 1e-4
+
+
+def test_keys_over_several_chunks_take_the_smallest():
+    num_prompts = 2 * CHUNK + 9
+    curriculum = GaussianCurriculum(num_prompts)
+    without = np.array([0, CHUNK, 2 * CHUNK + 8])
+    drawn = curriculum._draw_by_keys(500, np.random.default_rng(7), without)
+    keys = np.random.default_rng(7).standard_exponential(num_prompts)
+    keys[without] = np.inf
+    assert drawn.tolist() == np.argsort(keys)[:500].tolist()
+
+
+# ---- any input ----------------------------------------------------------------------------------------------------
+
+RATES = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=300)
+
+
+@given(
+    rates=RATES,
+    log_sigma=st.floats(-3, 1),
+    seed=st.integers(0, 2**32 - 1),
+    share=st.floats(0, 1),
+    way=st.sampled_from(sorted(PATHS)),
+)
+def test_drawn_prompts_are_distinct_and_exist(rates, log_sigma, seed, share, way):
+    curriculum = with_rates(rates, sigma=10**log_sigma)
+    n = max(1, round(share * len(rates)))
+    with mock.patch.object(module, "TREE_FROM", PATHS[way]):
+        drawn = curriculum.draw(n, np.random.default_rng(seed))
+    assert drawn.dtype == np.int64
+    assert drawn.shape == (n,)
+    assert np.unique(drawn).size == n
+    assert 0 <= drawn.min() <= drawn.max() < len(rates)
+
+
+@pytest.mark.parametrize("sigma", [1e-320, 1e-3, 1e300])
+def test_one_prompt_that_holds_all_weight_does_not_hang(path, sigma):
+    curriculum = with_rates([0.5] + [0.0] * 9999, sigma=sigma)
+    drawn = curriculum.draw(100, np.random.default_rng(0))
+    assert np.unique(drawn).size == 100
+    assert drawn[0] == 0 or sigma > 1
+
+
+@given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 6), log_sigma=st.floats(-2, 1))
+def test_the_tree_that_lived_equals_a_rebuilt_one(seed, steps, log_sigma):
+    rng = np.random.default_rng(seed)
+    curriculum = with_rates(rng.random(700), sigma=10**log_sigma)
+    curriculum.draw(3, rng)
+    for _ in range(steps):
+        drawn = curriculum.draw(5, rng)
+        curriculum.update(drawn, rng.random(5))
+    lived = curriculum._tree
+    rebuilt = with_rates(curriculum.pass_rates.rates, sigma=10**log_sigma)._current_tree()
+    assert curriculum._current_tree() is lived
+    assert all(np.array_equal(a, b) for a, b in zip(lived.levels, rebuilt.levels, strict=True))
+
+
+def test_a_weight_does_not_depend_on_what_is_computed_with_it():
+    """The tree's sums rest on this: vectorised exp must treat every place of an array alike."""
+    curriculum = with_rates(np.random.default_rng(0).random(100_003))
+    whole = curriculum._integer_weights(slice(0, 100_003))
+    for size in (1, 2, 3, 7, 8, 9, 15, 64, 1023):
+        part = np.random.default_rng(size).integers(0, 100_003, size)
+        assert np.array_equal(curriculum._integer_weights(part), whole[part])
+        assert np.array_equal(curriculum._integer_weights(slice(size, 3 * size)), whole[size : 3 * size])
+
+
+@pytest.mark.parametrize("change", ["set_pass_rates", "pass_rates.update", "pass_rates.set_rates"])
+def test_the_tree_follows_changes_made_elsewhere(change):
+    curriculum = GaussianCurriculum(1000)
+    curriculum.draw(2, np.random.default_rng(0))
+    target = curriculum
+    for name in change.split("."):
+        target = getattr(target, name)
+    target([0, 999], [0.0, 1.0])
+    fresh = with_rates(curriculum.pass_rates.rates)
+    assert np.array_equal(curriculum._current_tree().levels[0], fresh._current_tree().levels[0])
+
+
+# ---- errors -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_prompts": 0}, "num_prompts=0"),
+        ({"num_prompts": 4, "sigma": 0.0}, "sigma=0.0"),
+        ({"num_prompts": 4, "sigma": -1.0}, "sigma=-1.0"),
+        ({"num_prompts": 4, "sigma": math.nan}, "sigma=nan"),
+        ({"num_prompts": 4, "sigma": math.inf}, "sigma=inf"),
+        ({"num_prompts": 4, "center": 1.01}, "center=1.01"),
+        ({"num_prompts": 4, "center": math.nan}, "center=nan"),
+        ({"num_prompts": 4, "ema": 1.0}, "ema=1.0"),
+        ({"num_prompts": 4, "ema": -0.1}, "ema=-0.1"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        GaussianCurriculum(**arguments)
+
+
+@pytest.mark.parametrize("n", [0, -1, 5])
+def test_impossible_draws_are_refused(n):
+    with pytest.raises(ValueError, match=f"n={n} .*num_prompts=4"):
+        GaussianCurriculum(4).draw(n, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("indices", "rates"), [([0, 0], [0.1, 0.1]), ([0, 9], [0.1, 0.1]), ([0, 1], [0.1, math.nan]), ([0], [0.1, 0.2])]
+)
+def test_a_bad_update_changes_nothing(indices, rates):
+    curriculum = GaussianCurriculum(4)
+    tree = curriculum._current_tree()
+    with pytest.raises(ValueError):
+        curriculum.update(indices, rates)
+    assert curriculum.pass_rates.rates.tolist() == [0.5] * 4
+    assert curriculum._current_tree() is tree
+    assert tree.total == 4 * 2**32
+
+
+# ---- reports and state --------------------------------------------------------------------------------------------
+
+
+def test_metrics():
+    curriculum = with_rates([0.5, 0.5, 0.0, 1.0])
+    metrics = curriculum.metrics()
+    low = math.exp(-0.125 / 0.1225)
+    assert metrics["effective_sample_size"] == pytest.approx((2 + 2 * low) ** 2 / (2 + 2 * low**2))
+    assert metrics["never_seen_share"] == 1.0
+    names = {f"pass_rate_hist/{index:02d}" for index in range(20)} | {f"pass_rate_q{q}" for q in (10, 25, 50, 75, 90)}
+    assert set(metrics) == names | {"pass_rate_mean", "effective_sample_size", "never_seen_share", "visits_mean"}
+    json.dumps(metrics)
+
+
+def test_bucket_mass_is_the_probability_in_each_bin():
+    rates = np.random.default_rng(0).random(1000)
+    curriculum = with_rates(rates, sigma=0.1)
+    expected = np.bincount((rates * 20).astype(int), weights=curriculum.probabilities(), minlength=20)
+    assert curriculum.bucket_mass().tolist() == pytest.approx(expected.tolist())
+    assert curriculum.bucket_mass(bins=1).tolist() == [1.0]
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    np.savez(file, **state["pass_rates"])
+    file.seek(0)
+    return {"pass_rates": dict(np.load(file))}
+
+
+@given(seed=st.integers(0, 2**32 - 1), steps=st.integers(0, 4), n=st.sampled_from([3, 40]))
+def test_a_resumed_run_draws_the_same_prompts(seed, steps, n):
+    """n = 3 goes by the tree, 40 by keys; the generator travels as JSON."""
+    rng = np.random.default_rng(seed)
+    curriculum = GaussianCurriculum(400, sigma=0.1)
+    for _ in range(steps):
+        curriculum.update(curriculum.draw(n, rng), rng.random(n))
+    resumed, resumed_rng = GaussianCurriculum(400, sigma=0.1), np.random.default_rng()
+    resumed.load_state_dict(through_a_file(curriculum.state_dict()))
+    resumed_rng.bit_generator.state = json.loads(json.dumps(rng.bit_generator.state))
+    for _ in range(3):
+        drawn = curriculum.draw(n, rng)
+        assert resumed.draw(n, resumed_rng).tolist() == drawn.tolist()
+        curriculum.update(drawn, np.linspace(0, 1, n))
+        resumed.update(drawn, np.linspace(0, 1, n))
+    assert resumed.metrics() == curriculum.metrics()
+
+
+def test_another_data_sets_state_is_refused():
+    with pytest.raises(ValueError, match=r"\(5,\).*\(4,\)"):
+        GaussianCurriculum(4).load_state_dict(GaussianCurriculum(5).state_dict())
+    with pytest.raises(ValueError, match="no 'pass_rates'"):
+        GaussianCurriculum(4).load_state_dict({})
