@@ -22,6 +22,7 @@ from s2l_ext.data.prompts import (
     prompt_ids,
     read_pass_rates,
     require_enough,
+    tiers_of,
 )
 from s2l_ext.data.tokenizers import compare
 from s2l_ext.errors import ConfigError, DataError, ResourceError

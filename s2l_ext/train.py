@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
+from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.platform import activate_for
@@ -70,6 +71,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     resume_state(s2l, cfg)
     cfg.trainer.v1.trainer_mode = "s2l"
     _ask_verl(cfg)
+    warnings += _ask_reward(cfg, s2l)
     return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)
 
 
@@ -84,6 +86,14 @@ def _ask_verl(cfg: DictConfig) -> None:
         validate_config(cfg, use_reference_policy=need_reference_policy(cfg), use_critic=need_critic(cfg))
     except (AssertionError, ValueError, TypeError, OmegaConfBaseException) as error:
         raise ConfigError(f"verl refuses the configuration: {error}") from error
+
+
+def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    if not needs_accuracy(s2l.kl, s2l.curriculum):
+        return []
+    from s2l_ext.trainer.reward_probe import check_reward
+
+    return check_reward(cfg, s2l)
 
 
 def run(prepared: Prepared) -> None:

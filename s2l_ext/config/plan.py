@@ -9,7 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.expo_checks import CURRICULUM_KEYS, build_kl
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, KLConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps
 
 STEPS_SHOWN = 32
@@ -39,7 +40,8 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
         "prompts_per_step": cfg.data.train_batch_size,
         "group_size": rollout.n,
         "advantage": cfg.algorithm.adv_estimator,
-        "kl_in_loss": cfg.actor_rollout_ref.actor.kl_loss_coef if cfg.actor_rollout_ref.actor.use_kl_loss else None,
+        "kl_in_loss": _kl_plan(s2l.kl, cfg),
+        "curriculum": _curriculum_plan(s2l.curriculum) if s2l.curriculum else None,
         "train_files": _plain(cfg.data.train_files),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
@@ -48,6 +50,25 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
 
 def _plain(value: Any) -> Any:
     return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def _kl_plan(kl: KLConfig | None, cfg: DictConfig) -> str | None:
+    """In words; None without a KL term in the loss."""
+    actor = cfg.actor_rollout_ref.actor
+    if kl is None:
+        return f"{actor.kl_loss_coef:g} in the loss" if actor.use_kl_loss else None
+    if kl.type == "constant":
+        return f"{kl.beta:g} in the loss"
+    if kl.type == "adaptive_target":
+        return f"in the loss, {kl.beta:g} at first, then held at {kl.target:g} nats per token"
+    controller = build_kl(kl, cfg)
+    low, high = controller.coefficient(0.0), controller.coefficient(1.0)
+    return f"in the loss, {kl.beta:g} x {kl.rho}(accuracy): {low:.4g} to {high:.4g}"
+
+
+def _curriculum_plan(curriculum: CurriculumConfig) -> dict[str, Any]:
+    used = CURRICULUM_KEYS.get(curriculum.type, {"options"}) | {"ema", "rows"}
+    return {"type": curriculum.type, **{name: getattr(curriculum, name) for name in sorted(used)}}
 
 
 def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None) -> dict[str, Any]:
@@ -71,7 +92,7 @@ def render(plan: dict[str, Any]) -> str:
     """The plan as aligned lines."""
     learner, explorer = plan["learner"], plan["explorer"]
     steps = plan["steps"] if plan["steps"] is not None else "as many as the data gives"
-    kl = "off" if plan["kl_in_loss"] is None else f"{plan['kl_in_loss']:g} in the loss"
+    kl, curriculum = plan["kl_in_loss"] or "off", plan["curriculum"]
     lines = [
         ("recipe", f"{plan['recipe']} on {plan['platform']}"),
         ("learner", f"{learner['model']}, {learner['gpus']} GPU(s), lr {learner['lr']:g}"),
@@ -79,11 +100,17 @@ def render(plan: dict[str, Any]) -> str:
         ("steps", f"{steps}, {plan['prompts_per_step']} prompts x {plan['group_size']} sessions each"),
         ("advantage", f"{plan['advantage']}, KL {kl}"),
         *(_slot_lines(explorer, plan["group_size"]) if explorer else []),
+        *([("prompts", _curriculum_line(curriculum))] if curriculum else []),
         ("data", str(plan["train_files"])),
         ("off", ", ".join(plan["off"]) or "nothing"),
         ("output", plan["output"]),
     ]
     return "\n".join(f"  {name:<10} {text}" for name, text in lines)
+
+
+def _curriculum_line(curriculum: dict[str, Any]) -> str:
+    settings = [f"{name} {value}" for name, value in curriculum.items() if name != "type" and value is not None]
+    return ", ".join([curriculum["type"], *settings])
 
 
 def _explorer_line(explorer: dict[str, Any]) -> str:

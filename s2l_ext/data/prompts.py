@@ -202,15 +202,18 @@ def _rows(file: Path, key: str) -> Iterable[tuple[str, Any]]:
 
 
 def match_pass_rates(
-    rates: dict[str, float], ids: Sequence[str], path: str, key: str = "s2l.curriculum.warm_start"
+    rates: dict[str, float], ids: Sequence[str], path: str, key: str = "s2l.curriculum.warm_start", strict: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Positions of the prompts that ``rates`` speaks of, and their rates. Prompts that it leaves out keep the default.
+
+    Args:
+        strict: every id must be a prompt's; else, as after verl's filters, one is enough.
 
     Raises:
         DataError: ``rates`` has ids that no prompt has: how many, and the first three.
     """
     unknown = sorted(rates.keys() - set(ids))
-    if unknown:
+    if unknown and (strict or len(unknown) == len(rates)):
         raise DataError(
             f"{key}={path}: {len(unknown)} of {len(rates)} prompt ids are not in the training data, first: "
             f"{', '.join(unknown[:SHOWN])}. The file belongs to other prompts; ids of yours look like {ids[0]}."

@@ -12,6 +12,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 SLOTS_FIELD = "s2l_explorer_slots"
 SOURCE_FIELD = "s2l_source"
+KL_BETA_FIELD = "s2l_kl_beta"
 
 
 class TwoModelClient(LLMServerClient):

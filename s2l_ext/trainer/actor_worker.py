@@ -1,19 +1,26 @@
-"""verl's actor worker with a loss that reports the PPO ratio and clip fraction by row source."""
+"""verl's actor worker with a loss that takes the step's KL coefficient and reports by row source."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDict
 from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
 from s2l_ext.algorithms.sources import SOURCES
 from s2l_ext.registration import require_registered
+from s2l_ext.rollout.plan import KL_BETA_FIELD, SOURCE_FIELD
+
+KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
+"""verl reduces a metric by the word in its name: smallest and largest over micro-batches, mini-batches and workers."""
 
 SUM_PREFIX = "s2l_sum"
 """Numerators and denominators travel as sums; the driver divides (see ``row_metrics.finish_ratio_sums``)."""
@@ -34,24 +41,40 @@ def ratio_sums(
     return {"ratio": (ratio * mask_B_T).sum(), "clipped": (active * mask_B_T).sum(), "tokens": mask_B_T.sum()}
 
 
-class SourceReportingLoss:
-    """Calls verl's loss unchanged and adds sums by source to its metrics."""
+class StepLoss:
+    """verl's loss, carried out as the step's batch says: what a step does not ask for is verl's own.
 
-    def __init__(self, loss_fn: Callable[..., Any], actor_config: Any) -> None:
+    Args:
+        loss_fn: verl's loss as a partial with its ``config``.
+    """
+
+    def __init__(self, loss_fn: partial) -> None:
         self.loss_fn = loss_fn
+        actor_config = loss_fn.keywords["config"]
         self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
 
     def __call__(self, model_output: Any, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
-        loss, metrics = self.loss_fn(model_output=model_output, data=data, dp_group=dp_group)
-        with torch.no_grad():
-            metrics.update(self._by_source(model_output, data))
+        beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
+        loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
+        loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
+        if beta is not None:
+            metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
+        if SOURCE_FIELD in data:
+            with torch.no_grad():
+                metrics.update(self._by_source(model_output, data))
         return loss, metrics
+
+    def _with_coefficient(self, beta: float) -> Callable[..., Any]:
+        """The loss with another ``kl_loss_coef``; a copy, because verl's configuration is frozen."""
+        config = copy.copy(self.loss_fn.keywords["config"])
+        object.__setattr__(config, "kl_loss_coef", beta)
+        return partial(self.loss_fn, config=config)
 
     def _by_source(self, model_output: Any, data: TensorDict) -> dict[str, Metric]:
         rows = data.select("old_log_probs", "advantages", "response_mask").to_padded_tensor()
         log_prob = no_padding_2_padding(model_output["log_probs"], data)
-        sources = list(data["s2l_source"])
+        sources = list(data[SOURCE_FIELD])
         metrics = {}
         weights = self._applied_weights(data)
         for source in SOURCES:
@@ -83,5 +106,5 @@ class S2LActorWorker(ActorRolloutRefWorker):
     def init_model(self) -> None:
         require_registered("actor worker")
         super().init_model()
-        self.loss_fn = SourceReportingLoss(self.loss_fn, self.loss_fn.keywords["config"])
+        self.loss_fn = StepLoss(self.loss_fn)
         self.actor.set_loss_fn(self.loss_fn)

@@ -15,25 +15,34 @@ from s2l_ext.state import write_atomically
 FILE_NAME = "metrics.jsonl"
 
 
-class RunLog:
-    """Append-only metrics file; on resume, lines of steps that will be repeated are dropped.
+class StepFile:
+    """JSON lines that begin with their step; on resume, lines of steps that will be repeated are dropped.
 
     Args:
-        folder: the run's folder (``trainer.default_local_dir``).
+        path: the file.
         resumed_step: last step of the checkpoint, 0 for a fresh run (an earlier file is set aside, never lost).
     """
 
-    def __init__(self, folder: Path, resumed_step: int) -> None:
-        self.path = folder / FILE_NAME
+    def __init__(self, path: Path, resumed_step: int) -> None:
+        self.path = path
         if resumed_step == 0:
             _set_aside(self.path)
         write_atomically(self.path, "".join(_kept_lines(self.path, resumed_step)))
 
-    def append(self, step: int, data: dict[str, Any]) -> None:
-        plain = {key: _plain(value) for key, value in data.items() if not isinstance(value, dict)}
-        line = json.dumps({"step": step, "data": plain})
+    def write(self, step: int, fields: dict[str, Any]) -> None:
+        line = json.dumps({"step": step, **fields})
         with open(self.path, "a") as file:
             file.write(line + "\n")
+
+
+class RunLog(StepFile):
+    """Append-only metrics file of a run's folder (``trainer.default_local_dir``)."""
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        super().__init__(folder / FILE_NAME, resumed_step)
+
+    def append(self, step: int, data: dict[str, Any]) -> None:
+        self.write(step, {"data": {key: _plain(value) for key, value in data.items() if not isinstance(value, dict)}})
 
 
 def _set_aside(path: Path) -> None:
@@ -41,7 +50,7 @@ def _set_aside(path: Path) -> None:
     if not path.exists() or not path.stat().st_size:
         return
     number = 1
-    while (kept := path.with_name(f"metrics.{number}.jsonl")).exists():
+    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
         number += 1
     path.rename(kept)
 

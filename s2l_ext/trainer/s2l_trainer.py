@@ -17,7 +17,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.config import parse_s2l
+from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.preflight import check_inputs, check_pool
 from s2l_ext.registration import TRAINER_NAME, require_registered
@@ -25,18 +25,25 @@ from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.plan import SLOTS_FIELD, TwoModelClient
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.kl import StepKL
+from s2l_ext.trainer.outcomes import Session, sessions_of
+from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows, row_source_metrics
-from s2l_ext.trainer.run_log import RunLog
+from s2l_ext.trainer.run_log import RunLog, StepFile
+from s2l_ext.trainer.sampler import build_sampler, replace_sampler
+from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
+from s2l_ext.trainer.step_prompts import StepPrompts
 
 logger = logging.getLogger(__name__)
 
 
 @register_trainer(TRAINER_NAME)
 class S2LTrainer(PPOTrainerSync):
-    """S2L-PO on top of GRPO (arXiv 2605.30789).
+    """S2L-PO and EXPO on top of GRPO, each in its own block of ``s2l:`` and all of them together.
 
-    The one change versus GRPO: the first ``G_w`` sessions of every group are sampled by a frozen smaller model.
-    State kept: none for the schedule (a function of the step); the fingerprint in ``s2l_state.json`` guards it.
+    ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``kl``: the
+    coefficient of the KL term is chosen for each step. ``curriculum``: the step's prompts are drawn by pass rate.
+    State kept: controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
     With every feature off each override hands straight on to verl.
     """
 
@@ -47,16 +54,22 @@ class S2LTrainer(PPOTrainerSync):
         self.explorer = self.s2l.explorer
         for warning in check_against_verl(self.s2l, config):
             logger.warning(warning)
-        if self.explorer:
-            for warning in check_inputs(config, self.s2l):
+        if self.s2l.anything_on:
+            for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
                 logger.warning(warning)
-        state.resume_state(self.s2l, config)
-        _adapt(config, explorer_on=self.explorer is not None)
+        self.resumed = state.resume_state(self.s2l, config)
+        self.settings = state.fingerprint(self.s2l, config)
+        _adapt(config, self.s2l)
         self.explorer_servers: ExplorerServers | None = None
         self.explorer_gpus_held = 0
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
         self.schedule = LinearAnnealing(self.explorer.mix_steps, group_size) if self.explorer else None
+        self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
+        if self.step_kl and "kl" in self.resumed:
+            self.step_kl.load_state_dict(self.resumed["kl"])
+        self.prompts: StepPrompts | None = None
+        self.sessions: list[Session] = []
 
     # ---- start-up -------------------------------------------------------------------------------------------
 
@@ -66,16 +79,30 @@ class S2LTrainer(PPOTrainerSync):
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
         return buffer
 
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if self.s2l.curriculum is None:
+            return
+        sampler = build_sampler(self.s2l.curriculum, self.config, self.train_dataset)
+        if "curriculum" in self.resumed:
+            sampler.load_controller_state(self.resumed["curriculum"])
+        self.prompts = StepPrompts(self.s2l.curriculum, sampler)
+        self.train_dataloader = replace_sampler(self, sampler)
+
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         if self.explorer:
             check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
+        if self.explorer or self.step_kl:
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote(S2LActorWorker)
 
     def _setup(self) -> None:
         super()._setup()
-        self.run_log = RunLog(Path(self.config.trainer.default_local_dir), resumed_step=self.global_steps)
+        folder = Path(self.config.trainer.default_local_dir)
+        self.run_log = RunLog(folder, resumed_step=self.global_steps)
+        if self.prompts:
+            self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=self.global_steps)
         if self.explorer and self._slots(self.global_steps + 1) > 0:
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
             self.explorer_gpus_held = self.explorer.n_gpus
@@ -99,9 +126,15 @@ class S2LTrainer(PPOTrainerSync):
             tu.assign_non_tensor_data(batch, SLOTS_FIELD, self._slots(self.global_steps))
         if self.explorer_servers:
             self.explorer_servers.set_step(self.global_steps - 1)
+        if self.prompts:
+            self.prompts.drawn(list(batch["uid"]))
         return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self.prompts or self.step_kl:
+            self.sessions = sessions_of(batch, with_sources=self.explorer is not None)
+        if self.prompts:
+            self.prompts.observe(self.sessions)
         if not self.explorer:
             return super()._compute_advantage(batch, metrics)
         metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
@@ -116,7 +149,11 @@ class S2LTrainer(PPOTrainerSync):
         return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self.step_kl:
+            self.step_kl.send(batch, self.sessions)
         batch = super()._update_actor(batch, metrics)
+        if self.step_kl:
+            self.step_kl.receive(metrics)
         if self.explorer:
             metrics.update(finish_ratio_sums(metrics, weights_expected=self.explorer.correction == "truncated_is"))
         return batch
@@ -138,6 +175,11 @@ class S2LTrainer(PPOTrainerSync):
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(row_source_metrics(batch, with_behaviour))
+        if self.step_kl:
+            metrics.update(self.step_kl.metrics())
+        if self.prompts:
+            metrics.update(self.prompts.metrics())
+            self.prompt_log.write(global_steps, self.prompts.line())
         self.run_log.append(global_steps, metrics)
 
     def _validate(self) -> dict[str, float]:
@@ -149,11 +191,18 @@ class S2LTrainer(PPOTrainerSync):
 
     def _save_checkpoint(self) -> None:
         """State first: verl then writes the tracker file that makes the checkpoint the latest."""
-        settings = state.fingerprint(self.s2l, self.config)
-        if settings is not None:
+        if self.settings is not None:
             folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-            state.save_state(folder, settings, controllers={})
+            state.save_state(folder, self.settings, self._controllers())
         super()._save_checkpoint()
+
+    def _controllers(self) -> dict[str, dict[str, Any]]:
+        controllers = {}
+        if self.step_kl:
+            controllers["kl"] = self.step_kl.state_dict()
+        if self.prompts:
+            controllers["curriculum"] = self.prompts.sampler.controller_state()
+        return controllers
 
 
 def _log_like_verl() -> None:
@@ -163,9 +212,11 @@ def _log_like_verl() -> None:
     own.setLevel(verl_logger.level)
 
 
-def _adapt(config: DictConfig, explorer_on: bool) -> None:
+def _adapt(config: DictConfig, s2l: S2LConfig) -> None:
     """Base class behaviour hangs on ``trainer_mode == "sync"``: any other name is taken for asynchronous."""
     with open_dict(config):
         config.trainer.v1.trainer_mode = "sync"
-        if explorer_on:
+        if s2l.explorer:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
+        if s2l.kl:
+            config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta

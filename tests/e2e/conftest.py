@@ -21,6 +21,7 @@ SMALL_RUN = (
     "actor_rollout_ref.actor.ppo_mini_batch_size=4",
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
     "actor_rollout_ref.rollout.agent.default_agent_loop=s2l_seeded",
     "trainer.val_before_train=false",
     "trainer.test_freq=-1",

@@ -1,5 +1,6 @@
-"""With every feature off, `s2l train` and verl's own `main_ppo` do the same thing, step by step.
+"""With every feature off, and with EXPO neutralised, `s2l train` does what verl's own `main_ppo` does, step by step.
 
+Neutralised: rho = 1 and the uniform order. The runs have a KL term, so that its coefficient is compared as well.
 vLLM's scheduling decides which request draws which random number, so both runs use the seeded agent loop: every
 request carries a seed made of (rollout.seed, step, prompt, session). Rows may still arrive in another order, which
 changes the order of float sums; hence a tolerance.
@@ -16,6 +17,8 @@ COMPARED = (
     "critic/advantages/max",
     "response_length/mean",
     "actor/loss",
+    "actor/kl_loss",
+    "actor/kl_coef",
     "actor/pg_loss",
     "actor/grad_norm",
     "actor/entropy",
@@ -23,9 +26,19 @@ COMPARED = (
 
 
 @pytest.fixture(scope="module")
-def both(launch, small_run, monkeypatch_module):
-    overrides = (*small_run, f"trainer.total_training_steps={STEPS}", "data.train_batch_size=8")
-    ours = launch("grpo/toy", *overrides, "actor_rollout_ref.actor.ppo_mini_batch_size=8").wait()
+def overrides(small_run):
+    return (
+        *small_run,
+        f"trainer.total_training_steps={STEPS}",
+        "data.train_batch_size=8",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.use_kl_loss=true",
+    )
+
+
+@pytest.fixture(scope="module")
+def both(launch, overrides, monkeypatch_module):
+    ours = launch("grpo/toy", *overrides, "actor_rollout_ref.actor.kl_loss_coef=0.02").wait()
     vanilla_log = ours.folder / "vanilla.jsonl"
     monkeypatch_module.setenv("VERL_FILE_LOGGER_PATH", str(vanilla_log))
     monkeypatch_module.setenv("VERL_PLATFORM", "cpu")
@@ -39,6 +52,12 @@ def both(launch, small_run, monkeypatch_module):
     launch("", "trainer.v1.trainer_mode=sync", "trainer.logger=[console,file]", command=command).wait()
     vanilla = {line["step"]: line["data"] for line in map(json.loads, vanilla_log.read_text().splitlines())}
     return ours.steps(), vanilla
+
+
+@pytest.fixture(scope="module")
+def neutral(launch, overrides):
+    expo = "s2l.kl={type: accuracy, beta: 0.02, rho: linear, rho_low: 1.0, rho_high: 1.0}"
+    return launch("grpo/toy", *overrides, expo, "s2l.curriculum={type: uniform}").wait().steps()
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +79,19 @@ def test_same_metric_at_every_step(both, metric: str) -> None:
     ours, vanilla = both
     for step in range(1, STEPS + 1):
         assert ours[step][metric] == pytest.approx(vanilla[step][metric], rel=1e-5, abs=1e-6), f"step {step}"
+
+
+@pytest.mark.parametrize("metric", COMPARED)
+def test_neutralised_expo_is_grpo_at_every_step(both, neutral, metric: str) -> None:
+    grpo, _ = both
+    for step in range(1, STEPS + 1):
+        assert neutral[step][metric] == pytest.approx(grpo[step][metric], rel=1e-5, abs=1e-6), f"step {step}"
+
+
+def test_neutralised_expo_really_ran(neutral) -> None:
+    for metrics in neutral.values():
+        assert metrics["s2l/kl/rho"] == 1.0 and metrics["s2l/kl/beta_reported_low"] == 0.02
+        assert metrics["s2l/curriculum/updated_prompts"] == 8
 
 
 def test_no_metric_of_verl_is_lost_and_none_of_ours_appears(both) -> None:

@@ -22,7 +22,7 @@ def test_plan_holds_models_placement_and_slots():
     assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
     assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
     assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 16)
-    assert (plan["output"], plan["off"]) == ("out", [])
+    assert (plan["output"], plan["off"]) == ("out", ["kl", "curriculum"])
 
 
 def test_text_shows_what_the_reader_must_know():
@@ -35,8 +35,23 @@ def test_text_shows_what_the_reader_must_know():
 
 def test_a_run_without_the_explorer_says_so():
     plan = plan_of(recipe="grpo/toy")
-    assert plan["explorer"] is None and plan["off"] == ["explorer"]
+    assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum"]
     assert "explorer   off" in render(plan) and "slots" not in render(plan)
+
+
+def test_expo_says_its_range_of_beta_and_its_curriculum():
+    plan = plan_of(recipe="expo/toy")
+    assert plan["kl_in_loss"] == "in the loss, 0.02 x tanh(accuracy): 0.01 to 0.01762"
+    settings = {"type": "gaussian", "center": 0.5, "sigma": 0.35, "ema": 0.9, "rows": "learner", "warm_start": None}
+    assert plan["curriculum"] == settings
+    assert "prompts    gaussian, center 0.5, ema 0.9, rows learner, sigma 0.35" in render(plan)
+
+
+def test_kl_in_words():
+    assert plan_of(recipe="expo/gcs_only")["kl_in_loss"] == "0.02 in the loss"
+    target = plan_of("s2l.kl.type=adaptive_target", "s2l.kl.target=0.1", recipe="expo/toy")
+    assert target["kl_in_loss"] == "in the loss, 0.02 at first, then held at 0.1 nats per token"
+    assert plan_of(recipe="grpo/toy")["kl_in_loss"] is None and "KL off" in render(plan_of(recipe="grpo/toy"))
 
 
 def test_steps_that_the_data_decides():

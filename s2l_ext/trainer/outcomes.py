@@ -1,0 +1,89 @@
+"""How correct a step's rows are: by batch for the KL coefficient, by prompt for the curriculum."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from s2l_ext.algorithms.sources import LEARNER
+from s2l_ext.errors import DataError
+from s2l_ext.rollout.plan import SOURCE_FIELD
+
+
+@dataclass(frozen=True)
+class Session:
+    """One finished session: its prompt's ``uid``, the verifier's accuracy (None: the reward gave none), its sampler."""
+
+    uid: str
+    acc: float | None
+    source: str
+
+
+def sessions_of(batch: KVBatchMeta, with_sources: bool) -> list[Session]:
+    """The step's sessions, each judged by its last output; padding rows left out.
+
+    Args:
+        batch: keys ``{uid}_{session}_{index}`` and tags of the step's rows.
+        with_sources: rows carry their source (an explorer is on); else all are the learner's.
+
+    Raises:
+        DataError: an accuracy that is no number in [0, 1].
+    """
+    last: dict[tuple[str, str], tuple[int, str]] = {}
+    for key, tag in zip(batch.keys, batch.tags, strict=True):
+        if tag.get("is_padding", False):
+            continue
+        uid, session, index = key.rsplit("_", 2)
+        last[uid, session] = max(last.get((uid, session), (-1, "")), (int(index), key))
+    keys = [key for _, key in last.values()]
+    fields = ["extra_fields", SOURCE_FIELD] if with_sources else ["extra_fields"]
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    sources = list(rows[SOURCE_FIELD]) if with_sources else [LEARNER] * len(keys)
+    found = zip(last, list(rows["extra_fields"]), sources, strict=True)
+    return [Session(uid, _accuracy(extra), source) for (uid, _), extra, source in found]
+
+
+def _accuracy(extra_fields: dict[str, Any]) -> float | None:
+    value = (extra_fields.get("reward_extra_info") or {}).get("acc")
+    if value is None:
+        return None
+    number = float(value)
+    if not math.isfinite(number) or not 0.0 <= number <= 1.0:
+        raise DataError(
+            f"the reward function returned acc={value!r}: it must be the verifier's correctness, a number in [0, 1], "
+            "not a shaped reward. Return the shaped reward as 'score' and correctness as 'acc'."
+        )
+    return number
+
+
+def batch_accuracy(sessions: list[Session], needed_by: str) -> float:
+    """Mean accuracy over all sessions of the batch, whoever sampled them.
+
+    Raises:
+        DataError: a session without ``acc``, or no session at all.
+    """
+    values = [session.acc for session in sessions if session.acc is not None]
+    if not values or len(values) < len(sessions):
+        raise DataError(
+            f"{needed_by} needs the verifier's correctness, but the reward function gave no 'acc' for "
+            f"{len(sessions) - len(values)} of {len(sessions)} sessions. Return it beside 'score' for every answer."
+        )
+    return math.fsum(values) / len(values)
+
+
+def pass_rates(sessions: list[Session], rows: str) -> dict[str, float]:
+    """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out.
+
+    Args:
+        rows: ``learner`` counts the learner's sessions, ``all`` every session.
+    """
+    by_prompt: dict[str, list[float]] = defaultdict(list)
+    for session in sessions:
+        if session.acc is not None and (rows == "all" or session.source == LEARNER):
+            by_prompt[session.uid].append(session.acc)
+    return {uid: math.fsum(values) / len(values) for uid, values in by_prompt.items()}

@@ -1,0 +1,194 @@
+"""EXPO on the real stack: beta follows accuracy inside the loss, draws follow the weights, a kill changes nothing."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from s2l_ext.algorithms.chi_square import chi_square
+from s2l_ext.data.prompts import parquet_table, prompt_ids
+
+BETA, TOTAL, PROMPTS, GROUP = 0.02, 6, 8, 4
+WARM_RATES = (0.02, 0.26, 0.51, 0.76, 0.98)
+COMMON = (
+    f"data.train_batch_size={PROMPTS}",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",  # two mini-batches
+    "actor_rollout_ref.actor.ppo_epochs=2",
+    "s2l.curriculum.sigma=0.15",  # a uniform draw would be far off within a few steps
+    f"trainer.total_training_steps={TOTAL}",
+    "trainer.save_freq=1",
+    "trainer.max_actor_ckpt_to_keep=2",
+)
+
+
+@pytest.fixture(scope="module")
+def warm_start(toy_dir, tmp_path_factory) -> str:
+    """Start values that spread over [0, 1], for every training prompt of the toy."""
+    files = [toy_dir / name for name in ("train.parquet", *(f"train_tier{tier}.parquet" for tier in (1, 2, 3)))]
+    path = tmp_path_factory.mktemp("warm") / "pass_rates.jsonl"
+    rows = [
+        {"prompt_id": name, "pass_rate": WARM_RATES[position % len(WARM_RATES)]}
+        for position, name in enumerate(dict.fromkeys(prompt_ids(parquet_table(files))))
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def overrides(small_run, warm_start) -> tuple[str, ...]:
+    return (*small_run, *COMMON, f"s2l.curriculum.warm_start={warm_start}")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(launch, overrides):
+    return launch("expo/toy", *overrides).wait()
+
+
+@pytest.fixture(scope="module")
+def resumed(launch, overrides):
+    """Killed with SIGKILL once the checkpoint of step 2 is complete, then started again with the same command."""
+    first = launch("expo/toy", *overrides)
+    tracker = first.folder / "latest_checkpointed_iteration.txt"
+    first.wait_for(lambda: tracker.exists() and tracker.read_text().strip() == "2")
+    first.kill_9()
+    assert max(first.steps(), default=0) < TOTAL - 1, "the kill came too late to prove anything"
+    return launch("expo/toy", *overrides, folder=first.folder).wait()
+
+
+@pytest.fixture(scope="module")
+def combined(launch, small_run):
+    """EXPO and S2L-PO together, on two FSDP workers."""
+    return launch(
+        "combined/expo_s2l",
+        *small_run,
+        *COMMON[:4],
+        "s2l.explorer.mix_steps=3",
+        "trainer.total_training_steps=4",
+        "trainer.n_gpus_per_node=2",
+        "ray_kwargs.ray_init.num_gpus=3",
+    ).wait()
+
+
+@pytest.fixture(params=["uninterrupted", "resumed", "combined"])
+def run(request):
+    return request.getfixturevalue(request.param)
+
+
+def draws(run) -> dict[int, dict]:
+    lines = [json.loads(line) for line in (run.folder / "curriculum.jsonl").read_text().splitlines()]
+    assert len({line["step"] for line in lines}) == len(lines)
+    return {line["step"]: line for line in lines}
+
+
+# ---- AKL ----------------------------------------------------------------------------------------------------------
+
+
+def test_beta_follows_accuracy_by_the_papers_formula_at_every_step(run) -> None:
+    accuracies = set()
+    for metrics in run.steps().values():
+        expected = BETA * (math.tanh(metrics["s2l/kl/accuracy"]) + 1) / 2
+        assert metrics["s2l/kl/beta"] == pytest.approx(expected, abs=1e-6)
+        accuracies.add(metrics["s2l/kl/accuracy"])
+    assert len(accuracies) > 1, "one accuracy cannot show that beta follows it"
+
+
+def test_every_worker_and_mini_batch_used_this_beta(run) -> None:
+    """``actor/kl_coef`` is verl's own metric, a mean over all micro-batches of the coefficient in its loss."""
+    for metrics in run.steps().values():
+        assert metrics["s2l/kl/beta_reported_low"] == metrics["s2l/kl/beta_reported_high"] == metrics["s2l/kl/beta"]
+        assert metrics["actor/kl_coef"] == pytest.approx(metrics["s2l/kl/beta"], rel=1e-9)
+
+
+def test_accuracy_is_that_of_the_batch_itself(run) -> None:
+    """On the toy the reward is correctness, so verl's mean score is an independent witness."""
+    for metrics in run.steps().values():
+        assert metrics["s2l/kl/accuracy"] == pytest.approx(metrics["critic/score/mean"], abs=1e-6)
+
+
+def test_the_kl_term_is_alive(run) -> None:
+    assert max(metrics["s2l/kl/kl"] for metrics in run.steps().values()) > 0
+
+
+# ---- GCS ----------------------------------------------------------------------------------------------------------
+
+
+def test_each_step_trains_on_different_prompts_and_updates_them(uninterrupted) -> None:
+    for step, line in draws(uninterrupted).items():
+        assert len(set(line["indices"])) == PROMPTS
+        assert all(rate is not None and 0 <= rate <= 1 for rate in line["pass_rates"])
+        assert uninterrupted.steps()[step]["s2l/curriculum/updated_prompts"] == PROMPTS
+
+
+def test_pass_rates_of_the_prompts_average_to_the_batch_accuracy(uninterrupted) -> None:
+    for step, line in draws(uninterrupted).items():
+        assert np.mean(line["pass_rates"]) == pytest.approx(uninterrupted.steps()[step]["s2l/kl/accuracy"], abs=1e-6)
+
+
+def test_realised_draws_follow_the_weights_and_not_the_uniform(uninterrupted, capsys) -> None:
+    lines = draws(uninterrupted).values()
+    observed = np.sum([line["bucket_draws"] for line in lines], axis=0)
+    expected = np.mean([line["bucket_mass"] for line in lines], axis=0)
+    uniform = np.mean([line["histogram"] for line in lines], axis=0)
+    p, p_uniform = chi_square(observed, expected)[2], chi_square(observed, uniform / uniform.sum())[2]
+    with capsys.disabled():
+        print(f"\nrealised draws against the weights: p = {p:.3f}; against a uniform draw: p = {p_uniform:.1e}")
+    assert p > 1e-3
+    assert p_uniform < 1e-3
+
+
+def test_visits_add_up(uninterrupted) -> None:
+    visits = draws(uninterrupted)[TOTAL]["visits"]
+    assert sum(times * count for times, count in enumerate(visits)) == TOTAL * PROMPTS
+    never = uninterrupted.steps()[TOTAL]["s2l/curriculum/never_seen_share"]
+    assert never == pytest.approx(visits[0] / sum(visits))
+
+
+def test_resumed_run_draws_the_prompts_of_the_uninterrupted_one(uninterrupted, resumed) -> None:
+    expected, found = draws(uninterrupted), draws(resumed)
+    assert sorted(found) == sorted(expected) == list(range(1, TOTAL + 1))
+    assert {step: line["indices"] for step, line in found.items()} == {
+        step: line["indices"] for step, line in expected.items()
+    }
+    assert found[TOTAL]["histogram"] == expected[TOTAL]["histogram"]
+
+
+def test_edited_data_is_refused_on_resume_before_training(resumed, launch, overrides, toy_dir, tmp_path) -> None:
+    """The same prompts in another order: positions would mean other prompts."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(toy_dir / "train.parquet")
+    pq.write_table(table.take(list(range(len(table)))[::-1]), tmp_path / "train.parquet")
+    files = [tmp_path / "train.parquet", *(toy_dir / f"train_tier{tier}.parquet" for tier in (1, 2, 3))]
+    changed = f"data.train_files=[{','.join(map(str, files))}]"
+    refused = launch("expo/toy", *overrides, changed, folder=resumed.folder)
+    assert refused.process.wait(300) == 2
+    refused.end()
+    assert "curriculum.data.sha256: checkpoint" in refused.log and "on_mismatch=reset" in refused.log
+
+
+# ---- together with S2L-PO -----------------------------------------------------------------------------------------
+
+
+def test_all_three_methods_act_in_one_run(combined) -> None:
+    steps = combined.steps()
+    assert [steps[step]["s2l/explorer/slots"] for step in (1, 2, 3, 4)] == [4, 2, 0, 0]
+    assert all("s2l/kl/beta" in metrics and "s2l/curriculum/pass_rate_mean" in metrics for metrics in steps.values())
+
+
+def test_pass_rates_come_from_learner_rows_only(combined) -> None:
+    """Step 1 has explorer rows only: nothing is learned about prompts. From step 2 on every prompt is."""
+    steps, lines = combined.steps(), draws(combined)
+    assert steps[1]["s2l/curriculum/updated_prompts"] == 0 and lines[1]["pass_rates"] == [None] * PROMPTS
+    assert steps[1]["s2l/curriculum/never_seen_share"] == 1.0
+    for step in (2, 3, 4):
+        assert steps[step]["s2l/curriculum/updated_prompts"] == PROMPTS
+        learner = steps[step]["s2l/source/learner/acc_mean"]
+        assert np.mean(lines[step]["pass_rates"]) == pytest.approx(learner, abs=1e-6)
+
+
+def test_batch_accuracy_counts_both_sources(combined) -> None:
+    metrics = combined.steps()[2]
+    rows = {source: metrics[f"s2l/source/{source}/rows"] for source in ("explorer", "learner")}
+    total = sum(metrics[f"s2l/source/{source}/acc_mean"] * count for source, count in rows.items())
+    assert metrics["s2l/kl/accuracy"] == pytest.approx(total / sum(rows.values()), abs=1e-6)
