@@ -25,7 +25,8 @@ TREE_FROM = 64
 """The tree draws where N is at least this many times n; below it, visiting all prompts costs less (measured by
 ``benchmarks/curriculum.py``)."""
 MAX_ROUNDS = 8
-"""Rounds of drawing with replacement before the rest of a step is drawn by visiting all prompts."""
+"""Rounds of the tree before the rest of a step is drawn by visiting all prompts. Weights span 32 powers of two and a
+round of n draws exhausts about log2(n) of them, so that few steps come to that."""
 
 
 class Curriculum(Protocol):
@@ -116,12 +117,13 @@ class GaussianCurriculum:
         return drawn_n
 
     def _draw_by_tree(self, n: int, rng: np.random.Generator) -> Indices:
-        """Draws with replacement, repeats skipped; fewer than n prompts if a few of them hold nearly all weight."""
+        """Rounds of draws with replacement, repeats skipped, each without the prompts of the rounds before. Fewer than
+        n prompts if even then a few hold nearly all weight, round after round."""
         tree, drawn = self._current_tree(), np.zeros(0, np.int64)
         for _ in range(MAX_ROUNDS):
             missing = n - drawn.size
-            drawn = np.concatenate([drawn, tree.draw(missing + missing // 16 + 16, rng)])
-            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]
+            fresh = tree.draw(missing + missing // 16 + 16, rng, without=drawn)
+            drawn = np.concatenate([drawn, fresh[np.sort(np.unique(fresh, return_index=True)[1])]])
             if drawn.size >= n:
                 break
         return drawn[:n]

@@ -69,31 +69,43 @@ class SumTree:
         """Bytes that the sums occupy."""
         return sum(level.nbytes for level in self.levels)
 
-    def draw(self, n: int, rng: np.random.Generator) -> Indices:
+    def draw(self, n: int, rng: np.random.Generator, without: Indices | None = None) -> Indices:
         """(n,) items with replacement, n at least 1; Pr[item] is exactly weight / total.
+
+        Args:
+            without: distinct items to leave out, as if their weight were 0.
 
         Raises:
             ValueError: every weight is 0.
             RuntimeError: weights were changed without :meth:`change`.
         """
+        left_out = np.zeros(0, np.int64) if without is None else without
+        weight, nothing = self.weights(left_out), np.zeros_like(left_out)
+        self.change(left_out, weight, nothing)
+        try:
+            return np.concatenate(
+                [self._draw_part(min(DRAWS, n - start), left_out, rng) for start in range(0, n, DRAWS)]
+            )
+        finally:
+            self.change(left_out, nothing, weight)
+
+    def _draw_part(self, n: int, left_out: Indices, rng: np.random.Generator) -> Indices:
         top = self.levels[-1].cumsum()
         if top[-1] == 0:
-            raise ValueError(f"all {self.num_items} weights are 0: nothing can be drawn")
-        parts = [self._draw_part(min(DRAWS, n - start), top, rng) for start in range(0, n, DRAWS)]
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
-
-    def _draw_part(self, n: int, top: Indices, rng: np.random.Generator) -> Indices:
+            raise ValueError(f"all {self.num_items - left_out.size} weights are 0: nothing can be drawn")
         rest_n = rng.integers(0, top[-1], size=n)
         node_n = np.searchsorted(top, rest_n, side="right")
         rest_n -= top[node_n] - self.levels[-1][node_n]
         for level in reversed(self.levels[:-1]):
             node_n, rest_n = _descend(level.reshape(-1, FAN_OUT)[node_n], node_n, rest_n)
-        return _descend(self._leaves(node_n), node_n, rest_n)[0]
+        return _descend(self._leaves(node_n, left_out), node_n, rest_n)[0]
 
-    def _leaves(self, node_n: Indices) -> Indices:
+    def _leaves(self, node_n: Indices, left_out: Indices) -> Indices:
         item_n_64 = node_n[:, None] * FAN_OUT + np.arange(FAN_OUT)
         weight_n_64 = self.weights(np.minimum(item_n_64, self.num_items - 1))
         weight_n_64[item_n_64 >= self.num_items] = 0
+        touched = np.flatnonzero(np.isin(node_n, left_out // FAN_OUT))
+        weight_n_64[touched] *= ~np.isin(item_n_64[touched], left_out)
         return weight_n_64
 
     def change(self, indices: Indices, old_weights: Indices, new_weights: Indices) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import itertools
 import json
 import math
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -19,6 +21,7 @@ from s2l_ext.algorithms.curriculum import GaussianCurriculum
 from s2l_ext.algorithms.sum_tree import CHUNK
 from s2l_ext.errors import ConfigError
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "curriculum.py"
 PATHS = {"tree": 0, "keys": 10**9}
 """Values of TREE_FROM that force a way of drawing."""
 
@@ -129,7 +132,7 @@ def in_order_probabilities(weights, n):
 
 @pytest.mark.parametrize("sigma", [0.35, 0.12])
 def test_draws_without_replacement_equal_enumeration(path, sigma):
-    """Both ways of drawing; at sigma 0.12 the tree repeats so often that keys finish some of its draws."""
+    """Both ways of drawing; at sigma 0.12 the tree needs several rounds."""
     rates, draws = [0.0, 0.3, 0.5, 0.55, 1.0], 5000
     curriculum = with_rates(rates, sigma=sigma)
     exact = in_order_probabilities(curriculum.weights(rates), 3)
@@ -160,6 +163,17 @@ def test_keys_finish_what_the_tree_began(monkeypatch):
             counts[position[tuple(curriculum.draw(3, rng).tolist())]] += 1
     assert 500 < keys.call_count < 4500
     assert chi_square(counts, list(exact.values())).p > 1e-4
+
+
+def test_rounds_exhaust_one_power_of_two_after_the_other():
+    """Each prompt weighs as much as all lighter ones: the worst case of repeats needs no visit to all prompts."""
+    powers = np.minimum(np.arange(100_000), 32)
+    curriculum = with_rates(1 - 0.1 * np.sqrt(2 * math.log(2) * powers), center=1.0, sigma=0.1)
+    with mock.patch.object(curriculum, "_draw_by_keys") as keys:
+        drawn = curriculum.draw(256, np.random.default_rng(8))
+    assert not keys.called
+    assert np.unique(drawn).size == 256
+    assert set(range(12)) <= set(drawn.tolist())
 
 
 def test_keys_over_several_chunks_take_the_smallest():
@@ -332,3 +346,19 @@ def test_another_data_sets_state_is_refused():
         GaussianCurriculum(4).load_state_dict(GaussianCurriculum(5).state_dict())
     with pytest.raises(ValueError, match="no 'pass_rates'"):
         GaussianCurriculum(4).load_state_dict({})
+
+
+# ---- ten million prompts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.05)])
+def test_ten_million_prompts_take_milliseconds(kind, sigma):
+    """Twice the limit of the benchmark, for a machine that does other things meanwhile."""
+    spec = importlib.util.spec_from_file_location("benchmark", BENCHMARK)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    curriculum = benchmark.curriculum_of(benchmark.RATES[kind](10**7), sigma)
+    measured = benchmark.measure(curriculum, repeats=30)
+    assert measured.median_ms < 2 * benchmark.LIMIT_MS
+    assert curriculum.nbytes / 1e6 + measured.extra_mb < benchmark.LIMIT_MB

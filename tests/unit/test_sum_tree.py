@@ -43,6 +43,17 @@ def test_each_item_owns_its_weight_below_several_levels():
     assert np.array_equal(np.bincount(drawn, minlength=num_items), weights)
 
 
+@pytest.mark.parametrize("left_out", [[0], [2, 4], [64, 199, 130], list(range(3, 200))])
+def test_items_left_out_own_nothing_and_come_back(left_out):
+    weights = np.arange(200)
+    tree = tree_of(weights)
+    rest = weights.copy()
+    rest[left_out] = 0
+    drawn = tree.draw(int(rest.sum()), EveryNumber(), without=np.array(left_out))
+    assert np.bincount(drawn, minlength=200).tolist() == rest.tolist()
+    assert tree.total == weights.sum()
+
+
 def test_weights_are_fixed_point_and_never_zero():
     assert fixed_point(np.array([0.0, 1e-300, 0.25, 1.0])).tolist() == [1, 1, 2**30, 2**32]
 
@@ -93,6 +104,10 @@ def test_impossible_sizes_are_refused(num_items):
 def test_nothing_to_draw_is_refused():
     with pytest.raises(ValueError, match="all 3 weights are 0"):
         tree_of([0, 0, 0]).draw(1, np.random.default_rng(0))
+    tree = tree_of([0, 5])
+    with pytest.raises(ValueError, match="all 1 weights are 0"):
+        tree.draw(1, np.random.default_rng(0), without=np.array([1]))
+    assert tree.draw(1, np.random.default_rng(0)).tolist() == [1]
 
 
 def test_chunks_cover_everything_once():
