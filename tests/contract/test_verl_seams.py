@@ -32,6 +32,7 @@ def parameters(function) -> list[str]:
 
 TRAINER_SEAMS = {
     "_build_replay_buffer": ["self"],
+    "_init_dataloader": ["self"],
     "_init_resource_pool_mgr": ["self"],
     "_setup": ["self"],
     "get_llm_client": ["self"],
@@ -155,6 +156,36 @@ def test_actor_worker_builds_its_loss_as_a_partial_with_its_config() -> None:
     assert S2LActorWorker.init_model.__dict__.keys() == ActorRolloutRefWorker.init_model.__dict__.keys()
     call = "loss_function(\n                    model_output=model_output, data=micro_batch, dp_group="
     assert call in inspect.getsource(transformer_impl)
+
+
+def test_kl_term_reads_its_coefficient_from_the_configuration_and_reports_it() -> None:
+    source = inspect.getsource(losses.ppo_loss)
+    assert "policy_loss += kl_loss * config.kl_loss_coef" in source
+    assert 'metrics["kl_coef"] = config.kl_loss_coef' in source
+
+
+def test_extra_info_set_before_the_update_travels_with_it() -> None:
+    source = inspect.getsource(PPOTrainer._update_actor)
+    assert "batch.extra_info.update(extra_info)" in source and "update_actor(batch)" in source
+
+
+def test_data_loader_is_built_as_we_rebuild_it() -> None:
+    source = inspect.getsource(PPOTrainer._init_dataloader)
+    assert "batch_size=gen_batch_size," in source and "drop_last=True" in source and "collate_fn=collate_fn" in source
+    assert (
+        'gen_batch_size = self.config.data.get("gen_batch_size", None) or self.config.data.train_batch_size' in source
+    )
+    assert "self.steps_per_epoch = len(self.train_dataset) // self.config.data.train_batch_size" in source
+    assert "self.train_dataloader_it = iter(self.train_dataloader)" in inspect.getsource(
+        PPOTrainer._fetch_one_gen_batch
+    )
+
+
+def test_a_bare_reward_is_still_recorded_as_accuracy() -> None:
+    """Why such a reward is refused where accuracy counts."""
+    from verl.experimental.reward_loop.reward_manager import naive
+
+    assert 'reward_extra_info["acc"] = score' in inspect.getsource(naive)
 
 
 def test_policy_loss_multiplies_in_the_row_weights_we_write() -> None:

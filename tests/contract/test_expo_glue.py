@@ -1,0 +1,393 @@
+"""EXPO's glue on verl's own loss, torchdata's own loader and verl's own data types."""
+
+import json
+import types
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from torchdata.stateful_dataloader import StatefulDataLoader
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.utils import create_rl_sampler
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import reduce_metrics
+
+from s2l_ext.algorithms.curriculum import GaussianCurriculum
+from s2l_ext.algorithms.orders import FileOrder, UniformOrder
+from s2l_ext.compose import compose_config
+from s2l_ext.config.schema import CurriculumConfig, KLConfig
+from s2l_ext.errors import ConfigError, DataError, StateMismatch
+from s2l_ext.rollout.plan import KL_BETA_FIELD
+from s2l_ext.trainer.actor_worker import StepLoss
+from s2l_ext.trainer.kl import StepKL
+from s2l_ext.trainer.outcomes import Session
+from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler
+from s2l_ext.trainer.step_prompts import StepPrompts
+
+pytestmark = pytest.mark.contract
+
+
+def loader(sampler, batch_size: int, size: int = 50) -> StatefulDataLoader:
+    return StatefulDataLoader(
+        dataset=list(range(size)),
+        batch_size=batch_size,
+        num_workers=0,
+        drop_last=True,
+        collate_fn=list,
+        sampler=sampler,
+    )
+
+
+def gaussian(size: int = 50, step: int = 8, seed: int = 3) -> CurriculumSampler:
+    return CurriculumSampler(GaussianCurriculum(size, sigma=0.1), size, step, seed)
+
+
+def learn(sampler: CurriculumSampler, drawn: list[int]) -> None:
+    """Pass rates that depend on the prompt, so that later draws depend on earlier ones."""
+    sampler.curriculum.update(drawn, [index % 5 / 4 for index in drawn])
+
+
+# ---- the sampler --------------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_drawn_when_it_is_asked_for_and_not_before() -> None:
+    """Nothing is fetched ahead: the second step is drawn with what the first one taught."""
+    sampler = gaussian()
+    steps = iter(loader(sampler, 8))
+    first = next(steps)
+    assert first == sampler.drawn and len(set(first)) == 8
+    learn(sampler, first)
+    expected = CurriculumSampler(sampler.curriculum, 50, 8)
+    expected.rng.bit_generator.state = sampler.rng.bit_generator.state
+    assert next(steps) == expected.draw_step()
+
+
+def test_smaller_fetches_hand_out_one_step_in_parts() -> None:
+    sampler = gaussian()
+    steps = iter(loader(sampler, 4))
+    parts = next(steps) + next(steps)
+    assert parts == sampler.drawn and len(set(parts)) == 8
+
+
+def test_steps_do_not_end_with_the_data_set() -> None:
+    steps = iter(loader(gaussian(), 8))
+    assert len([next(steps) for _ in range(30)]) == 30
+
+
+@pytest.mark.parametrize(
+    "curriculum",
+    [GaussianCurriculum(50, sigma=0.1), UniformOrder(50, seed=1), FileOrder(50)],
+    ids=lambda c: type(c).__name__,
+)
+@pytest.mark.parametrize("stop", [1, 7])
+def test_resumed_run_draws_the_same_prompts(curriculum, stop: int) -> None:
+    """Through JSON and through the loader's own state, as verl saves them."""
+    sampler = CurriculumSampler(curriculum, 50, 8, seed=5)
+    run = loader(sampler, 8)
+    steps = iter(run)
+    for _ in range(stop):
+        learn(sampler, next(steps))
+    saved, saved_loader = sampler.controller_state(), run.state_dict()
+    saved["rng"] = json.loads(json.dumps(saved["rng"]))
+
+    fresh = type(curriculum)(50, **({"sigma": 0.1} if isinstance(curriculum, GaussianCurriculum) else {}))
+    resumed_sampler = CurriculumSampler(fresh, 50, 8, seed=99)
+    resumed_sampler.load_controller_state(saved)
+    resumed = loader(resumed_sampler, 8)
+    resumed.load_state_dict(saved_loader)
+    resumed_steps = iter(resumed)
+    for _ in range(9):
+        expected, found = next(steps), next(resumed_steps)
+        assert found == expected
+        learn(sampler, expected)
+        learn(resumed_sampler, found)
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+def test_uniform_order_is_verls_shuffle_prompt_for_prompt(seed) -> None:
+    config = OmegaConf.create({"shuffle": True, "seed": seed})
+    verls, ours = (
+        loader(create_rl_sampler(config, range(50)), 8),
+        loader(CurriculumSampler(UniformOrder(50, seed), 50, 8), 8),
+    )
+    expected = [batch for _ in range(3) for batch in verls]
+    steps = iter(ours)
+    assert [next(steps) for _ in expected] == expected and len(expected) == 3 * (50 // 8)
+
+
+def test_file_order_is_verls_sequence() -> None:
+    verls = loader(create_rl_sampler(OmegaConf.create({"shuffle": False}), range(50)), 8)
+    steps = iter(loader(CurriculumSampler(FileOrder(50), 50, 8), 8))
+    assert [next(steps) for _ in range(12)] == [batch for _ in range(2) for batch in verls]
+
+
+def test_state_of_another_data_set_is_refused_with_the_flag() -> None:
+    with pytest.raises(StateMismatch, match="on_mismatch=reset"):
+        gaussian(60).load_controller_state(gaussian(50).controller_state())
+
+
+# ---- one's own class ----------------------------------------------------------------------------------------------
+
+
+class Rarest:
+    """The prompts seen least often, first by number: deterministic, takes an option, sees the data set."""
+
+    def __init__(self, num_prompts: int, dataset, step: int = 1) -> None:
+        self.seen = np.zeros(num_prompts, dtype=np.int64)
+        self.step = step
+        assert len(dataset) == num_prompts
+
+    def draw(self, n, rng):
+        return np.argsort(self.seen, kind="stable")[:n]
+
+    def update(self, indices, pass_rates):
+        self.seen[indices] += self.step
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+class Repeats(Rarest):
+    def draw(self, n, rng):
+        return np.zeros(n, dtype=np.int64)
+
+
+class TooFew(Rarest):
+    def draw(self, n, rng):
+        return np.arange(n - 1)
+
+
+class OutOfRange(Rarest):
+    def draw(self, n, rng):
+        return np.arange(n) + len(self.seen) - 1
+
+
+class Incomplete:
+    def __init__(self, num_prompts):
+        pass
+
+    def draw(self, n, rng):
+        return np.arange(n)
+
+
+def own(name: str, **options: object) -> CurriculumSampler:
+    config = CurriculumConfig(type=f"{__name__}:{name}", options=options)
+    return build_sampler(config, compose_config("expo/toy", []), range(50))
+
+
+def test_own_class_is_built_with_options_and_drawn_from() -> None:
+    sampler = own("Rarest", step=2)
+    assert sampler.draw_step() == list(range(16))
+    sampler.curriculum.update(np.arange(16), np.ones(16))
+    assert sampler.draw_step() == list(range(16, 32)) and sampler.curriculum.seen.max() == 2
+
+
+def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
+    prompts = StepPrompts(CurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
+    prompts.sampler.draw_step()
+    prompts.drawn([str(number) for number in range(16)])
+    prompts.observe([Session("3", 1.0, "learner")])
+    assert prompts.metrics() == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
+    line = prompts.line()
+    assert line["histogram"] is None and line["pass_rates"][3] == 1.0 and line["pass_rates"][0] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Repeats", "gave 16 prompts, 1 of them different"),
+        ("TooFew", "gave 15 prompts"),
+        ("OutOfRange", "from 0 to 49"),
+    ],
+)
+def test_wrong_draws_are_refused_by_class(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}.draw.*{words}"):
+        own(name).draw_step()
+
+
+def test_own_class_that_cannot_be_built_or_lacks_methods_is_refused() -> None:
+    with pytest.raises(ConfigError, match="cannot be built with num_prompts, nonsense, dataset"):
+        own("Rarest", nonsense=1)
+    with pytest.raises(ConfigError, match="lacks update, state_dict, load_state_dict"):
+        own("Incomplete")
+
+
+def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:
+    with pytest.raises(DataError, match="15 prompts, fewer than data.train_batch_size=16"):
+        build_sampler(CurriculumConfig(), compose_config("expo/toy", []), range(15))
+
+
+# ---- pass rates of a step -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def prompts() -> StepPrompts:
+    sampler = CurriculumSampler(FileOrder(6, ema=0.5), 6, 3)
+    sampler.draw_step()
+    return StepPrompts(CurriculumConfig(type="file_order"), sampler)
+
+
+def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
+    prompts.drawn(["a", "b", "c"])
+    prompts.observe([Session("b", 1.0, "learner"), Session("b", 0.0, "learner"), Session("c", 1.0, "explorer")])
+    assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+    prompts.observe([Session("c", 1.0, "learner")])
+    assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
+    assert prompts.line()["pass_rates"] == [None, None, 1.0]
+    assert prompts.line()["bucket_draws"][10] == 3, "bins are those of before the update"
+
+
+def test_another_number_of_prompts_than_drawn_is_an_error(prompts) -> None:
+    with pytest.raises(RuntimeError, match="fetched 2 prompts, the curriculum drew 3"):
+        prompts.drawn(["a", "b"])
+
+
+def test_a_curriculum_that_lives_on_accuracy_refuses_rows_without_it() -> None:
+    sampler = gaussian(6, 3)
+    sampler.draw_step()
+    prompts = StepPrompts(CurriculumConfig(), sampler)
+    prompts.drawn(["a", "b", "c"])
+    with pytest.raises(DataError, match="s2l.curriculum.type=gaussian needs .* no 'acc' for 1 of 2 sessions"):
+        prompts.observe([Session("a", None, "learner"), Session("b", 1.0, "learner")])
+
+
+def test_an_order_goes_on_without_accuracy(prompts) -> None:
+    prompts.drawn(["a", "b", "c"])
+    prompts.observe([Session("a", None, "learner")])
+    assert prompts.metrics()["s2l/curriculum/updated_prompts"] == 0
+
+
+# ---- the coefficient in verl's loss -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loss_call():
+    """``loss_call(beta)`` -> (loss, metrics, gradient) of verl's own ppo_loss over two rows of three tokens."""
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.utils.losses import ppo_loss
+
+    cfg = compose_config("expo/toy", ["actor_rollout_ref.actor.kl_loss_coef=0.02"])
+    config = omega_conf_to_dataclass(cfg.actor_rollout_ref.actor)
+    log_prob = torch.tensor([[-1.0, -2.0, -0.5], [-0.3, -1.5, -2.5]], requires_grad=True)
+
+    def nested(tensor):
+        return torch.nested.as_nested_tensor(list(tensor), layout=torch.jagged)
+
+    def call(beta, loss=None):
+        data = TensorDict(
+            {
+                "response_mask": nested(torch.ones(2, 3)),
+                "old_log_probs": nested(log_prob.detach()),
+                "advantages": nested(torch.tensor([[1.0] * 3, [-1.0] * 3])),
+                "ref_log_prob": nested(torch.full((2, 3), -1.2)),
+            },
+            batch_size=2,
+        )
+        tu.assign_non_tensor(data, dp_size=1, batch_num_tokens=6, global_batch_size=2)
+        if beta is not None:
+            tu.assign_non_tensor_data(data, KL_BETA_FIELD, beta)
+        log_prob.grad = None
+        value, metrics = (loss or StepLoss(partial(ppo_loss, config=config)))(
+            model_output={"log_probs": log_prob}, data=data
+        )
+        value.backward()
+        return value.item(), metrics, log_prob.grad.clone()
+
+    import verl.workers.utils.losses as losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "no_padding_2_padding", lambda tensor, data: tensor)
+        yield types.SimpleNamespace(call=call, config=config, ppo_loss=ppo_loss)
+
+
+def test_loss_moves_by_the_kl_term_and_nothing_else(loss_call) -> None:
+    (zero, metrics, _), (one, _, _), (two, _, _) = (loss_call.call(beta) for beta in (0.0, 0.5, 1.0))
+    kl = metrics["kl_loss"].aggregate()
+    assert kl > 0
+    assert one - zero == pytest.approx(0.5 * kl, rel=1e-6)
+    assert two - zero == pytest.approx(kl, rel=1e-6)
+
+
+def test_gradient_is_verls_own_at_that_coefficient(loss_call) -> None:
+    object.__setattr__(loss_call.config, "kl_loss_coef", 0.0137)
+    expected = loss_call.call(None, partial(loss_call.ppo_loss, config=loss_call.config))
+    object.__setattr__(loss_call.config, "kl_loss_coef", 0.02)
+    found = loss_call.call(0.0137)
+    assert found[0] == expected[0] and torch.equal(found[2], expected[2])
+
+
+def test_without_a_step_coefficient_the_loss_is_verls(loss_call) -> None:
+    verls = loss_call.call(None, partial(loss_call.ppo_loss, config=loss_call.config))
+    ours = loss_call.call(None)
+    assert ours[0] == verls[0] and set(ours[1]) == set(verls[1])
+
+
+def test_verls_configuration_is_not_changed(loss_call) -> None:
+    loss_call.call(0.5)
+    assert loss_call.config.kl_loss_coef == 0.02
+    assert loss_call.call(None)[1]["kl_coef"] == 0.02
+
+
+def test_report_shows_the_smallest_and_the_largest_coefficient_used(loss_call) -> None:
+    reports = [loss_call.call(beta)[1] for beta in (0.01, 0.03)]
+    lists = {name: [report[name] for report in reports] for name in reports[0] if name.startswith("s2l_kl_beta")}
+    assert reduce_metrics(lists) == {"s2l_kl_beta_min": 0.01, "s2l_kl_beta_max": 0.03}
+
+
+# ---- the step's coefficient on the driver -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def step_kl() -> StepKL:
+    kl = StepKL(KLConfig(), compose_config("expo/toy", []))
+    batch = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
+    kl.send(batch, [Session("a", 1.0, "learner"), Session("a", 0.0, "learner")])
+    assert batch.extra_info[KL_BETA_FIELD] == pytest.approx(0.02 * 0.7310586)
+    return kl
+
+
+def reported(low: float, high: float) -> dict[str, float]:
+    return {"actor/s2l_kl_beta_min": low, "actor/s2l_kl_beta_max": high, "actor/kl_loss": 0.25}
+
+
+def test_matching_reports_are_logged_and_taken_out_of_verls_metrics(step_kl) -> None:
+    beta = step_kl.applied["beta"]
+    metrics = reported(beta, beta)
+    step_kl.receive(metrics)
+    assert metrics == {"actor/kl_loss": 0.25}
+    logged = step_kl.metrics()
+    assert (logged["s2l/kl/accuracy"], logged["s2l/kl/kl"], logged["s2l/kl/beta_reported_low"]) == (0.5, 0.25, beta)
+
+
+def test_a_worker_with_another_coefficient_stops_the_run(step_kl) -> None:
+    beta = step_kl.applied["beta"]
+    with pytest.raises(RuntimeError, match="used KL coefficients"):
+        step_kl.receive(reported(beta, beta * 1.0001))
+    with pytest.raises(RuntimeError, match="did not reach the loss"):
+        step_kl.receive({"actor/kl_loss": 0.25})
+
+
+def test_target_controller_sees_the_kl_and_is_saved() -> None:
+    cfg = compose_config("expo/toy", [])
+    kl = StepKL(KLConfig(type="adaptive_target", target=0.1), cfg)
+    kl.send(KVBatchMeta(partition_id="train", keys=[], tags=[]), [Session("a", None, "learner")])
+    kl.receive(reported(0.02, 0.02))
+    rows = 16 * 8
+    expected = 0.02 * (1 + rows / 10_000 * 0.2)
+    assert kl.controller.coefficient() == pytest.approx(expected)
+    assert kl.metrics()["s2l/kl/beta"] == 0.02 and "s2l/kl/accuracy" not in kl.metrics()
+    resumed = StepKL(KLConfig(type="adaptive_target", target=0.1), cfg)
+    resumed.load_state_dict(json.loads(json.dumps(kl.state_dict())))
+    assert resumed.controller.coefficient() == kl.controller.coefficient()
+
+
+def test_accuracy_conditioned_kl_refuses_rows_without_accuracy() -> None:
+    kl = StepKL(KLConfig(), compose_config("expo/toy", []))
+    with pytest.raises(DataError, match="s2l.kl.type=accuracy needs"):
+        kl.send(KVBatchMeta(partition_id="train", keys=[], tags=[]), [Session("a", None, "learner")])
