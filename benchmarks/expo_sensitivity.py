@@ -73,7 +73,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 def table(results: dict[str, list[dict[str, float]]], base: str) -> str:
     """Markdown: one row an arm, means with 95 % intervals over seeds, differences paired by seed."""
     rows = [
-        "| order | held-out accuracy | paired difference to center 0.5 | accuracy on drawn prompts | ESS / N at the end |",
+        "| order | held-out accuracy | paired difference to center 0.5 | accuracy on drawn prompts | ESS / N at end |",
         "|---|---|---|---|---|",
     ]
     for name, runs in results.items():

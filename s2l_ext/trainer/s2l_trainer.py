@@ -130,6 +130,15 @@ class S2LTrainer(PPOTrainerSync):
             self.prompts.drawn(list(batch["uid"]))
         return batch
 
+    def _balance_batch(
+        self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
+    ) -> KVBatchMeta:
+        """Rows arrive in any order and fill mini-batches in that order; a draw that must come out the same again after
+        a restart needs the same updates before it."""
+        if self.prompts:
+            batch.reorder(self.prompts.row_order(batch.keys))
+        return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.prompts or self.step_kl:
             self.sessions = sessions_of(batch, with_sources=self.explorer is not None)

@@ -3,6 +3,7 @@
 import json
 import types
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -198,6 +199,18 @@ def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
     assert line["histogram"] is None and line["pass_rates"][3] == 1.0 and line["pass_rates"][0] is None
 
 
+def test_the_example_is_a_curriculum(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    config = CurriculumConfig(type="rarest_curriculum:Rarest", options={"patience": 2})
+    sampler = build_sampler(config, compose_config("expo/toy", []), range(20))
+    for _ in range(5):
+        sampler.curriculum.update(sampler.draw_step(), np.ones(16))
+    again = build_sampler(config, compose_config("expo/toy", []), range(20))
+    again.load_controller_state(sampler.controller_state())
+    assert again.draw_step() == sampler.draw_step()
+    assert sampler.curriculum.seen.sum() == 80 and sampler.curriculum.metrics() == {"visits_min": 3.0}
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -241,6 +254,15 @@ def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
     assert prompts.line()["pass_rates"] == [None, None, 1.0]
     assert prompts.line()["bucket_draws"][10] == 3, "bins are those of before the update"
+
+
+def test_rows_are_put_in_the_order_of_the_draw(prompts) -> None:
+    prompts.drawn(["b", "a", "c"])
+    keys = ["a_0_0", "b_10_0", "b_9_1", "b_9_0", "c_0_0"]
+    batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"n": number} for number in range(5)])
+    batch.reorder(prompts.row_order(keys))
+    assert batch.keys == ["b_9_0", "b_9_1", "b_10_0", "a_0_0", "c_0_0"]
+    assert [tag["n"] for tag in batch.tags] == [3, 2, 1, 0, 4]
 
 
 def test_another_number_of_prompts_than_drawn_is_an_error(prompts) -> None:

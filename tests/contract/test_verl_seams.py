@@ -37,6 +37,7 @@ TRAINER_SEAMS = {
     "_setup": ["self"],
     "get_llm_client": ["self"],
     "_next_train_batch": ["self", "num_prompts"],
+    "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
     "_compute_advantage": ["self", "batch", "metrics"],
     "_update_actor": ["self", "batch", "metrics"],
     "on_step_end": ["self"],

@@ -31,7 +31,7 @@ def overrides(small_run):
         *small_run,
         f"trainer.total_training_steps={STEPS}",
         "data.train_batch_size=8",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",  # one: verl fills several in the order in which rows arrive
         "actor_rollout_ref.actor.use_kl_loss=true",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import subprocess
@@ -29,6 +30,11 @@ def test_the_recipes_of_the_first_release_are_there():
         "s2l_po/toy",
         "s2l_po/gsm8k_smoke",
         "s2l_po/qwen3_1.7b_to_8b",
+        "expo/toy",
+        "expo/qwen3_8b",
+        "expo/akl_only",
+        "expo/gcs_only",
+        "combined/expo_s2l",
     } <= set(RECIPES)
 
 
@@ -37,7 +43,8 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     cfg = compose_config(name, [])
     s2l = parse_s2l(cfg.s2l)
     assert check_against_verl(s2l, cfg) == []
-    assert (s2l.explorer is not None) == name.startswith("s2l_po/")
+    assert (s2l.explorer is not None) == name.startswith(("s2l_po/", "combined/"))
+    assert (s2l.kl is not None) == name.startswith(("expo/", "combined/"))
     device = cfg.trainer.device
     _ask_verl(cfg)
     if device == "cpu":
@@ -98,6 +105,38 @@ def test_the_papers_pair_fills_one_node_of_eight():
     explorer = parse_s2l(cfg.s2l).explorer
     assert (cfg.actor_rollout_ref.model.path, explorer.model_path) == ("Qwen/Qwen3-8B-Base", "Qwen/Qwen3-1.7B-Base")
     assert cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node + explorer.n_gpus == 8
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("actor_rollout_ref.rollout.n", 8),
+        ("data.train_batch_size", 256),
+        ("data.max_prompt_length", 1024),
+        ("data.max_response_length", 3072),
+        ("actor_rollout_ref.actor.kl_loss_coef", 0.02),
+        ("actor_rollout_ref.actor.kl_loss_type", "low_var_kl"),
+        ("actor_rollout_ref.actor.use_kl_loss", True),
+        ("actor_rollout_ref.actor.loss_agg_mode", "token-mean"),
+        ("actor_rollout_ref.actor.clip_ratio", 0.2),
+        ("actor_rollout_ref.actor.optim.lr", 1e-6),
+        ("actor_rollout_ref.rollout.tensor_model_parallel_size", 2),
+        ("trainer.total_epochs", 30),
+        ("trainer.total_training_steps", None),
+        ("s2l.kl.beta", 0.02),
+        ("s2l.curriculum.center", 0.5),
+        ("s2l.curriculum.sigma", 0.35),
+        ("s2l.curriculum.ema", 0.9),
+    ],
+)
+def test_expo_has_the_papers_values(key, value):
+    assert OmegaConf.select(_composed("expo/qwen3_8b"), key) == value
+
+
+def test_ablations_differ_from_expo_by_their_one_part():
+    whole, akl, gcs = (parse_s2l(_composed(f"expo/{name}").s2l) for name in ("toy", "akl_only", "gcs_only"))
+    assert akl == dataclasses.replace(whole, curriculum=None)
+    assert gcs == dataclasses.replace(whole, kl=dataclasses.replace(whole.kl, type="constant"))
 
 
 @functools.cache

@@ -198,3 +198,45 @@ def test_steps_that_the_data_gives_are_compared_with_the_schedule(world):
     (warning,) = look(*settings)
     assert "mix_steps=8" in warning and "6 steps" in warning
     assert look(*settings, "s2l.explorer.mix_steps=6") == []
+
+
+# ---- what a curriculum reads --------------------------------------------------------------------------------------
+
+
+def with_curriculum(*settings: str) -> list[str]:
+    return look("data.train_batch_size=32", "s2l.explorer=null", *settings)
+
+
+def test_fewer_prompts_than_a_step_is_refused(world):
+    write_rows(world / "train.parquet", 31)
+    with pytest.raises(DataError, match=r"31 prompts, fewer than data\.train_batch_size=32"):
+        with_curriculum("s2l.curriculum={type: gaussian}")
+    assert with_curriculum("s2l.curriculum=null") == []
+
+
+def test_train_max_samples_counts(world):
+    with pytest.raises(DataError, match="31 prompts"):
+        with_curriculum("s2l.curriculum={type: gaussian}", "data.train_max_samples=31")
+
+
+def test_missing_tier_column_is_refused_with_the_columns(world):
+    with pytest.raises(DataError, match="no column tier. Columns: data_source, prompt, reward_model"):
+        with_curriculum("s2l.curriculum={type: easy_to_hard}")
+
+
+def test_unknown_tiers_are_listed(world):
+    write_rows(world / "train.parquet", 32, source="aops_forum")
+    tiers = "s2l.curriculum={type: easy_to_hard, tier_column: source, tier_order: [cn_contest, olympiads]}"
+    with pytest.raises(DataError, match="32 of 32 .* does not list: 'aops_forum'. Listed: cn_contest, olympiads"):
+        with_curriculum(tiers)
+    assert with_curriculum(tiers.replace("[cn_contest", "[aops_forum, cn_contest")) == []
+
+
+def test_warm_start_of_other_prompts_is_refused(world):
+    rates = world / "rates.jsonl"
+    rates.write_text("".join(json.dumps({"prompt_id": f"p{n}", "pass_rate": 0.5}) + "\n" for n in range(4)))
+    with pytest.raises(DataError, match="4 of 4 prompt ids are not in the training data, first: p0, p1, p2"):
+        with_curriculum(f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}")
+    write_rows(world / "train.parquet", 32, extra_info={"id": "p1"})
+    rates.write_text(json.dumps({"prompt_id": "p1", "pass_rate": 0.5}))
+    assert with_curriculum(f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}") == []
