@@ -1,0 +1,225 @@
+"""G2RPO-A's guidance length (arXiv 2508.13023): how many tokens of a reasoning trace the guided rollouts start from.
+
+The one change versus GRPO: the first ``round(alpha * G)`` rollouts of a group continue from the first ``length``
+tokens of a trace. State kept by :class:`AdaptiveGuidance` and :class:`AdditiveGuidance`: the length and the last
+accuracies. The direction of the rule is the prose's and the authors' code's, not that of the printed Eq. 5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from s2l_ext.errors import ConfigError, StateMismatch
+
+Cadence = Literal["every_step", "every_third"]
+CYCLE = 3
+"""``every_third``, the authors' code: two accuracies are averaged, the third is compared with them, and again."""
+
+
+def guided_sessions(alpha: float, group_size: int) -> int:
+    """Guided rollouts of a group: ``round(alpha * G)``, at least 1 if ``alpha`` > 0.
+
+    Raises:
+        ConfigError: ``alpha`` outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha={alpha}: the guided share of a group lies in [0, 1].")
+    return max(math.floor(alpha * group_size + 0.5), 1 if alpha > 0 else 0)
+
+
+class AdaptiveGuidance:
+    """``length <- clamp(length * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
+
+    Unchanged when either accuracy is 0, and at the first step, which has no previous one.
+
+    Args:
+        initial: length of the first step, tokens.
+        max_length, min_length: bounds, tokens.
+        window: how many previous accuracies are averaged (Eq. 5's T).
+        cadence: ``every_step`` slides the window; ``every_third`` is the authors' code, whose windows do not overlap.
+        max_change: largest factor of one change, > 1; None for no limit.
+
+    Raises:
+        ConfigError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        initial: int = 3072,
+        max_length: int = 3072,
+        min_length: int = 1,
+        window: int = 2,
+        cadence: Cadence = "every_step",
+        max_change: float | None = None,
+    ) -> None:
+        _check_lengths(initial, max_length, min_length)
+        if window < 1:
+            raise ConfigError(f"window={window}: the rule compares with at least one previous accuracy.")
+        if cadence == "every_third" and window != CYCLE - 1:
+            raise ConfigError(f"window={window}: cadence=every_third always averages {CYCLE - 1} accuracies.")
+        if max_change is not None and not max_change > 1:
+            raise ConfigError(f"max_change={max_change}: the largest factor of a change must be above 1.")
+        self.length = initial
+        self.max_length, self.min_length = max_length, min_length
+        self.cadence, self.max_change = cadence, max_change
+        self.previous: deque[float] = deque(maxlen=window)
+
+    def observe(self, accuracy: float) -> None:
+        """Take in the accuracy of the step that used ``length``; sets the length of the next step.
+
+        Raises:
+            ValueError: an accuracy outside [0, 1].
+        """
+        if not 0.0 <= accuracy <= 1.0:
+            raise ValueError(f"accuracy={accuracy}: the share of correct rollouts lies in [0, 1]")
+        full = self.cadence == "every_step" or len(self.previous) == CYCLE - 1
+        if self.previous and full:
+            self.length = self._next(sum(self.previous) / len(self.previous), accuracy)
+            if self.cadence == "every_third":
+                self.previous.clear()
+                return
+        self.previous.append(accuracy)
+
+    def _next(self, average: float, accuracy: float) -> int:
+        if not (average > 0 and accuracy > 0):
+            return self.length
+        wanted = self.length * average / accuracy
+        if self.max_change is not None:
+            wanted = min(max(wanted, self.length / self.max_change), self.length * self.max_change)
+        wanted = min(max(wanted, self.min_length), self.max_length)
+        return int(wanted) if self.cadence == "every_third" else _rounded(wanted)
+
+    def metrics(self) -> dict[str, float]:
+        """The length of the next step, tokens."""
+        return {"next_length": float(self.length)}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"length": self.length, "previous": list(self.previous)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; StateMismatch if the state is another controller's."""
+        if set(state) != {"length", "previous"}:
+            raise StateMismatch(f"the guidance state has the keys {sorted(state)}, wanted length, previous")
+        self.length = int(state["length"])
+        self.previous = deque((float(value) for value in state["previous"]), maxlen=self.previous.maxlen)
+
+
+class AdditiveGuidance(AdaptiveGuidance):
+    """``delta`` tokens more when accuracy is below the average of the previous ones, ``delta`` fewer when above.
+
+    A third party's description of the method, kept to compare with. Zero accuracies count here like any other.
+
+    Args:
+        delta: change of one step, tokens.
+    """
+
+    def __init__(
+        self,
+        initial: int = 3072,
+        max_length: int = 3072,
+        min_length: int = 1,
+        window: int = 2,
+        delta: int = 256,
+    ) -> None:
+        super().__init__(initial, max_length, min_length, window)
+        if delta < 1:
+            raise ConfigError(f"delta={delta}: a change is at least 1 token.")
+        self.delta = delta
+
+    def _next(self, average: float, accuracy: float) -> int:
+        direction = (accuracy < average) - (accuracy > average)
+        return min(max(self.length + direction * self.delta, self.min_length), self.max_length)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """The same length at every step."""
+
+    length: int
+
+    def __post_init__(self) -> None:
+        _check_initial(self.length)
+
+    def at(self, step: int) -> int:
+        """Tokens at ``step``."""
+        return self.length
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """``initial * (1 - t / T)``; ``t`` counts from 0, the length is ``initial`` there and 0 at ``T``."""
+
+    initial: int
+    total_steps: int
+
+    def __post_init__(self) -> None:
+        _check_initial(self.initial)
+        if self.total_steps < 1:
+            raise ConfigError(f"total_steps={self.total_steps}: a decay needs at least 1 step.")
+
+    def at(self, step: int) -> int:
+        """Tokens at ``step``, rounded; 0 from ``total_steps`` on."""
+        return _rounded(self.initial * self._left(step))
+
+    def _left(self, step: int) -> float:
+        if step < 0:
+            raise ValueError(f"step={step}: steps of a decay count from 0")
+        return max(1.0 - step / self.total_steps, 0.0)
+
+
+@dataclass(frozen=True)
+class ConcaveDecay(LinearDecay):
+    """``initial * (1 - t / T) ** power`` with ``power`` > 1."""
+
+    power: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.power > 1:
+            raise ConfigError(f"power={self.power}: the concave decay has an exponent above 1; 1 is LinearDecay.")
+
+    def at(self, step: int) -> int:
+        """Tokens at ``step``, rounded; 0 from ``total_steps`` on."""
+        return _rounded(self.initial * self._left(step) ** self.power)
+
+
+@dataclass(frozen=True)
+class StepwiseDecay:
+    """``initial * gamma ** floor(t / every)``."""
+
+    initial: int
+    gamma: float
+    every: int
+
+    def __post_init__(self) -> None:
+        _check_initial(self.initial)
+        if not 0 < self.gamma < 1:
+            raise ConfigError(f"gamma={self.gamma}: the factor of a stage lies between 0 and 1.")
+        if self.every < 1:
+            raise ConfigError(f"every={self.every}: a stage has at least 1 step.")
+
+    def at(self, step: int) -> int:
+        """Tokens at ``step``, rounded."""
+        if step < 0:
+            raise ValueError(f"step={step}: steps of a decay count from 0")
+        return _rounded(self.initial * self.gamma ** (step // self.every))
+
+
+def _rounded(tokens: float) -> int:
+    return math.floor(tokens + 0.5)
+
+
+def _check_initial(initial: int) -> None:
+    if initial < 0:
+        raise ConfigError(f"initial={initial}: a guidance length is 0 tokens or more.")
+
+
+def _check_lengths(initial: int, max_length: int, min_length: int) -> None:
+    if not 0 <= min_length <= initial <= max_length:
+        raise ConfigError(
+            f"initial={initial}, min_length={min_length}, max_length={max_length}: lengths must satisfy "
+            "0 <= min_length <= initial <= max_length."
+        )
