@@ -1,0 +1,224 @@
+"""What a reasoning trace must be before a rollout may start from it, and where in it the final answer begins.
+
+A trace is the text of an assistant turn: reasoning (often between ``<think>`` and ``</think>``), then the final answer.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+from s2l_ext.rewards import math_helper
+from s2l_ext.rewards.math import BETWEEN_BOXES, BOX, HASHES, TAGS, TAIL_CHARS, grade, marked_answer
+
+OPEN, CLOSE = "<think>", "</think>"
+GRADE_SECONDS = 30.0
+
+MISSING = "missing"
+CHAT_TOKEN = "chat token inside"
+BROKEN_TAGS = "broken think tags"
+UNFINISHED = "unfinished thinking"
+NO_ANSWER = "no final answer"
+ANSWER_ONLY = "answer only"
+UNPARSABLE = "unparsable answer"
+WRONG = "wrong answer"
+TOO_SLOW = "not judged in time"
+
+OPENING = re.compile(r"<\s*(?:think|thinking|thought)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
+CLOSING = re.compile(r"<\s*/\s*(?:think|thinking|thought)\s*>|<\|end_of_thought\|>", re.IGNORECASE)
+SOLUTION_TAGS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
+CHAT_TOKENS = re.compile(
+    r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|begin_of_text)\|>|<｜(?:begin|end)▁of▁sentence｜>|</s>"
+)
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+WORD = re.compile(r"\w+")
+FILLER = frozenset(
+    [
+        "a",
+        "answer",
+        "be",
+        "boxed",
+        "correct",
+        "equals",
+        "final",
+        "hence",
+        "is",
+        "it",
+        "must",
+        "result",
+        "so",
+        "solution",
+        "text",
+        "the",
+        "thus",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """A marked answer: characters [start, end) of the trace, and what is inside the mark."""
+
+    start: int
+    end: int
+    content: str
+
+
+def normalise(text: str) -> str:
+    """The trace with one spelling of the think tags, without outer blanks and without end-of-turn tokens at its end.
+
+    ``<thinking>``, ``<thought>`` and ``<|begin_of_thought|>`` become ``<think>``. A text that closes a tag which the
+    chat template had opened gets its ``<think>`` back. A leading ``<think>`` stays: the rollout takes it off when the
+    template opens one. Applying it twice changes nothing.
+    """
+    text = SOLUTION_TAGS.sub("", CLOSING.sub(CLOSE, OPENING.sub(OPEN, text))).strip()
+    while ends := [match for match in CHAT_TOKENS.finditer(text) if match.end() == len(text)]:
+        text = text[: ends[0].start()].rstrip()
+    return f"{OPEN}\n{text}" if CLOSE in text and OPEN not in text else text
+
+
+def conclusion_of(trace: str) -> str:
+    """What comes after ``</think>``; the whole trace when it has no think tags; empty when the thinking never ends."""
+    if OPEN not in trace and CLOSE not in trace:
+        return trace
+    return trace.partition(CLOSE)[2]
+
+
+def is_complete(trace: str, marked: bool = True) -> bool:
+    """Whether the thinking ends and a final answer follows: in a box, after ``####`` or in tags if ``marked``."""
+    return _incomplete(trace, marked) is None
+
+
+def _incomplete(trace: str, marked: bool) -> str | None:
+    opened, closed = trace.count(OPEN), trace.count(CLOSE)
+    if opened > 1 or closed > opened or (closed and trace.index(CLOSE) < trace.index(OPEN)):
+        return BROKEN_TAGS
+    if opened and not closed:
+        return UNFINISHED
+    conclusion = conclusion_of(trace)
+    found = marked_answer(conclusion[-TAIL_CHARS:]) if marked else conclusion.strip()
+    return None if found or (marked and found is not None) else NO_ANSWER
+
+
+def is_answer_only(trace: str, answer: str | None = None) -> bool:
+    """Whether nothing but words like "the final answer is" comes before the answer."""
+    start = answer_start(trace, answer)
+    reasoning = trace if start is None else trace[:start]
+    words = WORD.findall(reasoning.replace(OPEN, " ").replace(CLOSE, " ").lower())
+    return all(word in FILLER for word in words)
+
+
+def states_answer(trace: str, answer: str) -> bool:
+    """Whether the mathematical reward would call the trace right."""
+    return grade(conclusion_of(trace), answer)
+
+
+def form_fault(trace: str, answer: str | None = None, marked: bool = True) -> str | None:
+    """Why a normalised trace cannot be used, going by its form alone; None if it can.
+
+    Args:
+        answer: lets "answer only" be seen in a trace that does not mark its answer.
+        marked: the final answer must be in a box, after ``####`` or in answer tags.
+    """
+    if not trace.strip():
+        return MISSING
+    if CHAT_TOKENS.search(trace):
+        return CHAT_TOKEN
+    return _incomplete(trace, marked) or (ANSWER_ONLY if is_answer_only(trace, answer) else None)
+
+
+def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str | None:
+    """Why a trace does not count as right; None if it does.
+
+    Args:
+        seconds: a judgement that takes longer is given up. It ends in any case: math-verify runs in a child process
+            that is killed after ``math_helper.HARD_SECONDS``.
+    """
+    started = time.monotonic()
+    conclusion = conclusion_of(trace)
+    if grade(conclusion, answer):
+        return None
+    if time.monotonic() - started > seconds:
+        return TOO_SLOW
+    stated = marked_answer(conclusion[-TAIL_CHARS:])
+    if stated is None:
+        return WRONG
+    return WRONG if stated and math_helper.compare(stated, answer, whole=False)[1] else UNPARSABLE
+
+
+def fault(trace: str, answer: str, marked: bool = True, seconds: float = GRADE_SECONDS) -> str | None:
+    """The first reason against a normalised trace, of its form or its answer; None when it can be used."""
+    return form_fault(trace, answer, marked) or answer_fault(trace, answer, seconds)
+
+
+def answer_start(trace: str, answer: str | None = None) -> int | None:
+    """Offset in characters of the final answer; ``trace[:offset]`` gives none of it away. None if no answer is seen.
+
+    The final answer is, as for the reward, the last closed ``\\boxed{}`` (neighbouring boxes are one answer), else the
+    last ``#### x``, else the last ``<answer>x</answer>``, else all that follows ``</think>``. A trace that marks the
+    very same answer earlier, as many do at the end of their thinking, has its answer begin there.
+
+    Args:
+        answer: the right answer; finds it in a trace without any of these: where it comes first after an equals
+            sign, else where it stands last.
+    """
+    kinds = [_boxes(trace), *(_matches(pattern, trace) for pattern in (HASHES, TAGS))]
+    final = next((_last_group(marks, trace) for marks in kinds if marks), None)
+    if final is None:
+        return _after_thinking(trace) if CLOSE in trace else _unmarked(trace, answer)
+    same = {mark.content for mark in final}
+    start = final[0].start
+    return min(m.start for marks in kinds for m in marks if m.content in same or m.start <= start < m.end)
+
+
+def _boxes(text: str) -> list[_Mark]:
+    marks: list[_Mark] = []
+    start = text.find(BOX)
+    while start >= 0:
+        inner = start + len(BOX)
+        end = _closing_brace(text, inner)
+        if end is None:
+            break
+        marks.append(_Mark(start, end, text[inner : end - 1].strip()))
+        start = text.find(BOX, end)
+    return marks
+
+
+def _closing_brace(text: str, position: int) -> int | None:
+    """Offset after the brace that closes a group opened just before ``position``."""
+    depth = 1
+    for match in BRACE.finditer(text, position):
+        depth += (match[0] == "{") - (match[0] == "}")
+        if depth == 0:
+            return match.end()
+    return None
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> list[_Mark]:
+    return [_Mark(match.start(), match.end(), match[1].strip()) for match in pattern.finditer(text)]
+
+
+def _last_group(marks: list[_Mark], text: str) -> list[_Mark]:
+    """The last mark, and those right before it with no more than "and" or a comma between them."""
+    first = len(marks) - 1
+    while first > 0 and BETWEEN_BOXES.fullmatch(text, marks[first - 1].end, marks[first].start):
+        first -= 1
+    return marks[first:]
+
+
+def _after_thinking(trace: str) -> int | None:
+    start = trace.rindex(CLOSE) + len(CLOSE)
+    return start if trace[start:].strip() else None
+
+
+def _unmarked(trace: str, answer: str | None) -> int | None:
+    if not answer:
+        return None
+    digits = r",?".join(answer) + r"(?:\.0+)?" if answer.isdecimal() else re.escape(answer)
+    alone = rf"(?<![\w.]){digits}(?!\w|[.,]\d)"
+    computed = re.search(rf"=\s*[$€£]?\s*({alone})", trace)
+    if computed:
+        return computed.start(1)
+    found = [match.start() for match in re.finditer(alone, trace)]
+    return found[-1] if found else None
