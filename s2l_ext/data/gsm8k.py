@@ -7,20 +7,14 @@ Two row forms are read: ``{id?, problem, answer, solution?, source?}``, and Open
 from __future__ import annotations
 
 import argparse
-import gzip
-import hashlib
-import json
-import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from tqdm import tqdm
-
+from s2l_ext.data import converting, traces
+from s2l_ext.data.converting import Output, Row, Source, Written, as_text
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Reason step by step, then give the final answer inside \\boxed{}."
@@ -28,45 +22,22 @@ SPLITS = ("train", "test", "validation", "val")
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 FINAL_ANSWER = re.compile(r"^####[ \t]*(.*?)\s*$", re.MULTILINE)
 THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
-SCHEMA = pa.schema(
-    [
-        ("data_source", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-        (
-            "extra_info",
-            pa.struct([("index", pa.int64()), ("id", pa.string()), ("split", pa.string()), ("trace", pa.string())]),
-        ),
-    ]
-)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One row of an input file; ``where`` is its file and line, ``trace`` is empty without a solution."""
+    """One row of an input file; ``where`` is its file and line, ``solution`` is empty when there is none."""
 
     where: str
     id: str
     split: str
     problem: str
     answer: str
-    trace: str
+    solution: str
 
     @property
     def index(self) -> int:
-        """48 bits of the problem's hash: the same in every file order, exact in a float64."""
-        return int(_digest(self.problem)[:12], 16)
-
-
-@dataclass(frozen=True)
-class Written:
-    """One parquet file: where, which split, how many rows, and how many of them carry a trace."""
-
-    path: str
-    split: str
-    rows: int
-    with_trace: int
+        return converting.index_of(self.problem)
 
 
 def convert(
@@ -77,6 +48,8 @@ def convert(
     name: str | None = None,
     data_source: str = "gsm8k",
     progress: bool = False,
+    keep_without_trace: bool = True,
+    overwrite: bool = False,
 ) -> list[Written]:
     """Write ``<output>/<split>.parquet`` for every split found in the input. Nothing is written when a row is bad.
 
@@ -88,75 +61,43 @@ def convert(
         name: split and file name for all rows; otherwise each row's ``source`` or its file's name says it.
         data_source: verl's ``data_source`` of every row; validation metrics are reported under it.
         progress: show a progress bar on stderr.
+        keep_without_trace: keep rows without a usable solution, with an empty trace.
+        overwrite: replace files that hold other data.
 
     Raises:
-        DataError: file, line and column of the first unusable row, a duplicate, or a problem that two splits share.
+        DataError: file, line and column of the first unusable row, a duplicate, a problem that two splits share, or an
+            existing file that holds other data.
     """
     files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
-    problems = [problem for path in files for problem in _read(path, limit, name, progress)]
-    _refuse_duplicates(problems)
-    splits = sorted({problem.split for problem in problems})
-    output = Path(output)
-    return [
-        _write(output / f"{split}.parquet", [row for row in problems if row.split == split], instruction, data_source)
-        for split in splits
-    ]
+    seen = _Seen()
+    with Output(output, Source("gsm8k", data_source, files), overwrite) as out:
+        for path in files:
+            for problem in _read(path, limit, name, progress):
+                seen.add(problem)
+                _put(out, problem, instruction, keep_without_trace)
+        seen.refuse_shared()
+    return out.files
 
 
-def _read(path: Path, limit: int | None, name: str | None, progress: bool) -> list[Problem]:
-    lines = tqdm(_lines(path), desc=path.name, unit=" rows", disable=not progress)
-    problems: list[Problem] = []
-    for number, line in lines:
-        if limit is not None and len(problems) >= limit:
-            break
-        problems.append(_problem(_record(line, f"{path}:{number}"), f"{path}:{number}", path, name))
-    if not problems:
+def _read(path: Path, limit: int | None, name: str | None, progress: bool) -> Iterator[Problem]:
+    empty = True
+    for where, record in converting.read_jsonl(path, limit, progress):
+        empty = False
+        yield _problem(record, where, path, name)
+    if empty:
         raise DataError(f"{path}: no rows. Expected one JSON object a line with 'problem' and 'answer'.")
-    return problems
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered (from 1) non-blank lines of a plain or gzipped file."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg} at column {error.colno}).") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}.")
-    return record
 
 
 def _problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
     original = "problem" not in record and "question" in record
-    text = _field(record, "question" if original else "problem", where)
-    answer = _field(record, "answer", where)
+    text = as_text(record, "question" if original else "problem", where)
+    answer = as_text(record, "answer", where)
     solution = answer if original else str(record.get("solution") or "")
     if original:
         answer = _final_answer(answer, where)
     split = name or _split(str(record.get("source") or ""), path, where)
-    identity = str(record.get("id") or f"{split}-{_digest(text)[:16]}")
-    return Problem(where, identity, split, text, _without_thousands(answer), trace_of(solution))
-
-
-def _field(record: dict[str, Any], key: str, where: str) -> str:
-    value = record.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, str) and value.strip():
-        return value.strip()
-    problem = "is missing" if key not in record else f"is {value!r}, not text"
-    raise DataError(f"{where}: column '{key}' {problem}. Found: {', '.join(record) or 'none'}.")
+    identity = str(record.get("id") or f"{split}-{converting.digest(text)[:16]}")
+    return Problem(where, identity, split, text, _without_thousands(answer), solution)
 
 
 def _final_answer(solution: str, where: str) -> str:
@@ -175,6 +116,13 @@ def trace_of(solution: str) -> str:
     return FINAL_ANSWER.sub("", CALCULATOR.sub("", solution)).strip()
 
 
+def trace_fault(solution: str, answer: str) -> str | None:
+    """Why a solution cannot be a trace; None if it can. Its ``####`` line is judged if it has one, else its end."""
+    text = FINAL_ANSWER.sub(lambda line: f"#### {_without_thousands(line[1])}", CALCULATOR.sub("", solution))
+    reason = traces.fault(traces.normalise(text), answer, marked=False)
+    return reason or (None if trace_of(solution) else traces.ANSWER_ONLY)
+
+
 def _split(source: str, path: Path, where: str) -> str:
     for text in (source, path.name):
         words = re.split(r"[^a-z]+", text.lower())
@@ -186,78 +134,66 @@ def _split(source: str, path: Path, where: str) -> str:
     )
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()
+@dataclass
+class _Seen:
+    """Where each id and each problem was first: all that is kept of the rows."""
 
+    ids: dict[str, str] = field(default_factory=dict)
+    texts: dict[int, tuple[str, str, str]] = field(default_factory=dict)
+    shared: list[str] = field(default_factory=list)
 
-def _refuse_duplicates(problems: list[Problem]) -> None:
-    ids: dict[str, Problem] = {}
-    texts: dict[int, Problem] = {}
-    shared: list[tuple[Problem, Problem]] = []
-    for problem in problems:
-        first = texts.setdefault(problem.index, problem)
-        if first.split != problem.split:
-            shared.append((first, problem))
-        elif first is not problem:
-            raise DataError(f"{problem.where}: the problem of '{problem.id}' is also at {first.where} ('{first.id}').")
-        if ids.setdefault(problem.id, problem) is not problem:
+    def add(self, problem: Problem) -> None:
+        here = (problem.where, problem.split, problem.id)
+        where, split, name = self.texts.setdefault(problem.index, here)
+        if split != problem.split:
+            self.shared.append(f"{where} ({split}) and {problem.where} ({problem.split})")
+        elif where != problem.where:
+            raise DataError(f"{problem.where}: the problem of '{problem.id}' is also at {where} ('{name}').")
+        where = self.ids.setdefault(problem.id, problem.where)
+        if where != problem.where:
+            raise DataError(f"{problem.where}: id '{problem.id}' is also at {where}. Ids must be unique.")
+
+    def refuse_shared(self) -> None:
+        if self.shared:
             raise DataError(
-                f"{problem.where}: id '{problem.id}' is also at {ids[problem.id].where}. Ids must be unique."
+                f"{len(self.shared)} problems are in two splits, first: {self.shared[0]}."
+                " Held-out accuracy would mean nothing; remove them from one file."
             )
-    if shared:
-        a, b = shared[0]
-        raise DataError(
-            f"{len(shared)} problems are in two splits, first: {a.where} ({a.split}) and {b.where} ({b.split})."
-            " Held-out accuracy would mean nothing; remove them from one file."
-        )
 
 
-def _write(path: Path, problems: list[Problem], instruction: str, data_source: str) -> Written:
-    table = pa.Table.from_pylist([_row(problem, instruction, data_source) for problem in problems], schema=SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        pq.write_table(table, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return Written(str(path), problems[0].split, len(problems), sum(bool(problem.trace) for problem in problems))
-
-
-def _row(problem: Problem, instruction: str, data_source: str) -> dict[str, Any]:
+def _put(out: Output, problem: Problem, instruction: str, keep_without_trace: bool) -> None:
+    reason = trace_fault(problem.solution, problem.answer)
+    if reason:
+        out.drop_trace(problem.split, reason)
+        if not keep_without_trace:
+            return out.drop_row(problem.split, "no usable trace")
     content = f"{problem.problem}\n{instruction}" if instruction else problem.problem
-    return {
-        "data_source": data_source,
-        "prompt": [{"role": "user", "content": content}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {"index": problem.index, "id": problem.id, "split": problem.split, "trace": problem.trace},
-    }
+    prompt = [{"role": "user", "content": content}]
+    trace = "" if reason else trace_of(problem.solution)
+    return out.add(Row(problem.split, problem.id, problem.index, prompt, problem.answer, trace))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data gsm8k``."""
-    parser.add_argument(
-        "--input", type=Path, action="append", required=True, metavar="FILE", help=".jsonl or .jsonl.gz; repeatable"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <split>.parquet")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
+    converting.add_common_arguments(parser, ".jsonl or .jsonl.gz")
     parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
     parser.add_argument("--name", default=None, help="split and file name for all rows (default: from the rows)")
     parser.add_argument("--data-source", default="gsm8k", help="verl's data_source (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    converting.add_without_trace(parser, "keep")
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data gsm8k``. Returns the exit status; unusable input raises DataError."""
-    if args.limit is not None and args.limit < 1:
-        raise DataError(f"--limit {args.limit} must be at least 1.")
+    converting.check_common(args)
     written = convert(
-        args.input, args.out, args.limit, args.instruction, args.name, args.data_source, progress=not args.json
+        args.input,
+        args.out,
+        args.limit,
+        args.instruction,
+        args.name,
+        args.data_source,
+        progress=not args.json,
+        keep_without_trace=args.without_trace == "keep",
+        overwrite=args.overwrite,
     )
-    if args.json:
-        print(json.dumps({"files": [asdict(file) for file in written]}))
-        return 0
-    for file in written:
-        print(f"{file.path}: {file.rows} rows, {file.with_trace} with a solution trace")
-    return 0
+    return converting.show(written, args.json)

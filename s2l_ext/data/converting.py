@@ -1,0 +1,381 @@
+"""What the converters share: reading rows one by one, writing parquet files all or none, counting what was dropped."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from s2l_ext.errors import DataError
+
+BATCH_ROWS = 256
+SOURCE_KEY = b"s2l.source"
+BUCKETS = 10_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row to write. ``trace`` is empty where there is none; all rows have a tier of one type, or none has."""
+
+    split: str
+    id: str
+    index: int
+    prompt: list[dict[str, str]]
+    answer: str
+    trace: str = ""
+    tier: str | int | float | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What makes rows: the command's name (``gsm8k``), verl's ``data_source``, the input files, verl's ``ability``."""
+
+    converter: str
+    data_source: str
+    inputs: Sequence[Path]
+    ability: str = "math"
+
+    def __str__(self) -> str:
+        names = ", ".join(sorted(path.name for path in self.inputs))
+        return f"`s2l data {self.converter}` from {names} with data source {self.data_source}"
+
+
+@dataclass
+class Written:
+    """One parquet file: where, which split, how many rows, how many of them carry a trace, and what was left out.
+
+    Attributes:
+        dropped_rows: rows left out, by reason.
+        dropped_traces: traces looked at and not used, by reason; a row may have several.
+        tiers: rows by tier, easiest first where the converter knows the order.
+    """
+
+    path: str
+    split: str
+    rows: int = 0
+    with_trace: int = 0
+    dropped_rows: dict[str, int] = field(default_factory=dict)
+    dropped_traces: dict[str, int] = field(default_factory=dict)
+    tiers: dict[Any, int] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        return Path(self.path).with_suffix(".report.json")
+
+
+def digest(text: str) -> str:
+    """Hex SHA-256 of a text, the same for any case and spacing."""
+    return hashlib.sha256(" ".join(text.split()).casefold().encode()).hexdigest()
+
+
+def index_of(text: str) -> int:
+    """48 bits of the text's hash: the same in every file order, exact in a float64."""
+    return int(digest(text)[:12], 16)
+
+
+def split_of(text: str, name: str, val_share: float) -> str:
+    """``val`` for this share of all texts, by their hash, else ``name``: disjoint whatever the order or sharding."""
+    return "val" if int(digest(text)[12:24], 16) % BUCKETS < val_share * BUCKETS else name
+
+
+def as_text(record: dict[str, Any], key: str, where: str) -> str:
+    """A text or number of the record, as text. Raises DataError if it is missing, blank or of another type."""
+    value = record.get(key)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    problem = "is missing" if key not in record else f"is {value!r}, not text"
+    raise DataError(f"{where}: column '{key}' {problem}. Found: {', '.join(record) or 'none'}.")
+
+
+# ---- reading ------------------------------------------------------------------------------------------------------
+
+
+def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``file:line`` and object of every non-blank line of a plain or gzipped file.
+
+    Raises:
+        DataError: the file is missing, no UTF-8, or has a line that is no JSON object.
+    """
+    lines = tqdm(_lines(path), desc=path.name, unit=" rows", disable=not progress)
+    for count, (number, line) in enumerate(lines):
+        if limit is not None and count >= limit:
+            break
+        yield f"{path}:{number}", _record(line, f"{path}:{number}")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    opener: Any = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
+
+
+def _record(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = (
+            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+        )
+        raise DataError(f"{where}: not JSON ({reason}).") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}.")
+    if "\\ud" in line.lower():
+        _refuse_half_characters(line, where)
+    return record
+
+
+def _refuse_half_characters(line: str, where: str) -> None:
+    """JSON can write half of a surrogate pair; neither parquet nor a tokenizer can take one."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: has half of a surrogate pair ({error.reason}). Write the whole character."
+        ) from error
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str], limit: int | None = None, progress: bool = False
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``file:row`` (rows from 0) and the wanted columns that the file has, a batch in memory at a time."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such file.")
+    try:
+        with pq.ParquetFile(path) as file:
+            rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
+            found = [name for name in columns if name in file.schema_arrow.names]
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
+            records = (record for batch in batches for record in batch.to_pylist())
+            bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
+            yield from ((f"{path}:{number}", record) for number, record in bar)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a readable parquet file ({error}).") from error
+
+
+# ---- writing ------------------------------------------------------------------------------------------------------
+
+
+class Output:
+    """Writes ``<folder>/<split>.parquet`` and ``<split>.report.json``. Nothing is left there if the block raises."""
+
+    def __init__(self, folder: str | Path, source: Source, overwrite: bool = False, tiers: Sequence[str] = ()) -> None:
+        """``tiers`` is the order in which reports list tiers; others follow, sorted."""
+        self._folder, self._source, self._overwrite, self._order = Path(folder), source, overwrite, list(tiers)
+        self._splits: dict[str, Written] = {}
+        self._waiting: dict[str, list[dict[str, Any]]] = {}
+        self._writers: dict[str, pq.ParquetWriter] = {}
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._commit()
+        except BaseException:
+            self._roll_back()
+            raise
+        if kind is not None:
+            self._roll_back()
+
+    def expect(self, *splits: str) -> None:
+        """These files must be written; an existing one of another source is refused now, before the work."""
+        for split in splits:
+            self._of(split)
+
+    def add(self, row: Row) -> None:
+        written = self._of(row.split)
+        written.rows += 1
+        written.with_trace += bool(row.trace)
+        if row.tier is not None:
+            _count(written.tiers, row.tier)
+        waiting = self._waiting.setdefault(row.split, [])
+        waiting.append(self._verl_row(row))
+        if len(waiting) >= BATCH_ROWS:
+            self._flush(row.split)
+
+    def drop_row(self, split: str, reason: str) -> None:
+        _count(self._of(split).dropped_rows, reason)
+
+    def drop_trace(self, split: str, reason: str) -> None:
+        _count(self._of(split).dropped_traces, reason)
+
+    @property
+    def files(self) -> list[Written]:
+        """What was written, by name of the split."""
+        return [self._splits[split] for split in sorted(self._splits)]
+
+    def _of(self, split: str) -> Written:
+        if split not in self._splits:
+            path = self._folder / f"{split}.parquet"
+            self._refuse_other(path)
+            self._splits[split] = Written(str(path), split)
+        return self._splits[split]
+
+    def _refuse_other(self, path: Path) -> None:
+        if self._overwrite or not path.exists():
+            return
+        try:
+            made_by = (pq.read_schema(path).metadata or {}).get(SOURCE_KEY, b"").decode()
+        except (pa.ArrowInvalid, OSError):
+            made_by = ""
+        if made_by != str(self._source):
+            raise DataError(
+                f"{path} exists and holds other data ({made_by or 'not known where from'}; this is {self._source}). "
+                "Give another --out, or --overwrite to replace it."
+            )
+
+    def _verl_row(self, row: Row) -> dict[str, Any]:
+        extra = {"index": row.index, "id": row.id, "split": row.split, "trace": row.trace}
+        return {
+            "data_source": self._source.data_source,
+            "prompt": row.prompt,
+            "ability": self._source.ability,
+            "reward_model": {"style": "rule", "ground_truth": row.answer},
+            "extra_info": extra,
+            **({} if row.tier is None else {"tier": row.tier}),
+        }
+
+    def _flush(self, split: str) -> None:
+        rows = self._waiting.pop(split, [])
+        if not rows:
+            return
+        if split not in self._writers:
+            self._make_folder()
+            schema = _schema(rows[0].get("tier")).with_metadata({SOURCE_KEY: str(self._source)})
+            self._writers[split] = pq.ParquetWriter(self._partial(split), schema)
+        writer = self._writers[split]
+        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
+
+    def _make_folder(self) -> None:
+        self._made += [path for path in (self._folder, *self._folder.parents) if not path.exists()]
+        self._folder.mkdir(parents=True, exist_ok=True)
+
+    def _partial(self, split: str) -> Path:
+        return self._folder / f".{split}.parquet.{os.getpid()}.partial"
+
+    def _commit(self) -> None:
+        for written in self.files:
+            self._flush(written.split)
+            if written.rows == 0:
+                dropped = counts(written.dropped_rows) or "no row belongs to it"
+                raise DataError(f"{written.path}: no rows to write ({dropped}).")
+        for writer in self._writers.values():
+            writer.close()
+        for written in self.files:
+            written.tiers = {tier: written.tiers[tier] for tier in sorted(written.tiers, key=self._rank)}
+            os.replace(self._partial(written.split), written.path)
+            written.report.write_text(json.dumps({"made_by": str(self._source), **asdict(written)}, indent=1) + "\n")
+
+    def _rank(self, tier: Any) -> tuple[int, Any]:
+        return (self._order.index(tier) if tier in self._order else len(self._order), tier)
+
+    def _roll_back(self) -> None:
+        for split, writer in self._writers.items():
+            writer.close()
+            self._partial(split).unlink(missing_ok=True)
+        for path in self._made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _schema(tier: object) -> pa.Schema:
+    text = pa.string()
+    extra = [("index", pa.int64()), ("id", text), ("split", text), ("trace", text)]
+    columns = [
+        ("data_source", text),
+        ("prompt", pa.list_(pa.struct([("role", text), ("content", text)]))),
+        ("ability", text),
+        ("reward_model", pa.struct([("style", text), ("ground_truth", text)])),
+        ("extra_info", pa.struct(extra)),
+    ]
+    kinds = {str: text, int: pa.int64(), float: pa.float64()}
+    return pa.schema(columns if tier is None else [*columns, ("tier", kinds[type(tier)])])
+
+
+def _count(counts: dict[Any, int], key: Any) -> None:
+    counts[key] = counts.get(key, 0) + 1
+
+
+def counts(reasons: dict[Any, int]) -> str:
+    """``12 wrong answer, 3 missing``."""
+    return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
+
+
+# ---- command line -------------------------------------------------------------------------------------------------
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
+    """``--input``, ``--out``, ``--limit``, ``--overwrite`` and ``--json``."""
+    parser.add_argument(
+        "--input", type=Path, action="extend", nargs="+", required=True, metavar="FILE", help=f"{kinds}; repeatable"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <split>.parquet")
+    parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that hold other data")
+    parser.add_argument("--json", action="store_true", help="print what was written and dropped as JSON")
+
+
+def add_without_trace(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--without-trace keep|drop``."""
+    parser.add_argument(
+        "--without-trace",
+        choices=("keep", "drop"),
+        default=default,
+        help="rows without a usable trace: keep them with an empty one, or leave them out (default: %(default)s)",
+    )
+
+
+def add_val_share(parser: argparse.ArgumentParser) -> None:
+    """``--val-share``."""
+    parser.add_argument(
+        "--val-share",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="share of the rows for val.parquet, chosen by a hash of the problem (default: %(default)s)",
+    )
+
+
+def check_common(args: argparse.Namespace) -> None:
+    """Raises DataError for a ``--limit`` below 1, a ``--val-share`` outside [0, 1) or files given twice."""
+    if args.limit is not None and args.limit < 1:
+        raise DataError(f"--limit {args.limit} must be at least 1.")
+    if not 0 <= getattr(args, "val_share", 0.0) < 1:
+        raise DataError(f"--val-share {args.val_share} must be in [0, 1).")
+    twice = [str(path) for path, times in Counter(args.input).items() if times > 1]
+    if twice:
+        raise DataError(f"--input {twice[0]} is given twice.")
+
+
+def show(files: list[Written], as_json: bool) -> int:
+    """Print what was written, for people or as one JSON object. Returns the exit status."""
+    if as_json:
+        print(json.dumps({"files": [asdict(file) for file in files]}))
+        return 0
+    for file in files:
+        print(f"{file.path}: {file.rows} rows, {file.with_trace} with a trace (counts in {file.report})")
+        for title in ("dropped_rows", "dropped_traces", "tiers"):
+            if getattr(file, title):
+                print(f"  {title.replace('_', ' ')}: {counts(getattr(file, title))}")
+    return 0
