@@ -27,6 +27,9 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("check",): Command("everything train does, except run", "s2l_ext.train", "add_check_arguments", "check_command"),
     ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.data.toy.command"),
     ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
+    ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
+    ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
+    ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
     ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),
 }

@@ -28,7 +28,17 @@ def no_machine(monkeypatch):
 def test_help_lists_the_commands_that_exist(capsys):
     assert cli.main(["--help"]) == 0
     listed = capsys.readouterr().out
-    for name in ("train", "check", "data toy", "data gsm8k", "demo", "report"):
+    for name in (
+        "train",
+        "check",
+        "data toy",
+        "data gsm8k",
+        "data openr1",
+        "data humaneval",
+        "data jsonl",
+        "demo",
+        "report",
+    ):
         assert f"s2l {name} " in listed
     for later in ("doctor", "explore", "eval", "compare", "pipeline", "study"):
         assert f"s2l {later}" not in listed

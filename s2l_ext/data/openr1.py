@@ -1,0 +1,332 @@
+"""Open-R1 style mathematics (OpenR1-Math-220k) to verl parquet with checked reasoning traces and tiers by source.
+
+Columns read: ``problem`` and ``answer``; ``generations`` (a text or a list of them), or else the assistant's turns in
+``messages``; ``source``, ``question_type``, ``is_reasoning_complete``, ``correctness_math_verify`` where present.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.data import converting, traces
+from s2l_ext.data.converting import BATCH_ROWS, Output, Row, Source, Written
+from s2l_ext.data.gsm8k import INSTRUCTION
+from s2l_ext.errors import DataError
+from s2l_ext.rewards import math_helper
+
+MATH_TIERS = ("cn_contest", "aops_forum", "amc_aime", "olympiads", "olympiads_ref")
+"""Sources, easiest first (G2RPO-A, curriculum learning); for ``s2l.curriculum.tier_order``."""
+
+LABELS = "correctness_math_verify"
+COLUMNS = (
+    *("problem", "answer", "source", "question_type", "messages", "generations"),
+    *("is_reasoning_complete", LABELS),
+)
+CHOICES = re.compile(r"(?:^|[\s$({\\])\(?A[).:}].+?[\s$({\\]\(?B[).:}].+?[\s$({\\]\(?C[).:}]", re.DOTALL)
+LETTER = re.compile(r"(?:\\text(?:bf)?\{)?\(?([A-E])\)?\}?\.?")
+
+NO_PROBLEM, NO_GOLD, DUPLICATE = "no problem text", "no answer", "duplicate problem"
+MULTIPLE_CHOICE, OTHER_SOURCE, NO_TRACE = "multiple choice", "other source", "no usable trace"
+UNLABELLED = "no correctness label"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is kept, and how traces are judged.
+
+    Attributes:
+        trust_labels: believe ``correctness_math_verify`` and grade nothing.
+        keep_multiple_choice: keep problems that offer choices.
+        keep_other_sources: keep sources outside MATH_TIERS as tiers after them.
+        keep_without_trace: keep rows none of whose generations can be used, with an empty trace.
+        instruction: sentence appended to every problem.
+        name: split and file name.
+        val_share: share of the problems for ``val.parquet``, by their hash.
+        row_seconds: time for judging one row's generations; the rest of them is not looked at after it.
+    """
+
+    trust_labels: bool = False
+    keep_multiple_choice: bool = False
+    keep_other_sources: bool = False
+    keep_without_trace: bool = False
+    instruction: str = INSTRUCTION
+    name: str = "train"
+    val_share: float = 0.0
+    row_seconds: float = traces.GRADE_SECONDS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A problem with the texts that may become its trace; ``usable[i]`` and ``right[i]`` are recorded flags or None."""
+
+    problem: str
+    answer: str
+    source: str
+    generations: list[str]
+    usable: list[bool | None]
+    right: list[bool | None]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The first usable trace, empty if there is none, and what was against the generations before it."""
+
+    trace: str
+    faults: list[str]
+
+
+def convert(
+    input: str | Path | Sequence[str | Path],
+    output: str | Path,
+    options: Options | None = None,
+    limit: int | None = None,
+    workers: int = 1,
+    data_source: str = "openr1_math",
+    overwrite: bool = False,
+    progress: bool = False,
+) -> list[Written]:
+    """Write ``<output>/<name>.parquet``, and ``val.parquet`` if asked for, with a report of counts beside each.
+
+    Args:
+        input: ``.parquet``, ``.jsonl`` or ``.jsonl.gz`` files; shards of one data set in any order.
+        limit: first rows of every input file only.
+        workers: processes that grade; a row's result does not depend on their number.
+
+    Raises:
+        DataError: a file that cannot be read or lacks a column, a column of an unknown type (file, row, column), no
+            rows left (with the counts), or an existing file that holds other data.
+    """
+    files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    options = options or Options()
+    seen: set[int] = set()
+    with (
+        Output(output, Source("openr1", data_source, files), overwrite, MATH_TIERS) as out,
+        _grading(options, workers) as grade,
+    ):
+        out.expect(options.name, *(["val"] if options.val_share else []))
+        for path in files:
+            rows = _candidates(_read(path, limit, progress), out, seen, options)
+            while batch := list(islice(rows, BATCH_ROWS)):
+                for candidate, judged in zip(batch, grade(batch), strict=True):
+                    _put(out, candidate, judged, options)
+    return out.files
+
+
+def _read(path: Path, limit: int | None, progress: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    if path.suffix == ".parquet":
+        return converting.read_parquet(path, COLUMNS, limit, progress)
+    return converting.read_jsonl(path, limit, progress)
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------
+
+
+def _candidates(
+    records: Iterator[tuple[str, dict[str, Any]]], out: Output, seen: set[int], options: Options
+) -> Iterator[Candidate]:
+    """Rows worth judging; the others are counted as dropped."""
+    for where, record in records:
+        candidate = _candidate(record, where, options)
+        split = converting.split_of(candidate.problem, options.name, options.val_share)
+        reason = _row_fault(candidate, record, options)
+        index = converting.index_of(candidate.problem)
+        if reason is None and index in seen:
+            reason = DUPLICATE
+        if reason:
+            out.drop_row(split if candidate.problem else options.name, reason)
+            continue
+        seen.add(index)
+        yield candidate
+
+
+def _candidate(record: dict[str, Any], where: str, options: Options) -> Candidate:
+    for name in ("problem", "answer"):
+        if name not in record:
+            raise DataError(f"{where}: column '{name}' is missing. Found: {', '.join(record) or 'none'}.")
+    if options.trust_labels and LABELS not in record:
+        raise DataError(f"{where}: --trust-labels needs column '{LABELS}'. Leave it out to have the traces graded.")
+    texts = _generations(record, where)
+    return Candidate(
+        _text(record, "problem", where),
+        _text(record, "answer", where),
+        _text(record, "source", where) or "unknown",
+        texts,
+        _flags(record, "is_reasoning_complete", len(texts), where),
+        _flags(record, LABELS, len(texts), where),
+    )
+
+
+def _text(record: dict[str, Any], key: str, where: str) -> str:
+    value = record.get(key)
+    if value is None:
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise DataError(f"{where}: column '{key}' holds {type(value).__name__}, not text.")
+    return str(value).strip()
+
+
+def _generations(record: dict[str, Any], where: str) -> list[str]:
+    texts = record.get("generations")
+    if texts is None:
+        turns = record.get("messages") or []
+        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+            raise DataError(f"{where}: column 'messages' is no list of {{role, content}}.")
+        texts = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
+    texts = [texts] if isinstance(texts, str) else texts
+    if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
+        raise DataError(f"{where}: column 'generations' is neither a text nor a list of texts.")
+    return [text or "" for text in texts]
+
+
+def _flags(record: dict[str, Any], key: str, count: int, where: str) -> list[bool | None]:
+    """One recorded flag a generation; all None when the row has none."""
+    flags = record.get(key)
+    if flags is None:
+        return [None] * count
+    if not isinstance(flags, list) or len(flags) != count:
+        found = f"{len(flags)} values" if isinstance(flags, list) else type(flags).__name__
+        raise DataError(f"{where}: column '{key}' has {found} for {count} generations. It needs one for each.")
+    return flags
+
+
+def _row_fault(candidate: Candidate, record: dict[str, Any], options: Options) -> str | None:
+    if not candidate.problem:
+        return NO_PROBLEM
+    if not candidate.answer:
+        return NO_GOLD
+    if not options.keep_multiple_choice and is_multiple_choice(candidate, str(record.get("question_type") or "")):
+        return MULTIPLE_CHOICE
+    if not options.keep_other_sources and candidate.source not in MATH_TIERS:
+        return OTHER_SOURCE
+    return None
+
+
+def is_multiple_choice(candidate: Candidate, question_type: str = "") -> bool:
+    """Said by ``question_type`` (MCQ), or the answer is one letter A to E and the problem lists A, B and C."""
+    if question_type.upper() == "MCQ":
+        return True
+    return bool(LETTER.fullmatch(candidate.answer) and CHOICES.search(candidate.problem))
+
+
+def _put(out: Output, candidate: Candidate, judged: Judged, options: Options) -> None:
+    text = candidate.problem
+    split = converting.split_of(text, options.name, options.val_share)
+    for reason in judged.faults:
+        out.drop_trace(split, reason)
+    if not judged.trace and not options.keep_without_trace:
+        return out.drop_row(split, NO_TRACE)
+    content = f"{text}\n{options.instruction}" if options.instruction else text
+    prompt = [{"role": "user", "content": content}]
+    identity = f"openr1-{converting.digest(text)[:16]}"
+    index = converting.index_of(text)
+    return out.add(Row(split, identity, index, prompt, candidate.answer, judged.trace, candidate.source))
+
+
+# ---- traces -------------------------------------------------------------------------------------------------------
+
+
+def judge(candidate: Candidate, options: Options) -> Judged:
+    """Look at the generations in order until one is complete, parsable and correct."""
+    faults: list[str] = [] if candidate.generations else [traces.MISSING]
+    started = time.monotonic()
+    for position, text in enumerate(candidate.generations):
+        left = options.row_seconds - (time.monotonic() - started)
+        trace = traces.normalise(text)
+        reason = _fault(trace, candidate, position, options, left)
+        if reason is None:
+            return Judged(trace, faults)
+        faults.append(reason)
+    return Judged("", faults)
+
+
+def _fault(trace: str, candidate: Candidate, position: int, options: Options, seconds: float) -> str | None:
+    if candidate.usable[position] is False:
+        return traces.UNFINISHED
+    reason = traces.form_fault(trace, candidate.answer)
+    if reason:
+        return reason
+    if options.trust_labels:
+        label = candidate.right[position]
+        return UNLABELLED if label is None else (None if label else traces.WRONG)
+    return traces.answer_fault(trace, candidate.answer, seconds) if seconds > 0 else traces.TOO_SLOW
+
+
+@contextmanager
+def _grading(options: Options, workers: int) -> Iterator[Callable[[list[Candidate]], Iterator[Judged]]]:
+    """A function that judges a batch, in order, here or in other processes."""
+    if workers == 1 or options.trust_labels:
+        if not options.trust_labels:
+            _warm_up()
+        yield partial(map, partial(judge, options=options))
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_warm_up) as pool:
+        yield partial(pool.map, partial(judge, options=options), chunksize=8)
+
+
+def _warm_up() -> None:
+    """Starting the grader takes seconds that must not count as a row's."""
+    math_helper.compare("x", "x", whole=False)
+
+
+# ---- command line -------------------------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l data openr1``."""
+    converting.add_common_arguments(parser, ".parquet, .jsonl or .jsonl.gz")
+    parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
+    converting.add_val_share(parser)
+    parser.add_argument("--trust-labels", action="store_true", help=f"believe column {LABELS} instead of grading")
+    parser.add_argument(
+        "--multiple-choice", choices=("drop", "keep"), default="drop", help="problems with choices (default: drop)"
+    )
+    parser.add_argument(
+        "--other-sources",
+        choices=("drop", "keep"),
+        default="drop",
+        help=f"sources other than {', '.join(MATH_TIERS)}; kept, they are tiers after these (default: drop)",
+    )
+    converting.add_without_trace(parser, "drop")
+    parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
+    parser.add_argument("--data-source", default="openr1_math", help="verl's data_source (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that grade (default: 1)")
+    parser.add_argument(
+        "--row-seconds",
+        type=float,
+        default=traces.GRADE_SECONDS,
+        metavar="S",
+        help="time for judging the generations of one row (default: %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l data openr1``. Returns the exit status; unusable input raises DataError."""
+    converting.check_common(args)
+    if args.workers < 1 or args.row_seconds <= 0:
+        raise DataError(f"--workers {args.workers} must be at least 1 and --row-seconds {args.row_seconds} above 0.")
+    options = Options(
+        args.trust_labels,
+        args.multiple_choice == "keep",
+        args.other_sources == "keep",
+        args.without_trace == "keep",
+        args.instruction,
+        args.name,
+        args.val_share,
+        args.row_seconds,
+    )
+    written = convert(
+        args.input, args.out, options, args.limit, args.workers, args.data_source, args.overwrite, not args.json
+    )
+    return converting.show(written, args.json)
