@@ -284,6 +284,8 @@ class Output:
             writer.close()
         for written in self.files:
             written.tiers = {tier: written.tiers[tier] for tier in sorted(written.tiers, key=self._rank)}
+            written.dropped_rows = _most_first(written.dropped_rows)
+            written.dropped_traces = _most_first(written.dropped_traces)
             os.replace(self._partial(written.split), written.path)
             written.report.write_text(json.dumps({"made_by": str(self._source), **asdict(written)}, indent=1) + "\n")
 
@@ -315,6 +317,10 @@ def _schema(tier: object) -> pa.Schema:
 
 def _count(counts: dict[Any, int], key: Any) -> None:
     counts[key] = counts.get(key, 0) + 1
+
+
+def _most_first(reasons: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def counts(reasons: dict[Any, int]) -> str:

@@ -34,25 +34,8 @@ CHAT_TOKENS = re.compile(
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 WORD = re.compile(r"\w+")
 FILLER = frozenset(
-    [
-        "a",
-        "answer",
-        "be",
-        "boxed",
-        "correct",
-        "equals",
-        "final",
-        "hence",
-        "is",
-        "it",
-        "must",
-        "result",
-        "so",
-        "solution",
-        "text",
-        "the",
-        "thus",
-    ]
+    ("answer", "be", "boxed", "correct", "equals", "final", "hence", "is", "it", "must")
+    + ("result", "so", "solution", "text", "the", "thus")
 )
 
 

@@ -185,3 +185,47 @@ def test_limit_below_one_is_refused(tmp_path):
     gsm8k.add_arguments(parser)
     with pytest.raises(DataError, match="--limit 0"):
         gsm8k.main(parser.parse_args(["--input", str(TRAIN), "--out", str(tmp_path), "--limit", "0"]))
+
+
+SOLUTIONS = [
+    ("1+1 = <<1+1=2>>2\n#### 2", None),
+    ("2000-1=1999\n#### 1,999", None),
+    ("It is 1+1=2 in all", None),
+    (None, "missing"),
+    ("#### 2", "answer only"),
+    ("1+2 = <<1+2=3>>3\n#### 3", "wrong answer"),
+    ("1+1=2\n#### x^", "unparsable answer"),
+    ("<think>1+1=2", "unfinished thinking"),
+    ("1+1=2<|im_end|> yes\n#### 2", "chat token inside"),
+]
+
+
+@pytest.mark.parametrize(("keep", "rows"), [(True, 9), (False, 3)])
+def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, rows):
+    records = [
+        {"problem": f"q{number}", "answer": "1999" if number == 1 else "2", "solution": solution}
+        for number, (solution, _) in enumerate(SOLUTIONS)
+    ]
+    path = write(tmp_path / "train.jsonl", records)
+    (written,) = gsm8k.convert(path, tmp_path, keep_without_trace=keep)
+    assert written.dropped_traces == {reason: 1 for _, reason in SOLUTIONS if reason}
+    assert (written.rows, written.with_trace) == (rows, 3)
+    assert written.dropped_rows == ({} if keep else {"no usable trace": 6})
+    traces = [row["extra_info"]["trace"] for row in rows_of(tmp_path / "train.parquet")]
+    assert [trace for trace in traces if trace] == ["1+1 = 2", "2000-1=1999", "It is 1+1=2 in all"]
+    report = json.loads((tmp_path / "train.report.json").read_text())
+    assert report["dropped_traces"] == written.dropped_traces
+    assert report["made_by"] == "`s2l data gsm8k` from train.jsonl with data source gsm8k"
+
+
+def test_other_data_is_not_replaced_unasked(tmp_path):
+    gsm8k.convert(TRAIN, tmp_path)
+    gsm8k.convert(TRAIN, tmp_path, limit=3)
+    assert len(rows_of(tmp_path / "train.parquet")) == 3
+    gsm8k.convert(TEST, tmp_path)
+    other = write(tmp_path / "mine_train.jsonl", [GOOD])
+    with pytest.raises(DataError, match=r"train\.parquet exists and holds other data .*--overwrite"):
+        gsm8k.convert(other, tmp_path)
+    assert len(rows_of(tmp_path / "train.parquet")) == 3
+    gsm8k.convert(other, tmp_path, overwrite=True)
+    assert len(rows_of(tmp_path / "train.parquet")) == 1
