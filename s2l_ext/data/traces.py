@@ -33,10 +33,7 @@ CHAT_TOKENS = re.compile(
 )
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 WORD = re.compile(r"\w+")
-FILLER = frozenset(
-    ("answer", "be", "boxed", "correct", "equals", "final", "hence", "is", "it", "must")
-    + ("result", "so", "solution", "text", "the", "thus")
-)
+FILLER = re.compile(r"answer|be|boxed|correct|equals|final|hence|is|it|must|result|so|solution|text|the|thus")
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def is_answer_only(trace: str, answer: str | None = None) -> bool:
     start = answer_start(trace, answer)
     reasoning = trace if start is None else trace[:start]
     words = WORD.findall(reasoning.replace(OPEN, " ").replace(CLOSE, " ").lower())
-    return all(word in FILLER for word in words)
+    return all(FILLER.fullmatch(word) for word in words)
 
 
 def states_answer(trace: str, answer: str) -> bool:
