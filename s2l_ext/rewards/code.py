@@ -1,0 +1,237 @@
+"""Does a program pass its tests? The program runs in the sandbox; tests and expected outputs stay out of its reach.
+
+Tests written in Python run in a second confined process that sees only plain values which the program returned;
+tests of standard input and output are compared here. docs/sandbox.md describes the protocol and what it leaves open.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.rewards import sandbox
+from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests, compare_output, parse_tests
+from s2l_ext.rewards.sandbox import Finished, Level, Limits
+
+TIMEOUT_S = 10.0
+SHOWN_CHARS = 200
+MODES = ("all_pass", "fraction")
+
+FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
+OPEN_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)[ \t]*\n(.*)\Z", re.MULTILINE | re.DOTALL)
+PYTHON_TAGS = frozenset(("", "python", "python3", "py"))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a program.
+
+    Attributes:
+        passed: every test passed, and at least one ran.
+        num_passed, num_total: assertions, or input/output pairs.
+        reason: the first failure; empty when passed.
+        stdout, stderr: the last 4000 characters that the program wrote.
+        seconds: wall time inside the sandbox.
+        level: name of the sandbox level.
+    """
+
+    passed: bool
+    num_passed: int
+    num_total: int
+    reason: str
+    stdout: str
+    stderr: str
+    seconds: float
+    level: str
+
+    @property
+    def fraction(self) -> float:
+        return self.num_passed / max(1, self.num_total)
+
+
+def run_tests(
+    program: str,
+    tests: str,
+    timeout_s: float,
+    *,
+    entry_point: str | None = None,
+    prompt: str = "",
+    stop_early: bool = False,
+    minimum_level: str | int | Level | None = None,
+    limits: Limits | None = None,
+    pool: sandbox.Sandbox | None = None,
+) -> Outcome:
+    """Run ``program`` against ``tests``.
+
+    Args:
+        tests: Python source with assertions, or JSON of input/output pairs (:func:`parse_tests` lists the forms).
+        timeout_s: wall seconds for all assertions together, or for each input/output pair.
+        entry_point: name of the function that ``check(candidate)`` of the tests is called with.
+        prompt: trusted source that the tests may use (imports, helper functions). Without it such names come from the
+            program, which may then define them to its advantage.
+        stop_early: end at the first failure; the counts are then lower bounds.
+
+    Raises:
+        DataError: the tests are malformed.
+        ConfigError: ``timeout_s`` is not positive.
+        SandboxUnavailable: there is no sandbox of at least the minimum level.
+    """
+    if not timeout_s > 0:
+        raise ConfigError(f"timeout_s={timeout_s} must be positive seconds")
+    parsed = parse_tests(tests, entry_point, prompt)
+    return _run(program, parsed, timeout_s, stop_early, _sandbox(minimum_level, pool), limits)
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    mode: str = "all_pass",
+    timeout_s: float = TIMEOUT_S,
+    minimum_level: str | int | Level | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.code``).
+
+    Args:
+        ground_truth: a JSON object or mapping with ``test``, ``entry_point`` and ``prompt`` (HumanEval), or
+            input/output pairs, or plain assertions; see docs/sandbox.md.
+        mode: ``all_pass`` (score 1.0 or 0.0) or ``fraction`` (share of tests passed).
+
+    Returns:
+        ``score``; ``acc`` (1.0 only if every test passed); ``format_ok`` (1.0 when the program was in a fenced block);
+        ``tests_passed``, ``tests_total``; ``reason`` (the first failure, cut to 200 characters).
+
+    Raises:
+        DataError: malformed tests; names the row.
+        ConfigError: an argument is out of range.
+        SandboxUnavailable: there is no sandbox of at least the minimum level.
+    """
+    if mode not in MODES:
+        raise ConfigError(f"mode={mode!r} of the code reward must be one of {', '.join(MODES)}")
+    try:
+        parsed = parse_tests(ground_truth)
+        code, marked = extract_program(solution_str)
+        program = complete_program(code, parsed)
+        pool = _sandbox(minimum_level, None)
+        outcome = _run(program, parsed, timeout_s, mode == "all_pass", pool, None)
+    except DataError as error:
+        raise DataError(f"{_row(data_source, extra_info)}: {error}") from error
+    return {
+        "score": float(outcome.passed) if mode == "all_pass" else outcome.fraction,
+        "acc": float(outcome.passed),
+        "format_ok": float(marked),
+        "tests_passed": outcome.num_passed,
+        "tests_total": outcome.num_total,
+        "reason": outcome.reason[:SHOWN_CHARS],
+    }
+
+
+def extract_program(text: str) -> tuple[str, bool]:
+    """The program in a response, and whether it was in a fenced block.
+
+    The last closed block tagged ``python``, ``python3``, ``py`` or not at all; blocks in other languages are passed
+    over. Without one, what follows the last opening fence of Python (a response cut short). Else the whole text.
+    """
+    found = [code for tag, code in FENCE.findall(text) if tag.lower() in PYTHON_TAGS]
+    if found:
+        return textwrap.dedent(found[-1]) if found[-1].startswith((" ", "\t")) and _unit(found[-1]) else found[-1], True
+    cut = OPEN_FENCE.search(text)
+    return (cut.group(1), True) if cut else (text, False)
+
+
+def _unit(code: str) -> bool:
+    """Whether an indented block is a whole program, not the body of a function."""
+    return re.search(r"^\s+(?:def|class|import|from)\s", code, re.MULTILINE) is not None
+
+
+def complete_program(code: str, tests: Tests) -> str:
+    """The program to run: after the prompt, as the body of its last function when ``code`` is only that."""
+    if not isinstance(tests, FunctionTests) or not tests.prompt:
+        return code
+    whole = tests.entry_point and re.search(
+        rf"^(?:async\s+)?def\s+{re.escape(tests.entry_point)}\b", code, re.MULTILINE
+    )
+    return f"{tests.prompt}\n{code}" if whole else tests.prompt + code
+
+
+def _row(data_source: str, extra_info: dict[str, Any] | None) -> str:
+    known = extra_info or {}
+    named = [f"{key} {known[key]}" for key in ("id", "task_id", "index") if known.get(key) is not None]
+    return f"code tests of {data_source} ({', '.join(named) or 'row without id or index'})"
+
+
+def _sandbox(minimum: str | int | Level | None, pool: sandbox.Sandbox | None) -> sandbox.Sandbox:
+    chosen = pool or sandbox.default()
+    chosen.require(sandbox.minimum_level(minimum))
+    return chosen
+
+
+def _run(
+    program: str, tests: Tests, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
+) -> Outcome:
+    if isinstance(tests, FunctionTests):
+        return _run_functions(program, tests, timeout_s, stop_early, pool, limits)
+    return _run_pairs(program, tests, timeout_s, stop_early, pool, limits)
+
+
+def _run_functions(
+    program: str, tests: FunctionTests, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
+) -> Outcome:
+    job = {
+        "tests": tests.source,
+        "prompt": tests.prompt,
+        "entry_point": tests.entry_point,
+        "stop_early": stop_early,
+    }
+    finished = pool.run_judged(program, job, timeout_s, limits)
+    verdict = finished.verdict
+    if "malformed" in verdict:
+        raise DataError(verdict["malformed"])
+    reason = finished.reason or verdict.get("reason", "the judge ended without a verdict")
+    passed = bool(verdict.get("passed")) and not finished.reason
+    counts = int(verdict.get("num_passed", 0)), int(verdict.get("num_total", 1))
+    return _outcome(passed, counts, "" if passed else reason, finished, pool)
+
+
+def _run_pairs(
+    program: str, tests: InputOutput, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
+) -> Outcome:
+    right, first, seconds = 0, "", 0.0
+    finished = Finished()
+    for number, (given, expected) in enumerate(tests.pairs, 1):
+        finished = pool.run_script(program, given, timeout_s, limits)
+        seconds += finished.seconds
+        wrong = finished.reason or _exit_reason(finished) or compare_output(finished.stdout, expected)
+        right += not wrong
+        if wrong:
+            first = first or f"test {number} of {len(tests.pairs)}: {wrong}"
+            if stop_early:
+                break
+    finished.seconds = seconds
+    return _outcome(not first, (right, len(tests.pairs)), first, finished, pool)
+
+
+def _exit_reason(finished: Finished) -> str:
+    if not finished.status:
+        return ""
+    last = finished.stderr.strip().splitlines()[-1:] or ["no message"]
+    return f"the program ended with status {finished.status >> 8 or -(finished.status & 0x7F)}: {last[0][:SHOWN_CHARS]}"
+
+
+def _outcome(passed: bool, counts: tuple[int, int], reason: str, finished: Finished, pool: sandbox.Sandbox) -> Outcome:
+    return Outcome(
+        passed=passed,
+        num_passed=counts[0],
+        num_total=counts[1],
+        reason=reason,
+        stdout=finished.stdout[-4000:],
+        stderr=finished.stderr,
+        seconds=finished.seconds,
+        level=pool.level.name.lower(),
+    )

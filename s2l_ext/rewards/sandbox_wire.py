@@ -1,0 +1,137 @@
+"""Values and messages between the process that judges and the process that runs the program.
+
+Values cross as JSON made of tags and plain data, never as pickles: what arrives has exactly a built-in type, so no
+method of the program can take part in a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections import deque
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+MESSAGE_BYTES = 8 * 2**20
+SMALL_INTEGER = 2**53
+
+Opaque = Callable[[Any], list]
+_SEQUENCES = ((tuple, "t"), (list, "l"), (deque, "q"))
+
+
+class LinkClosed(Exception):
+    """The other side is gone, or what it sends is not a message."""
+
+
+def encode(value: Any, opaque: Opaque) -> Any:
+    """JSON form of ``value``; ``opaque`` names an object that cannot cross."""
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, (int, float, complex)):
+        return _number(value)
+    for kind, tag in _SEQUENCES:
+        if isinstance(value, kind):
+            return [tag, *(encode(item, opaque) for item in value)]  # type: ignore[attr-defined]
+    if isinstance(value, Mapping):
+        return ["d", *([encode(key, opaque), encode(item, opaque)] for key, item in value.items())]
+    if isinstance(value, AbstractSet):
+        return ["s" if isinstance(value, set) else "f", *(encode(item, opaque) for item in value)]
+    if isinstance(value, (bytes, bytearray)):
+        return ["b", bytes(value).hex()]
+    return _less_common(value, opaque)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, int):
+        plain = int(value)
+        return plain if -SMALL_INTEGER < plain < SMALL_INTEGER else ["i", hex(plain)]
+    return float(value) if isinstance(value, float) else ["c", value.real, value.imag]
+
+
+def _less_common(value: Any, opaque: Opaque) -> Any:
+    if isinstance(value, range):
+        return ["r", *(encode(part, opaque) for part in (value.start, value.stop, value.step))]
+    if isinstance(value, Decimal):
+        return ["D", str(value)]
+    if isinstance(value, Fraction):
+        return ["F", hex(value.numerator), hex(value.denominator)]
+    if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+        return encode(value.tolist(), opaque)
+    return opaque(value)
+
+
+def decode(data: Any, special: Callable[[list], Any]) -> Any:
+    """The value of a JSON form; tags unknown here go to ``special``. Raises LinkClosed on anything malformed."""
+    if not isinstance(data, list):
+        if isinstance(data, dict):
+            raise LinkClosed("an object where a value was expected")
+        return data
+    try:
+        return _tagged(data[0], data[1:], special)
+    except (IndexError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise LinkClosed(f"malformed value: {error}") from error
+
+
+def _tagged(tag: Any, rest: list, special: Callable[[list], Any]) -> Any:
+    makers: dict[str, Callable[[Any], Any]] = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
+    if tag in makers:
+        return makers[tag](decode(item, special) for item in rest)
+    if tag == "d":
+        return {decode(key, special): decode(item, special) for key, item in rest}
+    if tag == "r":
+        return range(*(decode(item, special) for item in rest))
+    if tag == "i":
+        return int(rest[0], 16)
+    if tag == "b":
+        return bytes.fromhex(rest[0])
+    if tag == "c":
+        return complex(rest[0], rest[1])
+    if tag == "D":
+        return Decimal(rest[0])
+    if tag == "F":
+        return Fraction(int(rest[0], 16), int(rest[1], 16))
+    return special([tag, *rest])
+
+
+def send(descriptor: int, message: dict[str, Any]) -> None:
+    data = json.dumps(message).encode()
+    if len(data) > MESSAGE_BYTES:
+        raise LinkClosed(f"a message of {len(data)} bytes is over the limit of {MESSAGE_BYTES}")
+    view = memoryview(struct.pack(">I", len(data)) + data)
+    try:
+        while view:
+            view = view[os.write(descriptor, view) :]
+    except OSError as error:
+        raise LinkClosed("the link is broken") from error
+
+
+def receive(descriptor: int) -> dict[str, Any]:
+    size = struct.unpack(">I", _exactly(descriptor, 4))[0]
+    if size > MESSAGE_BYTES:
+        raise LinkClosed(f"a message of {size} bytes is over the limit of {MESSAGE_BYTES}")
+    try:
+        message = json.loads(_exactly(descriptor, size))
+    except (ValueError, RecursionError) as error:
+        raise LinkClosed("not a message") from error
+    if not isinstance(message, dict):
+        raise LinkClosed("not a message")
+    return message
+
+
+def _exactly(descriptor: int, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        try:
+            part = os.read(descriptor, min(size - len(parts), 1 << 20))
+        except OSError as error:
+            raise LinkClosed("the link is broken") from error
+        if not part:
+            raise LinkClosed("the link is closed")
+        parts += part
+    return bytes(parts)
