@@ -18,6 +18,7 @@ from s2l_ext.data.converting import Output, Row, Source, Written, as_text
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Reason step by step, then give the final answer inside \\boxed{}."
+NOT_REACHED = "answer not in the reasoning"
 SPLITS = ("train", "test", "validation", "val")
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 FINAL_ANSWER = re.compile(r"^####[ \t]*(.*?)\s*$", re.MULTILINE)
@@ -117,10 +118,20 @@ def trace_of(solution: str) -> str:
 
 
 def trace_fault(solution: str, answer: str) -> str | None:
-    """Why a solution cannot be a trace; None if it can. Its ``####`` line is judged if it has one, else its end."""
+    """Why a solution cannot be a trace; None if it can.
+
+    Its ``####`` line is judged if it has one, else its end; and the answer must also come up in what is left without
+    that line: some of GSM8K's solutions work out one number and then give another.
+    """
     text = FINAL_ANSWER.sub(lambda line: f"#### {_without_thousands(line[1])}", CALCULATOR.sub("", solution))
     reason = traces.fault(traces.normalise(text), answer, marked=False)
-    return reason or (None if trace_of(solution) else traces.ANSWER_ONLY)
+    if reason:
+        return reason
+    trace = trace_of(solution)
+    if not trace:
+        return traces.ANSWER_ONLY
+    comes_up = traces.answer_start(trace, answer) is not None or traces.states_answer(trace, answer)
+    return None if comes_up else NOT_REACHED
 
 
 def _split(source: str, path: Path, where: str) -> str:

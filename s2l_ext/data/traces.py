@@ -196,7 +196,8 @@ def _unmarked(trace: str, answer: str | None) -> int | None:
     if not answer:
         return None
     digits = r",?".join(answer) + r"(?:\.0+)?" if answer.isdecimal() else re.escape(answer)
-    alone = rf"(?<![\w.]){digits}(?!\w|[.,]\d)"
+    after = r"\d" if answer[-1].isdecimal() else r"\w"
+    alone = rf"(?<![\w.]){digits}(?!{after}|[.,]\d)"
     computed = re.search(rf"=\s*[$€£]?\s*({alone})", trace)
     if computed:
         return computed.start(1)

@@ -195,12 +195,13 @@ SOLUTIONS = [
     ("#### 2", "answer only"),
     ("1+2 = <<1+2=3>>3\n#### 3", "wrong answer"),
     ("1+1=2\n#### x^", "unparsable answer"),
+    ("48 + 16 = <<48+16=64>>64 points\n#### 2", "answer not in the reasoning"),
     ("<think>1+1=2", "unfinished thinking"),
     ("1+1=2<|im_end|> yes\n#### 2", "chat token inside"),
 ]
 
 
-@pytest.mark.parametrize(("keep", "rows"), [(True, 9), (False, 3)])
+@pytest.mark.parametrize(("keep", "rows"), [(True, 10), (False, 3)])
 def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, rows):
     records = [
         {"problem": f"q{number}", "answer": "1999" if number == 1 else "2", "solution": solution}
@@ -210,7 +211,7 @@ def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, ro
     (written,) = gsm8k.convert(path, tmp_path, keep_without_trace=keep)
     assert written.dropped_traces == {reason: 1 for _, reason in SOLUTIONS if reason}
     assert (written.rows, written.with_trace) == (rows, 3)
-    assert written.dropped_rows == ({} if keep else {"no usable trace": 6})
+    assert written.dropped_rows == ({} if keep else {"no usable trace": 7})
     traces = [row["extra_info"]["trace"] for row in rows_of(tmp_path / "train.parquet")]
     assert [trace for trace in traces if trace] == ["1+1 = 2", "2000-1=1999", "It is 1+1=2 in all"]
     report = json.loads((tmp_path / "train.report.json").read_text())

@@ -134,6 +134,8 @@ def test_no_answer_to_see(trace):
         ("48/2=24 and 48+24 = ", "72 clips, so she sold 72", "72"),
         ("she earns $720 + $270 = $", "990.00", "990"),
         ("a profit of 450-2=$", "448,000", "448000"),
+        ("she needs 20 + 5 = ", "25ml of oil", "25"),
+        ("2nx and then ", "n.", "n"),
         ("172 and 7.2 and 72.5 and 0.72 and then ", "72.", "72"),
     ],
 )
