@@ -364,11 +364,13 @@ def add_val_share(parser: argparse.ArgumentParser) -> None:
 
 
 def check_common(args: argparse.Namespace) -> None:
-    """Raises DataError for a ``--limit`` below 1, a ``--val-share`` outside [0, 1) or files given twice."""
+    """Raises DataError for a ``--limit`` below 1, a ``--val-share`` outside [0, 1) or of val itself, or files twice."""
     if args.limit is not None and args.limit < 1:
         raise DataError(f"--limit {args.limit} must be at least 1.")
     if not 0 <= getattr(args, "val_share", 0.0) < 1:
         raise DataError(f"--val-share {args.val_share} must be in [0, 1).")
+    if getattr(args, "val_share", 0.0) and args.name == "val":
+        raise DataError("--val-share takes val.parquet from the other rows: it needs another --name than val.")
     twice = [str(path) for path, times in Counter(args.input).items() if times > 1]
     if twice:
         raise DataError(f"--input {twice[0]} is given twice.")

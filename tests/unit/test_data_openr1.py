@@ -241,6 +241,7 @@ def test_command_line(tmp_path, capsys):
     [
         (["--limit", "0"], "--limit 0"),
         (["--val-share", "1"], "--val-share 1.0 must be in"),
+        (["--val-share", "0.1", "--name", "val"], "needs another --name than val"),
         (["--workers", "0"], "--workers 0"),
         (["--row-seconds", "0"], "--row-seconds 0.0"),
         (["--input", "a.jsonl"], "a.jsonl is given twice"),
