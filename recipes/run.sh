@@ -4,6 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
 case "$RECIPE" in
-  */toy | */*_smoke | expo/*_only | combined/expo_s2l) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
+  *qwen3*) ;;
+  expo/* | grpo/* | s2l_po/* | g2rpo_a/* | combined/*) s2l data toy --out "${S2L_TOY_DIR:-outputs/toy}" --sizes small,medium ;;
 esac
 exec s2l train --config-name "$RECIPE" "$@"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, parameter_count
-from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, S2LConfig
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps, whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import (
@@ -25,6 +25,7 @@ from s2l_ext.data.prompts import (
     tiers_of,
 )
 from s2l_ext.data.tokenizers import compare
+from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
@@ -58,7 +59,8 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     _check_data(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
-    return _explorer_fits(cfg, s2l.explorer) if s2l.explorer else []
+    warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
+    return warnings + (_explorer_fits(cfg, s2l.explorer) if s2l.explorer else [])
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -175,19 +177,46 @@ def _check_file(key: str, path: Path, prompt_key: str) -> None:
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
 
 
+def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:
+    files = _parquet_files(cfg)
+    if not files:
+        return [f"s2l.guidance.trace={guidance.trace}: traces of data that is not parquet are looked at when sampled."]
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(cfg.actor_rollout_ref.model.path)
+    return check_traces(parquet_table(files), guidance, tokenizer)
+
+
+def _parquet_files(cfg: DictConfig) -> list[Path]:
+    """The training files, if all of them are local parquet that verl's own data set reads; else none."""
+    files = list(_files(cfg.data.train_files))
+    own_class = OmegaConf.select(cfg, "data.custom_cls.path")
+    return [] if own_class or any(path.suffix != ".parquet" for path in files) else files
+
+
 def _check_prompts(cfg: DictConfig, curriculum: CurriculumConfig) -> None:
     """What the curriculum reads from the data, before verl filters it: the trainer asks again afterwards."""
-    files = list(_files(cfg.data.train_files))
-    if OmegaConf.select(cfg, "data.custom_cls.path") or any(path.suffix != ".parquet" for path in files) or not files:
+    files = _parquet_files(cfg)
+    if not files:
         return
     rows = _rows(cfg, files)
     require_enough(rows, whole_number(cfg, "data.train_batch_size"))
     table = parquet_table(files)
     if curriculum.type == "easy_to_hard":
         tiers_of(table, curriculum.tier_column, curriculum.tier_order)
-    if curriculum.warm_start is not None:
-        rates = read_pass_rates(curriculum.warm_start)
-        match_pass_rates(rates, prompt_ids(table, cfg.data.prompt_key), curriculum.warm_start)
+
+
+def check_warm_start(cfg: DictConfig, s2l: S2LConfig, resumed: Container[str]) -> None:
+    """Does the file of start values speak of these prompts? A resumed curriculum does not read it.
+
+    Raises:
+        DataError: the file is missing or unreadable, or has prompt ids that the training data lacks.
+    """
+    files = _parquet_files(cfg)
+    if s2l.curriculum is None or s2l.curriculum.warm_start is None or "curriculum" in resumed or not files:
+        return
+    ids = prompt_ids(parquet_table(files), cfg.data.prompt_key)
+    match_pass_rates(read_pass_rates(s2l.curriculum.warm_start), ids, s2l.curriculum.warm_start)
 
 
 def _rows(cfg: DictConfig, files: list[Path]) -> int:

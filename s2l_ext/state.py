@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config import S2LConfig
-from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.errors import ConfigError, StateMismatch
 
@@ -37,14 +37,16 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
     if not s2l.anything_on:
         return None
-    return {
+    settings = {
         **(_explorer_settings(s2l.explorer) if s2l.explorer else {}),
         **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
         **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
+        **(_guidance_settings(s2l.guidance, cfg) if s2l.guidance else {}),
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
         "train_files": _names(cfg.data.train_files),
     }
+    return json.loads(json.dumps(settings, default=str))  # as it will be read back
 
 
 def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
@@ -58,8 +60,24 @@ def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[
     return {
         **{f"curriculum.{name}": value for name, value in own.items()},
         **{f"curriculum.data.{name}": cfg.data.get(name) for name in DATA_SETTINGS},
+        "curriculum.data.custom_cls": OmegaConf.select(cfg, "data.custom_cls.path"),
+        "curriculum.data.apply_chat_template_kwargs": _plain(cfg.data.get("apply_chat_template_kwargs")),
         "curriculum.data.sha256": file_digests(_paths(cfg.data.train_files)),
     }
+
+
+def _guidance_settings(guidance: GuidanceConfig, cfg: DictConfig) -> dict[str, Any]:
+    """The decays hang on the number of steps as well."""
+    plain = asdict(guidance)
+    length = {f"guidance.length.{name}": value for name, value in plain.pop("length").items()}
+    settings = {f"guidance.{name}": value for name, value in plain.items()} | length
+    if guidance.length.type in ("linear", "concave"):
+        settings["guidance.total_steps"] = cfg.trainer.total_training_steps
+    return settings
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def _paths(files: Any) -> list[str]:
@@ -126,8 +144,7 @@ def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str,
     Args:
         controllers: state by controller; values are JSON values, numpy arrays, and mappings of these.
     """
-    arrays: dict[str, np.ndarray] = {}
-    plain = _take_arrays(controllers, "", arrays)
+    plain, arrays = check_saveable(controllers)
     document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
     if arrays:
         buffer = io.BytesIO()
@@ -137,9 +154,21 @@ def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str,
     write_atomically(folder / FILE_NAME, _to_json(document))
 
 
+def check_saveable(controllers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The plain part and the arrays of the controllers' states.
+
+    Raises:
+        StateMismatch: a state holds something that could not be written, or not be read back.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    plain = _take_arrays(controllers, "", arrays)
+    _to_json(plain)
+    return plain, arrays
+
+
 def _to_json(document: dict[str, Any]) -> str:
     try:
-        return json.dumps(document, indent=1, sort_keys=True)
+        return json.dumps(document, indent=1, sort_keys=True, default=_plain_number)
     except TypeError as error:
         raise StateMismatch(
             f"the controllers' state cannot be saved ({error}): state_dict() may hold numbers, text, lists, mappings "
@@ -147,9 +176,17 @@ def _to_json(document: dict[str, Any]) -> str:
         ) from None
 
 
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
 def _take_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     """``value`` with every array moved to ``arrays`` and its place marked."""
     if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise StateMismatch(f"the controllers' state cannot be saved: {path} is an array of Python objects.")
         arrays[path] = value
         return {ARRAY_MARK: path}
     if isinstance(value, dict):
@@ -179,17 +216,11 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
             "Resume with the version that wrote it, or start over with trainer.resume_mode=disable."
         )
     different = _differences(document.get("fingerprint", {}), fingerprint)
-    if (
-        different
-        and reset_curriculum
-        and all(key.startswith("curriculum.") or key == "train_files" for key in different)
-    ):
-        logger.warning(
-            "%s: the curriculum starts afresh, because it belongs to other settings:\n%s", path, _shown(different)
-        )
-        return {name: state for name, state in document["controllers"].items() if name != "curriculum"}
-    if different:
-        raise StateMismatch(_refusal(path, different))
+    if different and reset_curriculum and all(map(_is_curriculums, different)):
+        logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _shown(different))
+        document["controllers"].pop("curriculum", None)
+    elif different:
+        raise StateMismatch(_refusal(path, different, has_curriculum="curriculum.type" in fingerprint))
     return _put_arrays(document["controllers"], _read_arrays(folder, document.get("arrays_sha256")))
 
 
@@ -237,11 +268,11 @@ def _shown(different: dict[str, tuple[Any, Any]]) -> str:
     return "\n".join(f"  {key}: checkpoint {old!r}, this run {new!r}" for key, (old, new) in different.items())
 
 
-def _refusal(path: Path, different: dict[str, tuple[Any, Any]]) -> str:
+def _refusal(path: Path, different: dict[str, tuple[Any, Any]], has_curriculum: bool) -> str:
     fix = "Set them back, or start over with trainer.resume_mode=disable and another trainer.default_local_dir."
-    if any(key.startswith("curriculum.") for key in different):
+    if has_curriculum and all(map(_is_curriculums, different)):
         fix += (
-            " If only data or curriculum changed, s2l.curriculum.on_mismatch=reset keeps the model and starts the "
+            " Only data or curriculum changed: s2l.curriculum.on_mismatch=reset keeps the model and starts the "
             "curriculum afresh."
         )
     return f"{path} belongs to a run with other settings:\n{_shown(different)}\n{fix}"

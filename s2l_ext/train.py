@@ -24,7 +24,7 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.platform import activate_for
-from s2l_ext.preflight import preflight
+from s2l_ext.preflight import check_warm_start, preflight
 from s2l_ext.refusal import guarded
 from s2l_ext.state import resume_state
 
@@ -68,7 +68,9 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     s2l = parse_s2l(cfg.s2l)
     platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
-    resume_state(s2l, cfg)
+    check_warm_start(cfg, s2l, resume_state(s2l, cfg))
+    if s2l.kl:
+        cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
     cfg.trainer.v1.trainer_mode = "s2l"
     _ask_verl(cfg)
     warnings += _ask_reward(cfg, s2l)
@@ -89,7 +91,7 @@ def _ask_verl(cfg: DictConfig) -> None:
 
 
 def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    if not needs_accuracy(s2l.kl, s2l.curriculum):
+    if not needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance):
         return []
     from s2l_ext.trainer.reward_probe import check_reward
 

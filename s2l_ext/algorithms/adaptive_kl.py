@@ -40,7 +40,10 @@ class PowerRho:
 def check_rho(rho: Rho, name: str) -> None:
     """Raise ConfigError unless ``rho`` is finite, positive and nowhere falling on 0, 0.01, ..., 1."""
     grid = [step / (CHECK_POINTS - 1) for step in range(CHECK_POINTS)]
-    values = [float(rho(x)) for x in grid]
+    try:
+        values = [float(rho(x)) for x in grid]
+    except Exception as error:
+        raise ConfigError(f"{name} cannot be called with an accuracy ({type(error).__name__}: {error}).") from error
     for x, value in zip(grid, values, strict=True):
         if not (math.isfinite(value) and value > 0):
             raise ConfigError(f"{name}: rho({x:g}) = {value:g} must be a positive number: it scales the KL term.")

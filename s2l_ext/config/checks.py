@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
+from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
@@ -89,6 +90,8 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         warnings += check_kl(s2l.kl, cfg)
     if s2l.curriculum is not None:
         warnings += check_curriculum(s2l.curriculum, cfg)
+    if s2l.guidance is not None:
+        warnings += check_guidance(s2l.guidance, cfg)
     return warnings
 
 

@@ -17,7 +17,7 @@ from s2l_ext.algorithms.adaptive_kl import (
     tanh_rho,
 )
 from s2l_ext.config.resolve import resolve
-from s2l_ext.config.schema import CURRICULA, RHO_SHAPES, CurriculumConfig, KLConfig
+from s2l_ext.config.schema import CURRICULA, RHO_SHAPES, CurriculumConfig, GuidanceConfig, KLConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
@@ -62,10 +62,25 @@ def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
     _refuse_unused_kl(kl)
     _check_kl_knobs(kl, cfg)
+    refuse_split_steps(cfg, "s2l.kl")
     build_kl(kl, cfg)
+    warnings = []
     if kl.beta == 0:
-        return ["s2l.kl.beta=0: the reference model is computed at every step, but its KL weighs nothing."]
-    return []
+        warnings.append("s2l.kl.beta=0: the reference model is computed at every step, but its KL weighs nothing.")
+    aggregation = setting(cfg, "actor_rollout_ref.actor.loss_agg_mode")
+    if kl.type == "adaptive_target" and aggregation != "token-mean":
+        warnings.append(
+            f"actor_rollout_ref.actor.loss_agg_mode={aggregation}: the KL that s2l.kl.target={kl.target:g} is compared "
+            "with is aggregated in that way, not a mean over tokens."
+        )
+    return warnings
+
+
+def refuse_split_steps(cfg: DictConfig, feature: str) -> None:
+    """One value a step needs one update a step."""
+    key = "trainer.v1.sync.parameter_sync_step"
+    if (setting(cfg, key) or 1) > 1:
+        raise ConfigError(f"{key}={setting(cfg, key)} splits a step into several updates; {feature} acts once a step.")
 
 
 def _refuse_unused_kl(kl: KLConfig) -> None:
@@ -85,6 +100,11 @@ def _check_kl_knobs(kl: KLConfig, cfg: DictConfig) -> None:
             f"s2l.kl.type={kl.type} sets the coefficient of the KL term in the loss, but "
             "actor_rollout_ref.actor.use_kl_loss=False leaves that term out: nothing would happen. "
             "Set actor_rollout_ref.actor.use_kl_loss=True, or s2l.kl=null."
+        )
+    if setting(cfg, "distillation.enabled"):
+        raise ConfigError(
+            "distillation.enabled=True replaces the loss that s2l.kl acts in. Set distillation.enabled=False, or "
+            "s2l.kl=null."
         )
     coefficient = setting(cfg, KL_COEF)
     if coefficient not in (VERL_DEFAULT_KL_COEF, kl.beta):
@@ -120,13 +140,17 @@ def _rho(kl: KLConfig) -> Rho:
     return function
 
 
-def needs_accuracy(kl: KLConfig | None, curriculum: CurriculumConfig | None) -> list[str]:
+def needs_accuracy(
+    kl: KLConfig | None, curriculum: CurriculumConfig | None, guidance: GuidanceConfig | None = None
+) -> list[str]:
     """Settings that read the verifier's ``acc``, as ``key=value``."""
     needing = []
     if kl is not None and kl.type == "accuracy":
         needing.append("s2l.kl.type=accuracy")
     if curriculum is not None and curriculum.type not in ("uniform", "easy_to_hard", "file_order"):
         needing.append(f"s2l.curriculum.type={curriculum.type}")
+    if guidance is not None and guidance.length.type in ("adaptive", "additive"):
+        needing.append(f"s2l.guidance.length.type={guidance.length.type}")
     return needing
 
 
@@ -142,6 +166,10 @@ def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]
         refuse_unused(curriculum, {"type", "rows", "on_mismatch", "options"}, "s2l.curriculum")
     _refuse_other_prompts(cfg)
     _check_order(curriculum, cfg)
+    refuse_split_steps(cfg, "s2l.curriculum")
+    custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
+    if custom:
+        return [f"trainer.v1.sampler.custom_sampler={custom} must hand on the prompts that s2l.curriculum drew."]
     return []
 
 
@@ -163,7 +191,8 @@ def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
             f"data.shuffle=False asks for the order of the file, s2l.curriculum.type={curriculum.type} draws another. "
             "Set s2l.curriculum.type=file_order, or leave data.shuffle out."
         )
-    if (setting(cfg, "data.train_max_samples") or -1) > 0 and setting(cfg, "data.seed") is None:
+    shuffled_subset = (setting(cfg, "data.train_max_samples") or -1) > 0 and setting(cfg, "data.shuffle")
+    if shuffled_subset and setting(cfg, "data.seed") is None:
         raise ConfigError(
             "data.train_max_samples without data.seed takes other rows at every start, so saved pass rates would "
             "belong to other prompts. Set data.seed."

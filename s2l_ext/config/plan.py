@@ -9,8 +9,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.guidance import guided_sessions
 from s2l_ext.config.expo_checks import CURRICULUM_KEYS, build_kl
-from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, KLConfig, S2LConfig
+from s2l_ext.config.guidance_checks import LENGTH_KEYS
+from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, KLConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps
 
 STEPS_SHOWN = 32
@@ -42,6 +44,7 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
         "advantage": cfg.algorithm.adv_estimator,
         "kl_in_loss": _kl_plan(s2l.kl, cfg),
         "curriculum": _curriculum_plan(s2l.curriculum) if s2l.curriculum else None,
+        "guidance": _guidance_plan(s2l.guidance, rollout.n) if s2l.guidance else None,
         "train_files": _plain(cfg.data.train_files),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
@@ -101,11 +104,32 @@ def render(plan: dict[str, Any]) -> str:
         ("advantage", f"{plan['advantage']}, KL {kl}"),
         *(_slot_lines(explorer, plan["group_size"]) if explorer else []),
         *([("prompts", _curriculum_line(curriculum))] if curriculum else []),
+        *([("guidance", _guidance_line(plan["guidance"]))] if plan["guidance"] else []),
         ("data", str(plan["train_files"])),
         ("off", ", ".join(plan["off"]) or "nothing"),
         ("output", plan["output"]),
     ]
     return "\n".join(f"  {name:<10} {text}" for name, text in lines)
+
+
+def _guidance_plan(guidance: GuidanceConfig, group_size: int) -> dict[str, Any]:
+    length = guidance.length
+    used = {
+        name: getattr(length, name) for name in sorted(LENGTH_KEYS[length.type]) if getattr(length, name) is not None
+    }
+    return {
+        "sessions": guided_sessions(guidance.alpha, group_size),
+        "group_size": group_size,
+        "length": {"type": length.type, **used},
+        "loss_on_guidance": guidance.loss_on_guidance,
+    }
+
+
+def _guidance_line(guidance: dict[str, Any]) -> str:
+    length = ", ".join(f"{name} {value}" for name, value in guidance["length"].items() if name != "type")
+    loss = "in the loss" if guidance["loss_on_guidance"] else "masked"
+    sessions = f"{guidance['sessions']} of {guidance['group_size']} sessions"
+    return f"{sessions}, {guidance['length']['type']} length ({length}), guidance tokens {loss}"
 
 
 def _curriculum_line(curriculum: dict[str, Any]) -> str:

@@ -125,18 +125,60 @@ class CurriculumConfig:
 
 
 @dataclass(frozen=True)
+class GuidanceLengthConfig:
+    """Tokens of a trace that guided rollouts start from. ``signal``: whose accuracy moves an adaptive length."""
+
+    type: Literal["adaptive", "additive", "constant", "linear", "concave", "stepwise"] = "adaptive"
+    initial: int = limited(3072, at_least=0)
+    max_length: int = limited(3072, at_least=1)
+    min_length: int = limited(1, at_least=0)
+    window: int = limited(2, at_least=1)
+    cadence: Literal["every_step", "every_third"] = "every_step"
+    max_change: float | None = limited(None, above=1)
+    signal: Literal["all", "unguided"] = "all"
+    delta: int = limited(256, at_least=1)
+    power: float = limited(2.0, above=1)
+    gamma: float = limited(0.5, above=0, below=1)
+    every: int = limited(100, at_least=1)
+
+
+@dataclass(frozen=True)
+class GuidanceConfig:
+    """G2RPO-A: the first ``round(alpha * G)`` sessions of a group continue a reasoning trace.
+
+    ``trace`` is the dotted name of the traces' column. ``min_continuation``: response tokens that the model always
+    writes itself. ``missing_trace``: what happens to rows without one.
+    """
+
+    alpha: float = limited(0.25, at_least=0, at_most=1)
+    trace: str = "extra_info.trace"
+    length: GuidanceLengthConfig = field(default_factory=GuidanceLengthConfig)
+    loss_on_guidance: bool = False
+    min_continuation: int = limited(512, at_least=1)
+    stop_before_answer: bool = True
+    missing_trace: Literal["error", "skip_guidance"] = "error"
+
+
+@dataclass(frozen=True)
 class S2LConfig:
     """The whole block. A feature that is None is off."""
 
     explorer: ExplorerConfig | None = None
     kl: KLConfig | None = None
     curriculum: CurriculumConfig | None = None
+    guidance: GuidanceConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
 
     @property
     def anything_on(self) -> bool:
         """Any feature that changes training; ``rollout`` changes none."""
-        return not (self.explorer is None and self.kl is None and self.curriculum is None)
+        features = (self.explorer, self.kl, self.curriculum, self.guidance)
+        return any(feature is not None for feature in features)
+
+    @property
+    def own_sessions(self) -> bool:
+        """Sessions of a group differ in who samples them or what they start from."""
+        return self.explorer is not None or self.guidance is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, ready for YAML or JSON; :func:`s2l_ext.config.parse_s2l` reads them back."""

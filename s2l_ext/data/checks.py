@@ -37,6 +37,9 @@ RESERVED_COLUMNS = frozenset(
         "s2l_source",
         "s2l_explorer_slots",
         "s2l_kl_beta",
+        "s2l_guided_sessions",
+        "s2l_guidance_length",
+        "s2l_prefix_len",
     }
 )
 """verl 0.9.1 passes every column on as a keyword argument of the agent loop and then as a field of the row."""

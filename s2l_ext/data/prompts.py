@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ SHOWN = 3
 
 
 def file_digests(paths: Iterable[str]) -> list[str]:
-    """SHA-256 of each file's content, in order; a file that is not local is known by its address alone."""
-    return [path if "://" in path else _digest(Path(path).expanduser()) for path in paths]
+    """SHA-256 of each file's content, in order; what is no local file is known by its address alone."""
+    return [_digest(file) if (file := Path(path).expanduser()).is_file() else path for path in paths]
 
 
 def _digest(path: Path) -> str:
@@ -62,12 +63,16 @@ class PromptTable:
 
 
 def parquet_table(paths: Sequence[Path]) -> PromptTable:
-    """Rows of the files, one after the other; columns that all of them have."""
+    """Rows of the files, one after the other; as in verl's data set, a column that a file lacks is None there."""
     files = [pq.ParquetFile(path) for path in paths]
-    shared = set.intersection(*(set(file.schema_arrow.names) for file in files))
-    return PromptTable(
-        sorted(shared), lambda name: [value for file in files for value in file.read([name]).column(0).to_pylist()]
-    )
+    names = sorted({name for file in files for name in file.schema_arrow.names})
+    return PromptTable(names, lambda name: [value for file in files for value in _column(file, name)])
+
+
+def _column(file: pq.ParquetFile, name: str) -> list[Any]:
+    if name not in file.schema_arrow.names:
+        return [None] * file.metadata.num_rows
+    return file.read([name]).column(0).to_pylist()
 
 
 def dataset_table(dataset: Any) -> PromptTable:
@@ -141,7 +146,7 @@ def tiers_of(table: PromptTable, column: str, order: Sequence[Any] | None) -> ND
 
 def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDArray[np.int64]:
     if order is None:
-        odd = [value for value in values if isinstance(value, bool) or not isinstance(value, int | float)]
+        odd = [value for value in values if not _is_number(value)]
         if odd:
             raise DataError(
                 f"{key}: {len(odd)} of {len(values)} prompts have a tier that is no number ({_some(odd)}). List all "
@@ -149,13 +154,17 @@ def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDAr
             )
         order = sorted(set(values))
     rank = {tier: position for position, tier in enumerate(order)}
-    unknown = [value for value in values if value not in rank]
+    unknown = [value for value in values if not isinstance(value, Hashable) or value not in rank]
     if unknown:
         raise DataError(
             f"{key}: {len(unknown)} of {len(values)} prompts have a tier that s2l.curriculum.tier_order does not list: "
             f"{_some(unknown)}. Listed: {', '.join(map(str, order))}."
         )
     return np.array([rank[value] for value in values], dtype=np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _some(values: Sequence[Any], limit: int = 10) -> str:
@@ -183,6 +192,8 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
         if name in rates:
             raise DataError(f"{key}={path}: row {number}: prompt_id {name!r} is there twice. Keep one row per prompt.")
         rates[name] = float(rate)
+    if not rates:
+        raise DataError(f"{key}={path}: the file has no rows.")
     return rates
 
 

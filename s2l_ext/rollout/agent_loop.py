@@ -1,7 +1,8 @@
-"""Who samples a session: the learner, or the explorer for the first slots of every group.
+"""What a session is: the explorer's for the first slots of every group, then guided ones, then plain ones.
 
-The plan for a step is made on the driver and travels with the batch as ``s2l_explorer_slots``; workers keep no
-state. Every row leaves with ``s2l_source`` set by the worker that sampled it.
+The plan for a step is made on the driver and travels with the batch as ``s2l_explorer_slots``, ``s2l_guided_sessions``
+and ``s2l_guidance_length``; workers keep no state. Every row leaves with ``s2l_source`` and ``s2l_prefix_len`` set by
+the worker that sampled it.
 """
 
 from __future__ import annotations
@@ -11,27 +12,28 @@ from typing import Any
 
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
-from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.errors import DataError
 from s2l_ext.registration import require_registered
-from s2l_ext.rollout.plan import SLOTS_FIELD, SOURCE_FIELD
+from s2l_ext.rollout.guidance import GuidedClient, guidance_ids, trace_of
+from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD, SOURCE_FIELD
 
 _WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
 
 
 class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
-    """verl's worker; the one change is the client and sampling parameters of explorer sessions."""
+    """verl's worker; the changes are the client and sampling parameters of a session, and the mask of its guidance."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_registered("agent-loop worker")
         super().__init__(*args, **kwargs)
         self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
-        self._as_explorer = self._with_client(self.llm_client.explorer)
+        self._as_explorer = self._with_client(getattr(self.llm_client, "explorer", None))
 
-    def _with_client(self, client: LLMServerClient | None) -> S2LAgentLoopWorker | None:
-        """This worker talking to another model: everything but the client is shared."""
+    def _with_client(self, client: Any) -> S2LAgentLoopWorker | None:
+        """This worker talking through another client: everything else is shared."""
         if client is None:
             return None
         view = copy.copy(self)
@@ -41,23 +43,49 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
     ) -> Any:
-        slots = kwargs.pop(SLOTS_FIELD, 0)
+        slots, guided, length = (kwargs.pop(name, 0) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD))
         explores = not trajectory["validate"] and session_id < slots
-        worker = self._as_explorer if explores else self
+        is_guided = not trajectory["validate"] and slots <= session_id < slots + guided
+        worker = self._as_explorer if explores else self._guided(kwargs, length) if is_guided else self
         if worker is None:
             raise RuntimeError(
                 f"session {session_id} is the explorer's ({slots} slots), but its servers are not running"
             )
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
-        source = EXPLORER if explores else LEARNER
-        return await _WorkerBase._run_agent_loop(
-            worker, params, trajectory, session_id=session_id, **{SOURCE_FIELD: source}, **kwargs
-        )
+        source = {SOURCE_FIELD: EXPLORER if explores else LEARNER}
+        return await _WorkerBase._run_agent_loop(worker, params, trajectory, session_id=session_id, **source, **kwargs)
 
     def _explorer_sampling(self) -> dict[str, Any]:
         explorer = self.s2l.explorer
         assert explorer is not None
         return {"temperature": explorer.temperature, "top_p": explorer.top_p, "top_k": explorer.top_k}
+
+    def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker | None:
+        """This worker for a session that continues the row's trace; itself for a row without one."""
+        guidance = self.s2l.guidance
+        assert guidance is not None
+        trace = trace_of(row, guidance.trace)
+        if trace is None:
+            if guidance.missing_trace == "error":
+                raise DataError(
+                    f"s2l.guidance.trace={guidance.trace}: prompt {row.get('index')} has no trace to start from."
+                )
+            return self
+        budget = self.config.actor_rollout_ref.rollout.response_length
+
+        def choose(prompt_ids: list[int]) -> list[int]:
+            return guidance_ids(trace, self.tokenizer, prompt_ids, length, guidance, budget)
+
+        return self._with_client(GuidedClient(self.llm_client, choose, budget))
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        if self.s2l.guidance is None or validate:
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        placed = getattr(self.llm_client, "placed", None) or []
+        first = output[0] if isinstance(output, list) else output
+        if not self.s2l.guidance.loss_on_guidance:
+            first.response_mask[: len(placed)] = [0] * len(placed)
+        return await super()._agent_loop_postprocess(output, validate, **{PREFIX_FIELD: len(placed)}, **kwargs)
 
 
 class S2LAgentLoopManager(AgentLoopManagerTQ):

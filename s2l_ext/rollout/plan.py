@@ -13,6 +13,9 @@ from verl.workers.rollout.llm_server import LLMServerClient
 SLOTS_FIELD = "s2l_explorer_slots"
 SOURCE_FIELD = "s2l_source"
 KL_BETA_FIELD = "s2l_kl_beta"
+GUIDED_FIELD = "s2l_guided_sessions"
+LENGTH_FIELD = "s2l_guidance_length"
+PREFIX_FIELD = "s2l_prefix_len"
 
 
 class TwoModelClient(LLMServerClient):

@@ -12,24 +12,41 @@ from transfer_queue import KVBatchMeta
 
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.errors import DataError
-from s2l_ext.rollout.plan import SOURCE_FIELD
+from s2l_ext.rollout.plan import PREFIX_FIELD, SOURCE_FIELD
 
 
 @dataclass(frozen=True)
 class Session:
-    """One finished session: its prompt's ``uid``, the verifier's accuracy (None: the reward gave none), its sampler."""
+    """One finished session.
+
+    Attributes:
+        uid: its prompt's.
+        acc: the verifier's accuracy; None if the reward gave none.
+        source: who sampled it.
+        prefix_len: guidance tokens that it started from.
+    """
 
     uid: str
     acc: float | None
     source: str
+    prefix_len: int = 0
+
+    @property
+    def is_learners_own(self) -> bool:
+        """Sampled by the learner from the prompt alone: what a pass rate of the prompt is about."""
+        return self.source == LEARNER and self.prefix_len == 0
 
 
-def sessions_of(batch: KVBatchMeta, with_sources: bool) -> list[Session]:
+def sessions_of(
+    batch: KVBatchMeta, with_sources: bool, with_prefix: bool = False, strict: bool = True
+) -> list[Session]:
     """The step's sessions, each judged by its last output; padding rows left out.
 
     Args:
         batch: keys ``{uid}_{session}_{index}`` and tags of the step's rows.
-        with_sources: rows carry their source (an explorer is on); else all are the learner's.
+        with_sources: rows carry their source; else all are the learner's.
+        with_prefix: rows carry the number of their guidance tokens; else there are none.
+        strict: an accuracy that is no number in [0, 1] is an error; else it counts as none.
 
     Raises:
         DataError: an accuracy that is no number in [0, 1].
@@ -41,19 +58,25 @@ def sessions_of(batch: KVBatchMeta, with_sources: bool) -> list[Session]:
         uid, session, index = key.rsplit("_", 2)
         last[uid, session] = max(last.get((uid, session), (-1, "")), (int(index), key))
     keys = [key for _, key in last.values()]
-    fields = ["extra_fields", SOURCE_FIELD] if with_sources else ["extra_fields"]
+    fields = ["extra_fields", *([SOURCE_FIELD] if with_sources else []), *([PREFIX_FIELD] if with_prefix else [])]
     rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
     sources = list(rows[SOURCE_FIELD]) if with_sources else [LEARNER] * len(keys)
-    found = zip(last, list(rows["extra_fields"]), sources, strict=True)
-    return [Session(uid, _accuracy(extra), source) for (uid, _), extra, source in found]
+    prefixes = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
+    found = zip(last, list(rows["extra_fields"]), sources, prefixes, strict=True)
+    return [Session(uid, _accuracy(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
 
 
-def _accuracy(extra_fields: dict[str, Any]) -> float | None:
-    value = (extra_fields.get("reward_extra_info") or {}).get("acc")
+def _accuracy(extra_fields: dict[str, Any], strict: bool) -> float | None:
+    """What the reward function returned as ``acc``. Where it returned a bare number, verl records ``acc`` and nothing
+    else: that is the reward, shaped or not, and no accuracy."""
+    said = extra_fields.get("reward_extra_info") or {}
+    value = said.get("acc") if set(said) != {"acc"} else None
     if value is None:
         return None
     number = float(value)
     if not math.isfinite(number) or not 0.0 <= number <= 1.0:
+        if not strict:
+            return None
         raise DataError(
             f"the reward function returned acc={value!r}: it must be the verifier's correctness, a number in [0, 1], "
             "not a shaped reward. Return the shaped reward as 'score' and correctness as 'acc'."
@@ -80,10 +103,10 @@ def pass_rates(sessions: list[Session], rows: str) -> dict[str, float]:
     """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out.
 
     Args:
-        rows: ``learner`` counts the learner's sessions, ``all`` every session.
+        rows: ``learner`` counts the learner's sessions without guidance, ``all`` every session.
     """
     by_prompt: dict[str, list[float]] = defaultdict(list)
     for session in sessions:
-        if session.acc is not None and (rows == "all" or session.source == LEARNER):
+        if session.acc is not None and (rows == "all" or session.is_learners_own):
             by_prompt[session.uid].append(session.acc)
     return {uid: math.fsum(values) / len(values) for uid, values in by_prompt.items()}

@@ -16,6 +16,7 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.schema import S2LConfig
 from s2l_ext.errors import ConfigError
 
+ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"
 
 
@@ -28,18 +29,26 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     Raises:
         ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
     """
-    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum))
+    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance))
     if not needing:
         return []
     function, name = _function(cfg, needing)
-    row = _first_row(cfg)
-    if function is None or row is None:
-        return [f"{needing} needs a reward with `acc`, which could not be asked for beforehand."]
+    rows = _rows_to_ask(cfg)
+    if function is None or not rows:
+        return [f"{needing} needs a reward with `acc`, which could not be asked for beforehand; the first step tells."]
+    return [warning for row in rows for warning in _check_answer(needing, function, name, row)]
+
+
+def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
     try:
         answer = _ask(function, row)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return [f"{needing} needs a reward with `acc`; {name} could not be asked with an empty answer ({reason})."]
+        return [
+            f"{needing} needs a reward with `acc`; {name} could not be asked with an empty answer ({reason}); the "
+            "first step tells."
+        ]
+    name = f"{name} (data_source {row.get('data_source')})"
     if not isinstance(answer, dict):
         raise ConfigError(
             f"{needing} needs the verifier's correctness, but {name} returns a bare {type(answer).__name__} "
@@ -57,13 +66,20 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
     """The reward function and what to call it; None when only a reward manager of one's own knows."""
     path = OmegaConf.select(cfg, f"{FUNCTION_KEY}.path")
+    model = cfg.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        raise ConfigError(
+            f"{needing} needs the verifier's correctness with each row, but a reward model that shares the learner's "
+            "GPUs judges later and passes on a score only. Set reward.reward_model.enable_resource_pool=True or "
+            "reward.reward_model.enable=False."
+        )
     if path:
         name = f"{FUNCTION_KEY} {OmegaConf.select(cfg, f'{FUNCTION_KEY}.name')} of {path}"
         try:
             return get_custom_reward_fn(cfg), name
         except Exception as error:
             raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
-    if cfg.reward.reward_model.enable:
+    if model.enable:
         raise ConfigError(
             f"{needing} needs the verifier's correctness, and reward.reward_model gives a score only. "
             f"Set {FUNCTION_KEY}.path and .name to a function that returns score and acc."
@@ -74,13 +90,24 @@ def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
     return get_default_compute_score(manager.name), "verl's default_compute_score"
 
 
-def _first_row(cfg: DictConfig) -> dict[str, Any] | None:
+def _rows_to_ask(cfg: DictConfig) -> list[dict[str, Any]]:
+    """The first row of each data source in local parquet files; verl's default reward depends on the source."""
     files = cfg.data.train_files
-    path = files if isinstance(files, str) else files[0]
-    if "://" in path or not path.endswith(".parquet"):
-        return None
-    batch = next(pq.ParquetFile(Path(path).expanduser()).iter_batches(batch_size=1), None)
-    return batch.to_pylist()[0] if batch is not None and batch.num_rows else None
+    paths = [Path(path).expanduser() for path in ([files] if isinstance(files, str) else files) if "://" not in path]
+    rows: dict[Any, dict[str, Any]] = {}
+    for path in paths:
+        if path.suffix == ".parquet" and path.is_file():
+            for row in _first_by_source(pq.ParquetFile(path)):
+                rows.setdefault(row.get("data_source"), row)
+    return list(rows.values())
+
+
+def _first_by_source(file: pq.ParquetFile) -> list[dict[str, Any]]:
+    wanted = [name for name in ROW_COLUMNS if name in file.schema_arrow.names]
+    sources = file.read(["data_source"]).column(0).to_pylist() if "data_source" in wanted else [None]
+    firsts = {source: position for position, source in reversed(list(enumerate(sources)))}
+    table = file.read(wanted)
+    return [table.slice(position, 1).to_pylist()[0] for position in firsts.values() if position < table.num_rows]
 
 
 def _ask(function: Any, row: dict[str, Any]) -> Any:

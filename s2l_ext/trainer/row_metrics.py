@@ -13,6 +13,7 @@ from transfer_queue import KVBatchMeta
 from s2l_ext.algorithms.grouping import source_statistics
 from s2l_ext.algorithms.sources import EXPLORER, SOURCES
 from s2l_ext.errors import S2LError
+from s2l_ext.rollout.plan import PREFIX_FIELD
 from s2l_ext.trainer.actor_worker import SUM_PREFIX
 
 logger = logging.getLogger(__name__)
@@ -23,22 +24,27 @@ SUMS = {"ratio": "ppo_ratio_mean", "clipped": "ppo_clip_fraction", "weight": "ap
 """Sums that the workers report -> the mean over tokens that they become."""
 
 
-def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool) -> dict[str, float]:
+def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool, with_prefix: bool = False) -> dict[str, float]:
     """Reward, length, advantage, tokens, seconds and sampler ratio by source; padding rows left out.
 
     Args:
         batch: keys and tags of the step's rows in the TransferQueue.
         with_behaviour: whether the sampler's own log-probabilities were recorded (``calculate_log_probs``).
+        with_prefix: rows carry the number of their guidance tokens.
     """
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     fields = [*ROW_FIELDS, BEHAVIOUR_FIELD] if with_behaviour else ROW_FIELDS
-    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    wanted = [*fields, PREFIX_FIELD] if with_prefix else fields
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=wanted)
+    prefix_B = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
+    lengths_B = rows["response_mask"].offsets().diff()
     source = np.array(list(rows["s2l_source"]), dtype=object)
     extra = list(rows["extra_fields"])
     seconds = [row["generate_sequences"] for row in rows["metrics"]]
     rows = rows.select("rm_scores", "response_mask", "advantages", "old_log_probs", *fields[len(ROW_FIELDS) :])
     padded = rows.to_padded_tensor()
     mask_B_T = padded["response_mask"].float()
+    prefix_B_T = torch.arange(mask_B_T.shape[1])[None, :] < torch.tensor(prefix_B)[:, None]
     metrics = source_statistics(
         source=source,
         reward=padded["rm_scores"].sum(dim=1).numpy(),
@@ -47,10 +53,30 @@ def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool) -> dict[str, fl
         advantage=_masked_mean(padded["advantages"], mask_B_T).numpy(),
         gen_seconds=np.array(seconds),
         log_ratio_B_T=(padded["old_log_probs"] - padded[BEHAVIOUR_FIELD]).numpy() if with_behaviour else None,
-        mask_B_T=mask_B_T.numpy(),
+        mask_B_T=(mask_B_T * ~prefix_B_T).numpy(),
     )
-    metrics["s2l/explorer/share"] = float(np.mean(source == EXPLORER))
-    return metrics
+    if with_prefix:
+        metrics.update(prefix_metrics(mask_B_T, prefix_B_T, lengths_B))
+    return metrics | {"s2l/explorer/share": float(np.mean(source == EXPLORER))}
+
+
+def prefix_metrics(mask_B_T: torch.Tensor, prefix_B_T: torch.Tensor, lengths_B: torch.Tensor) -> dict[str, float]:
+    """Guidance and continuation tokens of guided rows, and how many of each the loss reads.
+
+    Args:
+        mask_B_T: (B, T) 1 on tokens that the loss reads.
+        prefix_B_T: (B, T) true on guidance tokens.
+        lengths_B: (B,) response tokens of each row, guidance included.
+    """
+    is_token_B_T = torch.arange(mask_B_T.shape[1])[None, :] < lengths_B[:, None]
+    continuation_B_T = is_token_B_T & ~prefix_B_T & prefix_B_T.any(dim=1)[:, None]
+    counts = {
+        "prefix_tokens": prefix_B_T.sum(),
+        "prefix_tokens_in_loss": (mask_B_T * prefix_B_T).sum(),
+        "continuation_tokens": continuation_B_T.sum(),
+        "continuation_tokens_in_loss": (mask_B_T * continuation_B_T).sum(),
+    }
+    return {f"s2l/guidance/{name}": float(count) for name, count in counts.items()}
 
 
 def require_explorer_rows(batch: KVBatchMeta, slots: int) -> dict[str, float]:

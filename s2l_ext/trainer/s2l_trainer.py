@@ -19,18 +19,20 @@ from s2l_ext import state
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
-from s2l_ext.preflight import check_inputs, check_pool
+from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
-from s2l_ext.rollout.plan import SLOTS_FIELD, TwoModelClient
+from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, TwoModelClient
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, sessions_of
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog, StepFile
-from s2l_ext.trainer.sampler import build_sampler, replace_sampler
+from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
 from s2l_ext.trainer.step_prompts import StepPrompts
 
@@ -39,10 +41,11 @@ logger = logging.getLogger(__name__)
 
 @register_trainer(TRAINER_NAME)
 class S2LTrainer(PPOTrainerSync):
-    """S2L-PO and EXPO on top of GRPO, each in its own block of ``s2l:`` and all of them together.
+    """S2L-PO, EXPO and G2RPO-A on top of GRPO, each in its own block of ``s2l:`` and all of them together.
 
-    ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``kl``: the
-    coefficient of the KL term is chosen for each step. ``curriculum``: the step's prompts are drawn by pass rate.
+    ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``guidance``: the
+    next ``round(alpha G)`` continue a reasoning trace. ``kl``: the coefficient of the KL term is chosen for each step.
+    ``curriculum``: the step's prompts are drawn by pass rate.
     State kept: controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
     With every feature off each override hands straight on to verl.
     """
@@ -58,6 +61,7 @@ class S2LTrainer(PPOTrainerSync):
             for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
                 logger.warning(warning)
         self.resumed = state.resume_state(self.s2l, config)
+        check_warm_start(config, self.s2l, self.resumed)
         self.settings = state.fingerprint(self.s2l, config)
         _adapt(config, self.s2l)
         self.explorer_servers: ExplorerServers | None = None
@@ -69,7 +73,9 @@ class S2LTrainer(PPOTrainerSync):
         if self.step_kl and "kl" in self.resumed:
             self.step_kl.load_state_dict(self.resumed["kl"])
         self.prompts: StepPrompts | None = None
+        self.guidance: StepGuidance | None = None
         self.sessions: list[Session] = []
+        self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
 
     # ---- start-up -------------------------------------------------------------------------------------------
 
@@ -81,11 +87,15 @@ class S2LTrainer(PPOTrainerSync):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
+        if self.s2l.guidance:
+            group_size = self.config.actor_rollout_ref.rollout.n
+            self.guidance = StepGuidance(self.s2l.guidance, group_size, self.total_training_steps)
+            if "guidance" in self.resumed:
+                self.guidance.load_state_dict(self.resumed["guidance"])
         if self.s2l.curriculum is None:
             return
-        sampler = build_sampler(self.s2l.curriculum, self.config, self.train_dataset)
-        if "curriculum" in self.resumed:
-            sampler.load_controller_state(self.resumed["curriculum"])
+        saved = self.resumed.get("curriculum")
+        sampler = resumed_sampler(self.s2l.curriculum, self.config, self.train_dataset, saved)
         self.prompts = StepPrompts(self.s2l.curriculum, sampler)
         self.train_dataloader = replace_sampler(self, sampler)
 
@@ -93,16 +103,16 @@ class S2LTrainer(PPOTrainerSync):
         super()._init_resource_pool_mgr()
         if self.explorer:
             check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
-        if self.explorer or self.step_kl:
+        if self.s2l.own_sessions or self.step_kl:
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote(S2LActorWorker)
 
     def _setup(self) -> None:
         super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
-        self.run_log = RunLog(folder, resumed_step=self.global_steps)
-        if self.prompts:
-            self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=self.global_steps)
+        keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
+        self.run_log = RunLog(folder, resumed_step=keep)
+        self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         if self.explorer and self._slots(self.global_steps + 1) > 0:
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
             self.explorer_gpus_held = self.explorer.n_gpus
@@ -122,8 +132,12 @@ class S2LTrainer(PPOTrainerSync):
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         batch = super()._next_train_batch(num_prompts)
+        slots = self._slots(self.global_steps)
         if self.explorer:
-            tu.assign_non_tensor_data(batch, SLOTS_FIELD, self._slots(self.global_steps))
+            tu.assign_non_tensor_data(batch, SLOTS_FIELD, slots)
+        if self.guidance:
+            tu.assign_non_tensor_data(batch, GUIDED_FIELD, self.guidance.sessions(slots))
+            tu.assign_non_tensor_data(batch, LENGTH_FIELD, self.guidance.length(self.global_steps))
         if self.explorer_servers:
             self.explorer_servers.set_step(self.global_steps - 1)
         if self.prompts:
@@ -140,10 +154,13 @@ class S2LTrainer(PPOTrainerSync):
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        if self.prompts or self.step_kl:
-            self.sessions = sessions_of(batch, with_sources=self.explorer is not None)
+        if self.prompts or self.step_kl or self.guidance:
+            needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance))
+            self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
         if self.prompts:
             self.prompts.observe(self.sessions)
+        if self.guidance:
+            self.guidance.observe(self.global_steps, self.sessions)
         if not self.explorer:
             return super()._compute_advantage(batch, metrics)
         metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
@@ -161,10 +178,12 @@ class S2LTrainer(PPOTrainerSync):
         if self.step_kl:
             self.step_kl.send(batch, self.sessions)
         batch = super()._update_actor(batch, metrics)
+        self.updated = (batch, metrics)
         if self.step_kl:
             self.step_kl.receive(metrics)
-        if self.explorer:
-            metrics.update(finish_ratio_sums(metrics, weights_expected=self.explorer.correction == "truncated_is"))
+        if self.s2l.own_sessions:
+            weighted = self.explorer is not None and self.explorer.correction == "truncated_is"
+            metrics.update(finish_ratio_sums(metrics, weights_expected=weighted))
         return batch
 
     def on_step_end(self) -> None:
@@ -179,17 +198,26 @@ class S2LTrainer(PPOTrainerSync):
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        metrics.update(self._own_metrics(batch, global_steps))
+        if self.prompts:
+            self.prompt_log.write(global_steps, self.prompts.line())
+        self.run_log.append(global_steps, metrics)
+
+    def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
         if self.explorer:
-            metrics["s2l/explorer/slots"] = self._slots(global_steps)
+            metrics["s2l/explorer/slots"] = self._slots(step)
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
+        if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
-            metrics.update(row_source_metrics(batch, with_behaviour))
+            metrics.update(row_source_metrics(batch, with_behaviour, self.guidance is not None))
+        if self.guidance:
+            metrics.update(self.guidance.metrics())
         if self.step_kl:
             metrics.update(self.step_kl.metrics())
         if self.prompts:
             metrics.update(self.prompts.metrics())
-            self.prompt_log.write(global_steps, self.prompts.line())
-        self.run_log.append(global_steps, metrics)
+        return metrics
 
     def _validate(self) -> dict[str, float]:
         metrics = super()._validate()
@@ -203,12 +231,24 @@ class S2LTrainer(PPOTrainerSync):
         if self.settings is not None:
             folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
             state.save_state(folder, self.settings, self._controllers())
+            self._hold_lines()
         super()._save_checkpoint()
+
+    def _hold_lines(self) -> None:
+        """verl computes metrics after the checkpoint and after validation; a kill in between must not lose the step."""
+        if self.updated is None:  # critic warm-up: no update yet
+            return
+        batch, metrics = self.updated
+        self.run_log.hold_metrics(self.global_steps, metrics | self._own_metrics(batch, self.global_steps))
+        if self.prompts:
+            self.prompt_log.hold(self.global_steps, self.prompts.line())
 
     def _controllers(self) -> dict[str, dict[str, Any]]:
         controllers = {}
         if self.step_kl:
             controllers["kl"] = self.step_kl.state_dict()
+        if self.guidance:
+            controllers["guidance"] = self.guidance.state_dict()
         if self.prompts:
             controllers["curriculum"] = self.prompts.sampler.controller_state()
         return controllers
@@ -225,7 +265,7 @@ def _adapt(config: DictConfig, s2l: S2LConfig) -> None:
     """Base class behaviour hangs on ``trainer_mode == "sync"``: any other name is taken for asynchronous."""
     with open_dict(config):
         config.trainer.v1.trainer_mode = "sync"
-        if s2l.explorer:
+        if s2l.own_sessions:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
         if s2l.kl:
             config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta

@@ -6,6 +6,7 @@ checkpoint is written between steps and the loader does not fetch ahead.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from s2l_ext.data.prompts import (
     tiers_of,
 )
 from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.state import check_saveable
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +70,11 @@ class CurriculumSampler(Sampler[int]):
         return self.drawn
 
     def _check(self, drawn: np.ndarray) -> None:
+        if drawn.dtype.kind not in "iu":
+            raise ConfigError(
+                f"s2l.curriculum: {type(self.curriculum).__name__}.draw({self.step_size}, rng) gave {drawn.dtype}; it "
+                "must give whole numbers, positions in the data set."
+            )
         distinct = np.unique(drawn)
         in_range = distinct.size and distinct[0] >= 0 and distinct[-1] < self.num_prompts
         if drawn.shape != (self.step_size,) or distinct.size != self.step_size or not in_range:
@@ -126,6 +133,27 @@ class _Prompts(Iterator[int]):
 # ---- construction -------------------------------------------------------------------------------------------------
 
 
+def resumed_sampler(
+    config: CurriculumConfig, cfg: DictConfig, dataset: Any, saved: dict[str, Any] | None
+) -> CurriculumSampler:
+    """The sampler of a run that continues ``saved``, or of a fresh one if that is None.
+
+    Raises:
+        StateMismatch: the saved state does not fit, and ``on_mismatch`` is ``error``.
+    """
+    if saved is None:
+        return build_sampler(config, cfg, dataset)
+    sampler = build_sampler(dataclasses.replace(config, warm_start=None), cfg, dataset)
+    try:
+        sampler.load_controller_state(saved)
+    except StateMismatch as error:
+        if config.on_mismatch == "error":
+            raise
+        logger.warning("%s The curriculum starts afresh.", error)
+        return build_sampler(config, cfg, dataset)
+    return sampler
+
+
 def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
     """The sampler of a fresh run.
 
@@ -138,7 +166,9 @@ def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Cu
     curriculum = build_curriculum(config, cfg, dataset)
     if config.warm_start is not None:
         _warm_start(curriculum, config, cfg, dataset)
-    return CurriculumSampler(curriculum, len(dataset), step_size, cfg.data.get("seed"))
+    sampler = CurriculumSampler(curriculum, len(dataset), step_size, cfg.data.get("seed"))
+    check_saveable({"curriculum": sampler.controller_state()})
+    return sampler
 
 
 def build_curriculum(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Curriculum:
@@ -159,11 +189,11 @@ def _own_curriculum(config: CurriculumConfig, dataset: Any) -> Curriculum:
     """One's own class, called with ``num_prompts``, the options, and ``dataset`` if it has a parameter of that name."""
     kind = resolve(config.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
     arguments = {"num_prompts": len(dataset), **config.options}
-    if "dataset" in inspect.signature(kind).parameters:
-        arguments["dataset"] = dataset
     try:
+        if "dataset" in inspect.signature(kind).parameters:
+            arguments["dataset"] = dataset
         curriculum = kind(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(
             f"s2l.curriculum.type={config.type} cannot be built with {', '.join(arguments)}: {error}. Its arguments "
             "come from s2l.curriculum.options."

@@ -1,6 +1,7 @@
 """EXPO's glue on verl's own loss, torchdata's own loader and verl's own data types."""
 
 import json
+import logging
 import types
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from s2l_ext.rollout.plan import KL_BETA_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session
-from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler
+from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import StepPrompts
 
 pytestmark = pytest.mark.contract
@@ -229,6 +230,47 @@ def test_own_class_that_cannot_be_built_or_lacks_methods_is_refused() -> None:
         own("Rarest", nonsense=1)
     with pytest.raises(ConfigError, match="lacks update, state_dict, load_state_dict"):
         own("Incomplete")
+
+
+def test_draws_that_are_no_whole_numbers_are_refused() -> None:
+    sampler = own("Rarest")
+    sampler.curriculum.draw = lambda n, rng: np.arange(n) + 0.5
+    with pytest.raises(ConfigError, match="gave float64; it must give whole numbers"):
+        sampler.draw_step()
+
+
+class Unsaveable(Rarest):
+    def state_dict(self):
+        return {"seen": object()}
+
+
+def test_state_that_cannot_be_saved_is_refused_before_training() -> None:
+    with pytest.raises(StateMismatch, match="cannot be saved"):
+        own("Unsaveable")
+
+
+def test_something_that_is_no_class_is_refused() -> None:
+    config = CurriculumConfig(type="collections:abc")
+    with pytest.raises(ConfigError, match="cannot be built"):
+        build_sampler(config, compose_config("expo/toy", []), range(50))
+
+
+def test_state_that_does_not_fit_is_refused_or_reset(caplog, monkeypatch) -> None:
+    """The same files, but other rows after verl's filters."""
+    monkeypatch.setattr(logging.getLogger("s2l_ext"), "propagate", True)
+    cfg = compose_config("expo/toy", [])
+    saved = build_sampler(CurriculumConfig(), cfg, range(60)).controller_state()
+    with pytest.raises(StateMismatch, match="on_mismatch=reset"):
+        resumed_sampler(CurriculumConfig(), cfg, range(50), saved)
+    fresh = resumed_sampler(CurriculumConfig(on_mismatch="reset"), cfg, range(50), saved)
+    assert fresh.draw_step() == build_sampler(CurriculumConfig(), cfg, range(50)).draw_step()
+    assert "starts afresh" in caplog.text
+
+
+def test_resumed_run_does_not_read_the_warm_start() -> None:
+    cfg = compose_config("expo/toy", [])
+    saved = build_sampler(CurriculumConfig(), cfg, range(50)).controller_state()
+    resumed_sampler(CurriculumConfig(warm_start="gone.jsonl"), cfg, range(50), saved)
 
 
 def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:

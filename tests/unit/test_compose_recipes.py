@@ -44,7 +44,8 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     s2l = parse_s2l(cfg.s2l)
     assert check_against_verl(s2l, cfg) == []
     assert (s2l.explorer is not None) == name.startswith(("s2l_po/", "combined/"))
-    assert (s2l.kl is not None) == name.startswith(("expo/", "combined/"))
+    assert (s2l.kl is not None) == ("expo" in name)
+    assert (s2l.guidance is not None) == ("g2rpo_a" in name)
     device = cfg.trainer.device
     _ask_verl(cfg)
     if device == "cpu":

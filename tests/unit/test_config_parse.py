@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from s2l_ext import errors
 from s2l_ext.config import ExplorerConfig, RolloutOptions, S2LConfig, parse_s2l
 from s2l_ext.config.parse import valid_keys
-from s2l_ext.config.schema import CurriculumConfig, KLConfig
+from s2l_ext.config.schema import CurriculumConfig, GuidanceConfig, GuidanceLengthConfig, KLConfig
 from s2l_ext.errors import ConfigError
 
 
@@ -160,7 +160,8 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line():
 def test_valid_keys_cover_nested_blocks():
     keys = set(valid_keys())
     assert {"s2l.explorer", "s2l.explorer.is_cap", "s2l.rollout.poll_interval_s"} <= keys
-    blocks = (S2LConfig, ExplorerConfig, KLConfig, CurriculumConfig, RolloutOptions)
+    guidance = (GuidanceConfig, GuidanceLengthConfig)
+    blocks = (S2LConfig, ExplorerConfig, KLConfig, CurriculumConfig, RolloutOptions, *guidance)
     assert len(keys) == sum(len(dataclasses.fields(block)) for block in blocks)
 
 

@@ -22,7 +22,7 @@ def test_plan_holds_models_placement_and_slots():
     assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
     assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
     assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 16)
-    assert (plan["output"], plan["off"]) == ("out", ["kl", "curriculum"])
+    assert (plan["output"], plan["off"]) == ("out", ["kl", "curriculum", "guidance"])
 
 
 def test_text_shows_what_the_reader_must_know():
@@ -35,7 +35,7 @@ def test_text_shows_what_the_reader_must_know():
 
 def test_a_run_without_the_explorer_says_so():
     plan = plan_of(recipe="grpo/toy")
-    assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum"]
+    assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum", "guidance"]
     assert "explorer   off" in render(plan) and "slots" not in render(plan)
 
 
@@ -45,6 +45,13 @@ def test_expo_says_its_range_of_beta_and_its_curriculum():
     settings = {"type": "gaussian", "center": 0.5, "sigma": 0.35, "ema": 0.9, "rows": "learner", "warm_start": None}
     assert plan["curriculum"] == settings
     assert "prompts    gaussian, center 0.5, ema 0.9, rows learner, sigma 0.35" in render(plan)
+
+
+def test_guidance_in_words():
+    plan = plan_of(recipe="g2rpo_a/toy")
+    assert (plan["guidance"]["sessions"], plan["guidance"]["length"]["initial"]) == (4, 44)
+    line = "4 of 8 sessions, adaptive length (cadence every_step, initial 44, max_length 48, min_length 1, signal all, "
+    assert line + "window 2), guidance tokens masked" in render(plan)
 
 
 def test_kl_in_words():

@@ -205,6 +205,39 @@ def test_a_random_subset_needs_a_seed(composed) -> None:
     assert "data.seed" in refused(composed, data__seed=None)
 
 
+def test_the_first_rows_need_no_seed(composed) -> None:
+    assert check(composed, data__seed=None, data__shuffle=False, s2l__curriculum__type="file_order") == []
+
+
+def test_split_steps_and_distillation_are_refused(composed) -> None:
+    assert "parameter_sync_step=2" in refused(composed, trainer__v1__sync__parameter_sync_step=2)
+    assert "distillation.enabled" in refused(composed, distillation__enabled=True)
+
+
+def test_target_in_other_units_and_own_replay_buffers_are_warned_of(composed) -> None:
+    settings = {"s2l__kl__type": "adaptive_target", "s2l__kl__target": 0.1}
+    assert (
+        "not a mean over tokens" in check(composed, actor_rollout_ref__actor__loss_agg_mode="seq-mean", **settings)[0]
+    )
+    assert "must hand on the prompts" in check(composed, trainer__v1__sampler__custom_sampler__name="Mine")[0]
+
+
+def test_ones_own_rho_that_raises_is_refused_in_words(composed) -> None:
+    assert "cannot be called with an accuracy (ValueError" in refused(composed, s2l__kl__rho="math:log")
+
+
+def test_curriculum_by_entry_point(composed, monkeypatch) -> None:
+    from importlib.metadata import EntryPoint
+
+    from s2l_ext.config import resolve as module
+
+    point = EntryPoint("mine", f"{HERE}:Mine", "s2l.curricula")
+    monkeypatch.setattr(module, "entry_points", lambda group: [point] if group == "s2l.curricula" else [])
+    assert check(composed, s2l__curriculum__type="mine") == []
+    assert module.resolve("mine", "key", (), "s2l.curricula") is Mine
+    assert "mine" in refused(composed, s2l__curriculum__type="none_such")
+
+
 def test_who_needs_accuracy() -> None:
     assert needs_accuracy(KLConfig(), CurriculumConfig()) == ["s2l.kl.type=accuracy", "s2l.curriculum.type=gaussian"]
     assert needs_accuracy(KLConfig(type="constant"), CurriculumConfig(type="uniform")) == []

@@ -11,14 +11,16 @@ from s2l_ext.trainer.outcomes import Session, batch_accuracy, pass_rates, sessio
 
 
 def row(acc: object) -> dict:
-    return {"reward_extra_info": {"acc": acc} if acc is not None else {}}
+    return {"reward_extra_info": {"score": 0.0, **({"acc": acc} if acc is not None else {})}}
 
 
 @pytest.fixture
 def read(monkeypatch):
     """``read({key: (acc, source)}, padding=[keys])`` -> sessions."""
 
-    def run(rows: dict[str, tuple], padding: tuple[str, ...] = (), with_sources: bool = True) -> list[Session]:
+    def run(
+        rows: dict[str, tuple], padding: tuple[str, ...] = (), with_sources: bool = True, strict: bool = True
+    ) -> list[Session]:
         def get(keys, partition_id, select_fields):
             assert partition_id == "train"
             found = {"extra_fields": [row(rows[key][0]) for key in keys]}
@@ -28,7 +30,7 @@ def read(monkeypatch):
 
         monkeypatch.setattr(outcomes.tq, "kv_batch_get", get)
         tags = [{"is_padding": key in padding} for key in rows]
-        return sessions_of(KVBatchMeta(partition_id="train", keys=list(rows), tags=tags), with_sources)
+        return sessions_of(KVBatchMeta(partition_id="train", keys=list(rows), tags=tags), with_sources, strict=strict)
 
     return run
 
@@ -55,6 +57,18 @@ def test_tenth_session_and_output_sort_as_numbers(read) -> None:
 def test_accuracy_out_of_range_is_refused_with_the_value(read, value: float) -> None:
     with pytest.raises(DataError, match=f"acc={value!r}: .*Return the shaped reward as 'score'"):
         read({"u_0_0": (value, "learner")})
+
+
+def test_where_accuracy_does_not_count_a_strange_one_is_none(read) -> None:
+    assert read({"u_0_0": (-1.0, "learner")}, strict=False)[0].acc is None
+
+
+def test_a_bare_reward_is_no_accuracy(monkeypatch) -> None:
+    """verl records it as ``acc`` and nothing else."""
+    rows = {"extra_fields": [{"reward_extra_info": {"acc": 0.3}}]}
+    monkeypatch.setattr(outcomes.tq, "kv_batch_get", lambda keys, partition_id, select_fields: rows)
+    batch = KVBatchMeta(partition_id="train", keys=["u_0_0"], tags=[{}])
+    assert sessions_of(batch, with_sources=False)[0].acc is None
 
 
 def test_batch_accuracy_is_over_all_sessions_whoever_sampled() -> None:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
-from s2l_ext.preflight import check_pool, preflight
+from s2l_ext.preflight import check_pool, check_warm_start, preflight
 
 TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]
 
@@ -235,8 +235,10 @@ def test_unknown_tiers_are_listed(world):
 def test_warm_start_of_other_prompts_is_refused(world):
     rates = world / "rates.jsonl"
     rates.write_text("".join(json.dumps({"prompt_id": f"p{n}", "pass_rate": 0.5}) + "\n" for n in range(4)))
+    cfg = composed("s2l.explorer=null", f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}")
     with pytest.raises(DataError, match="4 of 4 prompt ids are not in the training data, first: p0, p1, p2"):
-        with_curriculum(f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}")
+        check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+    check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=("curriculum",))
     write_rows(world / "train.parquet", 32, extra_info={"id": "p1"})
     rates.write_text(json.dumps({"prompt_id": "p1", "pass_rate": 0.5}))
-    assert with_curriculum(f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}") == []
+    check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())

@@ -62,7 +62,8 @@ def test_files_are_read_one_after_the_other(tmp_path) -> None:
     for name, values in (("a", [1, 2]), ("b", [3])):
         pq.write_table(pa.table({"tier": values, f"only_{name}": values}), tmp_path / f"{name}.parquet")
     both = parquet_table([tmp_path / "a.parquet", tmp_path / "b.parquet"])
-    assert both.names == ["tier"] and both.read("tier") == [1, 2, 3]
+    assert both.names == ["only_a", "only_b", "tier"] and both.read("tier") == [1, 2, 3]
+    assert both.read("only_b") == [None, None, 3], "as in verl's data set"
 
 
 def test_data_set_of_ones_own_without_columns_is_refused_by_name() -> None:
@@ -98,7 +99,12 @@ def test_unknown_tiers_are_listed() -> None:
         tiers_of(table(tier=["odd", "easy", "hard"]), "tier", ["easy"])
 
 
-@pytest.mark.parametrize("bad", ["easy", None, True])
+def test_tiers_of_mixed_kinds_are_listed_and_not_a_traceback() -> None:
+    with pytest.raises(DataError, match="1 of 2 prompts"):
+        tiers_of(table(tier=["easy", ["hard"]]), "tier", ["easy"])
+
+
+@pytest.mark.parametrize("bad", ["easy", None, True, float("nan")])
 def test_tiers_that_are_no_numbers_need_an_order(bad: object) -> None:
     with pytest.raises(DataError, match=f"1 of 2 prompts have a tier that is no number .{bad!r}.*tier_order"):
         tiers_of(table(tier=[1, bad]), "tier", None)
@@ -159,6 +165,9 @@ def test_bad_rows_are_named(tmp_path, rows: list[dict], words: str) -> None:
 def test_missing_or_broken_file_is_named(tmp_path) -> None:
     with pytest.raises(DataError, match=r"s2l.curriculum.warm_start=.*gone.jsonl: no such file"):
         read_pass_rates(str(tmp_path / "gone.jsonl"))
+    (tmp_path / "empty.jsonl").write_text("")
+    with pytest.raises(DataError, match="empty.jsonl: the file has no rows"):
+        read_pass_rates(str(tmp_path / "empty.jsonl"))
     (tmp_path / "torn.jsonl").write_text('{"prompt_id": "a", "pass')
     with pytest.raises(DataError, match="torn.jsonl: cannot be read as rows"):
         read_pass_rates(str(tmp_path / "torn.jsonl"))
@@ -173,7 +182,7 @@ def test_digest_follows_content_and_order_not_names(tmp_path) -> None:
     a, b, copy = file_digests([str(tmp_path / name) for name in ("a", "b", "copy")])
     assert a == copy != b
     assert a == "6b86b273ff34fce19d6b804eff5a3f5747ada4eaa22f1d49c01e52ddb7875b4b"
-    assert file_digests(["s3://bucket/x.parquet"]) == ["s3://bucket/x.parquet"]
+    assert file_digests(["s3://bucket/x.parquet", "openai/gsm8k"]) == ["s3://bucket/x.parquet", "openai/gsm8k"]
 
 
 def test_too_few_prompts_for_a_step() -> None:

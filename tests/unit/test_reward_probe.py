@@ -15,6 +15,7 @@ BODIES = {
     "bare": "return 0.5",
     "no_acc": "return {'score': 0.5, 'format': 1}",
     "none_acc": "return {'score': 0.5, 'acc': None}",
+    "by_source": "return {'score': 1, 'acc': 1.0} if data_source == 'mine' else 0.3",
     "crash": "raise ValueError('needs a server')",
     "row": "assert (data_source, ground_truth, solution_str) == ('mine', '4', '')\n    return {'acc': 1.0, 'score': 1}",
 }
@@ -53,7 +54,9 @@ def test_it_is_asked_with_a_row_of_the_data(asked) -> None:
 
 @pytest.mark.parametrize("async_", [False, True])
 def test_a_bare_number_is_refused(asked, async_: bool) -> None:
-    with pytest.raises(ConfigError, match=r"s2l.kl.type=accuracy and .*f of .*bare.py returns a bare float \(0.5\)"):
+    with pytest.raises(
+        ConfigError, match=r"s2l.kl.type=accuracy and .*bare.py .data_source mine. returns a bare float \(0.5\)"
+    ):
         asked("bare", async_)
 
 
@@ -77,8 +80,20 @@ def test_a_function_that_is_not_there_is_refused(asked) -> None:
 
 
 def test_a_reward_model_alone_is_refused(asked) -> None:
+    pool = {"reward__reward_model__enable": True, "reward__reward_model__enable_resource_pool": True}
     with pytest.raises(ConfigError, match="reward.reward_model gives a score only"):
-        asked("good", reward__custom_reward_function__path=None, reward__reward_model__enable=True)
+        asked("good", reward__custom_reward_function__path=None, **pool)
+    with pytest.raises(ConfigError, match="enable_resource_pool=True"):
+        asked("good", reward__reward_model__enable=True)
+
+
+def test_every_data_source_is_asked(asked, tmp_path) -> None:
+    """One of them answers with a bare number."""
+    rows = [{"data_source": name, "prompt": [], "reward_model": {"ground_truth": "4"}} for name in ("mine", "theirs")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "second.parquet")
+    files = [str(tmp_path / "train.parquet"), str(tmp_path / "second.parquet")]
+    with pytest.raises(ConfigError, match="data_source theirs. returns a bare float"):
+        asked("by_source", data__train_files=files)
 
 
 def test_verls_own_reward_that_returns_a_number_is_refused(asked) -> None:

@@ -1,5 +1,7 @@
 """Arrays in a checkpoint, and a curriculum that belongs to other data."""
 
+import logging
+
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -9,6 +11,12 @@ from s2l_ext.config import parse_s2l
 from s2l_ext.errors import StateMismatch
 
 RATES = np.array([0.1, 0.5, 1.0])
+
+
+@pytest.fixture(autouse=True)
+def visible_warnings(monkeypatch) -> None:
+    """A trainer that an earlier test built has sent this package's log lines where verl's go."""
+    monkeypatch.setattr(logging.getLogger("s2l_ext"), "propagate", True)
 
 
 @pytest.fixture
@@ -129,3 +137,24 @@ def test_warm_start_file_may_be_gone_on_resume(run) -> None:
 def test_state_that_cannot_be_saved_names_what_may(tmp_path) -> None:
     with pytest.raises(StateMismatch, match=r"state_dict\(\) may hold numbers"):
         state.save_state(tmp_path, {}, {"curriculum": {"x": object()}})
+    with pytest.raises(StateMismatch, match="curriculum.x is an array of Python objects"):
+        state.save_state(tmp_path, {}, {"curriculum": {"x": np.array([{}], dtype=object)}})
+
+
+def test_numpy_numbers_are_numbers(tmp_path) -> None:
+    state.save_state(tmp_path, {}, {"curriculum": {"seen": np.int64(3), "share": np.float32(0.5)}})
+    assert state.load_state(tmp_path, {}) == {"curriculum": {"seen": 3, "share": 0.5}}
+
+
+def test_options_with_number_keys_resume(run) -> None:
+    folder, _, config = run
+    s2l = parse_s2l({"curriculum": {"type": "os:getcwd", "options": {"w": {0: 1.0}}}})
+    save(folder, s2l, config)
+    assert "curriculum" in state.resume_state(s2l, config)
+
+
+def test_turning_the_curriculum_off_does_not_advise_a_reset(run) -> None:
+    _, _, config = run
+    with pytest.raises(StateMismatch) as refusal:
+        state.resume_state(parse_s2l({"kl": {"type": "constant"}}), config)
+    assert "on_mismatch" not in str(refusal.value)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from s2l_ext import state
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.trainer.run_log import RunLog
+from s2l_ext.trainer.run_log import RunLog, StepFile
 
 
 def config(folder, resume_mode="auto", n=16):
@@ -127,6 +127,45 @@ def test_run_log_keeps_checkpointed_steps_and_drops_those_that_repeat(tmp_path) 
         log.append(step, {"loss": 0.5})
     RunLog(tmp_path, resumed_step=2).append(3, {"loss": 0.25})
     assert steps(tmp_path) == [1, 2, 3]
+    dropped = (tmp_path / "metrics.dropped.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in dropped] == [3, 4], "an earlier step may have been resumed by hand"
+
+
+def test_evaluation_alone_leaves_the_log(tmp_path) -> None:
+    log = RunLog(tmp_path, resumed_step=0)
+    for step in (1, 2, 3):
+        log.append(step, {"loss": 0.5})
+    RunLog(tmp_path, resumed_step=None).append(1, {"val": 0.9})
+    assert steps(tmp_path) == [1, 2, 3, 1]
+
+
+def test_a_step_killed_between_checkpoint_and_its_line_is_not_lost(tmp_path) -> None:
+    log = RunLog(tmp_path, resumed_step=0)
+    log.append(1, {"training/global_step": 1, "loss": 0.5})
+    log.hold_metrics(2, {"loss": 0.25})
+    log.append(2, {"val": 0.9})  # validation had its line already
+    RunLog(tmp_path, resumed_step=2)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1] == {"step": 2, "data": {"training/global_step": 2, "loss": 0.25}} and len(lines) == 3
+
+
+def test_a_held_line_is_used_once_and_only_for_its_step(tmp_path) -> None:
+    log = RunLog(tmp_path, resumed_step=0)
+    log.hold_metrics(1, {"loss": 0.25})
+    log.append(1, {"training/global_step": 1, "loss": 0.5})
+    log.append(2, {"training/global_step": 2, "loss": 0.5})
+    for resumed in (2, 1):
+        RunLog(tmp_path, resumed_step=resumed)
+        assert steps(tmp_path) == list(range(1, resumed + 1))
+
+
+def test_lines_of_prompts_are_held_as_well(tmp_path) -> None:
+    log = StepFile(tmp_path / "curriculum.jsonl", resumed_step=0)
+    log.write(1, {"indices": [1]})
+    log.hold(2, {"indices": [2]})
+    StepFile(tmp_path / "curriculum.jsonl", resumed_step=2)
+    lines = (tmp_path / "curriculum.jsonl").read_text().splitlines()
+    assert [json.loads(line)["indices"] for line in lines] == [[1], [2]]
 
 
 def test_run_log_survives_a_torn_last_line(tmp_path) -> None:

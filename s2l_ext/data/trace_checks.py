@@ -1,0 +1,73 @@
+"""What preflight asks of the traces that guided rollouts start from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.data.prompts import PromptTable, values_at
+from s2l_ext.data.traces import is_answer_only
+from s2l_ext.errors import DataError
+
+ROUND_TRIPS = 1000
+"""Traces that are tokenised and decoded again; all are looked at for what else could be wrong."""
+SHOWN_CHARS = 60
+KEY = "s2l.guidance.trace"
+
+
+def trace_fault(trace: Any) -> str | None:
+    """Why a session cannot start from this trace; None if it can."""
+    if trace is None or (isinstance(trace, str) and not trace.strip()):
+        return "no trace"
+    if not isinstance(trace, str):
+        return f"a trace that is {type(trace).__name__}, not text"
+    return "a trace that holds the answer only" if is_answer_only(trace) else None
+
+
+def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any) -> list[str]:
+    """Look at every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
+
+    Returns:
+        A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``).
+
+    Raises:
+        DataError: no such column; rows without a usable trace (``missing_trace: error``), or none with one; a trace
+            that the tokenizer does not give back.
+    """
+    traces = values_at(table, guidance.trace, KEY)
+    faults = {row: fault for row, trace in enumerate(traces) if (fault := trace_fault(trace))}
+    warnings = _judge(faults, len(traces), guidance)
+    _check_round_trips([trace for row, trace in enumerate(traces) if row not in faults], tokenizer)
+    return warnings
+
+
+def _judge(faults: dict[int, str], rows: int, guidance: GuidanceConfig) -> list[str]:
+    if not faults:
+        return []
+    first = min(faults)
+    reasons = {reason: sum(fault == reason for fault in faults.values()) for reason in faults.values()}
+    counted = ", ".join(f"{count} have {reason}" for reason, count in reasons.items())
+    text = f"{KEY}={guidance.trace}: {len(faults)} of {rows} rows cannot guide ({counted}); the first is row {first}"
+    if guidance.missing_trace == "error" or len(faults) == rows:
+        raise DataError(
+            f"{text}. Drop them (`s2l data` does), or set s2l.guidance.missing_trace=skip_guidance to sample their "
+            "groups unguided."
+        )
+    return [f"{text}. Their groups are sampled unguided (s2l.guidance.missing_trace=skip_guidance)."]
+
+
+def _check_round_trips(traces: Sequence[str], tokenizer: Any) -> None:
+    for trace in traces[:ROUND_TRIPS]:
+        again = tokenizer.decode(tokenizer.encode(trace, add_special_tokens=False))
+        if again == trace:
+            continue
+        at = next(
+            (i for i, (a, b) in enumerate(zip(trace, again, strict=False)) if a != b), min(len(trace), len(again))
+        )
+        part = slice(max(at - 10, 0), at + SHOWN_CHARS)
+        raise DataError(
+            f"{KEY}: the learner's tokenizer does not give a trace back: {trace[part]!r} becomes {again[part]!r} (from "
+            f"character {part.start}). Guidance would be another text than the reward judges; clean the traces or use "
+            "another tokenizer."
+        )

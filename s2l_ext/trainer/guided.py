@@ -1,0 +1,102 @@
+"""The step's guidance length: to the workers, and the accuracies it brought back to the controller."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from s2l_ext.algorithms.guidance import AdaptiveGuidance, guided_sessions
+from s2l_ext.config.guidance_checks import build_length
+from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.trainer.outcomes import Session, batch_accuracy
+
+
+class StepGuidance:
+    """How many sessions of a group are guided, and by how many tokens.
+
+    Args:
+        config: the ``s2l.guidance`` block.
+        group_size: G, sessions per prompt.
+        total_steps: T of the decays.
+    """
+
+    def __init__(self, config: GuidanceConfig, group_size: int, total_steps: int) -> None:
+        self.config = config
+        self.group_size = group_size
+        self.rule = build_length(config.length, total_steps)
+        self.applied: dict[str, float] = {}
+
+    @property
+    def adaptive(self) -> AdaptiveGuidance | None:
+        """The rule if it learns from accuracies."""
+        return self.rule if isinstance(self.rule, AdaptiveGuidance) else None
+
+    def sessions(self, explorer_slots: int) -> int:
+        """Guided sessions of every group, after the explorer has taken its own."""
+        return min(guided_sessions(self.config.alpha, self.group_size), self.group_size - explorer_slots)
+
+    def length(self, step: int) -> int:
+        """Tokens at ``step``, counted from 1."""
+        return self.rule.length if isinstance(self.rule, AdaptiveGuidance) else self.rule.at(step - 1)
+
+    def observe(self, step: int, sessions: list[Session]) -> None:
+        """Take in the step's outcome; the adaptive rule then has the next step's length.
+
+        Raises:
+            DataError: the rule lives on accuracies and the reward function gave none.
+        """
+        self.applied = {"length": float(self.length(step)), **statistics(sessions)}
+        if self.adaptive is None:
+            return
+        seen = [session for session in sessions if self._counts(session)]
+        if seen:
+            accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
+            self.applied["accuracy"] = accuracy
+            self.adaptive.observe(accuracy)
+
+    def _counts(self, session: Session) -> bool:
+        return self.config.length.signal == "all" or session.is_learners_own
+
+    def metrics(self) -> dict[str, float]:
+        """``s2l/guidance/...`` of the step."""
+        after = self.adaptive.metrics() if self.adaptive else {}
+        return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **after}.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.adaptive.state_dict() if self.adaptive else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.adaptive:
+            self.adaptive.load_state_dict(state)
+
+
+def statistics(sessions: list[Session]) -> dict[str, float]:
+    """Rows, applied lengths, accuracies and groups with a learning signal, guided and not.
+
+    A group has a signal if its accuracies differ: without one GRPO's advantages are all 0.
+    """
+    guided = [session for session in sessions if session.prefix_len]
+    plain = [session for session in sessions if session.is_learners_own]
+    numbers = {"guided_rows": float(len(guided)), "groups_with_signal": share_with_signal(sessions)}
+    if guided:
+        lengths = [session.prefix_len for session in guided]
+        numbers |= {"applied_mean": float(np.mean(lengths)), "applied_min": min(lengths), "applied_max": max(lengths)}
+    numbers |= _mean_accuracy("acc_guided", guided) | _mean_accuracy("acc_unguided", plain)
+    if plain:
+        numbers["unguided_groups_with_signal"] = share_with_signal(plain)
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def _mean_accuracy(name: str, sessions: list[Session]) -> dict[str, float]:
+    values = [session.acc for session in sessions if session.acc is not None]
+    return {name: float(np.mean(values))} if values else {}
+
+
+def share_with_signal(sessions: list[Session]) -> float:
+    """Share of groups whose sessions differ in accuracy, 0..1."""
+    groups: dict[str, set[float | None]] = defaultdict(set)
+    for session in sessions:
+        groups[session.uid].add(session.acc)
+    return float(np.mean([len(values) > 1 for values in groups.values()])) if groups else 0.0
