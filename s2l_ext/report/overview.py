@@ -13,6 +13,7 @@ from s2l_ext.report.style import Section, document
 COLOURS = ("learner", "explorer", "third", "fourth")
 NO_EXTRAS = "This run logged neither s2l/kl/... nor s2l/curriculum/..., so there is no curriculum page."
 REWARD, LENGTH, SHARE = "critic/score/mean", "response_length/mean", "s2l/explorer/share"
+GUIDANCE = "s2l/guidance/length"
 
 
 def sections(run: Run) -> list[Section]:
@@ -21,7 +22,11 @@ def sections(run: Run) -> list[Section]:
         Section("held_out_accuracy", "Held-out accuracy", _accuracy(run)),
         Section("training", "Training", [_reward(run), _length(run)]),
     ]
-    return [*found, Section("explorer_share", "Explorer", [_share(run)])] if run.series(SHARE) else found
+    if run.series(SHARE):
+        found.append(Section("explorer_share", "Explorer", [_share(run)]))
+    if run.series(GUIDANCE):
+        found.append(Section("guidance", "Guided rollouts", [_signal(run), _guided_accuracy(run), _guidance(run)]))
+    return found
 
 
 def page(run: Run, found: list[Section], more: str | None) -> str:
@@ -95,6 +100,36 @@ def _share(run: Run) -> str:
     lines = [Line("sampled by the explorer", "explorer", run.series(SHARE))]
     reading = "Falls to 0 as the schedule hands the rollouts to the learner."
     return chart("Explorer's share of the rollouts", "share of rows (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _signal(run: Run) -> str:
+    lines = [
+        Line("whole groups, guided sessions included", "learner", run.series("s2l/guidance/groups_with_signal")),
+        Line("their unguided sessions alone", "third", run.series("s2l/guidance/unguided_groups_with_signal")),
+    ]
+    reading = (
+        "A group whose sessions are all right or all wrong teaches GRPO nothing. The distance of the two lines is what "
+        "guidance adds; it closes when the learner solves the prompts by itself."
+    )
+    return chart("Groups with a learning signal", "share of groups (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _guided_accuracy(run: Run) -> str:
+    lines = [
+        Line("guided", "learner", run.series("s2l/guidance/acc_guided")),
+        Line("unguided", "third", run.series("s2l/guidance/acc_unguided")),
+    ]
+    reading = "Unguided sessions are the learner's own skill; they should follow the guided ones upward."
+    return chart("Accuracy with and without guidance", "verifier accuracy (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _guidance(run: Run) -> str:
+    lines = [
+        Line("asked for", "explorer", run.series(GUIDANCE)),
+        Line("applied, mean over guided rows", "learner", run.series("s2l/guidance/applied_mean")),
+    ]
+    reading = "Applied is less where a trace ends, or its answer begins, before the length asked for."
+    return chart("Guidance length", "tokens", lines, reading=reading)
 
 
 def _facts(run: Run) -> dict[str, str]:

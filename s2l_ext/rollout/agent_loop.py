@@ -17,7 +17,7 @@ from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.errors import DataError
 from s2l_ext.registration import require_registered
-from s2l_ext.rollout.guidance import GuidedClient, guidance_ids, trace_of
+from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD, SOURCE_FIELD
 
 _WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
@@ -71,10 +71,10 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
                     f"s2l.guidance.trace={guidance.trace}: prompt {row.get('index')} has no trace to start from."
                 )
             return self
-        budget = self.config.actor_rollout_ref.rollout.response_length
+        budget, answer = self.config.actor_rollout_ref.rollout.response_length, answer_of(row)
 
         def choose(prompt_ids: list[int]) -> list[int]:
-            return guidance_ids(trace, self.tokenizer, prompt_ids, length, guidance, budget)
+            return guidance_ids(trace, self.tokenizer, prompt_ids, length, guidance, budget, answer)
 
         return self._with_client(GuidedClient(self.llm_client, choose, budget))
 

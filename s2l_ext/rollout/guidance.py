@@ -27,14 +27,15 @@ def trace_of(row: dict[str, Any], dotted: str) -> str | None:
     return None if trace_fault(value) else value
 
 
-def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool) -> str:
+def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool, answer: str | None = None) -> str:
     """The part of a trace that may be handed over.
 
     Args:
         stop_before_answer: end before the final answer.
+        answer: the right one, which finds the final answer in a trace that does not mark it.
         think_is_open: the chat template ended the prompt with ``<think>``, so the trace must not open it again.
     """
-    start = answer_start(trace) if stop_before_answer else None
+    start = answer_start(trace, answer) if stop_before_answer else None
     text = trace if start is None else trace[:start]
     if think_is_open and text.lstrip().startswith(THINK):
         text = text.lstrip()[len(THINK) :].lstrip("\n")
@@ -42,7 +43,13 @@ def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool) -> st
 
 
 def guidance_ids(
-    trace: str, tokenizer: Any, prompt_ids: list[int], length: int, config: GuidanceConfig, response_length: int
+    trace: str,
+    tokenizer: Any,
+    prompt_ids: list[int],
+    length: int,
+    config: GuidanceConfig,
+    response_length: int,
+    answer: str | None = None,
 ) -> list[int]:
     """The first tokens of a trace: never more than ``length``, than the trace has, or than leaves the model its
     ``min_continuation`` tokens of the response.
@@ -51,11 +58,18 @@ def guidance_ids(
         prompt_ids: the prompt with the generation prompt, whose end says whether thinking is already open.
         length: tokens asked for at this step.
         response_length: ``data.max_response_length``.
+        answer: the right answer, if the row has one.
     """
     tail = tokenizer.decode(prompt_ids[-TAIL_TOKENS:])
-    text = usable_text(trace, config.stop_before_answer, think_is_open=tail.rstrip().endswith(THINK))
+    text = usable_text(trace, config.stop_before_answer, tail.rstrip().endswith(THINK), answer)
     ids = tokenizer.encode(text, add_special_tokens=False)
     return list(ids[: max(min(length, response_length - config.min_continuation), 0)])
+
+
+def answer_of(row: dict[str, Any]) -> str | None:
+    """The ground truth of a row's columns, if it is text."""
+    truth = (row.get("reward_model") or {}).get("ground_truth")
+    return truth if isinstance(truth, str) else None
 
 
 class GuidedClient:

@@ -57,7 +57,13 @@ def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool, with_prefix: bo
     )
     if with_prefix:
         metrics.update(prefix_metrics(mask_B_T, prefix_B_T, lengths_B))
-    return metrics | {"s2l/explorer/share": float(np.mean(source == EXPLORER))}
+    return metrics
+
+
+def explorer_share(metrics: dict[str, float]) -> float:
+    """Rows sampled by the explorer over all rows of the step."""
+    rows = {source: metrics[f"s2l/source/{source}/rows"] for source in SOURCES}
+    return rows[EXPLORER] / sum(rows.values())
 
 
 def prefix_metrics(mask_B_T: torch.Tensor, prefix_B_T: torch.Tensor, lengths_B: torch.Tensor) -> dict[str, float]:

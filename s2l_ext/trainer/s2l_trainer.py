@@ -30,7 +30,7 @@ from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, sessions_of
 from s2l_ext.trainer.reward_probe import check_reward
-from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows, row_source_metrics
+from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog, StepFile
 from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
@@ -211,6 +211,8 @@ class S2LTrainer(PPOTrainerSync):
         if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(row_source_metrics(batch, with_behaviour, self.guidance is not None))
+        if self.explorer:
+            metrics["s2l/explorer/share"] = explorer_share(metrics)
         if self.guidance:
             metrics.update(self.guidance.metrics())
         if self.step_kl:

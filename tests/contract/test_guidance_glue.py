@@ -16,7 +16,7 @@ from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.errors import DataError
 from s2l_ext.rollout import agent_loop
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.rollout.guidance import GuidedClient, guidance_ids, trace_of, usable_text
+from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
 from s2l_ext.trainer.guided import StepGuidance, statistics
@@ -74,6 +74,14 @@ def test_a_short_trace_is_used_whole_and_never_padded() -> None:
 
 def test_the_answer_is_not_handed_over() -> None:
     assert chosen(1000) == "<think>3+4=7;7*2=4</think>"
+
+
+def test_an_answer_that_the_trace_does_not_mark_is_found_by_the_ground_truth() -> None:
+    gsm8k = "She has 3 + 4 = 7 apples, 7 * 2 = 14 pieces. That is 14."
+    config = GuidanceConfig(min_continuation=16)
+    found = guidance_ids(gsm8k, Characters(), ids("q"), 1000, config, 200, answer="14")
+    assert Characters().decode(found) == "She has 3 + 4 = 7 apples, 7 * 2 = "
+    assert answer_of({"reward_model": {"ground_truth": "14"}}) == "14" and answer_of({}) is None
 
 
 def test_the_model_keeps_its_continuation() -> None:

@@ -1,0 +1,165 @@
+"""Rules of ``s2l.guidance`` on the composed toy recipe, and what preflight says of traces."""
+
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.config.guidance_checks import LENGTH_KEYS
+from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.data.prompts import PromptTable
+from s2l_ext.data.trace_checks import check_traces
+from s2l_ext.errors import ConfigError, DataError
+
+
+@pytest.fixture(scope="module")
+def composed() -> DictConfig:
+    return compose_config("g2rpo_a/toy", [])
+
+
+def check(composed: DictConfig, **settings: object) -> list[str]:
+    cfg = composed.copy()
+    with open_dict(cfg):
+        for name, value in settings.items():
+            OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
+    return check_against_verl(parse_s2l(cfg.s2l), cfg)
+
+
+def refused(composed: DictConfig, **settings: object) -> str:
+    with pytest.raises(ConfigError) as refusal:
+        check(composed, **settings)
+    return str(refusal.value)
+
+
+def test_the_recipe_passes_without_a_warning(composed) -> None:
+    assert check(composed) == []
+
+
+def test_defaults_are_the_paper() -> None:
+    length = GuidanceLengthConfig()
+    assert (length.type, length.initial, length.max_length, length.window) == ("adaptive", 3072, 3072, 2)
+    assert GuidanceConfig().loss_on_guidance is False and GuidanceConfig().stop_before_answer is True
+
+
+@pytest.mark.parametrize("alpha", [-0.1, 1.5])
+def test_alpha_outside_zero_to_one_names_key_and_value(composed, alpha: float) -> None:
+    assert refused(composed, s2l__guidance__alpha=alpha).startswith(f"s2l.guidance.alpha={alpha} is out of range")
+
+
+def test_length_beyond_the_response_budget_says_the_room(composed) -> None:
+    message = refused(composed, s2l__guidance__length__max_length=49)
+    assert (
+        "s2l.guidance.length.max_length=49" in message
+        and "is 48" in message
+        and "data.max_response_length=64" in message
+    )
+    fixed = {"s2l__guidance__length__type": "constant", "s2l__guidance__length__max_length": 3072}
+    assert "s2l.guidance.length.initial=60" in refused(composed, s2l__guidance__length__initial=60, **fixed)
+
+
+def test_no_room_at_all(composed) -> None:
+    message = refused(composed, s2l__guidance__min_continuation=64)
+    assert "s2l.guidance.min_continuation=64 leaves nothing of data.max_response_length=64" in message
+
+
+def test_engine_that_cannot_hold_prompt_and_response(composed) -> None:
+    message = refused(composed, actor_rollout_ref__rollout__max_model_len=100)
+    assert "max_model_len=100" in message and "128" in message
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("adaptive", "delta", 5),
+        ("additive", "cadence", "every_third"),
+        ("linear", "power", 3.0),
+        ("constant", "window", 3),
+    ],
+)
+def test_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
+    settings = {"s2l__guidance__length__type": kind, f"s2l__guidance__length__{key}": value}
+    if kind in ("linear", "constant"):
+        settings["s2l__guidance__length__max_length"] = 3072
+    message = refused(composed, **settings)
+    assert message.startswith(
+        f"s2l.guidance.length.{key}={value} would be ignored with s2l.guidance.length.type={kind}"
+    )
+
+
+def test_every_type_is_covered() -> None:
+    assert set(LENGTH_KEYS) == {"adaptive", "additive", "constant", "linear", "concave", "stepwise"}
+
+
+def test_window_of_the_authors_code(composed) -> None:
+    settings = {"s2l__guidance__length__cadence": "every_third", "s2l__guidance__length__window": 3}
+    assert refused(composed, **settings).startswith("s2l.guidance.length: window=3")
+
+
+def test_unguided_signal_needs_unguided_sessions(composed) -> None:
+    message = refused(composed, s2l__guidance__alpha=1.0, s2l__guidance__length__signal="unguided")
+    assert "all 8 sessions of a group are guided" in message
+
+
+def test_alpha_zero_is_said(composed) -> None:
+    assert "no session is guided" in check(composed, s2l__guidance__alpha=0.0)[0]
+
+
+def test_adaptive_lengths_need_accuracy() -> None:
+    assert needs_accuracy(None, None, GuidanceConfig()) == ["s2l.guidance.length.type=adaptive"]
+    assert needs_accuracy(None, None, GuidanceConfig(length=GuidanceLengthConfig(type="linear"))) == []
+
+
+# ---- traces -------------------------------------------------------------------------------------------------------
+
+GOOD = "<think>1+1=2</think>\\boxed{2}"
+
+
+class Characters:
+    """A tokenizer whose tokens are characters; knows no ``é``."""
+
+    def encode(self, text, add_special_tokens):
+        return [ord(character) if character != "é" else ord("?") for character in text]
+
+    def decode(self, ids):
+        return "".join(map(chr, ids))
+
+
+def look(*traces: object, **settings: object) -> list[str]:
+    table = PromptTable(["extra_info"], lambda name: [{"trace": trace} for trace in traces])
+    return check_traces(table, GuidanceConfig(**settings), Characters())
+
+
+def test_good_traces_pass() -> None:
+    assert look(GOOD, GOOD) == []
+
+
+def test_rows_without_a_usable_trace_are_counted_by_reason() -> None:
+    with pytest.raises(DataError) as refusal:
+        look(GOOD, None, "  ", "The answer is \\boxed{2}", 7)
+    message = str(refusal.value)
+    assert "4 of 5 rows cannot guide" in message and "the first is row 1" in message and "skip_guidance" in message
+    for reason in ("2 have no trace", "1 have a trace that holds the answer only", "1 have a trace that is int"):
+        assert reason in message
+
+
+def test_policy_skip_warns_with_the_count_and_refuses_data_without_any_trace() -> None:
+    (warning,) = look(GOOD, None, missing_trace="skip_guidance")
+    assert "1 of 2 rows cannot guide" in warning and "unguided" in warning
+    with pytest.raises(DataError, match="2 of 2 rows"):
+        look(None, "", missing_trace="skip_guidance")
+
+
+def test_missing_column_lists_the_columns() -> None:
+    table = PromptTable(["prompt"], lambda name: [])
+    with pytest.raises(DataError, match="s2l.guidance.trace=reasoning: the training data has no column reasoning"):
+        check_traces(table, GuidanceConfig(trace="reasoning"), Characters())
+    bare = PromptTable(["extra_info"], lambda name: [{}, {"trace": GOOD}])
+    with pytest.raises(DataError, match="1 of 2 rows have no trace in extra_info; the first is row 0"):
+        check_traces(bare, GuidanceConfig(), Characters())
+
+
+def test_tokenizer_that_changes_a_trace_is_shown_by_example() -> None:
+    with pytest.raises(DataError, match="a café</think>.*' becomes 'hink>a caf\\?</think>"):
+        look("<think>a café</think>\\boxed{2}")
