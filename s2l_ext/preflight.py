@@ -184,7 +184,7 @@ def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(cfg.actor_rollout_ref.model.path)
-    return check_traces(parquet_table(files), guidance, tokenizer)
+    return check_traces(parquet_table(files), guidance, tokenizer, cfg.data.prompt_key)
 
 
 def _parquet_files(cfg: DictConfig) -> list[Path]:

@@ -42,6 +42,11 @@ class Schedule(Protocol):
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
     refuse_unused(guidance.length, LENGTH_KEYS[guidance.length.type] | {"type"}, "s2l.guidance.length")
+    if guidance.teacher_rollouts is not None and guidance.trace != GuidanceConfig.trace:
+        raise ConfigError(
+            f"s2l.guidance.trace={guidance.trace} would be ignored with s2l.guidance.teacher_rollouts="
+            f"{guidance.teacher_rollouts}: traces come from one place. Leave one of them out."
+        )
     _check_budget(guidance, cfg)
     group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     guided = guided_sessions(guidance.alpha, group)

@@ -146,12 +146,14 @@ class GuidanceLengthConfig:
 class GuidanceConfig:
     """G2RPO-A: the first ``round(alpha * G)`` sessions of a group continue a reasoning trace.
 
-    ``trace`` is the dotted name of the traces' column. ``min_continuation``: response tokens that the model always
-    writes itself. ``missing_trace``: what happens to rows without one.
+    ``trace`` is the dotted name of the traces' column; ``teacher_rollouts`` a file of another model's graded answers
+    (fields ``prompt_id``, ``response``, ``acc``), whose right ones take the column's place. ``min_continuation``:
+    response tokens that the model always writes itself. ``missing_trace``: what happens to rows without one.
     """
 
     alpha: float = limited(0.25, at_least=0, at_most=1)
     trace: str = "extra_info.trace"
+    teacher_rollouts: str | None = None
     length: GuidanceLengthConfig = field(default_factory=GuidanceLengthConfig)
     loss_on_guidance: bool = False
     min_continuation: int = limited(512, at_least=1)

@@ -182,11 +182,9 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
     Raises:
         DataError: the file is missing or unreadable, lacks a field, has a rate outside [0, 1] or an id twice.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{key}={path}: no such file.")
     rates: dict[str, float] = {}
-    for number, (name, rate) in enumerate(_rows(file, key), start=1):
+    for number, (name, rate) in enumerate(read_rows(path, ("prompt_id", "pass_rate"), key), start=1):
+        name = str(name)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
             raise DataError(f"{key}={path}: row {number}: pass_rate={rate!r} must be a number in [0, 1].")
         if name in rates:
@@ -197,17 +195,25 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
     return rates
 
 
-def _rows(file: Path, key: str) -> Iterable[tuple[str, Any]]:
+def read_rows(path: str, fields: Sequence[str], key: str) -> list[tuple[Any, ...]]:
+    """The named fields of every row of a parquet or JSON lines file.
+
+    Raises:
+        DataError: the file is missing or unreadable, or a row lacks a field.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise DataError(f"{key}={path}: no such file.")
     try:
         if file.suffix == ".parquet":
-            rows = pq.read_table(file, columns=["prompt_id", "pass_rate"]).to_pylist()
+            rows = pq.read_table(file, columns=list(fields)).to_pylist()
         else:
             rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-        return [(str(row["prompt_id"]), row["pass_rate"]) for row in rows]
+        return [tuple(row[name] for name in fields) for row in rows]
     except (KeyError, TypeError, ValueError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{key}={file}: cannot be read as rows with prompt_id and pass_rate ({type(error).__name__}: {reason}). "
+            f"{key}={path}: cannot be read as rows with {', '.join(fields)} ({type(error).__name__}: {reason}). "
             "Use parquet or JSON lines."
         ) from None
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
-from s2l_ext.data.prompts import PromptTable, values_at
+from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.traces import is_answer_only
 from s2l_ext.errors import DataError
 
@@ -14,6 +14,7 @@ ROUND_TRIPS = 1000
 """Traces that are tokenised and decoded again; all are looked at for what else could be wrong."""
 SHOWN_CHARS = 60
 KEY = "s2l.guidance.trace"
+TEACHER_KEY = "s2l.guidance.teacher_rollouts"
 
 
 def trace_fault(trace: Any) -> str | None:
@@ -25,7 +26,23 @@ def trace_fault(trace: Any) -> str | None:
     return "a trace that holds the answer only" if is_answer_only(trace) else None
 
 
-def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any) -> list[str]:
+def read_teacher_rollouts(path: str) -> dict[str, str]:
+    """The first right answer of each prompt, by prompt id, from parquet or JSON lines with the fields ``prompt_id``,
+    ``response`` (text) and ``acc`` (1 is right).
+
+    Raises:
+        DataError: the file is missing or unreadable, lacks a field, or has no right answer.
+    """
+    traces: dict[str, str] = {}
+    for name, response, acc in read_rows(path, ("prompt_id", "response", "acc"), TEACHER_KEY):
+        if acc == 1 and isinstance(response, str):
+            traces.setdefault(str(name), response)
+    if not traces:
+        raise DataError(f"{TEACHER_KEY}={path}: no row has a response with acc = 1, so there is nothing to start from.")
+    return traces
+
+
+def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, prompt_key: str = "prompt") -> list[str]:
     """Look at every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
 
     Returns:
@@ -35,7 +52,11 @@ def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any) -
         DataError: no such column; rows without a usable trace (``missing_trace: error``), or none with one; a trace
             that the tokenizer does not give back.
     """
-    traces = values_at(table, guidance.trace, KEY)
+    if guidance.teacher_rollouts is None:
+        traces = values_at(table, guidance.trace, KEY)
+    else:
+        store = read_teacher_rollouts(guidance.teacher_rollouts)
+        traces = [store.get(name) for name in prompt_ids(table, prompt_key)]
     faults = {row: fault for row, trace in enumerate(traces) if (fault := trace_fault(trace))}
     warnings = _judge(faults, len(traces), guidance)
     _check_round_trips([trace for row, trace in enumerate(traces) if row not in faults], tokenizer)
@@ -48,7 +69,10 @@ def _judge(faults: dict[int, str], rows: int, guidance: GuidanceConfig) -> list[
     first = min(faults)
     reasons = {reason: sum(fault == reason for fault in faults.values()) for reason in faults.values()}
     counted = ", ".join(f"{count} have {reason}" for reason, count in reasons.items())
-    text = f"{KEY}={guidance.trace}: {len(faults)} of {rows} rows cannot guide ({counted}); the first is row {first}"
+    where = (
+        f"{KEY}={guidance.trace}" if guidance.teacher_rollouts is None else f"{TEACHER_KEY}={guidance.teacher_rollouts}"
+    )
+    text = f"{where}: {len(faults)} of {rows} rows cannot guide ({counted}); the first is row {first}"
     if guidance.missing_trace == "error" or len(faults) == rows:
         raise DataError(
             f"{text}. Drop them (`s2l data` does), or set s2l.guidance.missing_trace=skip_guidance to sample their "

@@ -15,6 +15,7 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.data.trace_checks import read_teacher_rollouts
 from s2l_ext.errors import DataError
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of
@@ -30,6 +31,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         require_registered("agent-loop worker")
         super().__init__(*args, **kwargs)
         self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
+        teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None
+        self._teacher_rollouts = read_teacher_rollouts(teacher) if teacher else None
         self._as_explorer = self._with_client(getattr(self.llm_client, "explorer", None))
 
     def _with_client(self, client: Any) -> S2LAgentLoopWorker | None:
@@ -64,7 +67,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         """This worker for a session that continues the row's trace; itself for a row without one."""
         guidance = self.s2l.guidance
         assert guidance is not None
-        trace = trace_of(row, guidance.trace)
+        trace = trace_of(row, guidance.trace, self._teacher_rollouts)
         if trace is None:
             if guidance.missing_trace == "error":
                 raise DataError(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.trace_checks import trace_fault
 from s2l_ext.data.traces import answer_start
 
@@ -19,11 +20,21 @@ TAIL_TOKENS = 16
 """Tokens of the prompt's end that are looked at for an open think tag."""
 
 
-def trace_of(row: dict[str, Any], dotted: str) -> str | None:
-    """The trace of a row's columns; None if there is none that a session could start from."""
+def trace_of(row: dict[str, Any], dotted: str, teacher_rollouts: dict[str, str] | None = None) -> str | None:
+    """The trace of a row; None if there is none that a session could start from.
+
+    Args:
+        row: its columns, the chat messages as ``raw_prompt``.
+        dotted: column of the traces.
+        teacher_rollouts: traces by prompt id, which take the column's place.
+    """
     value: Any = row
-    for name in dotted.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
+    if teacher_rollouts is not None:
+        messages = [dict(message) for message in row["raw_prompt"]]
+        value = teacher_rollouts.get(prompt_id(messages, row.get("extra_info")))
+    else:
+        for name in dotted.split("."):
+            value = value.get(name) if isinstance(value, dict) else None
     return None if trace_fault(value) else value
 
 

@@ -13,6 +13,7 @@ from verl.workers.rollout.replica import TokenOutput
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.rollout import agent_loop
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
@@ -165,10 +166,11 @@ def sessions(monkeypatch):
     monkeypatch.setattr(agent_loop._WorkerBase, "_run_agent_loop", verls_loop)
     monkeypatch.setattr(agent_loop._WorkerBase, "_agent_loop_postprocess", verls_end)
 
-    def run(fields: dict, row: dict, *settings: str, validate: bool = False) -> list[tuple]:
+    def run(fields: dict, row: dict, *settings: str, validate: bool = False, teacher=None) -> list[tuple]:
         cfg = compose_config("g2rpo_a/toy", list(settings))
         worker = S2LAgentLoopWorker.__new__(S2LAgentLoopWorker)
         worker.config, worker.s2l, worker.tokenizer, worker.llm_client = cfg, parse_s2l(cfg.s2l), Characters(), Engine()
+        worker._teacher_rollouts = teacher
         worker._as_explorer = worker._with_client(Engine())
         results = []
         for session in range(4):
@@ -208,6 +210,15 @@ def test_explorer_first_then_guided_then_plain(sessions) -> None:
 def test_validation_is_never_guided(sessions) -> None:
     found = sessions({GUIDED_FIELD: 2, LENGTH_FIELD: 9}, ROW, validate=True)
     assert all(mask == [1, 1] and PREFIX_FIELD not in fields for fields, mask, _ in found)
+
+
+def test_teacher_rollouts_take_the_columns_place(sessions) -> None:
+    row = {**ROW, "raw_prompt": [{"role": "user", "content": "3+4*2=?"}]}
+    teacher = {prompt_id(row["raw_prompt"], row["extra_info"]): "step by step: 7, 14 \\boxed{14}"}
+    found = sessions({GUIDED_FIELD: 2, LENGTH_FIELD: 8}, row, teacher=teacher)
+    assert found[0][2][:8] == ids("step by ")
+    with pytest.raises(DataError, match="has no trace"):
+        sessions({GUIDED_FIELD: 2, LENGTH_FIELD: 8}, row, teacher={"other": "x"})
 
 
 def test_length_zero_guides_nothing(sessions) -> None:

@@ -1,5 +1,7 @@
 """Rules of ``s2l.guidance`` on the composed toy recipe, and what preflight says of traces."""
 
+import json
+
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -10,7 +12,7 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.guidance_checks import LENGTH_KEYS
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.data.prompts import PromptTable
-from s2l_ext.data.trace_checks import check_traces
+from s2l_ext.data.trace_checks import check_traces, read_teacher_rollouts
 from s2l_ext.errors import ConfigError, DataError
 
 
@@ -149,6 +151,31 @@ def test_policy_skip_warns_with_the_count_and_refuses_data_without_any_trace() -
     assert "1 of 2 rows cannot guide" in warning and "unguided" in warning
     with pytest.raises(DataError, match="2 of 2 rows"):
         look(None, "", missing_trace="skip_guidance")
+
+
+def test_teacher_rollouts_are_the_first_right_answers(tmp_path, composed) -> None:
+    rows = [("p1", GOOD, 0), ("p1", "second " + GOOD, 1.0), ("p1", "third " + GOOD, 1), ("p2", GOOD, 0.5)]
+    path = tmp_path / "rollouts.jsonl"
+    lines = [{"prompt_id": name, "response": response, "acc": acc} for name, response, acc in rows]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_teacher_rollouts(str(path)) == {"p1": "second " + GOOD}
+    columns = {"prompt": [[], []], "extra_info": [{"id": "p1"}, {"id": "p2"}]}
+    table = PromptTable(list(columns), columns.__getitem__)
+    guidance = GuidanceConfig(teacher_rollouts=str(path))
+    with pytest.raises(DataError, match="s2l.guidance.teacher_rollouts=.*: 1 of 2 rows cannot guide"):
+        check_traces(table, guidance, Characters())
+    both = {"s2l__guidance__teacher_rollouts": str(path), "s2l__guidance__trace": "reasoning"}
+    assert "traces come from one place" in refused(composed, **both)
+
+
+def test_teacher_rollouts_that_cannot_be_used(tmp_path) -> None:
+    path = tmp_path / "rollouts.jsonl"
+    path.write_text('{"prompt_id": "a", "response": "x", "acc": 0}\n')
+    with pytest.raises(DataError, match="no row has a response with acc = 1"):
+        read_teacher_rollouts(str(path))
+    path.write_text('{"prompt_id": "a", "text": "x"}\n')
+    with pytest.raises(DataError, match="KeyError: 'response'"):
+        read_teacher_rollouts(str(path))
 
 
 def test_missing_column_lists_the_columns() -> None:
