@@ -71,6 +71,13 @@ class Launch:
         time.sleep(5)
         self.end()
 
+    def kill_9_after_checkpoint(self, step: int) -> None:
+        """SIGKILL once the checkpoint of ``step`` is complete; a run that got much further would prove nothing."""
+        tracker = self.folder / "latest_checkpointed_iteration.txt"
+        self.wait_for(lambda: tracker.exists() and tracker.read_text().strip() == str(step))
+        self.kill_9()
+        assert max(self.steps(), default=0) <= step + 2, "the kill came too late"
+
     def end(self) -> None:
         for process in self.seen or _descendants(self.process.pid):
             with contextlib.suppress(psutil.NoSuchProcess):

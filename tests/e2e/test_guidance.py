@@ -34,10 +34,7 @@ def overrides(small_run, tmp_path_factory) -> tuple[str, ...]:
 def run(launch, overrides):
     """Killed with SIGKILL once the checkpoint of step 2 is complete, then started again with the same command."""
     first = launch("g2rpo_a/toy", *overrides)
-    tracker = first.folder / "latest_checkpointed_iteration.txt"
-    first.wait_for(lambda: tracker.exists() and tracker.read_text().strip() == "2")
-    first.kill_9()
-    assert max(first.steps(), default=0) < TOTAL - 1, "the kill came too late to prove anything"
+    first.kill_9_after_checkpoint(2)
     return launch("g2rpo_a/toy", *overrides, folder=first.folder).wait()
 
 

@@ -22,9 +22,7 @@ OVERRIDES = (
 def interrupted_and_resumed(launch, small_run):
     """Killed with SIGKILL once the checkpoint of step 2 is complete, then started again with the same command."""
     first = launch("s2l_po/toy", *small_run, *OVERRIDES)
-    tracker = first.folder / "latest_checkpointed_iteration.txt"
-    first.wait_for(lambda: tracker.exists() and tracker.read_text().strip() == "2")
-    first.kill_9()
+    first.kill_9_after_checkpoint(2)
     before = first.steps()
     second = launch("s2l_po/toy", *small_run, *OVERRIDES, folder=first.folder).wait()
     return before, second

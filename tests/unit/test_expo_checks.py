@@ -3,9 +3,8 @@
 import math
 
 import pytest
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import build_kl, needs_accuracy
@@ -14,23 +13,8 @@ from s2l_ext.errors import ConfigError
 
 
 @pytest.fixture(scope="module")
-def composed() -> DictConfig:
-    return compose_config("expo/toy", [])
-
-
-def check(composed: DictConfig, **settings: object) -> list[str]:
-    """Warnings of the recipe with settings given as ``s2l__kl__beta=0.1``."""
-    cfg = composed.copy()
-    with open_dict(cfg):
-        for name, value in settings.items():
-            OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
-    return check_against_verl(parse_s2l(cfg.s2l), cfg)
-
-
-def refused(composed: DictConfig, **settings: object) -> str:
-    with pytest.raises(ConfigError) as refusal:
-        check(composed, **settings)
-    return str(refusal.value)
+def recipe(rules):
+    return rules("expo/toy")
 
 
 def rising(accuracy: float) -> float:
@@ -51,8 +35,8 @@ class Mine:
 HERE = __name__
 
 
-def test_the_recipe_passes_without_a_warning(composed) -> None:
-    assert check(composed) == []
+def test_the_recipe_passes_without_a_warning(recipe) -> None:
+    assert recipe.check() == []
 
 
 def test_defaults_are_the_paper() -> None:
@@ -78,32 +62,32 @@ def test_defaults_are_the_paper() -> None:
         ("s2l.curriculum.tier_order", "easy", "must be a list"),
     ],
 )
-def test_values_out_of_range_name_key_and_value(composed, key: str, value: object, words: str) -> None:
-    message = refused(composed, **{key.replace(".", "__"): value})
+def test_values_out_of_range_name_key_and_value(recipe, key: str, value: object, words: str) -> None:
+    message = recipe.refused(**{key.replace(".", "__"): value})
     assert message.startswith(f"{key}={value!r}") and words in message
 
 
-def test_kl_without_a_kl_term_is_refused(composed) -> None:
-    message = refused(composed, actor_rollout_ref__actor__use_kl_loss=False)
+def test_kl_without_a_kl_term_is_refused(recipe) -> None:
+    message = recipe.refused(actor_rollout_ref__actor__use_kl_loss=False)
     assert "nothing would happen" in message and "actor_rollout_ref.actor.use_kl_loss=True" in message
 
 
-def test_kl_in_the_reward_as_well_is_refused_with_both_knobs(composed) -> None:
-    message = refused(composed, algorithm__use_kl_in_reward=True)
+def test_kl_in_the_reward_as_well_is_refused_with_both_knobs(recipe) -> None:
+    message = recipe.refused(algorithm__use_kl_in_reward=True)
     assert "algorithm.use_kl_in_reward" in message and "s2l.kl" in message and "twice" in message
 
 
-def test_two_coefficients_are_refused(composed) -> None:
-    message = refused(composed, actor_rollout_ref__actor__kl_loss_coef=0.05)
+def test_two_coefficients_are_refused(recipe) -> None:
+    message = recipe.refused(actor_rollout_ref__actor__kl_loss_coef=0.05)
     assert "kl_loss_coef=0.05" in message and "s2l.kl.beta=0.02" in message
 
 
-def test_the_same_coefficient_twice_is_fine(composed) -> None:
-    assert check(composed, actor_rollout_ref__actor__kl_loss_coef=0.02) == []
+def test_the_same_coefficient_twice_is_fine(recipe) -> None:
+    assert recipe.check(actor_rollout_ref__actor__kl_loss_coef=0.02) == []
 
 
-def test_beta_zero_is_said(composed) -> None:
-    assert "weighs nothing" in check(composed, s2l__kl__beta=0.0)[0]
+def test_beta_zero_is_said(recipe) -> None:
+    assert "weighs nothing" in recipe.check(s2l__kl__beta=0.0)[0]
 
 
 @pytest.mark.parametrize(
@@ -117,8 +101,8 @@ def test_beta_zero_is_said(composed) -> None:
         ("constant", "integral", 0.1),
     ],
 )
-def test_kl_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
-    message = refused(composed, **{"s2l__kl__type": kind, f"s2l__kl__{key}": value})
+def test_kl_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
+    message = recipe.refused(**{"s2l__kl__type": kind, f"s2l__kl__{key}": value})
     assert message.startswith(f"s2l.kl.{key}={value} would be ignored with s2l.kl.type={kind}")
 
 
@@ -134,24 +118,24 @@ def test_kl_keys_that_the_type_does_not_read_are_refused(composed, kind: str, ke
         (f"{HERE}:Mine", "ema", 0.5),
     ],
 )
-def test_curriculum_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
-    message = refused(composed, **{"s2l__curriculum__type": kind, f"s2l__curriculum__{key}": value})
+def test_curriculum_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
+    message = recipe.refused(**{"s2l__curriculum__type": kind, f"s2l__curriculum__{key}": value})
     assert f"s2l.curriculum.{key}={value} would be ignored with s2l.curriculum.type={kind}" in message
 
 
-def test_target_controller_needs_its_target_and_a_long_enough_horizon(composed) -> None:
-    assert "s2l.kl.target" in refused(composed, s2l__kl__type="adaptive_target")
-    message = refused(composed, s2l__kl__type="adaptive_target", s2l__kl__target=0.1, s2l__kl__horizon=10)
+def test_target_controller_needs_its_target_and_a_long_enough_horizon(recipe) -> None:
+    assert "s2l.kl.target" in recipe.refused(s2l__kl__type="adaptive_target")
+    message = recipe.refused(s2l__kl__type="adaptive_target", s2l__kl__target=0.1, s2l__kl__horizon=10)
     assert "s2l.kl.horizon=10" in message and "Raise the horizon" in message
-    assert check(composed, s2l__kl__type="adaptive_target", s2l__kl__target=0.1) == []
+    assert recipe.check(s2l__kl__type="adaptive_target", s2l__kl__target=0.1) == []
 
 
-def test_ones_own_rho_is_used_and_checked(composed) -> None:
-    assert check(composed, s2l__kl__rho=f"{HERE}:rising") == []
-    controller = build_kl(KLConfig(rho=f"{HERE}:rising"), composed)
+def test_ones_own_rho_is_used_and_checked(recipe) -> None:
+    assert recipe.check(s2l__kl__rho=f"{HERE}:rising") == []
+    controller = build_kl(KLConfig(rho=f"{HERE}:rising"), recipe.composed)
     assert controller.coefficient(0.5) == pytest.approx(0.02 * 1.5)
-    assert "falls" in refused(composed, s2l__kl__rho=f"{HERE}:falling")
-    assert "must be a function" in refused(composed, s2l__kl__rho=f"{HERE}:NOT_A_FUNCTION")
+    assert "falls" in recipe.refused(s2l__kl__rho=f"{HERE}:falling")
+    assert "must be a function" in recipe.refused(s2l__kl__rho=f"{HERE}:NOT_A_FUNCTION")
 
 
 @pytest.mark.parametrize(
@@ -162,20 +146,20 @@ def test_ones_own_rho_is_used_and_checked(composed) -> None:
         (f"{HERE}:rsing", "Did you mean 'rising'"),
     ],
 )
-def test_unknown_rho_is_refused(composed, rho: str, words: str) -> None:
-    assert words in refused(composed, s2l__kl__rho=rho)
+def test_unknown_rho_is_refused(recipe, rho: str, words: str) -> None:
+    assert words in recipe.refused(s2l__kl__rho=rho)
 
 
-def test_shapes_of_rho_read_their_own_keys(composed) -> None:
-    linear = build_kl(KLConfig(rho="linear", rho_low=0.4, rho_high=0.8), composed)
-    power = build_kl(KLConfig(rho="power", rho_low=0.4, rho_high=0.8, rho_exponent=2.0), composed)
+def test_shapes_of_rho_read_their_own_keys(recipe) -> None:
+    linear = build_kl(KLConfig(rho="linear", rho_low=0.4, rho_high=0.8), recipe.composed)
+    power = build_kl(KLConfig(rho="power", rho_low=0.4, rho_high=0.8, rho_exponent=2.0), recipe.composed)
     assert linear.coefficient(0.5) == pytest.approx(0.02 * 0.6)
     assert power.coefficient(0.5) == pytest.approx(0.02 * 0.5)
-    assert "falls" in refused(composed, s2l__kl__rho="linear", s2l__kl__rho_low=0.9, s2l__kl__rho_high=0.8)
+    assert "falls" in recipe.refused(s2l__kl__rho="linear", s2l__kl__rho_low=0.9, s2l__kl__rho_high=0.8)
 
 
-def test_unknown_curriculum_is_refused_with_the_choices(composed) -> None:
-    message = refused(composed, s2l__curriculum__type="gausian")
+def test_unknown_curriculum_is_refused_with_the_choices(recipe) -> None:
+    message = recipe.refused(s2l__curriculum__type="gausian")
     assert "Did you mean 'gaussian'" in message and "easy_to_hard" in message and "s2l.curricula" in message
 
 
@@ -183,59 +167,57 @@ def test_unknown_curriculum_is_refused_with_the_choices(composed) -> None:
     "key",
     ["algorithm.filter_groups.enable", "trainer.v1.sampler.sync_refill_failed_groups", "skip.rollout_tq.enable"],
 )
-def test_whatever_draws_other_prompts_is_refused(composed, key: str) -> None:
-    message = refused(composed, **{key.replace(".", "__"): True})
+def test_whatever_draws_other_prompts_is_refused(recipe, key: str) -> None:
+    message = recipe.refused(**{key.replace(".", "__"): True})
     assert f"{key}=True" in message and "s2l.curriculum=null" in message
 
 
-def test_prefetching_is_refused(composed) -> None:
-    cfg = composed.copy()
+def test_prefetching_is_refused(recipe) -> None:
+    cfg = recipe.composed.copy()
     OmegaConf.update(cfg, "trainer.device", "cuda")
     OmegaConf.update(cfg, "data.dataloader_num_workers", 2)
     with pytest.raises(ConfigError, match=r"data.dataloader_num_workers=2 breaks s2l.curriculum"):
         check_against_verl(parse_s2l(cfg.s2l), cfg)
 
 
-def test_file_order_by_verls_switch_contradicts_a_draw(composed) -> None:
-    assert "s2l.curriculum.type=file_order" in refused(composed, data__shuffle=False)
-    assert check(composed, data__shuffle=False, s2l__curriculum__type="file_order") == []
+def test_file_order_by_verls_switch_contradicts_a_draw(recipe) -> None:
+    assert "s2l.curriculum.type=file_order" in recipe.refused(data__shuffle=False)
+    assert recipe.check(data__shuffle=False, s2l__curriculum__type="file_order") == []
 
 
-def test_a_random_subset_needs_a_seed(composed) -> None:
-    assert "data.seed" in refused(composed, data__seed=None)
+def test_a_random_subset_needs_a_seed(recipe) -> None:
+    assert "data.seed" in recipe.refused(data__seed=None)
 
 
-def test_the_first_rows_need_no_seed(composed) -> None:
-    assert check(composed, data__seed=None, data__shuffle=False, s2l__curriculum__type="file_order") == []
+def test_the_first_rows_need_no_seed(recipe) -> None:
+    assert recipe.check(data__seed=None, data__shuffle=False, s2l__curriculum__type="file_order") == []
 
 
-def test_split_steps_and_distillation_are_refused(composed) -> None:
-    assert "parameter_sync_step=2" in refused(composed, trainer__v1__sync__parameter_sync_step=2)
-    assert "distillation.enabled" in refused(composed, distillation__enabled=True)
+def test_split_steps_and_distillation_are_refused(recipe) -> None:
+    assert "parameter_sync_step=2" in recipe.refused(trainer__v1__sync__parameter_sync_step=2)
+    assert "distillation.enabled" in recipe.refused(distillation__enabled=True)
 
 
-def test_target_in_other_units_and_own_replay_buffers_are_warned_of(composed) -> None:
+def test_target_in_other_units_and_own_replay_buffers_are_warned_of(recipe) -> None:
     settings = {"s2l__kl__type": "adaptive_target", "s2l__kl__target": 0.1}
-    assert (
-        "not a mean over tokens" in check(composed, actor_rollout_ref__actor__loss_agg_mode="seq-mean", **settings)[0]
-    )
-    assert "must hand on the prompts" in check(composed, trainer__v1__sampler__custom_sampler__name="Mine")[0]
+    assert "not a mean over tokens" in recipe.check(actor_rollout_ref__actor__loss_agg_mode="seq-mean", **settings)[0]
+    assert "must hand on the prompts" in recipe.check(trainer__v1__sampler__custom_sampler__name="Mine")[0]
 
 
-def test_ones_own_rho_that_raises_is_refused_in_words(composed) -> None:
-    assert "cannot be called with an accuracy (ValueError" in refused(composed, s2l__kl__rho="math:log")
+def test_ones_own_rho_that_raises_is_refused_in_words(recipe) -> None:
+    assert "cannot be called with an accuracy (ValueError" in recipe.refused(s2l__kl__rho="math:log")
 
 
-def test_curriculum_by_entry_point(composed, monkeypatch) -> None:
+def test_curriculum_by_entry_point(recipe, monkeypatch) -> None:
     from importlib.metadata import EntryPoint
 
     from s2l_ext.config import resolve as module
 
     point = EntryPoint("mine", f"{HERE}:Mine", "s2l.curricula")
     monkeypatch.setattr(module, "entry_points", lambda group: [point] if group == "s2l.curricula" else [])
-    assert check(composed, s2l__curriculum__type="mine") == []
+    assert recipe.check(s2l__curriculum__type="mine") == []
     assert module.resolve("mine", "key", (), "s2l.curricula") is Mine
-    assert "mine" in refused(composed, s2l__curriculum__type="none_such")
+    assert "mine" in recipe.refused(s2l__curriculum__type="none_such")
 
 
 def test_who_needs_accuracy() -> None:

@@ -3,40 +3,22 @@
 import json
 
 import pytest
-from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.compose import compose_config
-from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.guidance_checks import LENGTH_KEYS
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.data.prompts import PromptTable
 from s2l_ext.data.trace_checks import check_traces, read_teacher_rollouts
-from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.errors import DataError
 
 
 @pytest.fixture(scope="module")
-def composed() -> DictConfig:
-    return compose_config("g2rpo_a/toy", [])
+def recipe(rules):
+    return rules("g2rpo_a/toy")
 
 
-def check(composed: DictConfig, **settings: object) -> list[str]:
-    cfg = composed.copy()
-    with open_dict(cfg):
-        for name, value in settings.items():
-            OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
-    return check_against_verl(parse_s2l(cfg.s2l), cfg)
-
-
-def refused(composed: DictConfig, **settings: object) -> str:
-    with pytest.raises(ConfigError) as refusal:
-        check(composed, **settings)
-    return str(refusal.value)
-
-
-def test_the_recipe_passes_without_a_warning(composed) -> None:
-    assert check(composed) == []
+def test_the_recipe_passes_without_a_warning(recipe) -> None:
+    assert recipe.check() == []
 
 
 def test_defaults_are_the_paper() -> None:
@@ -46,28 +28,28 @@ def test_defaults_are_the_paper() -> None:
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.5])
-def test_alpha_outside_zero_to_one_names_key_and_value(composed, alpha: float) -> None:
-    assert refused(composed, s2l__guidance__alpha=alpha).startswith(f"s2l.guidance.alpha={alpha} is out of range")
+def test_alpha_outside_zero_to_one_names_key_and_value(recipe, alpha: float) -> None:
+    assert recipe.refused(s2l__guidance__alpha=alpha).startswith(f"s2l.guidance.alpha={alpha} is out of range")
 
 
-def test_length_beyond_the_response_budget_says_the_room(composed) -> None:
-    message = refused(composed, s2l__guidance__length__max_length=49)
+def test_length_beyond_the_response_budget_says_the_room(recipe) -> None:
+    message = recipe.refused(s2l__guidance__length__max_length=49)
     assert (
         "s2l.guidance.length.max_length=49" in message
         and "is 48" in message
         and "data.max_response_length=64" in message
     )
     fixed = {"s2l__guidance__length__type": "constant", "s2l__guidance__length__max_length": 3072}
-    assert "s2l.guidance.length.initial=60" in refused(composed, s2l__guidance__length__initial=60, **fixed)
+    assert "s2l.guidance.length.initial=60" in recipe.refused(s2l__guidance__length__initial=60, **fixed)
 
 
-def test_no_room_at_all(composed) -> None:
-    message = refused(composed, s2l__guidance__min_continuation=64)
+def test_no_room_at_all(recipe) -> None:
+    message = recipe.refused(s2l__guidance__min_continuation=64)
     assert "s2l.guidance.min_continuation=64 leaves nothing of data.max_response_length=64" in message
 
 
-def test_engine_that_cannot_hold_prompt_and_response(composed) -> None:
-    message = refused(composed, actor_rollout_ref__rollout__max_model_len=100)
+def test_engine_that_cannot_hold_prompt_and_response(recipe) -> None:
+    message = recipe.refused(actor_rollout_ref__rollout__max_model_len=100)
     assert "max_model_len=100" in message and "128" in message
 
 
@@ -80,11 +62,11 @@ def test_engine_that_cannot_hold_prompt_and_response(composed) -> None:
         ("constant", "window", 3),
     ],
 )
-def test_keys_that_the_type_does_not_read_are_refused(composed, kind: str, key: str, value: object) -> None:
+def test_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
     settings = {"s2l__guidance__length__type": kind, f"s2l__guidance__length__{key}": value}
     if kind in ("linear", "constant"):
         settings["s2l__guidance__length__max_length"] = 3072
-    message = refused(composed, **settings)
+    message = recipe.refused(**settings)
     assert message.startswith(
         f"s2l.guidance.length.{key}={value} would be ignored with s2l.guidance.length.type={kind}"
     )
@@ -94,18 +76,18 @@ def test_every_type_is_covered() -> None:
     assert set(LENGTH_KEYS) == {"adaptive", "additive", "constant", "linear", "concave", "stepwise"}
 
 
-def test_window_of_the_authors_code(composed) -> None:
+def test_window_of_the_authors_code(recipe) -> None:
     settings = {"s2l__guidance__length__cadence": "every_third", "s2l__guidance__length__window": 3}
-    assert refused(composed, **settings).startswith("s2l.guidance.length: window=3")
+    assert recipe.refused(**settings).startswith("s2l.guidance.length: window=3")
 
 
-def test_unguided_signal_needs_unguided_sessions(composed) -> None:
-    message = refused(composed, s2l__guidance__alpha=1.0, s2l__guidance__length__signal="unguided")
+def test_unguided_signal_needs_unguided_sessions(recipe) -> None:
+    message = recipe.refused(s2l__guidance__alpha=1.0, s2l__guidance__length__signal="unguided")
     assert "all 8 sessions of a group are guided" in message
 
 
-def test_alpha_zero_is_said(composed) -> None:
-    assert "no session is guided" in check(composed, s2l__guidance__alpha=0.0)[0]
+def test_alpha_zero_is_said(recipe) -> None:
+    assert "no session is guided" in recipe.check(s2l__guidance__alpha=0.0)[0]
 
 
 def test_adaptive_lengths_need_accuracy() -> None:
@@ -153,7 +135,7 @@ def test_policy_skip_warns_with_the_count_and_refuses_data_without_any_trace() -
         look(None, "", missing_trace="skip_guidance")
 
 
-def test_teacher_rollouts_are_the_first_right_answers(tmp_path, composed) -> None:
+def test_teacher_rollouts_are_the_first_right_answers(tmp_path, recipe) -> None:
     rows = [("p1", GOOD, 0), ("p1", "second " + GOOD, 1.0), ("p1", "third " + GOOD, 1), ("p2", GOOD, 0.5)]
     path = tmp_path / "rollouts.jsonl"
     lines = [{"prompt_id": name, "response": response, "acc": acc} for name, response, acc in rows]
@@ -165,7 +147,7 @@ def test_teacher_rollouts_are_the_first_right_answers(tmp_path, composed) -> Non
     with pytest.raises(DataError, match="s2l.guidance.teacher_rollouts=.*: 1 of 2 rows cannot guide"):
         check_traces(table, guidance, Characters())
     both = {"s2l__guidance__teacher_rollouts": str(path), "s2l__guidance__trace": "reasoning"}
-    assert "traces come from one place" in refused(composed, **both)
+    assert "traces come from one place" in recipe.refused(**both)
 
 
 def test_teacher_rollouts_that_cannot_be_used(tmp_path) -> None:

@@ -1,0 +1,37 @@
+"""Shared by the tests of configuration rules."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf, open_dict
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.errors import ConfigError
+
+
+@pytest.fixture(scope="session")
+def rules() -> Callable[[str], SimpleNamespace]:
+    """``rules("expo/toy")`` -> ``check(a__b=1)``, the recipe's warnings with ``a.b`` set, and ``refused(a__b=1)``,
+    the words of its refusal."""
+
+    def of(recipe: str) -> SimpleNamespace:
+        composed = compose_config(recipe, [])
+
+        def check(**settings: object) -> list[str]:
+            cfg = composed.copy()
+            with open_dict(cfg):
+                for name, value in settings.items():
+                    OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
+            return check_against_verl(parse_s2l(cfg.s2l), cfg)
+
+        def refused(**settings: object) -> str:
+            with pytest.raises(ConfigError) as refusal:
+                check(**settings)
+            return str(refusal.value)
+
+        return SimpleNamespace(check=check, refused=refused, composed=composed)
+
+    return of
