@@ -154,10 +154,9 @@ def complete_program(code: str, tests: Tests) -> str:
     """The program to run: after the prompt, as the body of its last function when ``code`` is only that."""
     if not isinstance(tests, FunctionTests) or not tests.prompt:
         return code
-    whole = tests.entry_point and re.search(
-        rf"^(?:async\s+)?def\s+{re.escape(tests.entry_point)}\b", code, re.MULTILINE
-    )
-    return f"{tests.prompt}\n{code}" if whole else tests.prompt + code
+    name = re.escape(tests.entry_point or "")
+    whole = re.search(rf"^(?:def\s+|async\s+def\s+|class\s+)?{name}\b", code, re.MULTILINE)
+    return f"{tests.prompt}\n{code}" if whole or not name else tests.prompt + code
 
 
 def _row(data_source: str, extra_info: dict[str, Any] | None) -> str:

@@ -7,13 +7,12 @@ results is ever executed, unpickled or compared in the calling process.
 from __future__ import annotations
 
 import atexit
-import dataclasses
 import json
 import os
 import tempfile
 import threading
-from pathlib import Path
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import ConfigError
@@ -62,10 +61,11 @@ class Sandbox:
 
     Raises:
         SandboxUnavailable: no level works, or the one asked for does not.
+        ConfigError: a package folder cannot be shown.
     """
 
     def __init__(self, level: Level | None = None, workers: int | None = None, packages: Sequence[str] = ()) -> None:
-        self.packages = list(packages)
+        self.packages = [_checked_package(path) for path in packages]
         self.refused: dict[Level, str] = {}
         self._idle: list[Worker] = []
         self._lock = threading.Lock()
@@ -142,6 +142,14 @@ class Sandbox:
             idle, self._idle = self._idle, []
         for worker in idle:
             worker.close()
+
+
+def _checked_package(path: str) -> str:
+    """A folder of packages as an absolute path; /tmp is the one place that programs see as their own."""
+    real = os.path.realpath(path)
+    if not os.path.isdir(real) or real.startswith("/tmp/"):
+        raise ConfigError(f"sandbox package folder {path!r} must be an existing folder outside /tmp")
+    return real
 
 
 def _probe(worker: Worker) -> str:

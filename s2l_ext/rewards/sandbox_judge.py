@@ -76,9 +76,8 @@ def run(seconds: float) -> int:
     with open(PAYLOAD, "rb") as file:
         job = json.loads(file.read())
     signal.signal(signal.SIGALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        verdict = _judge(job)
+        verdict = _judge(job, seconds)
     except Malformed as error:
         verdict = {"malformed": str(error)}
     with open(VERDICT, "w") as file:
@@ -90,14 +89,19 @@ def _out_of_time(*_: Any) -> None:
     raise _OutOfTime
 
 
-def _judge(job: dict[str, Any]) -> dict[str, Any]:
+def _judge(job: dict[str, Any], seconds: float) -> dict[str, Any]:
     names = _trusted_names(job)
     tree, sites = _instrumented(job["tests"])
+    if job["entry_point"] and not _defines_check(tree):
+        raise Malformed("the tests define no function check(candidate)")
     code = compile(tree, "tests.py", "exec")
     counter = Counter(sites, job["stop_early"])
     names[COUNTER] = counter
     try:
-        _run_tests(job, code, tree, names, counter)
+        link = Link(LINK)
+        link.greeted()
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        _run_tests(job, code, tree, names, counter, link)
     except _OutOfTime:
         return counter.verdict(False, "out of time")
     except (Malformed, Unsendable) as error:
@@ -163,9 +167,8 @@ def _count(method: str, *arguments: ast.expr) -> ast.Call:
 
 
 def _run_tests(
-    job: dict[str, Any], code: types.CodeType, tree: ast.Module, names: dict[str, Any], counter: Counter
+    job: dict[str, Any], code: types.CodeType, tree: ast.Module, names: dict[str, Any], counter: Counter, link: Link
 ) -> None:
-    link = Link(LINK)
     try:
         link.loaded()
     except Exception as error:
@@ -175,13 +178,21 @@ def _run_tests(
         _bind(name, names, link, modules)
     exec(code, names)
     entry = job["entry_point"]
+    if not entry and _defines_check(tree) and not _uses_check(tree):
+        names["check"](link.ask(do="last"))
     if entry:
-        if not callable(names.get("check")):
-            raise Malformed("the tests define no function check(candidate)")
         names["check"](_find(link, entry))
     _run_unit_tests(names, counter)
     if not counter.sites and not counter.passed and not counter.failed:
         counter.right()
+
+
+def _defines_check(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
+
+
+def _uses_check(tree: ast.Module) -> bool:
+    return any(isinstance(node, ast.Name) and node.id == "check" for node in ast.walk(tree))
 
 
 def _free_names(code: types.CodeType) -> set[str]:
@@ -241,7 +252,8 @@ def _find(link: Link, name: str, optional: bool = False) -> Any:
 def _run_unit_tests(names: dict[str, Any], counter: Counter) -> None:
     cases = [each for each in names.values() if isinstance(each, type) and issubclass(each, unittest.TestCase)]
     for case in cases:
-        for test in unittest.defaultTestLoader.loadTestsFromTestCase(case):
+        for name in unittest.defaultTestLoader.getTestCaseNames(case):
+            test = case(name)
             result = unittest.TestResult()
             test.run(result)
             if result.wasSuccessful() and not result.skipped:

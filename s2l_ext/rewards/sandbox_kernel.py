@@ -68,8 +68,8 @@ _COMMON = {
     "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469,
 }  # fmt: skip
 
-_SPECIAL = frozenset("kill tgkill rt_sigqueueinfo rt_tgsigqueueinfo clone clone3 fcntl prctl prlimit64".split())
-_PROCESSES = frozenset("fork vfork execve execveat".split())
+_SPECIAL = {"kill", "tgkill", "rt_sigqueueinfo", "rt_tgsigqueueinfo", "clone", "clone3", "fcntl", "prctl", "prlimit64"}
+_PROCESSES = {"fork", "vfork", "execve", "execveat"}
 
 
 def check(result: int, what: str) -> int:
@@ -200,7 +200,7 @@ def seccomp_program(processes: bool) -> bytes:
     steps = [_step(_LOAD, 4), _step(_EQUAL, audit, 1, 0), _step(_RETURN, _KILL), _step(_LOAD, 0)]
     if machine == "x86_64":
         steps += [_step(_AT_LEAST, 0x40000000, 0, 1), _step(_RETURN, _ERRNO | ENOSYS)]
-    skipped = _SPECIAL | (_PROCESSES if processes else frozenset())
+    skipped = _SPECIAL | (_PROCESSES if processes else set())
     steps += [_deny(number) for name, number in numbers.items() if name not in skipped]
     steps += _special_rules(numbers, processes)
     return b"".join([*steps, _step(_RETURN, _ALLOW)])

@@ -109,18 +109,6 @@ def _bubblewrap(readable: list[str], scratch: str) -> list[str]:
         options += ["--ro-bind", path, path]
     for name, value in ENVIRONMENT.items():
         options += ["--setenv", name, value]
-    options += [
-        "--dev",
-        "/dev",
-        "--proc",
-        "/proc",
-        "--size",
-        BUBBLEWRAP_TMP,
-        "--tmpfs",
-        "/tmp",
-        "--dir",
-        scratch,
-        "--chdir",
-        "/",
-    ]
+    options += ["--dev", "/dev", "--proc", "/proc", "--size", BUBBLEWRAP_TMP, "--tmpfs", "/tmp"]
+    options += ["--dir", scratch, "--chdir", "/"]
     return [program, *options, "--"]

@@ -64,6 +64,10 @@ class Link:
         self._functions: list[Callable[..., Any]] = []
         self._exceptions: dict[str, type[Exception]] = {}
 
+    def greeted(self) -> None:
+        """Wait until the program's process is up, so that starting it costs the program no time."""
+        self._reply()
+
     def loaded(self) -> None:
         """Wait until the program's own code has run. Raises what it raised."""
         self._reply()

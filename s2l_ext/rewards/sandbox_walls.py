@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import shutil
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,11 +45,13 @@ def enter(inner: str, config: dict[str, Any]) -> Walls:
     """Put this process behind walls of one kind. Raises OSError when the kernel will not have it."""
     if inner == "namespaces":
         return _enter_namespaces(config)
-    kernel.seccomp_program(False)
-    user = NOBODY if os.getuid() == 0 and _readable_by_nobody(config["readable"]) else None
+    paths = config["readable"]
+    user = NOBODY if os.getuid() == 0 and _works(lambda: _readable_by_nobody(paths)) else None
     walls = Walls(inner, config["scratch"], user=user, counted=user is not None)
     if user is not None:
         os.chown(walls.scratch, user, user)
+    if inner == "limits":
+        walls.filtered = _works(_filtered)
     if inner == "landlock":
         if not kernel.landlock_abi():
             raise OSError(kernel.ENOSYS, "the kernel has no Landlock, or forbids it")
@@ -58,15 +60,26 @@ def enter(inner: str, config: dict[str, Any]) -> Walls:
     return walls
 
 
-def _readable_by_nobody(paths: list[str]) -> bool:
-    """Whether an interpreter that became ``nobody`` could still import from ``paths``."""
+def _works(action: Callable[[], bool]) -> bool:
+    """Whether ``action`` succeeds in a process of its own, which it may spoil."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):
-            _become(NOBODY)
-            os._exit(0 if all(os.access(path, os.R_OK) for path in paths) else 1)
+            os._exit(0 if action() else 1)
         os._exit(1)
     return os.waitpid(child, 0)[1] == 0
+
+
+def _readable_by_nobody(paths: list[str]) -> bool:
+    """Whether an interpreter that became ``nobody`` could still import from ``paths``."""
+    _become(NOBODY)
+    return all(os.access(path, os.R_OK) for path in paths)
+
+
+def _filtered() -> bool:
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    kernel.seccomp_enter(kernel.seccomp_program(False))
+    return True
 
 
 def _become(user: int) -> None:
@@ -130,7 +143,7 @@ def _build_root(config: dict[str, Any]) -> None:
     for path, source in zip(shown, opened, strict=True):
         _show(source, f"{STAGE}{path}")
         os.close(source)
-    os.mkdir(f"{STAGE}/tmp")
+    os.makedirs(f"{STAGE}/tmp", exist_ok=True)
     os.symlink("/tmp", f"{STAGE}/dev/shm")
     kernel.mount("tmp", f"{STAGE}/tmp", "tmpfs", plain, "size=1m,mode=755")
     kernel.read_only(STAGE)
@@ -201,15 +214,31 @@ def _limit_resources(walls: Walls, limits: dict[str, Any]) -> None:
 
 
 def empty(folder: str) -> None:
-    """Remove what a child left in its folder, whatever modes it set."""
-    for name in os.listdir(folder):
-        path = os.path.join(folder, name)
-        if os.path.islink(path) or not os.path.isdir(path):
-            os.unlink(path)
-            continue
-        os.chmod(path, 0o700)
-        for parent, folders, _ in os.walk(path):
-            for inner in (os.path.join(parent, each) for each in folders):
-                if not os.path.islink(inner):
-                    os.chmod(inner, 0o700)
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what a child left in its folder, whatever modes and depths it made.
+
+    Folders inside folders are moved up first, so no path grows beyond what the kernel accepts.
+    """
+    moved = 0
+    prefix = os.urandom(8).hex()
+    while names := os.listdir(folder):
+        for name in names:
+            path = os.path.join(folder, name)
+            if not _opened_up(path):
+                os.unlink(path)
+                continue
+            for inner in os.listdir(path):
+                below = os.path.join(path, inner)
+                if _opened_up(below):
+                    moved += 1
+                    os.rename(below, os.path.join(folder, f"{prefix}{moved}"))
+                else:
+                    os.unlink(below)
+            os.rmdir(path)
+
+
+def _opened_up(path: str) -> bool:
+    """Whether ``path`` is a folder; if so its owner may now list and change it."""
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    os.chmod(path, 0o700)
+    return True

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import select
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -17,6 +16,7 @@ from typing import Any
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.rewards.sandbox_levels import ENVIRONMENT, Level, command
+from s2l_ext.rewards.sandbox_walls import empty
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0
@@ -52,7 +52,7 @@ class Limits:
 
 @dataclass
 class Finished:
-    """What a job left behind. ``reason`` is empty when it ended by itself; ``status`` is that of the program."""
+    """What a job left behind. ``reason`` is empty when it ended by itself; ``status`` is a script's wait status."""
 
     stdout: str = ""
     stderr: str = ""
@@ -122,9 +122,10 @@ class Worker:
             job = _Job(self, stack, timeout_s, limits)
             nothing = job.own(os.open(os.devnull, os.O_RDWR))
             ours, theirs = (job.own(end.detach()) for end in socket.socketpair())
-            job.fork("program", [nothing, *job.outputs(), theirs, job.text(source), job.ready], mode="functions")
             judge = [nothing, nothing, nothing, ours, job.text(json.dumps(tests)), job.verdict(), job.ready]
+            program = [nothing, *job.outputs(), theirs, job.text(source), job.ready]
             watched = job.fork("judge", judge, seconds=timeout_s)
+            job.fork("program", program, mode="functions")
             return job.finish(watched)
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
@@ -145,12 +146,16 @@ class Worker:
         """Whether the private folder holds too much, where no file system of its own bounds it."""
         if self.inner == "namespaces" or self.level is Level.BUBBLEWRAP:
             return False
-        sizes = []
-        for folder, _, names in os.walk(self._scratch):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    sizes.append(os.lstat(os.path.join(folder, name)).st_blocks * 512)
-        return sum(sizes) > limits.scratch_bytes or len(sizes) > limits.scratch_files
+        size = count = 0
+        folders = [self._scratch]
+        while folders and size <= limits.scratch_bytes and count <= limits.scratch_files:
+            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        return size > limits.scratch_bytes or count > limits.scratch_files
 
     def close(self) -> None:
         """End the zygote and everything behind its walls."""
@@ -161,7 +166,9 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._log.close()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            empty(self._scratch)
+            os.rmdir(self._scratch)
 
     def inner_is_plain(self) -> bool:
         """Without a PID namespace the zygote must clean up after itself."""
@@ -224,17 +231,27 @@ class _Job:
 
     def finish(self, watched: int) -> Finished:
         self._close_theirs()
+        self._wait_until_ready(watched)
         started = time.monotonic()
         reason = self._watch(watched, started + self.timeout_s)
         seconds = time.monotonic() - started
         statuses = self._worker.end()
         streams = {each: self._drain(each) for each in list(self._open)}
-        if len(streams[self._ready]) < self._forked:
-            raise OSError(f"a child could not be confined: {_tail(streams.get(self._err, b''))}")
-        verdict = streams.get(self._verdict, b"")
-        return Finished(
-            _text(streams[self._out]), _tail(streams[self._err]), statuses[0], reason, seconds, _parsed(verdict)
-        )
+        verdict = _parsed(streams.get(self._verdict, b""))
+        if len(streams[self._ready]) < self._forked and "malformed" not in verdict:
+            raise OSError(f"a child could not be confined: {_tail(streams[self._err])}")
+        return Finished(_text(streams[self._out]), _tail(streams[self._err]), statuses[0], reason, seconds, verdict)
+
+    def _wait_until_ready(self, watched: int) -> None:
+        """Let every child finish confining itself; it costs the program none of its time."""
+        deadline = time.monotonic() + START_SECONDS
+        poller = select.poll()
+        poller.register(watched, select.POLLIN)
+        poller.register(self._ready, select.POLLIN)
+        while len(self._open[self._ready]) < self._forked and time.monotonic() < deadline:
+            for descriptor, _ in poller.poll(1000 * LOOK_SECONDS):
+                if descriptor == watched or not self._read(descriptor):
+                    return
 
     def _watch(self, watched: int, deadline: float) -> str:
         """Read until the watched child ends; returns why it was cut short, if it was."""

@@ -55,7 +55,7 @@ def main(text: str) -> None:
 
 def _enter_first(config: dict[str, Any]) -> sandbox_walls.Walls:
     """Try each kind in a throw-away child first: half-entered namespaces cannot be left again."""
-    reasons = []
+    reasons: list[str] = []
     for inner in config["inner"]:
         reason = _trial(inner, config) if len(config["inner"]) > 1 else ""
         if not reason:

@@ -1,0 +1,293 @@
+"""The code reward: HumanEval as a whole, forms of tests, extraction, malformed rows."""
+
+# ruff: noqa: E501 - a program a line
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.rewards.code import compute_score, extract_program, run_tests
+from s2l_ext.rewards.code_tests import TOLERANCE, compare_output, parse_tests
+from s2l_ext.rewards.sandbox import Limits, SandboxUnavailable
+
+FIXTURE = Path(__file__).parents[1] / "fixtures" / "humaneval.jsonl"
+ROWS = [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
+ADD = "def add(a, b):\n    return a + b\n"
+CHECK = "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(2, 2) == 4\n"
+
+
+def all_of(function, rows=ROWS):
+    with ThreadPoolExecutor(2) as threads:
+        return dict(zip([row["id"] for row in rows], threads.map(function, rows), strict=True))
+
+
+def test_every_canonical_solution_passes():
+    outcomes = all_of(lambda row: compute_score("humaneval", row["prompt"] + row["canonical_solution"], row))
+    assert len(outcomes) == 164
+    assert {name: each for name, each in outcomes.items() if each["acc"] != 1.0 or each["score"] != 1.0} == {}
+
+
+@pytest.mark.slow
+def test_every_canonical_solution_passes_without_its_prompt_apart():
+    def run(row):
+        program, tests = row["prompt"] + row["canonical_solution"], f"{row['test']}\ncheck({row['entry_point']})\n"
+        return run_tests(program, tests, 20)
+
+    assert {name: each for name, each in all_of(run).items() if not each.passed} == {}
+
+
+def test_wrong_variants_fail():
+    """The prompt's own stub returns None; constants and swapped arguments are wrong as well."""
+    bodies = ("    pass\n", "    return None\n", "    return True\n", "    return []\n", "    raise ValueError\n")
+
+    def run(row):
+        return [run_tests(row["prompt"] + body, row["test"], 20, entry_point=row["entry_point"]) for body in bodies]
+
+    outcomes = all_of(run, ROWS[::16])
+    assert not any(each.passed for several in outcomes.values() for each in several)
+    assert all(each.reason for several in outcomes.values() for each in several)
+
+
+def test_fraction_and_all_pass():
+    program, truth = "def add(a, b): return 3", {"test": CHECK, "entry_point": "add"}
+    assert compute_score("x", program, truth)["score"] == 0.0
+    half = compute_score("x", program, truth, mode="fraction")
+    assert (half["score"], half["acc"], half["tests_passed"], half["tests_total"]) == (0.5, 0.0, 1, 2)
+    assert "candidate(2, 2) == 4" in half["reason"]
+    assert compute_score("x", ADD, truth, mode="fraction")["score"] == 1.0
+
+
+def test_an_exception_counts_the_tests_that_never_ran():
+    tests = "def check(candidate):\n    assert candidate(1, 2) == 3\n    candidate(None, 1)\n    assert 1 < candidate(1, 1)\n"
+    outcome = run_tests(ADD, tests, 5, entry_point="add")
+    assert (outcome.passed, outcome.num_passed, outcome.num_total) == (False, 1, 2)
+    assert "TypeError" in outcome.reason
+
+
+def test_counts_survive_the_time_limit():
+    program = "def add(a, b):\n    while a == 2: pass\n    return a + b\n"
+    outcome = run_tests(program, CHECK, 0.5, entry_point="add")
+    assert (outcome.passed, outcome.num_passed, outcome.num_total) == (False, 1, 2)
+    assert outcome.reason == "out of time" and outcome.seconds < 5
+
+
+@pytest.mark.parametrize(
+    ("program", "tests"),
+    [
+        (ADD, "assert add(1, 2) == 3"),
+        (ADD, CHECK),
+        (ADD, "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.assertEqual(add(1, 2), 3)"),
+        (ADD, "if add(1, 2) != 3:\n    raise ValueError"),
+        ("def f(x): x.append(1); x.sort()", "a = [3]\nassert f(a) is None\nassert a == [1, 3]"),
+        ("def f(x): x.update(a=2); del x['b']", "d = {'b': 1}\nf(d)\nassert d == {'a': 2}"),
+        ("def f(g, x): return [g(y) for y in x]", "assert f(lambda y: y + 1, (1, 2)) == [2, 3]"),
+        ("def f(n):\n    yield from range(n)", "assert list(f(3)) == [0, 1, 2]\nassert sum(f(4)) == 6"),
+        ("class Stack(list):\n    def top(self): return self[-1]", "s = Stack([1])\nassert s == [1]"),
+        (
+            "class Q:\n    def __init__(self): self.items = []\n    def put(self, x): self.items.append(x)\n"
+            "    def get(self): return self.items.pop(0)\n    def __len__(self): return len(self.items)",
+            "q = Q()\nq.put(1)\nq.put(2)\nassert len(q) == 2\nassert q.get() == 1\nassert q.items == [2]",
+        ),
+        ("def f(x):\n    raise ValueError('no')", "try:\n    f(1)\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'no'"),
+        (
+            "class Mine(KeyError): pass\ndef f():\n    raise Mine('x')",
+            "try:\n    f()\n    raise RuntimeError\nexcept Mine:\n    ok = True\nassert ok",
+        ),
+        ("from math import nan, inf\ndef f(): return [nan, inf, -0.0, 1e300, 2**100, 1j]", "v = f()\nassert v[0] != v[0] and v[1:] == [float('inf'), 0, 1e300, 2**100, 1j]"),
+        ("def f(): return (1, [2, {3: {4}}], b'x', frozenset([5]), range(3))", "assert f() == (1, [2, {3: {4}}], b'x', frozenset([5]), range(3))"),
+        ("from fractions import Fraction as F\nfrom decimal import Decimal as D\ndef f(): return F(1, 3), D('0.1')", "from fractions import Fraction\nfrom decimal import Decimal\nassert f() == (Fraction(1, 3), Decimal('0.1'))"),
+        ("from collections import Counter, deque\ndef f(): return Counter('aab'), deque([1])", "from collections import deque\nassert f() == ({'a': 2, 'b': 1}, deque([1]))"),
+        ("LIMIT = 7\ndef f(): return LIMIT", "assert f() == LIMIT == 7"),
+        ("import math\ndef f(x): return math.sqrt(x)", "assert math.isclose(f(2.0), math.sqrt(2.0))"),
+        ("def f(s): return s[::-1]", "assert f('aé\\udc80') == '\\udc80éa'"),
+        ("import threading\ndef f():\n    out = []\n    t = threading.Thread(target=out.append, args=(1,))\n    t.start(); t.join()\n    return out", "assert f() == [1]"),
+        ("def f():\n    with open('notes', 'w+') as n:\n        n.write('x'); n.seek(0)\n        return n.read()", "assert f() == 'x'"),
+        ("import asyncio\nasync def g(): return 3\ndef f(): return asyncio.run(g())", "assert f() == 3"),
+        ("def check(x): return x > 1", "assert check(2)\nassert not check(0)"),
+    ],
+)  # fmt: skip
+def test_right_programs_pass(program, tests):
+    outcome = run_tests(program, tests, 10)
+    assert outcome.passed and outcome.num_passed == outcome.num_total > 0, outcome
+
+
+@pytest.mark.parametrize(
+    ("program", "passes"),
+    [
+        ("a, b = map(int, input().split())\nprint(a + b)", True),
+        ("import sys\nfor line in sys.stdin:\n    print(sum(map(int, line.split())), end='  \\n\\n')", True),
+        ("print(sum(map(int, open(0).read().split())))\nexit(0)", True),
+        ("if __name__ == '__main__':\n    print(sum(map(int, input().split())))", True),
+        ("import atexit\natexit.register(lambda: print(sum(map(int, input().split()))))", True),
+        ("print(3)", False),
+        ("a, b = input().split()\nprint(a + b)", False),
+        ("print(sum(map(int, input().split())))\n1 / 0", False),
+        ("print(sum(map(int, input().split())))\nraise SystemExit('bad')", False),
+    ],
+)
+def test_input_and_output(program, passes):
+    tests = [{"input": "1 2\n", "output": "3\n"}, {"input": "20 22", "output": "42"}]
+    for form in (tests, {"inputs": ["1 2\n", "20 22"], "outputs": ["3\n", "42"]}):
+        outcome = run_tests(program, json.dumps(form), 10)
+        assert outcome.passed is passes, outcome
+        assert outcome.num_total == 2
+
+
+def test_reason_names_the_pair_but_not_what_was_expected():
+    outcome = run_tests("print(3)", '[{"input": "", "output": "3"}, {"input": "", "output": "777"}]', 10)
+    assert (outcome.num_passed, outcome.num_total) == (1, 2)
+    assert outcome.reason.startswith("test 2 of 2") and "777" not in outcome.reason
+
+
+def test_calls_with_json_arguments():
+    truth = {"fn_name": "add", "inputs": ["1\n2", [20, 22]], "outputs": ["3", 42]}
+    assert compute_score("lcb", ADD, truth)["acc"] == 1.0
+    assert (
+        compute_score("lcb", "class Solution:\n    def add(self, a, b): return a + b", json.dumps(truth))["acc"] == 1.0
+    )
+    assert compute_score("lcb", "def add(a, b): return a - b", truth)["acc"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected", "same"),
+    [
+        ("1 2\n3\n", "1  2 \n3", True),
+        ("1\n\n", "1", True),
+        ("1\n2", "1 2", False),
+        ("0.3333333", "0.33333333333", True),
+        ("0.3334", "0.33333333333", False),
+        ("3.0", "3", False),
+        ("3", "3.0", True),
+        ("03", "3", False),
+        ("nan", "nan", True),
+        ("nan", "1.0", False),
+        ("1e999", "1.0e308", False),
+        ("YES", "Yes", False),
+        ("", "", True),
+        ("x", "", False),
+    ],
+)
+def test_comparison_of_outputs(printed, expected, same):
+    assert (compare_output(printed, expected) == "") is same
+
+
+WORDS = st.lists(st.lists(st.text("abcXYZ0123456789.-", min_size=1, max_size=5), min_size=1, max_size=4), max_size=4)
+SPACE = st.sampled_from([" ", "  ", "\t", " \t "])
+
+
+@settings(max_examples=60, deadline=None)
+@given(WORDS, SPACE, st.sampled_from(["\n", " \n", "\r\n"]), st.text("\n ", max_size=3))
+def test_white_space_never_matters(lines, space, end, tail):
+    expected = "\n".join(" ".join(words) for words in lines)
+    printed = end.join(space.join(words) for words in lines) + (end + tail if lines else "")
+    assert compare_output(printed, expected) == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(-1e9, 1e9), st.floats(-4, 4))
+def test_tolerance_of_numbers(value, share):
+    distance = share * TOLERANCE * max(1.0, abs(value))
+    same = compare_output(repr(value + distance), repr(value)) == ""
+    assert same or abs(share) > 0.99
+    assert not same or abs(share) < 1.01
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(), st.integers())
+def test_integers_must_be_equal(left, right):
+    assert (compare_output(str(left), str(right)) == "") is (left == right)
+
+
+@pytest.mark.parametrize(
+    ("text", "program", "marked"),
+    [
+        ("so:\n```python\nx = 1\n```\nor\n```python\nx = 2\n```\ndone", "x = 2\n", True),
+        ("```\nx = 1\n```\n```bash\npip install x\n```\n```text\n3\n```", "x = 1\n", True),
+        ("```Python3\nx = 1\n```", "x = 1\n", True),
+        ("  ```py\n  x = 1\n  import y\n  ```", "x = 1\nimport y\n", True),
+        ("```python\n    return 1\n```", "    return 1\n", True),
+        ("cut short\n```python\nx = 1\ny = 2", "x = 1\ny = 2", True),
+        ("x = 1", "x = 1", False),
+        ("", "", False),
+        ("```python\n```", "", True),
+    ],
+)
+def test_extraction(text, program, marked):
+    assert extract_program(text) == (program, marked)
+
+
+@pytest.mark.parametrize(
+    "answer", ["```python\n" + ADD + "```", "```python\n    return a + b\n```", "    return a + b\n", ADD]
+)
+def test_answers_may_repeat_the_prompt_or_continue_it(answer):
+    truth = {"prompt": "def add(a, b):\n    '''sum'''\n", "test": CHECK, "entry_point": "add"}
+    assert compute_score("humaneval", answer, truth)["acc"] == 1.0
+
+
+MALFORMED = {
+    "empty": "",
+    "blank": "  \n",
+    "none": None,
+    "number": 7,
+    "no assertion": "x = 1",
+    "broken syntax": "assert (",
+    "null character": "assert True\0",
+    "broken json": '{"test": ',
+    "list of texts": '["1", "2"]',
+    "no pairs": "[]",
+    "pair without output": '[{"input": "1"}]',
+    "output is a number": '[{"input": "1", "output": 3}]',
+    "lengths differ": {"inputs": ["1"], "outputs": []},
+    "unknown keys": {"question": "?"},
+    "check is missing": {"test": "assert True == candidate", "entry_point": "add"},
+    "test is not text": {"test": ["assert 1"], "entry_point": "add"},
+    "entry point is no name": {"test": CHECK, "entry_point": "add()"},
+    "prompt does not run": {"test": CHECK, "entry_point": "add", "prompt": "import nothing_of_that_name\n"},
+    "prompt is not text": {"test": CHECK, "entry_point": "add", "prompt": 3},
+    "arguments are no json": {"fn_name": "add", "inputs": ["1 2"], "outputs": ["3"]},
+    "an object that cannot cross": {"test": "def check(c):\n    assert c(object(), 1)", "entry_point": "add"},
+    "functional pairs": [{"input": "1", "output": "1", "testtype": "functional"}],
+    "nested beyond reason": "[" * 100000,
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_tests_are_refused_with_the_row(name):
+    with pytest.raises(DataError, match=r"code tests of lcb \(id p/7, index 3\): .+"):
+        compute_score("lcb", ADD, MALFORMED[name], {"id": "p/7", "index": 3})
+
+
+def test_bad_arguments_are_refused():
+    with pytest.raises(ConfigError, match="mode='some'"):
+        compute_score("x", ADD, CHECK, mode="some")
+    with pytest.raises(ConfigError, match="timeout_s=0"):
+        run_tests(ADD, CHECK, 0)
+    with pytest.raises(ConfigError, match="sandbox level 'strong' is unknown"):
+        run_tests(ADD, CHECK, 1, minimum_level="strong")
+
+
+def test_no_sandbox_is_an_error_not_a_zero(monkeypatch):
+    from s2l_ext.rewards import sandbox, sandbox_levels
+
+    monkeypatch.setattr(sandbox, "_default", None)
+    monkeypatch.setattr(sandbox_levels, "interpreter", lambda: "/nonexistent/python")
+    with pytest.raises(SandboxUnavailable, match="no sandbox can be started here"):
+        compute_score("x", ADD, {"test": CHECK, "entry_point": "add"})
+
+
+def test_limits_can_be_set():
+    program = "def add(a, b):\n    x = bytearray(2**27)\n    return a + b\n"
+    assert run_tests(program, CHECK, 10, entry_point="add").passed
+    assert not run_tests(program, CHECK, 10, entry_point="add", limits=Limits(memory_bytes=2**27)).passed
+
+
+def test_forms_of_tests():
+    assert parse_tests({"test": CHECK, "entry_point": "add", "prompt": None}).prompt == ""
+    assert parse_tests({"inputs": [["1", "2"]], "outputs": [["3"]]}).pairs == (("1\n2", "3"),)
+    assert parse_tests(CHECK, "add").entry_point == "add"
