@@ -31,6 +31,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
     ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
+    ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
     ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),
 }
 
