@@ -20,8 +20,6 @@ TIMEOUT_S = 10.0
 SHOWN_CHARS = 200
 MODES = ("all_pass", "fraction")
 
-FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+#.-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.MULTILINE | re.DOTALL)
-OPEN_FENCE = re.compile(r"^[ \t]*```[ \t]*(?:python3?|py)[ \t]*\n(.*)\Z", re.MULTILINE | re.DOTALL)
 PYTHON_TAGS = frozenset(("", "python", "python3", "py"))
 
 
@@ -138,16 +136,32 @@ def extract_program(text: str) -> tuple[str, bool]:
     The last closed block tagged ``python``, ``python3``, ``py`` or not at all; blocks in other languages are passed
     over. Without one, what follows the last opening fence of Python (a response cut short). Else the whole text.
     """
-    found = [code for tag, code in FENCE.findall(text) if tag.lower() in PYTHON_TAGS]
-    if found:
-        return textwrap.dedent(found[-1]) if found[-1].startswith((" ", "\t")) and _unit(found[-1]) else found[-1], True
-    cut = OPEN_FENCE.search(text)
-    return (cut.group(1), True) if cut else (text, False)
+    closed, cut = _fenced(text)
+    if closed:
+        return textwrap.dedent(closed[-1]) if _indented_whole(closed[-1]) else closed[-1], True
+    return (cut, True) if cut is not None else (text, False)
 
 
-def _unit(code: str) -> bool:
-    """Whether an indented block is a whole program, not the body of a function."""
-    return re.search(r"^\s+(?:def|class|import|from)\s", code, re.MULTILINE) is not None
+def _fenced(text: str) -> tuple[list[str], str | None]:
+    """Closed blocks of Python, and what follows a last fence tagged as Python that is never closed."""
+    closed: list[str] = []
+    tag, start, lines = None, 0, text.split("\n")
+    for number, line in enumerate(lines):
+        mark = line.strip()
+        if tag is None and mark.startswith("```") and "`" not in mark[3:]:
+            tag, start = (mark[3:].split() or [""])[0].lower(), number + 1
+        elif tag is not None and mark == "```":
+            if tag in PYTHON_TAGS:
+                closed.append("".join(f"{each}\n" for each in lines[start:number]))
+            tag = None
+    return closed, "\n".join(lines[start:]) if tag and tag in PYTHON_TAGS else None
+
+
+def _indented_whole(code: str) -> bool:
+    """Whether a block is indented as a whole program would be in a list, not as the body of a function."""
+    return (
+        code.startswith((" ", "\t")) and re.search(r"^\s+(?:def|class|import|from)\s", code, re.MULTILINE) is not None
+    )
 
 
 def complete_program(code: str, tests: Tests) -> str:
@@ -228,7 +242,7 @@ def _outcome(passed: bool, counts: tuple[int, int], reason: str, finished: Finis
         passed=passed,
         num_passed=counts[0],
         num_total=counts[1],
-        reason=reason,
+        reason=reason.encode(errors="replace").decode(),
         stdout=finished.stdout[-4000:],
         stderr=finished.stderr,
         seconds=finished.seconds,

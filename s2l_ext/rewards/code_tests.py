@@ -13,6 +13,7 @@ from s2l_ext.errors import DataError
 
 TOLERANCE = 1e-6
 SHOWN_CHARS = 80
+NUMBER_CHARS = 64
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 IDENTIFIER = re.compile(r"[^\W\d]\w*")
 
@@ -169,6 +170,11 @@ def _same_words(have: list[str], want: list[str]) -> bool:
 def _same_word(have: str, want: str) -> bool:
     if have == want:
         return True
-    if want.lstrip("+-").isdecimal() or not NUMBER.fullmatch(want) or not NUMBER.fullmatch(have):
+    if (
+        max(len(have), len(want)) > NUMBER_CHARS
+        or want.lstrip("+-").isdecimal()
+        or not NUMBER.fullmatch(want)
+        or not NUMBER.fullmatch(have)
+    ):
         return False
     return math.isclose(float(have), float(want), rel_tol=TOLERANCE, abs_tol=TOLERANCE)

@@ -112,7 +112,7 @@ def _unshare_user(flags: int) -> bool:
     os.close(child_end)
     if helper > 0 and os.waitpid(helper, 0)[1] == 0:
         return True
-    if not _map_users(target, f"0 {outside} 1", f"0 {group} 1"):
+    if not _map_users(target, f"{INSIDE_USER} {outside} 1", f"{INSIDE_USER} {group} 1"):
         raise OSError(kernel.EPERM, "user ids cannot be mapped into a new user namespace")
     return False
 

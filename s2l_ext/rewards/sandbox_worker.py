@@ -67,7 +67,8 @@ class Worker:
 
     def __init__(self, level: Level, packages: list[str]) -> None:
         self.level = level
-        self._scratch = tempfile.mkdtemp(prefix="s2l-sandbox-")
+        self._own_folder = level <= Level.LANDLOCK
+        self._scratch = tempfile.mkdtemp(prefix="s2l-sandbox-") if self._own_folder else "/tmp/s2l"
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_SECONDS)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -144,7 +145,7 @@ class Worker:
 
     def over_scratch(self, limits: Limits) -> bool:
         """Whether the private folder holds too much, where no file system of its own bounds it."""
-        if self.inner == "namespaces" or self.level is Level.BUBBLEWRAP:
+        if not self._own_folder:
             return False
         size = count = 0
         folders = [self._scratch]
@@ -166,6 +167,8 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._log.close()
+        if not self._own_folder:
+            return
         with contextlib.suppress(OSError):
             empty(self._scratch)
             os.rmdir(self._scratch)

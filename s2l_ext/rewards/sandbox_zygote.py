@@ -29,7 +29,7 @@ USUAL_IMPORTS = (
     "dataclasses datetime decimal dis enum fractions functools gzip hashlib heapq inspect io itertools json locale "
     "math numbers operator os pathlib pprint queue random re secrets shutil signal statistics string struct "
     "subprocess symtable sys tempfile textwrap threading time timeit tokenize traceback types typing unicodedata "
-    "unittest unittest.mock uuid weakref zlib"
+    "unittest uuid weakref zlib"
 )
 
 
@@ -47,7 +47,10 @@ def main(text: str) -> None:
     prctl(PR_SET_DUMPABLE, 0)
     hello = {"ready": walls.inner, "user": walls.user, "counted": walls.counted, "notes": walls.notes}
     control.send(json.dumps(hello).encode())
-    Zygote(control, walls).serve()
+    zygote = Zygote(control, walls)
+    with contextlib.suppress(OSError):
+        zygote.serve()
+    zygote.end()
     if walls.inner != "namespaces":
         sandbox_walls.empty(walls.scratch)
         os.rmdir(walls.scratch)
@@ -111,7 +114,7 @@ class Zygote:
             if request["do"] == "fork":
                 self._fork(request, descriptors)
             else:
-                self.control.send(json.dumps(self._end()).encode())
+                self.control.send(json.dumps(self.end()).encode())
 
     def _fork(self, request: dict[str, Any], descriptors: list[int]) -> None:
         try:
@@ -142,7 +145,7 @@ class Zygote:
             _run_child(self.walls, request, descriptors)
         return child
 
-    def _end(self) -> dict[str, Any]:
+    def end(self) -> dict[str, Any]:
         statuses = []
         for child in self.children:
             with contextlib.suppress(ProcessLookupError):

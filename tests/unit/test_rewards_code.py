@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -216,6 +217,8 @@ def test_integers_must_be_equal(left, right):
         ("x = 1", "x = 1", False),
         ("", "", False),
         ("```python\n```", "", True),
+        ("`x` and ```y``` inline", "`x` and ```y``` inline", False),
+        ("```bash\nls\n```\n```python\nx = 1\n```\n```python\ny = 2", "x = 1\n", True),
     ],
 )
 def test_extraction(text, program, marked):
@@ -285,6 +288,20 @@ def test_limits_can_be_set():
     program = "def add(a, b):\n    x = bytearray(2**27)\n    return a + b\n"
     assert run_tests(program, CHECK, 10, entry_point="add").passed
     assert not run_tests(program, CHECK, 10, entry_point="add", limits=Limits(memory_bytes=2**27)).passed
+
+
+def test_long_answers_take_no_time():
+    """These run in the reward worker itself, where a quadratic pattern would stop training."""
+    started = time.monotonic()
+    extract_program("```a\n" * 100_000)
+    extract_program("```python x\n" * 100_000)
+    assert compare_output("1" * 1_000_000 + "x", "1.5") != ""
+    assert time.monotonic() - started < 5
+
+
+def test_reasons_can_be_logged_as_utf8():
+    outcome = run_tests("def f():\n    raise ValueError('\\ud800')", "assert f() == 1", 5)
+    assert outcome.reason.encode() and "ValueError" in outcome.reason
 
 
 def test_forms_of_tests():

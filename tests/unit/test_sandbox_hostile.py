@@ -6,6 +6,7 @@ A program returns the right sum only if its attack worked, so "not passed" means
 # ruff: noqa: E501 - a program a line
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ import sys
 import textwrap
 from pathlib import Path
 
-import psutil
 import pytest
 
 from s2l_ext.rewards.code import run_tests
@@ -129,7 +129,7 @@ LONG = {
 }
 WHOLE = {
     "compile bomb of nesting": "x = " + "(" * 5000 + ")" * 5000 + "\n" + RIGHT,
-    "compile bomb of folding": "x = ((1 << 10**6) ** 999)\n" + RIGHT,
+    "compile bomb of folding": "x = ((1 << 10**6) ** 9999999)\n" + RIGHT,
     "compile bomb of operators": "x = " + "-" * 200000 + "1\n" + RIGHT,
     "many files": "for n in range(5000): open(str(n), 'w').write('x' * 100)\n" + RIGHT,
     "deep folders": "import os\nfor _ in range(3000): os.mkdir('d'); os.chdir('d')\nopen('x' * 300, 'w')\n" + RIGHT,
@@ -209,19 +209,32 @@ def namespaces():
     pool.close()
 
 
-def descendants() -> int:
-    return len([each for each in psutil.Process().children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE])
+def descendants() -> set[int]:
+    """Ids of the living processes below this one, those of other pools included."""
+    children: dict[int, list[int]] = {}
+    for each in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = each.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                children.setdefault(int(parent), []).append(int(each.parent.name))
+    found, ask = set(), [os.getpid()]
+    while ask:
+        new = children.get(ask.pop(), [])
+        found.update(new)
+        ask += new
+    return found
 
 
 def attack(host: dict, pool: Sandbox, program: str, seconds: float = 5.0, limits: Limits = LIMITS) -> None:
     canary = Path(host["words"]["canary"])
     environment, before = dict(os.environ), (canary.stat().st_mode, canary.stat().st_uid, int(canary.stat().st_mtime))
     processes = descendants()
+    assert len(processes) >= 3, "the bystander, a zygote and its launcher"
     outcome = run_tests(program, TESTS, seconds, entry_point="add", pool=pool, limits=limits)
     assert not outcome.passed and outcome.reason, outcome
     assert outcome.num_passed < outcome.num_total
     assert run_tests(RIGHT, TESTS, 20, entry_point="add", pool=pool).passed
-    assert descendants() == processes
+    assert descendants() <= processes
     assert canary.read_text() == Path(host["words"]["at_home"]).read_text() == SECRET
     assert (canary.stat().st_mode, canary.stat().st_uid, int(canary.stat().st_mtime)) == before
     assert host["signals"] == [] and host["bystander"].poll() is None and dict(os.environ) == environment
@@ -248,7 +261,7 @@ def test_attack_that_never_ends(name, host, best):
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_attack_while_loading(name, host, best):
-    attack(host, best, WHOLE[name], 3.0)
+    attack(host, best, WHOLE[name], 1.0)
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -262,7 +275,7 @@ def test_attack_in_a_call_at_level_landlock(name, host, landlock):
 @pytest.mark.parametrize("name", WHOLE)
 @pytest.mark.slow
 def test_attack_while_loading_at_level_landlock(name, host, landlock):
-    attack(host, landlock, WHOLE[name], 3.0)
+    attack(host, landlock, WHOLE[name], 1.0)
 
 
 FAMILY = {
