@@ -45,9 +45,10 @@ class Task:
 
     @property
     def trace(self) -> str:
-        """The gold program as if it had been thought up, then as the answer."""
+        """The gold program as if it had been thought up, then as the answer. The last line ends, so that nothing that
+        follows can break the closing fence."""
         program = f"{self.prompt}{self.solution}".strip()
-        return f"<think>\nA program that does this:\n\n{program}\n</think>\n\n```python\n{program}\n```"
+        return f"<think>\nA program that does this:\n\n{program}\n</think>\n\n```python\n{program}\n```\n"
 
 
 def convert(

@@ -25,7 +25,7 @@ CHECK = "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert cand
 
 def all_of(function, rows=ROWS):
     with ThreadPoolExecutor(2) as threads:
-        return dict(zip([row["id"] for row in rows], threads.map(function, rows), strict=True))
+        return dict(zip([row["task_id"] for row in rows], threads.map(function, rows), strict=True))
 
 
 def test_every_canonical_solution_passes():

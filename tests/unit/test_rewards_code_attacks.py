@@ -10,6 +10,8 @@ import pytest
 from s2l_ext.rewards.code import compute_score, run_tests
 from s2l_ext.rewards.sandbox import Level, Sandbox
 
+pytestmark = pytest.mark.slow  # half a minute on two cores
+
 # Tests that lean on everything an attacker could replace: ==, abs, isinstance, a helper, a loop, a module.
 CHECK = """
 import math

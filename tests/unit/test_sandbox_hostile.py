@@ -21,6 +21,8 @@ import pytest
 from s2l_ext.rewards.code import run_tests
 from s2l_ext.rewards.sandbox import Level, Limits, Sandbox, SandboxUnavailable
 
+pytestmark = pytest.mark.slow  # half a minute on two cores
+
 SHORT_S = 0.5
 RIGHT = "def add(a, b):\n    return a + b\n"
 TESTS = "def check(candidate):\n    assert candidate(1, 2) == 3\n    assert candidate(-4, 4) == 0\n"
