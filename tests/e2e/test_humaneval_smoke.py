@@ -21,7 +21,7 @@ def run(launch, tmp_path_factory):
     ]
     (data / "tasks.jsonl").write_text("\n".join(map(json.dumps, short[:12])))
     humaneval.convert(data / "tasks.jsonl", data, trace="canonical")
-    return launch("g2rpo_a/humaneval_smoke", f"humaneval_dir={data}").wait()
+    return launch("g2rpo_a/humaneval_smoke", f"humaneval_dir={data}", "trainer.total_training_steps=1").wait()
 
 
 def test_canonical_programs_are_judged_right_in_the_reward_loop(run) -> None:
@@ -39,7 +39,7 @@ def test_what_the_toy_model_writes_alone_is_judged_wrong(run) -> None:
 
 
 def test_the_update_read_none_of_the_program_handed_over(run) -> None:
-    assert sorted(run.steps()) == [1, 2]
+    assert sorted(run.steps()) == [1]
     for metrics in run.steps().values():
         assert metrics["s2l/guidance/prefix_tokens"] > 1000
         assert metrics["s2l/guidance/prefix_tokens_in_loss"] == 0
