@@ -1,7 +1,5 @@
 """Arrays in a checkpoint, and a curriculum that belongs to other data."""
 
-import logging
-
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -11,12 +9,6 @@ from s2l_ext.config import parse_s2l
 from s2l_ext.errors import StateMismatch
 
 RATES = np.array([0.1, 0.5, 1.0])
-
-
-@pytest.fixture(autouse=True)
-def visible_warnings(monkeypatch) -> None:
-    """A trainer that an earlier test built has sent this package's log lines where verl's go."""
-    monkeypatch.setattr(logging.getLogger("s2l_ext"), "propagate", True)
 
 
 @pytest.fixture
@@ -98,12 +90,12 @@ def test_another_curriculum_is_refused(run, block: dict) -> None:
         state.resume_state(parse_s2l({"kl": {"type": "constant"}, "curriculum": block}), config)
 
 
-def test_reset_keeps_the_rest_and_says_so(run, caplog) -> None:
+def test_reset_keeps_the_rest_and_says_so(run, heard) -> None:
     folder, _, config = run
     (folder / "data.parquet").write_bytes(b"other rows")
     s2l = parse_s2l({"kl": {"type": "constant"}, "curriculum": {"on_mismatch": "reset"}})
     assert state.resume_state(s2l, config) == {"kl": {"beta": 0.1}}
-    assert "the curriculum starts afresh" in caplog.text and "curriculum.data.sha256" in caplog.text
+    assert "the curriculum starts afresh" in heard.text and "curriculum.data.sha256" in heard.text
 
 
 def test_reset_without_a_mismatch_resumes(run) -> None:
@@ -119,13 +111,13 @@ def test_reset_does_not_cover_other_methods(run) -> None:
         state.resume_state(s2l, config)
 
 
-def test_reset_takes_over_a_checkpoint_of_verls_own(run, caplog) -> None:
+def test_reset_takes_over_a_checkpoint_of_verls_own(run, heard) -> None:
     folder, _, config = run
     (folder / "global_step_3" / state.FILE_NAME).unlink()
     with pytest.raises(StateMismatch, match="missing"):
         state.resume_state(parse_s2l({"curriculum": {}}), config)
     assert state.resume_state(parse_s2l({"curriculum": {"on_mismatch": "reset"}}), config) == {}
-    assert "starts the curriculum afresh" in caplog.text
+    assert "starts the curriculum afresh" in heard.text
 
 
 def test_warm_start_file_may_be_gone_on_resume(run) -> None:
