@@ -28,7 +28,7 @@ from s2l_ext.trainer.outcomes import Session
 from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import StepPrompts
 
-pytestmark = pytest.mark.contract
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
 
 def loader(sampler, batch_size: int, size: int = 50) -> StatefulDataLoader:

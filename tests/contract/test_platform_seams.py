@@ -170,6 +170,7 @@ def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(active) -> Non
     assert active["patched_keeps_weight"] is True
 
 
+@pytest.mark.slow
 def test_nothing_of_the_platform_is_active_when_not_chosen(probes) -> None:
     state = dict(probes["not_chosen"].result)
     state.pop("said")

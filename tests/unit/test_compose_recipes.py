@@ -38,6 +38,7 @@ def test_the_recipes_of_the_first_release_are_there():
     } <= set(RECIPES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     cfg = compose_config(name, [])

@@ -17,6 +17,8 @@ from s2l_ext.rewards.code import compute_score, extract_program, run_tests
 from s2l_ext.rewards.code_tests import TOLERANCE, compare_output, parse_tests
 from s2l_ext.rewards.sandbox import Limits, SandboxUnavailable
 
+pytestmark = pytest.mark.slow
+
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "humaneval.jsonl"
 ROWS = [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]
 ADD = "def add(a, b):\n    return a + b\n"

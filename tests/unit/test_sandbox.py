@@ -22,6 +22,8 @@ from s2l_ext.rewards import sandbox, sandbox_levels, sandbox_wire
 from s2l_ext.rewards.code import run_tests
 from s2l_ext.rewards.sandbox import Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
 
+pytestmark = pytest.mark.slow
+
 SEE = "import json, os, sys\nprint(json.dumps([os.getpid(), os.getuid(), sorted(os.environ), os.getcwd(), sys.argv]))"
 
 
