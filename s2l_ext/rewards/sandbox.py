@@ -17,6 +17,7 @@ from typing import Any
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.rewards.sandbox_levels import DEFAULT_MINIMUM, GUARANTEES, HIGHER, Level, parse_level
+from s2l_ext.rewards.sandbox_walls import PRIVATE
 from s2l_ext.rewards.sandbox_worker import Finished, Limits, SandboxUnavailable, Worker
 
 __all__ = ["Finished", "Level", "Limits", "Sandbox", "SandboxUnavailable", "active_level", "default", "describe"]
@@ -145,10 +146,10 @@ class Sandbox:
 
 
 def _checked_package(path: str) -> str:
-    """A folder of packages as an absolute path; /tmp is the one place that programs see as their own."""
+    """A folder of packages as an absolute path. None of ``PRIVATE``: programs see their own there."""
     real = os.path.realpath(path)
-    if not os.path.isdir(real) or real.startswith("/tmp/"):
-        raise ConfigError(f"sandbox package folder {path!r} must be an existing folder outside /tmp")
+    if not os.path.isdir(real) or real.startswith(f"{PRIVATE}/"):
+        raise ConfigError(f"sandbox package folder {path!r} must be an existing folder outside {PRIVATE}")
     return real
 
 

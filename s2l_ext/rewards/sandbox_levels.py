@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.rewards.sandbox_walls import PRIVATE
 
 FOLDER = Path(__file__).parent
 SYSTEM_PATHS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/etc/localtime", "/etc/ld.so.cache")
@@ -27,7 +28,7 @@ sandbox_zygote.main({config!r})
 """
 ENVIRONMENT = {
     "PATH": "/nonexistent",
-    "HOME": "/tmp",
+    "HOME": PRIVATE,
     "LANG": "C.UTF-8",
     "PYTHONUTF8": "1",
     "PYTHONHASHSEED": "0",
@@ -109,6 +110,6 @@ def _bubblewrap(readable: list[str], scratch: str) -> list[str]:
         options += ["--ro-bind", path, path]
     for name, value in ENVIRONMENT.items():
         options += ["--setenv", name, value]
-    options += ["--dev", "/dev", "--proc", "/proc", "--size", BUBBLEWRAP_TMP, "--tmpfs", "/tmp"]
+    options += ["--dev", "/dev", "--proc", "/proc", "--size", BUBBLEWRAP_TMP, "--tmpfs", PRIVATE]
     options += ["--dir", scratch, "--chdir", "/"]
     return [program, *options, "--"]

@@ -17,7 +17,8 @@ from s2l_ext.rewards import sandbox_kernel as kernel
 
 INSIDE_USER, NOBODY = 1000, 65534
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-STAGE = "/tmp"
+PRIVATE = "/tmp"
+"""Inside the walls: the one folder that a program sees as its own. Outside them: where the new root is put together."""
 
 
 @dataclass
@@ -96,7 +97,7 @@ def _enter_namespaces(config: dict[str, Any]) -> Walls:
     _become_first_process()
     user = INSIDE_USER if mapped else None
     counted = mapped or config["user"] != 0
-    return Walls("namespaces", "/tmp", user=user, counted=counted, own_pids=os.pidfd_open(os.getpid()))
+    return Walls("namespaces", PRIVATE, user=user, counted=counted, own_pids=os.pidfd_open(os.getpid()))
 
 
 def _unshare_user(flags: int) -> bool:
@@ -139,15 +140,15 @@ def _build_root(config: dict[str, Any]) -> None:
     kernel.mount("none", "/", None, kernel.MS_REC | kernel.MS_PRIVATE)
     shown = [path for path in [*config["readable"], *DEVICES] if os.path.exists(path)]
     opened = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in shown]
-    kernel.mount("root", STAGE, "tmpfs", plain, "size=1m,mode=755")
+    kernel.mount("root", PRIVATE, "tmpfs", plain, "size=1m,mode=755")
     for path, source in zip(shown, opened, strict=True):
-        _show(source, f"{STAGE}{path}")
+        _show(source, f"{PRIVATE}{path}")
         os.close(source)
-    os.makedirs(f"{STAGE}/tmp", exist_ok=True)
-    os.symlink("/tmp", f"{STAGE}/dev/shm")
-    kernel.mount("tmp", f"{STAGE}/tmp", "tmpfs", plain, "size=1m,mode=755")
-    kernel.read_only(STAGE)
-    kernel.change_root(STAGE)
+    os.makedirs(f"{PRIVATE}{PRIVATE}", exist_ok=True)
+    os.symlink(PRIVATE, f"{PRIVATE}/dev/shm")
+    kernel.mount("tmp", f"{PRIVATE}{PRIVATE}", "tmpfs", plain, "size=1m,mode=755")
+    kernel.read_only(PRIVATE)
+    kernel.change_root(PRIVATE)
 
 
 def _show(source: int, target: str) -> None:
@@ -172,11 +173,11 @@ def _become_first_process() -> None:
 
 
 def private_mounts(walls: Walls, limits: dict[str, Any]) -> None:
-    """A fresh, bounded /tmp and System V IPC for one child."""
+    """A fresh, bounded private folder and System V IPC for one child."""
     if walls.inner == "namespaces":
         kernel.unshare(kernel.NEW_NS | kernel.NEW_IPC)
         size = f"size={limits['scratch_bytes']},nr_inodes={limits['scratch_files']},mode=1777"
-        kernel.mount("tmp", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
+        kernel.mount("tmp", PRIVATE, "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
     os.chdir(walls.scratch)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import pytest
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.rewards import sandbox, sandbox_levels, sandbox_wire
 from s2l_ext.rewards.code import run_tests
-from s2l_ext.rewards.sandbox import Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
+from s2l_ext.rewards.sandbox import PRIVATE, Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
 
 pytestmark = pytest.mark.slow
 
@@ -129,10 +130,12 @@ def test_packages_can_be_shown_to_programs():
         shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("path", ["/nonexistent/packages", "/tmp/packages"])
-def test_packages_that_cannot_be_shown_are_refused(path):
-    with pytest.raises(ConfigError, match="must be an existing folder outside /tmp"):
-        Sandbox(packages=[path])
+def test_packages_that_cannot_be_shown_are_refused():
+    """A folder that is not there, and one that is there but lies where programs see their own."""
+    with tempfile.TemporaryDirectory(dir=PRIVATE) as hidden:
+        for path in ("no/such/packages", hidden):
+            with pytest.raises(ConfigError, match=f"must be an existing folder outside {PRIVATE}"):
+                Sandbox(packages=[path])
 
 
 def test_a_killed_zygote_is_replaced():
