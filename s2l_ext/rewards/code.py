@@ -208,7 +208,8 @@ def _run_functions(
         raise DataError(verdict["malformed"])
     reason = finished.reason or verdict.get("reason", "the judge ended without a verdict")
     passed = bool(verdict.get("passed")) and not finished.reason
-    counts = int(verdict.get("num_passed", 0)), int(verdict.get("num_total", 1))
+    right = 0 if finished.reason else int(verdict.get("num_passed", 0))  # cut short, or beyond a limit: nothing counts
+    counts = right, int(verdict.get("num_total", 1))
     return _outcome(passed, counts, "" if passed else reason, finished, pool)
 
 

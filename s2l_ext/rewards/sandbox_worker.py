@@ -16,7 +16,7 @@ from typing import Any
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.rewards.sandbox_levels import ENVIRONMENT, Level, command
-from s2l_ext.rewards.sandbox_walls import empty
+from s2l_ext.rewards.sandbox_walls import PRIVATE, empty
 
 START_SECONDS = 30.0
 END_SECONDS = 10.0
@@ -68,7 +68,7 @@ class Worker:
     def __init__(self, level: Level, packages: list[str]) -> None:
         self.level = level
         self._own_folder = level <= Level.LANDLOCK
-        self._scratch = tempfile.mkdtemp(prefix="s2l-sandbox-") if self._own_folder else "/tmp/s2l"
+        self._scratch = tempfile.mkdtemp(prefix="s2l-sandbox-") if self._own_folder else f"{PRIVATE}/s2l"
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(START_SECONDS)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -236,7 +236,7 @@ class _Job:
         self._close_theirs()
         self._wait_until_ready(watched)
         started = time.monotonic()
-        reason = self._watch(watched, started + self.timeout_s)
+        reason = self._watch(watched, started + self.timeout_s) or self._over_scratch()
         seconds = time.monotonic() - started
         statuses = self._worker.end()
         streams = {each: self._drain(each) for each in list(self._open)}
@@ -274,9 +274,14 @@ class _Job:
                     return f"more than {self.bounds.output_bytes} bytes of output"
             if now > look + LOOK_SECONDS:
                 look = now
-                if self._worker.over_scratch(self.bounds):
-                    return f"more than {self.bounds.scratch_bytes} bytes or {self.bounds.scratch_files} files written"
+                if over := self._over_scratch():
+                    return over
         return "out of time"
+
+    def _over_scratch(self) -> str:
+        if not self._worker.over_scratch(self.bounds):
+            return ""
+        return f"more than {self.bounds.scratch_bytes} bytes or {self.bounds.scratch_files} files written"
 
     def _read(self, descriptor: int) -> bool:
         """Take what is there; False at the end of the stream."""

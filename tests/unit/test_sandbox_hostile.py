@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from s2l_ext.rewards import sandbox_worker
 from s2l_ext.rewards.code import run_tests
 from s2l_ext.rewards.sandbox import Level, Limits, Sandbox, SandboxUnavailable
 
@@ -278,6 +279,14 @@ def test_attack_in_a_call_at_level_landlock(name, host, landlock):
 @pytest.mark.slow
 def test_attack_while_loading_at_level_landlock(name, host, landlock):
     attack(host, landlock, WHOLE[name], 1.0)
+
+
+def test_files_written_are_counted_when_the_program_is_done_too(landlock, monkeypatch):
+    """The program may be done before anybody looks: no look happens while it runs here."""
+    monkeypatch.setattr(sandbox_worker, "LOOK_SECONDS", 60.0)
+    program = "for n in range(200): open(str(n), 'w').close()\n" + RIGHT
+    outcome = run_tests(program, TESTS, 5.0, entry_point="add", pool=landlock, limits=LIMITS)
+    assert (outcome.passed, outcome.fraction) == (False, 0.0) and "100 files written" in outcome.reason
 
 
 FAMILY = {
