@@ -33,7 +33,7 @@ def guided_sessions(alpha: float, group_size: int) -> int:
 class AdaptiveGuidance:
     """``length <- clamp(length * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
 
-    Unchanged when either accuracy is 0, and at the first step, which has no previous one.
+    Unchanged when both are equal, when either is 0, and at the first step, which has no previous one.
 
     Args:
         initial: length of the first step, tokens.
@@ -84,7 +84,7 @@ class AdaptiveGuidance:
         self.previous.append(accuracy)
 
     def _next(self, average: float, accuracy: float) -> int:
-        if not (average > 0 and accuracy > 0):
+        if not (average > 0 and accuracy > 0) or accuracy == average:
             return self.length
         wanted = self.length * average / accuracy
         if self.max_change is not None:

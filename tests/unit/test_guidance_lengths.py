@@ -88,6 +88,14 @@ def test_every_third_is_the_authors_cycle(accuracies: list[float], initial: int)
     assert found == authors_cycle(accuracies, initial)
 
 
+def test_an_accuracy_that_stays_keeps_the_length_to_the_token() -> None:
+    """447 * a / a is 446.99..., which truncation would turn into 446."""
+    controller = AdaptiveGuidance(initial=447, cadence="every_third")
+    for _ in range(3):
+        controller.observe(0.1536459156288379)
+    assert controller.length == 447
+
+
 def test_the_authors_cycle_by_hand() -> None:
     assert authors_cycle([0.4, 0.6, 0.25, 0.5, 0.5, 1.0], 1000) == [1000, 1000, 2000, 2000, 2000, 1000]
 
