@@ -20,14 +20,15 @@ from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
-BOUNDS = {"initial", "max_length", "min_length", "window", "signal"}
+ALWAYS = {"initial", "max_length"}
+CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
 LENGTH_KEYS = {
-    "adaptive": BOUNDS | {"cadence", "max_change"},
-    "additive": BOUNDS | {"delta"},
-    "constant": {"initial"},
-    "linear": {"initial"},
-    "concave": {"initial", "power"},
-    "stepwise": {"initial", "gamma", "every"},
+    "adaptive": CONTROLLED | {"cadence", "max_change"},
+    "additive": CONTROLLED | {"delta"},
+    "constant": ALWAYS,
+    "linear": ALWAYS,
+    "concave": ALWAYS | {"power"},
+    "stepwise": ALWAYS | {"gamma", "every"},
 }
 """Keys of ``s2l.guidance.length`` that each type reads."""
 
@@ -47,10 +48,10 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
             f"s2l.guidance.trace={guidance.trace} would be ignored with s2l.guidance.teacher_rollouts="
             f"{guidance.teacher_rollouts}: traces come from one place. Leave one of them out."
         )
+    build_length(guidance.length, total_steps=1)
     _check_budget(guidance, cfg)
     group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     guided = guided_sessions(guidance.alpha, group)
-    build_length(guidance.length, total_steps=1)
     if guided == 0:
         return ["s2l.guidance.alpha=0: no session is guided. Set s2l.guidance=null to leave the feature out."]
     if guided == group and guidance.length.signal == "unguided":
@@ -69,10 +70,7 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
             f"s2l.guidance.min_continuation={guidance.min_continuation} leaves nothing of data.max_response_length="
             f"{budget} for guidance. Lower s2l.guidance.min_continuation or raise data.max_response_length."
         )
-    longest = (
-        guidance.length.max_length if guidance.length.type in ("adaptive", "additive") else guidance.length.initial
-    )
-    key = "max_length" if guidance.length.type in ("adaptive", "additive") else "initial"
+    key, longest = _longest(guidance.length)
     if longest > room:
         raise ConfigError(
             f"s2l.guidance.length.{key}={longest} is longer than the response budget: data.max_response_length="
@@ -88,12 +86,24 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
         )
 
 
+def _longest(length: GuidanceLengthConfig) -> tuple[str, int]:
+    """The key and value of the longest length: only a controlled one ever exceeds the initial length."""
+    if length.type in ("adaptive", "additive"):
+        return "max_length", length.max_length
+    return "initial", length.initial
+
+
 def build_length(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance | Schedule:
     """The controller or schedule that the block describes; ConfigError names the key.
 
     Args:
         total_steps: T of the decays.
     """
+    if config.initial > config.max_length:
+        raise ConfigError(
+            f"s2l.guidance.length.initial={config.initial} is above s2l.guidance.length.max_length="
+            f"{config.max_length}, the bound of every type. Lower initial or raise max_length."
+        )
     try:
         return _build(config, total_steps)
     except ConfigError as error:

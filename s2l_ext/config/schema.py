@@ -126,7 +126,10 @@ class CurriculumConfig:
 
 @dataclass(frozen=True)
 class GuidanceLengthConfig:
-    """Tokens of a trace that guided rollouts start from. ``signal``: whose accuracy moves an adaptive length."""
+    """Tokens of a trace that guided rollouts start from, at most ``max_length`` with every type.
+
+    ``min_length``, ``window`` and ``signal`` (whose accuracy moves the length) belong to ``adaptive`` and ``additive``.
+    """
 
     type: Literal["adaptive", "additive", "constant", "linear", "concave", "stepwise"] = "adaptive"
     initial: int = limited(3072, at_least=0)

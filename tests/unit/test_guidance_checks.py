@@ -39,8 +39,22 @@ def test_length_beyond_the_response_budget_says_the_room(recipe) -> None:
         and "is 48" in message
         and "data.max_response_length=64" in message
     )
-    fixed = {"s2l__guidance__length__type": "constant", "s2l__guidance__length__max_length": 3072}
-    assert "s2l.guidance.length.initial=60" in recipe.refused(s2l__guidance__length__initial=60, **fixed)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LENGTH_KEYS if kind not in ("adaptive", "additive")])
+def test_a_length_that_never_grows_needs_room_for_its_first_value_only(recipe, kind: str) -> None:
+    settings = {"s2l__guidance__length__type": kind, "s2l__guidance__length__max_length": 3072}
+    assert recipe.check(s2l__guidance__length__initial=48, **settings) == []
+    message = recipe.refused(s2l__guidance__length__initial=49, **settings)
+    assert message.startswith("s2l.guidance.length.initial=49 is longer than the response budget")
+
+
+@pytest.mark.parametrize("kind", LENGTH_KEYS)
+def test_every_type_keeps_to_max_length(recipe, kind: str) -> None:
+    settings = {"s2l__guidance__length__type": kind, "s2l__guidance__length__max_length": 30}
+    assert recipe.check(s2l__guidance__length__initial=30, **settings) == []
+    message = recipe.refused(s2l__guidance__length__initial=31, **settings)
+    assert message.startswith("s2l.guidance.length.initial=31 is above s2l.guidance.length.max_length=30")
 
 
 def test_no_room_at_all(recipe) -> None:
@@ -64,8 +78,6 @@ def test_engine_that_cannot_hold_prompt_and_response(recipe) -> None:
 )
 def test_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
     settings = {"s2l__guidance__length__type": kind, f"s2l__guidance__length__{key}": value}
-    if kind in ("linear", "constant"):
-        settings["s2l__guidance__length__max_length"] = 3072
     message = recipe.refused(**settings)
     assert message.startswith(
         f"s2l.guidance.length.{key}={value} would be ignored with s2l.guidance.length.type={kind}"
