@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -323,67 +321,11 @@ def _most_first(reasons: dict[str, int]) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
+def paths_of(input: str | Path | Sequence[str | Path]) -> list[Path]:
+    """One file or several, as paths."""
+    return [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+
+
 def counts(reasons: dict[Any, int]) -> str:
     """``12 wrong answer, 3 missing``."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items())
-
-
-# ---- command line -------------------------------------------------------------------------------------------------
-
-
-def add_common_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
-    """``--input``, ``--out``, ``--limit``, ``--overwrite`` and ``--json``."""
-    parser.add_argument(
-        "--input", type=Path, action="extend", nargs="+", required=True, metavar="FILE", help=f"{kinds}; repeatable"
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <split>.parquet")
-    parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that hold other data")
-    parser.add_argument("--json", action="store_true", help="print what was written and dropped as JSON")
-
-
-def add_without_trace(parser: argparse.ArgumentParser, default: str) -> None:
-    """``--without-trace keep|drop``."""
-    parser.add_argument(
-        "--without-trace",
-        choices=("keep", "drop"),
-        default=default,
-        help="rows without a usable trace: keep them with an empty one, or leave them out (default: %(default)s)",
-    )
-
-
-def add_val_share(parser: argparse.ArgumentParser) -> None:
-    """``--val-share``."""
-    parser.add_argument(
-        "--val-share",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="share of the rows for val.parquet, chosen by a hash of the problem (default: %(default)s)",
-    )
-
-
-def check_common(args: argparse.Namespace) -> None:
-    """Raises DataError for a ``--limit`` below 1, a ``--val-share`` outside [0, 1) or of val itself, or files twice."""
-    if args.limit is not None and args.limit < 1:
-        raise DataError(f"--limit {args.limit} must be at least 1.")
-    if not 0 <= getattr(args, "val_share", 0.0) < 1:
-        raise DataError(f"--val-share {args.val_share} must be in [0, 1).")
-    if getattr(args, "val_share", 0.0) and args.name == "val":
-        raise DataError("--val-share takes val.parquet from the other rows: it needs another --name than val.")
-    twice = [str(path) for path, times in Counter(args.input).items() if times > 1]
-    if twice:
-        raise DataError(f"--input {twice[0]} is given twice.")
-
-
-def show(files: list[Written], as_json: bool) -> int:
-    """Print what was written, for people or as one JSON object. Returns the exit status."""
-    if as_json:
-        print(json.dumps({"files": [asdict(file) for file in files]}))
-        return 0
-    for file in files:
-        print(f"{file.path}: {file.rows} rows, {file.with_trace} with a trace (counts in {file.report})")
-        for title in ("dropped_rows", "dropped_traces", "tiers"):
-            if getattr(file, title):
-                print(f"  {title.replace('_', ' ')}: {counts(getattr(file, title))}")
-    return 0

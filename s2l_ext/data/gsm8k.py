@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import converting, traces
+from s2l_ext.data import arguments, converting, traces
 from s2l_ext.data.converting import Output, Row, Source, Written, as_text
 from s2l_ext.errors import DataError
 
@@ -69,7 +69,7 @@ def convert(
         DataError: file, line and column of the first unusable row, a duplicate, a problem that two splits share, or an
             existing file that holds other data.
     """
-    files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    files = converting.paths_of(input)
     seen = _Seen()
     with Output(output, Source("gsm8k", data_source, files), overwrite) as out:
         for path in files:
@@ -186,25 +186,14 @@ def _put(out: Output, problem: Problem, instruction: str, keep_without_trace: bo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data gsm8k``."""
-    converting.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
     parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
     parser.add_argument("--name", default=None, help="split and file name for all rows (default: from the rows)")
     parser.add_argument("--data-source", default="gsm8k", help="verl's data_source (default: %(default)s)")
-    converting.add_without_trace(parser, "keep")
+    arguments.add_without_trace(parser, "keep")
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data gsm8k``. Returns the exit status; unusable input raises DataError."""
-    converting.check_common(args)
-    written = convert(
-        args.input,
-        args.out,
-        args.limit,
-        args.instruction,
-        args.name,
-        args.data_source,
-        progress=not args.json,
-        keep_without_trace=args.without_trace == "keep",
-        overwrite=args.overwrite,
-    )
-    return converting.show(written, args.json)
+    keep = args.without_trace == "keep"
+    return arguments.run(args, convert, instruction=args.instruction, name=args.name, keep_without_trace=keep)

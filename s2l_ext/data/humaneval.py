@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import converting
+from s2l_ext.data import arguments, converting
 from s2l_ext.data.converting import Output, Row, Source, Written, as_text
 from s2l_ext.errors import DataError
 
@@ -74,7 +74,7 @@ def convert(
     """
     if trace not in TRACES:
         raise DataError(f"trace={trace!r}: choose one of {', '.join(TRACES)}.")
-    files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    files = converting.paths_of(input)
     seen: dict[str, str] = {}
     with Output(output, Source("humaneval", data_source, files, ability="code"), overwrite) as out:
         out.expect(name)
@@ -142,7 +142,7 @@ def _row(task: Task, name: str, instruction: str, with_trace: bool) -> Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data humaneval``."""
-    converting.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
     parser.add_argument(
         "--trace",
         choices=TRACES,
@@ -156,16 +156,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data humaneval``. Returns the exit status; unusable input raises DataError."""
-    converting.check_common(args)
-    written = convert(
-        args.input,
-        args.out,
-        args.trace,
-        args.limit,
-        args.instruction,
-        args.name,
-        args.data_source,
-        args.overwrite,
-        progress=not args.json,
-    )
-    return converting.show(written, args.json)
+    return arguments.run(args, convert, trace=args.trace, instruction=args.instruction, name=args.name)

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import converting, traces
+from s2l_ext.data import arguments, converting, traces
 from s2l_ext.data.converting import BATCH_ROWS, Output, Row, Source, Written
 from s2l_ext.data.gsm8k import INSTRUCTION
 from s2l_ext.errors import DataError
@@ -107,7 +107,7 @@ def convert(
         DataError: a file that cannot be read or lacks a column, a column of an unknown type (file, row, column), no
             rows left (with the counts), or an existing file that holds other data.
     """
-    files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    files = converting.paths_of(input)
     options = options or Options()
     seen: set[int] = set()
     with (
@@ -285,9 +285,9 @@ def _warm_up() -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data openr1``."""
-    converting.add_common_arguments(parser, ".parquet, .jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, ".parquet, .jsonl or .jsonl.gz")
     parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
-    converting.add_val_share(parser)
+    arguments.add_val_share(parser)
     parser.add_argument("--trust-labels", action="store_true", help=f"believe column {LABELS} instead of grading")
     parser.add_argument(
         "--multiple-choice", choices=("drop", "keep"), default="drop", help="problems with choices (default: drop)"
@@ -298,7 +298,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="drop",
         help=f"sources other than {', '.join(MATH_TIERS)}; kept, they are tiers after these (default: drop)",
     )
-    converting.add_without_trace(parser, "drop")
+    arguments.add_without_trace(parser, "drop")
     parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
     parser.add_argument("--data-source", default="openr1_math", help="verl's data_source (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that grade (default: 1)")
@@ -313,7 +313,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data openr1``. Returns the exit status; unusable input raises DataError."""
-    converting.check_common(args)
     if args.workers < 1 or args.row_seconds <= 0:
         raise DataError(f"--workers {args.workers} must be at least 1 and --row-seconds {args.row_seconds} above 0.")
     options = Options(
@@ -326,7 +325,4 @@ def main(args: argparse.Namespace) -> int:
         args.val_share,
         args.row_seconds,
     )
-    written = convert(
-        args.input, args.out, options, args.limit, args.workers, args.data_source, args.overwrite, not args.json
-    )
-    return converting.show(written, args.json)
+    return arguments.run(args, convert, options=options, workers=args.workers)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import converting, traces
+from s2l_ext.data import arguments, converting, traces
 from s2l_ext.data.converting import Output, Row, Source, Written
 from s2l_ext.errors import DataError
 from s2l_ext.rewards.math import marked_answer
@@ -74,7 +74,7 @@ def convert(
         DataError: file, line, field, reason and fix of the first bad row; an id or prompt twice; no rows; an existing
             file that holds other data.
     """
-    files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+    files = converting.paths_of(input)
     fields, options, seen = fields or Fields(), options or Options(), _Seen()
     if options.check not in CHECKS:
         raise DataError(f"check={options.check!r}: choose one of {', '.join(CHECKS)}.")
@@ -224,7 +224,7 @@ def _fault(trace: str, answer: str, check: str) -> str | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data jsonl``."""
-    converting.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
     parser.add_argument("--data-source", required=True, help="verl's data_source: a name for this data")
     parser.add_argument("--prompt-field", default="prompt", help="text or list of messages (default: %(default)s)")
     parser.add_argument("--answer-field", default="answer", help="what the reward compares with (default: %(default)s)")
@@ -232,18 +232,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tier-field", default=None, help="tier, text or number (default: none)")
     parser.add_argument("--id-field", default=None, help="id (default: a hash of the prompt)")
     parser.add_argument("--trace-check", choices=CHECKS, default="math", help="how traces are checked (default: math)")
-    converting.add_without_trace(parser, "keep")
+    arguments.add_without_trace(parser, "keep")
     parser.add_argument("--instruction", default="", help="sentence appended to every prompt (default: none)")
     parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
-    converting.add_val_share(parser)
+    arguments.add_val_share(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data jsonl``. Returns the exit status; unusable input raises DataError."""
-    converting.check_common(args)
     fields = Fields(args.prompt_field, args.answer_field, args.trace_field, args.tier_field, args.id_field)
     options = Options(args.trace_check, args.instruction, args.without_trace == "keep", args.name, args.val_share)
-    written = convert(
-        args.input, args.out, args.data_source, fields, options, args.limit, args.overwrite, not args.json
-    )
-    return converting.show(written, args.json)
+    return arguments.run(args, convert, fields=fields, options=options)
