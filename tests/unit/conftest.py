@@ -1,8 +1,12 @@
-"""Shared by the tests of configuration rules."""
+"""Shared by the tests of configuration rules, and by those of the converters."""
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf, open_dict
 
@@ -35,3 +39,19 @@ def rules() -> Callable[[str], SimpleNamespace]:
         return SimpleNamespace(check=check, refused=refused, composed=composed)
 
     return of
+
+
+@pytest.fixture(scope="session")
+def jsonl() -> Callable[[Path, list[Any]], Path]:
+    """Writes one JSON value a line."""
+
+    def write(path: Path, rows: list[Any]) -> Path:
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in rows))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[[Path], list[dict[str, Any]]]:
+    return lambda path: pq.read_table(path).to_pylist()

@@ -7,9 +7,7 @@ import gzip
 import json
 import random
 from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.data import gsm8k
@@ -19,15 +17,6 @@ from s2l_ext.errors import DataError
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 TRAIN = FIXTURES / "gsm8k_train_slice.jsonl"
 TEST = FIXTURES / "gsm8k_test_slice.jsonl"
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def write(path: Path, records: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
-    return path
 
 
 def test_real_slices_become_two_usable_files(tmp_path):
@@ -40,7 +29,7 @@ def test_real_slices_become_two_usable_files(tmp_path):
     assert check_parquet(tmp_path / "out" / "test.parquet") == 10
 
 
-def test_every_field_of_a_row(tmp_path):
+def test_every_field_of_a_row(tmp_path, rows_of):
     gsm8k.convert(TEST, tmp_path, limit=2)
     first, second = rows_of(tmp_path / "test.parquet")
     trace = "It takes 2/2=1 bolt of white fiber\nSo the total amount of fabric is 2+1=3 bolts of fabric"
@@ -59,13 +48,13 @@ def test_every_field_of_a_row(tmp_path):
     assert 0 <= index < 2**48 and index != first["extra_info"]["index"]
 
 
-def test_ids_and_indices_survive_reordering(tmp_path):
+def test_ids_and_indices_survive_reordering(tmp_path, jsonl, rows_of):
     records = [json.loads(line) for line in TRAIN.read_text().splitlines()]
     for record in records:
         del record["id"]
     shuffled = random.Random(3).sample(records, len(records))
-    gsm8k.convert(write(tmp_path / "train_a.jsonl", records), tmp_path / "a")
-    gsm8k.convert(write(tmp_path / "train_b.jsonl", shuffled), tmp_path / "b")
+    gsm8k.convert(jsonl(tmp_path / "train_a.jsonl", records), tmp_path / "a")
+    gsm8k.convert(jsonl(tmp_path / "train_b.jsonl", shuffled), tmp_path / "b")
     keys = [
         {row["prompt"][0]["content"]: (row["extra_info"]["id"], row["extra_info"]["index"]) for row in rows}
         for rows in (rows_of(tmp_path / side / "train.parquet") for side in "ab")
@@ -74,11 +63,11 @@ def test_ids_and_indices_survive_reordering(tmp_path):
     assert len(set(keys[0].values())) == 20
 
 
-def test_original_form_gives_the_same_answer_and_trace(tmp_path):
+def test_original_form_gives_the_same_answer_and_trace(tmp_path, jsonl, rows_of):
     records = [json.loads(line) for line in TEST.read_text().splitlines()]
     original = [{"question": record["problem"], "answer": record["solution"]} for record in records]
     gsm8k.convert(TEST, tmp_path / "a")
-    gsm8k.convert(write(tmp_path / "test.jsonl", original), tmp_path / "b")
+    gsm8k.convert(jsonl(tmp_path / "test.jsonl", original), tmp_path / "b")
     picked = [
         [(row["prompt"], row["reward_model"], row["extra_info"]["trace"], row["extra_info"]["index"]) for row in rows]
         for rows in (rows_of(tmp_path / side / "test.parquet") for side in "ab")
@@ -86,7 +75,7 @@ def test_original_form_gives_the_same_answer_and_trace(tmp_path):
     assert picked[0] == picked[1]
 
 
-def test_gzip_equals_plain(tmp_path):
+def test_gzip_equals_plain(tmp_path, rows_of):
     packed = tmp_path / "gsm8k_train_slice.jsonl.gz"
     packed.write_bytes(gzip.compress(TRAIN.read_bytes()))
     gsm8k.convert(packed, tmp_path / "a")
@@ -94,11 +83,11 @@ def test_gzip_equals_plain(tmp_path):
     assert rows_of(tmp_path / "a" / "train.parquet") == rows_of(tmp_path / "b" / "train.parquet")
 
 
-def test_thousands_separators_leave_numbers_and_nothing_else(tmp_path):
+def test_thousands_separators_leave_numbers_and_nothing_else(tmp_path, jsonl, rows_of):
     records = [
         {"question": f"q{i}", "answer": f"#### {text}"} for i, text in enumerate(["1,234,567", "1,2", "(1,234)"])
     ]
-    gsm8k.convert(write(tmp_path / "x.jsonl", records), tmp_path, name="train")
+    gsm8k.convert(jsonl(tmp_path / "x.jsonl", records), tmp_path, name="train")
     answers = [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "train.parquet")]
     assert answers == ["1234567", "1,2", "(1,234)"]
 
@@ -125,8 +114,8 @@ GOOD = {"id": "a", "problem": "1+1?", "answer": "2", "source": "x-train"}
         (["a list"], r"train\.jsonl:2: expected a JSON object, found list"),
     ],
 )
-def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message):
-    path = write(tmp_path / "train.jsonl", [GOOD, bad])
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message, jsonl):
+    path = jsonl(tmp_path / "train.jsonl", [GOOD, bad])
     with pytest.raises(DataError, match=message):
         gsm8k.convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -147,22 +136,22 @@ def test_broken_gzip(tmp_path, content):
         gsm8k.convert(path, tmp_path / "out")
 
 
-def test_missing_and_empty_file(tmp_path):
+def test_missing_and_empty_file(tmp_path, jsonl):
     with pytest.raises(DataError, match="no such file"):
         gsm8k.convert(tmp_path / "train.jsonl", tmp_path / "out")
     with pytest.raises(DataError, match="no rows"):
-        gsm8k.convert(write(tmp_path / "train.jsonl", []), tmp_path / "out")
+        gsm8k.convert(jsonl(tmp_path / "train.jsonl", []), tmp_path / "out")
 
 
-def test_a_problem_in_train_and_test_is_refused_with_the_count(tmp_path):
+def test_a_problem_in_train_and_test_is_refused_with_the_count(tmp_path, jsonl):
     leak = [{**GOOD, "id": f"t{i}", "problem": text, "source": "x-test"} for i, text in enumerate(["1+1?", "3+3?"])]
-    train, test = write(tmp_path / "a.jsonl", [GOOD]), write(tmp_path / "b.jsonl", leak)
+    train, test = jsonl(tmp_path / "a.jsonl", [GOOD]), jsonl(tmp_path / "b.jsonl", leak)
     with pytest.raises(DataError, match=r"1 problems are in two splits.*a\.jsonl:1 \(train\)"):
         gsm8k.convert([train, test], tmp_path / "out")
 
 
-def test_unknown_split_asks_for_a_name(tmp_path):
-    path = write(tmp_path / "mine.jsonl", [{"problem": "1+1?", "answer": 2}])
+def test_unknown_split_asks_for_a_name(tmp_path, jsonl, rows_of):
+    path = jsonl(tmp_path / "mine.jsonl", [{"problem": "1+1?", "answer": 2}])
     with pytest.raises(DataError, match="Pass --name"):
         gsm8k.convert(path, tmp_path / "out")
     gsm8k.convert(path, tmp_path / "out", name="custom")
@@ -170,7 +159,7 @@ def test_unknown_split_asks_for_a_name(tmp_path):
     assert (row["reward_model"]["ground_truth"], row["extra_info"]["split"]) == ("2", "custom")
 
 
-def test_command_prints_json(tmp_path, capsys):
+def test_command_prints_json(tmp_path, capsys, rows_of):
     parser = argparse.ArgumentParser()
     gsm8k.add_arguments(parser)
     arguments = ["--input", str(TRAIN), "--input", str(TEST), "--out", str(tmp_path), "--limit", "3", "--json"]
@@ -202,12 +191,12 @@ SOLUTIONS = [
 
 
 @pytest.mark.parametrize(("keep", "rows"), [(True, 10), (False, 3)])
-def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, rows):
+def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, rows, jsonl, rows_of):
     records = [
         {"problem": f"q{number}", "answer": "1999" if number == 1 else "2", "solution": solution}
         for number, (solution, _) in enumerate(SOLUTIONS)
     ]
-    path = write(tmp_path / "train.jsonl", records)
+    path = jsonl(tmp_path / "train.jsonl", records)
     (written,) = gsm8k.convert(path, tmp_path, keep_without_trace=keep)
     assert written.dropped_traces == {reason: 1 for _, reason in SOLUTIONS if reason}
     assert (written.rows, written.with_trace) == (rows, 3)
@@ -219,12 +208,12 @@ def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, ro
     assert report["made_by"] == "`s2l data gsm8k` from train.jsonl with data source gsm8k"
 
 
-def test_other_data_is_not_replaced_unasked(tmp_path):
+def test_other_data_is_not_replaced_unasked(tmp_path, jsonl, rows_of):
     gsm8k.convert(TRAIN, tmp_path)
     gsm8k.convert(TRAIN, tmp_path, limit=3)
     assert len(rows_of(tmp_path / "train.parquet")) == 3
     gsm8k.convert(TEST, tmp_path)
-    other = write(tmp_path / "mine_train.jsonl", [GOOD])
+    other = jsonl(tmp_path / "mine_train.jsonl", [GOOD])
     with pytest.raises(DataError, match=r"train\.parquet exists and holds other data .*--overwrite"):
         gsm8k.convert(other, tmp_path)
     assert len(rows_of(tmp_path / "train.parquet")) == 3

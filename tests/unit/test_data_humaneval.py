@@ -6,10 +6,8 @@ import argparse
 import ast
 import json
 import random
-from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.data import humaneval
@@ -30,16 +28,7 @@ TASK = {
 }
 
 
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in rows))
-    return path
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def test_every_field_of_a_row(tmp_path):
+def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
     (written,) = humaneval.convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path)
     assert (written.split, written.rows, written.with_trace) == ("test", 1, 0)
     assert check_parquet(tmp_path / "test.parquet") == 1
@@ -58,7 +47,7 @@ def test_every_field_of_a_row(tmp_path):
     }
 
 
-def test_canonical_trace_ends_in_the_program(tmp_path):
+def test_canonical_trace_ends_in_the_program(tmp_path, jsonl, rows_of):
     humaneval.convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path, trace="canonical")
     trace = rows_of(tmp_path / "test.parquet")[0]["extra_info"]["trace"]
     start = answer_start(trace)
@@ -69,7 +58,7 @@ def test_canonical_trace_ends_in_the_program(tmp_path):
     assert space["add"](1, 2) == 3 and ast.parse(program)
 
 
-def test_both_forms_are_the_same_and_order_changes_no_id(tmp_path):
+def test_both_forms_are_the_same_and_order_changes_no_id(tmp_path, jsonl, rows_of):
     tasks = [{**TASK, "task_id": f"HumanEval/{n}", "prompt": PROMPT.replace("Sum", f"Sum {n}")} for n in range(8)]
     other = [
         {
@@ -103,7 +92,7 @@ def test_both_forms_are_the_same_and_order_changes_no_id(tmp_path):
         ({"task_id": "HumanEval/0"}, "a.jsonl:2: task 'HumanEval/0' is also at"),
     ],
 )
-def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message):
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [TASK, {**TASK, "task_id": "HumanEval/1", **changes}])
     with pytest.raises(DataError) as error:
         humaneval.convert(path, tmp_path / "out", trace="canonical")
@@ -111,20 +100,20 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_prompt_that_is_no_python_is_named_without_a_solution_too(tmp_path):
+def test_a_prompt_that_is_no_python_is_named_without_a_solution_too(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{**TASK, "prompt": "def add(:\n"}])
     with pytest.raises(DataError, match=r"a\.jsonl:1: column 'prompt' is not Python"):
         humaneval.convert(path, tmp_path / "out")
 
 
-def test_empty_file_and_unknown_trace(tmp_path):
+def test_empty_file_and_unknown_trace(tmp_path, jsonl):
     with pytest.raises(DataError, match=r"test\.parquet: no rows to write"):
         humaneval.convert(jsonl(tmp_path / "a.jsonl", []), tmp_path)
     with pytest.raises(DataError, match="choose one of none, canonical"):
         humaneval.convert(tmp_path / "a.jsonl", tmp_path, trace="gold")
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, jsonl):
     parser = argparse.ArgumentParser()
     humaneval.add_arguments(parser)
     words = ["--input", str(jsonl(tmp_path / "a.jsonl", [TASK])), "--out", str(tmp_path), "--trace", "canonical"]

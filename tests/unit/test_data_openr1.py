@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -27,15 +26,6 @@ CHOICE = "Choose. (A) 1 (B) 2 (C) 3 (D) 4"
 def row(problem: str, *generations: str, **changes: Any) -> dict[str, Any]:
     base = {"problem": problem, "answer": "2", "source": "olympiads", "question_type": "math-word-problem"}
     return {**base, "generations": list(generations or (RIGHT,)), **changes}
-
-
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in rows))
-    return path
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
 
 
 ROWS = [
@@ -75,7 +65,7 @@ FAULTS = {
 }
 
 
-def test_every_reason_is_counted(tmp_path):
+def test_every_reason_is_counted(tmp_path, jsonl):
     (written,) = convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out")
     assert (written.rows, written.with_trace) == (4, 4)
     assert written.dropped_rows == DROPPED
@@ -87,7 +77,7 @@ def test_every_reason_is_counted(tmp_path):
     assert written.rows + sum(written.dropped_rows.values()) == len(ROWS)
 
 
-def test_a_row_as_verl_reads_it(tmp_path):
+def test_a_row_as_verl_reads_it(tmp_path, jsonl, rows_of):
     convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path)
     assert check_parquet(tmp_path / "train.parquet") == 4
     first = rows_of(tmp_path / "train.parquet")[0]
@@ -105,7 +95,7 @@ def test_a_row_as_verl_reads_it(tmp_path):
     assert prompt_ids(table)[0] == extra["id"]
 
 
-def test_options_keep_what_is_dropped_otherwise(tmp_path):
+def test_options_keep_what_is_dropped_otherwise(tmp_path, jsonl, rows_of):
     options = Options(
         keep_multiple_choice=True, keep_other_sources=True, keep_without_trace=True, instruction="", name="all"
     )
@@ -118,7 +108,7 @@ def test_options_keep_what_is_dropped_otherwise(tmp_path):
     assert rows[0]["prompt"][0]["content"] == "usable"
 
 
-def test_order_and_shards_change_neither_ids_nor_traces(tmp_path):
+def test_order_and_shards_change_neither_ids_nor_traces(tmp_path, jsonl, rows_of):
     rows = [row(f"problem {number}", *([WRONG] * (number % 3)), RIGHT) for number in range(40)]
     shuffled = random.Random(1).sample(rows, len(rows))
     options = Options(val_share=0.3)
@@ -135,7 +125,7 @@ def test_order_and_shards_change_neither_ids_nor_traces(tmp_path):
     assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 40
 
 
-def test_parquet_shards_and_two_workers_give_the_same(tmp_path):
+def test_parquet_shards_and_two_workers_give_the_same(tmp_path, rows_of):
     rows = [{**record, "is_reasoning_complete": None} for record in ROWS]
     pq.write_table(pa.Table.from_pylist(rows[:6]), tmp_path / "a.parquet", row_group_size=2)
     pq.write_table(pa.Table.from_pylist(rows[6:]), tmp_path / "b.parquet")
@@ -148,7 +138,7 @@ def test_parquet_shards_and_two_workers_give_the_same(tmp_path):
     assert limited.rows == 2 and limited.dropped_rows == {"no usable trace": 1, "duplicate problem": 1}
 
 
-def test_recorded_labels_are_believed_and_nothing_is_graded(tmp_path, monkeypatch):
+def test_recorded_labels_are_believed_and_nothing_is_graded(tmp_path, monkeypatch, jsonl, rows_of):
     monkeypatch.setattr(openr1.traces, "answer_fault", lambda *_: pytest.fail("graded"))
     rows = [
         row("label says right", WRONG, correctness_math_verify=[True]),
@@ -171,7 +161,7 @@ def test_time_of_a_row_is_bounded(tmp_path, monkeypatch):
     assert judged == openr1.Judged("", ["not judged in time"] * 4)
 
 
-def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path):
+def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path, jsonl):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": RIGHT}]
     rows = [{"problem": "a", "answer": 2, "source": "olympiads", "messages": turns}, row("b", generations=RIGHT)]
     (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path)
@@ -192,14 +182,14 @@ def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path):
         ([1], "a.jsonl:2: expected a JSON object"),
     ],
 )
-def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message):
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message, jsonl):
     with pytest.raises(DataError) as error:
         convert(jsonl(tmp_path / "a.jsonl", [row("first"), bad]), tmp_path / "deep" / "out")
     assert message in str(error.value)
     assert not (tmp_path / "deep").exists()
 
 
-def test_bad_files(tmp_path):
+def test_bad_files(tmp_path, jsonl):
     (tmp_path / "a.parquet").write_text("no parquet")
     with pytest.raises(DataError, match=r"a\.parquet: not a readable parquet file"):
         convert(tmp_path / "a.parquet", tmp_path / "out")
@@ -221,7 +211,7 @@ def command(*words: object) -> int:
     return openr1.main(parser.parse_args([str(word) for word in words]))
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, jsonl):
     path = jsonl(tmp_path / "a.jsonl", ROWS)
     assert command("--input", path, "--out", tmp_path / "out") == 0
     shown = capsys.readouterr().out
@@ -252,7 +242,7 @@ def test_settings_out_of_range(tmp_path, words, message):
         command("--input", "a.jsonl", "--out", tmp_path, *words)
 
 
-def test_other_data_is_not_replaced_unasked(tmp_path):
+def test_other_data_is_not_replaced_unasked(tmp_path, jsonl, rows_of):
     a, b = (jsonl(tmp_path / f"{name}.jsonl", [row(name)]) for name in "ab")
     convert(a, tmp_path / "out")
     convert(a, tmp_path / "out")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -25,16 +24,7 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
     return {"q": f"problem {number}", "meta": {"gold": 2}, "cot": RIGHT, "level": 1, "key": f"k{number}", **changes}
 
 
-def jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(f"{json.dumps(record)}\n" for record in rows))
-    return path
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return pq.read_table(path).to_pylist()
-
-
-def test_every_field_of_a_row(tmp_path):
+def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
     options = Options(instruction="Think.")
     (written,) = convert(jsonl(tmp_path / "a.jsonl", [row()]), tmp_path, "mine", FIELDS, options)
     assert (written.rows, written.with_trace, written.tiers) == (1, 1, {1: 1})
@@ -51,7 +41,7 @@ def test_every_field_of_a_row(tmp_path):
     }
 
 
-def test_only_prompt_and_answer_are_needed(tmp_path):
+def test_only_prompt_and_answer_are_needed(tmp_path, jsonl, rows_of):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?", "name": "x"}]
     rows = [{"prompt": chat, "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]
     (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path, "mine")
@@ -75,7 +65,7 @@ FAULTS = {"missing": 2, "unfinished thinking": 1, "answer only": 1, "wrong answe
 
 
 @pytest.mark.parametrize(("keep", "rows"), [(True, 8), (False, 2)])
-def test_traces_are_counted_by_reason(tmp_path, keep, rows):
+def test_traces_are_counted_by_reason(tmp_path, keep, rows, jsonl, rows_of):
     path = jsonl(tmp_path / "a.jsonl", [row(number, cot=trace) for number, (trace, _) in enumerate(TRACES)])
     (written,) = convert(path, tmp_path, "mine", FIELDS, Options(keep_without_trace=keep))
     assert written.dropped_traces == FAULTS
@@ -85,7 +75,7 @@ def test_traces_are_counted_by_reason(tmp_path, keep, rows):
     assert [trace for trace in kept if trace] == [RIGHT, "<think>\n1+1=2</think>so 2"]
 
 
-def test_a_row_may_lack_the_trace_field(tmp_path):
+def test_a_row_may_lack_the_trace_field(tmp_path, jsonl):
     record = row()
     del record["cot"]
     (written,) = convert(jsonl(tmp_path / "a.jsonl", [record]), tmp_path, "mine", FIELDS)
@@ -93,7 +83,7 @@ def test_a_row_may_lack_the_trace_field(tmp_path):
 
 
 @pytest.mark.parametrize(("check", "with_trace"), [("math", 1), ("exact", 1), ("form", 3)])
-def test_ways_to_check_a_trace(tmp_path, check, with_trace):
+def test_ways_to_check_a_trace(tmp_path, check, with_trace, jsonl):
     answers = ["Ada Lovelace", "2", "2"]
     texts = ["<answer>Ada Lovelace</answer>", "\\boxed{3}", "\\boxed{1}"]
     rows = [
@@ -104,7 +94,7 @@ def test_ways_to_check_a_trace(tmp_path, check, with_trace):
     assert written.with_trace == with_trace
 
 
-def test_order_and_shards_change_no_id_and_no_split(tmp_path):
+def test_order_and_shards_change_no_id_and_no_split(tmp_path, jsonl, rows_of):
     rows = [{"prompt": f"problem {number}", "answer": number} for number in range(50)]
     shuffled = random.Random(2).sample(rows, 50)
     shards = [jsonl(tmp_path / "b.jsonl", shuffled[:20]), jsonl(tmp_path / "c.jsonl", shuffled[20:])]
@@ -124,7 +114,7 @@ def test_order_and_shards_change_no_id_and_no_split(tmp_path):
 @pytest.mark.parametrize(
     ("levels", "kind"), [(["a", "b"], pa.string()), ([1, 2], pa.int64()), ([0.5, 2], pa.float64())]
 )
-def test_tiers_keep_their_type(tmp_path, levels, kind):
+def test_tiers_keep_their_type(tmp_path, levels, kind, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [row(number, level=level) for number, level in enumerate(levels)])
     convert(path, tmp_path, "mine", FIELDS)
     table = pq.read_table(tmp_path / "train.parquet")
@@ -158,7 +148,7 @@ def test_tiers_keep_their_type(tmp_path, levels, kind):
         ({"q": "\ud800"}, "half of a surrogate pair"),
     ],
 )
-def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message):
+def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [row(0), row(1, **changes)])
     with pytest.raises(DataError) as error:
         convert(path, tmp_path / "out", "mine", FIELDS)
@@ -173,7 +163,7 @@ def test_lines_that_are_no_object(tmp_path, content):
         convert(tmp_path / "a.jsonl", tmp_path / "out", "mine")
 
 
-def test_files_that_cannot_be_read(tmp_path):
+def test_files_that_cannot_be_read(tmp_path, jsonl):
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(DataError, match="cannot be read as UTF-8"):
         convert(tmp_path / "a.jsonl", tmp_path / "out", "mine")
@@ -185,7 +175,7 @@ def test_files_that_cannot_be_read(tmp_path):
         convert(tmp_path / "c.jsonl", tmp_path / "out", "mine", options=Options(check="math2"))
 
 
-def test_files_of_unknown_origin_are_not_replaced(tmp_path):
+def test_files_of_unknown_origin_are_not_replaced(tmp_path, jsonl, rows_of):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "answer": "b"}])
     pq.write_table(pa.table({"a": [1]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"train\.parquet exists and holds other data \(not known where from; .*--over"):
@@ -199,14 +189,14 @@ def test_files_of_unknown_origin_are_not_replaced(tmp_path):
         convert(path, tmp_path, "yours")
 
 
-def test_many_rows_are_written_in_batches(tmp_path):
+def test_many_rows_are_written_in_batches(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": f"p{n}", "answer": n} for n in range(700)])
     convert(path, tmp_path, "mine")
     with pq.ParquetFile(tmp_path / "train.parquet") as file:
         assert file.num_row_groups == 3 and file.metadata.num_rows == 700
 
 
-def test_command_line(tmp_path, capsys):
+def test_command_line(tmp_path, capsys, jsonl):
     parser = argparse.ArgumentParser()
     user_jsonl.add_arguments(parser)
     path = jsonl(tmp_path / "a.jsonl", [row(n) for n in range(3)])

@@ -1,7 +1,5 @@
 """Prompt ids, tiers, warm-start files and file digests: by hand, and every refusal with what it names."""
 
-import json
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -113,16 +111,11 @@ def test_tiers_that_are_no_numbers_need_an_order(bad: object) -> None:
 # ---- warm start ---------------------------------------------------------------------------------------------------
 
 
-def jsonl(path, rows: list[dict]):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def test_rates_are_read_from_json_lines_and_parquet(tmp_path) -> None:
+def test_rates_are_read_from_json_lines_and_parquet(tmp_path, jsonl) -> None:
     rows = [{"prompt_id": "a", "pass_rate": 0.25, "n": 8}, {"prompt_id": "b", "pass_rate": 1}]
     pq.write_table(pa.table({"prompt_id": ["a", "b"], "pass_rate": [0.25, 1.0]}), tmp_path / "r.parquet")
     expected = {"a": 0.25, "b": 1.0}
-    assert read_pass_rates(jsonl(tmp_path / "r.jsonl", rows)) == expected
+    assert read_pass_rates(str(jsonl(tmp_path / "r.jsonl", rows))) == expected
     assert read_pass_rates(str(tmp_path / "r.parquet")) == expected
 
 
@@ -157,9 +150,9 @@ def test_after_verls_filters_some_ids_may_be_gone_but_not_all() -> None:
         ([{"id": "a", "pass_rate": 1}], "KeyError: 'prompt_id'"),
     ],
 )
-def test_bad_rows_are_named(tmp_path, rows: list[dict], words: str) -> None:
+def test_bad_rows_are_named(tmp_path, jsonl, rows: list[dict], words: str) -> None:
     with pytest.raises(DataError, match=words):
-        read_pass_rates(jsonl(tmp_path / "r.jsonl", rows))
+        read_pass_rates(str(jsonl(tmp_path / "r.jsonl", rows)))
 
 
 def test_missing_or_broken_file_is_named(tmp_path) -> None:
