@@ -22,6 +22,7 @@ PACKAGED_RECIPES = Path(__file__).parent / "recipes"
 SHARED_FOLDER = "base"
 """Holds overlays that recipes list in their defaults; not recipes themselves."""
 
+_PIPELINE_KEY = re.compile(r"^(stages|base)\s*:", re.MULTILINE)
 _S2L_OVERRIDE = re.compile(r"^\+{0,2}(?=s2l[.=])")
 
 
@@ -62,14 +63,19 @@ def search_folders(config_dirs: Iterable[Path] = ()) -> list[Path]:
 
 
 def recipe_names(folders: Iterable[Path]) -> list[str]:
-    """Names of every recipe in the folders, without the shared overlays."""
+    """Names of every training recipe in the folders, without the shared overlays and pipelines."""
     found = {
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in folders
-        for path in folder.glob("*/*.yaml")
-        if path.parent.name != SHARED_FOLDER
+        for path in (*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml"))
+        if path.parent.name != SHARED_FOLDER and not is_pipeline(path)
     }
     return sorted(found)
+
+
+def is_pipeline(path: Path) -> bool:
+    """Whether a YAML file is for ``s2l pipeline``: it has stages of its own or another pipeline's."""
+    return _PIPELINE_KEY.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def verl_config_folder() -> Path:

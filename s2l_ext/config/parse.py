@@ -6,7 +6,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,6 +17,7 @@ from s2l_ext.errors import ConfigError
 
 ROOT = "s2l"
 MISSING = "???"
+Parsed = TypeVar("Parsed")
 
 
 def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
@@ -28,7 +29,12 @@ def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
     Raises:
         ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
     """
-    return cast(S2LConfig, _parse_dataclass(S2LConfig, _to_plain(block), ROOT))
+    return parse_block(S2LConfig, block, ROOT)
+
+
+def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None, root: str) -> Parsed:
+    """Validate a block against any frozen dataclass, as :func:`parse_s2l` does; ``root`` begins the keys of messages."""
+    return cast(Parsed, _parse_dataclass(kind, _to_plain(block, root), root))
 
 
 def valid_keys(kind: type = S2LConfig, prefix: str = ROOT) -> Iterator[str]:
@@ -41,13 +47,13 @@ def valid_keys(kind: type = S2LConfig, prefix: str = ROOT) -> Iterator[str]:
             yield from valid_keys(nested, key)
 
 
-def _to_plain(block: Mapping[str, Any] | DictConfig | None) -> Any:
+def _to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
     if block is None:
         return {}
     try:
         return OmegaConf.to_container(block, resolve=True) if OmegaConf.is_config(block) else block
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{ROOT}: {str(error).splitlines()[0]}") from error
+        raise ConfigError(f"{root}: {str(error).splitlines()[0]}") from error
 
 
 def _parse_dataclass(kind: type, value: Any, key: str) -> Any:
@@ -129,7 +135,8 @@ def _wrong_type(key: str, value: Any, wanted: str) -> ConfigError:
 def _unknown(key: str, siblings: list[str]) -> ConfigError:
     """Suggests a near spelling in the same block, else the same name or a near one in another block."""
     parent, name = key.rsplit(".", 1)
-    elsewhere = {candidate.rsplit(".", 1)[1]: candidate for candidate in valid_keys()}
+    ours = key.split(".", 1)[0] == ROOT
+    elsewhere = {candidate.rsplit(".", 1)[1]: candidate for candidate in valid_keys()} if ours else {}
     near = nearest(name, siblings)
     other = nearest(name, elsewhere)
     suggestion = f"{parent}.{near}" if near else elsewhere[other] if other else None
