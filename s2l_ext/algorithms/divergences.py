@@ -30,9 +30,6 @@ __all__ = [
     "topk_divergence",
 ]
 
-SMALLEST_TAIL = 1e-7
-"""Mass given to the teacher's tail where rounding left none: a reverse KL would be infinite."""
-
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:
     """(B, T) KL(teacher || student) in nats per token (Eq. 5), gradient to the student's logits only.
@@ -137,8 +134,9 @@ def topk_divergence(
 
     forward = sum_k q_k log(q_k / p_k) + Q log(Q / P), Q = 1 - sum_k q_k, P = 1 - sum_k p_k; reverse with p and q
     exchanged; jsd likewise. Merging tokens never increases a divergence (data-processing inequality), so each value is
-    a lower bound of the full one, equal to it when both models share the tail out in the same proportions. A teacher
-    tail below 1e-7 counts as 1e-7 unless K = V, and the teacher's buckets are normalised.
+    a lower bound of the full one, equal to it when both models share the tail out in the same proportions. A
+    teacher tail below the rounding of the sum (1.2e-7 in float32) counts as that unless K = V: the reverse KL would be
+    infinite. The teacher's buckets are normalised.
 
     Args:
         student_logits_N_V: any floating dtype; no second (N, V) tensor but its gradient is made.
@@ -161,7 +159,7 @@ def topk_divergence(
     topk_N_K = teacher_topk_log_probs_N_K.detach().to(buckets_N_L.dtype)
     has_tail = topk_N_K.shape[1] < student_logits_N_V.shape[1]
     tail_N = (1 - topk_N_K.exp().sum(-1)).clamp_min(0) * has_tail
-    log_tail_N = tail_N.clamp_min(SMALLEST_TAIL * has_tail).log()
+    log_tail_N = tail_N.clamp_min(torch.finfo(topk_N_K.dtype).eps * has_tail).log()
     teacher_N_L = torch.cat([topk_N_K, log_tail_N[:, None]], dim=-1)
     value_N = _from_logits(kind, buckets_N_L, teacher_N_L, torch.ones_like(tail_N), beta, chunk_size)
     return TopKDivergence(value_N, tail_N, buckets_N_L.detach()[:, -1].exp())
