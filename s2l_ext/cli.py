@@ -30,6 +30,8 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
     ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
     ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
+    ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.evaluation.command"),
+    ("compare",): Command("two evaluations, paired by problem", "s2l_ext.evaluation.compare"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
     ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
     ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),

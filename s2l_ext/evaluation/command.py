@@ -1,0 +1,115 @@
+"""``s2l eval``: sample a model on problems, grade, and write accuracy, pass@k and what they came from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.errors import ConfigError
+from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
+from s2l_ext.evaluation.run import Evaluation, evaluate
+
+UNSHOWN = ("problems", "by_data_source")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l eval``."""
+    parser.add_argument("--model", required=True, help="Hugging Face folder or hub id")
+    parser.add_argument(
+        "--data", required=True, action="append", type=Path, metavar="FILE", help="verl parquet or JSON lines; repeat"
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE.json", help="samples are kept beside it")
+    parser.add_argument("--benchmark", metavar="NAME|YAML", help="how rows of JSON lines become problems (gsm8k)")
+    parser.add_argument("--reward", metavar="pkg.module:function", help="default: by data source")
+    parser.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
+    _add_sampling(parser)
+    parser.add_argument("--divergence-to", metavar="TEACHER", help="add the reverse KL to this model")
+    parser.add_argument("--teacher-rollouts", type=Path, metavar="FILE", help="its samples; add the forward KL on them")
+    parser.add_argument("--json", action="store_true", help="print the result without its problems as JSON")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--n", type=int, default=1, help="samples a problem (default %(default)s)")
+    parser.add_argument("--k", help="comma-separated k of pass@k and maj@k (default: all up to n)")
+    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (default %(default)s)")
+    parser.add_argument("--top-p", type=float, default=0.95, help="default %(default)s")
+    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    parser.add_argument("--max-tokens", type=int, default=2048, help="longest response (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
+    parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default %(default)s")
+    parser.add_argument(
+        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="for the chat template; repeat"
+    )
+    parser.add_argument("--dtype", default="auto", help="auto: the model's own; float32 without an accelerator")
+    parser.add_argument("--tensor-parallel", type=int, default=1, help="accelerators for one vLLM (default 1)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l eval``. Returns the exit status; what cannot be evaluated raises."""
+    result = evaluate(job_of(args), progress=not args.json)
+    if args.json:
+        print(json.dumps({name: value for name, value in result.items() if name not in UNSHOWN}, indent=1))
+    else:
+        print("\n".join(as_lines(result, args.out)))
+    return 0
+
+
+def job_of(args: argparse.Namespace) -> Evaluation:
+    return Evaluation(
+        model=args.model,
+        data=tuple(args.data),
+        out=args.out,
+        sampling=Sampling(args.n, args.temperature, args.top_p, args.top_k, args.max_tokens, args.seed),
+        engine=args.engine,
+        machine=Machine(args.dtype, args.tensor_parallel),
+        limit=args.limit,
+        ks=_ks(args.k),
+        reward=args.reward,
+        benchmark=None if args.benchmark is None else load_benchmark(args.benchmark),
+        chat_options=dict(map(_chat_option, args.chat_option)),
+        divergence_to=args.divergence_to,
+        teacher_rollouts=args.teacher_rollouts,
+    )
+
+
+def _ks(text: str | None) -> tuple[int, ...] | None:
+    try:
+        return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
+    except ValueError:
+        raise ConfigError(f"--k {text}: expected whole numbers joined by commas, such as 1,4,16.") from None
+
+
+def _chat_option(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise ConfigError(f"--chat-option {text}: expected KEY=VALUE, such as enable_thinking=false.")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def as_lines(result: dict[str, Any], out: Path) -> list[str]:
+    """The result as a person reads it."""
+    n = result["fingerprints"]["sampling"]["n"]
+    error = result["standard_error"]
+    sure = "" if error is None else f" ± {error:.4f} (standard error over problems)"
+    lines = [
+        f"accuracy   {result['accuracy']:.4f}{sure}",
+        f"samples    {n} for each of {result['num_problems']} problems, mean length {result['mean_length']:.1f} "
+        f"tokens, {result['truncation_rate']:.1%} truncated",
+        f"pass@k     {_by_k(result['pass_at_k'])}",
+    ]
+    if result["maj_at_k"]:
+        lines.append(f"maj@k      {_by_k(result['maj_at_k'])}")
+    names = [name for name in result if name.endswith("_kl_per_token")]
+    lines += [f"{name:<10} {result[name]:.4f} ± {result[f'{name}_standard_error'] or 0:.4f}" for name in names]
+    return [*lines, f"written    {out}"]
+
+
+def _by_k(values: dict[str, float]) -> str:
+    powers = [k for k in values if int(k) & (int(k) - 1) == 0 or k == list(values)[-1]]
+    return "  ".join(f"{k}: {values[k]:.4f}" for k in powers)

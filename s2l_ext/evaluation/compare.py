@@ -1,0 +1,134 @@
+"""``s2l compare``: two evaluations of the same problems, paired by problem."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from s2l_ext.errors import DataError
+from s2l_ext.evaluation.metrics import paired_interval
+
+SAME = ("data", "benchmark", "reward", "limit")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l compare``."""
+    parser.add_argument("a", type=Path, metavar="A.json", help="what s2l eval wrote")
+    parser.add_argument("b", type=Path, metavar="B.json", help="the one to compare with it")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="SETTING", help="a sampling setting that may differ; repeat"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l compare``. Returns the exit status; what cannot be compared raises DataError."""
+    found = compare(args.a, args.b, tuple(args.allow), args.seed)
+    print(json.dumps(found, indent=1) if args.json else "\n".join(as_lines(found)))
+    return 0
+
+
+def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
+    """Accuracy of B minus accuracy of A, its 95 % bootstrap interval over problems, and wins of B by problem.
+
+    Args:
+        allowed: sampling settings that may differ, such as ``seed``.
+
+    Raises:
+        DataError: a file is no result of ``s2l eval``, or the two differ in data, problems or sampling.
+    """
+    first, second = _read(a), _read(b)
+    _require_same(a, first, b, second, allowed)
+    of_a, of_b = _shares(first), _shares(second)
+    _require_same_problems(a, of_a, b, of_b)
+    differences = np.array([of_b[name] - of_a[name] for name in sorted(of_a)])
+    return {
+        "a": _side(a, first),
+        "b": _side(b, second),
+        "difference": float(differences.mean()),
+        "ci95": list(paired_interval(differences, seed)),
+        "wins": int((differences > 0).sum()),
+        "losses": int((differences < 0).sum()),
+        "ties": int((differences == 0).sum()),
+        "num_problems": len(differences),
+        "pass_at_k": _pass_at_k(first, second),
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
+            result[key]
+        result["fingerprints"]["sampling"]
+        return dict(result)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (KeyError, TypeError, ValueError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise DataError(f"{path}: not a result that s2l eval wrote ({reason}).") from error
+
+
+def _require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any], allowed: tuple[str, ...]) -> None:
+    one, two = first["fingerprints"], second["fingerprints"]
+    for name in SAME:
+        if one.get(name) != two.get(name):
+            raise DataError(
+                f"{a} and {b} differ in {name}: {one.get(name)} and {two.get(name)}. A paired comparison needs the "
+                f"same {name}; run s2l eval for both with the same."
+            )
+    settings = {*one["sampling"], *two["sampling"]}
+    unknown = sorted(set(allowed) - settings)
+    if unknown:
+        raise DataError(f"--allow {unknown[0]}: no sampling setting. Settings: {', '.join(sorted(settings))}.")
+    different = [n for n in sorted(settings - set(allowed)) if one["sampling"].get(n) != two["sampling"].get(n)]
+    if different:
+        shown = ", ".join(f"{n} {one['sampling'].get(n)} / {two['sampling'].get(n)}" for n in different)
+        raise DataError(
+            f"{a} and {b} were sampled differently: {shown}. Run s2l eval with the same settings, or accept it with "
+            f"{' '.join(f'--allow {name}' for name in different)}."
+        )
+
+
+def _require_same_problems(a: Path, of_a: dict[str, float], b: Path, of_b: dict[str, float]) -> None:
+    if of_a.keys() != of_b.keys():
+        raise DataError(
+            f"{a} has {len(of_a)} problems, {b} {len(of_b)}, and {len(of_a.keys() & of_b.keys())} are in both. A "
+            "paired comparison needs the same problems: run s2l eval for both on the same data and --limit."
+        )
+
+
+def _shares(result: dict[str, Any]) -> dict[str, float]:
+    return {row["prompt_id"]: row["num_correct"] / row["num_samples"] for row in result["problems"]}
+
+
+def _side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+    kept = ("model", "accuracy", "standard_error", "mean_length", "truncation_rate")
+    return {"file": str(path), **{name: result.get(name) for name in kept}}
+
+
+def _pass_at_k(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[float]]:
+    shared = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
+    return {k: [first["pass_at_k"][k], second["pass_at_k"][k]] for k in shared}
+
+
+def as_lines(found: dict[str, Any]) -> list[str]:
+    """A table, and the difference in one sentence."""
+    low, high = found["ci95"]
+    rows = [("accuracy", found["a"]["accuracy"], found["b"]["accuracy"])]
+    rows += [(f"pass@{k}", *pair) for k, pair in found["pass_at_k"].items() if k != "1"]
+    clear = "clear" if low > 0 or high < 0 else "not clear: the interval holds 0"
+    return [
+        f"A {found['a']['file']} ({found['a']['model']})",
+        f"B {found['b']['file']} ({found['b']['model']})",
+        f"{'':12}{'A':>9}{'B':>9}{'B - A':>9}",
+        *(f"{name:<12}{a:>9.4f}{b:>9.4f}{b - a:>+9.4f}" for name, a, b in rows),
+        f"B - A {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({clear})",
+        f"by problem: B better on {found['wins']}, worse on {found['losses']}, equal on {found['ties']} of "
+        f"{found['num_problems']}",
+    ]

@@ -1,0 +1,123 @@
+"""How far a model's next-token distributions are from another's, per response token, over the full vocabulary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from s2l_ext.algorithms.divergences import forward_kl, reverse_kl
+from s2l_ext.data import tokenizers
+from s2l_ext.errors import DataError
+from s2l_ext.evaluation.forward import load_causal_model
+from s2l_ext.evaluation.model_folder import Model
+from s2l_ext.evaluation.samples import Sample, read_samples
+
+BATCH_LOGITS = 1 << 27
+"""Logits of one batch of rows, per model: half a GB in float32. A single longer row has as many as it needs."""
+CHUNK_TOKENS = 256
+
+Divergence = Callable[..., Tensor]
+
+
+def divergences(
+    student: Model, teacher: Model, own: Sequence[Sample], teacher_rollouts: Path | None, on_cpu: bool, progress: bool
+) -> dict[str, Any]:
+    """``reverse_kl_per_token`` on ``own`` responses of the student, and, with the teacher's, ``forward_kl_per_token``.
+
+    Nats, means over tokens, each with a standard error over rows; both models in float32.
+
+    Raises:
+        TokenizerMismatch: the two models do not share a tokenizer.
+        DataError: there are no such rollouts, or they hold tokens that the models do not have.
+    """
+    tokenizers.compare(str(student.folder), str(teacher.folder), "--model", "--divergence-to")
+    held_out = None if teacher_rollouts is None else read_samples(teacher_rollouts)
+    pair = (load_causal_model(model.folder, "float32", on_cpu) for model in (student, teacher))
+    measure = _Pair(*pair, progress=progress)
+    found = measure.mean("reverse_kl_per_token", reverse_kl, own)
+    if held_out is not None:
+        _refuse_unknown_tokens(held_out, measure.vocabulary, teacher_rollouts)
+        found |= measure.mean("forward_kl_per_token", forward_kl, held_out)
+    return found
+
+
+def _refuse_unknown_tokens(samples: Sequence[Sample], vocabulary: int, path: Path | None) -> None:
+    highest = max(max(sample.prompt_ids + sample.token_ids) for sample in samples)
+    if highest >= vocabulary:
+        raise DataError(
+            f"--teacher-rollouts {path}: token {highest} is outside the vocabulary of {vocabulary}. Draw them from the "
+            "model that --divergence-to names."
+        )
+
+
+def ratio_error(sums: Sequence[float], counts: Sequence[int]) -> float | None:
+    """Standard error of sum(sums) / sum(counts) when rows, not tokens, are independent; None for one row."""
+    rows, mean = len(sums), sum(sums) / sum(counts)
+    if rows < 2:
+        return None
+    squares = sum((value - mean * count) ** 2 for value, count in zip(sums, counts, strict=True))
+    return math.sqrt(squares * rows / (rows - 1)) / sum(counts)
+
+
+class _Pair:
+    """Student and teacher, run on the same rows."""
+
+    def __init__(self, student: Any, teacher: Any, progress: bool) -> None:
+        self.student, self.teacher, self.progress = student, teacher, progress
+        self.vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in (student, teacher))
+
+    def mean(self, key: str, divergence: Divergence, samples: Sequence[Sample]) -> dict[str, Any]:
+        counts: list[int] = []
+        sums: list[float] = []
+        with tqdm(total=len(samples), desc=key, unit="row", disable=not self.progress) as bar:
+            for batch in _batches(samples, self.vocabulary):
+                sums += self._sums(divergence, batch)
+                counts += [len(sample.token_ids) for sample in batch]
+                bar.update(len(batch))
+        value, error = sum(sums) / sum(counts), ratio_error(sums, counts)
+        return {key: value, f"{key}_standard_error": error, f"{key}_rows": len(sums), f"{key}_tokens": sum(counts)}
+
+    @torch.inference_mode()
+    def _sums(self, divergence: Divergence, batch: Sequence[Sample]) -> list[float]:
+        """Sum over the response tokens of each row. A position's logits speak of the token after it."""
+        ids_B_T, real_B_T, mask_B_T = (each.to(self.student.device) for each in _pad(batch))
+        logits = (
+            model(input_ids=ids_B_T, attention_mask=real_B_T).logits[:, :-1, : self.vocabulary]
+            for model in (self.student, self.teacher)
+        )
+        value_B_T = divergence(*logits, mask_B_T[:, 1:], chunk_size=CHUNK_TOKENS)
+        return [float(value) for value in value_B_T.double().sum(dim=1)]
+
+
+def _batches(samples: Sequence[Sample], vocabulary: int) -> Iterator[list[Sample]]:
+    """Rows of like length together; as many as ``BATCH_LOGITS`` allows."""
+    batch: list[Sample] = []
+    for sample in sorted(samples, key=_length):
+        if batch and (len(batch) + 1) * _length(sample) * vocabulary > BATCH_LOGITS:
+            yield batch
+            batch = []
+        batch.append(sample)
+    if batch:
+        yield batch
+
+
+def _length(sample: Sample) -> int:
+    return len(sample.prompt_ids) + len(sample.token_ids)
+
+
+def _pad(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, what is no padding, and what is response; (B, T) each, padded on the right."""
+    width = max(map(_length, batch))
+    ids_B_T, real_B_T, mask_B_T = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(3))
+    for row, sample in enumerate(batch):
+        start, end = len(sample.prompt_ids), _length(sample)
+        ids_B_T[row, :end] = torch.tensor(sample.prompt_ids + sample.token_ids)
+        real_B_T[row, :end] = 1
+        mask_B_T[row, start:end] = 1
+    return ids_B_T, real_B_T, mask_B_T

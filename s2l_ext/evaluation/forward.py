@@ -1,0 +1,48 @@
+"""transformers models: loading one to read from, and a choice of the next token that only its own seed decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LogitsProcessor
+
+
+def load_causal_model(folder: Path, dtype: str, on_cpu: bool) -> Any:
+    """A model ready to sample from."""
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return model if on_cpu else model.to("cuda")
+
+
+class SeededChoice(LogitsProcessor):
+    """Draws each row's next token with that row's own generator and leaves it as the only one.
+
+    ``generate`` draws a whole batch from one generator, so that a row's tokens would depend on its neighbours.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float, top_k: int) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature, self.top_p, self.top_k = temperature, top_p, top_k
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Args: scores (B, V). Returns (B, V), minus infinity except at the chosen token."""
+        chances_B_V = self._chances(scores.float().cpu())
+        chosen = [torch.multinomial(c, 1, generator=g) for c, g in zip(chances_B_V, self.generators, strict=True)]
+        only = torch.full_like(scores, -torch.inf)
+        return only.scatter(1, torch.stack(chosen).to(scores.device), 0.0)  # type: ignore[return-value]
+
+    def _chances(self, scores_B_V: torch.Tensor) -> torch.Tensor:
+        """Temperature, then top-k, then top-p: the order of vLLM."""
+        sorted_B_V, order_B_V = (scores_B_V / self.temperature).sort(dim=-1, descending=True)
+        if self.top_k > 0:
+            sorted_B_V[:, self.top_k :] = -torch.inf
+        chances_B_V = sorted_B_V.softmax(dim=-1)
+        before_B_V = chances_B_V.cumsum(dim=-1) - chances_B_V
+        chances_B_V = chances_B_V.masked_fill(before_B_V >= self.top_p, 0.0)
+        return torch.zeros_like(chances_B_V).scatter(1, order_B_V, chances_B_V)

@@ -1,0 +1,88 @@
+"""Grading a response with the reward that training uses: verl's ``custom_reward_function`` call."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ext.errors import DataError, S2LError
+from s2l_ext.evaluation.problems import Problem
+from s2l_ext.rewards.math import marked_answer
+
+TOY, MATH, CODE = (f"s2l_ext.rewards.{name}:compute_score" for name in ("toy", "math", "code"))
+BY_DATA_SOURCE = (
+    ("toy_chain", TOY),
+    ("gsm8k", MATH),
+    ("openr1", MATH),
+    ("math", MATH),
+    ("aime", MATH),
+    ("humaneval", CODE),
+)
+"""Beginnings of verl's ``data_source``, looked at before ``ability``."""
+BY_ABILITY = {"math": MATH, "code": CODE}
+
+Reward = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Grade:
+    """``correct``: full marks (``acc``, else the score, is at least 1); ``answer`` is what a vote counts."""
+
+    score: float
+    correct: bool
+    answer: str | None
+
+
+def reward_name(problem: Problem, chosen: str | None = None) -> str:
+    """``package.module:function`` for a problem.
+
+    Raises:
+        DataError: nothing was chosen and the data source is not known.
+    """
+    known = (name for start, name in BY_DATA_SOURCE if problem.data_source.lower().startswith(start))
+    name = chosen or problem.reward or next(known, None) or BY_ABILITY.get(problem.ability)
+    if name is None:
+        raise DataError(
+            f"{problem.where}: no reward is known for data_source '{problem.data_source}' (ability "
+            f"'{problem.ability}'). Choose one: --reward {MATH}"
+        )
+    return name
+
+
+def load_reward(name: str) -> Reward:
+    """The function behind ``package.module:function``. Raises DataError when there is none."""
+    module, _, function = name.removeprefix("pkg://").partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function or "compute_score")
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DataError(f"--reward {name}: cannot be loaded ({error}). Expected package.module:function.") from error
+    if not callable(found):
+        raise DataError(f"--reward {name}: {function} is {type(found).__name__}, no function.")
+    return found  # type: ignore[no-any-return]
+
+
+def grade(reward: Reward, problem: Problem, text: str) -> Grade:
+    """Call ``reward`` as verl does.
+
+    Raises:
+        DataError: the function raised, or returned neither a number nor a mapping with ``score``.
+    """
+    try:
+        result = reward(
+            data_source=problem.data_source,
+            solution_str=text,
+            ground_truth=problem.ground_truth,
+            extra_info=problem.extra_info,
+        )
+        values = result if isinstance(result, dict) else {"score": result}
+        score = float(values["score"])
+        correct = float(values["acc"] if values.get("acc") is not None else score) >= 1.0
+    except S2LError:
+        raise
+    except Exception as error:
+        name = f"{getattr(reward, '__module__', '?')}:{getattr(reward, '__name__', reward)}"
+        raise DataError(f"{problem.where}: the reward {name} failed ({type(error).__name__}: {error}).") from error
+    answer = values.get("extracted") or marked_answer(text)
+    return Grade(score, correct, " ".join(str(answer).split()) if answer else None)

@@ -1,0 +1,86 @@
+"""Numbers from graded samples: pass@k, majority votes, and how sure they are."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+
+RESAMPLES = 10_000
+
+
+def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
+    """Chance that at least one of ``k`` samples drawn without replacement is right (Chen et al. 2021), unbiased.
+
+    The quotient of two whole numbers, so it is the float nearest to the exact value.
+
+    Raises:
+        ValueError: ``k`` exceeds ``num_samples``, or a number is out of range.
+    """
+    if num_samples < 1 or not 0 <= num_correct <= num_samples:
+        raise ValueError(f"num_correct={num_correct} of num_samples={num_samples}: expected 0 <= correct <= samples.")
+    if k < 1:
+        raise ValueError(f"k={k} must be at least 1.")
+    if k > num_samples:
+        raise ValueError(f"k={k} exceeds num_samples={num_samples}: pass@{k} needs at least {k} samples a problem.")
+    every = math.comb(num_samples, k)
+    return (every - math.comb(num_samples - num_correct, k)) / every
+
+
+def majority_correct(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:
+    """Whether the most frequent answer is right. No answer is no vote; a tie goes to the answer that came first."""
+    votes = Counter(answer for answer in answers if answer)
+    if not votes:
+        return False
+    winner = votes.most_common(1)[0][0]
+    return correct[answers.index(winner)]
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Of the mean over problems; None for a single problem."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+
+
+def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str, Any]:
+    """Numbers over all problems; every problem weighs the same.
+
+    Args:
+        problems: with ``num_samples``, ``num_correct``, ``lengths`` (tokens), ``num_truncated``, and one value a sample
+            in ``answers``, ``correct`` and ``scores``, in the order of the samples.
+        ks: each at most the number of samples.
+    """
+    shares = [row["num_correct"] / row["num_samples"] for row in problems]
+    lengths = [length for row in problems for length in row["lengths"]]
+    voted = any(answer for row in problems for answer in row["answers"])
+    return {
+        "accuracy": fmean(shares),
+        "standard_error": standard_error(shares),
+        "pass_at_k": _by_k(ks, lambda k: fmean(pass_at_k(r["num_samples"], r["num_correct"], k) for r in problems)),
+        "maj_at_k": _by_k(ks, lambda k: fmean(_majority(row, k) for row in problems)) if voted else None,
+        "mean_score": fmean(fmean(row["scores"]) for row in problems),
+        "mean_length": fmean(lengths),
+        "truncation_rate": sum(row["num_truncated"] for row in problems) / len(lengths),
+        "num_problems": len(problems),
+        "num_samples": len(lengths),
+        "num_tokens": sum(lengths),
+    }
+
+
+def _by_k(ks: Sequence[int], value: Callable[[int], float]) -> dict[str, float]:
+    return {str(k): value(k) for k in ks}
+
+
+def _majority(row: dict[str, Any], k: int) -> float:
+    return float(majority_correct(row["answers"][:k], row["correct"][:k]))
+
+
+def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
+    """95 % percentile bootstrap of the mean of per-problem differences, resampling problems."""
+    rng = np.random.default_rng(seed)
+    means = np.array([rng.choice(differences, size=len(differences)).mean() for _ in range(resamples)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)

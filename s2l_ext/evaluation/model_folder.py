@@ -1,0 +1,182 @@
+"""The model that is evaluated: its folder, tokenizer, stop tokens, room, and a fingerprint of its files."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from s2l_ext.config.model_files import is_local
+from s2l_ext.data.prompts import file_digests
+from s2l_ext.data.toy.cache import cache_root
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.state import write_atomically
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+WEIGHTS = ("*.safetensors", "*.bin")
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
+CACHED_FROM_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's folder and what sampling needs to know of it. ``max_positions`` is None where the config says none."""
+
+    name: str
+    folder: Path
+    tokenizer: PreTrainedTokenizerBase
+    stop_ids: tuple[int, ...]
+    max_positions: int | None
+
+    def prompt_ids(self, messages: Sequence[dict[str, str]], options: dict[str, Any]) -> list[int]:
+        """Token ids of the chat, up to where the assistant speaks. ``options`` go to the chat template."""
+        ids: Any = self.tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+        )
+        return [int(token) for token in ids]
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text as verl hands it to the reward."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
+
+
+def open_model(name: str, key: str = "--model") -> Model:
+    """Look at a model's folder, or fetch the hub's files.
+
+    Args:
+        key: where the user wrote the name, for messages.
+
+    Raises:
+        ConfigError: there is no such model, or it lacks weights, a tokenizer or a chat template.
+    """
+    folder = _folder(name, key)
+    config = _read_json(folder / "config.json", key, name)
+    if not _some(folder, WEIGHTS):
+        raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_names(folder)}.")
+    tokenizer = _tokenizer(folder, key, name)
+    generation = folder / "generation_config.json"
+    chosen = _read_json(generation, key, name).get("eos_token_id") if generation.is_file() else None
+    stop = [*_as_list(chosen), *_as_list(tokenizer.eos_token_id)]
+    return Model(name, folder, tokenizer, tuple(dict.fromkeys(stop)), config.get("max_position_embeddings"))
+
+
+def _folder(name: str, key: str) -> Path:
+    if is_local(name):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            found = f"it holds {_names(folder)}, no config.json" if folder.is_dir() else "there is no such folder"
+            raise ConfigError(f"{key} {name}: {found}. Give a Hugging Face model folder or a hub id (owner/name).")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", *WEIGHTS]))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{key} {name}: no such folder, and the hub gave no files ({reason}).") from error
+
+
+def _tokenizer(folder: Path, key: str, name: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not _some(folder, TOKENIZER_FILES):
+        raise ConfigError(
+            f"{key} {name}: no tokenizer in the folder (tokenizer.json or tokenizer.model). Found: {_names(folder)}. "
+            "Copy the tokenizer files of the model it was trained from."
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"{key} {name}: its tokenizer cannot be loaded ({reason}).") from error
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"{key} {name}: the tokenizer has no chat template, which makes token ids from the messages. Add "
+            "chat_template.jinja to the folder, for instance that of the family's instruct model."
+        )
+    return tokenizer
+
+
+def _read_json(path: Path, key: str, name: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:
+        raise ConfigError(f"{key} {name}: {path.name} cannot be read ({error}).") from error
+
+
+def _some(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
+
+
+def _as_list(value: Any) -> list[int]:
+    return [] if value is None else [int(item) for item in (value if isinstance(value, list) else [value])]
+
+
+# ---- fingerprints -------------------------------------------------------------------------------------------------
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over configuration, tokenizer and weights; weights' digests are remembered by size and time."""
+    total = hashlib.sha256()
+    remembered = _Remembered(cache_root() / "digests.json")
+    for path in _some(folder, (*SMALL_FILES, *WEIGHTS)):
+        total.update(f"{path.name} {remembered.digest(path)}\n".encode())
+    remembered.save()
+    return total.hexdigest()
+
+
+def data_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the contents of the files, in order."""
+    return hashlib.sha256("\n".join(file_digests(map(str, paths))).encode()).hexdigest()
+
+
+class _Remembered:
+    """Digests of large files: reading 16 GB of weights again takes longer than a small evaluation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.known: dict[str, list[Any]] = {}
+        self.changed = False
+        with contextlib.suppress(OSError, ValueError):
+            self.known = dict(json.loads(path.read_text()))
+
+    def digest(self, path: Path) -> str:
+        state, name = os.stat(path), str(path.resolve())
+        mark = [state.st_size, state.st_mtime_ns]
+        entry = self.known.get(name)
+        if entry is not None and entry[:2] == mark:
+            return str(entry[2])
+        (digest,) = file_digests([str(path)])
+        if state.st_size >= CACHED_FROM_BYTES:
+            self.known[name] = [*mark, digest]
+            self.changed = True
+        return digest
+
+    def save(self) -> None:
+        if self.changed:
+            with contextlib.suppress(OSError):
+                write_atomically(self.path, json.dumps(self.known))
+
+
+def require_room(model: Model, longest_prompt: int, max_tokens: int) -> int:
+    """Positions that prompt and response need. Raises DataError when the model has fewer."""
+    needed = longest_prompt + max_tokens
+    if model.max_positions is not None and needed > model.max_positions:
+        raise DataError(
+            f"--max-tokens {max_tokens} after the longest prompt ({longest_prompt} tokens) needs {needed} positions; "
+            f"{model.name} has {model.max_positions} (max_position_embeddings). Lower --max-tokens to "
+            f"{max(1, model.max_positions - longest_prompt)}."
+        )
+    return needed

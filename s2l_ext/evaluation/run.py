@@ -1,0 +1,225 @@
+"""One evaluation: read problems, draw and grade what is missing, and write the numbers."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from s2l_ext import __version__
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.benchmarks import Benchmark
+from s2l_ext.evaluation.engines import ENGINES, Machine, Request, Response, Sampling, open_engine, sample_seed
+from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
+from s2l_ext.evaluation.metrics import summarize
+from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
+from s2l_ext.evaluation.problems import Problem, read_problems
+from s2l_ext.evaluation.samples import Sample, SampleFile
+from s2l_ext.state import write_atomically
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate.
+
+    Attributes:
+        model: folder or hub id.
+        data: verl parquet files, or JSON lines when ``benchmark`` says how to read them.
+        out: the result; samples are kept beside it in ``<out>.samples.jsonl``.
+        limit: first problems of every file only.
+        ks: of pass@k and maj@k; None is every k up to n.
+        reward: ``package.module:function``; None chooses by data source.
+        chat_options: keyword arguments of the chat template.
+        divergence_to: another model; adds the reverse KL to it on this model's responses.
+        teacher_rollouts: samples of that model; adds the forward KL on them.
+    """
+
+    model: str
+    data: tuple[Path, ...]
+    out: Path
+    sampling: Sampling = field(default_factory=Sampling)
+    engine: str = "vllm"
+    machine: Machine = field(default_factory=Machine)
+    limit: int | None = None
+    ks: tuple[int, ...] | None = None
+    reward: str | None = None
+    benchmark: Benchmark | None = None
+    chat_options: dict[str, Any] = field(default_factory=dict)
+    divergence_to: str | None = None
+    teacher_rollouts: Path | None = None
+
+    @property
+    def samples_path(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.samples.jsonl")
+
+
+def check(job: Evaluation) -> None:
+    """Raise ConfigError for settings that cannot be, alone or together; no file is opened."""
+    s = job.sampling
+    for name, value, low in (("n", s.n, 1), ("limit", job.limit, 1), ("max-tokens", s.max_tokens, 1)):
+        if value is not None and value < low:
+            raise ConfigError(f"--{name} {value} must be at least {low}.")
+    if not s.temperature >= 0 or not 0 < s.top_p <= 1 or s.top_k < 0:
+        raise ConfigError(
+            f"--temperature {s.temperature}, --top-p {s.top_p}, --top-k {s.top_k}: expected temperature >= 0, "
+            "0 < top-p <= 1 and top-k >= 0 (0 is off)."
+        )
+    if s.temperature == 0 and s.n > 1:
+        raise ConfigError(f"--temperature 0 with --n {s.n}: all samples would be the same. Use --n 1, or sample.")
+    wrong = [k for k in job.ks or () if not 1 <= k <= s.n]
+    if wrong:
+        raise ConfigError(f"--k {wrong[0]}: pass@{wrong[0]} needs at least {wrong[0]} samples; --n is {s.n}.")
+    if job.engine not in ENGINES:
+        raise ConfigError(f"--engine {job.engine}: expected one of {', '.join(ENGINES)}.")
+    if job.teacher_rollouts and not job.divergence_to:
+        raise ConfigError("--teacher-rollouts needs --divergence-to, the model that drew them.")
+
+
+def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
+    """Run, or go on with, an evaluation; write ``job.out`` and return what it holds.
+
+    Raises:
+        ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
+    """
+    check(job)
+    problems = read_problems(job.data, job.benchmark, job.limit)
+    rewards = {problem.id: reward_name(problem, job.reward) for problem in problems}
+    functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
+    model = open_model(job.model)
+    teacher = None if job.divergence_to is None else open_model(job.divergence_to, "--divergence-to")
+    prompts = {problem.id: model.prompt_ids(problem.messages, job.chat_options) for problem in problems}
+    fingerprints = _fingerprints(job, model, list(functions))
+    started = time.monotonic()
+    with SampleFile(job.samples_path, _identity(fingerprints)) as store:
+        work = _Work(job, model, {p.id: p for p in problems}, {i: functions[n] for i, n in rewards.items()}, store)
+        work.draw(_missing(job, prompts, store), max(map(len, prompts.values())), progress)
+        samples = [[store.samples[problem.id, i] for i in range(job.sampling.n)] for problem in problems]
+    result = _result(job, problems, samples, fingerprints)
+    if teacher is not None:
+        from s2l_ext.evaluation.divergence import divergences
+
+        own = [sample for drawn in samples for sample in drawn]
+        result |= divergences(model, teacher, own, job.teacher_rollouts, job.machine.on_cpu, progress)
+        fingerprints["divergence_to"] = model_digest(teacher.folder)
+    result["seconds"] = round(time.monotonic() - started, 2)
+    _write(job.out, result)
+    return result
+
+
+def _missing(job: Evaluation, prompts: dict[str, list[int]], store: SampleFile) -> list[Request]:
+    base, keys = job.sampling.seed, ((name, index) for name in prompts for index in range(job.sampling.n))
+    return [Request(n, i, prompts[n], sample_seed(base, n, i)) for n, i in keys if (n, i) not in store.samples]
+
+
+@dataclass
+class _Work:
+    """Drawing and grading; a bar counts samples and tokens."""
+
+    job: Evaluation
+    model: Model
+    problems: dict[str, Problem]
+    rewards: dict[str, Reward]
+    store: SampleFile
+
+    def draw(self, requests: Sequence[Request], longest_prompt: int, progress: bool) -> None:
+        positions = require_room(self.model, longest_prompt, self.job.sampling.max_tokens)
+        if not requests:
+            return
+        engine = open_engine(self.job.engine, self.model, self.job.sampling, self.job.machine, positions)
+        total = len(self.problems) * self.job.sampling.n
+        try:
+            with tqdm(total=total, initial=total - len(requests), unit="sample", disable=not progress) as bar:
+                started, tokens = time.monotonic(), 0
+                for response in engine.sample(requests):
+                    self.store.add(self._graded(response))
+                    tokens += len(response.token_ids)
+                    bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
+                    bar.update()
+        finally:
+            engine.close()
+
+    def _graded(self, response: Response) -> Sample:
+        request = response.request
+        text = self.model.decode(response.token_ids)
+        found = grade(self.rewards[request.prompt_id], self.problems[request.prompt_id], text)
+        return Sample(
+            prompt_id=request.prompt_id,
+            index=request.index,
+            prompt_ids=request.prompt_ids,
+            token_ids=response.token_ids,
+            text=text,
+            truncated=response.truncated,
+            score=found.score,
+            correct=found.correct,
+            answer=found.answer,
+        )
+
+
+def _fingerprints(job: Evaluation, model: Model, rewards: list[str]) -> dict[str, Any]:
+    return {
+        "model": model_digest(model.folder),
+        "data": data_digest(job.data),
+        "benchmark": None if job.benchmark is None else asdict(job.benchmark),
+        "limit": job.limit,
+        "reward": rewards,
+        "engine": job.engine,
+        "dtype": job.machine.real_dtype,
+        "sampling": {**asdict(job.sampling), "chat_options": job.chat_options},
+        "package_version": __version__,
+    }
+
+
+def _identity(fingerprints: dict[str, Any]) -> dict[str, Any]:
+    """What each sample depends on: more samples a problem, or more problems, leave those there as they are."""
+    plain = {name: value for name, value in fingerprints.items() if name not in ("sampling", "limit")}
+    return plain | {name: value for name, value in fingerprints["sampling"].items() if name != "n"}
+
+
+def _result(
+    job: Evaluation, problems: Sequence[Problem], samples: Sequence[Sequence[Sample]], fingerprints: dict[str, Any]
+) -> dict[str, Any]:
+    rows = [_row(problem, drawn) for problem, drawn in zip(problems, samples, strict=True)]
+    ks = job.ks or tuple(range(1, job.sampling.n + 1))
+    sources = sorted({problem.data_source for problem in problems})
+    by_source = {name: summarize([row for row in rows if row["data_source"] == name], ks) for name in sources}
+    shown = [{k: v for k, v in row.items() if k not in ("answers", "correct", "scores")} for row in rows]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": job.model,
+        "data": [str(path) for path in job.data],
+        **summarize(rows, ks),
+        "by_data_source": by_source,
+        "fingerprints": fingerprints,
+        "problems": shown,
+    }
+
+
+def _row(problem: Problem, drawn: Sequence[Sample]) -> dict[str, Any]:
+    return {
+        "prompt_id": problem.id,
+        "data_source": problem.data_source,
+        "num_samples": len(drawn),
+        "num_correct": sum(sample.correct for sample in drawn),
+        "num_truncated": sum(sample.truncated for sample in drawn),
+        "lengths": [len(sample.token_ids) for sample in drawn],
+        "answers": [sample.answer for sample in drawn],
+        "correct": [sample.correct for sample in drawn],
+        "scores": [sample.score for sample in drawn],
+    }
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    try:
+        write_atomically(path, json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise DataError(
+            f"{path}: cannot be written ({error.strerror}). The samples are kept; make room and run the same command "
+            "again."
+        ) from error
