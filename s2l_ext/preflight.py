@@ -30,6 +30,7 @@ from s2l_ext.errors import ConfigError, DataError, ResourceError
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"
+TEACHER_KEY = "s2l.distill.teacher_path"
 ROWS_CHECKED = 100_000
 
 
@@ -56,11 +57,15 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
     if s2l.explorer:
         _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
+    if s2l.distill and s2l.distill.teacher_path:
+        _check_model_path(TEACHER_KEY, s2l.distill.teacher_path)
     _check_data(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
     warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
-    return warnings + (_explorer_fits(cfg, s2l.explorer) if s2l.explorer else [])
+    if s2l.distill and s2l.distill.teacher_path:
+        warnings += _teacher_fits(cfg.actor_rollout_ref.model.path, s2l.distill.teacher_path)
+    return warnings + (_explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer else [])
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -89,10 +94,21 @@ def _make_toy() -> str:
     return f"s2l data toy --out {_toy_folder()}"
 
 
-def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
+def _teacher_fits(student_path: str, teacher_path: str) -> list[str]:
+    compare(student_path, teacher_path, LEARNER_KEY, TEACHER_KEY)
+    student, teacher = parameter_count(student_path), parameter_count(teacher_path)
+    if student is None or teacher is None or teacher >= student:
+        return []
+    return [
+        f"the teacher is smaller than the student: {TEACHER_KEY}={teacher_path} has {teacher:,} parameters, "
+        f"{LEARNER_KEY}={student_path} has {student:,}. Sparse-to-dense distils the larger model; are they swapped?"
+    ]
+
+
+def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig, teaches: bool = False) -> list[str]:
     learner_path = cfg.actor_rollout_ref.model.path
     compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY)
-    warnings = _size_warnings(learner_path, explorer.model_path)
+    warnings = [] if teaches else _size_warnings(learner_path, explorer.model_path)
     if total_steps(cfg) is None:
         steps = _steps_from_data(cfg)
         warnings += schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
@@ -117,6 +133,8 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
         needed["explorer"] = s2l.explorer.n_gpus
+    if s2l.distill and not s2l.distill.in_actor:
+        needed["teacher servers"] = s2l.distill.nnodes * s2l.distill.n_gpus_per_node
     reward = cfg.reward.reward_model
     if reward.enable and reward.enable_resource_pool:
         needed["reward model"] = reward.nnodes * reward.n_gpus_per_node

@@ -15,7 +15,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config import S2LConfig
-from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig
+from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.errors import ConfigError, StateMismatch
 
@@ -28,7 +28,8 @@ ARRAY_MARK = "__array__"
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
-EXPLORER_SETTINGS = ("mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
+EXPLORER_SETTINGS = ("schedule", "mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
+DISTILL_SETTINGS = ("loss", "scorer", "temperature", "jsd_beta", "correct_only", "topk")
 DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
 """verl's settings that decide which rows of the files are prompts, and in which order."""
 
@@ -42,6 +43,7 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
         **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
         **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
         **(_guidance_settings(s2l.guidance, cfg) if s2l.guidance else {}),
+        **(_distill_settings(s2l.distill) if s2l.distill else {}),
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
         "train_files": _names(cfg.data.train_files),
@@ -74,6 +76,13 @@ def _guidance_settings(guidance: GuidanceConfig, cfg: DictConfig) -> dict[str, A
     if guidance.length.type in ("linear", "concave"):
         settings["guidance.total_steps"] = cfg.trainer.total_training_steps
     return settings
+
+
+def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
+    """Not the chunk size and the placement: they change no value."""
+    settings = {f"distill.{name}": getattr(distill, name) for name in DISTILL_SETTINGS}
+    teacher = Path(distill.teacher_path).name if distill.teacher_path else None
+    return {"distill.teacher": teacher, **settings}
 
 
 def _plain(value: Any) -> Any:

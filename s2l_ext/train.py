@@ -91,7 +91,7 @@ def _ask_verl(cfg: DictConfig) -> None:
 
 
 def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    if not needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance):
+    if not needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill):
         return []
     from s2l_ext.trainer.reward_probe import check_reward
 

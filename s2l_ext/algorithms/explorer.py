@@ -2,17 +2,48 @@
 
 The one change versus GRPO is who samples: the first ``G_w`` of ``G`` sessions come from a frozen smaller model,
 and ``G_w`` falls linearly to zero. State kept: none, the schedule is a function of the step.
+
+:class:`AllSessions` is no part of S2L-PO: it is how a teacher samples every row of sparse-to-dense's warm-up.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 from s2l_ext.errors import ConfigError
 
 ROUND_DIGITS = 9
 """``alpha * G`` is rounded before the ceiling, or floating error adds a slot."""
+
+
+class Schedule(Protocol):
+    """Explorer sessions of every group, step by step; steps count from 1."""
+
+    def slots(self, step: int) -> int: ...
+
+    def table(self, total_steps: int) -> list[int]: ...
+
+
+def build_schedule(schedule: str, mix_steps: int, group_size: int) -> Schedule:
+    """``linear``: hand-over within ``mix_steps``; ``constant``: every session at every step."""
+    return AllSessions(group_size) if schedule == "constant" else LinearAnnealing(mix_steps, group_size)
+
+
+@dataclass(frozen=True)
+class AllSessions:
+    """Another model samples all ``group_size`` sessions, to the end."""
+
+    group_size: int
+
+    def slots(self, step: int) -> int:
+        """``group_size``, whatever the step."""
+        return self.group_size
+
+    def table(self, total_steps: int) -> list[int]:
+        """Slots of steps 1 to ``total_steps``."""
+        return [self.group_size] * total_steps
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.nearest import did_you_mean
@@ -92,6 +93,8 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         warnings += check_curriculum(s2l.curriculum, cfg)
     if s2l.guidance is not None:
         warnings += check_guidance(s2l.guidance, cfg)
+    if s2l.distill is not None:
+        warnings += check_distill(s2l.distill, s2l, cfg)
     return warnings
 
 
@@ -148,7 +151,7 @@ def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
 
 def _group_size(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     size = whole_number(cfg, "actor_rollout_ref.rollout.n")
-    if size < 2:
+    if size < 2 and explorer.schedule == "linear":
         raise ConfigError(
             f"actor_rollout_ref.rollout.n={size}: with s2l.explorer on, explorer and learner share one group per "
             "prompt, so a group needs at least 2 sessions (the paper: 16)."
@@ -175,7 +178,7 @@ def _schedule(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 def schedule_warnings(explorer: ExplorerConfig, total: int, source: str) -> list[str]:
     """Whether the hand-over ends inside a run of ``total`` steps; ``source`` says where that number comes from."""
-    if explorer.mix_steps <= total:
+    if explorer.schedule == "constant" or explorer.mix_steps <= total:
         return []
     return [
         f"s2l.explorer.mix_steps={explorer.mix_steps} is more than the run's {total} steps ({source}): "
@@ -246,7 +249,7 @@ def _manager(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     size = setting(cfg, "actor_rollout_ref.rollout.n")
-    if explorer.baseline != "per_source":
+    if explorer.baseline != "per_source" or explorer.schedule == "constant":
         return []
     table = LinearAnnealing(explorer.mix_steps, size).table(explorer.mix_steps)
     steps = [step for step, slots in enumerate(table, start=1) if slots in (1, size - 1)]
@@ -277,8 +280,22 @@ def _overrides(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
+def _constant(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    if explorer.schedule == "constant" and explorer.mix_steps != ExplorerConfig.mix_steps:
+        raise ConfigError(
+            f"s2l.explorer.mix_steps={explorer.mix_steps} would be ignored with s2l.explorer.schedule=constant, which "
+            "never hands over. Leave it out."
+        )
+    if explorer.schedule == "constant" and setting(cfg, "s2l.distill") is None:
+        return [
+            "s2l.explorer.schedule=constant without s2l.distill: the policy gradient never sees the learner's own rows."
+        ]
+    return []
+
+
 EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = (
     _group_size,
+    _constant,
     _estimator,
     _schedule,
     _old_log_probs,

@@ -17,7 +17,7 @@ from s2l_ext.algorithms.adaptive_kl import (
     tanh_rho,
 )
 from s2l_ext.config.resolve import resolve
-from s2l_ext.config.schema import CURRICULA, RHO_SHAPES, CurriculumConfig, GuidanceConfig, KLConfig
+from s2l_ext.config.schema import CURRICULA, RHO_SHAPES, CurriculumConfig, DistillConfig, GuidanceConfig, KLConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
@@ -141,7 +141,10 @@ def _rho(kl: KLConfig) -> Rho:
 
 
 def needs_accuracy(
-    kl: KLConfig | None, curriculum: CurriculumConfig | None, guidance: GuidanceConfig | None = None
+    kl: KLConfig | None,
+    curriculum: CurriculumConfig | None,
+    guidance: GuidanceConfig | None = None,
+    distill: DistillConfig | None = None,
 ) -> list[str]:
     """Settings that read the verifier's ``acc``, as ``key=value``."""
     needing = []
@@ -151,6 +154,8 @@ def needs_accuracy(
         needing.append(f"s2l.curriculum.type={curriculum.type}")
     if guidance is not None and guidance.length.type in ("adaptive", "additive"):
         needing.append(f"s2l.guidance.length.type={guidance.length.type}")
+    if distill is not None and distill.correct_only:
+        needing.append("s2l.distill.correct_only=True")
     return needing
 
 

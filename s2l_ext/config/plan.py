@@ -8,11 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.explorer import build_schedule
 from s2l_ext.algorithms.guidance import guided_sessions
 from s2l_ext.config.expo_checks import CURRICULUM_KEYS, build_kl
 from s2l_ext.config.guidance_checks import LENGTH_KEYS
-from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, KLConfig, S2LConfig
+from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig, KLConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps
 
 STEPS_SHOWN = 32
@@ -45,6 +45,7 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
         "kl_in_loss": _kl_plan(s2l.kl, cfg),
         "curriculum": _curriculum_plan(s2l.curriculum) if s2l.curriculum else None,
         "guidance": _guidance_plan(s2l.guidance, rollout.n) if s2l.guidance else None,
+        "distill": _distill_plan(s2l.distill) if s2l.distill else None,
         "train_files": _plain(cfg.data.train_files),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
@@ -75,7 +76,7 @@ def _curriculum_plan(curriculum: CurriculumConfig) -> dict[str, Any]:
 
 
 def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None) -> dict[str, Any]:
-    schedule = LinearAnnealing(explorer.mix_steps, group_size)
+    schedule = build_schedule(explorer.schedule, explorer.mix_steps, group_size)
     slots = schedule.table(steps or explorer.mix_steps)
     return {
         "model": explorer.model_path,
@@ -85,6 +86,7 @@ def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None)
         "top_p": explorer.top_p,
         "baseline": explorer.baseline,
         "correction": explorer.correction,
+        "schedule": explorer.schedule,
         "mix_steps": explorer.mix_steps,
         "slots": slots,
         "share_of_rollouts": sum(slots) / (group_size * steps) if steps else None,
@@ -105,6 +107,7 @@ def render(plan: dict[str, Any]) -> str:
         *(_slot_lines(explorer, plan["group_size"]) if explorer else []),
         *([("prompts", _curriculum_line(curriculum))] if curriculum else []),
         *([("guidance", _guidance_line(plan["guidance"]))] if plan["guidance"] else []),
+        *([("loss", _distill_line(plan["distill"]))] if plan["distill"] else []),
         ("data", str(plan["train_files"])),
         ("off", ", ".join(plan["off"]) or "nothing"),
         ("output", plan["output"]),
@@ -123,6 +126,18 @@ def _guidance_plan(guidance: GuidanceConfig, group_size: int) -> dict[str, Any]:
         "length": {"type": length.type, **used},
         "loss_on_guidance": guidance.loss_on_guidance,
     }
+
+
+def _distill_plan(distill: DistillConfig) -> dict[str, Any]:
+    return {"loss": distill.loss, "teacher": distill.teacher_path, "scorer": distill.scorer} | (
+        {"correct_only": True} if distill.correct_only else {}
+    )
+
+
+def _distill_line(distill: dict[str, Any]) -> str:
+    rows = ", on correct rows only" if distill.get("correct_only") else ""
+    teacher = f" to {distill['teacher']} (scorer {distill['scorer']})" if distill["teacher"] else ""
+    return f"{distill['loss']}{teacher}{rows}, in place of the policy gradient"
 
 
 def _guidance_line(guidance: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ class ExplorerConfig:
 
     ``model_path`` is a Hugging Face folder or hub id. ``placement: dedicated`` gives the explorer GPUs of its own
     (``nnodes * n_gpus_per_node``). ``mix_steps`` is T_mix. Sampling values are those of the authors' scripts.
+    ``schedule: constant`` lets it sample every session to the end, as the teacher does in sparse-to-dense's warm-up.
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
     """
 
@@ -58,6 +59,7 @@ class ExplorerConfig:
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)
     tensor_model_parallel_size: int = limited(1, at_least=1)
+    schedule: Literal["linear", "constant"] = "linear"
     mix_steps: int = limited(8, at_least=1)
     temperature: float = limited(0.7, at_least=0)
     top_p: float = limited(0.95, above=0, at_most=1)
@@ -165,6 +167,35 @@ class GuidanceConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """Sparse-to-dense: a divergence to a frozen teacher takes the place of the policy gradient.
+
+    ``loss`` is read on the rows that the step sampled: ``forward_kl`` on the teacher's (stage 2a, with
+    ``s2l.explorer``), ``reverse_kl`` on the student's (2b), ``sampled_k1`` its policy gradient on sampled tokens,
+    ``sft`` their hard labels (needs no teacher). ``jsd_beta`` weighs the teacher in ``jsd``. ``scorer: fsdp`` puts the
+    whole teacher beside the actor, ``server`` asks verl's teacher servers for its ``topk`` tokens. ``chunk_size``:
+    tokens whose logits exist at a time. ``temperature`` divides both models' logits.
+    """
+
+    teacher_path: str | None = None
+    loss: Literal["reverse_kl", "forward_kl", "jsd", "sampled_k1", "sft"] = "reverse_kl"
+    scorer: Literal["fsdp", "server"] = "fsdp"
+    temperature: float = limited(1.0, above=0)
+    jsd_beta: float = limited(0.5, above=0, below=1)
+    correct_only: bool = False
+    chunk_size: int = limited(256, at_least=1)
+    topk: int = limited(128, at_least=1)
+    nnodes: int = limited(1, at_least=1)
+    n_gpus_per_node: int = limited(1, at_least=1)
+    tensor_model_parallel_size: int = limited(1, at_least=1)
+
+    @property
+    def in_actor(self) -> bool:
+        """The loss is computed by this package's engine, not by verl's distillation."""
+        return self.scorer == "fsdp"
+
+
+@dataclass(frozen=True)
 class S2LConfig:
     """The whole block. A feature that is None is off."""
 
@@ -172,12 +203,13 @@ class S2LConfig:
     kl: KLConfig | None = None
     curriculum: CurriculumConfig | None = None
     guidance: GuidanceConfig | None = None
+    distill: DistillConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
 
     @property
     def anything_on(self) -> bool:
         """Any feature that changes training; ``rollout`` changes none."""
-        features = (self.explorer, self.kl, self.curriculum, self.guidance)
+        features = (self.explorer, self.kl, self.curriculum, self.guidance, self.distill)
         return any(feature is not None for feature in features)
 
     @property

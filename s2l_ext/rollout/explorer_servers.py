@@ -24,11 +24,7 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
     copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(copied):
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
-        model.path = explorer.model_path
-        model.tokenizer_path = None
-        model.hf_config_path = None
-        model.lora_rank = 0
-        model.lora_adapter_path = None
+        point_to_model(model, explorer.model_path)
         rollout.update(
             nnodes=explorer.nnodes,
             n_gpus_per_node=explorer.n_gpus_per_node,
@@ -39,6 +35,12 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
         )
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
     return copied
+
+
+def point_to_model(model: DictConfig, path: str) -> None:
+    """Make ``actor_rollout_ref.model`` describe another model, in place."""
+    with open_dict(model):
+        model.update(path=path, tokenizer_path=None, hf_config_path=None, lora_rank=0, lora_adapter_path=None)
 
 
 class ExplorerServers:

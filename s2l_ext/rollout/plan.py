@@ -16,6 +16,8 @@ KL_BETA_FIELD = "s2l_kl_beta"
 GUIDED_FIELD = "s2l_guided_sessions"
 LENGTH_FIELD = "s2l_guidance_length"
 PREFIX_FIELD = "s2l_prefix_len"
+DISTILL_BLOCK = "s2l_distill"
+"""Key of ``actor_rollout_ref`` where the driver leaves ``s2l.distill``: workers are given that part only."""
 
 
 class TwoModelClient(LLMServerClient):

@@ -29,7 +29,7 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     Raises:
         ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
     """
-    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance))
+    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill))
     if not needing:
         return []
     function, name = _function(cfg, needing)

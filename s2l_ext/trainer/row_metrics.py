@@ -18,22 +18,27 @@ from s2l_ext.trainer.actor_worker import SUM_PREFIX
 
 logger = logging.getLogger(__name__)
 
-ROW_FIELDS = ["s2l_source", "rm_scores", "response_mask", "advantages", "old_log_probs", "metrics", "extra_fields"]
+ROW_FIELDS = ["s2l_source", "rm_scores", "response_mask", "advantages", "metrics", "extra_fields"]
+LEARNER_FIELD = "old_log_probs"
 BEHAVIOUR_FIELD = "rollout_log_probs"
 SUMS = {"ratio": "ppo_ratio_mean", "clipped": "ppo_clip_fraction", "weight": "applied_weight_mean", "tokens": ""}
 """Sums that the workers report -> the mean over tokens that they become."""
 
 
-def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool, with_prefix: bool = False) -> dict[str, float]:
+def row_source_metrics(
+    batch: KVBatchMeta, with_behaviour: bool, with_prefix: bool = False, with_learner: bool = True
+) -> dict[str, float]:
     """Reward, length, advantage, tokens, seconds and sampler ratio by source; padding rows left out.
 
     Args:
         batch: keys and tags of the step's rows in the TransferQueue.
         with_behaviour: whether the sampler's own log-probabilities were recorded (``calculate_log_probs``).
         with_prefix: rows carry the number of their guidance tokens.
+        with_learner: the learner's log-probabilities were computed before the update.
     """
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    fields = [*ROW_FIELDS, BEHAVIOUR_FIELD] if with_behaviour else ROW_FIELDS
+    with_ratio = with_behaviour and with_learner
+    fields = [*ROW_FIELDS, LEARNER_FIELD, BEHAVIOUR_FIELD] if with_ratio else ROW_FIELDS
     wanted = [*fields, PREFIX_FIELD] if with_prefix else fields
     rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=wanted)
     prefix_B = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
@@ -41,7 +46,7 @@ def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool, with_prefix: bo
     source = np.array(list(rows["s2l_source"]), dtype=object)
     extra = list(rows["extra_fields"])
     seconds = [row["generate_sequences"] for row in rows["metrics"]]
-    rows = rows.select("rm_scores", "response_mask", "advantages", "old_log_probs", *fields[len(ROW_FIELDS) :])
+    rows = rows.select("rm_scores", "response_mask", "advantages", *fields[len(ROW_FIELDS) :])
     padded = rows.to_padded_tensor()
     mask_B_T = padded["response_mask"].float()
     prefix_B_T = torch.arange(mask_B_T.shape[1])[None, :] < torch.tensor(prefix_B)[:, None]
@@ -52,7 +57,7 @@ def row_source_metrics(batch: KVBatchMeta, with_behaviour: bool, with_prefix: bo
         response_length=mask_B_T.sum(dim=1).numpy(),
         advantage=_masked_mean(padded["advantages"], mask_B_T).numpy(),
         gen_seconds=np.array(seconds),
-        log_ratio_B_T=(padded["old_log_probs"] - padded[BEHAVIOUR_FIELD]).numpy() if with_behaviour else None,
+        log_ratio_B_T=(padded[LEARNER_FIELD] - padded[BEHAVIOUR_FIELD]).numpy() if with_ratio else None,
         mask_B_T=(mask_B_T * ~prefix_B_T).numpy(),
     )
     if with_prefix:

@@ -16,7 +16,7 @@ from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.explorer import build_schedule
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
@@ -24,8 +24,10 @@ from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import TRAINER_NAME, require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, TwoModelClient
+from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, sessions_of
@@ -41,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 @register_trainer(TRAINER_NAME)
 class S2LTrainer(PPOTrainerSync):
-    """S2L-PO, EXPO and G2RPO-A on top of GRPO, each in its own block of ``s2l:`` and all of them together.
+    """S2L-PO, EXPO, G2RPO-A and sparse-to-dense on top of GRPO, each in its own block of ``s2l:``.
 
     ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``guidance``: the
     next ``round(alpha G)`` continue a reasoning trace. ``kl``: the coefficient of the KL term is chosen for each step.
-    ``curriculum``: the step's prompts are drawn by pass rate.
+    ``curriculum``: the step's prompts are drawn by pass rate. ``distill``: a divergence to a teacher is the loss.
     State kept: controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
     With every feature off each override hands straight on to verl.
     """
@@ -68,7 +70,10 @@ class S2LTrainer(PPOTrainerSync):
         self.explorer_gpus_held = 0
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
-        self.schedule = LinearAnnealing(self.explorer.mix_steps, group_size) if self.explorer else None
+        self.schedule = (
+            build_schedule(self.explorer.schedule, self.explorer.mix_steps, group_size) if self.explorer else None
+        )
+        self.distills = bool(self.s2l.distill and self.s2l.distill.in_actor)
         self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
         if self.step_kl and "kl" in self.resumed:
             self.step_kl.load_state_dict(self.resumed["kl"])
@@ -103,9 +108,9 @@ class S2LTrainer(PPOTrainerSync):
         super()._init_resource_pool_mgr()
         if self.explorer:
             check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
-        if self.s2l.own_sessions or self.step_kl:
+        if self.s2l.own_sessions or self.step_kl or self.distills:
             role = next(iter(self.role_worker_mapping))
-            self.role_worker_mapping[role] = ray.remote(S2LActorWorker)
+            self.role_worker_mapping[role] = ray.remote(DistillActorWorker if self.distills else S2LActorWorker)
 
     def _setup(self) -> None:
         super()._setup()
@@ -153,17 +158,25 @@ class S2LTrainer(PPOTrainerSync):
             batch.reorder(self.prompts.row_order(batch.keys))
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch if self.distills else super()._compute_old_log_prob(batch, metrics)
+
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.prompts or self.step_kl or self.guidance:
-            needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance))
+            needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
             self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
         if self.prompts:
             self.prompts.observe(self.sessions)
         if self.guidance:
             self.guidance.observe(self.global_steps, self.sessions)
+        if self.explorer:
+            metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
+        if self.distills:
+            batch, counts = distill.leave_out_wrong(distill.zero_advantages(batch), self.s2l.distill)
+            metrics.update(counts)
+            return batch
         if not self.explorer:
             return super()._compute_advantage(batch, metrics)
-        metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
         if self.explorer.baseline == "per_source":
             with grouped_by_source(batch):
                 batch = super()._compute_advantage(batch, metrics)
@@ -179,6 +192,9 @@ class S2LTrainer(PPOTrainerSync):
             self.step_kl.send(batch, self.sessions)
         batch = super()._update_actor(batch, metrics)
         self.updated = (batch, metrics)
+        if self.distills:
+            metrics.update(distill.finish_token_sums(metrics))
+            return batch
         if self.step_kl:
             self.step_kl.receive(metrics)
         if self.s2l.own_sessions:
@@ -210,7 +226,9 @@ class S2LTrainer(PPOTrainerSync):
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
         if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
-            metrics.update(row_source_metrics(batch, with_behaviour, self.guidance is not None))
+            metrics.update(
+                row_source_metrics(batch, with_behaviour, self.guidance is not None, with_learner=not self.distills)
+            )
         if self.explorer:
             metrics["s2l/explorer/share"] = explorer_share(metrics)
         if self.guidance:
@@ -271,3 +289,5 @@ def _adapt(config: DictConfig, s2l: S2LConfig) -> None:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
         if s2l.kl:
             config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta
+        if s2l.distill:
+            distill.adapt(config, s2l.distill)
