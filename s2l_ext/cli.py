@@ -32,6 +32,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
     ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.evaluation.command"),
     ("compare",): Command("two evaluations, paired by problem", "s2l_ext.evaluation.compare"),
+    ("pipeline",): Command("run stages that hand a model on", "s2l_ext.pipeline.command"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
     ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
     ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),

@@ -1,0 +1,133 @@
+"""Stages that train nothing: the toy world, halves of a data file, evaluation of models."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.config.schema import limited
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
+
+S2L = (sys.executable, "-m", "s2l_ext.cli")
+
+
+class _Keeps:
+    """What such a stage wrote stays where it is."""
+
+    needs_recipe = False
+    makes_model = False
+    reproducible = True
+
+    def finished(self, place: Place, prepared: Prepared) -> bool:
+        del place
+        return bool(prepared.commands) and all(c.gives is not None and c.gives.is_file() for c in prepared.commands)
+
+    def exported(self, place: Place) -> Path:
+        return place.run
+
+    def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
+        del place, prepared
+        return {}
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    """``sizes``: toy models to pre-train. ``seed``: of data and pre-training."""
+
+    sizes: list[Any] = field(default_factory=lambda: ["medium", "large"])
+    seed: int = 0
+
+
+class Toy(_Keeps):
+    """``s2l data toy``: models and data files from nothing."""
+
+    options: type = ToyOptions
+
+    def prepare(self, place: Place, options: ToyOptions) -> Prepared:
+        allow_inputs(place, {})
+        sizes = ",".join(map(str, options.sizes))
+        words = ("data", "toy", "--out", str(place.run), "--sizes", sizes, "--seed", str(options.seed))
+        return Prepared([Command((*S2L, *words))], settings=asdict(options))
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """``seed`` of the shuffle; ``names`` of the two halves' files, without ``.parquet``."""
+
+    seed: int = limited(42, at_least=0)
+    names: list[Any] = field(default_factory=lambda: ["1H", "2H"])
+
+
+class Split(_Keeps):
+    """Two random halves of a file's prompts."""
+
+    options: type = SplitOptions
+
+    def prepare(self, place: Place, options: SplitOptions) -> Prepared:
+        allow_inputs(place, {"data": ""})
+        names = [str(name) for name in options.names]
+        if len(set(names)) != 2:
+            raise ConfigError(f"stage {place.stage.name}: options.names={names} must be two different names.")
+        words = ["--data", place.one("data"), "--out", str(place.run), "--seed", str(options.seed), "--names", *names]
+        command = (sys.executable, "-m", "s2l_ext.pipeline.split", *words)
+        return Prepared([Command(command)], settings=asdict(options))
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """``n`` answers per problem at ``temperature``; ``args`` are more words for ``s2l eval``."""
+
+    n: int = limited(1, at_least=1)
+    temperature: float = limited(1.0, at_least=0)
+    args: list[Any] = field(default_factory=list)
+
+
+class Evaluate(_Keeps):
+    """``s2l eval`` of every model on the same problems; an interrupted stage keeps the models that it has done."""
+
+    options: type = EvaluateOptions
+    reproducible = False  # seconds are among the numbers
+
+    def prepare(self, place: Place, options: EvaluateOptions) -> Prepared:
+        allow_inputs(place, {"models": "", "data": ""})
+        data, models = (place.inputs().get(name, []) for name in ("data", "models"))
+        if not models or not data:
+            raise ConfigError(f"stage {place.stage.name}: give inputs.models, the models to evaluate, and inputs.data.")
+        files = [path for _, path in data]
+        commands = [self._command(place, path, source.ref, files, options) for source, path in models]
+        return Prepared(
+            commands, settings={**asdict(options), "data": [relative(place.pipeline, file) for file in files]}
+        )
+
+    def _command(self, place: Place, model: str, name: str, data: list[str], options: EvaluateOptions) -> Command:
+        gives = place.run / f"{name.replace('/', '_')}.json"
+        sampling = ("--n", str(options.n), "--temperature", f"{options.temperature:g}")
+        files = (word for file in data for word in ("--data", file))
+        words = ("eval", "--model", model, *files, "--out", str(gives), *sampling, *map(str, options.args))
+        return Command((*S2L, *words), gives)
+
+    def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
+        models = [source.ref for source, _ in place.inputs()["models"]]
+        files = [command.gives for command in prepared.commands]
+        return {"evaluation": {name: _evaluation(file) for name, file in zip(models, files, strict=True) if file}}
+
+
+def _evaluation(path: Path) -> dict[str, Any]:
+    """Accuracy (0..1), its standard error over problems (None for one problem), and the number of problems."""
+    try:
+        content = json.loads(path.read_text())
+        error = content["standard_error"]
+        return {
+            "accuracy": float(content["accuracy"]),
+            "standard_error": None if error is None else float(error),
+            "problems": len(content["problems"]),
+        }
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: not the result of an evaluation ({error!r}): it needs accuracy, standard_error and problems. "
+            "Remove the file to evaluate again."
+        ) from error

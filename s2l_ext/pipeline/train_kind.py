@@ -1,0 +1,234 @@
+"""Stages of kind ``train``: ``s2l train`` with the inputs as overrides."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from s2l_ext.compose import compose_config
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.pipeline.accounting import training_result
+from s2l_ext.pipeline.kinds import Command, Place, Prepared, relative
+from s2l_ext.pipeline.schema import Input
+from s2l_ext.state import TRACKER_FILE
+from s2l_ext.trainer.run_log import FILE_NAME as METRICS_FILE
+from s2l_ext.trainer.run_log import TRAINING_MARK
+
+CHECKPOINTS = 4
+"""Checkpoints of a run whose recipe keeps none: the last is the stage's output, the others shorten a resume."""
+
+INPUT_KEYS: dict[str, tuple[str, ...]] = {
+    "model": ("actor_rollout_ref.model.path",),
+    "teacher": ("s2l.distill.teacher_path", "s2l.explorer.model_path"),
+    "explorer": ("s2l.explorer.model_path",),
+    "data": ("data.train_files",),
+    "val": ("data.val_files",),
+}
+"""Override keys of each input. ``teacher`` is set only in those of the two blocks that the recipe has."""
+
+OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
+SAVE = "actor_rollout_ref.actor.checkpoint.save_contents"
+LOAD = "actor_rollout_ref.actor.checkpoint.load_contents"
+_PLAIN_VALUE = re.compile(r"[\w./:@%+-]+")
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """A train stage is described by its recipe."""
+
+
+class Train:
+    """GRPO, warm-up and distillation alike: the recipe says which."""
+
+    options: type = NoOptions
+    needs_recipe = True
+    makes_model = True
+    reproducible = True
+
+    def prepare(self, place: Place, options: Any) -> Prepared:
+        del options
+        given = [*place.pipeline.overrides, *place.stage.overrides]
+        _refuse_owned(place, given)
+        cfg = _compose(place, given)
+        settings = _input_settings(place, cfg) | _own_settings(place, cfg)
+        _apply(place, cfg, settings)
+        words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in settings.items()]
+        command = (sys.executable, "-m", "s2l_ext.train", "--config-name", str(place.stage.recipe), *given, *words)
+        return _prepared(place, cfg, Command(command))
+
+    def finished(self, place: Place, prepared: Prepared) -> bool:
+        """The last checkpoint is complete and its step has its line of metrics."""
+        step = last_step(place.run)
+        if prepared.steps is None or step != prepared.steps or not (place.run / METRICS_FILE).is_file():
+            return False
+        lines = (place.run / METRICS_FILE).read_text().splitlines()
+        return any(f'"step": {step},' in line and TRAINING_MARK in line and _is_json(line) for line in lines)
+
+    def exported(self, place: Place) -> Path:
+        """verl's FSDP checkpoint manager writes weights, configuration and tokenizer into this folder."""
+        step = last_step(place.run)
+        if step is None:
+            raise DataError(
+                f"stage {place.stage.name}: {place.run} holds no checkpoint, so there is no model to hand on. The log "
+                f"says why: {place.folder / 'log.txt'}"
+            )
+        return place.run / f"global_step_{step}" / "actor" / "huggingface"
+
+    def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
+        return training_result(place.run, prepared.accounting)
+
+
+def last_step(run: Path) -> int | None:
+    """Step of verl's last complete checkpoint; None without one."""
+    try:
+        return int((run / TRACKER_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _refuse_owned(place: Place, overrides: Sequence[str]) -> None:
+    for override in overrides:
+        if override.lstrip("+~").partition("=")[0] in OWNED:
+            raise ConfigError(
+                f"stage {place.stage.name}: {override}: the pipeline sets {', '.join(OWNED)}, so that stages resume "
+                "and do not write over each other. Remove the override."
+            )
+
+
+def _compose(place: Place, overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose_config(str(place.stage.recipe), overrides)
+    except ConfigError as error:
+        raise ConfigError(f"stage {place.stage.name}: {error}") from error
+
+
+def _input_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
+    """Override key -> path, or list of paths for an input that was given as a list."""
+    settings: dict[str, Any] = {}
+    for name, group in place.inputs().items():
+        given = place.stage.inputs[name]
+        paths = [path for _, path in group]
+        for key in _keys(place, name, given, cfg):
+            settings[key] = paths if given.is_list or len(paths) > 1 else paths[0]
+    return settings
+
+
+def _keys(place: Place, name: str, given: Input, cfg: DictConfig) -> tuple[str, ...]:
+    if given.keys is not None:
+        return given.keys
+    if name not in INPUT_KEYS:
+        raise ConfigError(
+            f"stage {place.stage.name}: inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input "
+            f"say what it sets: {name}: {{from: {given.refs[0]}, keys: [some.override.key]}}."
+        )
+    keys = tuple(key for key in INPUT_KEYS[name] if _has_block(cfg, key))
+    if not keys:
+        blocks = " nor ".join(key.rpartition(".")[0] for key in INPUT_KEYS[name])
+        raise ConfigError(
+            f"stage {place.stage.name}: inputs.{name}: recipe {place.stage.recipe} has no {blocks} to give it to. Take "
+            "the input away, or use a recipe that has one."
+        )
+    return keys
+
+
+def _has_block(cfg: DictConfig, key: str) -> bool:
+    return OmegaConf.select(cfg, key.rpartition(".")[0]) is not None
+
+
+def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
+    save = OmegaConf.to_container(OmegaConf.select(cfg, SAVE), resolve=True)
+    load = OmegaConf.to_container(OmegaConf.select(cfg, LOAD), resolve=True)
+    assert isinstance(save, list)
+    settings: dict[str, Any] = {
+        "trainer.default_local_dir": str(place.run),
+        "trainer.resume_mode": "auto",
+        SAVE: [*save, *(["hf_model"] if "hf_model" not in save else [])],
+        LOAD: load,
+    }
+    if cfg.trainer.save_freq <= 0:
+        settings["trainer.save_freq"] = max(1, (cfg.trainer.total_training_steps or CHECKPOINTS) // CHECKPOINTS)
+    return settings
+
+
+def _apply(place: Place, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
+    key = ""
+    try:
+        for key, value in settings.items():
+            with open_dict(cfg) if _plus(key) else contextlib.nullcontext():
+                OmegaConf.update(cfg, key, value)
+    except (OmegaConfBaseException, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"stage {place.stage.name}: {key} cannot be set in {place.stage.recipe}: {reason}") from error
+
+
+def _plus(key: str) -> str:
+    """The block s2l may get any key; its parser refuses wrong ones."""
+    return "++" if key.startswith("s2l.") else ""
+
+
+def _hydra(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_hydra, value))}]"
+    text = str(value)
+    if _PLAIN_VALUE.fullmatch(text):
+        return text
+    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{quoted}'"
+
+
+def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    train, val = (_paths(cfg.data.get(key)) for key in ("train_files", "val_files"))
+    own = str(place.pipeline.out)
+    return Prepared(
+        commands=[command],
+        settings=json.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
+        files=[path for path in (*train, *val) if not path.startswith(own)],
+        train_files=train,
+        labels=_uses_labels(place, cfg),
+        steps=cfg.trainer.total_training_steps,
+        accounting=_accounting(cfg),
+    )
+
+
+def _paths(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(path) for path in value]
+
+
+def _uses_labels(place: Place, cfg: DictConfig) -> bool:
+    """A loss toward a teacher reads no labels, unless right answers are selected by them."""
+    if place.stage.labels is not None:
+        return place.stage.labels
+    distill = OmegaConf.select(cfg, "s2l.distill")
+    return distill is None or bool(OmegaConf.select(cfg, "s2l.distill.correct_only"))
+
+
+def _accounting(cfg: DictConfig) -> dict[str, Any]:
+    explorer = OmegaConf.select(cfg, "s2l.explorer")
+    extra = explorer.get("nnodes", 1) * explorer.get("n_gpus_per_node", 1) if explorer is not None else 0
+    return {
+        "accelerators": cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node + extra,
+        "model": cfg.actor_rollout_ref.model.path,
+        "explorer": OmegaConf.select(cfg, "s2l.explorer.model_path"),
+        "teacher": OmegaConf.select(cfg, "s2l.distill.teacher_path"),
+    }
