@@ -12,7 +12,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s2l_ext.algorithms.divergences import forward_kl, reverse_kl
-from s2l_ext.data import tokenizers
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.forward import load_causal_model
 from s2l_ext.evaluation.model_folder import Model
@@ -30,21 +29,29 @@ def divergences(
 ) -> dict[str, Any]:
     """``reverse_kl_per_token`` on ``own`` responses of the student, and, with the teacher's, ``forward_kl_per_token``.
 
-    Nats, means over tokens, each with a standard error over rows; both models in float32.
+    Nats, means over tokens, each with a standard error over rows; both models in float32. They share a tokenizer.
 
     Raises:
-        TokenizerMismatch: the two models do not share a tokenizer.
         DataError: there are no such rollouts, or they hold tokens that the models do not have.
     """
-    tokenizers.compare(str(student.folder), str(teacher.folder), "--model", "--divergence-to")
-    held_out = None if teacher_rollouts is None else read_samples(teacher_rollouts)
-    pair = (load_causal_model(model.folder, "float32", on_cpu) for model in (student, teacher))
-    measure = _Pair(*pair, progress=progress)
+    held_out = None if teacher_rollouts is None else _held_out(teacher_rollouts)
+    measure = _Pair(
+        load_causal_model(student.folder, "float32", on_cpu),
+        load_causal_model(teacher.folder, "float32", on_cpu),
+        progress,
+    )
     found = measure.mean("reverse_kl_per_token", reverse_kl, own)
     if held_out is not None:
         _refuse_unknown_tokens(held_out, measure.vocabulary, teacher_rollouts)
         found |= measure.mean("forward_kl_per_token", forward_kl, held_out)
     return found
+
+
+def _held_out(path: Path) -> list[Sample]:
+    samples = list(read_samples(path))
+    if not samples:
+        raise DataError(f"--teacher-rollouts {path}: no samples. Run s2l eval for the teacher to its end.")
+    return samples
 
 
 def _refuse_unknown_tokens(samples: Sequence[Sample], vocabulary: int, path: Path | None) -> None:

@@ -90,20 +90,25 @@ class VLLMEngine:
         self.stop_ids = list(model.stop_ids)
         if machine.on_cpu:
             _prepare_cpu()
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if machine.on_cpu else "WARNING")
         try:
             from vllm import LLM
-        except ImportError as error:
-            raise ResourceError(f"--engine vllm: vLLM cannot be imported ({error}). Use transformers.") from error
-        self.llm: Any = LLM(
-            str(model.folder),
-            dtype=cast(Any, machine.real_dtype),
-            max_model_len=positions,
-            enforce_eager=machine.on_cpu,
-            tensor_parallel_size=machine.tensor_parallel,
-            gpu_memory_utilization=machine.memory_share,
-            seed=sampling.seed,
-        )
+
+            self.llm: Any = LLM(
+                str(model.folder),
+                dtype=cast(Any, machine.real_dtype),
+                max_model_len=positions,
+                enforce_eager=machine.on_cpu,
+                tensor_parallel_size=machine.tensor_parallel,
+                gpu_memory_utilization=machine.memory_share,
+                seed=sampling.seed,
+            )
+        except Exception as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ResourceError(
+                f"--engine vllm: {model.name} cannot be loaded ({type(error).__name__}: {reason}). Lower --max-tokens "
+                "if memory is short, raise --tensor-parallel, or use --engine transformers."
+            ) from error
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
         """Responses as they finish. vLLM numbers requests in the order in which they come."""

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from s2l_ext import __version__
+from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.benchmarks import Benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Request, Response, Sampling, open_engine, sample_seed
@@ -19,7 +20,7 @@ from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
 from s2l_ext.evaluation.metrics import summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
-from s2l_ext.evaluation.samples import Sample, SampleFile
+from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
 from s2l_ext.state import write_atomically
 
 SCHEMA_VERSION = 1
@@ -89,33 +90,63 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
         ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
     """
     check(job)
-    problems = read_problems(job.data, job.benchmark, job.limit)
-    rewards = {problem.id: reward_name(problem, job.reward) for problem in problems}
-    functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
-    model = open_model(job.model)
-    teacher = None if job.divergence_to is None else open_model(job.divergence_to, "--divergence-to")
-    prompts = {problem.id: model.prompt_ids(problem.messages, job.chat_options) for problem in problems}
-    fingerprints = _fingerprints(job, model, list(functions))
     started = time.monotonic()
+    inputs = _open(job)
+    fingerprints = _fingerprints(job, inputs)
     with SampleFile(job.samples_path, _identity(fingerprints)) as store:
-        work = _Work(job, model, {p.id: p for p in problems}, {i: functions[n] for i, n in rewards.items()}, store)
-        work.draw(_missing(job, prompts, store), max(map(len, prompts.values())), progress)
-        samples = [[store.samples[problem.id, i] for i in range(job.sampling.n)] for problem in problems]
-    result = _result(job, problems, samples, fingerprints)
-    if teacher is not None:
-        from s2l_ext.evaluation.divergence import divergences
-
-        own = [sample for drawn in samples for sample in drawn]
-        result |= divergences(model, teacher, own, job.teacher_rollouts, job.machine.on_cpu, progress)
-        fingerprints["divergence_to"] = model_digest(teacher.folder)
+        _Work(job, inputs, store).draw(_missing(job, inputs.prompts, store), progress)
+        drawn = [[store.outcomes[name, index] for index in range(job.sampling.n)] for name in inputs.problems]
+    result = _result(job, list(inputs.problems.values()), drawn, fingerprints)
+    if inputs.teacher is not None:
+        result |= _divergences(job, inputs, inputs.teacher, progress)
+        fingerprints["divergence_to"] = model_digest(inputs.teacher.folder)
     result["seconds"] = round(time.monotonic() - started, 2)
     _write(job.out, result)
     return result
 
 
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that is read before a model is loaded; by problem id."""
+
+    problems: dict[str, Problem]
+    rewards: dict[str, str]
+    functions: dict[str, Reward]
+    model: Model
+    teacher: Model | None
+    prompts: dict[str, list[int]]
+
+
+def _open(job: Evaluation) -> _Inputs:
+    problems = {problem.id: problem for problem in read_problems(job.data, job.benchmark, job.limit)}
+    rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
+    functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
+    model = open_model(job.model)
+    teacher = None if job.divergence_to is None else _open_teacher(job, model)
+    prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
+    return _Inputs(problems, rewards, functions, model, teacher, prompts)
+
+
+def _open_teacher(job: Evaluation, model: Model) -> Model:
+    """Before hours of sampling, not after them, a teacher that does not fit is refused."""
+    teacher = open_model(str(job.divergence_to), "--divergence-to")
+    tokenizers.compare(str(model.folder), str(teacher.folder), "--model", "--divergence-to")
+    if job.teacher_rollouts is not None:
+        next(read_samples(job.teacher_rollouts), None)
+    return teacher
+
+
+def _divergences(job: Evaluation, inputs: _Inputs, teacher: Model, progress: bool) -> dict[str, Any]:
+    from s2l_ext.evaluation.divergence import divergences
+
+    n, every = job.sampling.n, read_samples(job.samples_path)
+    own = [sample for sample in every if sample.prompt_id in inputs.prompts and sample.index < n]
+    return divergences(inputs.model, teacher, own, job.teacher_rollouts, job.machine.on_cpu, progress)
+
+
 def _missing(job: Evaluation, prompts: dict[str, list[int]], store: SampleFile) -> list[Request]:
     base, keys = job.sampling.seed, ((name, index) for name in prompts for index in range(job.sampling.n))
-    return [Request(n, i, prompts[n], sample_seed(base, n, i)) for n, i in keys if (n, i) not in store.samples]
+    return [Request(n, i, prompts[n], sample_seed(base, n, i)) for n, i in keys if (n, i) not in store.outcomes]
 
 
 @dataclass
@@ -123,17 +154,16 @@ class _Work:
     """Drawing and grading; a bar counts samples and tokens."""
 
     job: Evaluation
-    model: Model
-    problems: dict[str, Problem]
-    rewards: dict[str, Reward]
+    inputs: _Inputs
     store: SampleFile
 
-    def draw(self, requests: Sequence[Request], longest_prompt: int, progress: bool) -> None:
-        positions = require_room(self.model, longest_prompt, self.job.sampling.max_tokens)
+    def draw(self, requests: Sequence[Request], progress: bool) -> None:
+        longest = max(map(len, self.inputs.prompts.values()))
+        positions = require_room(self.inputs.model, longest, self.job.sampling.max_tokens)
         if not requests:
             return
-        engine = open_engine(self.job.engine, self.model, self.job.sampling, self.job.machine, positions)
-        total = len(self.problems) * self.job.sampling.n
+        engine = open_engine(self.job.engine, self.inputs.model, self.job.sampling, self.job.machine, positions)
+        total = len(self.inputs.problems) * self.job.sampling.n
         try:
             with tqdm(total=total, initial=total - len(requests), unit="sample", disable=not progress) as bar:
                 started, tokens = time.monotonic(), 0
@@ -146,9 +176,10 @@ class _Work:
             engine.close()
 
     def _graded(self, response: Response) -> Sample:
-        request = response.request
-        text = self.model.decode(response.token_ids)
-        found = grade(self.rewards[request.prompt_id], self.problems[request.prompt_id], text)
+        request, inputs = response.request, self.inputs
+        text = inputs.model.decode(response.token_ids)
+        reward = inputs.functions[inputs.rewards[request.prompt_id]]
+        found = grade(reward, inputs.problems[request.prompt_id], text)
         return Sample(
             prompt_id=request.prompt_id,
             index=request.index,
@@ -162,13 +193,13 @@ class _Work:
         )
 
 
-def _fingerprints(job: Evaluation, model: Model, rewards: list[str]) -> dict[str, Any]:
+def _fingerprints(job: Evaluation, inputs: _Inputs) -> dict[str, Any]:
     return {
-        "model": model_digest(model.folder),
+        "model": model_digest(inputs.model.folder),
         "data": data_digest(job.data),
         "benchmark": None if job.benchmark is None else asdict(job.benchmark),
         "limit": job.limit,
-        "reward": rewards,
+        "reward": list(inputs.functions),
         "engine": job.engine,
         "dtype": job.machine.real_dtype,
         "sampling": {**asdict(job.sampling), "chat_options": job.chat_options},
@@ -183,9 +214,9 @@ def _identity(fingerprints: dict[str, Any]) -> dict[str, Any]:
 
 
 def _result(
-    job: Evaluation, problems: Sequence[Problem], samples: Sequence[Sequence[Sample]], fingerprints: dict[str, Any]
+    job: Evaluation, problems: Sequence[Problem], outcomes: Sequence[Sequence[Outcome]], fingerprints: dict[str, Any]
 ) -> dict[str, Any]:
-    rows = [_row(problem, drawn) for problem, drawn in zip(problems, samples, strict=True)]
+    rows = [_row(problem, drawn) for problem, drawn in zip(problems, outcomes, strict=True)]
     ks = job.ks or tuple(range(1, job.sampling.n + 1))
     sources = sorted({problem.data_source for problem in problems})
     by_source = {name: summarize([row for row in rows if row["data_source"] == name], ks) for name in sources}
@@ -201,14 +232,14 @@ def _result(
     }
 
 
-def _row(problem: Problem, drawn: Sequence[Sample]) -> dict[str, Any]:
+def _row(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "prompt_id": problem.id,
         "data_source": problem.data_source,
         "num_samples": len(drawn),
         "num_correct": sum(sample.correct for sample in drawn),
         "num_truncated": sum(sample.truncated for sample in drawn),
-        "lengths": [len(sample.token_ids) for sample in drawn],
+        "lengths": [sample.length for sample in drawn],
         "answers": [sample.answer for sample in drawn],
         "correct": [sample.correct for sample in drawn],
         "scores": [sample.score for sample in drawn],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from s2l_ext.errors import DataError, StateMismatch
 
 SCHEMA_VERSION = 1
 HEADER = "s2l_samples"
+START = f'{{"{HEADER}": '.encode()
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,28 @@ class Sample:
     answer: str | None
 
     @property
-    def key(self) -> tuple[str, int]:
-        return self.prompt_id, self.index
+    def outcome(self) -> Outcome:
+        return Outcome(len(self.token_ids), self.truncated, self.score, self.correct, self.answer)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the numbers need of a sample; tokens and text stay on disk. ``length`` in tokens."""
+
+    length: int
+    truncated: bool
+    score: float
+    correct: bool
+    answer: str | None
 
 
 class SampleFile:
     """``<out>.samples.jsonl``: a line with what the samples depend on, then one line a sample.
 
     One process at a time; a half-written last line is cut off, its sample is drawn again.
+
+    Attributes:
+        outcomes: by problem and index of the sample.
 
     Raises:
         StateMismatch: the file belongs to other settings; names the first difference.
@@ -47,19 +62,23 @@ class SampleFile:
 
     def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
         self.path = path
-        fingerprint = json.loads(json.dumps(fingerprint))
+        self.outcomes: dict[tuple[str, int], Outcome] = {}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            self._lock()
-            self.samples = self._continue(fingerprint)
         except OSError as error:
             raise self._failed(error) from error
+        try:
+            self._lock()
+            self._continue(json.loads(json.dumps(fingerprint)))
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, sample: Sample) -> None:
         """Append a sample; after this returns, a kill loses nothing of it."""
-        self.samples[sample.key] = sample
         self._write(asdict(sample))
+        self.outcomes[sample.prompt_id, sample.index] = sample.outcome
 
     def close(self) -> None:
         os.close(self._file)
@@ -78,20 +97,19 @@ class SampleFile:
                 f"{self.path}: another evaluation writes this file. Wait for it, or choose another --out."
             ) from None
 
-    def _continue(self, fingerprint: dict[str, Any]) -> dict[tuple[str, int], Sample]:
-        content = self.path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._file, whole)
-        lines = content[:whole].splitlines()
-        if not lines:
-            self._write({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint})
-            return {}
-        _refuse_other(self.path, _header(self.path, lines[0]), fingerprint)
-        return {sample.key: sample for sample in _parse(self.path, lines[1:])}
+    def _continue(self, fingerprint: dict[str, Any]) -> None:
+        lines = _Lines(self.path)
+        there = lines.header()
+        if there is None:
+            os.ftruncate(self._file, 0)
+            return self._write({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint})
+        _refuse_other(self.path, there, fingerprint)
+        for sample in lines.samples():
+            self.outcomes[sample.prompt_id, sample.index] = sample.outcome
+        return os.ftruncate(self._file, lines.whole)
 
     def _write(self, record: dict[str, Any]) -> None:
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
         try:
             while line:
                 line = line[os.write(self._file, line) :]
@@ -105,34 +123,62 @@ class SampleFile:
         )
 
 
-def read_samples(path: Path) -> list[Sample]:
-    """Samples of a file that ``s2l eval`` wrote; a half-written last line is left out.
+def read_samples(path: Path) -> Iterator[Sample]:
+    """Samples of a file that ``s2l eval`` wrote, one by one; a half-written last line is left out.
 
     Raises:
-        DataError: the file is missing, holds something else or has no samples.
+        DataError: the file is missing, or holds something else.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected the .samples.jsonl that s2l eval writes beside --out.")
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    _header(path, lines[0] if lines else b"")
-    samples = _parse(path, lines[1:])
-    if not samples:
-        raise DataError(f"{path}: no samples.")
-    return samples
+    lines = _Lines(path)
+    if lines.header() is None:
+        raise DataError(f"{path}: holds nothing that s2l eval wrote. Expected a .samples.jsonl file.")
+    return lines.samples()
 
 
-def _header(path: Path, line: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(line)
-        version, fingerprint = header[HEADER], dict(header["fingerprint"])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{path}:1: not a file of samples that s2l eval wrote. Choose another --out, or move the file away."
-        ) from None
-    if version != SCHEMA_VERSION:
-        raise DataError(f"{path}:1: schema {version!r}, this version reads {SCHEMA_VERSION}. Choose another --out.")
-    return fingerprint
+class _Lines:
+    """Complete lines of a file of samples; ``whole`` is where those read so far end, in bytes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.whole = path, 0
+
+    def header(self) -> dict[str, Any] | None:
+        """What the samples depend on; None for an empty file or a header that a kill cut short."""
+        with open(self.path, "rb") as file:
+            line = file.readline()
+        if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
+            return None
+        try:
+            header = json.loads(line)
+            version, fingerprint = header[HEADER], dict(header["fingerprint"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f"{self.path}:1: not a file of samples that s2l eval wrote. Choose another --out, or move it away."
+            ) from None
+        if version != SCHEMA_VERSION:
+            raise DataError(
+                f"{self.path}:1: schema {version!r}, this version reads {SCHEMA_VERSION}. Choose another --out."
+            )
+        self.whole = len(line)
+        return fingerprint
+
+    def samples(self) -> Iterator[Sample]:
+        with open(self.path, "rb") as file:
+            file.seek(self.whole)
+            for number, line in enumerate(file, start=2):
+                if not line.endswith(b"\n"):
+                    return
+                yield self._parse(line, number)
+                self.whole += len(line)
+
+    def _parse(self, line: bytes, number: int) -> Sample:
+        try:
+            return Sample(**json.loads(line))
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{self.path}:{number}: not a sample ({error}). Remove that line; its sample is drawn again."
+            ) from error
 
 
 def _refuse_other(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:
@@ -142,13 +188,3 @@ def _refuse_other(path: Path, there: dict[str, Any], here: dict[str, Any]) -> No
                 f"{path}: its samples were drawn with another {name}: {there.get(name)}, now {here.get(name)}. Use the "
                 "same, choose another --out, or remove the file to start over."
             )
-
-
-def _parse(path: Path, lines: Iterable[bytes]) -> list[Sample]:
-    samples = []
-    for number, line in enumerate(lines, start=2):
-        try:
-            samples.append(Sample(**json.loads(line)))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{path}:{number}: not a sample ({error}). Remove that line; it is drawn again.") from error
-    return samples

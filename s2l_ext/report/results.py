@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation.metrics import paired_interval
 
-RESAMPLES = 10_000
 SLOTS = "s2l/explorer/slots"
 
 Metrics = list[tuple[int, dict[str, Any]]]
@@ -148,14 +148,6 @@ def compare(before: Validation, after: Validation, seed: int = 0) -> Gain:
     a = np.array([before.accuracy[prompt] for prompt in prompts])
     b = np.array([after.accuracy[prompt] for prompt in prompts])
     return Gain(float(a.mean()), float(b.mean()), paired_interval(b - a, seed), len(prompts))
-
-
-def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean of per-problem differences, resampling problems."""
-    rng = np.random.default_rng(seed)
-    means = np.array([rng.choice(differences, size=len(differences)).mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def wilson_interval(proportion: float, n: int) -> tuple[float, float]:
