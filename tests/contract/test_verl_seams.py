@@ -38,6 +38,7 @@ TRAINER_SEAMS = {
     "get_llm_client": ["self"],
     "_next_train_batch": ["self", "num_prompts"],
     "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
+    "_compute_old_log_prob": ["self", "batch", "metrics"],
     "_compute_advantage": ["self", "batch", "metrics"],
     "_update_actor": ["self", "batch", "metrics"],
     "on_step_end": ["self"],
@@ -125,6 +126,10 @@ def test_columns_that_meet_verls_own_parameters_are_refused() -> None:
 def test_manager_takes_our_worker_class() -> None:
     assert "self.agent_loop_workers_class = AgentLoopWorkerTQ" in inspect.getsource(AgentLoopManagerTQ.__init__)
     assert "agent_loop_manager_class" in inspect.getsource(main_ppo)
+
+
+def test_launcher_hands_over_to_run_ppo() -> None:
+    assert parameters(main_ppo.run_ppo)[:2] == ["config", "task_runner_class"] and main_ppo.TaskRunnerV1
 
 
 def test_seeded_agent_loop_is_registered_and_matches_its_base() -> None:

@@ -1,0 +1,313 @@
+"""Sparse-to-dense's glue on verl's own engine: FSDP2, one process, two tiny models with different paddings."""
+
+from __future__ import annotations
+
+import inspect
+import types
+
+import pytest
+import torch
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+from transformers import AutoModelForCausalLM
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import Metric
+from verl.workers.engine.base import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWithLMHead
+from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
+from verl.workers.utils.padding import no_padding_2_padding
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config.schema import DistillConfig
+from s2l_ext.data.toy.models import ModelSize, build_model
+from s2l_ext.data.toy.tokenizer import build_tokenizer
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.trainer import distill
+from s2l_ext.trainer.actor_worker import SUM_PREFIX
+from s2l_ext.trainer.distill_worker import (
+    STUDENT_ENGINE,
+    DistillLoss,
+    OutputLayer,
+    StudentEngine,
+    build_teacher,
+    response_tokens,
+)
+
+pytestmark = [pytest.mark.contract, pytest.mark.slow]
+
+PROMPTS, RESPONSES = [3, 5, 2, 4], [4, 2, 6, 1]
+MASKS = [[1, 1, 0, 1], [1, 1], [0, 0, 1, 1, 1, 1], [1]]
+
+
+def nested(rows) -> torch.Tensor:
+    return torch.nested.as_nested_tensor([torch.as_tensor(row) for row in rows], layout=torch.jagged)
+
+
+@pytest.fixture
+def batch() -> TensorDict:
+    """Four sequences as verl's engines get them."""
+    random = torch.Generator().manual_seed(0)
+    draw = [torch.randint(4, 20, (p + r,), generator=random) for p, r in zip(PROMPTS, RESPONSES, strict=True)]
+    fields = {
+        "input_ids": nested(draw),
+        "position_ids": nested([torch.arange(len(row)) for row in draw]),
+        "prompts": nested([row[:p] for row, p in zip(draw, PROMPTS, strict=True)]),
+        "responses": nested([row[p:] for row, p in zip(draw, PROMPTS, strict=True)]),
+        "response_mask": nested(MASKS),
+        "loss_mask": nested(MASKS),
+    }
+    data = TensorDict(fields, batch_size=4)
+    settings = {
+        "temperature": 1.0,
+        "use_remove_padding": False,
+        "use_dynamic_bsz": False,
+        "micro_batch_size_per_gpu": 2,
+        "global_batch_size": 4,
+    }
+    tu.assign_non_tensor(data, **settings)
+    return data
+
+
+# ---- where tokens are ---------------------------------------------------------------------------------------------
+
+
+def test_tokens_lie_where_verl_looks_for_their_log_probs(batch) -> None:
+    """verl cuts the response out of a packed output; here the output is its own position."""
+    tokens = response_tokens(batch)
+    positions = torch.arange(batch["input_ids"].values().numel())
+    packed = torch.nested.nested_tensor_from_jagged(positions, batch["input_ids"].offsets())
+    expected_B_T = no_padding_2_padding(packed, batch)
+    assert torch.equal(expected_B_T[tokens.row_N, tokens.column_N], tokens.packed_N)
+    assert torch.equal(batch["input_ids"].values()[tokens.packed_N + 1], tokens.labels_N)
+    assert len(tokens.row_N) == sum(map(sum, MASKS))
+    padded = batch["input_ids"].to_padded_tensor(-1).flatten()
+    assert torch.equal(padded[tokens.padded_N + 1], tokens.labels_N)
+
+
+# ---- the engines --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    """A student whose output matrix has 4 more rows than the teacher's, and another width."""
+    folder, tokenizer = tmp_path_factory.mktemp("models"), build_tokenizer()
+    paths = {}
+    for name, width, padding, seed in (("student", 32, 4, 1), ("teacher", 64, 0, 2)):
+        model = build_model(ModelSize(width, 2), seed)
+        model.resize_token_embeddings(len(tokenizer) + padding, mean_resizing=False)
+        with torch.no_grad():  # far enough apart for a divergence to be seen
+            for parameter in model.parameters():
+                parameter.mul_(4.0 if parameter.ndim > 1 else 1.0)
+        paths[name] = str(folder / name)
+        model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def rank_zero(tmp_path_factory):
+    """A process group of one."""
+    store = tmp_path_factory.mktemp("store") / "store"
+    torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def actor(models, rank_zero):
+    """verl's training worker around our engine, as the actor worker makes it, without Ray."""
+    config = compose_config("grpo/toy", [f"actor_rollout_ref.model.path={models['student']}"]).actor_rollout_ref
+    OmegaConf.resolve(config)
+    from verl.utils.config import omega_conf_to_dataclass
+
+    model = omega_conf_to_dataclass(config.model)
+    model.model_type = STUDENT_ENGINE
+    engine_config = omega_conf_to_dataclass(config.actor.fsdp_config)
+    object.__setattr__(engine_config, "strategy", "fsdp2")
+    engine_config.use_remove_padding = False
+    optimizer, checkpoint = (omega_conf_to_dataclass(config.actor[name]) for name in ("optim", "checkpoint"))
+    object.__setattr__(optimizer, "total_training_steps", 1)
+    engine = EngineRegistry.new(STUDENT_ENGINE, "fsdp2", model, engine_config, optimizer, checkpoint)
+    engine.initialize()
+    return types.SimpleNamespace(engine=engine, teacher=build_teacher(config, models["teacher"]))
+
+
+def expected(models, batch, loss: str, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean over response tokens and its gradient for the student's output matrix, by autograd in float64."""
+    student, teacher = (AutoModelForCausalLM.from_pretrained(models[name]).double() for name in ("student", "teacher"))
+    values = []
+    for ids, prompt, mask in zip(batch["input_ids"].unbind(), PROMPTS, MASKS, strict=True):
+        logits_S, logits_T = student(ids[None]).logits[0], teacher(ids[None]).logits[0].detach()
+        shared = min(logits_S.shape[-1], logits_T.shape[-1])
+        log_p = torch.log_softmax(logits_S[prompt - 1 : -1, :shared] / temperature, -1)
+        log_q = torch.log_softmax(logits_T[prompt - 1 : -1, :shared] / temperature, -1)
+        sampled_p = log_p.gather(-1, ids[prompt:, None])[:, 0]
+        sampled_q = log_q.gather(-1, ids[prompt:, None])[:, 0]
+        value = {
+            "reverse_kl": (log_p.exp() * (log_p - log_q)).sum(-1),
+            "forward_kl": (log_q.exp() * (log_q - log_p)).sum(-1),
+            "sft": -sampled_p,
+            "sampled_k1": (sampled_p - sampled_q).detach() * sampled_p,
+        }[loss]
+        values.append(value[torch.tensor(mask).bool()])
+    mean = torch.cat(values).mean()
+    mean.backward()
+    return mean.detach(), student.lm_head.weight.grad
+
+
+@pytest.mark.parametrize(
+    ("loss", "temperature"),
+    [("reverse_kl", 1.0), ("forward_kl", 1.0), ("reverse_kl", 2.0), ("sampled_k1", 1.0), ("sft", 1.0)],
+)
+def test_loss_and_gradient_through_the_engine_are_the_formulas(actor, models, batch, loss, temperature) -> None:
+    engine = actor.engine
+    engine.distill, engine.teacher = DistillConfig("x", loss, temperature=temperature, chunk_size=3), actor.teacher
+    engine.optimizer_zero_grad()
+    with engine.train_mode():
+        output = engine.forward_backward_batch(batch, DistillLoss("token-mean", None))
+        gradient = engine.module.lm_head.weight.grad.full_tensor().double()
+    value, wanted = expected(models, batch, loss, temperature)
+    assert sum(output["loss"]) == pytest.approx(value.item(), rel=1e-4)
+    assert (gradient - wanted).norm() <= 1e-4 * wanted.norm() and wanted.norm() > 0
+    sums = {name: Metric.aggregate_dp([metric]) for name, metric in _merged(output["metrics"]).items()}
+    finished = distill.finish_token_sums({f"actor/{name}": total for name, total in sums.items()})
+    assert finished["s2l/distill/tokens"] == sum(map(sum, MASKS))
+    for name in ("forward_kl", "reverse_kl"):
+        plain = expected(models, batch, name, temperature)[0]
+        assert finished[f"s2l/distill/{name}"] == pytest.approx(plain.item(), rel=1e-4)
+
+
+def _merged(metrics: dict) -> dict[str, Metric]:
+    """One metric of the list that an engine keeps, an entry for each micro-batch."""
+    assert all(name.startswith(SUM_PREFIX) for name in metrics)
+    return {
+        name: entries if isinstance(entries, Metric) else Metric.chain(entries) for name, entries in metrics.items()
+    }
+
+
+def test_log_probs_outside_the_loss_are_verls_own(actor, models, batch) -> None:
+    with actor.engine.eval_mode(), torch.no_grad():
+        found = actor.engine.infer_batch(batch.clone())["model_output"]["log_probs"]
+    student = AutoModelForCausalLM.from_pretrained(models["student"])
+    for ids, row in zip(batch["input_ids"].unbind(), found.unbind(), strict=True):
+        log_p = torch.log_softmax(student(ids[None]).logits[0], -1)
+        assert torch.allclose(row[:-1], log_p[:-1].gather(-1, ids[1:, None])[:, 0], atol=1e-4)
+
+
+def test_a_step_without_tokens_in_the_loss_changes_nothing(actor, batch) -> None:
+    for name in ("response_mask", "loss_mask"):
+        batch[name] = nested([[0] * len(row) for row in MASKS])
+    engine = actor.engine
+    engine.distill, engine.teacher = DistillConfig("x"), actor.teacher
+    engine.optimizer_zero_grad()
+    with engine.train_mode():
+        output = engine.forward_backward_batch(batch, DistillLoss("token-mean", None))
+    assert sum(output["loss"]) == 0.0
+    gradients = [p.grad.full_tensor() for p in engine.module.parameters() if p.grad is not None]
+    assert all(torch.count_nonzero(gradient) == 0 for gradient in gradients)
+
+
+def test_a_model_that_changes_its_logits_is_refused(models) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["student"])
+    model.config.final_logit_softcapping = 30.0
+    with pytest.raises(ConfigError, match="final_logit_softcapping=30.0"):
+        OutputLayer(model, "some/model")
+
+
+# ---- the driver ---------------------------------------------------------------------------------------------------
+
+
+class Rows:
+    """What the TransferQueue holds of two rows, right and wrong."""
+
+    def __init__(self, acc=(1.0, 0.0)) -> None:
+        self.fields = {"response_mask": nested([[1, 0, 1], [1, 1]])}
+        self.extra = [{"reward_extra_info": {} if a is None else {"acc": a, "score": a}} for a in acc]
+
+    def get(self, keys, partition_id, select_fields):
+        data = TensorDict(dict(self.fields), batch_size=2)
+        if "extra_fields" in select_fields:
+            tu.assign_non_tensor_stack(data, "extra_fields", self.extra)
+        return data
+
+    def put(self, keys, partition_id, fields):
+        self.fields |= dict(fields.items())
+        return tq.KVBatchMeta(keys=keys, tags=[{}, {}], partition_id=partition_id)
+
+
+@pytest.fixture
+def rows(monkeypatch):
+    def use(**options) -> Rows:
+        rows = Rows(**options)
+        monkeypatch.setattr(distill.tq, "kv_batch_get", rows.get)
+        monkeypatch.setattr(distill.tq, "kv_batch_put", rows.put)
+        return rows
+
+    return use
+
+
+def step() -> tq.KVBatchMeta:
+    batch = tq.KVBatchMeta(keys=["a", "b"], tags=[{}, {}], partition_id="train")
+    batch.extra_info["temperature"] = 1.0
+    return batch
+
+
+def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None:
+    held = rows()
+    batch, counts = distill.leave_out_wrong(step(), DistillConfig("x", correct_only=True))
+    for name in ("response_mask", "loss_mask"):
+        assert [row.tolist() for row in held.fields[name].unbind()] == [[1, 0, 1], [0, 0]]
+    assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
+    assert batch.extra_info["temperature"] == 1.0
+
+
+def test_correct_only_without_a_verdict_is_an_error(rows) -> None:
+    rows(acc=(1.0, None))
+    with pytest.raises(DataError, match="correct_only"):
+        distill.leave_out_wrong(step(), DistillConfig("x", correct_only=True))
+
+
+def test_all_rows_stay_by_default(rows) -> None:
+    held = rows()
+    _, counts = distill.leave_out_wrong(step(), DistillConfig("x"))
+    assert counts == {} and set(held.fields) == {"response_mask"}
+
+
+def test_advantages_are_written_as_zero_for_verls_metrics(rows) -> None:
+    held = rows()
+    distill.zero_advantages(step())
+    assert [row.tolist() for row in held.fields["advantages"].unbind()] == [[0, 0, 0], [0, 0]]
+
+
+def test_workers_that_trained_with_another_loss_are_noticed() -> None:
+    with pytest.raises(RuntimeError, match="another one"):
+        distill.finish_token_sums({"actor/loss": 1.0})
+
+
+# ---- seams --------------------------------------------------------------------------------------------------------
+
+
+def test_engine_seams() -> None:
+    assert list(inspect.signature(FSDPEngineWithLMHead.forward_step).parameters) == list(
+        inspect.signature(StudentEngine.forward_step).parameters
+    )
+    assert list(inspect.signature(FSDPEngineWithLMHead.prepare_model_outputs).parameters) == list(
+        inspect.signature(StudentEngine.prepare_model_outputs).parameters
+    )
+    assert "EngineRegistry.new(\n            model_type=self.config.model_type" in inspect.getsource(
+        TrainingWorker.__init__
+    )
+    assert 'self.model_config.model_type == "language_model"' in inspect.getsource(FSDPEngine._build_module)
+    assert "self.actor = self.actor_worker_cls(config=actor_training_config)" in inspect.getsource(
+        ActorRolloutRefWorker.init_model
+    )
+
+
+def test_verl_counts_tokens_by_the_mask_that_correct_only_changes() -> None:
+    assert 'data["loss_mask"].sum()' in inspect.getsource(FSDPEngine.forward_backward_batch)
+
+
+def test_an_update_needs_no_old_log_probs_of_verl() -> None:
+    assert "old_log_prob" not in inspect.getsource(PPOTrainer._update_actor)
