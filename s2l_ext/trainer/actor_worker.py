@@ -54,13 +54,15 @@ class StepLoss:
         self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
 
-    def __call__(self, model_output: Any, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
+    def __call__(self, model_output: Any = None, data: Any = None, dp_group: Any = None, **rest: Any) -> Any:
+        if model_output is None:  # verl's distillation asks for something about logits
+            return self.loss_fn(data=data, **rest)
         beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
         loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
         loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
         if beta is not None:
             metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
-        if SOURCE_FIELD in data:
+        if SOURCE_FIELD in data and "log_probs" in model_output:
             with torch.no_grad():
                 metrics.update(self._by_source(model_output, data))
         return loss, metrics

@@ -71,14 +71,12 @@ def zero_advantages(batch: KVBatchMeta) -> KVBatchMeta:
     return _put(batch, {"advantages": zeros, "returns": zeros.clone()})
 
 
-def leave_out_wrong(batch: KVBatchMeta, distill: DistillConfig) -> tuple[KVBatchMeta, dict[str, float]]:
-    """With ``correct_only``: take the tokens of rows that the verifier rejects out of the loss.
+def leave_out_wrong(batch: KVBatchMeta) -> tuple[KVBatchMeta, dict[str, float]]:
+    """For ``correct_only``: take the tokens of rows that the verifier rejects out of the loss.
 
     Raises:
         DataError: the reward gave a row no ``acc``.
     """
-    if not distill.correct_only:
-        return batch, {}
     rows = _get(batch, ["response_mask", "extra_fields"])
     right = [_is_right(extra) for extra in rows["extra_fields"]]
     lengths = rows["response_mask"].offsets().diff()

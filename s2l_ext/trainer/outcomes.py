@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,15 @@ def sessions_of(
     prefixes = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
     found = zip(last, list(rows["extra_fields"]), sources, prefixes, strict=True)
     return [Session(uid, _accuracy(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
+
+
+def row_order(uids: Sequence[str], keys: Sequence[str]) -> list[int]:
+    """Places of the rows ``{uid}_{session}_{index}`` sorted by prompt as ``uids`` lists them (others last), session
+    and output."""
+    rank = {uid: number for number, uid in enumerate(uids)}
+    parts = [key.rsplit("_", 2) for key in keys]
+    by_draw = [(rank.get(uid, len(rank)), int(session), int(index)) for uid, session, index in parts]
+    return sorted(range(len(keys)), key=by_draw.__getitem__)
 
 
 def _accuracy(extra_fields: dict[str, Any], strict: bool) -> float | None:

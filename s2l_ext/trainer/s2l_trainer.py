@@ -30,7 +30,7 @@ from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weig
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.kl import StepKL
-from s2l_ext.trainer.outcomes import Session, sessions_of
+from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog, StepFile
@@ -80,6 +80,7 @@ class S2LTrainer(PPOTrainerSync):
         self.prompts: StepPrompts | None = None
         self.guidance: StepGuidance | None = None
         self.sessions: list[Session] = []
+        self.uids: list[str] = []
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
 
     # ---- start-up -------------------------------------------------------------------------------------------
@@ -145,23 +146,42 @@ class S2LTrainer(PPOTrainerSync):
             tu.assign_non_tensor_data(batch, LENGTH_FIELD, self.guidance.length(self.global_steps))
         if self.explorer_servers:
             self.explorer_servers.set_step(self.global_steps - 1)
+        self.uids = list(batch["uid"])
         if self.prompts:
-            self.prompts.drawn(list(batch["uid"]))
+            self.prompts.drawn(self.uids)
         return batch
 
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
     ) -> KVBatchMeta:
-        """Rows arrive in any order and fill mini-batches in that order; a draw that must come out the same again after
-        a restart needs the same updates before it."""
-        if self.prompts:
-            batch.reorder(self.prompts.row_order(batch.keys))
+        """Rows arrive in any order and fill mini-batches in that order; what must come out the same again after a
+        restart needs the same updates before it."""
+        if self.s2l.anything_on:
+            batch.reorder(row_order(self.uids, batch.keys))
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         return batch if self.distills else super()._compute_old_log_prob(batch, metrics)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        self._observe(batch, metrics)
+        if self.distills:
+            batch = distill.zero_advantages(batch)
+        elif self.explorer and self.explorer.baseline == "per_source":
+            with grouped_by_source(batch):
+                batch = super()._compute_advantage(batch, metrics)
+        else:
+            batch = super()._compute_advantage(batch, metrics)
+        if self.explorer and self.explorer.correction == "truncated_is":
+            batch, stats = write_importance_weights(batch, self.explorer.is_cap)
+            metrics.update(stats)
+        if self.s2l.distill and self.s2l.distill.correct_only:
+            batch, stats = distill.leave_out_wrong(batch)
+            metrics.update(stats)
+        return batch
+
+    def _observe(self, batch: KVBatchMeta, metrics: dict) -> None:
+        """Show the step's outcome to the controllers."""
         if self.prompts or self.step_kl or self.guidance:
             needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
             self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
@@ -171,21 +191,6 @@ class S2LTrainer(PPOTrainerSync):
             self.guidance.observe(self.global_steps, self.sessions)
         if self.explorer:
             metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
-        if self.distills:
-            batch, counts = distill.leave_out_wrong(distill.zero_advantages(batch), self.s2l.distill)
-            metrics.update(counts)
-            return batch
-        if not self.explorer:
-            return super()._compute_advantage(batch, metrics)
-        if self.explorer.baseline == "per_source":
-            with grouped_by_source(batch):
-                batch = super()._compute_advantage(batch, metrics)
-        else:
-            batch = super()._compute_advantage(batch, metrics)
-        if self.explorer.correction == "truncated_is":
-            batch, stats = write_importance_weights(batch, self.explorer.is_cap)
-            metrics.update(stats)
-        return batch
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.step_kl:

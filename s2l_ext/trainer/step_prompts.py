@@ -46,13 +46,6 @@ class StepPrompts:
         self.observed = {}
         self.before = self._before_rollouts()
 
-    def row_order(self, keys: Sequence[str]) -> list[int]:
-        """Places of the rows ``{uid}_{session}_{index}`` sorted by draw, session and output."""
-        rank = {uid: number for number, uid in enumerate(self.position)}
-        parts = [key.rsplit("_", 2) for key in keys]
-        by_draw = [(rank[uid], int(session), int(index)) for uid, session, index in parts]
-        return sorted(range(len(keys)), key=by_draw.__getitem__)
-
     def observe(self, sessions: list[Session]) -> None:
         """Update the curriculum with the step's pass rates.
 

