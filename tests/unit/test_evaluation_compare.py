@@ -1,0 +1,98 @@
+"""Paired comparison of two results."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ext import cli
+from s2l_ext.errors import DataError
+from s2l_ext.evaluation.compare import as_lines, compare
+
+SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
+
+
+def result(correct: list[int], **changes: Any) -> dict[str, Any]:
+    rows = [{"prompt_id": f"p{i}", "num_samples": 4, "num_correct": c} for i, c in enumerate(correct)]
+    prints = {"data": "d", "reward": ["r"], "limit": None, "benchmark": None, "sampling": dict(SAMPLING)}
+    accuracy = sum(correct) / 4 / len(correct)
+    return {
+        "model": "m",
+        "accuracy": accuracy,
+        "standard_error": 0.1,
+        "pass_at_k": {"1": accuracy, "4": 1.0},
+        "problems": rows,
+        "fingerprints": prints | changes,
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def to_file(name: str, document: Any) -> Path:
+        path = tmp_path / name
+        path.write_text(document if isinstance(document, str) else json.dumps(document))
+        return path
+
+    return to_file
+
+
+def test_by_hand(write) -> None:
+    a, b = write("a.json", result([0, 4, 2, 1])), write("b.json", result([4, 4, 1, 2]))
+    found = compare(a, b)
+    assert found["difference"] == pytest.approx(0.25)
+    assert (found["wins"], found["losses"], found["ties"], found["num_problems"]) == (2, 1, 1, 4)
+    assert found["ci95"][0] <= 0.25 <= found["ci95"][1]
+    assert compare(a, b) == found
+    assert compare(b, a)["difference"] == pytest.approx(-0.25)
+
+
+def test_a_model_equals_itself(write) -> None:
+    a = write("a.json", result([1, 2, 3]))
+    found = compare(a, a)
+    assert (found["difference"], found["ci95"], found["ties"]) == (0.0, [0.0, 0.0], 3)
+    assert "interval holds 0" in "\n".join(as_lines(found))
+
+
+@pytest.mark.parametrize("name", ["data", "reward", "limit", "benchmark"])
+def test_another_fingerprint_is_refused(write, name: str) -> None:
+    a, b = write("a.json", result([1])), write("b.json", result([1], **{name: "other"}))
+    with pytest.raises(DataError, match=f"differ in {name}.*other"):
+        compare(a, b)
+
+
+def test_other_sampling_is_refused_and_can_be_allowed(write) -> None:
+    a = write("a.json", result([1]))
+    b = write("b.json", result([1], sampling=SAMPLING | {"seed": 1, "n": 8}))
+    with pytest.raises(DataError, match=r"n 4 / 8, seed 0 / 1.*--allow n --allow seed"):
+        compare(a, b)
+    assert compare(a, b, allowed=("n", "seed"))["num_problems"] == 1
+    with pytest.raises(DataError, match="--allow speed: no sampling setting"):
+        compare(a, b, allowed=("speed",))
+
+
+def test_other_problems_are_refused(write) -> None:
+    a, b = write("a.json", result([1, 2, 3])), write("b.json", result([1, 2]))
+    with pytest.raises(DataError, match=r"3 problems, .* 2, and 2 are in both"):
+        compare(a, b)
+
+
+def test_other_files_are_named(write, tmp_path: Path) -> None:
+    a = write("a.json", result([1]))
+    without = copy.deepcopy(result([1]))
+    del without["problems"]
+    for name, document, reason in (("b.json", "{", "not a result"), ("c.json", without, "no 'problems'")):
+        with pytest.raises(DataError, match=rf"{name}: .*{reason}"):
+            compare(a, write(name, document))
+    with pytest.raises(DataError, match=r"none\.json: cannot be read"):
+        compare(a, tmp_path / "none.json")
+
+
+def test_command(write, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = write("a.json", result([0, 4, 2, 1])), write("b.json", result([4, 4, 1, 2]))
+    assert cli.main(["compare", str(a), str(b), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["wins"] == 2
+    assert cli.main(["compare", str(a), str(b)]) == 0
+    assert "B better on 2, worse on 1, equal on 1 of 4" in capsys.readouterr().out
+    assert cli.main(["compare", str(a), "none.json"]) == 2

@@ -1,0 +1,101 @@
+"""pass@k to the last bit, votes, standard errors."""
+
+import math
+import random
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from s2l_ext.evaluation import pass_at_k
+from s2l_ext.evaluation.metrics import majority_correct, paired_interval, standard_error, summarize
+
+
+def test_equals_exact_combinatorics_for_every_count() -> None:
+    for n in range(1, 65):
+        for c in range(n + 1):
+            for k in range(1, n + 1):
+                exact = 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
+                assert pass_at_k(n, c, k) == float(exact)
+
+
+def test_is_what_drawing_without_replacement_gives() -> None:
+    rng, n, c, k, rounds = random.Random(0), 10, 3, 4, 20_000
+    marks = [True] * c + [False] * (n - c)
+    found = sum(any(rng.sample(marks, k)) for _ in range(rounds)) / rounds
+    assert found == pytest.approx(pass_at_k(n, c, k), abs=4 * math.sqrt(0.25 / rounds))
+
+
+def test_is_unbiased_where_the_bootstrap_of_verl_is_low() -> None:
+    """One of four right: pass@4 of these four is 1, where drawing with replacement gives 0.684."""
+    assert pass_at_k(4, 1, 4) == 1.0
+    rng, rate, k = np.random.default_rng(0), 0.3, 4
+    estimates = [pass_at_k(8, int(c), k) for c in rng.binomial(8, rate, size=20_000)]
+    assert np.mean(estimates) == pytest.approx(1 - (1 - rate) ** k, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((4, 2, 5), ["k=5", "num_samples=4"]), ((4, 5, 1), ["num_correct=5"]), ((0, 0, 1), ["0"]), ((4, 1, 0), ["k=0"])],
+)
+def test_impossible_numbers_are_refused(arguments: tuple[int, int, int], words: list[str]) -> None:
+    with pytest.raises(ValueError) as refusal:
+        pass_at_k(*arguments)
+    assert all(word in str(refusal.value) for word in words)
+
+
+@pytest.mark.parametrize(
+    ("answers", "correct", "expected"),
+    [
+        (["7", "8", "8"], [True, False, False], False),
+        (["8", "7", "7"], [False, True, True], True),
+        (["7", "8"], [True, False], True),
+        (["8", "7"], [False, True], False),
+        ([None, None, "7"], [False, False, True], True),
+        ([None, None], [False, False], False),
+    ],
+)
+def test_votes(answers: list[str | None], correct: list[bool], expected: bool) -> None:
+    assert majority_correct(answers, correct) is expected
+
+
+def test_standard_error_is_over_problems() -> None:
+    assert standard_error([0.0, 1.0, 1.0, 0.0]) == pytest.approx(np.std([0, 1, 1, 0], ddof=1) / 2)
+    assert standard_error([1.0]) is None
+
+
+def problem(correct: list[bool], answers: list[str | None] | None = None) -> dict:
+    return {
+        "num_samples": len(correct),
+        "num_correct": sum(correct),
+        "num_truncated": 1,
+        "lengths": list(range(1, len(correct) + 1)),
+        "answers": answers or [None] * len(correct),
+        "correct": correct,
+        "scores": [float(each) for each in correct],
+    }
+
+
+def test_summary_by_hand() -> None:
+    rows = [problem([True, False], ["1", "2"]), problem([False, False], ["3", "3"])]
+    summary = summarize(rows, [1, 2])
+    assert summary["accuracy"] == 0.25
+    assert summary["standard_error"] == pytest.approx(0.25)
+    assert summary["pass_at_k"] == {"1": 0.25, "2": 0.5}
+    assert summary["maj_at_k"] == {"1": 0.5, "2": 0.5}
+    assert summary["mean_length"] == 1.5
+    assert summary["truncation_rate"] == 0.5
+    assert (summary["num_problems"], summary["num_samples"], summary["num_tokens"]) == (2, 4, 6)
+
+
+def test_no_answers_no_votes() -> None:
+    assert summarize([problem([True, True])], [1])["maj_at_k"] is None
+
+
+def test_paired_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(200):
+        low, high = paired_interval(rng.normal(0.1, 1.0, size=60), seed, resamples=300)
+        covered += low <= 0.1 <= high
+    assert 180 <= covered <= 199
