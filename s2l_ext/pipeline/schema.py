@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from s2l_ext.compose import is_pipeline, search_folders
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
 from s2l_ext.errors import ConfigError
@@ -110,6 +111,7 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
     Raises:
         ConfigError: no such file, not YAML, unknown key, wrong type, no stages, or a duplicate or unusable name.
     """
+    path = find_pipeline(path)
     cfg = _load(path, ())
     plain = _resolved(_apply(cfg, overrides), path)
     block = parse_block(PipelineBlock, plain, path.name)
@@ -148,9 +150,27 @@ def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     return _select_stages(merged, path, list(leave_out or []), dict(change or {}))
 
 
+def find_pipeline(name: Path) -> Path:
+    """A file, or a pipeline of the recipe folders by name (``sparse_to_dense/toy``).
+
+    Raises:
+        ConfigError: neither; names the nearest.
+    """
+    if name.is_file():
+        return name
+    folders = search_folders()
+    for folder in folders:
+        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
+            return found
+    known = sorted(
+        {str(p.relative_to(f).with_suffix("")) for f in folders for p in f.glob("*/*.yaml") if is_pipeline(p)}
+    )
+    raise ConfigError(f"{name}: no such pipeline file.{did_you_mean(name, known)} Pipelines: {', '.join(known)}.")
+
+
 def _read_yaml(path: Path) -> DictConfig:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such pipeline file. Give a YAML file with `stages:` or `base:`.")
+        raise ConfigError(f"{path}: no such pipeline file. Correct `base:`.")
     try:
         cfg = OmegaConf.load(path)
     except Exception as error:  # yaml has no common base that OmegaConf re-raises
@@ -222,7 +242,7 @@ def _stage(value: Any, key: str) -> Stage:
         name=block.name,
         kind=block.kind,
         recipe=block.recipe,
-        inputs={name: _input(item, f"{key}.inputs.{name}") for name, item in block.inputs.items()},
+        inputs={name: _input(item, f"{key}.inputs.{name}") for name, item in block.inputs.items() if item is not None},
         overrides=_texts(block.overrides, f"{key}.overrides"),
         options=block.options,
         labels=block.labels,
@@ -231,7 +251,7 @@ def _stage(value: Any, key: str) -> Stage:
 
 
 def _input(value: Any, key: str) -> Input:
-    """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``."""
+    """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``; null takes an input of a base away."""
     if not isinstance(value, Mapping):
         return Input(_texts(value, key), is_list=isinstance(value, list))
     unknown = sorted(set(value) - {"from", "keys"})
