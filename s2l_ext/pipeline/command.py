@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.errors import ResourceError
 from s2l_ext.pipeline.digests import Digests
 from s2l_ext.pipeline.graph import check_names, downstream, require_stage
 from s2l_ext.pipeline.lock import is_held, locked
@@ -23,7 +25,7 @@ from s2l_ext.report.follow import last_lines
 from s2l_ext.state import write_atomically
 
 LOG_LINES = 30
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_STOPPED = 1, 130
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,6 +113,15 @@ def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
         print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
         print(f"s2l pipeline: {failure} The whole log: {failure.log}", file=sys.stderr)
         return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("s2l pipeline: stopped. The same command goes on from here.", file=sys.stderr)
+        return EXIT_STOPPED
+    except OSError as error:
+        free = shutil.disk_usage(plan.pipeline.out).free / 1e9
+        raise ResourceError(
+            f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). What is finished "
+            "is kept: the same command goes on from here."
+        ) from error
     _show_result(args, plan)
     return 0
 

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 from s2l_ext.errors import ResourceError
 
 FILE_NAME = ".lock"
+TRIES, TRY_SECONDS = 4, 0.1
 MARKER = "S2L_PIPELINE_RUN"
 """Environment variable of every process that a stage starts; its value is the lock's token."""
 
@@ -33,10 +35,8 @@ def locked(folder: Path) -> Iterator[str]:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / FILE_NAME
     with open(path, "a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise _held(path, _content(path)) from None
+        if not _taken(file):
+            raise _held(path, _content(path))
         left = _content(path)
         if left and left.get("host") != socket.gethostname():
             raise _held(path, left)
@@ -48,6 +48,17 @@ def locked(folder: Path) -> Iterator[str]:
             yield token
         finally:
             _replace(file, "")
+
+
+def _taken(file: Any) -> bool:
+    """Tries a few times: `--status` holds the lock for a moment."""
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            time.sleep(TRY_SECONDS)
+    return False
 
 
 def is_held(folder: Path) -> bool:
