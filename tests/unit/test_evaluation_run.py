@@ -1,0 +1,346 @@
+"""A whole evaluation with a tiny model: sampling by transformers, resuming, divergences, refusals. vLLM is in e2e."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from s2l_ext import cli
+from s2l_ext.data.toy.models import SIZES, build_model
+from s2l_ext.data.toy.tokenizer import EOS_ID, build_tokenizer, encode
+from s2l_ext.data.toy.world import write_files
+from s2l_ext.errors import ConfigError, DataError, StateMismatch, TokenizerMismatch
+from s2l_ext.evaluation import run
+from s2l_ext.evaluation.divergence import ratio_error
+from s2l_ext.evaluation.engines import Request, Response, Sampling
+from s2l_ext.evaluation.forward import SeededChoice
+from s2l_ext.evaluation.run import Evaluation, evaluate
+from s2l_ext.evaluation.samples import read_samples
+
+N = 4
+
+
+def save(folder: Path, seed: int) -> Path:
+    build_model(SIZES["small"], seed).save_pretrained(folder)
+    build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    root = tmp_path_factory.mktemp("models")
+    return [save(root / f"m{seed}", seed) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_files(tmp_path_factory.mktemp("data"), 0, {"train": 2, "val": 6, "test": 2})["val"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def job(models: list[Path], data: Path, tmp_path: Path):
+    def of(name: str = "a", **changes: Any) -> Evaluation:
+        sampling = Sampling(
+            **{"n": N, "temperature": 1.0, "top_p": 0.9, "max_tokens": 8, **changes.pop("sampling", {})}
+        )
+        base = {"model": str(models[0]), "data": (data,), "engine": "transformers", "sampling": sampling}
+        return Evaluation(**{**base, "out": tmp_path / f"{name}.json", **changes})
+
+    return of
+
+
+class Scripted:
+    """An engine that answers from a function and counts what it was asked."""
+
+    def __init__(self, answer, stop_after: int | None = None) -> None:
+        self.answer, self.stop_after = answer, stop_after
+        self.asked: list[tuple[str, int]] = []
+
+    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
+        for request in requests:
+            if len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((request.prompt_id, request.index))
+            text = self.answer(request.index)
+            yield Response(request, encode(text) + ([] if "cut" in text else [EOS_ID]), "cut" in text)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch):
+    def install(answer=lambda index: "\\boxed{1}", stop_after: int | None = None) -> Scripted:
+        engine = Scripted(answer, stop_after)
+        monkeypatch.setattr(run, "open_engine", lambda *rest: engine)
+        return engine
+
+    return install
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_come_from_the_samples(job, scripted) -> None:
+    scripted(lambda index: "cut" if index == 3 else f"\\boxed{{{index}}}")
+    result = evaluate(job(), progress=False)
+    assert json.loads(job().out.read_text()) == result
+    rows = result["problems"]
+    assert len(rows) == result["num_problems"] == 6
+    assert all(row["num_samples"] == N and row["num_truncated"] == 1 for row in rows)
+    assert all(row["lengths"] == [len("\\boxed{0}") + 1] * 3 + [3] for row in rows)
+    assert result["accuracy"] == sum(row["num_correct"] for row in rows) / 24
+    assert result["truncation_rate"] == 0.25
+    assert list(result["pass_at_k"]) == list(result["maj_at_k"]) == ["1", "2", "3", "4"]
+    assert result["fingerprints"]["sampling"]["temperature"] == 1.0
+    assert result["fingerprints"]["reward"] == ["s2l_ext.rewards.toy:compute_score"]
+    assert result["by_data_source"]["toy_chain"]["accuracy"] == result["accuracy"]
+    assert len(list(read_samples(job().samples_path))) == 24
+
+
+def test_chosen_ks(job, scripted) -> None:
+    scripted()
+    assert list(evaluate(job(ks=(1, 4)), progress=False)["pass_at_k"]) == ["1", "4"]
+
+
+# ---- going on -----------------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_evaluation_goes_on_without_repeating(job, scripted) -> None:
+    first = scripted(stop_after=9)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(job(), progress=False)
+    assert not job().out.exists()
+    second = scripted()
+    result = evaluate(job(), progress=False)
+    assert len(first.asked) == 9 and len(second.asked) == 15
+    assert len({*first.asked, *second.asked}) == 24
+    assert result["num_samples"] == 24
+    assert scripted().asked == [] and evaluate(job(), progress=False)["accuracy"] == result["accuracy"]
+
+
+def test_more_samples_and_problems_keep_those_there(job, scripted) -> None:
+    scripted()
+    evaluate(job(limit=2, sampling={"n": 2}), progress=False)
+    more = scripted()
+    assert evaluate(job(), progress=False)["num_samples"] == 24
+    assert len(more.asked) == 20
+    assert evaluate(job(limit=2, sampling={"n": 2}), progress=False)["num_samples"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"sampling": {"temperature": 0.5}}, "temperature"),
+        ({"sampling": {"seed": 1}}, "seed"),
+        ({"sampling": {"max_tokens": 9}}, "max_tokens"),
+        ({"reward": "s2l_ext.rewards.math:compute_score"}, "reward"),
+        ({"chat_options": {"enable_thinking": False}}, "chat_options"),
+        ({"engine": "vllm"}, "engine"),
+    ],
+)
+def test_other_settings_are_refused(job, scripted, changes: dict[str, Any], name: str) -> None:
+    scripted()
+    evaluate(job(), progress=False)
+    with pytest.raises(StateMismatch, match=f"another {name}: "):
+        evaluate(job(**changes), progress=False)
+
+
+def test_another_model_and_other_data_are_refused(job, scripted, models, data: Path, tmp_path: Path) -> None:
+    scripted()
+    evaluate(job(), progress=False)
+    with pytest.raises(StateMismatch, match="another model: "):
+        evaluate(job(model=str(models[1])), progress=False)
+    with pytest.raises(StateMismatch, match="another data: "):
+        evaluate(job(data=(data.with_name("test.parquet"),)), progress=False)
+    moved = shutil.copytree(models[0], tmp_path / "moved")
+    assert evaluate(job(model=str(moved)), progress=False)["num_samples"] == 24
+
+
+def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*rest: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    scripted()
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left"):
+        patch.setattr("s2l_ext.state.os.replace", full)
+        evaluate(job(), progress=False)
+    assert not job().out.exists()
+    again = scripted()
+    assert evaluate(job(), progress=False)["num_samples"] == 24
+    assert again.asked == []
+
+
+# ---- sampling with transformers -----------------------------------------------------------------------------------
+
+
+def tokens(job: Evaluation) -> dict[tuple[str, int], list[int]]:
+    evaluate(job, progress=False)
+    return {(sample.prompt_id, sample.index): sample.token_ids for sample in read_samples(job.samples_path)}
+
+
+def test_a_sample_does_not_depend_on_what_is_drawn_beside_it(job) -> None:
+    every = tokens(job("all"))
+    few = tokens(job("few", limit=2, sampling={"n": 2}))
+    assert few == {key: every[key] for key in few}
+    assert len(set(map(tuple, every.values()))) > 12
+    assert tokens(job("other", sampling={"seed": 1})) != every
+
+
+def test_greedy_batches_follow_the_models_own_choice(job, models) -> None:
+    from transformers import Qwen3ForCausalLM
+
+    greedy = job("greedy", sampling={"n": 1, "temperature": 0.0})
+    evaluate(greedy, progress=False)
+    model = Qwen3ForCausalLM.from_pretrained(models[0], dtype=torch.float32)
+    for sample in read_samples(greedy.samples_path):
+        ids = list(sample.prompt_ids)
+        for token in sample.token_ids:
+            assert int(model(torch.tensor([ids])).logits[0, -1].argmax()) == token
+            ids.append(token)
+        assert sample.truncated == (sample.token_ids[-1] != EOS_ID)
+
+
+def test_seeded_choice_has_the_right_frequencies() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    rows = 4000
+    choice = SeededChoice(list(range(rows)), temperature=1.0, top_p=0.9, top_k=0)
+    chosen = choice(torch.zeros(rows, 1, dtype=torch.long), logits.repeat(rows, 1)).argmax(dim=1)
+    shares = torch.bincount(chosen, minlength=4) / rows
+    assert shares.tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0.0], abs=0.03)
+    only = SeededChoice([0], temperature=1.0, top_p=1.0, top_k=1)(torch.zeros(1, 1), torch.tensor([[0.1, 2.0, 1.0]]))
+    assert int(only.argmax()) == 1
+
+
+# ---- divergences --------------------------------------------------------------------------------------------------
+
+
+def test_divergences_equal_those_computed_by_hand(job, models) -> None:
+    from transformers import Qwen3ForCausalLM
+
+    teacher = job("teacher", model=str(models[1]), sampling={"n": 1})
+    evaluate(teacher, progress=False)
+    student = job("student", sampling={"n": 2}, divergence_to=str(models[1]), teacher_rollouts=teacher.samples_path)
+    result = evaluate(student, progress=False)
+    p, q = (Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32) for path in models)
+    for key, path, (first, second) in (
+        ("reverse_kl_per_token", student.samples_path, (p, q)),
+        ("forward_kl_per_token", teacher.samples_path, (q, p)),
+    ):
+        sums, counts = [], []
+        for sample in read_samples(path):
+            ids = torch.tensor([sample.prompt_ids + sample.token_ids])
+            part = slice(len(sample.prompt_ids) - 1, -1)
+            with torch.inference_mode():
+                log_a, log_b = (m(ids).logits[0, part].double().log_softmax(-1) for m in (first, second))
+            sums.append(float((log_a.exp() * (log_a - log_b)).sum()))
+            counts.append(len(sample.token_ids))
+        assert result[key] == pytest.approx(sum(sums) / sum(counts), rel=1e-4)
+        assert result[f"{key}_standard_error"] == pytest.approx(ratio_error(sums, counts), rel=1e-3)
+        assert result[f"{key}_rows"] == len(sums)
+    assert result["reverse_kl_per_token"] > 0
+
+
+def test_a_model_is_not_far_from_itself(job, models) -> None:
+    result = evaluate(job(sampling={"n": 1}, divergence_to=str(models[0])), progress=False)
+    assert result["reverse_kl_per_token"] == pytest.approx(0.0, abs=1e-6)
+    assert "forward_kl_per_token" not in result
+
+
+def test_ratio_error_is_the_usual_one_for_rows_of_one_length() -> None:
+    values = [1.0, 2.0, 4.0, 7.0]
+    usual = torch.tensor(values).std() / 2
+    assert ratio_error([3 * value for value in values], [3] * 4) == pytest.approx(float(usual), rel=1e-6)
+    assert ratio_error([1.0], [2]) is None
+
+
+def test_a_teacher_that_does_not_fit_is_refused_before_sampling(job, scripted, models, tmp_path: Path) -> None:
+    engine = scripted()
+    other = shutil.copytree(models[1], tmp_path / "other")
+    (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(TokenizerMismatch, match="--divergence-to"):
+        evaluate(job(divergence_to=str(other)), progress=False)
+    with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
+        evaluate(job(divergence_to=str(models[1]), teacher_rollouts=tmp_path / "none.jsonl"), progress=False)
+    with pytest.raises(ConfigError, match="--teacher-rollouts needs --divergence-to"):
+        evaluate(job(teacher_rollouts=tmp_path / "none.jsonl"), progress=False)
+    assert engine.asked == []
+
+
+# ---- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"limit": 0}, ["--limit 0", "at least 1"]),
+        ({"sampling": {"n": 0}}, ["--n 0"]),
+        ({"sampling": {"max_tokens": 0}}, ["--max-tokens 0"]),
+        ({"sampling": {"temperature": 0.0}}, ["--temperature 0", "--n 4", "--n 1"]),
+        ({"sampling": {"temperature": -1.0}}, ["--temperature -1.0"]),
+        ({"sampling": {"top_p": 0.0}}, ["--top-p 0.0"]),
+        ({"sampling": {"max_tokens": 5000}}, ["--max-tokens 5000", "2048"]),
+        ({"ks": (1, 8)}, ["--k 8", "--n is 4"]),
+        ({"engine": "sglang"}, ["--engine sglang", "vllm"]),
+    ],
+)
+def test_impossible_settings_are_refused(job, scripted, changes: dict[str, Any], words: list[str]) -> None:
+    scripted()
+    with pytest.raises((ConfigError, DataError)) as refusal:
+        evaluate(job(**changes), progress=False)
+    assert all(word in str(refusal.value) for word in words)
+
+
+def remove(*names: str):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def empty_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (shutil.rmtree, ["there is no such folder"]),
+        (remove("config.json"), ["no config.json", "tokenizer.json"]),
+        (remove("model.safetensors"), ["no weights"]),
+        (remove("tokenizer.json", "tokenizer_config.json"), ["no tokenizer", "Copy the tokenizer"]),
+        (remove("chat_template.jinja"), ["no chat template", "chat_template.jinja"]),
+        (empty_config, ["config.json cannot be read"]),
+    ],
+)
+def test_a_model_folder_that_cannot_be_used_is_refused(
+    job, scripted, models, tmp_path: Path, damage, words: list[str]
+) -> None:
+    scripted()
+    folder = shutil.copytree(models[0], tmp_path / "model")
+    damage(folder)
+    with pytest.raises(ConfigError) as refusal:
+        evaluate(job(model=str(folder)), progress=False)
+    assert all(word in str(refusal.value) for word in (f"--model {folder}", *words))
+
+
+def test_command(job, scripted, models, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scripted()
+    out = tmp_path / "c.json"
+    words = ["eval", "--model", str(models[0]), "--data", str(data), "--out", str(out), "--n", "2", "--max-tokens", "8"]
+    assert cli.main([*words, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["num_samples"] == 12 and "problems" not in printed
+    assert cli.main([*words, "--k", "1,2"]) == 0
+    assert "standard error over problems" in capsys.readouterr().out
+    for bad in (["--n", "3", "--k", "x"], ["--chat-option", "a"], ["--benchmark", "x"], ["--limit", "0"]):
+        assert cli.main([*words, *bad]) == 2
+        assert "s2l: error: --" in capsys.readouterr().err
