@@ -1,7 +1,7 @@
 """``s2l pipeline`` with stages that train nothing but behave as real ones do: checkpoints, metrics, resume.
 
 ``python pipeline_stand_in.py pipeline FILE ...`` is the command; with ``STAND_IN_PAUSE=NAME:STEP`` the stage NAME stops
-after STEP, says so in ``<run>/paused`` and waits to be killed.
+after STEP, says so in ``<run>/paused`` and waits to be killed; ``export:NAME`` pauses in the middle of an export.
 """
 
 import hashlib
@@ -136,6 +136,21 @@ def toy(out: str) -> None:
     pq.write_table(pa.Table.from_pylist(rows[:2]), Path(out) / "test.parquet")
 
 
+def pause_in_export() -> None:
+    """After the first file of the export that ``STAND_IN_PAUSE=export:NAME`` names."""
+    from s2l_ext.pipeline import export
+
+    copy_file, wanted = export.copy_file, os.environ.get("STAND_IN_PAUSE", "")
+
+    def copy(file: Path, target: Path) -> None:
+        copy_file(file, target)
+        if wanted.startswith("export:") and target.parent.name == f"{wanted.partition(':')[2]}.tmp":
+            (target.parents[2] / "paused").write_text(f"{os.getpid()}")
+            time.sleep(60)
+
+    export.copy_file = copy
+
+
 def main(words: list[str]) -> int:
     if words[0] == "train":
         train(json.loads(words[1]), *words[2:])
@@ -148,6 +163,7 @@ def main(words: list[str]) -> int:
         from s2l_ext.pipeline.kinds import KINDS
 
         KINDS.update(fake_kinds())
+        pause_in_export()
         return s2l(words)
     return 0
 

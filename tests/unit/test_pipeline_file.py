@@ -1,0 +1,175 @@
+"""A pipeline file: what is understood, and every refusal before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2l_ext.errors import ConfigError
+from s2l_ext.pipeline.graph import check_names, downstream, ordered, require_stage, sources, upstream
+from s2l_ext.pipeline.kinds import kind_of
+from s2l_ext.pipeline.schema import Input, Pipeline, Stage, find_pipeline, read_pipeline
+
+TRAIN = {"name": "teacher_rl", "kind": "train", "recipe": "grpo/toy", "inputs": {"model": "teacher"}}
+OPD = {"name": "opd", "kind": "train", "recipe": "x/opd", "inputs": {"model": "student", "teacher": "teacher_rl"}}
+FILE = {
+    "name": "p",
+    "output_dir": "out",
+    "models": {"teacher": "m/t", "student": "m/s"},
+    "splits": {"train": ["a.parquet", "b.parquet"]},
+    "stages": [TRAIN, OPD],
+}
+
+
+def write(folder: Path, name: str = "p.yaml", **changes) -> Path:
+    path = folder / name
+    path.write_text(yaml.safe_dump({**FILE, **changes}))
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    with pytest.raises(ConfigError) as refused:
+        pipeline = read_pipeline(path, None, overrides)
+        check_names(pipeline)
+        for stage in ordered(pipeline):
+            kind_of(stage)
+    return str(refused.value)
+
+
+def stage(changes: dict) -> dict:
+    return {"stages": [TRAIN, {**OPD, **changes}]}
+
+
+def test_a_file_is_understood(tmp_path) -> None:
+    pipeline = read_pipeline(write(tmp_path), tmp_path / "out")
+    assert pipeline.out == tmp_path / "out" and pipeline.stage_names == ["teacher_rl", "opd"]
+    assert pipeline.stage("opd").inputs["teacher"] == Input(("teacher_rl",))
+    found = sources(pipeline, pipeline.stage("opd"))
+    assert (found["model"][0].path, found["teacher"][0].stage) == ("m/s", "teacher_rl")
+    assert downstream(pipeline, "teacher_rl") == ["teacher_rl", "opd"] and downstream(pipeline, "opd") == ["opd"]
+
+
+def test_an_input_may_say_which_keys_it_sets(tmp_path) -> None:
+    changes = stage({"inputs": {"world": {"from": "teacher", "keys": ["toy_dir"]}, "data": ["train"]}})
+    inputs = read_pipeline(write(tmp_path, **changes)).stage("opd").inputs
+    assert inputs == {"world": Input(("teacher",), ("toy_dir",)), "data": Input(("train",), is_list=True)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stagse": []}, "p.yaml.stagse: unknown key. Did you mean 'p.yaml.stages'?"),
+        (stage({"recipes": "x"}), "p.yaml.stages[1].recipes: unknown key. Did you mean 'p.yaml.stages[1].recipe'?"),
+        ({"stages": []}, "stages is empty"),
+        ({"stages": [{"kind": "train"}]}, "p.yaml.stages[0].name is missing"),
+        ({"stages": [TRAIN, TRAIN]}, "the name 'teacher_rl' is given twice"),
+        ({"models": {"opd": "x", "teacher": "m", "student": "n"}}, "the name 'opd' is given twice"),
+        (stage({"kind": "trian"}), "stage opd: kind='trian' does not exist. Did you mean 'train'?"),
+        (stage({"recipe": None}), "stage opd: recipe is missing"),
+        (stage({"kind": "split"}), "stage opd: a stage of kind split has no recipe"),
+        (stage({"name": "a/b"}), "p.yaml.stages[1].name='a/b' becomes a folder"),
+        (stage({"output": "teacher_rl"}), "stages teacher_rl and opd would both write models/teacher_rl"),
+        (stage({"inputs": {"model": "teacher_lr"}}), "called 'teacher_lr'. Did you mean 'teacher_rl'?"),
+        (stage({"inputs": {"model": "teacher_rl/../x"}}), "leaves the stage's folder"),
+        (stage({"inputs": {"model": {"frm": "x"}}}), "p.yaml.stages[1].inputs.model: unknown key 'frm'"),
+        (stage({"inputs": {"model": 3}}), "p.yaml.stages[1].inputs.model[0]=3 must be text"),
+        (stage({"inputs": {"model": "opd"}}), "stages wait for each other: opd -> opd"),
+        ({"allow_label_overlap": "yes"}, "p.yaml.allow_label_overlap='yes' has the wrong type"),
+        ({"models": {"teacher": "${vars.nothing}"}}, "vars.nothing"),
+        ({"leave_out": ["opd"]}, "leave_out and change speak of the stages of a base"),
+        ({"base": "other.yaml"}, "stages and base exclude each other"),
+    ],
+)
+def test_refused(tmp_path, changes: dict, words: str) -> None:
+    assert words in refusal(write(tmp_path, **changes))
+
+
+def test_what_is_no_pipeline_is_refused(tmp_path) -> None:
+    for text, words in (("a: 1", "has no `stages:`"), ("- 1", "is a mapping"), ("a: [", "not a YAML file")):
+        (tmp_path / "x.yaml").write_text(text)
+        assert words in refusal(tmp_path / "x.yaml")
+    assert "no such pipeline file. Did you mean 'sparse_to_dense/toy'?" in refusal(Path("sparse_to_dense/toyy"))
+    assert find_pipeline(Path("sparse_to_dense/toy")).name == "toy.yaml"
+
+
+def test_a_stage_that_is_not_there_is_named_with_the_nearest(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"--from odp: no such stage. Did you mean 'opd'\?"):
+        require_stage(read_pipeline(write(tmp_path)), "odp", "--from")
+
+
+def test_base_leave_out_and_change(tmp_path) -> None:
+    write(tmp_path)
+    change = {"opd": {"inputs": {"teacher": None, "explorer": "teacher"}, "overrides": ["a=1"]}}
+    (tmp_path / "c.yaml").write_text(
+        yaml.safe_dump({"base": "p.yaml", "name": "c", "leave_out": ["teacher_rl"], "change": change})
+    )
+    pipeline = read_pipeline(tmp_path / "c.yaml")
+    assert (pipeline.name, pipeline.stage_names) == ("c", ["opd"])
+    assert set(pipeline.stage("opd").inputs) == {"model", "explorer"} and pipeline.stage("opd").overrides == ("a=1",)
+    for text, words in (
+        ("{base: p.yaml, leave_out: [odp]}", "leave_out: odp: the base has no such stage. Did you mean 'opd'?"),
+        ("{base: c2.yaml}", "base files form a cycle: c2.yaml -> c2.yaml"),
+        ("{base: nowhere.yaml}", "nowhere.yaml: no such pipeline file"),
+    ):
+        (tmp_path / "c2.yaml").write_text(text)
+        assert words in refusal(tmp_path / "c2.yaml")
+
+
+def test_overrides_of_the_file_of_a_stage_and_of_all_stages(tmp_path) -> None:
+    words = ["models.teacher=hub/other", "opd.trainer.total_training_steps=2", "data.seed=3", "allow_label_overlap=true"]
+    pipeline = read_pipeline(write(tmp_path), None, words)
+    assert pipeline.models["teacher"] == "hub/other" and pipeline.allow_label_overlap
+    assert pipeline.overrides == ("data.seed=3",)
+    assert pipeline.stage("opd").overrides == ("trainer.total_training_steps=2",)
+    assert "seed: not an override" in refusal(write(tmp_path), "seed")
+
+
+# ---- order -------------------------------------------------------------------------------------------------------
+
+
+def pipeline_of(needs: list[list[int]]) -> Pipeline:
+    stages = tuple(
+        Stage(str(n), "toy", None, {"data": Input(tuple(map(str, group)))}, (), {}, None, str(n))
+        for n, group in enumerate(needs)
+    )
+    return Pipeline("p", Path("/nowhere"), stages, {}, {}, (), False)
+
+
+def graphs(acyclic: bool):
+    sizes = st.integers(1, 8)
+    if acyclic:
+        return sizes.flatmap(
+            lambda n: st.tuples(*(st.lists(st.integers(0, k - 1), unique=True) if k else st.just([]) for k in range(n)))
+        )
+    return sizes.flatmap(lambda n: st.lists(st.lists(st.integers(0, n - 1), unique=True), min_size=n, max_size=n))
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(acyclic=True), st.randoms())
+def test_stages_come_after_what_they_need(needs, random) -> None:
+    names = list(range(len(needs)))
+    random.shuffle(names)  # the file may list them in any order
+    shuffled = [[names.index(need) for need in needs[name]] for name in names]
+    pipeline = pipeline_of(shuffled)
+    order = [stage.name for stage in ordered(pipeline)]
+    assert sorted(order) == sorted(pipeline.stage_names)
+    for name in order:
+        assert all(order.index(need) < order.index(name) for need in upstream(pipeline, pipeline.stage(name)))
+        later = downstream(pipeline, name)
+        assert later[0] == name and later == [other for other in order if other in later]
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(acyclic=False))
+def test_a_cycle_is_named_and_is_one(needs) -> None:
+    pipeline = pipeline_of(needs)
+    try:
+        ordered(pipeline)
+    except ConfigError as error:
+        cycle = str(error).split(": ")[1].split(". ")[0].split(" -> ")
+        assert cycle[0] == cycle[-1] and len(cycle) > 1
+        assert all(int(b) in needs[int(a)] for a, b in zip(cycle, cycle[1:], strict=False))
