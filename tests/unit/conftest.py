@@ -1,5 +1,6 @@
 """Shared by the tests of configuration rules, and by those of the converters."""
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from omegaconf import OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
@@ -17,12 +18,19 @@ from s2l_ext.errors import ConfigError
 
 
 @pytest.fixture(scope="session")
-def rules() -> Callable[[str], SimpleNamespace]:
+def composed_once() -> Callable[..., DictConfig]:
+    """``compose_config`` that gives a copy of what it composed before."""
+    composed = functools.cache(lambda name, *rest: compose_config(name, *rest))
+    return lambda name, *rest: composed(name, *map(tuple, rest)).copy()
+
+
+@pytest.fixture(scope="session")
+def rules(composed_once) -> Callable[[str], SimpleNamespace]:
     """``rules("expo/toy")`` -> ``check(a__b=1)``, the recipe's warnings with ``a.b`` set, and ``refused(a__b=1)``,
     the words of its refusal."""
 
     def of(recipe: str) -> SimpleNamespace:
-        composed = compose_config(recipe, [])
+        composed = composed_once(recipe, [])
 
         def check(**settings: object) -> list[str]:
             cfg = composed.copy()

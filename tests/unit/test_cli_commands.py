@@ -11,14 +11,20 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from s2l_ext import __version__, cli, train
+from s2l_ext import __version__, cli, registration, train
 from s2l_ext.errors import ConfigError
 
 PRETENDED_CHECKS = ("preflight", "activate_for", "_ask_verl")
 
 
 @pytest.fixture
-def no_machine(monkeypatch):
+def quick(monkeypatch, composed_once):
+    """No recipe is composed twice."""
+    monkeypatch.setattr(train, "compose_config", composed_once)
+
+
+@pytest.fixture
+def no_machine(monkeypatch, quick):
     """Neither models nor verl are looked at; everything before and after is real."""
     monkeypatch.setattr(train, "preflight", lambda cfg, s2l: ["the weather is bad"])
     monkeypatch.setattr(train, "activate_for", lambda cfg: "cpu")
@@ -39,9 +45,12 @@ def test_help_lists_the_commands_that_exist(capsys):
         "demo",
         "doctor",
         "report",
+        "eval",
+        "compare",
+        "pipeline",
     ):
         assert f"s2l {name} " in listed
-    for later in ("explore", "eval", "compare", "pipeline", "study"):
+    for later in ("explore", "study"):
         assert f"s2l {later}" not in listed
 
 
@@ -83,7 +92,7 @@ def test_each_command_has_help(command, capsys):
 
 
 @pytest.mark.parametrize("command", ["train", "check"])
-def test_a_missing_model_is_one_message_and_code_2(command, capsys, tmp_path, monkeypatch):
+def test_a_missing_model_is_one_message_and_code_2(quick, command, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path / "toy"))
     assert cli.main([command, "--config-name", "s2l_po/toy"]) == 2
     captured = capsys.readouterr()
@@ -123,7 +132,7 @@ def test_another_trainer_is_refused(no_machine):
         train.prepare("grpo/toy", ["trainer.v1.trainer_mode=separate_async"])
 
 
-def test_platform_is_chosen_first_and_verl_is_asked_last(monkeypatch):
+def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):
     order: list[str] = []
     for name in ("check_against_verl", *PRETENDED_CHECKS):
         result = [] if name in ("check_against_verl", "preflight") else "cpu"
@@ -133,16 +142,19 @@ def test_platform_is_chosen_first_and_verl_is_asked_last(monkeypatch):
 
 
 def test_train_stores_the_configuration_and_hands_over_to_verl(no_machine, monkeypatch, tmp_path, capsys):
-    import verl.trainer.main_ppo as main_ppo
-
     given = SimpleNamespace()
-    monkeypatch.setattr(main_ppo, "run_ppo", lambda cfg, task_runner_class: given.__dict__.update(cfg=cfg))
+    main_ppo = SimpleNamespace(
+        TaskRunnerV1="verl's",
+        run_ppo=lambda cfg, task_runner_class: given.__dict__.update(cfg=cfg, by=task_runner_class),
+    )
+    monkeypatch.setitem(sys.modules, "verl.trainer.main_ppo", main_ppo)
+    monkeypatch.setattr(registration, "require_registered", lambda where: None)
     command = ["train", "--config-name", "s2l_po/toy", f"trainer.default_local_dir={tmp_path}", "data.seed=7"]
     assert cli.main(command) == 0
     assert "8 7 6 5 4 3 2 0" in capsys.readouterr().out
     stored = yaml.safe_load((tmp_path / "s2l_config.yaml").read_text())
     assert stored["s2l"]["explorer"]["mix_steps"] == 8 and stored["data"]["seed"] == 7
-    assert given.cfg.data.seed == 7 and given.cfg.trainer.v1.trainer_mode == "s2l"
+    assert given.by == "verl's" and given.cfg.data.seed == 7 and given.cfg.trainer.v1.trainer_mode == "s2l"
 
 
 def test_a_refusal_inside_a_worker_is_one_message_too(no_machine, monkeypatch, capsys):

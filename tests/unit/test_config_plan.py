@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
@@ -11,8 +13,15 @@ from s2l_ext.config.plan import build_plan, fingerprint, render
 
 
 def plan_of(*overrides: str, recipe: str = "s2l_po/toy") -> dict:
-    cfg = compose_config(recipe, list(overrides))
+    cfg = _composed(recipe).copy()
+    with open_dict(cfg):
+        cfg.merge_with_dotlist(list(overrides))
     return build_plan(cfg, parse_s2l(cfg.s2l), recipe, "cpu")
+
+
+@functools.cache
+def _composed(recipe: str) -> DictConfig:
+    return compose_config(recipe, [])
 
 
 def test_plan_holds_models_placement_and_slots():
@@ -22,7 +31,7 @@ def test_plan_holds_models_placement_and_slots():
     assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
     assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
     assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 16)
-    assert (plan["output"], plan["off"]) == ("out", ["kl", "curriculum", "guidance"])
+    assert (plan["output"], plan["off"]) == ("out", ["kl", "curriculum", "guidance", "distill"])
 
 
 def test_text_shows_what_the_reader_must_know():
@@ -35,7 +44,7 @@ def test_text_shows_what_the_reader_must_know():
 
 def test_a_run_without_the_explorer_says_so():
     plan = plan_of(recipe="grpo/toy")
-    assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum", "guidance"]
+    assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum", "guidance", "distill"]
     assert "explorer   off" in render(plan) and "slots" not in render(plan)
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from s2l_ext.errors import DataError
 from s2l_ext.report import demo as demo_module
-from s2l_ext.report import memory
+from s2l_ext.report import follow, memory
 from s2l_ext.report.charts import Line, chart, nice_step
 from s2l_ext.report.demo import Demo, add_arguments, main, run_demo, train_command
 from s2l_ext.report.follow import Tail, last_lines, run_followed
@@ -48,7 +48,7 @@ def validate(step, solved):
     log(step, {"val-core/toy_chain/acc/mean@1": solved / n})
 validate(0, int(os.environ.get("FAKE_BEFORE", "10")))
 for step, slots in enumerate([8, 4, 0, 0], start=1):
-    time.sleep(0.2)
+    time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     data = {"training/global_step": step, "s2l/explorer/slots": slots, "s2l/explorer/share": slots / group}
     for source, rows in (("explorer", slots), ("learner", group - slots)):
         data[f"s2l/source/{source}/rows"] = rows
@@ -63,6 +63,7 @@ validate(4, 30)
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> Demo:
     monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.1)
     script = tmp_path / "fake_trainer.py"
     script.write_text(FAKE_TRAINER)
     prepare = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(exist_ok=True); print('made')"
@@ -91,7 +92,8 @@ class Balanced(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_summary_report_and_closing_lines(fake, capsys):
+def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
+    monkeypatch.setenv("FAKE_SECONDS", "0.2")  # for a sample of the memory
     assert run_demo(fake) == 0
     summary = json.loads((fake.out / "summary.json").read_text())
     assert (summary["recipe"], summary["steps"], summary["n_val"]) == ("s2l_po/toy", 4, 40)
@@ -209,7 +211,7 @@ def test_interrupt_stops_the_command(tmp_path):
 
 def test_peak_memory_counts_children(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
-    child = "import time; block = bytearray(300_000_000); time.sleep(1.5)"
+    child = "import time; block = bytearray(300_000_000); time.sleep(1)"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     ended = run_followed([sys.executable, "-c", script], dict(os.environ), tmp_path / "log", lambda: None)
     assert 0.3e9 < ended.peak_bytes < 0.6e9

@@ -130,6 +130,7 @@ def in_thread(function):
     return results
 
 
+@pytest.mark.slow
 def test_a_power_tower_in_a_thread_ends():
     started = time.monotonic()
     assert in_thread(lambda: grade("\\boxed{9^{9^{9^9}}}", "72")) == [False]
