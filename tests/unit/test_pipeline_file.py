@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -120,8 +121,8 @@ def test_base_leave_out_and_change(tmp_path) -> None:
 
 
 def test_overrides_of_the_file_of_a_stage_and_of_all_stages(tmp_path) -> None:
-    words = ["models.teacher=hub/other", "opd.trainer.total_training_steps=2", "data.seed=3", "allow_label_overlap=true"]
-    pipeline = read_pipeline(write(tmp_path), None, words)
+    words = ["models.teacher=hub/other", "opd.trainer.total_training_steps=2", "data.seed=3"]
+    pipeline = read_pipeline(write(tmp_path), None, [*words, "allow_label_overlap=true"])
     assert pipeline.models["teacher"] == "hub/other" and pipeline.allow_label_overlap
     assert pipeline.overrides == ("data.seed=3",)
     assert pipeline.stage("opd").overrides == ("trainer.total_training_steps=2",)
@@ -172,4 +173,4 @@ def test_a_cycle_is_named_and_is_one(needs) -> None:
     except ConfigError as error:
         cycle = str(error).split(": ")[1].split(". ")[0].split(" -> ")
         assert cycle[0] == cycle[-1] and len(cycle) > 1
-        assert all(int(b) in needs[int(a)] for a, b in zip(cycle, cycle[1:], strict=False))
+        assert all(int(b) in needs[int(a)] for a, b in itertools.pairwise(cycle))
