@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-fast lint lock clean
+.PHONY: help setup demo test test-fast lint lock clean gpu-check
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,3 +60,6 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 
 clean: ## remove the environment and everything the demo wrote
 	@rm -rf $(VENV) outputs
+
+gpu-check: ## on a GPU machine, with the active environment's python: the losses' memory, time and agreement with float64
+	@python benchmarks/gpu_divergences.py $(ARGS) && python -m pytest -m gpu tests/gpu
