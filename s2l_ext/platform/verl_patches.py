@@ -7,6 +7,8 @@ Each function receives a module right after its first import, changes one name i
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -55,8 +57,29 @@ def copy_received_weights(transfer: ModuleType) -> None:
     transfer.BucketedWeightReceiver = CopyingReceiver
 
 
+def name_sockets_by_cluster(transfer: ModuleType) -> None:
+    """verl names them by Ray's job id, 01000000 in every cluster that a run starts for itself: two runs on one machine
+    would read each other's weights."""
+
+    def named(original: Callable) -> Callable:
+        @functools.wraps(original)
+        def initialize(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
+            original(self, f"{zmq_handle}.{os.environ.get('RAY_RAYLET_PID', '')}", *args, **kwargs)
+
+        return initialize
+
+    for end in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
+        end.__init__ = named(end.__init__)
+
+
+def fit_weight_transfer(transfer: ModuleType) -> None:
+    """Both of what this module needs."""
+    copy_received_weights(transfer)
+    name_sockets_by_cluster(transfer)
+
+
 PATCHES = {
     "verl.utils.distributed": use_plain_gloo,
     "verl.workers.engine.fsdp.transformer_impl": register_fsdp_engines,
-    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": copy_received_weights,
+    "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer": fit_weight_transfer,
 }
