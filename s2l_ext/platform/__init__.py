@@ -18,8 +18,12 @@ CPU_ENVIRONMENT = {
     PLATFORM_VARIABLE: "cpu",
     "VLLM_TARGET_DEVICE": "cpu",
     "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "TORCHDYNAMO_DISABLE": "1",
 }
-"""Environment every process of a CPU run needs. One GiB of KV cache holds any toy batch."""
+"""Environment every process of a CPU run needs. One GiB of KV cache holds any toy batch. With multiprocessing vLLM
+ignores ``distributed_executor_backend=uni`` (recipes/base/cpu.yaml). It compiles parts of its sampler even when asked
+to be eager, in every server anew: longer than a toy run uses them."""
 
 
 def cpu_chosen() -> bool:
