@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +95,12 @@ class Launch:
         """Training metrics by step."""
         return {line["step"]: line["data"] for line in self.lines() if "training/global_step" in line["data"]}
 
+    def draws(self) -> dict[int, dict]:
+        """Lines of the curriculum by step."""
+        lines = [json.loads(line) for line in (self.folder / "curriculum.jsonl").read_text().splitlines()]
+        assert len({line["step"] for line in lines}) == len(lines)
+        return {line["step"]: line for line in lines}
+
 
 def _descendants(pid: int) -> list[psutil.Process]:
     try:
@@ -140,3 +146,16 @@ def launch(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
     yield start
     for run in started:
         run.end()
+
+
+@pytest.fixture(scope="session")
+def kill_and_resume(launch) -> Callable:
+    """SIGKILL once the checkpoint of step 2 is complete, then the same command: steps before the kill, and the run."""
+
+    def run(config: str, *overrides: str) -> tuple[dict[int, dict], Launch]:
+        first = launch(config, *overrides)
+        first.kill_9_after_checkpoint(2)
+        before = first.steps()
+        return before, launch(config, *overrides, folder=first.folder).wait()
+
+    return run

@@ -46,36 +46,13 @@ def uninterrupted(launch, overrides):
 
 
 @pytest.fixture(scope="module")
-def resumed(launch, overrides):
-    """Killed with SIGKILL once the checkpoint of step 2 is complete, then started again with the same command."""
-    first = launch("expo/toy", *overrides)
-    first.kill_9_after_checkpoint(2)
-    return launch("expo/toy", *overrides, folder=first.folder).wait()
+def resumed(kill_and_resume, overrides):
+    return kill_and_resume("expo/toy", *overrides)[1]
 
 
-@pytest.fixture(scope="module")
-def combined(launch, small_run):
-    """EXPO and S2L-PO together, on two FSDP workers."""
-    return launch(
-        "combined/expo_s2l",
-        *small_run,
-        *COMMON[:4],
-        "s2l.explorer.mix_steps=3",
-        "trainer.total_training_steps=4",
-        "trainer.n_gpus_per_node=2",
-        "ray_kwargs.ray_init.num_gpus=3",
-    ).wait()
-
-
-@pytest.fixture(params=["uninterrupted", "resumed", "combined"])
+@pytest.fixture(params=["uninterrupted", "resumed"])
 def run(request):
     return request.getfixturevalue(request.param)
-
-
-def draws(run) -> dict[int, dict]:
-    lines = [json.loads(line) for line in (run.folder / "curriculum.jsonl").read_text().splitlines()]
-    assert len({line["step"] for line in lines}) == len(lines)
-    return {line["step"]: line for line in lines}
 
 
 # ---- AKL ----------------------------------------------------------------------------------------------------------
@@ -111,19 +88,19 @@ def test_the_kl_term_is_alive(run) -> None:
 
 
 def test_each_step_trains_on_different_prompts_and_updates_them(uninterrupted) -> None:
-    for step, line in draws(uninterrupted).items():
+    for step, line in uninterrupted.draws().items():
         assert len(set(line["indices"])) == PROMPTS
         assert all(rate is not None and 0 <= rate <= 1 for rate in line["pass_rates"])
         assert uninterrupted.steps()[step]["s2l/curriculum/updated_prompts"] == PROMPTS
 
 
 def test_pass_rates_of_the_prompts_average_to_the_batch_accuracy(uninterrupted) -> None:
-    for step, line in draws(uninterrupted).items():
+    for step, line in uninterrupted.draws().items():
         assert np.mean(line["pass_rates"]) == pytest.approx(uninterrupted.steps()[step]["s2l/kl/accuracy"], abs=1e-6)
 
 
 def test_realised_draws_follow_the_weights_and_not_the_uniform(uninterrupted, capsys) -> None:
-    lines = draws(uninterrupted).values()
+    lines = uninterrupted.draws().values()
     observed = np.sum([line["bucket_draws"] for line in lines], axis=0)
     expected = np.mean([line["bucket_mass"] for line in lines], axis=0)
     uniform = np.mean([line["histogram"] for line in lines], axis=0)
@@ -135,14 +112,14 @@ def test_realised_draws_follow_the_weights_and_not_the_uniform(uninterrupted, ca
 
 
 def test_visits_add_up(uninterrupted) -> None:
-    visits = draws(uninterrupted)[TOTAL]["visits"]
+    visits = uninterrupted.draws()[TOTAL]["visits"]
     assert sum(times * count for times, count in enumerate(visits)) == TOTAL * PROMPTS
     never = uninterrupted.steps()[TOTAL]["s2l/curriculum/never_seen_share"]
     assert never == pytest.approx(visits[0] / sum(visits))
 
 
 def test_resumed_run_draws_the_prompts_of_the_uninterrupted_one(uninterrupted, resumed) -> None:
-    expected, found = draws(uninterrupted), draws(resumed)
+    expected, found = uninterrupted.draws(), resumed.draws()
     assert sorted(found) == sorted(expected) == list(range(1, TOTAL + 1))
     assert {step: line["indices"] for step, line in found.items()} == {
         step: line["indices"] for step, line in expected.items()
@@ -162,30 +139,3 @@ def test_edited_data_is_refused_on_resume_before_training(resumed, launch, overr
     assert refused.process.wait(300) == 2
     refused.end()
     assert "curriculum.data.sha256: checkpoint" in refused.log and "on_mismatch=reset" in refused.log
-
-
-# ---- together with S2L-PO -----------------------------------------------------------------------------------------
-
-
-def test_all_three_methods_act_in_one_run(combined) -> None:
-    steps = combined.steps()
-    assert [steps[step]["s2l/explorer/slots"] for step in (1, 2, 3, 4)] == [4, 2, 0, 0]
-    assert all("s2l/kl/beta" in metrics and "s2l/curriculum/pass_rate_mean" in metrics for metrics in steps.values())
-
-
-def test_pass_rates_come_from_learner_rows_only(combined) -> None:
-    """Step 1 has explorer rows only: nothing is learned about prompts. From step 2 on every prompt is."""
-    steps, lines = combined.steps(), draws(combined)
-    assert steps[1]["s2l/curriculum/updated_prompts"] == 0 and lines[1]["pass_rates"] == [None] * PROMPTS
-    assert steps[1]["s2l/curriculum/never_seen_share"] == 1.0
-    for step in (2, 3, 4):
-        assert steps[step]["s2l/curriculum/updated_prompts"] == PROMPTS
-        learner = steps[step]["s2l/source/learner/acc_mean"]
-        assert np.mean(lines[step]["pass_rates"]) == pytest.approx(learner, abs=1e-6)
-
-
-def test_batch_accuracy_counts_both_sources(combined) -> None:
-    metrics = combined.steps()[2]
-    rows = {source: metrics[f"s2l/source/{source}/rows"] for source in ("explorer", "learner")}
-    total = sum(metrics[f"s2l/source/{source}/acc_mean"] * count for source, count in rows.items())
-    assert metrics["s2l/kl/accuracy"] == pytest.approx(total / sum(rows.values()), abs=1e-6)
