@@ -14,6 +14,7 @@ from s2l_ext.platform import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
 
 ENGINES = ("vllm", "transformers")
 BATCH_ROWS = 64
+CPU_BATCH_TOKENS = 4096
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class VLLMEngine:
                 str(model.folder),
                 dtype=cast(Any, machine.real_dtype),
                 max_model_len=positions,
-                enforce_eager=machine.on_cpu,
+                **(_cpu_options(positions) if machine.on_cpu else {}),
                 tensor_parallel_size=machine.tensor_parallel,
                 gpu_memory_utilization=machine.memory_share,
                 seed=sampling.seed,
@@ -149,6 +150,16 @@ def _prepare_cpu() -> None:
     for name, value in {**CPU_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}.items():
         os.environ.setdefault(name, value)
     vllm_cpu.install_alias()
+
+
+def _cpu_options(positions: int) -> dict[str, Any]:
+    """No compilation, and prompts in one piece: after a part of one, vLLM sets a seeded request's generator back, which
+    torch cannot do on the CPU."""
+    return {
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(positions, CPU_BATCH_TOKENS),
+    }
 
 
 class TransformersEngine:

@@ -1,4 +1,4 @@
-"""``s2l eval`` with real vLLM: killed, continued, and checked against transformers."""
+"""``s2l eval`` with real vLLM: killed, continued, compared with a whole run, and checked against transformers."""
 
 import json
 import os
@@ -10,21 +10,33 @@ from pathlib import Path
 
 import pytest
 
-PROBLEMS = 256
+PROBLEMS = 192  # their prompts are more tokens than vLLM takes at once
 TIMEOUT_S = 600
+RUN_ALL = "import json, sys; from s2l_ext import cli; sys.exit(max(map(cli.main, json.loads(sys.argv[1]))))"
+SAMPLED, GREEDY = ("--temperature", "1", "--n", "2"), ("--temperature", "0")
 
 
-def start(toy_dir: Path, out: Path, engine: str) -> subprocess.Popen:
-    words = ["--model", toy_dir / "models" / "small", "--data", toy_dir / "val.parquet", "--out", out]
-    words += ["--temperature", "0", "--max-tokens", "48", "--limit", PROBLEMS, "--engine", engine]
-    command = [sys.executable, "-m", "s2l_ext.cli", "eval", *map(str, words)]
-    with open(out.with_suffix(".log"), "a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+@pytest.fixture(scope="module")
+def start(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory):
+    """``start(("a", SAMPLED), ...)``: a process that evaluates into a.json, then the next."""
+    folder = tmp_path_factory.mktemp("eval")
+
+    def launch(*jobs: tuple[str, tuple[str, ...]]) -> tuple[subprocess.Popen, list[Path]]:
+        outs = [folder / f"{name}.json" for name, _ in jobs]
+        base = ["eval", "--model", toy_dir / "models" / "small", "--data", toy_dir / "val.parquet"]
+        base += ["--max-tokens", "48", "--limit", PROBLEMS]
+        words = [[*map(str, base), "--out", str(out), *more] for out, (_, more) in zip(outs, jobs, strict=True)]
+        with open(outs[0].with_suffix(".log"), "a") as log:
+            command = [sys.executable, "-c", RUN_ALL, json.dumps(words)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            return subprocess.Popen(command, stdout=log, stderr=log, env=environment), outs
+
+    return launch
 
 
-def finish(process: subprocess.Popen, out: Path) -> dict:
-    assert process.wait(TIMEOUT_S) == 0, out.with_suffix(".log").read_text()[-4000:]
-    return json.loads(out.read_text())
+def finish(process: subprocess.Popen, outs: list[Path]) -> list[dict]:
+    assert process.wait(TIMEOUT_S) == 0, outs[0].with_suffix(".log").read_text()[-4000:]
+    return [json.loads(out.read_text()) for out in outs]
 
 
 def lines(out: Path) -> list[str]:
@@ -32,17 +44,28 @@ def lines(out: Path) -> list[str]:
     return path.read_text().split("\n")[:-1] if path.exists() else []
 
 
-def texts(out: Path) -> dict[str, str]:
+def samples(out: Path) -> dict[tuple[str, int], list[int]]:
     rows = [json.loads(line) for line in lines(out)[1:]]
-    assert len({row["prompt_id"] for row in rows}) == len(rows)
-    return {row["prompt_id"]: row["text"] for row in rows}
+    assert len({(row["prompt_id"], row["index"]) for row in rows}) == len(rows)
+    return {(row["prompt_id"], row["index"]): row["token_ids"] for row in rows}
 
 
 @pytest.fixture(scope="module")
-def killed(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """A vLLM evaluation that was killed between its first and its last sample; what it left."""
-    out = tmp_path_factory.mktemp("eval") / "vllm.json"
-    process = start(toy_dir, out, "vllm")
+def runs(start) -> dict[str, tuple[dict, Path]]:
+    process, outs = start(("sampled", SAMPLED), ("greedy", GREEDY), ("check", (*GREEDY, "--engine", "transformers")))
+    return {out.stem: (result, out) for result, out in zip(finish(process, outs), outs, strict=True)}
+
+
+def test_greedy_vllm_and_greedy_transformers_say_the_same(runs) -> None:
+    (greedy, out), (check, other) = runs["greedy"], runs["check"]
+    assert samples(out) == samples(other)
+    assert greedy["problems"] == check["problems"]
+    assert greedy["accuracy"] == check["accuracy"] > 0.3
+
+
+def test_killed_and_continued_it_gives_what_it_would_have_given(runs, start) -> None:
+    whole, whole_out = runs["sampled"]
+    process, (out,) = start(("killed", SAMPLED))
     deadline = time.monotonic() + TIMEOUT_S
     while len(lines(out)) < 10:
         assert process.poll() is None, out.with_suffix(".log").read_text()[-4000:]
@@ -50,18 +73,10 @@ def killed(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait(60)
-    return out, lines(out)
-
-
-def test_killed_and_continued_it_gives_what_transformers_gives(killed: tuple[Path, list[str]], toy_dir: Path) -> None:
-    out, before = killed
-    assert 10 <= len(before) <= PROBLEMS, "the kill came too late"
+    before = lines(out)
+    assert len(before) <= 2 * PROBLEMS, "the kill came too late"
     assert not out.exists()
-    other = out.with_name("transformers.json")
-    check = start(toy_dir, other, "transformers")
-    result, expected = finish(start(toy_dir, out, "vllm"), out), finish(check, other)
+    (result,) = finish(*start(("killed", SAMPLED)))
     assert lines(out)[: len(before)] == before
-    assert len(lines(out)) == 1 + PROBLEMS
-    assert texts(out) == texts(other)
-    assert result["accuracy"] == expected["accuracy"] > 0.3
-    assert result["problems"] == expected["problems"]
+    assert samples(out) == samples(whole_out)
+    assert result["problems"] == whole["problems"]
