@@ -14,6 +14,7 @@ COLOURS = ("learner", "explorer", "third", "fourth")
 NO_EXTRAS = "This run logged neither s2l/kl/... nor s2l/curriculum/..., so there is no curriculum page."
 REWARD, LENGTH, SHARE = "critic/score/mean", "response_length/mean", "s2l/explorer/share"
 GUIDANCE = "s2l/guidance/length"
+FORWARD_KL, REVERSE_KL, VALUE = "s2l/distill/forward_kl", "s2l/distill/reverse_kl", "s2l/distill/value"
 
 
 def sections(run: Run) -> list[Section]:
@@ -26,6 +27,8 @@ def sections(run: Run) -> list[Section]:
         found.append(Section("explorer_share", "Explorer", [_share(run)]))
     if run.series(GUIDANCE):
         found.append(Section("guidance", "Guided rollouts", [_signal(run), _guided_accuracy(run), _guidance(run)]))
+    if run.series(FORWARD_KL) or run.series(VALUE):
+        found.append(Section("distillation", "Distillation", [_divergences(run), _entropy(run)]))
     return found
 
 
@@ -132,9 +135,30 @@ def _guidance(run: Run) -> str:
     return chart("Guidance length", "tokens", lines, reading=reading)
 
 
+def _divergences(run: Run) -> str:
+    """Rows are those of the step, which the model has not been trained on before: each point is held out."""
+    lines = [
+        Line("forward: KL(teacher, student)", "explorer", run.series(FORWARD_KL)),
+        Line("reverse: KL(student, teacher)", "learner", run.series(REVERSE_KL)),
+    ]
+    found = [line for line in lines if line.points] or [Line("loss", "learner", run.series(VALUE))]
+    reading = (
+        "The warm-up lowers the forward KL on the teacher's rows, on-policy distillation the reverse KL on the "
+        "student's. The other line tells whether one was bought with the other."
+    )
+    return chart("Divergence from the teacher", "nats per token", found, reading=reading)
+
+
+def _entropy(run: Run) -> str:
+    lines = [Line("student", "learner", run.series("s2l/distill/student_entropy"))]
+    reading = "Reverse KL seeks a mode: a fall far below the teacher's entropy means that the student stopped sampling."
+    return chart("Entropy of the student", "nats per token", lines, reading=reading)
+
+
 def _facts(run: Run) -> dict[str, str]:
     names = {key: f"held-out accuracy, {_source(key)}" for key in accuracy_keys(run)}
     names |= {REWARD: "training reward", LENGTH: "response length, tokens", SHARE: "explorer's share"}
+    names |= {FORWARD_KL: "forward KL, nats per token", REVERSE_KL: "reverse KL, nats per token"}
     return {name: _first_and_last(run.series(key)) for key, name in names.items() if run.series(key)}
 
 
