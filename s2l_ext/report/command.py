@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from s2l_ext.errors import DataError
-from s2l_ext.report import curriculum, overview
+from s2l_ext.report import curriculum, overview, stages
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.report.style import GENERATOR, Section
 
@@ -16,15 +16,19 @@ INDEX, CURRICULUM = "index.html", "curriculum.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l report``."""
-    parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="trainer.default_local_dir of the run")
+    parser.add_argument(
+        "run", type=Path, metavar="RUN_FOLDER", help="a run's trainer.default_local_dir, or the output of s2l pipeline"
+    )
     parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="default: RUN_FOLDER/report")
     parser.add_argument("--json", action="store_true", help="print the pages, steps and sections as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l report``."""
-    run = read_run(args.run)
     out = args.run / "report" if args.out is None else args.out
+    if stages.is_pipeline(args.run):
+        return _report_pipeline(args, out)
+    run = read_run(args.run)
     pages, sections = write_pages(run, out)
     if args.json:
         found = {"pages": [str(page) for page in pages], "steps": run.steps}
@@ -33,6 +37,19 @@ def main(args: argparse.Namespace) -> int:
     print(f"{overview.count_steps(run)}. Open {pages[0]}" + (f" (it links to {pages[1].name})." if pages[1:] else "."))
     if not pages[1:]:
         print(overview.NO_EXTRAS)
+    return 0
+
+
+def _report_pipeline(args: argparse.Namespace, out: Path) -> int:
+    found = stages.read_stages(args.run)
+    sections = stages.sections(found)
+    _clear(out)
+    (out / INDEX).write_text(stages.page(args.run.resolve().name, args.run, sections), encoding="utf-8")
+    names = [section.name for section in sections if section.is_drawn]
+    if args.json:
+        print(json.dumps({"pages": [str(out / INDEX)], "stages": [stage.name for stage in found], "sections": names}))
+    else:
+        print(f"{len(found)} training stages. Open {out / INDEX}.")
     return 0
 
 

@@ -183,3 +183,46 @@ def test_many_validation_sets_and_samples_have_names(tmp_path):
     text = (run / "report" / "index.html").read_text()
     assert Page(text).drawings == 4
     assert "toy, mean of 8: 0.900 (one validation)" in text and "set4, step 0: 0.4" in text
+
+
+# ---- pipelines ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bridge(tmp_path) -> Path:
+    """Two training stages, the second of which has no forward KL, and a table."""
+    out = tmp_path / "bridge"
+    for stage, key in (("warm_up", "s2l/distill/forward_kl"), ("opd", "s2l/distill/reverse_kl")):
+        (out / "stages" / stage).mkdir(parents=True)
+        write(out / "stages" / stage / "run", [training(step, **{key: 0.5 / step}) for step in (1, 2, 3)])
+    (out / "manifest.json").write_text(json.dumps({"stages": {"toy": {}, "warm_up": {}, "opd": {}}}))
+    measured = {"accuracy": 0.5, "standard_error": 0.01, "forward_kl_per_token": 0.1234}
+    row = {"stage": "opd", "model": "models/opd", "accuracy": {"table": measured}, "tokens": 12345}
+    (out / "table.json").write_text(json.dumps([row | {"accelerator_seconds": 61.2, "flops": 1.5e9}]))
+    return out
+
+
+def test_a_pipelines_stages_lie_end_to_end_on_one_page(bridge, capsys):
+    assert cli.main(["report", str(bridge), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["stages"] == ["warm_up", "opd"] and "distillation" in said["sections"]
+    text = Path(said["pages"][0]).read_text()
+    assert Page(text).drawings == 4 and not Page(text).links
+    assert "warm_up, step 2: 0.25" in text and "opd, step 5: 0.25" in text
+    assert "0.500 ± 0.010" in text and "0.1234" in text and "12,345" in text and "1.50e+09" in text
+
+
+def test_a_pipeline_that_is_under_way_says_that_its_table_is_missing(bridge, capsys):
+    (bridge / "table.json").unlink()
+    assert cli.main(["report", str(bridge)]) == 0
+    assert "table.json is not there yet" in (bridge / "report" / "index.html").read_text()
+    assert "2 training stages" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("manifest", "words"), [("{", "no manifest of s2l pipeline"), ('{"stages": {}}', "no training")]
+)
+def test_a_pipeline_without_stages_or_a_damaged_manifest_is_refused(bridge, capsys, manifest, words):
+    (bridge / "manifest.json").write_text(manifest)
+    assert cli.main(["report", str(bridge)]) == 2
+    assert words in capsys.readouterr().err
