@@ -95,7 +95,7 @@ def test_no_answers_no_votes() -> None:
 def test_paired_interval_covers_the_truth_as_often_as_it_says() -> None:
     rng = np.random.default_rng(1)
     covered = 0
-    for seed in range(200):
+    for seed in range(100):
         low, high = paired_interval(rng.normal(0.1, 1.0, size=60), seed, resamples=300)
         covered += low <= 0.1 <= high
-    assert 180 <= covered <= 199
+    assert 88 <= covered <= 100
