@@ -43,9 +43,10 @@ test: $(READY) ## lint, then every test tier that this machine can run
 test-fast: $(READY) ## unit and contract tests that take under a minute together
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 fast-unit fast-contract
 
-# Two processes, because only the contract tests have to import verl and vLLM. Exit status 5: ARGS chose none of these.
+# Two processes, because only the contract tests have to import verl and vLLM; of one thread each, because idle OpenMP
+# threads spin. Exit status 5: ARGS chose none of these.
 fast-%: $(READY)
-	@$(BIN)/python -m pytest tests/$* -m "not e2e and not gpu and not slow" $(ARGS) || [ $$? = 5 ]
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/$* -m "not e2e and not gpu and not slow" $(ARGS) || [ $$? = 5 ]
 
 lint: $(READY) ## ruff, mypy on the pure rooms, import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import DataError
@@ -106,6 +106,7 @@ def test_interval_agrees_with_the_normal_approximation():
 
 
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=1, max_size=30))
+@settings(max_examples=30, deadline=None)
 def test_interval_lies_within_the_data_and_holds_its_order(values):
     differences = np.array(values)
     low, high = paired_interval(differences, resamples=200)
