@@ -31,6 +31,7 @@ SETTINGS = state.fingerprint(explorer(), config("."))
 def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
     assert SETTINGS == {
         "explorer.model": "small",
+        "explorer.schedule": "linear",
         "explorer.mix_steps": 8,
         "explorer.temperature": 0.7,
         "explorer.top_p": 0.95,
