@@ -19,7 +19,7 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.accounting import training_result
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, relative
 from s2l_ext.pipeline.schema import Input
-from s2l_ext.state import TRACKER_FILE
+from s2l_ext.state import TRACKER_FILE, write_atomically
 from s2l_ext.trainer.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.trainer.run_log import TRAINING_MARK
 
@@ -81,7 +81,10 @@ class Train:
                 f"stage {place.stage.name}: {place.run} holds no checkpoint, so there is no model to hand on. The log "
                 f"says why: {place.folder / 'log.txt'}"
             )
-        return place.run / f"global_step_{step}" / "actor" / "huggingface"
+        folder = place.run / f"global_step_{step}" / "actor" / "huggingface"
+        for _, model in place.inputs().get("model", []):
+            keep_dtype(folder, Path(model))
+        return folder
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
         return training_result(place.run, prepared.accounting)
@@ -93,6 +96,20 @@ def last_step(run: Path) -> int | None:
         return int((run / TRACKER_FILE).read_text())
     except (OSError, ValueError):
         return None
+
+
+def keep_dtype(folder: Path, model: Path) -> None:
+    """Let the exported configuration name the dtype of the model that the stage started from.
+
+    verl 0.9.1 writes bfloat16, whatever the weights are; a float32 model would be loaded rounded.
+    """
+    ours, given = (path / "config.json" for path in (folder, model))
+    if not (ours.is_file() and given.is_file()):
+        return
+    config, wanted = json.loads(ours.read_text()), json.loads(given.read_text())
+    dtype = wanted.get("dtype", wanted.get("torch_dtype"))
+    if dtype is not None and config.get("dtype") != dtype:
+        write_atomically(ours, json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
 
 
 def _is_json(line: str) -> bool:

@@ -203,3 +203,11 @@ def test_policy_loss_multiplies_in_the_row_weights_we_write() -> None:
 
 def test_file_logger_still_truncates_on_resume() -> None:
     assert 'open(self.filepath, "wb"' in inspect.getsource(tracking.FileLogger)
+
+
+def test_exported_models_are_still_called_bfloat16() -> None:
+    """Why ``s2l pipeline`` writes the dtype of the model that a stage started from into its export."""
+    from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
+
+    source = inspect.getsource(FSDPCheckpointManager.save_checkpoint)
+    assert "model_config, torch_dtype=torch.bfloat16" in source and '"huggingface"' in source

@@ -115,7 +115,9 @@ def test_models_are_handed_on_and_load(pipeline: Pipeline) -> None:
     weights = {}
     for stage in ("warm_up", "opd"):
         folder = pipeline.out / "models" / stage
-        weights[stage] = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert str(model.dtype) == "torch.float32"
+        weights[stage] = model.state_dict()
         assert AutoTokenizer.from_pretrained(folder).chat_template
         assert manifest["stages"][stage]["status"] == "done"
     name = "model.layers.0.self_attn.q_proj.weight"

@@ -25,6 +25,7 @@ from s2l_ext.pipeline.process import clock
 from s2l_ext.pipeline.progress import latest
 from s2l_ext.pipeline.schema import Pipeline, find_pipeline, read_pipeline
 from s2l_ext.pipeline.split import split
+from s2l_ext.pipeline.train_kind import keep_dtype
 
 OUT = "/nowhere/out put"
 
@@ -227,3 +228,16 @@ def test_a_daemon_that_hides_from_its_parent_ends_with_the_pipe() -> None:
     while psutil.pid_exists(daemon) and psutil.Process(daemon).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+# ---- what verl exports --------------------------------------------------------------------------------------------
+
+
+def test_the_exported_model_keeps_the_dtype_it_started_from(tmp_path) -> None:
+    """verl says bfloat16 of float32 weights."""
+    for name, content in (("given", {"dtype": "float32"}), ("ours", {"dtype": "bfloat16", "hidden_size": 64})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(content))
+    keep_dtype(tmp_path / "ours", tmp_path / "given")
+    keep_dtype(tmp_path / "ours", tmp_path / "not" / "here")
+    assert json.loads((tmp_path / "ours" / "config.json").read_text()) == {"dtype": "float32", "hidden_size": 64}
