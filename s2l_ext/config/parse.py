@@ -33,7 +33,7 @@ def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
 
 
 def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None, root: str) -> Parsed:
-    """Validate a block against any frozen dataclass, as :func:`parse_s2l` does; ``root`` begins the keys of messages."""
+    """Validate a block against any frozen dataclass, as :func:`parse_s2l` does; ``root`` begins messages' keys."""
     return cast(Parsed, _parse_dataclass(kind, _to_plain(block, root), root))
 
 

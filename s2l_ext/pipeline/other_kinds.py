@@ -87,37 +87,63 @@ class EvaluateOptions:
 
 
 class Evaluate(_Keeps):
-    """``s2l eval`` of every model on the same problems; an interrupted stage keeps the models that it has done."""
+    """``s2l eval`` of every model on the same problems; an interrupted stage keeps the models that it has done.
+
+    With ``inputs.teacher`` the teacher comes first, and of every other model the forward KL to it on the teacher's
+    answers and the reverse KL on the model's own are measured too.
+    """
 
     options: type = EvaluateOptions
     reproducible = False  # seconds are among the numbers
 
     def prepare(self, place: Place, options: EvaluateOptions) -> Prepared:
-        allow_inputs(place, {"models": "", "data": ""})
-        data, models = (place.inputs().get(name, []) for name in ("data", "models"))
+        allow_inputs(place, {"models": "", "data": "", "teacher": ""})
+        data, models = place.inputs().get("data", []), _evaluated(place)
         if not models or not data:
             raise ConfigError(f"stage {place.stage.name}: give inputs.models, the models to evaluate, and inputs.data.")
         files = [path for _, path in data]
-        commands = [self._command(place, path, source.ref, files, options) for source, path in models]
+        commands = [self._command(place, path, name, files, options) for name, path in models]
         return Prepared(
             commands, settings={**asdict(options), "data": [relative(place.pipeline, file) for file in files]}
         )
 
     def _command(self, place: Place, model: str, name: str, data: list[str], options: EvaluateOptions) -> Command:
-        gives = place.run / f"{name.replace('/', '_')}.json"
+        gives = _result_file(place, name)
         sampling = ("--n", str(options.n), "--temperature", f"{options.temperature:g}")
         files = (word for file in data for word in ("--data", file))
         words = ("eval", "--model", model, *files, "--out", str(gives), *sampling, *map(str, options.args))
-        return Command((*S2L, *words), gives)
+        return Command((*S2L, *words, *_beside_teacher(place, name)), gives)
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
-        models = [source.ref for source, _ in place.inputs()["models"]]
+        models = [name for name, _ in _evaluated(place)]
         files = [command.gives for command in prepared.commands]
         return {"evaluation": {name: _evaluation(file) for name, file in zip(models, files, strict=True) if file}}
 
 
+def _evaluated(place: Place) -> list[tuple[str, str]]:
+    """Name and path of every model, the teacher first, each once."""
+    inputs = place.inputs()
+    return list({ref.ref: path for name in ("teacher", "models") for ref, path in inputs.get(name, [])}.items())
+
+
+def _result_file(place: Place, name: str) -> Path:
+    return place.run / f"{name.replace('/', '_')}.json"
+
+
+def _beside_teacher(place: Place, name: str) -> tuple[str, ...]:
+    for teacher, path in place.inputs().get("teacher", []):
+        if teacher.ref != name:
+            rollouts = f"{_result_file(place, teacher.ref)}.samples.jsonl"
+            return ("--divergence-to", path, "--teacher-rollouts", rollouts)
+    return ()
+
+
+DIVERGENCES = tuple(f"{kind}_kl_per_token{end}" for kind in ("forward", "reverse") for end in ("", "_standard_error"))
+
+
 def _evaluation(path: Path) -> dict[str, Any]:
-    """Accuracy (0..1), its standard error over problems (None for one problem), and the number of problems."""
+    """Accuracy (0..1), its standard error over problems (None for one problem), the number of problems, and the
+    divergences from the teacher (nats per token) where they were measured."""
     try:
         content = json.loads(path.read_text())
         error = content["standard_error"]
@@ -125,6 +151,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
             "accuracy": float(content["accuracy"]),
             "standard_error": None if error is None else float(error),
             "problems": len(content["problems"]),
+            **{name: content[name] for name in DIVERGENCES if name in content},
         }
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -241,3 +241,29 @@ def test_the_exported_model_keeps_the_dtype_it_started_from(tmp_path) -> None:
     keep_dtype(tmp_path / "ours", tmp_path / "given")
     keep_dtype(tmp_path / "ours", tmp_path / "not" / "here")
     assert json.loads((tmp_path / "ours" / "config.json").read_text()) == {"dtype": "float32", "hidden_size": 64}
+
+
+# ---- evaluation beside a teacher ----------------------------------------------------------------------------------
+
+
+def test_models_are_compared_with_the_teachers_own_answers(tmp_path) -> None:
+    """The teacher is evaluated first, and once; the others are given its samples."""
+    for name in ("big", "small"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    (tmp_path / "test.parquet").write_bytes(b"")
+    inputs = {"models": ["student", "teacher"], "data": "test", "teacher": "teacher"}
+    content = {
+        "name": "p",
+        "output_dir": str(tmp_path / "out"),
+        "models": {"teacher": str(tmp_path / "big"), "student": str(tmp_path / "small")},
+        "splits": {"test": str(tmp_path / "test.parquet")},
+        "stages": [{"name": "table", "kind": "evaluate", "inputs": inputs}],
+    }
+    (tmp_path / "p.yaml").write_text(json.dumps(content))
+    pipeline = read_pipeline(tmp_path / "p.yaml", None, [])
+    teacher, student = (command.words for command in prepare(pipeline, pipeline.stage("table")).commands)
+    assert "--divergence-to" not in teacher and teacher[teacher.index("--model") + 1] == str(tmp_path / "big")
+    assert student[student.index("--divergence-to") + 1] == str(tmp_path / "big")
+    samples = student[student.index("--teacher-rollouts") + 1]
+    assert samples == f"{teacher[teacher.index('--out') + 1]}.samples.jsonl"
