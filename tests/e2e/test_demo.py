@@ -13,7 +13,8 @@ STEPS = 8
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo")
     command = [sys.executable, "-m", "s2l_ext.cli", "demo", "--out", str(out), "--steps", str(STEPS)]
-    done = subprocess.run([*command, "s2l.explorer.mix_steps=4"], capture_output=True, text=True, timeout=1200)
+    command += ["s2l.explorer.mix_steps=4", f"trainer.test_freq={STEPS // 2}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return json.loads((out / "summary.json").read_text()), out, done.stdout
 

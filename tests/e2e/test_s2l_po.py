@@ -1,16 +1,35 @@
-"""S2L-PO on the real stack: who samples what, what is logged, and a run killed and resumed."""
+"""S2L-PO and G2RPO-A on the real stack, in one run that is killed and resumed: who samples what, which rows are guided
+and by which tokens, what the length does, what is logged.
+
+The explorer holds 4, 3, 2, 0, ... 0 of four sessions, two of those it leaves are guided: groups of the explorer alone,
+of all sorts, and from step 4 on of G2RPO-A alone.
+"""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.guidance import AdaptiveGuidance
+from s2l_ext.data.prompts import parquet_table
+from s2l_ext.data.traces import answer_start
 
-MIX_STEPS, GROUP, PROMPTS, TOTAL = 4, 4, 4, 6
-SCHEDULE = [LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in range(1, TOTAL + 1)]
+MIX_STEPS, GROUP, PROMPTS, TOTAL = 4, 4, 8, 8
+STEPS = range(1, TOTAL + 1)
+SCHEDULE = [LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in STEPS]
+GUIDED = [min(2, GROUP - slots) for slots in SCHEDULE]  # round(alpha G) of what the explorer leaves
+ALONE = [step for step, slots in zip(STEPS, SCHEDULE, strict=True) if slots == 0]
+INITIAL, MOST, CONTINUATION = 40, 48, 16
 OVERRIDES = (
+    f"data.train_batch_size={PROMPTS}",
+    f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
     f"s2l.explorer.mix_steps={MIX_STEPS}",
+    "s2l.guidance.alpha=0.5",
+    f"s2l.guidance.length.initial={INITIAL}",
+    f"s2l.guidance.length.max_length={MOST}",
+    f"s2l.guidance.min_continuation={CONTINUATION}",
     f"trainer.total_training_steps={TOTAL}",
     "trainer.save_freq=1",
     "trainer.max_actor_ckpt_to_keep=2",
@@ -19,13 +38,28 @@ OVERRIDES = (
 
 
 @pytest.fixture(scope="module")
-def interrupted_and_resumed(launch, small_run):
-    """Killed with SIGKILL once the checkpoint of step 2 is complete, then started again with the same command."""
-    first = launch("s2l_po/toy", *small_run, *OVERRIDES)
-    first.kill_9_after_checkpoint(2)
-    before = first.steps()
-    second = launch("s2l_po/toy", *small_run, *OVERRIDES, folder=first.folder).wait()
-    return before, second
+def overrides(small_run, tmp_path_factory) -> tuple[str, ...]:
+    return (*small_run, *OVERRIDES, f"trainer.rollout_data_dir={tmp_path_factory.mktemp('rollouts')}")
+
+
+@pytest.fixture(scope="module")
+def interrupted_and_resumed(kill_and_resume, overrides):
+    return kill_and_resume("combined/g2rpo_a_s2l", *overrides)
+
+
+@pytest.fixture(scope="module")
+def run(interrupted_and_resumed):
+    return interrupted_and_resumed[1]
+
+
+@pytest.fixture(scope="module")
+def rollouts(overrides, run) -> dict[int, list[dict]]:
+    """Rows as verl dumps them, by step: text of prompt and response, score, and the key {uid}_{session}_{output}."""
+    folder = Path(overrides[-1].split("=", 1)[1])
+    return {int(path.stem): [json.loads(line) for line in path.read_text().splitlines()] for path in folder.iterdir()}
+
+
+# ---- killed and resumed -------------------------------------------------------------------------------------------
 
 
 def test_the_kill_happened_in_the_middle(interrupted_and_resumed) -> None:
@@ -39,18 +73,38 @@ def test_resumed_run_continues_at_the_next_step_with_the_same_slots(interrupted_
     assert resumed_at in (2, 3)
     for step in range(1, min(resumed_at, max(before)) + 1):
         assert run.steps()[step] == before[step], "a step before the checkpoint was run again"
-    assert sorted(run.steps()) == list(range(1, TOTAL + 1))
+    assert sorted(run.steps()) == list(STEPS)
     assert [run.steps()[step]["s2l/explorer/slots"] for step in sorted(run.steps())] == SCHEDULE
 
 
-def test_metrics_file_has_every_step_once(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
+def test_metrics_file_has_every_step_once(run) -> None:
     steps = [line["step"] for line in run.lines() if "training/global_step" in line["data"]]
-    assert steps == list(range(1, TOTAL + 1))
+    assert steps == list(STEPS)
 
 
-def test_first_slots_of_every_group_are_the_explorers(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
+def test_state_lies_beside_the_checkpoint(run) -> None:
+    state = json.loads((run.folder / f"global_step_{TOTAL}" / "s2l_state.json").read_text())
+    expected = {"explorer.model": "small", "explorer.mix_steps": MIX_STEPS, "group_size": GROUP}
+    assert expected.items() <= state["fingerprint"].items()
+    assert state["controllers"]["guidance"]["length"] == run.steps()[TOTAL]["s2l/guidance/next_length"]
+
+
+def test_another_schedule_is_refused_on_resume_before_training(run, launch, overrides) -> None:
+    changed = [o.replace(f"mix_steps={MIX_STEPS}", "mix_steps=3") for o in overrides]
+    refused = launch("combined/g2rpo_a_s2l", *changed, folder=run.folder)
+    assert refused.process.wait(300) != 0
+    refused.end()
+    assert "explorer.mix_steps: checkpoint 4, this run 3" in refused.log
+
+
+def test_composed_configuration_is_kept(run) -> None:
+    assert "mix_steps: 4" in Path(run.folder, "s2l_config.yaml").read_text()
+
+
+# ---- S2L-PO ----------------------------------------------------------------------------------------------------------
+
+
+def test_first_slots_of_every_group_are_the_explorers(run) -> None:
     for step, slots in enumerate(SCHEDULE, start=1):
         metrics = run.steps()[step]
         assert metrics["s2l/source/explorer/rows"] == slots * PROMPTS
@@ -58,9 +112,8 @@ def test_first_slots_of_every_group_are_the_explorers(interrupted_and_resumed) -
         assert metrics["s2l/explorer/share"] == pytest.approx(slots / GROUP)
 
 
-def test_explorer_rows_really_come_from_another_model(interrupted_and_resumed) -> None:
+def test_explorer_rows_really_come_from_another_model(run) -> None:
     """The divergence between sampler and learner is large on explorer rows and about nothing on learner rows."""
-    _, run = interrupted_and_resumed
     for metrics in run.steps().values():
         if metrics["s2l/source/explorer/rows"]:
             assert metrics["s2l/source/explorer/sampler_k3"] > 1e-4
@@ -68,17 +121,15 @@ def test_explorer_rows_really_come_from_another_model(interrupted_and_resumed) -
             assert metrics["s2l/source/learner/sampler_k3"] < 1e-6
 
 
-def test_old_log_probs_are_the_learners_so_the_ratio_starts_at_one(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
+def test_old_log_probs_are_the_learners_so_the_ratio_starts_at_one(run) -> None:
     for metrics in run.steps().values():
         for source in ("explorer", "learner"):
             if metrics[f"s2l/source/{source}/rows"]:
                 assert metrics[f"s2l/source/{source}/ppo_ratio_mean"] == pytest.approx(1.0, abs=1e-3)
 
 
-def test_one_baseline_over_the_union(interrupted_and_resumed) -> None:
+def test_one_baseline_over_the_union(run) -> None:
     """Advantages cancel over the whole group, not inside each source."""
-    _, run = interrupted_and_resumed
     mixed = [m for m, slots in zip(run.steps().values(), SCHEDULE, strict=True) if 0 < slots < GROUP]
     for metrics in mixed:
         total = sum(
@@ -88,35 +139,92 @@ def test_one_baseline_over_the_union(interrupted_and_resumed) -> None:
         assert total == pytest.approx(0, abs=1e-3)
 
 
-def test_servers_stop_when_the_schedule_reaches_zero(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
-    running = [run.steps()[step]["s2l/explorer/gpus_held"] for step in range(1, TOTAL + 1)]
-    expected = [int(LinearAnnealing(MIX_STEPS, GROUP).slots(step + 1) > 0) for step in range(1, TOTAL + 1)]
+def test_servers_stop_when_the_schedule_reaches_zero(run) -> None:
+    running = [run.steps()[step]["s2l/explorer/gpus_held"] for step in STEPS]
+    expected = [int(LinearAnnealing(MIX_STEPS, GROUP).slots(step + 1) > 0) for step in STEPS]
     assert running == expected
     assert "explorer servers stopped, 1 of their 1 GPUs released" in run.log
 
 
-def test_no_session_failed(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
-    assert [run.steps()[step]["s2l/explorer/missing_rows"] for step in range(1, TOTAL + 1)] == [0] * TOTAL
+def test_no_session_failed(run) -> None:
+    assert [run.steps()[step]["s2l/explorer/missing_rows"] for step in STEPS] == [0] * TOTAL
 
 
-def test_state_lies_beside_the_checkpoint(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
-    state = json.loads((run.folder / f"global_step_{TOTAL}" / "s2l_state.json").read_text())
-    expected = {"explorer.model": "small", "explorer.mix_steps": MIX_STEPS, "group_size": GROUP}
-    assert expected.items() <= state["fingerprint"].items()
+# ---- G2RPO-A ---------------------------------------------------------------------------------------------------------
 
 
-def test_another_schedule_is_refused_on_resume_before_training(interrupted_and_resumed, launch, small_run) -> None:
-    _, run = interrupted_and_resumed
-    overrides = [o.replace(f"mix_steps={MIX_STEPS}", "mix_steps=3") for o in OVERRIDES]
-    refused = launch("s2l_po/toy", *small_run, *overrides, folder=run.folder)
-    assert refused.process.wait(300) != 0
-    refused.end()
-    assert "explorer.mix_steps: checkpoint 4, this run 3" in refused.log
+def is_guided(row: dict, step: int) -> bool:
+    """Guided sessions take what the explorer leaves."""
+    return SCHEDULE[step - 1] <= int(row["uid"].rsplit("_", 2)[1]) < SCHEDULE[step - 1] + GUIDED[step - 1]
 
 
-def test_composed_configuration_is_kept(interrupted_and_resumed) -> None:
-    _, run = interrupted_and_resumed
-    assert "mix_steps: 4" in Path(run.folder, "s2l_config.yaml").read_text()
+def test_exactly_round_alpha_g_rows_of_every_group_are_guided(run) -> None:
+    assert GUIDED == [0, 1, 2, 2, 2, 2, 2, 2]
+    for step, slots, guided in zip(STEPS, SCHEDULE, GUIDED, strict=True):
+        metrics = run.steps()[step]
+        assert metrics["s2l/guidance/guided_rows"] == PROMPTS * guided
+        assert metrics["s2l/source/learner/rows"] == PROMPTS * (GROUP - slots)
+
+
+def test_guided_responses_start_with_the_first_l_tokens_of_the_trace(run, rollouts, toy_dir) -> None:
+    """A token of the toy is a character, so the text itself shows the cut; no answer is handed over."""
+    table = parquet_table([toy_dir / "train_tier3.parquet"])
+    by_question = {
+        prompt[0]["content"]: extra["trace"]
+        for prompt, extra in zip(table.read("prompt"), table.read("extra_info"), strict=True)
+    }
+    for step, rows in rollouts.items():
+        length = int(run.steps()[step]["s2l/guidance/length"])
+        guided = [row for row in rows if is_guided(row, step)]
+        assert len(guided) == PROMPTS * GUIDED[step - 1]
+        for row in guided:
+            trace = next(trace for question, trace in by_question.items() if f"\n{question}" in row["input"])
+            guidance = trace[: answer_start(trace)][:length]
+            assert len(guidance) == min(length, answer_start(trace))
+            assert row["output"].startswith(guidance)
+
+
+def test_unguided_rows_write_their_own_text(rollouts) -> None:
+    own = [row["output"] for step, rows in rollouts.items() for row in rows if not is_guided(row, step)]
+    assert len(own) == PROMPTS * (TOTAL * GROUP - sum(GUIDED)) and len(set(own)) > len(own) / 4
+
+
+def test_guidance_tokens_are_masked_and_all_others_are_not(run) -> None:
+    assert run.steps()[1]["s2l/guidance/prefix_tokens"] == 0
+    for step in STEPS[1:]:
+        metrics = run.steps()[step]
+        placed = metrics["s2l/guidance/applied_mean"] * PROMPTS * GUIDED[step - 1]
+        assert metrics["s2l/guidance/prefix_tokens"] == pytest.approx(placed)
+        assert metrics["s2l/guidance/prefix_tokens_in_loss"] == 0
+        assert metrics["s2l/guidance/continuation_tokens"] == metrics["s2l/guidance/continuation_tokens_in_loss"] > 0
+
+
+def test_masked_tokens_are_in_no_statistic(run) -> None:
+    """Sampler and learner agree on every token that counts; the placed tokens would show at once."""
+    for step in STEPS[1:]:
+        metrics = run.steps()[step]
+        counted = sum(metrics.get(f"s2l/source/{source}/tokens", 0) for source in ("explorer", "learner"))
+        assert metrics["s2l/source/learner/sampler_k3"] < 1e-6
+        assert counted < metrics["response_length/mean"] * PROMPTS * GROUP
+
+
+def test_length_follows_the_logged_accuracies_by_the_rule_through_the_kill(run) -> None:
+    rule = AdaptiveGuidance(initial=INITIAL, max_length=MOST)
+    for step in STEPS:
+        metrics = run.steps()[step]
+        assert metrics["s2l/guidance/length"] == rule.length
+        rule.observe(metrics["s2l/guidance/accuracy"])
+        assert metrics["s2l/guidance/next_length"] == rule.length
+    lengths = {run.steps()[step]["s2l/guidance/length"] for step in run.steps()}
+    assert len(lengths) > 1, "a length that never moves cannot show that it follows"
+
+
+def test_accuracy_of_the_rule_is_that_of_the_batch(run) -> None:
+    for metrics in run.steps().values():
+        assert metrics["s2l/guidance/accuracy"] == pytest.approx(metrics["critic/score/mean"], abs=1e-6)
+
+
+def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run) -> None:
+    guided = np.mean([run.steps()[step]["s2l/guidance/groups_with_signal"] for step in ALONE])
+    alone = np.mean([run.steps()[step]["s2l/guidance/unguided_groups_with_signal"] for step in ALONE])
+    assert guided > alone + 0.05
