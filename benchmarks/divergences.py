@@ -6,7 +6,7 @@
 Each measurement is a fresh process: the high-water mark of its resident memory minus what it held with its inputs
 (hidden states, output matrices, the teacher's top tokens) in place. Sizes double up to --tokens as long as the next one
 should fit into half the free memory and into --seconds; beyond that the table continues the line through the last two
-sizes and says so. Variants:
+sizes (two are always measured) and says so. Variants:
 
   hidden        reverse KL by divergence_from_hidden: both output matrices applied chunk by chunk
   naive         reverse KL by autograd on both models' whole logits, float32 log_softmax
@@ -118,7 +118,8 @@ def measure(variant: str, args: argparse.Namespace) -> list[dict[str, float]]:
         growth = following / tokens
         needed = extrapolated(done, following) if len(done) > 1 else growth * done[-1]["peak_mb"]
         fits = needed * MEGABYTE < psutil.virtual_memory().available / 2
-        if following == tokens or not fits or growth * done[-1]["seconds"] > args.seconds:
+        slow = len(done) > 1 and growth * done[-1]["seconds"] > args.seconds
+        if following == tokens or not fits or slow:
             return done
         tokens = following
 
