@@ -11,7 +11,7 @@ sizes (two are always measured) and says so. Variants:
   hidden        reverse KL by divergence_from_hidden: both output matrices applied chunk by chunk
   naive         reverse KL by autograd on both models' whole logits, float32 log_softmax
   verl_topk     verl's forward KL on the teacher's 128 likeliest tokens, the student's logits whole
-  verl_chunked  the same with verl's use_chunked_topk (its default chunk of 4096 tokens)
+  verl_chunked  the same with verl's use_chunked_topk, in chunks of --chunk-size tokens (verl's default: 4096)
 """
 
 from __future__ import annotations
@@ -69,7 +69,9 @@ def verl(use_chunked_topk: bool) -> Callable[[SimpleNamespace, int], torch.Tenso
     def loss(given: SimpleNamespace, chunk_size: int) -> torch.Tensor:
         from verl.trainer.distillation.fsdp.losses import compute_forward_kl_topk
 
-        settings = SimpleNamespace(use_chunked_topk=use_chunked_topk, log_prob_min_clamp=None)
+        settings = SimpleNamespace(
+            use_chunked_topk=use_chunked_topk, chunked_topk_chunk_size=chunk_size, log_prob_min_clamp=None
+        )
         nested = [
             torch.nested.as_nested_tensor([item], layout=torch.jagged)
             for item in (given.topk_log_probs, given.topk_ids)
