@@ -132,6 +132,7 @@ def test_expo_has_the_papers_values(key, value):
     assert OmegaConf.select(_composed("expo/qwen3_8b"), key) == value
 
 
+@pytest.mark.slow
 def test_ablations_differ_from_expo_by_their_one_part():
     whole, akl, gcs = (parse_s2l(_composed(f"expo/{name}").s2l) for name in ("toy", "akl_only", "gcs_only"))
     assert akl == dataclasses.replace(whole, curriculum=None)
@@ -217,6 +218,7 @@ def test_unknown_recipe_suggests_and_lists():
 OWN_RECIPE = "# @package _global_\ndefaults:\n  - /grpo/toy\n  - _self_\ntrainer:\n  experiment_name: mine\n"
 
 
+@pytest.mark.slow
 def test_own_recipe_by_folder_by_path_and_before_ours(tmp_path, monkeypatch):
     path = tmp_path / "recipes" / "grpo" / "toy_mine.yaml"
     path.parent.mkdir(parents=True)

@@ -131,6 +131,7 @@ def test_a_pipeline_runs_hands_on_accounts_and_is_then_skipped(world, capsys) ->
     assert (world / "out" / "manifest.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_an_edited_stage_and_what_follows_are_made_again_and_nothing_is_deleted(world, capsys) -> None:
     write(world)
     assert s2l() == 0
@@ -152,6 +153,7 @@ def test_an_edited_stage_and_what_follows_are_made_again_and_nothing_is_deleted(
     assert (world / "out" / "stages" / "student_rl.stale-2").is_dir()
 
 
+@pytest.mark.slow
 def test_from_makes_a_stage_again_and_only_needs_finished_inputs(world, capsys) -> None:
     write(world)
     assert s2l("--only", "opd") == 2
@@ -332,6 +334,7 @@ def gone(pids: list[int]) -> bool:
     return not alive
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_and_resumed_it_ends_as_one_that_was_not(world) -> None:
     (world / "p.yaml").write_text(yaml.safe_dump(FROM_NOTHING))
     for pause, mark in KILLS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import pickle
 import struct
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def toy_recipe() -> DictConfig:
 
 
 def composed(*settings: str) -> DictConfig:
-    cfg = toy_recipe().copy()  # interpolations such as S2L_TOY_DIR are resolved when read
+    cfg = pickle.loads(
+        pickle.dumps(toy_recipe())
+    )  # as fast as eight copy(); interpolations such as S2L_TOY_DIR are resolved when read
     with open_dict(cfg):
         cfg.merge_with_dotlist(list(settings))
     return cfg

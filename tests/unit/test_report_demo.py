@@ -181,6 +181,7 @@ def test_command_line_reaches_the_training_command(tmp_path, monkeypatch):
         main(parser.parse_args(["--steps", "0"]))
 
 
+@pytest.mark.slow
 def test_followed_command_leaves_no_process_behind(tmp_path):
     script = (
         "import subprocess, sys, pathlib\n"
@@ -209,6 +210,7 @@ def test_interrupt_stops_the_command(tmp_path):
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_peak_memory_counts_children(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
     child = "import time; block = bytearray(300_000_000); time.sleep(1)"
