@@ -41,6 +41,7 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
     """Raise ConfigError on the impossible, return warnings."""
     _refuse_unused(distill)
     _check_teacher(distill)
+    _check_servers(distill)
     if s2l.kl is not None:
         raise ConfigError("s2l.kl acts in the policy gradient, whose place s2l.distill takes. Set s2l.kl=null.")
     _require(cfg, NO_POLICY_GRADIENT, "s2l.distill has no policy gradient")
@@ -79,6 +80,15 @@ def _check_teacher(distill: DistillConfig) -> None:
         raise ConfigError(
             f"s2l.distill.loss={distill.loss} needs the teacher's whole distribution; s2l.distill.scorer=server has "
             f"its {distill.topk} likeliest tokens. Set scorer=fsdp, or loss to one of: {', '.join(SERVER_LOSSES)}."
+        )
+
+
+def _check_servers(distill: DistillConfig) -> None:
+    gpus, size = distill.nnodes * distill.n_gpus_per_node, distill.tensor_model_parallel_size
+    if gpus % size:
+        raise ConfigError(
+            f"s2l.distill.tensor_model_parallel_size={size} does not divide the teacher's {gpus} GPUs (nnodes "
+            f"{distill.nnodes} x n_gpus_per_node {distill.n_gpus_per_node}). Change one of the three."
         )
 
 

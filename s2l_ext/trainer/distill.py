@@ -37,7 +37,6 @@ def adapt(config: DictConfig, distill: DistillConfig) -> None:
 
 def _teacher_servers(config: DictConfig, distill: DistillConfig) -> None:
     sampled = distill.loss == "sampled_k1"
-    size = distill.tensor_model_parallel_size
     given = {
         "enabled": True,
         "nnodes": distill.nnodes,
@@ -52,10 +51,8 @@ def _teacher_servers(config: DictConfig, distill: DistillConfig) -> None:
         },
         "teacher_models": {
             "teacher_model": {
-                "key": "teacher",
                 "model_path": distill.teacher_path,
-                "num_replicas": distill.nnodes * distill.n_gpus_per_node // size,
-                "inference": {"tensor_model_parallel_size": size},
+                "inference": {"tensor_model_parallel_size": distill.tensor_model_parallel_size},
             }
         },
     }

@@ -305,3 +305,28 @@ def test_verl_counts_tokens_by_the_mask_that_correct_only_changes() -> None:
 
 def test_an_update_needs_no_old_log_probs_of_verl() -> None:
     assert "old_log_prob" not in inspect.getsource(PPOTrainer._update_actor)
+
+
+# ---- verl's own teacher servers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("loss", "mode", "gradient"), [("forward_kl", "forward_kl_topk", False), ("sampled_k1", "k1", True)]
+)
+def test_server_scorer_is_verls_distillation(loss, mode, gradient) -> None:
+    from verl.utils.config import omega_conf_to_dataclass
+
+    config = compose_config("grpo/toy", [])
+    settings = DistillConfig("some/teacher", loss, scorer="server", n_gpus_per_node=4, tensor_model_parallel_size=2)
+    distill.adapt(config, settings)
+    found = omega_conf_to_dataclass(config.distillation)
+    assert found.enabled and (found.nnodes, found.n_gpus_per_node) == (1, 4)
+    assert found.distillation_loss.loss_mode == mode and found.distillation_loss.use_policy_gradient is gradient
+    assert found.distillation_loss.use_task_rewards is False
+    teacher = found.teacher_models["default"]
+    assert (teacher.model_path, teacher.num_replicas, teacher.inference.tensor_model_parallel_size) == (
+        "some/teacher",
+        2,
+        2,
+    )
+    assert "s2l_distill" not in config.actor_rollout_ref

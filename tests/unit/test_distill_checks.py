@@ -116,6 +116,12 @@ def test_a_server_has_no_whole_distribution(recipe) -> None:
     assert "its 128 likeliest tokens" in message and "forward_kl, sampled_k1" in message
 
 
+def test_replicas_of_the_teacher_fill_its_gpus(recipe) -> None:
+    server = {"s2l__distill__scorer": "server", "s2l__distill__loss": "sampled_k1", "s2l__distill__n_gpus_per_node": 3}
+    message = recipe.refused(**TEACHER, **server, s2l__distill__tensor_model_parallel_size=2)
+    assert message.startswith("s2l.distill.tensor_model_parallel_size=2 does not divide the teacher's 3 GPUs")
+
+
 @pytest.mark.parametrize(("name", "value"), [("baseline", "per_source"), ("correction", "truncated_is")])
 def test_explorer_settings_about_advantages_are_refused(recipe, name, value) -> None:
     settings = {**TEACHER, **LIVE, "s2l__distill__loss": "forward_kl", f"s2l__explorer__{name}": value}
