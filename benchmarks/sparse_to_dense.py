@@ -15,8 +15,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from scipy import stats
-
 ROUTES = {
     "student": "student before training",
     "teacher": "raw teacher",
@@ -27,6 +25,9 @@ ROUTES = {
     "opd_without_warm_up": "RL teacher, OPD alone (without warm-up)",
     "bridge": "bridge from the RL teacher",
 }
+T_QUANTILE = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""0.975 quantile of Student's t by number of seeds."""
+
 DIVERGENCES = ("forward_kl_per_token", "reverse_kl_per_token")
 
 
@@ -49,7 +50,7 @@ def interval(values: list[float]) -> tuple[float, float | None]:
     mean = statistics.fmean(values)
     if len(values) < 2:
         return mean, None
-    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return mean, T_QUANTILE[len(values)] * statistics.stdev(values) / len(values) ** 0.5
 
 
 def table(seeds: list[dict[str, dict[str, float]]]) -> list[dict[str, object]]:
@@ -79,6 +80,8 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("overrides", nargs="*", help="for every training stage")
     args = parser.parse_intermixed_args()
+    if len(args.seeds) > max(T_QUANTILE):
+        parser.error(f"--seeds: {len(args.seeds)} seeds, at most {max(T_QUANTILE)}")
     rows = table([measured(run(args.out, seed, args.overrides)) for seed in args.seeds])
     (args.out / "controls.json").write_text(json.dumps(rows, indent=1) + "\n")
     print(f"\n95 % intervals over seeds {args.seeds}; divergences from the RL teacher, nats per token")
