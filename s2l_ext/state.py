@@ -128,7 +128,7 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     if current is None and not has_state:
         return {}
     reset = s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
-    if reset and not has_state and s2l.explorer is None and s2l.kl is None:
+    if reset and not has_state and not any((s2l.explorer, s2l.kl, s2l.guidance, s2l.distill)):
         logger.warning(
             "%s has no controller state; s2l.curriculum.on_mismatch=reset starts the curriculum afresh", folder
         )

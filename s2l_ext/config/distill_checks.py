@@ -10,6 +10,7 @@ from s2l_ext.config.schema import DistillConfig, ExplorerConfig, S2LConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
+ROLLOUT = "actor_rollout_ref.rollout"
 SERVER_KEYS = ("topk", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size")
 SERVER_LOSSES = ("forward_kl", "sampled_k1")
 NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -31,6 +32,7 @@ OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
         (1, None),
         "a rank must see whole sequences",
     ),
+    "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size": ((1, None), "the teacher sees whole sequences"),
     "actor_rollout_ref.model.use_fused_kernels": ((False, None), "its own output layer would be in the way"),
     "actor_rollout_ref.model.lora_rank": ((0, None), "the output layer of an adapted model is wrapped; not tried"),
 }
@@ -47,7 +49,11 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
     _require(cfg, NO_POLICY_GRADIENT, "s2l.distill has no policy gradient")
     if distill.in_actor:
         _require(cfg, OWN_ENGINE, "s2l.distill.scorer=fsdp needs it otherwise")
+    else:
+        _check_server_rows(distill, cfg)
     _check_temperatures(distill, s2l.explorer, cfg)
+    if distill.loss == "sampled_k1":
+        _check_sampled(distill, cfg)
     if s2l.explorer is not None:
         _check_explorer(s2l.explorer)
     return [*_step_warnings(cfg), *_state_warnings(distill, s2l.explorer)]
@@ -90,6 +96,31 @@ def _check_servers(distill: DistillConfig) -> None:
             f"s2l.distill.tensor_model_parallel_size={size} does not divide the teacher's {gpus} GPUs (nnodes "
             f"{distill.nnodes} x n_gpus_per_node {distill.n_gpus_per_node}). Change one of the three."
         )
+
+
+def _check_server_rows(distill: DistillConfig, cfg: DictConfig) -> None:
+    if distill.correct_only:
+        raise ConfigError(
+            "s2l.distill.correct_only=True with scorer=server: verl's loss fails on a micro-batch without a right row. "
+            "Set scorer=fsdp, or correct_only=false."
+        )
+    key = f"{ROLLOUT}.temperature"
+    if setting(cfg, key) != 1:
+        raise ConfigError(
+            f"{key}={setting(cfg, key)}: with s2l.distill.scorer=server verl divides the student's logits by it and "
+            f"never the teacher's, so the student would learn another distribution. Set {key}=1.0."
+        )
+
+
+def _check_sampled(distill: DistillConfig, cfg: DictConfig) -> None:
+    """The estimator is unbiased for tokens drawn from the very distribution that is scored."""
+    wanted = {"temperature": distill.temperature, "top_p": 1, "top_k": -1}
+    for name, value in wanted.items():
+        if setting(cfg, f"{ROLLOUT}.{name}") != value:
+            raise ConfigError(
+                f"{ROLLOUT}.{name}={setting(cfg, f'{ROLLOUT}.{name}')}: s2l.distill.loss=sampled_k1 needs tokens drawn "
+                f"from the distribution that it scores, or its gradient is biased. Set {ROLLOUT}.{name}={value:g}."
+            )
 
 
 def _require(cfg: DictConfig, rules: dict[str, tuple[tuple[Any, ...], str]], why: str) -> None:

@@ -6,7 +6,6 @@ The loss reads neither old log-probabilities nor advantages; verl's metrics read
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -83,8 +82,9 @@ def leave_out_wrong(batch: KVBatchMeta) -> tuple[KVBatchMeta, dict[str, float]]:
     )
     if not any(right):
         logger.warning("s2l.distill.correct_only: no row of this step is correct, so nothing is learned from it")
+    real = [is_right for is_right, tag in zip(right, batch.tags, strict=True) if not tag.get("is_padding", False)]
     batch = _put(batch, {"response_mask": mask, "loss_mask": mask.clone()})
-    return batch, {"s2l/distill/rows_kept": float(sum(right)), "s2l/distill/rows": float(len(right))}
+    return batch, {"s2l/distill/rows_kept": float(sum(real)), "s2l/distill/rows": float(len(real))}
 
 
 def _is_right(extra_fields: dict[str, Any]) -> bool:
@@ -120,4 +120,4 @@ def finish_token_sums(metrics: dict[str, Any]) -> dict[str, float]:
         raise RuntimeError("s2l.distill: the actor workers did not report the loss; they trained with another one")
     tokens = sums.pop(f"{PREFIX}tokens")
     means = {f"s2l/distill/{name.removeprefix(PREFIX)}": value / max(1.0, tokens) for name, value in sums.items()}
-    return {name: value for name, value in means.items() if not math.isnan(value)} | {"s2l/distill/tokens": tokens}
+    return means | {"s2l/distill/tokens": tokens}

@@ -22,6 +22,7 @@ from verl.single_controller.base.decorator import Dispatch, register
 from verl.trainer.ppo.core_algos import agg_loss
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.memory_utils import aggressive_empty_cache
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.config import TrainingWorkerConfig
 from verl.workers.engine.base import EngineRegistry
@@ -42,6 +43,7 @@ SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
 
 REPORTED = ("forward_kl", "reverse_kl", "student_entropy", "agreement", "student_log_prob", "teacher_log_prob")
 VALUE = "value"
+WITHOUT_TEACHER = (VALUE, "student_entropy", "student_log_prob")
 
 
 class ResponseTokens(NamedTuple):
@@ -78,6 +80,10 @@ class OutputLayer:
     def __init__(self, module: torch.nn.Module, path: str) -> None:
         _refuse_scaled_logits(module.config, path)
         self.layer = module.get_output_embeddings()
+        if getattr(self.layer, "bias", None) is not None:
+            raise ConfigError(
+                f"{path}: the output layer has a bias, which s2l.distill.scorer=fsdp does not add. Use another family."
+            )
         self._plain = self.layer.forward
         self._instead: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
         self.layer.forward = self._forward
@@ -94,9 +100,9 @@ class OutputLayer:
         finally:
             self._instead = None
 
-    def whole_weight(self) -> torch.Tensor:
+    def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(V, H), gathered from all ranks; every rank must ask."""
-        weight = self.layer.weight.detach().to(get_device_id())
+        weight = self.layer.weight.detach().to(get_device_id(), dtype)
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
@@ -121,7 +127,7 @@ class TeacherEngine(FSDPEngineWithLMHead):
     def initialize(self) -> None:
         super().initialize()
         self.output = OutputLayer(self.module, self.model_config.path)
-        self.weight_W_D = self.output.whole_weight().to(self._autocast_dtype)
+        self.weight_W_D = self.output.whole_weight(self._autocast_dtype)
 
     @torch.no_grad()
     def hidden(self, micro_batch: TensorDict, tokens: ResponseTokens) -> torch.Tensor:
@@ -201,8 +207,9 @@ for _device in ("cuda", "npu", "cpu"):
 class DistillLoss:
     """Token divergences aggregated as ``loss_agg_mode`` says, over the rows of all workers."""
 
-    def __init__(self, loss_agg_mode: str, loss_scale_factor: float | None) -> None:
+    def __init__(self, loss_agg_mode: str, loss_scale_factor: float | None, has_teacher: bool = True) -> None:
         self.loss_agg_mode, self.loss_scale_factor = loss_agg_mode, loss_scale_factor
+        self.has_teacher = has_teacher
 
     def __call__(self, model_output: Any, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
         numbers, tokens = model_output["token_numbers"], model_output.pop("tokens")
@@ -218,12 +225,14 @@ class DistillLoss:
             global_batch_size=data["global_batch_size"],
             loss_scale_factor=self.loss_scale_factor,
         )
-        return loss, token_sums(numbers.detach())
+        return loss, token_sums(numbers.detach(), self.has_teacher)
 
 
-def token_sums(numbers: torch.Tensor) -> dict[str, Metric]:
+def token_sums(numbers: torch.Tensor, has_teacher: bool) -> dict[str, Metric]:
     """Sums over tokens; the driver divides them by the number of tokens (``distill.finish_token_sums``)."""
     sums = dict(zip((VALUE, *REPORTED), numbers.double().sum(dim=0), strict=True))
+    if not has_teacher:
+        sums = {name: total for name, total in sums.items() if name in WITHOUT_TEACHER}
     sums["tokens"] = numbers.new_tensor(len(numbers))
     return {f"{SUM_PREFIX}/distill/{name}": Metric(AggregationType.SUM, value) for name, value in sums.items()}
 
@@ -248,7 +257,10 @@ class DistillActorWorker(S2LActorWorker):
         engine.distill = distill
         engine.teacher = build_teacher(self.config, distill.teacher_path) if distill.teacher_path else None
         actor = self.config.actor
-        self.actor.set_loss_fn(DistillLoss(actor.loss_agg_mode, actor.get("loss_scale_factor")))
+        self.actor.set_loss_fn(
+            DistillLoss(actor.loss_agg_mode, actor.get("loss_scale_factor"), engine.teacher is not None)
+        )
+        aggressive_empty_cache(force_sync=True)  # as verl does at its end: vLLM takes what is free
 
 
 def build_teacher(config: DictConfig, path: str) -> TeacherEngine:

@@ -264,7 +264,12 @@ class S2LTrainer(PPOTrainerSync):
         if self.updated is None:  # critic warm-up: no update yet
             return
         batch, metrics = self.updated
-        self.run_log.hold_metrics(self.global_steps, metrics | self._own_metrics(batch, self.global_steps))
+        held = metrics | self._own_metrics(batch, self.global_steps)
+        if not self.config.actor_rollout_ref.rollout.get("moe_load_balance_metrics_interval", 0):  # counts its calls
+            elapsed = {"step": sum(self.timing_raw.values()), **self.timing_raw}  # the step's own timer still runs
+            epoch = (self.global_steps - 1) // self.steps_per_epoch
+            super()._compute_metrics(batch, held, elapsed, self.global_steps, epoch)
+        self.run_log.hold_metrics(self.global_steps, held)
         if self.prompts:
             self.prompt_log.hold(self.global_steps, self.prompts.line())
 

@@ -216,6 +216,26 @@ def test_a_model_that_changes_its_logits_is_refused(models) -> None:
         OutputLayer(model, "some/model")
 
 
+def test_an_output_layer_with_a_bias_is_refused(models) -> None:
+    model = AutoModelForCausalLM.from_pretrained(models["student"])
+    model.lm_head.bias = torch.nn.Parameter(torch.zeros(len(model.lm_head.weight)))
+    with pytest.raises(ConfigError, match="has a bias"):
+        OutputLayer(model, "some/model")
+
+
+def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> None:
+    engine = actor.engine
+    engine.distill, engine.teacher = DistillConfig(None, "sft"), None
+    engine.optimizer_zero_grad()
+    with engine.train_mode():
+        output = engine.forward_backward_batch(batch, DistillLoss("token-mean", None, has_teacher=False))
+    sums = {f"actor/{name}": Metric.aggregate_dp([metric]) for name, metric in _merged(output["metrics"]).items()}
+    found = distill.finish_token_sums(sums)
+    names = {"value", "student_entropy", "student_log_prob", "tokens"}
+    assert set(found) == {f"s2l/distill/{name}" for name in names}
+    assert found["s2l/distill/value"] == pytest.approx(-found["s2l/distill/student_log_prob"])
+
+
 # ---- the driver ---------------------------------------------------------------------------------------------------
 
 

@@ -82,6 +82,17 @@ def test_metrics_file_has_every_step_once(run) -> None:
     assert steps == list(STEPS)
 
 
+def test_a_kill_between_checkpoint_and_metrics_would_lose_nothing(run) -> None:
+    """verl logs a step after its checkpoint and validation; what was held at the checkpoint says the same."""
+    held = json.loads((run.folder / ".metrics.jsonl.held").read_text())
+    logged = run.steps()[held["step"]]
+    assert held["step"] == TOTAL
+    assert set(logged) - set(held["data"]) <= {key for key in logged if key.startswith(("timing_", "perf/"))}
+    for key, value in held["data"].items():
+        if not key.startswith(("timing_", "perf/")) or key == "perf/total_num_tokens":
+            assert logged[key] == value, key
+
+
 def test_state_lies_beside_the_checkpoint(run) -> None:
     state = json.loads((run.folder / f"global_step_{TOTAL}" / "s2l_state.json").read_text())
     expected = {"explorer.model": "small", "explorer.mix_steps": MIX_STEPS, "group_size": GROUP}

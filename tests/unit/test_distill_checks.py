@@ -66,6 +66,7 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
         ("actor_rollout_ref.ref.strategy", "fsdp"),
         ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 2),
         ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size", 2),
+        ("actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size", 2),
         ("actor_rollout_ref.model.use_fused_kernels", True),
         ("actor_rollout_ref.model.lora_rank", 8),
     ],
@@ -114,6 +115,28 @@ def test_a_key_that_the_server_does_not_read_is_refused(recipe, name, value) -> 
 def test_a_server_has_no_whole_distribution(recipe) -> None:
     message = recipe.refused(**TEACHER, s2l__distill__scorer="server")
     assert "its 128 likeliest tokens" in message and "forward_kl, sampled_k1" in message
+
+
+SERVER = {"s2l__distill__scorer": "server", "s2l__distill__loss": "forward_kl"}
+
+
+def test_a_server_and_correct_rows_only_do_not_go_together(recipe) -> None:
+    message = recipe.refused(**TEACHER, **SERVER, s2l__distill__correct_only=True)
+    assert message.startswith("s2l.distill.correct_only=True with scorer=server")
+
+
+def test_a_server_scores_at_temperature_one(recipe) -> None:
+    message = recipe.refused(**TEACHER, **SERVER, actor_rollout_ref__rollout__temperature=0.6)
+    assert message.startswith("actor_rollout_ref.rollout.temperature=0.6: ") and "temperature=1.0." in message
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", 0.6), ("top_p", 0.8), ("top_k", 20)])
+def test_sampled_tokens_come_from_the_distribution_that_is_scored(recipe, name, value) -> None:
+    settings = {**TEACHER, "s2l__distill__loss": "sampled_k1", f"actor_rollout_ref__rollout__{name}": value}
+    assert recipe.refused(**settings).startswith(
+        f"actor_rollout_ref.rollout.{name}={value}: s2l.distill.loss=sampled_k1"
+    )
+    assert recipe.check(**TEACHER, s2l__distill__loss="sampled_k1") == []
 
 
 def test_replicas_of_the_teacher_fill_its_gpus(recipe) -> None:
