@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -123,9 +123,24 @@ def kind_of(stage: Stage) -> Kind:
     kind = KINDS[stage.kind]
     if kind.needs_recipe and stage.recipe is None:
         raise ConfigError(f"stage {stage.name}: recipe is missing. Name a training recipe, such as recipe: grpo/toy.")
-    if not kind.needs_recipe and stage.recipe is not None:
-        raise ConfigError(f"stage {stage.name}: a stage of kind {stage.kind} has no recipe. Remove recipe:.")
+    if not kind.needs_recipe:
+        _refuse_recipe(kind, stage)
     return kind
+
+
+def _refuse_recipe(kind: Kind, stage: Stage) -> None:
+    """A recipe, or overrides of one, where nothing would read them."""
+    if stage.recipe is not None:
+        raise ConfigError(f"stage {stage.name}: a stage of kind {stage.kind} has no recipe. Remove recipe:.")
+    if stage.overrides:
+        names = [item.name for item in fields(kind.options)]
+        key, _, value = stage.overrides[0].partition("=")
+        instead = key if key in names else names[0] if names else "key"
+        raise ConfigError(
+            f"stage {stage.name}: {stage.overrides[0]}: a stage of kind {stage.kind} has no recipe that an override "
+            f"could change. Its options ({', '.join(names) or 'none'}) are set with "
+            f"{stage.name}.options.{instead}={value if key in names else '...'}.{did_you_mean(key, names)}"
+        )
 
 
 def prepare(pipeline: Pipeline, stage: Stage) -> Prepared:

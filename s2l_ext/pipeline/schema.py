@@ -61,11 +61,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class PipelineBlock:
-    """The whole file as written. ``vars`` holds values for interpolation; nothing reads it otherwise."""
+    """The whole file as written. ``vars`` holds values for interpolation; nothing reads it otherwise.
+
+    ``output_dir`` None means ``outputs/<name>``.
+    """
 
     name: str
-    output_dir: str
     stages: list[Any]
+    output_dir: str | None = None
     models: dict[str, Any] = field(default_factory=dict)
     splits: dict[str, Any] = field(default_factory=dict)
     overrides: list[Any] = field(default_factory=list)
@@ -105,8 +108,8 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
 
     Args:
         out: takes the place of ``output_dir``.
-        overrides: ``key=value``. A key of the file sets it, ``STAGE.key`` is a Hydra override of that stage, any other
-            key is one of every train stage.
+        overrides: ``key=value``. A key of the file sets it, ``STAGE.options.key`` an option of that stage,
+            ``STAGE.key`` is a Hydra override of that stage, any other key is one of every train stage.
 
     Raises:
         ConfigError: no such file, not YAML, unknown key, wrong type, no stages, or a duplicate or unusable name.
@@ -120,7 +123,7 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
         raise ConfigError(f"{path}: stages is empty. List at least one stage with name and kind.")
     return Pipeline(
         name=block.name,
-        out=Path(out or block.output_dir).expanduser().resolve(),
+        out=Path(out or block.output_dir or f"outputs/{block.name}").expanduser().resolve(),
         stages=stages,
         models={name: _text(value, f"{path.name}.models.{name}") for name, value in block.models.items()},
         splits={name: _texts(value, f"{path.name}.splits.{name}") for name, value in block.splits.items()},
@@ -219,6 +222,8 @@ def _apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             raise ConfigError(f"{override}: not an override. Write key=value.")
         if head in own:
             cfg.merge_with_dotlist([override])
+        elif head in stages and rest.startswith("options."):
+            stages[head].merge_with_dotlist([override.split(".", 1)[1]])
         elif head in stages and rest:
             _append(stages[head], override.split(".", 1)[1])
         else:

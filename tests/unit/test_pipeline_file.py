@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,37 @@ def test_overrides_of_the_file_of_a_stage_and_of_all_stages(tmp_path) -> None:
     assert pipeline.overrides == ("data.seed=3",)
     assert pipeline.stage("opd").overrides == ("trainer.total_training_steps=2",)
     assert "seed: not an override" in refusal(write(tmp_path), "seed")
+
+
+def test_an_option_of_any_stage_is_set_from_the_command_line(tmp_path) -> None:
+    table = {"name": "table", "kind": "evaluate", "inputs": {"models": "teacher", "data": "train"}, "options": {"n": 2}}
+    path = write(tmp_path, stages=[TRAIN, table])
+    pipeline = read_pipeline(path, None, ["table.options.n=4", "table.options.args=[--limit,'8']"])
+    assert pipeline.stage("table").options == {"n": 4, "args": ["--limit", "8"]}
+    assert pipeline.stage("table").overrides == () and pipeline.stage("teacher_rl").overrides == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("table.n=4", r"stage table: n=4: a stage of kind evaluate has no recipe .*table\.options\.n=4\."),
+        ("table.temprature=0", r"stage table: temprature=0: .*\(n, temperature, args\).*Did you mean 'temperature'"),
+    ],
+)
+def test_an_override_of_a_stage_without_recipe_is_refused(tmp_path, override: str, words: str) -> None:
+    table = {"name": "table", "kind": "evaluate", "inputs": {"models": "teacher", "data": "train"}}
+    assert re.search(words, refusal(write(tmp_path, stages=[TRAIN, table]), override))
+    key, _, value = override.removeprefix("table.").partition("=")
+    listed = write(tmp_path, stages=[TRAIN, {**table, "overrides": [f"{key}={value}"]}])
+    assert re.search(words, refusal(listed))
+
+
+def test_the_output_folder_is_named_after_the_pipeline_unless_given(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path)
+    path.write_text(yaml.safe_dump({key: value for key, value in FILE.items() if key != "output_dir"}))
+    assert read_pipeline(path).out == tmp_path / "outputs" / "p"
+    assert read_pipeline(path, tmp_path / "other").out == tmp_path / "other"
 
 
 # ---- order -------------------------------------------------------------------------------------------------------
