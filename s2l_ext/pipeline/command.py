@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.errors import ResourceError
+from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.pipeline.digests import Digests
 from s2l_ext.pipeline.graph import check_names, downstream, require_stage
 from s2l_ext.pipeline.lock import is_held, locked
@@ -50,6 +50,7 @@ def main(args: argparse.Namespace) -> int:
     for option, name in (("--from", args.from_stage), ("--only", args.only)):
         if name is not None:
             require_stage(pipeline, name, option)
+    _refuse_apart(args)
     remade = downstream(pipeline, args.from_stage) if args.from_stage else []
     if args.dry_run or args.status:
         return _look(args, pipeline, remade)
@@ -58,6 +59,19 @@ def main(args: argparse.Namespace) -> int:
         plan.check(remade)
         plan.manifest.invalidate(remade)
         return _run(args, plan, token)
+
+
+def _refuse_apart(args: argparse.Namespace) -> None:
+    if args.from_stage and args.only and args.from_stage != args.only:
+        raise ConfigError(
+            f"--from {args.from_stage} --only {args.only}: --from would set aside what --only then waits for. Name one "
+            "stage twice, or leave one of the options out."
+        )
+
+
+def _goes_on(args: argparse.Namespace) -> str:
+    """How an interrupted call is gone on with: --from makes its stages again on every call."""
+    return "Run it again without --from: it" if args.from_stage else "The same command"
 
 
 def _plan(pipeline: Pipeline) -> Plan:
@@ -112,15 +126,16 @@ def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     except StageFailed as failure:
         print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
         print(f"s2l pipeline: {failure} The whole log: {failure.log}", file=sys.stderr)
+        print(f"{_goes_on(args)} goes on from the stage's last checkpoint.", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("s2l pipeline: stopped. The same command goes on from here.", file=sys.stderr)
+        print(f"s2l pipeline: stopped. {_goes_on(args)} goes on from here.", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
         free = shutil.disk_usage(plan.pipeline.out).free / 1e9
         raise ResourceError(
             f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). What is finished "
-            "is kept: the same command goes on from here."
+            f"is kept. {_goes_on(args)} goes on from here."
         ) from error
     _show_result(args, plan)
     return 0

@@ -30,6 +30,7 @@ def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str
     if target.is_dir() and digests.folder(target) == wanted:
         return wanted  # exported before, by a run that was killed before it could say so
     partial = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
         _require_space(source, target)
         _copy(source, partial)
@@ -76,7 +77,6 @@ def _require_space(source: Path, target: Path) -> None:
 
 
 def _copy(source: Path, partial: Path) -> None:
-    shutil.rmtree(partial, ignore_errors=True)
     for file in sorted(path for path in source.rglob("*") if path.is_file()):
         copy = partial / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -111,8 +111,8 @@ def _no_space(error: OSError, target: Path, stage: str) -> ResourceError:
     free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
     return ResourceError(
         f"stage {stage}: its model cannot be written to {target}: {error.strerror or error} "
-        f"({free / 1e9:.2f} GB free). Training is finished and kept: make space and run the pipeline again, it goes on "
-        "from here."
+        f"({free / 1e9:.2f} GB free). Training is finished and kept: make space and run the pipeline again, without "
+        "--from: it goes on from here."
     )
 
 

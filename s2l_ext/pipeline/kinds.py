@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -162,8 +163,8 @@ def output_folder(pipeline: Pipeline, stage: Stage) -> Path:
 
 
 def relative(pipeline: Pipeline, path: str | Path) -> str:
-    """A path below the output folder without it, so that moving the folder changes nothing."""
-    return str(path).replace(str(pipeline.out), "<out>")
+    """A path (or text with paths) without the output folder's, so that moving the folder changes nothing."""
+    return re.sub(rf"{re.escape(str(pipeline.out))}(?![^/\"'\s,\])}}])", "<out>", str(path))
 
 
 def allow_inputs(place: Place, known: Mapping[str, Any]) -> None:

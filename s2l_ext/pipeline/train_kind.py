@@ -214,7 +214,7 @@ def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     train, val = (_paths(cfg.data.get(key)) for key in ("train_files", "val_files"))
-    own = str(place.pipeline.out)
+    own = f"{place.pipeline.out}/"
     return Prepared(
         commands=[command],
         settings=json.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),

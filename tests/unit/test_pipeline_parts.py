@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from s2l_ext.compose import compose_config
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline import accounting
-from s2l_ext.pipeline.kinds import prepare
+from s2l_ext.pipeline.kinds import prepare, relative
 from s2l_ext.pipeline.labels import Seen, check_overlaps, seen_by
 from s2l_ext.pipeline.manifest import Entry, Manifest
 from s2l_ext.pipeline.process import clock
@@ -101,6 +101,36 @@ def test_options_of_a_split(tmp_path, options: str) -> None:
     (tmp_path / "p.yaml").write_text(f"{text}, inputs: {{data: d}}}}]}}")
     with pytest.raises(ConfigError, match=r"stage s: options\.(steps: unknown|names=.* two different)"):
         prepared(read_pipeline(tmp_path / "p.yaml"), "s")
+
+
+def test_a_folder_whose_name_begins_like_the_output_folder_is_another(tmp_path) -> None:
+    """Its files belong into the fingerprint, under their own path."""
+    outside = f"{tmp_path}/out_data/train.parquet"
+    content = {
+        "name": "p",
+        "output_dir": str(tmp_path / "out"),
+        "splits": {"train": outside},
+        "models": {"student": "hub/student"},
+        "stages": [
+            {"name": "rl", "kind": "train", "recipe": "grpo/toy", "inputs": {"model": "student", "data": "train"}}
+        ],
+    }
+    (tmp_path / "p.yaml").write_text(json.dumps(content))
+    rl = prepared(read_pipeline(tmp_path / "p.yaml"), "rl")
+    assert outside in rl.files and rl.settings["data"]["train_files"] == outside
+    assert rl.settings["trainer"]["default_local_dir"] == "<out>/stages/rl/run"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/x/out", "<out>"),
+        ("/x/out/a /x/out", "<out>/a <out>"),
+        ('["/x/out", "/x/out_b/a", "/x/out.b"]', '["<out>", "/x/out_b/a", "/x/out.b"]'),
+    ],
+)
+def test_paths_below_the_output_folder_are_said_without_it(text: str, expected: str) -> None:
+    assert relative(Pipeline("p", Path("/x/out"), (), {}, {}, (), False), text) == expected
 
 
 # ---- halves and labels ---------------------------------------------------------------------------------------------

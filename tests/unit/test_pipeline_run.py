@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
@@ -244,6 +245,30 @@ def test_a_part_that_a_stage_did_not_make(world, capsys) -> None:
     assert manifest(world / "out")["teacher_rl"]["status"] == "done"
 
 
+def test_a_call_with_from_goes_on_without_it(world, capsys, monkeypatch) -> None:
+    write(world, stages(teacher_rl={"options": {"fail": True}}))
+    assert s2l("--from", "teacher_rl") == 1
+    assert "Run it again without --from: it goes on from the stage's last checkpoint." in capsys.readouterr().err
+    assert s2l() == 1 and "\nThe same command goes on from" in capsys.readouterr().err
+
+    def stop(self, only) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("s2l_ext.pipeline.command.Runner.run", stop)
+    assert s2l("--from", "opd") == 130
+    assert "stopped. Run it again without --from: it goes on from here." in capsys.readouterr().err
+    assert s2l() == 130 and "stopped. The same command goes on from here." in capsys.readouterr().err
+
+
+def test_from_one_stage_and_only_another_is_refused_before_anything_is_set_aside(world, capsys) -> None:
+    write(world)
+    assert s2l("--only", "teacher_rl") == 0
+    before = (world / "out" / "manifest.json").read_text()
+    assert s2l("--from", "teacher_rl", "--only", "opd") == 2
+    assert "--from teacher_rl --only opd: --from would set aside" in capsys.readouterr().err
+    assert (world / "out" / "manifest.json").read_text() == before
+
+
 # ---- disk full -----------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +290,16 @@ def test_a_full_disk_at_the_export_costs_no_training(world, capsys, monkeypatch)
     trained = metrics.stat().st_mtime_ns
     assert s2l("--only", "teacher_rl") == 0
     assert metrics.stat().st_mtime_ns == trained and manifest(world / "out")["teacher_rl"]["status"] == "done"
+
+
+def test_what_a_killed_export_left_is_not_counted_as_taken_space(tmp_path, stand_in, monkeypatch) -> None:
+    source = stand_in.write_model(tmp_path / "source", "x")
+    left = tmp_path / "models" / "m.tmp" / "half"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    free = {True: 0, False: 10**9}
+    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[left.exists()]))
+    assert "model.safetensors" in export.export(source, tmp_path / "models" / "m", Digests(tmp_path), "opd")
 
 
 def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path, stand_in) -> None:
