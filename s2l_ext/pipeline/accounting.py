@@ -27,7 +27,9 @@ TOKENS = "perf/total_num_tokens"
 STEP_SECONDS = "timing_s/step"
 EXPLORER_TOKENS, LEARNER_TOKENS = "s2l/source/explorer/tokens", "s2l/source/learner/tokens"
 RESULT_PREFIXES = ("val-core/", "s2l/distill/", "critic/score/mean", "critic/rewards/mean")
-DROPPED_FILE = "metrics.dropped.jsonl"
+ATTEMPTS = "metrics*.jsonl"
+"""The run's metrics, those of steps that were repeated, and those of attempts that left no checkpoint."""
+
 HELD_STEPS = ("timing", "seconds")
 
 
@@ -47,8 +49,7 @@ def training_result(run: Path, accounting: dict[str, Any]) -> dict[str, Any]:
 
 def training_seconds(run: Path, accelerators: int) -> float:
     """Accelerator seconds of all steps, those that were repeated after an interruption included."""
-    files = [run / FILE_NAME, run / DROPPED_FILE]
-    lines = [line for file in files if file.is_file() for line in read_metrics(file)]
+    lines = [line for file in sorted(run.glob(ATTEMPTS)) for line in read_metrics(file)]
     return accelerators * sum(float(data.get(STEP_SECONDS) or 0) for _, data in lines)
 
 

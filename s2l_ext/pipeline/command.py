@@ -90,11 +90,17 @@ def _look(args: argparse.Namespace, pipeline: Pipeline, remade: list[str]) -> in
     if args.dry_run:
         rows = [row | {"commands": _commands(plan, row["stage"])} for row in rows if args.only in (None, row["stage"])]
     plan.digests.save()
+    warnings = plan.warnings if args.dry_run else []
     if args.json:
-        print(json.dumps({"pipeline": pipeline.name, "out": str(pipeline.out), "stages": rows}, indent=1))
+        shown = {"pipeline": pipeline.name, "out": str(pipeline.out), "stages": rows}
+        print(json.dumps(shown | ({"warnings": warnings} if args.dry_run else {}), indent=1))
     else:
-        print(_dry_run_text(rows) if args.dry_run else _status_text(rows))
+        print("\n".join([_dry_run_text(rows) if args.dry_run else _status_text(rows), *_as_lines(warnings)]))
     return 0
+
+
+def _as_lines(warnings: list[str]) -> list[str]:
+    return [f"warning: {warning}" for warning in warnings]
 
 
 def _commands(plan: Plan, stage: str) -> list[str]:
@@ -120,6 +126,8 @@ def _dry_run_text(rows: list[dict[str, Any]]) -> str:
 def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     stream = sys.stderr if args.json else sys.stdout
     progress = Progress(len(plan.stages), stream)
+    for line in _as_lines(plan.warnings):
+        progress.say(line)
     try:
         with contextlib.redirect_stdout(stream):
             Runner(plan, token, progress).run(args.only)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
-from s2l_ext.errors import ConfigError
+from s2l_ext.errors import ConfigError, S2LError
 from s2l_ext.pipeline.graph import Source, sources
 from s2l_ext.pipeline.schema import Pipeline, Stage
 
@@ -62,6 +63,10 @@ class Command:
     gives: Path | None = None
 
 
+SameTokens = tuple[tuple[str, str], tuple[str, str]]
+"""Two models, each as configuration key and path, that share token sequences."""
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A stage made ready; nothing has run.
@@ -72,6 +77,8 @@ class Prepared:
         train_files: files whose prompts the stage learns from; ``labels`` whether its loss reads their labels.
         steps: training steps, None when unknown or none.
         accounting: what :mod:`s2l_ext.pipeline.accounting` needs: accelerators, model paths.
+        warnings: one sentence each, shown when the pipeline starts.
+        same_tokens: models whose tokenizers are compared as soon as both are there.
     """
 
     commands: list[Command]
@@ -81,6 +88,8 @@ class Prepared:
     labels: bool = False
     steps: int | None = None
     accounting: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    same_tokens: list[SameTokens] = field(default_factory=list)
 
 
 class Kind(Protocol):
@@ -149,6 +158,15 @@ def prepare(pipeline: Pipeline, stage: Stage) -> Prepared:
     kind = kind_of(stage)
     options: Any = parse_block(kind.options, stage.options, f"stage {stage.name}: options")
     return kind.prepare(Place(pipeline, stage), options)
+
+
+@contextmanager
+def in_stage(name: str) -> Iterator[None]:
+    """Refusals inside begin with the stage's name."""
+    try:
+        yield
+    except S2LError as error:
+        raise type(error)(f"stage {name}: {error}") from error
 
 
 def stage_folder(pipeline: Pipeline, name: str) -> Path:

@@ -10,11 +10,12 @@ from typing import Literal
 
 from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local
+from s2l_ext.data.tokenizers import compare
 from s2l_ext.errors import DataError
 from s2l_ext.pipeline.digests import Digests, damage, digest_of
 from s2l_ext.pipeline.export import require_model
 from s2l_ext.pipeline.graph import check_names, ordered, upstream
-from s2l_ext.pipeline.kinds import Place, Prepared, kind_of, output_folder, prepare, relative
+from s2l_ext.pipeline.kinds import Place, Prepared, SameTokens, in_stage, kind_of, output_folder, prepare, relative
 from s2l_ext.pipeline.labels import Seen, check_overlaps, seen_by
 from s2l_ext.pipeline.manifest import Entry, Manifest, output_files
 from s2l_ext.pipeline.schema import Pipeline, Stage
@@ -52,7 +53,20 @@ class Plan:
         self.pipeline, self.manifest, self.digests = pipeline, manifest, digests
         self.stages = ordered(pipeline)
         self._seen: dict[tuple[str, ...], Seen] = {}
+        self._compared: set[SameTokens] = set()
         self.prepared: dict[str, Prepared] = {stage.name: prepare(pipeline, stage) for stage in self.stages}
+
+    def renew(self, finished: Stage) -> None:
+        """Make the stages ready again that take from a finished one: its data says how many steps they have."""
+        for stage in self.stages:
+            if finished.name in upstream(self.pipeline, stage):
+                self.prepared[stage.name] = prepare(self.pipeline, stage)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings of all stages, each once."""
+        found = (f"stage {s.name}: {warning}" for s in self.stages for warning in self.prepared[s.name].warnings)
+        return list(dict.fromkeys(found))
 
     def place(self, stage: Stage) -> Place:
         return Place(self.pipeline, stage)
@@ -73,7 +87,31 @@ class Plan:
                     f"output of stage {stage.name}: {decisions[stage.name].why}. Put the file back, or make it again "
                     f"with --from {stage.name}."
                 )
-        self.check_labels(decisions)
+        self.check_final(decisions)
+
+    def check_final(self, decisions: Mapping[str, Decision]) -> None:
+        """Labels and tokenizers, as far as the files are there and no stage will change them."""
+        self._check_labels(decisions)
+        self._check_tokenizers(decisions)
+
+    def _check_tokenizers(self, decisions: Mapping[str, Decision]) -> None:
+        """Raise TokenizerMismatch for models that share token sequences, as far as they are there and final."""
+        unsure = [f"{self.output(stage)}" for stage in self.stages if decisions[stage.name].action != "skip"]
+        for stage in self.stages:
+            for (key_a, path_a), (key_b, path_b) in self.prepared[stage.name].same_tokens:
+                pair = (key_a, self._first_model(path_a)), (key_b, self._first_model(path_b))
+                final = not any(Path(path).is_relative_to(folder) for _, path in pair for folder in unsure)
+                if final and pair not in self._compared and all(Path(path).expanduser().is_dir() for _, path in pair):
+                    self._compared.add(pair)
+                    with in_stage(stage.name):
+                        compare(pair[0][1], pair[1][1], key_a, key_b)
+
+    def _first_model(self, path: str) -> str:
+        """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
+        givers = {str(self.output(stage)): stage for stage in self.stages if kind_of(stage).makes_model}
+        while path in givers and givers[path].inputs.get("model"):
+            path = self.place(givers[path]).one("model")
+        return path
 
     def _check_outside(self, stage: Stage) -> None:
         """Inputs and data files that no stage makes."""
@@ -92,7 +130,7 @@ class Plan:
                 if source.stage is not None:
                     require_input(stage, name, path)
 
-    def check_labels(self, decisions: Mapping[str, Decision]) -> None:
+    def _check_labels(self, decisions: Mapping[str, Decision]) -> None:
         """Raise DataError for missing labels, or labels that two stages read, as far as the files are final."""
         open_stages = {name for name, decision in decisions.items() if decision.action != "skip"}
         known = [self.seen_by(stage) for stage in self.stages if not open_stages.intersection(self.data_from(stage))]

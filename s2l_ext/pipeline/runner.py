@@ -55,8 +55,9 @@ class Runner:
                 raise ConfigError(f"--only {stage.name}: {decision.why}. Run the pipeline without --only first.")
             if decision.action != "skip":
                 self.plan.check_inside(stage)
-                self.plan.check_labels(decisions)
+                self.plan.check_final(decisions)
                 self._run(stage, decision)
+                self.plan.renew(stage)
             self.plan.digests.save()
 
     def _run(self, stage: Stage, decision: Decision) -> None:
@@ -130,9 +131,10 @@ class Runner:
         }
         _close_attempt(entry)
         entry.cost |= {} if kind.reproducible else output
-        if "accelerators" in prepared.accounting:
-            count = prepared.accounting["accelerators"]
-            entry.cost |= {"accelerators": count, "accelerator_seconds": training_seconds(place.run, count)}
+        if (count := prepared.accounting.get("accelerators")) is not None:
+            trained = kind.makes_model
+            seconds = training_seconds(place.run, count) if trained else count * entry.cost["wall_seconds"]
+            entry.cost |= {"accelerators": count, "accelerator_seconds": seconds}
         entry.status = "done"
         self.plan.manifest.put(name, entry)
 

@@ -11,20 +11,32 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from s2l_ext.compose import compose_config
+from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.config.checks import check_against_verl
+from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.accounting import training_result
-from s2l_ext.pipeline.kinds import Command, Place, Prepared, relative
+from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
 from s2l_ext.pipeline.schema import Input
+from s2l_ext.preflight import EXPLORER_KEY, LEARNER_KEY, TEACHER_KEY, _steps_from_data, gpus_needed
 from s2l_ext.state import TRACKER_FILE, write_atomically
 from s2l_ext.trainer.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.trainer.run_log import TRAINING_MARK
 
 CHECKPOINTS = 4
-"""Checkpoints of a run whose recipe keeps none: the last is the stage's output, the others shorten a resume."""
+"""Checkpoints that a run makes whose recipe makes none: the last is the stage's output, the others shorten a resume."""
+
+KEPT_CHECKPOINTS = 2
+"""Of these so many are kept, unless the recipe says: a kill while one is written leaves the one before."""
+
+UNCOUNTED_SAVE_FREQ = 25
+"""Steps between checkpoints where nothing says how many steps there will be."""
 
 INPUT_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("actor_rollout_ref.model.path",),
@@ -33,7 +45,8 @@ INPUT_KEYS: dict[str, tuple[str, ...]] = {
     "data": ("data.train_files",),
     "val": ("data.val_files",),
 }
-"""Override keys of each input. ``teacher`` is set only in those of the two blocks that the recipe has."""
+"""Override keys of each input. ``teacher`` is set only in those of the two blocks that the recipe has, and leaves the
+explorer's to ``explorer`` where that is given."""
 
 OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
 SAVE = "actor_rollout_ref.actor.checkpoint.save_contents"
@@ -59,9 +72,11 @@ class Train:
         given = [*place.pipeline.overrides, *place.stage.overrides]
         _refuse_owned(place, given)
         cfg = _compose(place, given)
-        settings = _input_settings(place, cfg) | _own_settings(place, cfg)
+        settings = _input_settings(place, cfg)
         _apply(place, cfg, settings)
-        words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in settings.items()]
+        own = _own_settings(place, cfg)
+        _apply(place, cfg, own)
+        words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
         command = (sys.executable, "-m", "s2l_ext.train", "--config-name", str(place.stage.recipe), *given, *words)
         return _prepared(place, cfg, Command(command))
 
@@ -154,7 +169,8 @@ def _keys(place: Place, name: str, given: Input, cfg: DictConfig) -> tuple[str, 
             f"stage {place.stage.name}: inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input "
             f"say what it sets: {name}: {{from: {given.refs[0]}, keys: [some.override.key]}}."
         )
-    keys = tuple(key for key in INPUT_KEYS[name] if _has_block(cfg, key))
+    others = INPUT_KEYS["explorer"] if name == "teacher" and "explorer" in place.stage.inputs else ()
+    keys = tuple(key for key in INPUT_KEYS[name] if key not in others and _has_block(cfg, key))
     if not keys:
         blocks = " nor ".join(key.rpartition(".")[0] for key in INPUT_KEYS[name])
         raise ConfigError(
@@ -179,8 +195,23 @@ def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
         LOAD: load,
     }
     if cfg.trainer.save_freq <= 0:
-        settings["trainer.save_freq"] = max(1, (cfg.trainer.total_training_steps or CHECKPOINTS) // CHECKPOINTS)
+        steps = _steps(place, cfg)
+        settings["trainer.save_freq"] = UNCOUNTED_SAVE_FREQ if steps is None else max(1, steps // CHECKPOINTS)
+    if cfg.trainer.max_actor_ckpt_to_keep is None:
+        settings["trainer.max_actor_ckpt_to_keep"] = KEPT_CHECKPOINTS
     return settings
+
+
+def _steps(place: Place, cfg: DictConfig) -> int | None:
+    """Steps of the run: the recipe's, else full batches of the data's rows times epochs, once the data is there."""
+    files = [Path(path).expanduser() for path in _paths(cfg.data.train_files)]
+    with in_stage(place.stage.name):
+        if (given := total_steps(cfg)) is not None or not all(file.is_file() for file in files):
+            return given
+        try:
+            return _steps_from_data(cfg)
+        except (OSError, pa.ArrowException):
+            return None  # the check of labels says what is wrong with the file
 
 
 def _apply(place: Place, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
@@ -213,6 +244,7 @@ def _hydra(value: Any) -> str:
 def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
+    s2l, warnings = _checked(place, cfg)
     train, val = (_paths(cfg.data.get(key)) for key in ("train_files", "val_files"))
     own = f"{place.pipeline.out}/"
     return Prepared(
@@ -220,10 +252,27 @@ def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
         settings=json.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
         files=[path for path in (*train, *val) if not path.startswith(own)],
         train_files=train,
-        labels=_uses_labels(place, cfg),
-        steps=cfg.trainer.total_training_steps,
-        accounting=_accounting(cfg),
+        labels=_uses_labels(place, s2l),
+        steps=_steps(place, cfg),
+        accounting=_accounting(cfg, s2l),
+        warnings=warnings,
+        same_tokens=_same_tokens(cfg, s2l),
     )
+
+
+def _checked(place: Place, cfg: DictConfig) -> tuple[S2LConfig, list[str]]:
+    """What `s2l train` would refuse, before any other stage has run."""
+    with in_stage(place.stage.name):
+        s2l = parse_s2l(cfg.s2l)
+        return s2l, check_against_verl(s2l, cfg)
+
+
+def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
+    """The stage's model beside every model that it shares token sequences with."""
+    model = (LEARNER_KEY, cfg.actor_rollout_ref.model.path)
+    others = [(TEACHER_KEY, s2l.distill.teacher_path if s2l.distill else None)]
+    others.append((EXPLORER_KEY, s2l.explorer.model_path if s2l.explorer else None))
+    return [(model, (key, path)) for key, path in others if path is not None]
 
 
 def _paths(value: Any) -> list[str]:
@@ -232,20 +281,17 @@ def _paths(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [str(path) for path in value]
 
 
-def _uses_labels(place: Place, cfg: DictConfig) -> bool:
-    """A loss toward a teacher reads no labels, unless right answers are selected by them."""
+def _uses_labels(place: Place, s2l: S2LConfig) -> bool:
+    """A loss toward a teacher reads no labels, unless rows, prompts or hints are chosen by what was right."""
     if place.stage.labels is not None:
         return place.stage.labels
-    distill = OmegaConf.select(cfg, "s2l.distill")
-    return distill is None or bool(OmegaConf.select(cfg, "s2l.distill.correct_only"))
+    return s2l.distill is None or bool(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill))
 
 
-def _accounting(cfg: DictConfig) -> dict[str, Any]:
-    explorer = OmegaConf.select(cfg, "s2l.explorer")
-    extra = explorer.get("nnodes", 1) * explorer.get("n_gpus_per_node", 1) if explorer is not None else 0
+def _accounting(cfg: DictConfig, s2l: S2LConfig) -> dict[str, Any]:
     return {
-        "accelerators": cfg.trainer.nnodes * cfg.trainer.n_gpus_per_node + extra,
+        "accelerators": sum(gpus_needed(cfg, s2l).values()),
         "model": cfg.actor_rollout_ref.model.path,
-        "explorer": OmegaConf.select(cfg, "s2l.explorer.model_path"),
-        "teacher": OmegaConf.select(cfg, "s2l.distill.teacher_path"),
+        "explorer": s2l.explorer.model_path if s2l.explorer else None,
+        "teacher": s2l.distill.teacher_path if s2l.distill else None,
     }
