@@ -10,6 +10,7 @@ from typing import Any
 
 from s2l_ext.config.schema import limited
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.pipeline.eval_words import understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
 
 S2L = (sys.executable, "-m", "s2l_ext.cli")
@@ -103,21 +104,29 @@ class Evaluate(_Keeps):
             raise ConfigError(f"stage {place.stage.name}: give inputs.models, the models to evaluate, and inputs.data.")
         files = [path for _, path in data]
         commands = [self._command(place, path, name, files, options) for name, path in models]
+        asked = understand(place.stage.name, _words(place, models[-1][1], models[-1][0], files, options))
         return Prepared(
-            commands, settings={**asdict(options), "data": [relative(place.pipeline, file) for file in files]}
+            commands,
+            settings={**asdict(options), "data": [relative(place.pipeline, file) for file in files]},
+            files=asked.files,
+            accounting={"accelerators": asked.accelerators},
         )
 
     def _command(self, place: Place, model: str, name: str, data: list[str], options: EvaluateOptions) -> Command:
-        gives = _result_file(place, name)
-        sampling = ("--n", str(options.n), "--temperature", f"{options.temperature:g}")
-        files = (word for file in data for word in ("--data", file))
-        words = ("eval", "--model", model, *files, "--out", str(gives), *sampling, *map(str, options.args))
-        return Command((*S2L, *words, *_beside_teacher(place, name)), gives)
+        return Command((*S2L, "eval", *_words(place, model, name, data, options)), _result_file(place, name))
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
         models = [name for name, _ in _evaluated(place)]
         files = [command.gives for command in prepared.commands]
         return {"evaluation": {name: _evaluation(file) for name, file in zip(models, files, strict=True) if file}}
+
+
+def _words(place: Place, model: str, name: str, data: list[str], options: EvaluateOptions) -> tuple[str, ...]:
+    """What follows ``s2l eval`` for one model."""
+    files = (word for file in data for word in ("--data", file))
+    out = ("--out", str(_result_file(place, name)))
+    sampling = ("--n", str(options.n), "--temperature", f"{options.temperature:g}")
+    return ("--model", model, *files, *out, *sampling, *map(str, options.args), *_beside_teacher(place, name))
 
 
 def _evaluated(place: Place) -> list[tuple[str, str]]:

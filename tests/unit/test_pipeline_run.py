@@ -123,6 +123,8 @@ def test_a_pipeline_runs_hands_on_accounts_and_is_then_skipped(world, capsys) ->
     given = entry["result"]["inputs"]["teacher"][0]
     assert given["path"] == "<out>/models/teacher_rl"
     assert given["sha256"] == manifest(world / "out")["teacher_rl"]["result"]["output"]["sha256"]
+    cost = manifest(world / "out")["table"]["cost"]
+    assert (cost["accelerators"], cost["accelerator_seconds"]) == (1, cost["wall_seconds"])
     rows = json.loads((world / "out" / "table.json").read_text())
     assert [row["stage"] for row in rows] == ["student", "teacher_rl", "opd", "student_rl"]
     assert rows[3]["accuracy"]["table"]["standard_error"] == 0.01 and rows[2]["accuracy"] == {}
@@ -178,6 +180,14 @@ def test_another_version_of_the_package_or_of_the_data_makes_a_stage_stale(world
     assert states(capsys)["teacher_rl"] == "stale: changed: s2l_ext"
     pq.write_table(pq.read_table(world / "1H.parquet").slice(1), world / "1H.parquet")
     assert states(capsys)["teacher_rl"] == "stale: changed: input data, s2l_ext"
+
+
+def test_stages_are_made_ready_again_when_what_they_take_is_finished(world, monkeypatch) -> None:
+    renewed = []
+    monkeypatch.setattr("s2l_ext.pipeline.plan.Plan.renew", lambda plan, stage: renewed.append(stage.name))
+    write(world)
+    assert s2l() == 0 and renewed == ["teacher_rl", "opd", "student_rl"]
+    assert s2l() == 0 and len(renewed) == 3
 
 
 # ---- failures ------------------------------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""Words that an evaluate stage hands to ``s2l eval`` are checked before anything runs, and decide its fingerprint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.pipeline.digests import Digests
+from s2l_ext.pipeline.kinds import prepare
+from s2l_ext.pipeline.manifest import Manifest
+from s2l_ext.pipeline.plan import Plan
+from s2l_ext.pipeline.schema import Pipeline, read_pipeline
+
+
+def table(tmp_path: Path, **options) -> Pipeline:
+    stage = {"name": "table", "kind": "evaluate", "inputs": {"models": "m", "data": "d"}, "options": options}
+    content = {"name": "p", "models": {"m": "hub/m"}, "splits": {"d": "d.parquet"}}
+    (tmp_path / "p.yaml").write_text(json.dumps({**content, "stages": [stage]}))
+    return read_pipeline(tmp_path / "p.yaml", tmp_path / "out")
+
+
+def accounting_of(pipeline: Pipeline) -> dict:
+    return prepare(pipeline, pipeline.stage("table")).accounting
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 16, "temperature": 0}, "stage table: --temperature 0 with --n 16"),
+        ({"args": ["--top-q", "1"]}, "stage table: options.args: unrecognized arguments: --top-q 1"),
+        ({"args": ["--top-p", "2"]}, r"stage table: --temperature 1\.0, --top-p 2\.0"),
+        ({"args": ["--engine", "sglang"]}, "stage table: options.args: argument --engine: invalid choice"),
+        ({"args": ["--help"]}, "stage table: options.args: unrecognized arguments: --help"),
+        ({"args": ["--chat-option", "x"]}, "stage table: --chat-option x: expected KEY=VALUE"),
+        ({"args": ["--benchmark", "nowhere.yaml"]}, "stage table: --benchmark nowhere.yaml: neither"),
+    ],
+)
+def test_words_that_the_evaluation_would_refuse(tmp_path, options: dict, words: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=words):
+        accounting_of(table(tmp_path, **options))
+
+
+def test_a_benchmark_and_a_reward_of_ones_own_belong_into_the_fingerprint(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    reward, benchmark = tmp_path / "mine" / "reward.py", tmp_path / "my.yaml"
+    reward.write_text("raise RuntimeError('imported')")
+    benchmark.write_text(json.dumps({"data_source": "d", "prompt": "{q}", "answer": "a"}))
+    pipeline = table(tmp_path, args=["--benchmark", "my.yaml", "--reward", "mine.reward:score"])
+    (tmp_path / "d.parquet").write_bytes(b"")
+    plan = Plan(pipeline, Manifest(pipeline.out, pipeline.name), Digests(pipeline.out))
+    stage = plan.pipeline.stage("table")
+    before = plan.parts(stage)
+    reward.write_text("# another\n")
+    assert plan.parts(stage)["file reward.py"] != before["file reward.py"]
+    benchmark.write_text(json.dumps({"data_source": "d", "prompt": "{q}?", "answer": "a"}))
+    assert plan.parts(stage)["file my.yaml"] != before["file my.yaml"]
+
+
+def test_accelerators_of_an_evaluation(tmp_path) -> None:
+    assert accounting_of(table(tmp_path, args=["--tensor-parallel", "8"])) == {"accelerators": 8}
