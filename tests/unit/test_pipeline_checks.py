@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from omegaconf import OmegaConf
 
 from s2l_ext import cli
 from s2l_ext.compose import compose_config
@@ -119,6 +120,19 @@ def test_every_attempts_steps_were_paid_for(tmp_path) -> None:
     for name, seconds in (("metrics", 1.0), ("metrics.dropped", 2.0), ("metrics.1", 4.0), ("metrics.2", 8.0)):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"step": 1, "data": {"timing_s/step": seconds}}) + "\n")
     assert accounting.training_seconds(tmp_path, 2) == 30.0
+
+
+@pytest.mark.parametrize("name", ["warm_up", "opd"])
+def test_a_frozen_teacher_of_70b_is_held_in_half_the_memory(tmp_path, name: str) -> None:
+    words = prepared(read_pipeline(Path("sparse_to_dense/llama_70b_to_8b"), tmp_path), name).commands[0].words
+    assert compose_config(words[4], words[5:]).actor_rollout_ref.ref.fsdp_config.model_dtype == "bf16"
+
+
+@pytest.mark.parametrize("name", ["warm_up", "opd", "teacher_sample_sft"])
+def test_the_toys_teacher_is_the_model_that_is_better_than_the_student(name: str) -> None:
+    cfg = compose_config(f"sparse_to_dense/stages/{name}", ["toy_dir=toy"])
+    paths = {OmegaConf.select(cfg, key) for key in ("s2l.distill.teacher_path", "s2l.explorer.model_path")}
+    assert paths - {None} == {"toy/models/large"}
 
 
 # ---- steps counted from the data -----------------------------------------------------------------------------------

@@ -62,3 +62,12 @@ def test_a_benchmark_and_a_reward_of_ones_own_belong_into_the_fingerprint(tmp_pa
 
 def test_accelerators_of_an_evaluation(tmp_path) -> None:
     assert accounting_of(table(tmp_path, args=["--tensor-parallel", "8"])) == {"accelerators": 8}
+
+
+def test_llamas_are_evaluated_with_their_own_settings_on_eight_accelerators(tmp_path) -> None:
+    pipeline = read_pipeline(Path("sparse_to_dense/llama_70b_to_8b"), tmp_path)
+    wanted = {"--n": "16", "--temperature": "0.6", "--top-p": "0.9", "--tensor-parallel": "8"}
+    for name in ("eval_math500", "eval_aime24", "eval_aime25"):
+        words = prepare(pipeline, pipeline.stage(name)).commands[0].words
+        assert {key: words[words.index(key) + 1] for key in wanted} == wanted
+        assert "--chat-option" not in words and "--top-k" not in words, "Qwen's"
