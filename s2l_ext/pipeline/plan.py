@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -96,15 +98,16 @@ class Plan:
 
     def _check_tokenizers(self, decisions: Mapping[str, Decision]) -> None:
         """Raise TokenizerMismatch for models that share token sequences, as far as they are there and final."""
-        unsure = [f"{self.output(stage)}" for stage in self.stages if decisions[stage.name].action != "skip"]
+        unsure = [self.output(stage) for stage in self.stages if decisions[stage.name].action != "skip"]
+        found: dict[SameTokens, str] = {}
         for stage in self.stages:
             for (key_a, path_a), (key_b, path_b) in self.prepared[stage.name].same_tokens:
                 pair = (key_a, self._first_model(path_a)), (key_b, self._first_model(path_b))
                 final = not any(Path(path).is_relative_to(folder) for _, path in pair for folder in unsure)
                 if final and pair not in self._compared and all(Path(path).expanduser().is_dir() for _, path in pair):
-                    self._compared.add(pair)
-                    with in_stage(stage.name):
-                        compare(pair[0][1], pair[1][1], key_a, key_b)
+                    found.setdefault(pair, stage.name)
+        _compare_apart(found)
+        self._compared.update(found)
 
     def _first_model(self, path: str) -> str:
         """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
@@ -231,6 +234,16 @@ class Plan:
 
     def output(self, stage: Stage) -> Path:
         return output_folder(self.pipeline, stage)
+
+
+def _compare_apart(pairs: Mapping[SameTokens, str]) -> None:
+    """Compare in a process that ends: tokenizers bring torch along, which the pipeline would hold while stages run."""
+    if not pairs:
+        return
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
+        for ((key_a, path_a), (key_b, path_b)), stage in pairs.items():
+            with in_stage(stage):
+                worker.submit(compare, path_a, path_b, key_a, key_b).result()
 
 
 def _is_here(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
@@ -223,11 +224,20 @@ def distilled(models: Path, teacher: str) -> Plan:
     return plan_of(read_pipeline(models / "p.yaml", models / "out"))
 
 
-def test_a_teacher_that_will_speak_other_tokens_is_refused_before_it_is_trained(models) -> None:
+def test_a_teacher_that_will_speak_other_tokens_is_refused_before_it_is_trained(models, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "s2l_ext.pipeline.plan.ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
     distilled(models, "same").check()
     with pytest.raises(
         TokenizerMismatch, match=r"stage opd: actor_rollout_ref\.model\.path=.*/student and s2l\.distill"
     ):
+        distilled(models, "other").check()
+
+
+@pytest.mark.slow
+def test_tokenizers_are_compared_in_a_process_that_ends_with_its_torch(models) -> None:
+    with pytest.raises(TokenizerMismatch, match=r"^stage opd: .* do not share a tokenizer"):
         distilled(models, "other").check()
 
 

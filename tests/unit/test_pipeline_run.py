@@ -7,14 +7,11 @@ import errno
 import importlib.util
 import json
 import os
-import resource
-import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pyarrow as pa
@@ -25,7 +22,6 @@ import yaml
 from s2l_ext import cli
 from s2l_ext.errors import ResourceError
 from s2l_ext.pipeline import export
-from s2l_ext.pipeline.digests import Digests
 from s2l_ext.pipeline.kinds import KINDS
 from s2l_ext.pipeline.lock import locked
 
@@ -300,30 +296,6 @@ def test_a_full_disk_at_the_export_costs_no_training(world, capsys, monkeypatch)
     trained = metrics.stat().st_mtime_ns
     assert s2l("--only", "teacher_rl") == 0
     assert metrics.stat().st_mtime_ns == trained and manifest(world / "out")["teacher_rl"]["status"] == "done"
-
-
-def test_what_a_killed_export_left_is_not_counted_as_taken_space(tmp_path, stand_in, monkeypatch) -> None:
-    source = stand_in.write_model(tmp_path / "source", "x")
-    left = tmp_path / "models" / "m.tmp" / "half"
-    left.parent.mkdir(parents=True)
-    left.write_bytes(b"half")
-    free = {True: 0, False: 10**9}
-    monkeypatch.setattr(export.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[left.exists()]))
-    assert "model.safetensors" in export.export(source, tmp_path / "models" / "m", Digests(tmp_path), "opd")
-
-
-def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path, stand_in) -> None:
-    source = stand_in.write_model(tmp_path / "source", "x")
-    (source / "model.safetensors").write_bytes(bytes(200_000))
-    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(ResourceError, match=r"models/m: File too large \(.* GB free\)\. Training is finished"):
-            export.export(source, tmp_path / "models" / "m", Digests(tmp_path), "opd")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert list((tmp_path / "models").iterdir()) == []
 
 
 # ---- kill -9 -------------------------------------------------------------------------------------------------------
