@@ -75,7 +75,8 @@ def _check_model_path(key: str, path: str) -> None:
     if not is_local(path):
         return
     folder = Path(path).expanduser()
-    fix = f"Run `{_make_toy()}` to make the toy models." if _is_toy(folder) else "Check the path."
+    sizes = " --sizes small,medium,large" if folder.name == "large" else ""
+    fix = f"Run `{_make_toy()}{sizes}` to make the toy models." if _is_toy(folder) else "Check the path."
     if not folder.is_dir():
         raise ConfigError(f"{key}={path}: no such folder. {fix}")
     if not (folder / "config.json").is_file():

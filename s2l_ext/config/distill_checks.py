@@ -181,7 +181,8 @@ def _step_warnings(cfg: DictConfig) -> list[str]:
 
 def _state_warnings(distill: DistillConfig, explorer: ExplorerConfig | None) -> list[str]:
     """Whose states a divergence is meant for."""
-    if explorer is None and distill.loss in ("forward_kl", "sft"):
+    own_right_answers = distill.loss == "sft" and distill.correct_only
+    if explorer is None and distill.loss in ("forward_kl", "sft") and not own_right_answers:
         return [
             f"s2l.distill.loss={distill.loss} without s2l.explorer is taken on the student's own rows; the paper's "
             "warm-up takes it on the teacher's (s2l.explorer.model_path=TEACHER, schedule=constant)."

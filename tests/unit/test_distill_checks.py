@@ -171,6 +171,10 @@ def test_what_departs_from_the_paper_is_said(recipe, settings, words) -> None:
     assert words in warning
 
 
+def test_learning_ones_own_right_answers_is_a_method_of_its_own(recipe) -> None:
+    assert recipe.check(s2l__distill__loss="sft", s2l__distill__correct_only=True) == []
+
+
 def test_teacher_without_distillation_is_said_to_leave_the_learner_unseen(recipe) -> None:
     (warning,) = recipe.check(**LIVE)
     assert "never sees the learner's own rows" in warning
