@@ -23,10 +23,11 @@ SHOWN = 3
 
 def file_digests(paths: Iterable[str]) -> list[str]:
     """SHA-256 of each file's content, in order; what is no local file is known by its address alone."""
-    return [_digest(file) if (file := Path(path).expanduser()).is_file() else path for path in paths]
+    return [sha256_file(file) if (file := Path(path).expanduser()).is_file() else path for path in paths]
 
 
-def _digest(path: Path) -> str:
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, read in parts."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(READ_BYTES):

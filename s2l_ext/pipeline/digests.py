@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from s2l_ext.data.prompts import sha256_file
 from s2l_ext.state import write_atomically
 
-READ_BYTES = 1 << 22
 FILE_NAME = ".digests.json"
 
 
@@ -20,14 +20,6 @@ def sha256_text(text: str) -> str:
 def digest_of(value: object) -> str:
     """Digest of plain values, independent of the order of keys."""
     return sha256_text(json.dumps(value, sort_keys=True, default=str))
-
-
-def sha256_file(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Digests:
