@@ -16,7 +16,7 @@ def test_upstream_still_names_sockets_by_the_job_id_alone() -> None:
     assert "rl-colocate-zmq-{job_id}-replica-{self.replica_rank}-rank-{local_rank}.sock" in inspect.getsource(rollout)
 
 
-def test_both_ends_of_one_cluster_agree_and_another_cluster_does_not(monkeypatch) -> None:
+def test_both_ends_of_one_cluster_agree_and_another_cluster_does_not(monkeypatch, tmp_path) -> None:
     class End:
         def __init__(self, zmq_handle: str, bucket_size_mb: int = 512, use_shm: bool = False) -> None:
             self.zmq_handle, self.use_shm = zmq_handle, use_shm
@@ -25,9 +25,10 @@ def test_both_ends_of_one_cluster_agree_and_another_cluster_does_not(monkeypatch
     module.BucketedWeightSender, module.BucketedWeightReceiver = type("S", (End,), {}), type("R", (End,), {})
     name_sockets_by_cluster(module)
     monkeypatch.setenv("RAY_RAYLET_PID", "11")
-    sender = module.BucketedWeightSender("ipc:///tmp/a.sock", use_shm=True)
-    receiver = module.BucketedWeightReceiver(zmq_handle="ipc:///tmp/a.sock")
+    handle = f"ipc://{tmp_path / 'a.sock'}"
+    sender = module.BucketedWeightSender(handle, use_shm=True)
+    receiver = module.BucketedWeightReceiver(zmq_handle=handle)
     monkeypatch.setenv("RAY_RAYLET_PID", "12")
-    other = module.BucketedWeightReceiver("ipc:///tmp/a.sock")
+    other = module.BucketedWeightReceiver(handle)
     assert sender.zmq_handle == receiver.zmq_handle != other.zmq_handle
     assert sender.use_shm and not receiver.use_shm
