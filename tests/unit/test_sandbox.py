@@ -49,7 +49,7 @@ def test_every_level_runs_programs_in_a_clean_environment(pool, monkeypatch):
     assert set(names) <= {*sandbox_levels.ENVIRONMENT, "PWD"} and arguments == ["program.py"]
     assert finished.status == 0 and finished.reason == "" and finished.stderr == ""
     if pool.inner == "namespaces":
-        assert pid == 1 and folder == "/tmp"
+        assert pid == 1 and folder == PRIVATE
         assert uid != 0
     assert run_tests("def f(): return 1", "assert f() == 1", 10, pool=pool, minimum_level=Level.LIMITS).passed
 
