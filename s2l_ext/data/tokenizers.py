@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +65,12 @@ def snapshot(path: str, key: str) -> TokenizerSnapshot:
         special_ids={name: getattr(tokenizer, name, None) for name in SPECIAL_IDS},
         chat_template=template if template is None or isinstance(template, str) else str(template),
     )
+
+
+def digest(tokens: TokenizerSnapshot) -> str:
+    """SHA-256 of all that is compared: two models may share sequences if theirs are equal."""
+    text = json.dumps([sorted(tokens.vocabulary.items()), tokens.special_ids, tokens.chat_template], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:
