@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from s2l_ext.data.digests import file_digests as file_digests
+from s2l_ext.data.digests import sha256_file as sha256_file
+from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.errors import DataError
 
-READ_BYTES = 1 << 20
 ID_DIGITS = 16
 SHOWN = 3
-
-
-def file_digests(paths: Iterable[str]) -> list[str]:
-    """SHA-256 of each file's content, in order; what is no local file is known by its address alone."""
-    return [sha256_file(file) if (file := Path(path).expanduser()).is_file() else path for path in paths]
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's content, read in parts."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def require_enough(prompts: int, step_size: int) -> None:
@@ -178,11 +166,15 @@ def _some(values: Sequence[Any], limit: int = 10) -> str:
 
 
 def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[str, float]:
-    """Pass rates by prompt id, from parquet or JSON lines with the fields ``prompt_id`` and ``pass_rate``.
+    """Pass rates by prompt id, from parquet or JSON lines with the fields ``prompt_id`` and ``pass_rate``, or from the
+    folder of a store that ``s2l explore`` wrote.
 
     Raises:
-        DataError: the file is missing or unreadable, lacks a field, has a rate outside [0, 1] or an id twice.
+        DataError: the file is missing or unreadable, lacks a field, has a rate outside [0, 1] or an id twice; the
+            store is damaged or holds no graded response.
     """
+    if Path(path).expanduser().is_dir():
+        return RolloutStore(path, key).require_pass_rates()
     rates: dict[str, float] = {}
     for number, (name, rate) in enumerate(read_rows(path, ("prompt_id", "pass_rate"), key), start=1):
         name = str(name)

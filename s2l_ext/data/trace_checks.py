@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
 from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
+from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.data.traces import is_answer_only
 from s2l_ext.errors import DataError
 
@@ -28,15 +30,18 @@ def trace_fault(trace: Any) -> str | None:
 
 def read_teacher_rollouts(path: str) -> dict[str, str]:
     """The first right answer of each prompt, by prompt id, from parquet or JSON lines with the fields ``prompt_id``,
-    ``response`` (text) and ``acc`` (1 is right).
+    ``response`` (text) and ``acc`` (1 is right), or from the folder of a store that ``s2l explore`` wrote.
 
     Raises:
-        DataError: the file is missing or unreadable, lacks a field, or has no right answer.
+        DataError: the file is missing or unreadable, lacks a field, or has no right answer; the store is damaged.
     """
-    traces: dict[str, str] = {}
-    for name, response, acc in read_rows(path, ("prompt_id", "response", "acc"), TEACHER_KEY):
-        if acc == 1 and isinstance(response, str):
-            traces.setdefault(str(name), response)
+    if Path(path).expanduser().is_dir():
+        traces = RolloutStore(path, TEACHER_KEY).correct_texts()
+    else:
+        traces = {}
+        for name, response, acc in read_rows(path, ("prompt_id", "response", "acc"), TEACHER_KEY):
+            if acc == 1 and isinstance(response, str):
+                traces.setdefault(str(name), response)
     if not traces:
         raise DataError(f"{TEACHER_KEY}={path}: no row has a response with acc = 1, so there is nothing to start from.")
     return traces
