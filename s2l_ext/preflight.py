@@ -24,6 +24,7 @@ from s2l_ext.data.prompts import (
     require_enough,
     tiers_of,
 )
+from s2l_ext.data.store_checks import check_store
 from s2l_ext.data.tokenizers import compare
 from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
@@ -55,8 +56,8 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
     _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
-    if s2l.explorer:
-        _check_model_path(EXPLORER_KEY, s2l.explorer.model_path)
+    if s2l.explorer and s2l.explorer.is_live:
+        _check_model_path(EXPLORER_KEY, s2l.explorer.model)
     if s2l.distill and s2l.distill.teacher_path:
         _check_model_path(TEACHER_KEY, s2l.distill.teacher_path)
     _check_data(cfg)
@@ -65,7 +66,11 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
     if s2l.distill and s2l.distill.teacher_path:
         warnings += _teacher_fits(cfg.actor_rollout_ref.model.path, s2l.distill.teacher_path)
-    return warnings + (_explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer else [])
+    if s2l.explorer:
+        warnings += _explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer.is_live else []
+        warnings += _schedule_fits(cfg, s2l.explorer)
+        warnings += check_store(cfg, s2l, _parquet_files(cfg)) if not s2l.explorer.is_live else []
+    return warnings
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -108,12 +113,13 @@ def _teacher_fits(student_path: str, teacher_path: str) -> list[str]:
 
 def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig, teaches: bool = False) -> list[str]:
     learner_path = cfg.actor_rollout_ref.model.path
-    compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY)
-    warnings = [] if teaches else _size_warnings(learner_path, explorer.model_path)
-    if total_steps(cfg) is None:
-        steps = _steps_from_data(cfg)
-        warnings += schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
-    return warnings
+    compare(learner_path, explorer.model, LEARNER_KEY, EXPLORER_KEY)
+    return [] if teaches else _size_warnings(learner_path, explorer.model)
+
+
+def _schedule_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
+    steps = _steps_from_data(cfg) if total_steps(cfg) is None else None
+    return schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
@@ -133,7 +139,7 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     """GPUs (or logical GPU slots on a CPU machine) by who holds them."""
     needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
-        needed["explorer"] = s2l.explorer.n_gpus
+        needed |= {"explorer": s2l.explorer.n_gpus} if s2l.explorer.is_live else {}
     if s2l.distill and not s2l.distill.in_actor:
         needed["teacher servers"] = s2l.distill.nnodes * s2l.distill.n_gpus_per_node
     reward = cfg.reward.reward_model

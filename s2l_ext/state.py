@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext.config import S2LConfig
 from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
+from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.errors import ConfigError, StateMismatch
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,11 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
 
 def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
     settings = {f"explorer.{name}": getattr(explorer, name) for name in EXPLORER_SETTINGS}
-    return {"explorer.model": Path(explorer.model_path).name, **settings}
+    if explorer.is_live:
+        return {"explorer.model": Path(explorer.model).name, **settings}
+    assert explorer.store is not None
+    store = {"explorer.source": "offline", "explorer.too_few": explorer.too_few}
+    return {**store, "explorer.store.sha256": RolloutStore(explorer.store, verify=False).digest, **settings}
 
 
 def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[str, Any]:

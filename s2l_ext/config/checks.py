@@ -12,6 +12,7 @@ from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.config.offline_checks import check_source
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.errors import ConfigError
@@ -294,6 +295,7 @@ def _constant(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = (
+    check_source,
     _group_size,
     _constant,
     _estimator,

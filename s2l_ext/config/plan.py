@@ -79,11 +79,9 @@ def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None)
     schedule = build_schedule(explorer.schedule, explorer.mix_steps, group_size)
     slots = schedule.table(steps or explorer.mix_steps)
     return {
-        "model": explorer.model_path,
+        "source": explorer.source,
+        **_sampled_by(explorer),
         "gpus": explorer.n_gpus,
-        "placement": explorer.placement,
-        "temperature": explorer.temperature,
-        "top_p": explorer.top_p,
         "baseline": explorer.baseline,
         "correction": explorer.correction,
         "schedule": explorer.schedule,
@@ -91,6 +89,13 @@ def _explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None)
         "slots": slots,
         "share_of_rollouts": sum(slots) / (group_size * steps) if steps else None,
     }
+
+
+def _sampled_by(explorer: ExplorerConfig) -> dict[str, Any]:
+    if not explorer.is_live:
+        return {"store": explorer.store, "too_few": explorer.too_few}
+    names = ("placement", "temperature", "top_p")
+    return {"model": explorer.model_path, **{name: getattr(explorer, name) for name in names}}
 
 
 def render(plan: dict[str, Any]) -> str:
@@ -153,10 +158,12 @@ def _curriculum_line(curriculum: dict[str, Any]) -> str:
 
 
 def _explorer_line(explorer: dict[str, Any]) -> str:
+    how = f"baseline {explorer['baseline']}, correction {explorer['correction']}"
+    if explorer["source"] == "offline":
+        return f"rollouts stored in {explorer['store']} (too few: {explorer['too_few']}), no GPU, {how}"
     return (
         f"{explorer['model']}, {explorer['gpus']} GPU(s) {explorer['placement']}, temperature "
-        f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, baseline {explorer['baseline']}, "
-        f"correction {explorer['correction']}"
+        f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, {how}"
     )
 
 

@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from s2l_ext.errors import ConfigError
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -52,9 +54,14 @@ class ExplorerConfig:
     (``nnodes * n_gpus_per_node``). ``mix_steps`` is T_mix. Sampling values are those of the authors' scripts.
     ``schedule: constant`` lets it sample every session to the end, as the teacher does in sparse-to-dense's warm-up.
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
+    ``source: offline`` takes its rows, without replacement, from a ``store`` that ``s2l explore`` wrote;
+    ``too_few`` says what happens to a group for which too few are left.
     """
 
-    model_path: str
+    model_path: str | None = None
+    source: Literal["live", "offline"] = "live"
+    store: str | None = None
+    too_few: Literal["error", "reuse", "learner"] = "error"
     placement: Literal["dedicated"] = "dedicated"
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)
@@ -69,9 +76,24 @@ class ExplorerConfig:
     is_cap: float = limited(2.0, above=0)
     rollout_overrides: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.is_live and self.model_path is None:
+            raise ConfigError("s2l.explorer.model_path is missing: it has no default. Set s2l.explorer.model_path=...")
+
+    @property
+    def is_live(self) -> bool:
+        return self.source == "live"
+
+    @property
+    def model(self) -> str:
+        """Path of a live explorer's model."""
+        assert self.model_path is not None
+        return self.model_path
+
     @property
     def n_gpus(self) -> int:
-        return self.nnodes * self.n_gpus_per_node
+        """GPUs of its own; stored rollouts need none."""
+        return self.nnodes * self.n_gpus_per_node if self.is_live else 0
 
 
 @dataclass(frozen=True)

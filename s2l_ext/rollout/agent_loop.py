@@ -15,11 +15,14 @@ from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorke
 
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.data.prompts import prompt_id
+from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.data.trace_checks import read_teacher_rollouts
 from s2l_ext.errors import DataError
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of
-from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD, SOURCE_FIELD
+from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD, SOURCE_FIELD, STORED_FIELD
+from s2l_ext.rollout.stored import StoredClient
 
 _WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
 
@@ -34,6 +37,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None
         self._teacher_rollouts = read_teacher_rollouts(teacher) if teacher else None
         self._as_explorer = self._with_client(getattr(self.llm_client, "explorer", None))
+        explorer = self.s2l.explorer
+        self._store = RolloutStore(explorer.store, verify=False) if explorer and explorer.store else None
 
     def _with_client(self, client: Any) -> S2LAgentLoopWorker | None:
         """This worker talking through another client: everything else is shared."""
@@ -47,9 +52,14 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
     ) -> Any:
         slots, guided, length = (kwargs.pop(name, 0) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD))
+        stored = kwargs.pop(STORED_FIELD, "").split()
+        slots = len(stored) if self._store else slots
         explores = not trajectory["validate"] and session_id < slots
         is_guided = not trajectory["validate"] and slots <= session_id < slots + guided
-        worker = self._as_explorer if explores else self._guided(kwargs, length) if is_guided else self
+        if explores:
+            worker = self._from_store(kwargs, int(stored[session_id])) if self._store else self._as_explorer
+        else:
+            worker = self._guided(kwargs, length) if is_guided else self
         if worker is None:
             raise RuntimeError(
                 f"session {session_id} is the explorer's ({slots} slots), but its servers are not running"
@@ -57,6 +67,14 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
         source = {SOURCE_FIELD: EXPLORER if explores else LEARNER}
         return await _WorkerBase._run_agent_loop(worker, params, trajectory, session_id=session_id, **source, **kwargs)
+
+    def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker | None:
+        """This worker for a session that an explorer sampled before."""
+        assert self._store is not None
+        name = prompt_id([dict(message) for message in row["raw_prompt"]], row.get("extra_info"))
+        return self._with_client(
+            StoredClient(self.llm_client, self._store.rollouts(name)[number], int(row["global_steps"]) - 1)
+        )
 
     def _explorer_sampling(self) -> dict[str, Any]:
         explorer = self.s2l.explorer

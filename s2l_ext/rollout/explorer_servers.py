@@ -24,7 +24,7 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
     copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(copied):
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
-        point_to_model(model, explorer.model_path)
+        point_to_model(model, explorer.model)
         rollout.update(
             nnodes=explorer.nnodes,
             n_gpus_per_node=explorer.n_gpus_per_node,

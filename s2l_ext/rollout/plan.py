@@ -12,6 +12,8 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 SLOTS_FIELD = "s2l_explorer_slots"
 SOURCE_FIELD = "s2l_source"
+STORED_FIELD = "s2l_stored_rows"
+"""Numbers of the stored rollouts that take a group's first sessions, apart by blanks."""
 KL_BETA_FIELD = "s2l_kl_beta"
 GUIDED_FIELD = "s2l_guided_sessions"
 LENGTH_FIELD = "s2l_guidance_length"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -90,12 +91,12 @@ def prefix_metrics(mask_B_T: torch.Tensor, prefix_B_T: torch.Tensor, lengths_B: 
     return {f"s2l/guidance/{name}": float(count) for name, count in counts.items()}
 
 
-def require_explorer_rows(batch: KVBatchMeta, slots: int) -> dict[str, float]:
+def require_explorer_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> dict[str, float]:
     """Count explorer sessions that failed; verl trains on a group without the rows of its failed sessions.
 
     Args:
         batch: the step's rows; keys are ``{uid}_{session}_{index}``.
-        slots: explorer sessions that every group was planned to have.
+        slots: explorer sessions that the group of each ``uid`` was planned to have.
 
     Returns:
         ``s2l/explorer/missing_rows``.
@@ -105,11 +106,11 @@ def require_explorer_rows(batch: KVBatchMeta, slots: int) -> dict[str, float]:
     """
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     sessions = {tuple(key.rsplit("_", 2)[:2]) for key in keys}
-    planned = slots * len({uid for uid, _ in sessions})
-    missing = planned - sum(int(session) < slots for _, session in sessions)
+    planned = sum(slots[uid] for uid in {uid for uid, _ in sessions})
+    missing = planned - sum(int(session) < slots[uid] for uid, session in sessions)
     if planned and missing == planned:
         raise S2LError(
-            f"none of the step's {planned} explorer sessions gave a row: the explorer's servers failed. Their error is "
+            f"none of the step's {planned} explorer sessions gave a row: the explorer failed. The error is "
             "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
         )
     if missing:

@@ -37,6 +37,7 @@ from s2l_ext.trainer.run_log import RunLog, StepFile
 from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
 from s2l_ext.trainer.step_prompts import StepPrompts
+from s2l_ext.trainer.stored import StepRollouts
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,8 @@ class S2LTrainer(PPOTrainerSync):
             self.step_kl.load_state_dict(self.resumed["kl"])
         self.prompts: StepPrompts | None = None
         self.guidance: StepGuidance | None = None
+        self.stored: StepRollouts | None = None
+        self.slots_of: dict[str, int] = {}
         self.sessions: list[Session] = []
         self.uids: list[str] = []
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
@@ -93,6 +96,10 @@ class S2LTrainer(PPOTrainerSync):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
+        if self.explorer and not self.explorer.is_live:
+            self.stored = StepRollouts(self.explorer, self.config.data.get("seed") or 0)
+            if "stored_rows" in self.resumed:
+                self.stored.load_state_dict(self.resumed["stored_rows"])
         if self.s2l.guidance:
             group_size = self.config.actor_rollout_ref.rollout.n
             self.guidance = StepGuidance(self.s2l.guidance, group_size, self.total_training_steps)
@@ -119,13 +126,14 @@ class S2LTrainer(PPOTrainerSync):
         keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
         self.run_log = RunLog(folder, resumed_step=keep)
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
-        if self.explorer and self._slots(self.global_steps + 1) > 0:
+        if self.explorer and self.explorer.is_live and self._slots(self.global_steps + 1) > 0:
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
             self.explorer_gpus_held = self.explorer.n_gpus
 
     def get_llm_client(self) -> LLMServerClient:
         if self.explorer_servers is None:
-            return super().get_llm_client() if not self.explorer else self._two_model_client(None)
+            live = self.explorer is not None and self.explorer.is_live
+            return self._two_model_client(None) if live else super().get_llm_client()
         return self._two_model_client(self.explorer_servers.client())
 
     def _two_model_client(self, explorer: LLMServerClient | None) -> TwoModelClient:
@@ -147,6 +155,7 @@ class S2LTrainer(PPOTrainerSync):
         if self.explorer_servers:
             self.explorer_servers.set_step(self.global_steps - 1)
         self.uids = list(batch["uid"])
+        self.slots_of = self.stored.send(batch, slots) if self.stored else dict.fromkeys(self.uids, slots)
         if self.prompts:
             self.prompts.drawn(self.uids)
         return batch
@@ -190,7 +199,7 @@ class S2LTrainer(PPOTrainerSync):
         if self.guidance:
             self.guidance.observe(self.global_steps, self.sessions)
         if self.explorer:
-            metrics.update(require_explorer_rows(batch, self._slots(self.global_steps)))
+            metrics.update(require_explorer_rows(batch, self.slots_of))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.step_kl:
@@ -229,6 +238,8 @@ class S2LTrainer(PPOTrainerSync):
         if self.explorer:
             metrics["s2l/explorer/slots"] = self._slots(step)
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
+        if self.stored:
+            metrics.update(self.stored.metrics())
         if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(
@@ -274,7 +285,9 @@ class S2LTrainer(PPOTrainerSync):
             self.prompt_log.hold(self.global_steps, self.prompts.line())
 
     def _controllers(self) -> dict[str, dict[str, Any]]:
-        controllers = {}
+        controllers: dict[str, dict[str, Any]] = {}
+        if self.stored:
+            controllers["stored_rows"] = self.stored.state_dict()
         if self.step_kl:
             controllers["kl"] = self.step_kl.state_dict()
         if self.guidance:

@@ -64,11 +64,14 @@ def rows(*sessions: str) -> KVBatchMeta:
 
 def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run() -> None:
     whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0", "pad_0_0")
-    assert require_explorer_rows(whole, slots=2) == {"s2l/explorer/missing_rows": 0.0}
-    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), slots=2) == {"s2l/explorer/missing_rows": 3.0}
-    assert require_explorer_rows(rows("a_2_0"), slots=0) == {"s2l/explorer/missing_rows": 0.0}
+    two = {"a": 2, "b": 2}
+    assert require_explorer_rows(whole, two) == {"s2l/explorer/missing_rows": 0.0}
+    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), two) == {"s2l/explorer/missing_rows": 3.0}
+    uneven = {"a": 2, "b": 0}
+    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), uneven) == {"s2l/explorer/missing_rows": 1.0}
+    assert require_explorer_rows(rows("a_2_0"), {"a": 0}) == {"s2l/explorer/missing_rows": 0.0}
     with pytest.raises(S2LError, match="none of the step's 4 explorer sessions gave a row"):
-        require_explorer_rows(rows("a_2_0", "b_3_0"), slots=2)
+        require_explorer_rows(rows("a_2_0", "b_3_0"), two)
 
 
 def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker_starts(monkeypatch) -> None:

@@ -98,7 +98,6 @@ def test_missing_model_path(block):
         ("temperature", float("nan")),
         ("is_cap", float("inf")),
         ("model_path", 17),
-        ("model_path", None),
         ("rollout_overrides", [1]),
     ],
 )

@@ -1,0 +1,86 @@
+"""Stored rollouts are taken once each, in a seeded order, and what happens when too few are left."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s2l_ext.algorithms.stored_rows import Taken, WithoutReplacement
+from s2l_ext.errors import DataError
+
+
+def test_every_rollout_once_before_any_twice():
+    draws = WithoutReplacement({"a": 6}, "reuse", seed=3)
+    first = [number for _ in range(3) for number in draws.take("a", 2).rollouts]
+    assert sorted(first) == [0, 1, 2, 3, 4, 5]
+    again = draws.take("a", 2)
+    assert again.again == 2 and len(set(again.rollouts)) == 2
+
+
+def test_groups_of_another_prompt_or_seed_have_another_order():
+    def orders(seed: int) -> list[list[int]]:
+        draws = WithoutReplacement({"a": 32, "b": 32}, seed=seed)
+        return [draws.take("a", 8).rollouts, draws.take("b", 8).rollouts]
+
+    assert orders(1) == orders(1)
+    assert orders(1)[0] != orders(1)[1] and orders(1)[0] != orders(2)[0]
+
+
+def test_too_few_is_an_error_that_names_prompt_and_numbers():
+    draws = WithoutReplacement({"p7": 5}, "error")
+    draws.take("p7", 3)
+    with pytest.raises(DataError, match=r"prompt p7: the step needs 3 stored rollouts, 2 of 5 are left.*too_few"):
+        draws.take("p7", 3)
+    with pytest.raises(DataError, match=r"prompt other: .* 0 of 0"):
+        draws.take("other", 1)
+
+
+def test_the_learner_takes_over_what_is_missing():
+    draws = WithoutReplacement({"a": 5}, "learner")
+    sizes = [len(draws.take("a", 3).rollouts) for _ in range(3)]
+    assert sizes == [3, 2, 0]
+    assert draws.take("unknown", 3) == Taken([])
+
+
+def test_reuse_starts_a_round_of_its_own_rather_than_take_a_rollout_twice_into_one_group():
+    draws = WithoutReplacement({"a": 5}, "reuse")
+    groups = [draws.take("a", 3).rollouts for _ in range(20)]
+    assert all(len(set(group)) == 3 for group in groups)
+
+
+def test_reuse_repeats_inside_a_group_only_when_the_store_is_smaller_than_the_group():
+    taken = WithoutReplacement({"a": 3}, "reuse").take("a", 8)
+    assert [taken.rollouts.count(number) for number in range(3)] in ([3, 3, 2], [3, 2, 3], [2, 3, 3])
+    assert taken.again == 5
+    with pytest.raises(DataError, match="0 of 0"):
+        WithoutReplacement({}, "reuse").take("a", 1)
+
+
+@given(
+    have=st.integers(1, 12),
+    wants=st.lists(st.integers(0, 12), max_size=12),
+    stop=st.integers(0, 12),
+    policy=st.sampled_from(["reuse", "learner"]),
+)
+def test_a_run_resumed_from_its_saved_state_takes_the_same(have, wants, stop, policy):
+    whole = WithoutReplacement({"a": have}, policy, seed=5)
+    groups = [whole.take("a", wanted) for wanted in wants]
+    first = WithoutReplacement({"a": have}, policy, seed=5)
+    for wanted in wants[:stop]:
+        first.take("a", wanted)
+    second = WithoutReplacement({"a": have}, policy, seed=5)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert [second.take("a", wanted) for wanted in wants[stop:]] == groups[stop:]
+
+
+@given(have=st.integers(1, 10), wants=st.lists(st.integers(1, 10), max_size=10))
+def test_no_rollout_twice_in_a_group_that_the_store_can_fill(have, wants):
+    draws = WithoutReplacement({"a": have}, "reuse")
+    for wanted in wants:
+        taken = draws.take("a", wanted)
+        assert len(taken.rollouts) == wanted and set(taken.rollouts) <= set(range(have))
+        if wanted <= have:
+            assert len(set(taken.rollouts)) == wanted
