@@ -6,6 +6,7 @@ one row a response. A shard is never changed once ``store.json`` names it.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
@@ -200,6 +201,11 @@ class RolloutStore:
             if verify:
                 check_shard(self.folder, shard, key)
             self._read_index(number, shard)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what the store holds now, whatever its folder is called."""
+        return hashlib.sha256("\n".join(sorted(shard.sha256 for shard in self.manifest.shards)).encode()).hexdigest()
 
     def counts(self) -> dict[str, int]:
         """Stored responses by prompt id."""

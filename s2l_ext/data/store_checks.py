@@ -93,6 +93,6 @@ def _check_tokenizer(store: RolloutStore, learner: str) -> None:
         return
     raise TokenizerMismatch(
         f"{KEY}={store.folder} was sampled by {store.fingerprint.get('model_name')}, whose vocabulary, special ids or "
-        f"chat template differ from {LEARNER_KEY}={learner}'s. Its tokens would be read as others; sample a store with a "
-        "model of the learner's family."
+        f"chat template differ from {LEARNER_KEY}={learner}'s. Its tokens would be read as others; sample a store with "
+        "a model of the learner's family."
     )
