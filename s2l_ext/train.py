@@ -21,6 +21,7 @@ from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.platform import activate_for
@@ -29,6 +30,7 @@ from s2l_ext.refusal import guarded
 from s2l_ext.state import resume_state
 
 CONFIG_FILE = "s2l_config.yaml"
+PLAN_FILE = "plan.json"
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     if s2l.kl:
         cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
     cfg.trainer.v1.trainer_mode = "s2l"
+    if cfg.trainer.get("validation_data_dir") is None:
+        cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)
     warnings += _ask_reward(cfg, s2l)
     return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)
@@ -98,6 +102,17 @@ def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     return check_reward(cfg, s2l)
 
 
+def parameters(prepared: Prepared) -> dict[str, int | None]:
+    """How many each model has; None where its folder does not say or no such model runs."""
+    s2l = prepared.s2l
+    paths = {
+        "learner": prepared.cfg.actor_rollout_ref.model.path,
+        "explorer": s2l.explorer.model_path if s2l.explorer else None,
+        "teacher": s2l.distill.teacher_path if s2l.distill else None,
+    }
+    return {name: parameter_count(path) if path else None for name, path in paths.items()}
+
+
 def run(prepared: Prepared) -> None:
     """Train. Blocks until verl's task runner ends; an exception inside it is raised here."""
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
@@ -107,7 +122,10 @@ def run(prepared: Prepared) -> None:
 
     require_registered("driver")
     text = OmegaConf.to_yaml(prepared.cfg, resolve=True)
-    write_atomically(Path(prepared.cfg.trainer.default_local_dir) / CONFIG_FILE, text)
+    folder = Path(prepared.cfg.trainer.default_local_dir)
+    write_atomically(folder / CONFIG_FILE, text)
+    plan = prepared.plan | {"parameters": parameters(prepared)}
+    write_atomically(folder / PLAN_FILE, json.dumps(plan, indent=1) + "\n")
     run_ppo(prepared.cfg, task_runner_class=TaskRunnerV1)
 
 

@@ -98,9 +98,11 @@ class ExplorerConfig:
 
 @dataclass(frozen=True)
 class RolloutOptions:
-    """``poll_interval_s``: seconds between looks for finished groups; None keeps verl's own 2 s."""
+    """``poll_interval_s``: seconds between looks for finished groups; None keeps verl's own 2 s. ``log_groups``: groups
+    of every step that are written to ``samples.jsonl``, to be read."""
 
     poll_interval_s: float | None = limited(None, above=0)
+    log_groups: int = limited(1, at_least=0)
 
 
 RHO_SHAPES = ("tanh", "linear", "power")

@@ -34,6 +34,8 @@ from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog, StepFile
+from s2l_ext.trainer.sample_log import FILE_NAME as SAMPLES_FILE
+from s2l_ext.trainer.sample_log import sample_rows
 from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
 from s2l_ext.trainer.step_prompts import StepPrompts
@@ -126,6 +128,7 @@ class S2LTrainer(PPOTrainerSync):
         keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
         self.run_log = RunLog(folder, resumed_step=keep)
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
+        self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
         if self.explorer and self.explorer.is_live and self._slots(self.global_steps + 1) > 0:
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
             self.explorer_gpus_held = self.explorer.n_gpus
@@ -231,7 +234,14 @@ class S2LTrainer(PPOTrainerSync):
         metrics.update(self._own_metrics(batch, global_steps))
         if self.prompts:
             self.prompt_log.write(global_steps, self.prompts.line())
+        self._log_samples(batch, global_steps)
         self.run_log.append(global_steps, metrics)
+
+    def _log_samples(self, batch: KVBatchMeta, step: int) -> None:
+        uids = self.uids[: self.s2l.rollout.log_groups]
+        if uids:
+            rows = sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)
+            self.sample_log.write(step, {"rows": rows})
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}

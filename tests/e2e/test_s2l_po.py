@@ -112,6 +112,22 @@ def test_composed_configuration_is_kept(run) -> None:
     assert "mix_steps: 4" in Path(run.folder, "s2l_config.yaml").read_text()
 
 
+def test_one_group_of_every_step_can_be_read(run, rollouts) -> None:
+    lines = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} >= set(STEPS) - {3}, "a kill loses at most the step that it interrupts"
+    for line in lines:
+        step, rows = line["step"], line["rows"]
+        dumped = {row["uid"]: row for row in rollouts[step]}
+        assert [row["session"] for row in rows] == list(range(GROUP))
+        assert [row["source"] for row in rows] == ["explorer"] * SCHEDULE[step - 1] + ["learner"] * (
+            GROUP - SCHEDULE[step - 1]
+        )
+        for row in rows:
+            seen = dumped[f"{row['uid']}_{row['session']}_0"]
+            assert row["guidance"] + row["response"] == seen["output"] and row["score"] == row["acc"] == seen["score"]
+            assert bool(row["guidance"]) == is_guided(seen, step)
+
+
 # ---- S2L-PO ----------------------------------------------------------------------------------------------------------
 
 
