@@ -1,18 +1,30 @@
-"""Benchmarks as data: a small YAML says how a row of JSON lines becomes a prompt, an answer and a reward."""
+"""Benchmarks as data: a small YAML says how a row becomes a prompt, an answer and a reward."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from string import Formatter
+from typing import Any, NamedTuple
 
 import yaml
 
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation import forms
 
 BUILT_IN = Path(__file__).parent / "benchmarks"
-COLUMN = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
+KINDS = {"rename": "names to names", "wrong": "a list of names", "refuse": "a list of names"}
+"""Of the keys that are not text."""
+
+
+class Asked(NamedTuple):
+    """What a row asks: chat messages, ground truth, and ``extra_info`` of the reward."""
+
+    messages: list[dict[str, str]]
+    truth: str
+    extra: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,10 @@ class Benchmark:
         reward: ``package.module:function``; None chooses by ``data_source``.
         system: system message; empty for none.
         rename: old name to new name, for rows that lack the new one.
+        wrong: columns of wrong options; the prompt's ``{A}``, ``{B}``, ... are all options, the truth is a letter.
+        tests: the answer is a program's tests in this form (``humaneval``, ``livecodebench``).
+        refuse: columns that must be empty, for instance pictures, which a prompt cannot show.
+        hub: data set that is read without ``--data``, ``owner/name[:config][@split]``.
     """
 
     data_source: str
@@ -38,39 +54,57 @@ class Benchmark:
     reward: str | None = None
     system: str = ""
     rename: dict[str, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    tests: str | None = None
+    refuse: list[str] = field(default_factory=list)
+    hub: str | None = None
 
-    def messages(self, row: dict[str, Any], where: str) -> list[dict[str, str]]:
-        """The chat. Raises DataError when a row lacks a column of the template."""
-        for name in COLUMN.findall(self.prompt):
-            require_column(row, name, where)
+    def ask(self, record: dict[str, Any], where: str) -> Asked:
+        """The row as a problem. Raises DataError when a column is missing, blank or not what it must be."""
+        row = self._renamed(record)
+        for name in self.refuse:
+            if row.get(name) not in (None, ""):
+                raise DataError(f"{where}: column '{name}' is not empty, and a prompt cannot show it. Remove the row.")
+        formed = self._formed(row, where)
+        named = {"id": str(row[self.id])} if self.id and row.get(self.id) is not None else {}
+        return Asked(self._messages({**row, **formed.columns}, where), formed.truth, {**named, **formed.extra})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the problems: everything but where they are kept."""
+        return {name: value for name, value in asdict(self).items() if name != "hub"}
+
+    def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {(self.rename.get(key, key) if self.rename.get(key) not in row else key): row[key] for key in row}
+
+    def _formed(self, row: dict[str, Any], where: str) -> forms.Formed:
+        if self.tests:
+            return forms.TESTS[self.tests](row, self.answer, where)
+        if self.wrong:
+            return forms.options(row, self.answer, self.wrong, where)
+        return forms.text(row, self.answer, self.answer_pattern, where)
+
+    def _messages(self, row: dict[str, Any], where: str) -> list[dict[str, str]]:
+        for name in columns_of(self.prompt):
+            forms.require_column(row, name, where)
         user = {"role": "user", "content": self.prompt.format(**row)}
         return [{"role": "system", "content": self.system}, user] if self.system else [user]
 
-    def truth(self, row: dict[str, Any], where: str) -> str:
-        """The ground truth. Raises DataError when a row has none."""
-        text = str(require_column(row, self.answer, where))
-        found = re.findall(self.answer_pattern, text, re.MULTILINE) if self.answer_pattern else []
-        truth = str(found[-1] if found else text).strip()
-        if not truth:
-            raise DataError(f"{where}: column '{self.answer}' holds no answer. Fill it, or remove the row.")
-        return truth
 
-    def renamed(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {(self.rename.get(key, key) if self.rename.get(key) not in row else key): row[key] for key in row}
-
-
-def require_column(row: dict[str, Any], name: str, where: str) -> Any:
-    """The row's value. Raises DataError with the columns that are there."""
-    if row.get(name) is None:
-        raise DataError(f"{where}: column '{name}' is missing. Found: {', '.join(row) or 'none'}.")
-    return row[name]
+def columns_of(template: str) -> Iterator[str]:
+    """Names between single braces. Raises ValueError for braces that do not match, or other things between them."""
+    for _, name, spec, conversion in Formatter().parse(template):
+        if name is None:
+            continue
+        if not re.fullmatch(r"[^.\[\]]+", name) or name.isdigit() or spec or conversion:
+            raise ValueError(f"{{{name}}} is not the name of a column; a brace itself is {{{{ or }}}}")
+        yield name
 
 
 def load_benchmark(name: str) -> Benchmark:
     """A built-in benchmark by name, or one from a YAML file.
 
     Raises:
-        DataError: there is no such benchmark, or the file has unknown or missing keys.
+        DataError: there is no such benchmark, or the file has unknown, missing or unusable keys.
     """
     path = BUILT_IN / f"{name}.yaml"
     if not path.is_file():
@@ -95,4 +129,32 @@ def _from_document(document: Any, path: Path) -> Benchmark:
     if unknown or missing:
         what = f"unknown key '{unknown[0]}'" if unknown else f"key '{missing[0]}' is missing"
         raise DataError(f"{path}: {what}. Keys: {', '.join(known)}; required: {', '.join(required)}.")
+    _check(document, path)
     return Benchmark(**document)
+
+
+def _check(document: dict[str, Any], path: Path) -> None:
+    for name, value in document.items():
+        expected = {"rename": "names to names", "wrong": "a list of names", "refuse": "a list of names"}.get(
+            name, "text"
+        )
+        if not _is(value, expected):
+            raise DataError(f"{path}: {name} is {value!r}, expected {expected}.")
+    if document.get("tests") not in (None, *forms.TESTS):
+        raise DataError(f"{path}: tests is '{document['tests']}', expected one of {', '.join(forms.TESTS)}.")
+    both = [name for name in ("answer_pattern", "wrong", "tests") if document.get(name)]
+    if len(both) > 1:
+        raise DataError(f"{path}: {both[0]} and {both[1]} cannot both say what the answer is. Keep one.")
+    try:
+        list(columns_of(document["prompt"]))
+        re.compile(document.get("answer_pattern") or "")
+    except (ValueError, re.error) as error:
+        raise DataError(f"{path}: {error} (in prompt or answer_pattern).") from error
+
+
+def _is(value: Any, expected: str) -> bool:
+    if expected == "names to names":
+        return isinstance(value, dict) and all(isinstance(name, str) for name in (*value, *value.values()))
+    if expected == "a list of names":
+        return isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return value is None or isinstance(value, str)

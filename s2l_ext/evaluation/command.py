@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
+from s2l_ext.evaluation.rows import HUB
 from s2l_ext.evaluation.run import Evaluation, evaluate
 
 UNSHOWN = ("problems", "by_data_source")
@@ -19,10 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l eval``."""
     parser.add_argument("--model", required=True, help="Hugging Face folder or hub id")
     parser.add_argument(
-        "--data", required=True, action="append", type=Path, metavar="FILE", help="verl parquet or JSON lines; repeat"
+        "--data",
+        action="append",
+        default=[],
+        type=_data,
+        metavar="FILE|hf://NAME",
+        help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json", help="samples are kept beside it")
-    parser.add_argument("--benchmark", metavar="NAME|YAML", help="how rows of JSON lines become problems (gsm8k)")
+    parser.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
     parser.add_argument("--reward", metavar="pkg.module:function", help="default: by data source")
     parser.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
     _add_sampling(parser)
@@ -58,9 +64,11 @@ def main(args: argparse.Namespace) -> int:
 
 
 def job_of(args: argparse.Namespace) -> Evaluation:
+    """Raises ConfigError or DataError for words that say nothing usable; no data is opened."""
+    benchmark = None if args.benchmark is None else load_benchmark(args.benchmark)
     return Evaluation(
         model=args.model,
-        data=tuple(args.data),
+        data=tuple(args.data) or _from_hub(benchmark),
         out=args.out,
         sampling=Sampling(args.n, args.temperature, args.top_p, args.top_k, args.max_tokens, args.seed),
         engine=args.engine,
@@ -68,11 +76,22 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         limit=args.limit,
         ks=_ks(args.k),
         reward=args.reward,
-        benchmark=None if args.benchmark is None else load_benchmark(args.benchmark),
+        benchmark=benchmark,
         chat_options=dict(map(_chat_option, args.chat_option)),
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
     )
+
+
+def _data(text: str) -> Path | str:
+    return text if text.startswith(HUB) else Path(text)
+
+
+def _from_hub(benchmark: Benchmark | None) -> tuple[str]:
+    if benchmark is None or not benchmark.hub:
+        why = "without --benchmark" if benchmark is None else f"{benchmark.data_source} names no data set of the hub"
+        raise ConfigError(f"--data is missing ({why}). Give --data FILE, or --data hf://owner/name[:config][@split].")
+    return (f"{HUB}{benchmark.hub}",)
 
 
 def _ks(text: str | None) -> tuple[int, ...] | None:
@@ -101,15 +120,16 @@ def as_lines(result: dict[str, Any], out: Path) -> list[str]:
         f"accuracy   {result['accuracy']:.4f}{sure}",
         f"samples    {n} for each of {result['num_problems']} problems, mean length {result['mean_length']:.1f} "
         f"tokens, {result['truncation_rate']:.1%} truncated",
-        f"pass@k     {_by_k(result['pass_at_k'])}",
+        f"pass@k     {_by_k(result, 'pass_at_k')}",
     ]
     if result["maj_at_k"]:
-        lines.append(f"maj@k      {_by_k(result['maj_at_k'])}")
+        lines.append(f"maj@k      {_by_k(result, 'maj_at_k')}")
     names = [name for name in result if name.endswith("_kl_per_token")]
     lines += [f"{name:<10} {result[name]:.4f} ± {result[f'{name}_standard_error'] or 0:.4f}" for name in names]
     return [*lines, f"written    {out}"]
 
 
-def _by_k(values: dict[str, float]) -> str:
-    powers = [k for k in values if int(k) & (int(k) - 1) == 0 or k == list(values)[-1]]
-    return "  ".join(f"{k}: {values[k]:.4f}" for k in powers)
+def _by_k(result: dict[str, Any], name: str) -> str:
+    values, errors = result[name], result[f"{name}_standard_error"]
+    shown = [k for k in values if int(k) & (int(k) - 1) == 0 or k == list(values)[-1]]
+    return "  ".join(f"{k}: {values[k]:.4f}" + (f" ± {errors[k]:.4f}" if errors[k] is not None else "") for k in shown)

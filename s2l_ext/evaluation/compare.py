@@ -5,14 +5,23 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.metrics import paired_interval
+from s2l_ext.evaluation.metrics import paired_intervals, pass_at_k
 
 SAME = ("data", "benchmark", "reward", "limit")
+
+
+class _Count(NamedTuple):
+    samples: int
+    correct: int
+
+
+Counts = dict[str, _Count]
+"""By problem."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +43,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
-    """Accuracy of B minus accuracy of A, its 95 % bootstrap interval over problems, and wins of B by problem.
+    """B minus A in accuracy and pass@k with 95 % bootstrap intervals over problems, and wins of B by problem.
 
     Args:
         allowed: sampling settings that may differ, such as ``seed``.
@@ -44,19 +53,24 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     """
     first, second = _read(a), _read(b)
     _require_same(a, first, b, second, allowed)
-    of_a, of_b = _shares(first), _shares(second)
+    of_a, of_b = _counts(first), _counts(second)
     _require_same_problems(a, of_a, b, of_b)
-    differences = np.array([of_b[name] - of_a[name] for name in sorted(of_a)])
+    ks = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
+    values = np.array([_measures(of_b[name], ks) - _measures(of_a[name], ks) for name in sorted(of_a)])
+    means, (low, high) = values.mean(axis=0), paired_intervals(values, seed)
+    shares = values[:, 0]
     return {
         "a": _side(a, first),
         "b": _side(b, second),
-        "difference": float(differences.mean()),
-        "ci95": list(paired_interval(differences, seed)),
-        "wins": int((differences > 0).sum()),
-        "losses": int((differences < 0).sum()),
-        "ties": int((differences == 0).sum()),
-        "num_problems": len(differences),
-        "pass_at_k": _pass_at_k(first, second),
+        "difference": float(means[0]),
+        "ci95": [float(low[0]), float(high[0])],
+        "wins": int((shares > 0).sum()),
+        "losses": int((shares < 0).sum()),
+        "ties": int((shares == 0).sum()),
+        "num_problems": len(shares),
+        "pass_at_k": {k: [first["pass_at_k"][k], second["pass_at_k"][k]] for k in ks},
+        "pass_at_k_difference": {k: float(means[i]) for i, k in enumerate(ks, 1)},
+        "pass_at_k_ci95": {k: [float(low[i]), float(high[i])] for i, k in enumerate(ks, 1)},
     }
 
 
@@ -66,6 +80,7 @@ def _read(path: Path) -> dict[str, Any]:
         for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
             result[key]
         result["fingerprints"]["sampling"]
+        _counts(result)
         return dict(result)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -95,7 +110,7 @@ def _require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any
         )
 
 
-def _require_same_problems(a: Path, of_a: dict[str, float], b: Path, of_b: dict[str, float]) -> None:
+def _require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None:
     if of_a.keys() != of_b.keys():
         raise DataError(
             f"{a} has {len(of_a)} problems, {b} {len(of_b)}, and {len(of_a.keys() & of_b.keys())} are in both. A "
@@ -103,8 +118,13 @@ def _require_same_problems(a: Path, of_a: dict[str, float], b: Path, of_b: dict[
         )
 
 
-def _shares(result: dict[str, Any]) -> dict[str, float]:
-    return {row["prompt_id"]: row["num_correct"] / row["num_samples"] for row in result["problems"]}
+def _counts(result: dict[str, Any]) -> Counts:
+    return {row["prompt_id"]: _Count(row["num_samples"], row["num_correct"]) for row in result["problems"]}
+
+
+def _measures(count: _Count, ks: list[str]) -> np.ndarray:
+    """Accuracy, then pass@k for each k, of one problem."""
+    return np.array([count.correct / count.samples, *(pass_at_k(*count, int(k)) for k in ks)])
 
 
 def _side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
@@ -112,22 +132,19 @@ def _side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     return {"file": str(path), **{name: result.get(name) for name in kept}}
 
 
-def _pass_at_k(first: dict[str, Any], second: dict[str, Any]) -> dict[str, list[float]]:
-    shared = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
-    return {k: [first["pass_at_k"][k], second["pass_at_k"][k]] for k in shared}
-
-
 def as_lines(found: dict[str, Any]) -> list[str]:
     """A table, and the difference in one sentence."""
     low, high = found["ci95"]
-    rows = [("accuracy", found["a"]["accuracy"], found["b"]["accuracy"])]
-    rows += [(f"pass@{k}", *pair) for k, pair in found["pass_at_k"].items() if k != "1"]
+    rows = [("accuracy", found["a"]["accuracy"], found["b"]["accuracy"], found["difference"], found["ci95"])]
+    for k, pair in found["pass_at_k"].items():
+        if k != "1":
+            rows.append((f"pass@{k}", *pair, found["pass_at_k_difference"][k], found["pass_at_k_ci95"][k]))
     clear = "clear" if low > 0 or high < 0 else "not clear: the interval holds 0"
     return [
         f"A {found['a']['file']} ({found['a']['model']})",
         f"B {found['b']['file']} ({found['b']['model']})",
-        f"{'':12}{'A':>9}{'B':>9}{'B - A':>9}",
-        *(f"{name:<12}{a:>9.4f}{b:>9.4f}{b - a:>+9.4f}" for name, a, b in rows),
+        f"{'':12}{'A':>9}{'B':>9}{'B - A':>9}   95 % interval",
+        *(f"{n:<12}{a:>9.4f}{b:>9.4f}{d:>+9.4f}   {ends[0]:+.4f} to {ends[1]:+.4f}" for n, a, b, d, ends in rows),
         f"B - A {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({clear})",
         f"by problem: B better on {found['wins']}, worse on {found['losses']}, equal on {found['ties']} of "
         f"{found['num_problems']}",

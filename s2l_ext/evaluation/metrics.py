@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
@@ -54,24 +54,32 @@ def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str
         ks: each at most the number of samples.
     """
     shares = [row["num_correct"] / row["num_samples"] for row in problems]
-    lengths = [length for row in problems for length in row["lengths"]]
+    lengths = [row["lengths"] for row in problems]
+    cut = [row["num_truncated"] / row["num_samples"] for row in problems]
     voted = any(answer for row in problems for answer in row["answers"])
+    passed = {k: [pass_at_k(row["num_samples"], row["num_correct"], k) for row in problems] for k in ks}
+    voted_right = {k: [_majority(row, k) for row in problems] for k in ks} if voted else None
     return {
         "accuracy": fmean(shares),
         "standard_error": standard_error(shares),
-        "pass_at_k": _by_k(ks, lambda k: fmean(pass_at_k(r["num_samples"], r["num_correct"], k) for r in problems)),
-        "maj_at_k": _by_k(ks, lambda k: fmean(_majority(row, k) for row in problems)) if voted else None,
+        **_by_k("pass_at_k", passed),
+        **_by_k("maj_at_k", voted_right),
         "mean_score": fmean(fmean(row["scores"]) for row in problems),
-        "mean_length": fmean(lengths),
-        "truncation_rate": sum(row["num_truncated"] for row in problems) / len(lengths),
+        "mean_length": fmean(map(fmean, lengths)),
+        "mean_length_standard_error": standard_error(list(map(fmean, lengths))),
+        "truncation_rate": fmean(cut),
+        "truncation_rate_standard_error": standard_error(cut),
         "num_problems": len(problems),
-        "num_samples": len(lengths),
-        "num_tokens": sum(lengths),
+        "num_samples": sum(map(len, lengths)),
+        "num_tokens": sum(map(sum, lengths)),
     }
 
 
-def _by_k(ks: Sequence[int], value: Callable[[int], float]) -> dict[str, float]:
-    return {str(k): value(k) for k in ks}
+def _by_k(name: str, values: dict[int, list[float]] | None) -> dict[str, Any]:
+    """Mean and standard error over problems by k; None for both where there is nothing to average."""
+    means = None if values is None else {str(k): fmean(each) for k, each in values.items()}
+    errors = None if values is None else {str(k): standard_error(each) for k, each in values.items()}
+    return {name: means, f"{name}_standard_error": errors}
 
 
 def _majority(row: dict[str, Any], k: int) -> float:
@@ -80,7 +88,13 @@ def _majority(row: dict[str, Any], k: int) -> float:
 
 def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
     """95 % percentile bootstrap of the mean of per-problem differences, resampling problems."""
-    rng = np.random.default_rng(seed)
-    means = np.array([rng.choice(differences, size=len(differences)).mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    low, high = paired_intervals(differences[:, None], seed, resamples)
+    return float(low[0]), float(high[0])
+
+
+def paired_intervals(differences_P_M: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """The same for ``M`` measures, all from the same resampled problems: (2, M), low and high ends."""
+    rng, count = np.random.default_rng(seed), len(differences_P_M)
+    means = [differences_P_M[rng.integers(count, size=count)].mean(axis=0) for _ in range(resamples)]
+    ends: np.ndarray = np.quantile(np.array(means), [0.025, 0.975], axis=0)
+    return ends

@@ -1,4 +1,4 @@
-"""Problems to evaluate on: verl parquet, or JSON lines with a benchmark's definition."""
+"""Problems to evaluate on: verl parquet, or a benchmark's own rows with its definition."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from s2l_ext.data.checks import check_parquet
-from s2l_ext.data.converting import read_jsonl
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import Benchmark
+from s2l_ext.evaluation.rows import parquet_columns, read_rows, require_known_kind
 
-JSON_LINES = (".jsonl", ".jsonl.gz")
+VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,18 @@ class Problem:
 def read_problems(paths: Sequence[Path], benchmark: Benchmark | None = None, limit: int | None = None) -> list[Problem]:
     """Problems of all files, in order; of each file the first ``limit``.
 
+    Args:
+        benchmark: how rows become problems; None for verl parquet, whose rows say so themselves.
+
     Raises:
-        DataError: a file is missing, unreadable, empty or lacks a column, or two rows are one problem.
+        DataError: a file is missing, unreadable, empty or lacks a column, two rows are one problem, or ``benchmark``
+            is missing or cannot apply.
     """
     problems: list[Problem] = []
     first: dict[str, str] = {}
     for path in paths:
-        if not path.is_file():
-            raise DataError(f"--data {path}: no such file.")
-        rows = _json_lines(path, benchmark) if path.name.endswith(JSON_LINES) else _parquet(path)
+        require_known_kind(path)
+        rows = _verl(path) if benchmark is None else _published(path, benchmark)
         found = list(islice(rows, limit))
         if not found:
             raise DataError(f"--data {path}: no rows.")
@@ -62,7 +65,12 @@ def _refuse_duplicate(where: str, problem: Problem) -> None:
         )
 
 
-def _parquet(path: Path) -> Iterator[Problem]:
+def _verl(path: Path) -> Iterator[Problem]:
+    if path.suffix != ".parquet":
+        raise DataError(
+            f"--data {path}: JSON lines and CSV need --benchmark NAME or FILE.yaml, which says how a row becomes a "
+            "prompt; or convert the file with s2l data."
+        )
     check_parquet(path)
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
@@ -85,16 +93,14 @@ def _from_row(row: dict[str, Any], where: str) -> Problem:
     return Problem(name, where, row["prompt"], source, truth, extra, ability.lower())
 
 
-def _json_lines(path: Path, benchmark: Benchmark | None) -> Iterator[Problem]:
-    if benchmark is None:
+def _published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
+    if path.suffix == ".parquet" and set(parquet_columns(path)) >= VERL_COLUMNS:
         raise DataError(
-            f"--data {path}: JSON lines need --benchmark NAME or FILE.yaml, which says how a row becomes a prompt; or "
-            "convert the file with s2l data."
+            f"--data {path}: verl parquet has its own prompts, --benchmark {benchmark.data_source} cannot apply. Leave "
+            "--benchmark out, or give the file as it was published."
         )
-    for where, record in read_jsonl(path):
-        row = benchmark.renamed(record)
-        messages = benchmark.messages(row, where)
-        extra = {"id": str(row[benchmark.id])} if benchmark.id and row.get(benchmark.id) is not None else {}
-        truth = benchmark.truth(row, where)
-        name, source = prompt_id(messages, extra), benchmark.data_source
-        yield Problem(name, where, messages, source, truth, extra, "", benchmark.reward)
+    for where, record in read_rows(path):
+        asked = benchmark.ask(record, where)
+        name = prompt_id(asked.messages, asked.extra)
+        source, reward = benchmark.data_source, benchmark.reward
+        yield Problem(name, where, asked.messages, source, asked.truth, asked.extra, "", reward)

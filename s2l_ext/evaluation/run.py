@@ -20,6 +20,7 @@ from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
 from s2l_ext.evaluation.metrics import summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
+from s2l_ext.evaluation.rows import local_file
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
 from s2l_ext.state import write_atomically
 
@@ -32,7 +33,8 @@ class Evaluation:
 
     Attributes:
         model: folder or hub id.
-        data: verl parquet files, or JSON lines when ``benchmark`` says how to read them.
+        data: verl parquet files; or, when ``benchmark`` says how to read them, JSON lines, CSV, parquet, or
+            ``hf://owner/name[:config][@split]``.
         out: the result; samples are kept beside it in ``<out>.samples.jsonl``.
         limit: first problems of every file only.
         ks: of pass@k and maj@k; None is every k up to n.
@@ -43,7 +45,7 @@ class Evaluation:
     """
 
     model: str
-    data: tuple[Path, ...]
+    data: tuple[Path | str, ...]
     out: Path
     sampling: Sampling = field(default_factory=Sampling)
     engine: str = "vllm"
@@ -109,6 +111,7 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
 class _Inputs:
     """Everything that is read before a model is loaded; by problem id."""
 
+    files: tuple[Path, ...]
     problems: dict[str, Problem]
     rewards: dict[str, str]
     functions: dict[str, Reward]
@@ -118,13 +121,14 @@ class _Inputs:
 
 
 def _open(job: Evaluation) -> _Inputs:
-    problems = {problem.id: problem for problem in read_problems(job.data, job.benchmark, job.limit)}
+    files = tuple(map(local_file, job.data))
+    problems = {problem.id: problem for problem in read_problems(files, job.benchmark, job.limit)}
     rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model)
     teacher = None if job.divergence_to is None else _open_teacher(job, model)
     prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
-    return _Inputs(problems, rewards, functions, model, teacher, prompts)
+    return _Inputs(files, problems, rewards, functions, model, teacher, prompts)
 
 
 def _open_teacher(job: Evaluation, model: Model) -> Model:
@@ -196,8 +200,8 @@ class _Work:
 def _fingerprints(job: Evaluation, inputs: _Inputs) -> dict[str, Any]:
     return {
         "model": model_digest(inputs.model.folder),
-        "data": data_digest(job.data),
-        "benchmark": None if job.benchmark is None else asdict(job.benchmark),
+        "data": data_digest(inputs.files),
+        "benchmark": None if job.benchmark is None else job.benchmark.fingerprint(),
         "limit": job.limit,
         "reward": list(inputs.functions),
         "engine": job.engine,

@@ -48,6 +48,16 @@ def test_by_hand(write) -> None:
     assert compare(b, a)["difference"] == pytest.approx(-0.25)
 
 
+def test_pass_at_k_has_a_paired_interval_of_its_own(write) -> None:
+    """pass@4 of four samples is 1 with any right one: only the first problem differs."""
+    found = compare(write("a.json", result([0, 4, 2, 1])), write("b.json", result([4, 4, 1, 2])))
+    assert found["pass_at_k_difference"] == {"1": pytest.approx(0.25), "4": pytest.approx(0.25)}
+    assert found["pass_at_k_ci95"]["1"] == found["ci95"]
+    low, high = found["pass_at_k_ci95"]["4"]
+    assert low == 0.0 and 0.5 <= high <= 1.0
+    assert any(line.startswith("pass@4") and f"{low:+.4f} to {high:+.4f}" in line for line in as_lines(found))
+
+
 def test_a_model_equals_itself(write) -> None:
     a = write("a.json", result([1, 2, 3]))
     found = compare(a, a)
@@ -82,7 +92,14 @@ def test_other_files_are_named(write, tmp_path: Path) -> None:
     a = write("a.json", result([1]))
     without = copy.deepcopy(result([1]))
     del without["problems"]
-    for name, document, reason in (("b.json", "{", "not a result"), ("c.json", without, "no 'problems'")):
+    uncounted = copy.deepcopy(result([1]))
+    del uncounted["problems"][0]["num_correct"]
+    cases = (
+        ("b.json", "{", "not a result"),
+        ("c.json", without, "no 'problems'"),
+        ("d.json", uncounted, "no 'num_correct'"),
+    )
+    for name, document, reason in cases:
         with pytest.raises(DataError, match=rf"{name}: .*{reason}"):
             compare(a, write(name, document))
     with pytest.raises(DataError, match=r"none\.json: cannot be read"):

@@ -87,7 +87,7 @@ def test_gsm8k_in_both_forms(tmp_path: Path) -> None:
 
 
 def test_json_lines_need_a_benchmark(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"a\.jsonl: JSON lines need --benchmark"):
+    with pytest.raises(DataError, match=r"a\.jsonl: JSON lines and CSV need --benchmark"):
         read_problems([json_lines(tmp_path / "a.jsonl", [{"a": 1}])])
 
 
@@ -110,6 +110,15 @@ def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
         ("data_source: x\nprompt: x\nanswer: a\nanswr: b\n", "unknown key 'answr'"),
         ("- a\n", "expected a mapping"),
         ("a: [\n", "no readable YAML"),
+        ('data_source: x\nprompt: "{q"\nanswer: a\n', r"expected '}'.*\(in prompt"),
+        ('data_source: x\nprompt: "{q.r}"\nanswer: a\n', r"\{q\.r\} is not the name of a column"),
+        ('data_source: x\nprompt: "{}"\nanswer: a\n', "not the name of a column"),
+        ("data_source: x\nprompt: x\nanswer: a\nanswer_pattern: '('\n", "unterminated.*answer_pattern"),
+        ("data_source: x\nprompt: 3\nanswer: a\n", "prompt is 3, expected text"),
+        ("data_source: x\nprompt: x\nanswer: a\nwrong: b\n", "wrong is 'b', expected a list of names"),
+        ("data_source: x\nprompt: x\nanswer: a\nrename: [b]\n", r"rename is \['b'\], expected names to names"),
+        ("data_source: x\nprompt: x\nanswer: a\ntests: mbpp\n", "tests is 'mbpp', expected one of humaneval, live"),
+        ("data_source: x\nprompt: x\nanswer: a\ntests: humaneval\nwrong: [b]\n", "wrong and tests cannot both"),
     ],
 )
 def test_a_bad_definition_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -120,7 +129,7 @@ def test_a_bad_definition_is_refused(tmp_path: Path, text: str, reason: str) -> 
 
 
 def test_an_unknown_benchmark_lists_the_known() -> None:
-    with pytest.raises(DataError, match=r"gsm9k: neither a built-in benchmark \(gsm8k\)"):
+    with pytest.raises(DataError, match=r"gsm9k: neither a built-in benchmark \(aime24, .*gsm8k, .*olympiadbench\)"):
         load_benchmark("gsm9k")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from s2l_ext.evaluation import pass_at_k
-from s2l_ext.evaluation.metrics import majority_correct, paired_interval, standard_error, summarize
+from s2l_ext.evaluation.metrics import majority_correct, paired_interval, paired_intervals, standard_error, summarize
 
 
 def test_equals_exact_combinatorics_for_every_count() -> None:
@@ -82,14 +82,33 @@ def test_summary_by_hand() -> None:
     assert summary["accuracy"] == 0.25
     assert summary["standard_error"] == pytest.approx(0.25)
     assert summary["pass_at_k"] == {"1": 0.25, "2": 0.5}
+    assert summary["pass_at_k_standard_error"] == {"1": pytest.approx(0.25), "2": pytest.approx(0.5)}
     assert summary["maj_at_k"] == {"1": 0.5, "2": 0.5}
+    assert summary["maj_at_k_standard_error"] == {"1": pytest.approx(0.5), "2": pytest.approx(0.5)}
     assert summary["mean_length"] == 1.5
     assert summary["truncation_rate"] == 0.5
     assert (summary["num_problems"], summary["num_samples"], summary["num_tokens"]) == (2, 4, 6)
 
 
 def test_no_answers_no_votes() -> None:
-    assert summarize([problem([True, True])], [1])["maj_at_k"] is None
+    summary = summarize([problem([True, True])], [1])
+    assert summary["maj_at_k"] is None and summary["maj_at_k_standard_error"] is None
+    assert summary["pass_at_k_standard_error"] == {"1": None}
+
+
+def test_errors_of_length_and_truncation_are_over_problems() -> None:
+    rows = [problem([True, False]), problem([True, False]) | {"lengths": [5, 6], "num_truncated": 2}]
+    summary = summarize(rows, [1])
+    assert (summary["mean_length"], summary["truncation_rate"]) == (3.5, 0.75)
+    assert summary["mean_length_standard_error"] == pytest.approx(2.0)
+    assert summary["truncation_rate_standard_error"] == pytest.approx(0.25)
+
+
+def test_measures_are_resampled_together_and_as_one_alone() -> None:
+    first = np.random.default_rng(2).normal(size=40)
+    ends = paired_intervals(np.stack([first, 2 * first], axis=1), seed=3, resamples=500)
+    assert ends[:, 1] == pytest.approx(2 * ends[:, 0])
+    assert tuple(ends[:, 0]) == pytest.approx(paired_interval(first, seed=3, resamples=500))
 
 
 def test_paired_interval_covers_the_truth_as_often_as_it_says() -> None:

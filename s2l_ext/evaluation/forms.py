@@ -1,0 +1,142 @@
+"""What a row's answer is: text, the letter of an option, or tests. Each form may add columns for the prompt."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import hashlib
+import io
+import json
+import pickle
+import re
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from s2l_ext.errors import DataError
+from s2l_ext.rewards.code_tests import parse_tests
+from s2l_ext.rewards.livecodebench import separate_tests
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+WITH_STARTER = "Use this starter code for the program, and answer with the program between these delimiters.\n{fence}"
+WITHOUT_STARTER = (
+    "Read the inputs from stdin, solve the problem and write the answer to stdout (do not directly test on the sample "
+    "inputs). Answer with the program between these delimiters.\n{fence}"
+)
+
+
+class Formed(NamedTuple):
+    """``columns`` are new ones for the prompt, ``extra`` is for the reward."""
+
+    truth: str
+    columns: dict[str, Any]
+    extra: dict[str, Any]
+
+
+def require_column(row: dict[str, Any], name: str, where: str) -> Any:
+    """The row's value. Raises DataError with the columns that are there, or when it is blank."""
+    value = row.get(name)
+    if value is None:
+        raise DataError(f"{where}: column '{name}' is missing. Found: {', '.join(map(str, row)) or 'none'}.")
+    if isinstance(value, str) and not value.strip():
+        raise DataError(f"{where}: column '{name}' is blank. Fill it, or remove the row.")
+    return value
+
+
+def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> Formed:
+    """The column as text, or what ``pattern`` finds last in it. A list of texts is one answer joined by commas."""
+    content = _joined(require_column(row, answer, where))
+    found = re.findall(pattern, content, re.MULTILINE) if pattern else []
+    truth = str(found[-1] if found else content).strip()
+    if not truth:
+        raise DataError(f"{where}: column '{answer}' holds no answer. Fill it, or remove the row.")
+    return Formed(truth, {}, {})
+
+
+def _joined(value: Any) -> str:
+    """CSV files hold a list of texts as Python or JSON writes it; ``[0, 1]``, an interval, is no such list."""
+    if isinstance(value, str) and value.lstrip()[:2] in ("['", '["'):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (SyntaxError, ValueError):
+            return str(value)
+    texts = isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
+    return ", ".join(part.strip() for part in value) if texts else str(value)
+
+
+def options(row: dict[str, Any], right: str, wrong: Sequence[str], where: str) -> Formed:
+    """Options in an order that only their texts decide, as columns ``A``, ``B``, ...; the truth is the right letter."""
+    texts = [str(require_column(row, name, where)).strip() for name in (right, *wrong)]
+    order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{texts!r} {i}".encode()).digest())
+    letters = LETTERS[: len(order)]
+    columns = {letter: texts[place] for letter, place in zip(letters, order, strict=True)}
+    truth = "".join(letter for letter in letters if columns[letter] == texts[0])
+    return Formed(truth, columns, {"options": len(texts)})
+
+
+def humaneval(row: dict[str, Any], answer: str, where: str) -> Formed:
+    """Tests that define ``check(candidate)``; adds ``code``, the function to complete."""
+    prompt, test, name = (str(require_column(row, column, where)) for column in ("problem", answer, "entry_point"))
+    truth = {"style": "humaneval", "prompt": prompt, "test": test, "entry_point": name}
+    _refuse_malformed(lambda: parse_tests(truth), where)
+    if not re.search(rf"^def {re.escape(name)}\b", prompt, re.MULTILINE):
+        raise DataError(f"{where}: column 'entry_point' is '{name}', which column 'problem' does not define.")
+    return Formed(json.dumps(truth), {"code": prompt.rstrip()}, {})
+
+
+def livecodebench(row: dict[str, Any], answer: str, where: str) -> Formed:
+    """Public and private tests together; adds ``format``, which holds the starter code where there is some."""
+    hidden = _decoded(require_column(row, answer, where), answer, where)
+    tests = [*_decoded(row.get("public_test_cases") or "[]", "public_test_cases", where), *hidden]
+    name = _metadata(row, where).get("func_name")
+    kind = "functional" if name else "stdin"
+    for number, test in enumerate(tests, 1):
+        if not isinstance(test, dict) or not {"input", "output"} <= test.keys() or test.get("testtype", kind) != kind:
+            raise DataError(f"{where}: test {number} is {str(test)[:80]}, not an input and output of testtype {kind}.")
+    values = {"inputs": [test["input"] for test in tests], "outputs": [test["output"] for test in tests]}
+    truth = json.dumps({**values, **({"fn_name": name} if name else {})})
+    _refuse_malformed(lambda: list(separate_tests(truth)), where)
+    starter = str(row.get("starter_code") or "").strip("\n")
+    fence = f"```python\n{starter or '# YOUR CODE HERE'}\n```"
+    return Formed(truth, {"format": (WITH_STARTER if starter else WITHOUT_STARTER).format(fence=fence)}, {})
+
+
+TESTS: dict[str, Callable[[dict[str, Any], str, str], Formed]] = {
+    "humaneval": humaneval,
+    "livecodebench": livecodebench,
+}
+
+
+def _refuse_malformed(read: Callable[[], Any], where: str) -> None:
+    try:
+        read()
+    except DataError as error:
+        raise DataError(f"{where}: {error}. Repair the row's tests, or remove it.") from error
+
+
+def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
+    value = row.get("metadata") or "{}"
+    try:
+        return dict(json.loads(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: column 'metadata' is no JSON object ({error}).") from error
+
+
+class _TextOnly(pickle.Unpickler):
+    """A pickled text needs no class; anything that asks for one could run code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _decoded(value: Any, column: str, where: str) -> list[Any]:
+    """A list of tests: as it is, as JSON, or as published (base64 of zlib of a pickled JSON text)."""
+    try:
+        if isinstance(value, str) and not value.lstrip().startswith("["):
+            value = _TextOnly(io.BytesIO(zlib.decompress(base64.b64decode(value, validate=True)))).load()
+        tests = json.loads(value) if isinstance(value, str | bytes) else value
+        if not isinstance(tests, list):
+            raise TypeError(f"{type(tests).__name__}, not a list")
+        return tests
+    except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
+        raise DataError(f"{where}: column '{column}' holds no readable tests ({error}).") from error

@@ -1,0 +1,44 @@
+"""Is the chosen letter right? The last ``Answer: X`` or ``\\boxed{X}`` of a response is its choice."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from s2l_ext.errors import DataError
+
+OPTIONS = 4
+CHOICE = re.compile(
+    r"(?:\b(?i:answer)[ \t*_]*:|\\boxed[ \t]*\{)"
+    r"(?:[ \t*_$({\[]|\\(?:boxed|text|textbf|mathrm|mathbf)[ \t]*\{)*"
+    r"([A-Z])(?![\w'])"
+)
+LETTERS = re.compile(r"[A-Z]+")
+
+
+def chosen_letter(text: str, options: int = OPTIONS) -> str | None:
+    """The letter chosen last, None without one. Letters after the last option are words (``Answer: I think``)."""
+    found = [letter for letter in CHOICE.findall(text) if ord(letter) - ord("A") < options]
+    return str(found[-1]) if found else None
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.choice``).
+
+    Args:
+        ground_truth: the right letter; several where options are equal.
+        extra_info: ``options`` is their number, 4 where it is not given.
+
+    Returns:
+        ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``.
+
+    Raises:
+        DataError: the ground truth is no capital letter.
+    """
+    if not isinstance(ground_truth, str) or not LETTERS.fullmatch(ground_truth):
+        raise DataError(f"{data_source}: the ground truth {ground_truth!r} is no letter of an option, such as 'B'.")
+    letter = chosen_letter(str(solution_str or ""), int((extra_info or {}).get("options") or OPTIONS))
+    right = float(letter is not None and letter in ground_truth)
+    return {"score": right, "acc": right, "format_ok": float(letter is not None), "extracted": letter or ""}

@@ -1,0 +1,112 @@
+"""LiveCodeBench's way to judge a program: common imports before it, and a time limit for every test of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from s2l_ext.errors import DataError
+from s2l_ext.rewards import code
+from s2l_ext.rewards.code_tests import IDENTIFIER
+from s2l_ext.rewards.sandbox import Level
+
+TIMEOUT_S = 6.0
+"""Seconds for one test (lcb_runner/evaluation/testing_util.py)."""
+MODULES = (
+    *("string", "re", "datetime", "collections", "heapq", "bisect", "copy", "math", "random", "statistics"),
+    *("itertools", "functools", "operator", "io", "sys", "json"),
+)
+PREAMBLE = (
+    "".join(f"from {name} import *\n" for name in (*MODULES, "builtins", "typing"))
+    + "".join(f"import {name}\n" for name in MODULES)
+    + "sys.setrecursionlimit(50000)\n"
+)
+"""LeetCode and AtCoder programs take these names for granted, ``List`` above all."""
+CALL = """import json
+try:
+    called = Solution().{name}
+except NameError:
+    called = {name}
+found = called(*json.loads({given!r}))
+assert (list(found) if isinstance(found, tuple) else found) == json.loads({wanted!r})
+"""
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    timeout_s: float = TIMEOUT_S,
+    minimum_level: str | int | Level | None = None,
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.livecodebench``). Ends at the first failed test.
+
+    Args:
+        ground_truth: JSON or mapping with ``inputs`` and ``outputs``; with ``fn_name`` they are JSON arguments (one a
+            line) and results of that function or method of ``Solution``, else standard input and output.
+        timeout_s: seconds for each test.
+
+    Returns:
+        As ``s2l_ext.rewards.code.compute_score``; ``tests_passed`` counts those before the first failure.
+
+    Raises:
+        DataError: malformed tests; names the row.
+        SandboxUnavailable: there is no sandbox of at least the minimum level.
+    """
+    try:
+        tests = list(separate_tests(ground_truth))
+    except DataError as error:
+        raise DataError(f"{data_source} {(extra_info or {}).get('id', '')}: {error}") from error
+    program, marked = code.extract_program(solution_str)
+    right, reason = 0, ""
+    for number, test in enumerate(tests, 1):
+        outcome = code.run_tests(PREAMBLE + program, test, timeout_s, minimum_level=minimum_level)
+        if not outcome.passed:
+            reason = f"test {number} of {len(tests)}: {outcome.reason}"
+            break
+        right += 1
+    score = float(right == len(tests))
+    shown = {"reason": reason[: code.SHOWN_CHARS]}
+    return {
+        "score": score,
+        "acc": score,
+        "format_ok": float(marked),
+        "tests_passed": right,
+        "tests_total": len(tests),
+        **shown,
+    }
+
+
+def separate_tests(truth: Any) -> Iterator[str]:
+    """Each test alone, as :func:`s2l_ext.rewards.code.run_tests` reads it. Raises DataError for malformed tests."""
+    value = _loaded(truth, "the tests")
+    if not isinstance(value, Mapping) or not isinstance(value.get("inputs"), list):
+        raise DataError("the tests are no object with the lists inputs and outputs")
+    inputs, outputs, name = value["inputs"], value.get("outputs"), value.get("fn_name")
+    if not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
+        raise DataError(f"the tests have {len(inputs)} inputs and {len(outputs or [])} outputs")
+    if name is not None and not (isinstance(name, str) and IDENTIFIER.fullmatch(name)):
+        raise DataError(f"fn_name {name!r} is not the name of a function")
+    for number, (given, wanted) in enumerate(zip(inputs, outputs, strict=True), 1):
+        if not isinstance(given, str) or not isinstance(wanted, str):
+            raise DataError(f"input and output of test {number} must be text")
+        yield _call(number, given, wanted, name) if name else json.dumps([{"input": given, "output": wanted}])
+
+
+def _call(number: int, given: str, wanted: str, name: str) -> str:
+    arguments = [_loaded(line, f"input of test {number}") for line in given.splitlines()]
+    result = _loaded(wanted, f"output of test {number}")
+    return CALL.format(name=name, given=json.dumps(arguments), wanted=json.dumps(result))
+
+
+def _loaded(value: Any, what: str) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{what} is not JSON ({error})") from error

@@ -1,0 +1,50 @@
+"""Is a physical quantity right? Numbers by relative difference, as science writes them; everything else by math-verify.
+
+math-verify compares numbers at six decimals, where 1e-20 equals 3e-20, and does not read ``7.5e7``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+from s2l_ext.rewards import math as mathematics
+
+TOLERANCE = 1e-4
+"""Relative; that of Qwen2.5-Math's evaluation (grader.py, numeric_equal)."""
+TEN = r"10(?:\^|\*\*)"
+POWER = r"\{?([-+]?\d{1,4})\}?"
+NUMBER = re.compile(
+    rf"([-+]?)(?:{TEN}{POWER}|(\d{{1,60}}(?:\.\d{{0,60}})?|\.\d{{1,60}})(?:(?:[eE]|(?:\\times|\\cdot|\*|×){TEN}){POWER})?)"
+)
+UNIT = re.compile(r"(?:/?\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?:\^\{?[-+]?\d\}?)?)*")
+SPACE = re.compile(r"\s|\\[,;:! ]|~|\$|\{,\}|\\(?:left|right)(?![a-z])|(?<=\d),(?=\d{3}(?!\d))")
+
+
+def number(text: str) -> float | None:
+    """The number that ``text`` is, such as ``3\\times 10^{-5}\\text{ m}``; None for anything else."""
+    plain = SPACE.sub("", text)
+    found = NUMBER.match(plain)
+    if found is None or not UNIT.fullmatch(plain, found.end()):
+        return None
+    sign, power_alone, digits, power = found.groups()
+    return float(f"{sign}{digits or 1}e{power or power_alone or 0}")
+
+
+def compute_score(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.quantity``).
+
+    Returns:
+        As ``s2l_ext.rewards.math.compute_score``. Where the marked answer and the truth are both numbers (a unit in
+        ``\\text{}`` is passed over), right means a relative difference of at most 1e-4.
+    """
+    text = str(solution_str or "")[-mathematics.TAIL_CHARS :]
+    answer = mathematics.marked_answer(text)
+    have, want = number(answer or ""), number(str(ground_truth))
+    if answer is None or have is None or want is None or not math.isfinite(want):
+        return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
+    right = float(math.isclose(have, want, rel_tol=TOLERANCE))
+    return {"score": right, "acc": right, "format_ok": 1.0, "extracted": answer[: mathematics.SHOWN_CHARS]}
