@@ -15,6 +15,8 @@ from s2l_ext.platform import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
 ENGINES = ("vllm", "transformers")
 BATCH_ROWS = 64
 CPU_BATCH_TOKENS = 4096
+LOGPROBS_MODE = "processed_logprobs"
+"""vLLM's name, and verl's default, for log-probabilities after temperature, top-p and top-k."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """``token_ids`` end with a stop token, unless the response was ``truncated`` at the limit."""
+    """``token_ids`` end with a stop token, unless the response was ``truncated`` at the limit.
+
+    ``log_probs``, where asked for, are the tokens' under the distribution they were drawn from: after temperature,
+    top-p and top-k.
+    """
 
     request: Request
     token_ids: list[int]
     truncated: bool
+    log_probs: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,11 +91,18 @@ def open_engine(name: str, model: Model, sampling: Sampling, machine: Machine, p
 
 
 class VLLMEngine:
-    """vLLM in this process (without an accelerator) or as it prefers (with one)."""
+    """vLLM in this process (without an accelerator) or as it prefers (with one).
 
-    def __init__(self, model: Model, sampling: Sampling, machine: Machine, positions: int) -> None:
-        self.sampling = sampling
+    Args:
+        log_probs: responses carry those of their tokens.
+    """
+
+    def __init__(
+        self, model: Model, sampling: Sampling, machine: Machine, positions: int, log_probs: bool = False
+    ) -> None:
+        self.sampling, self.log_probs = sampling, log_probs
         self.stop_ids = list(model.stop_ids)
+        self._waiting: dict[int, Request] = {}
         if machine.on_cpu:
             _prepare_cpu()
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if machine.on_cpu else "WARNING")
@@ -103,6 +117,7 @@ class VLLMEngine:
                 tensor_parallel_size=machine.tensor_parallel,
                 gpu_memory_utilization=machine.memory_share,
                 seed=sampling.seed,
+                **_only(log_probs, logprobs_mode=LOGPROBS_MODE),
             )
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -112,17 +127,36 @@ class VLLMEngine:
             ) from error
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
-        """Responses as they finish. vLLM numbers requests in the order in which they come."""
+        """Responses as they finish."""
+        self.add(requests)
+        while self.unfinished:
+            yield from self.step()
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Queue requests. vLLM numbers them in the order in which they come."""
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
         names = self.llm.enqueue(prompts, [self._params(request) for request in requests], use_tqdm=False)
-        waiting = {int(str(name).split("-")[0]): request for name, request in zip(names, requests, strict=True)}
-        engine = self.llm.llm_engine
-        while engine.has_unfinished_requests():
-            for output in engine.step():
-                if output.finished:
-                    (only,) = output.outputs
-                    request = waiting.pop(int(output.request_id.split("-")[0]))
-                    yield Response(request, list(only.token_ids), only.finish_reason == "length")
+        self._waiting |= {_number(name): request for name, request in zip(names, requests, strict=True)}
+
+    def step(self) -> list[Response]:
+        """Let the engine go on a little; what finished meanwhile."""
+        return [self._response(output) for output in self.llm.llm_engine.step() if output.finished]
+
+    @property
+    def unfinished(self) -> int:
+        """Requests that were added and not yet answered."""
+        return len(self._waiting)
+
+    @property
+    def room(self) -> int:
+        """Requests to add so that the engine has a full batch, and another one queued behind it."""
+        return max(2 * self.llm.llm_engine.vllm_config.scheduler_config.max_num_seqs - self.unfinished, 0)
+
+    def _response(self, output: Any) -> Response:
+        (only,) = output.outputs
+        log_probs = list(only.logprobs.logprobs) if self.log_probs else None
+        request = self._waiting.pop(_number(output.request_id))
+        return Response(request, list(only.token_ids), only.finish_reason == "length", log_probs)
 
     def _params(self, request: Request) -> Any:
         from vllm import SamplingParams
@@ -135,12 +169,21 @@ class VLLMEngine:
             seed=request.seed,
             stop_token_ids=self.stop_ids,
             detokenize=False,
+            **_only(self.log_probs, logprobs=0, flat_logprobs=True),
         )
 
     def close(self) -> None:
         """Free the accelerator for what comes after."""
         self.llm.llm_engine.engine_core.shutdown()
         del self.llm
+
+
+def _only(wanted: bool, **options: Any) -> dict[str, Any]:
+    return options if wanted else {}
+
+
+def _number(request_id: object) -> int:
+    return int(str(request_id).split("-")[0])
 
 
 def _prepare_cpu() -> None:
