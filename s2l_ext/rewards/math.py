@@ -1,29 +1,55 @@
-"""Is a mathematical answer right? The final answer is extracted here and judged by math-verify."""
+"""Is a mathematical answer right? Extracted here, judged exactly where that is certain, else by math-verify."""
 
 from __future__ import annotations
 
-import re
+import asyncio
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from s2l_ext.rewards import math_helper
+from s2l_ext.rewards import fast_math, math_helper, parts
+from s2l_ext.rewards.extraction import BETWEEN_BOXES, BOX, HASHES, TAGS, Extracted, extract, marked_answer
+from s2l_ext.rewards.math_settings import Judging, Shaping, parse_judging, parse_settings
+
+__all__ = [
+    "BETWEEN_BOXES",
+    "BOX",
+    "HASHES",
+    "SHOWN_CHARS",
+    "TAGS",
+    "TAIL_CHARS",
+    "check_keywords",
+    "compute_score",
+    "compute_score_async",
+    "grade",
+    "marked_answer",
+]
 
 TAIL_CHARS = 4000
 SHOWN_CHARS = 200
+THREADS = 16
 
-BOX = "\\boxed{"
-BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|or|\\[()\[\]])*")
-HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*$", re.MULTILINE)
-TAGS = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
-INTEGER = re.compile(r"[-+]?\d{1,30}")
+Verdict = tuple[bool, str]
+NOTHING = Extracted("", False)
 
 
-def grade(prediction: str, gold: str) -> bool:
+def grade(prediction: str, gold: str, **judging: Any) -> bool:
     """Whether ``prediction`` (a final answer or a whole solution) ends in an answer equal to ``gold``.
 
     Taken from the last 4000 characters: the last ``\\boxed{}``, else the last ``#### x``, else the last
-    ``<answer>x</answer>``, else what math-verify itself finds. Never raises; what cannot be judged is wrong.
+    ``<answer>x</answer>``, else what math-verify itself finds. What cannot be judged is wrong; no text raises.
+
+    Args:
+        judging: fields of :class:`math_settings.Judging`.
+
+    Raises:
+        ConfigError: a keyword is unknown or out of range.
+        ResourceError: math-verify's process cannot start.
     """
-    return _judge(prediction, gold)[0]
+    settings = parse_judging(judging)
+    extracted = _extract(prediction, gold, settings)
+    return (_quick(extracted, gold, settings) or _ask(extracted, gold, settings))[0]
 
 
 def compute_score(
@@ -31,71 +57,106 @@ def compute_score(
 ) -> dict[str, Any]:
     """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.math``).
 
+    Args:
+        extra_info: ``response_length`` (tokens) is read for the overlong part, where a caller puts it there.
+        kwargs: ``reward_kwargs``: fields of :class:`math_settings.Judging` and :class:`math_settings.Shaping`.
+
     Returns:
-        ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when the answer was marked by a box, ``####`` or
-        tags), and ``extracted`` (the answer that was judged, cut to 200 characters; empty when none was found).
+        ``score``: the weighted sum, by default ``acc``; ``acc`` (1.0 when right); ``format_ok`` (1.0 when the answer
+        stood where ``extraction`` looks for it); ``extracted`` (the answer that was judged, cut to 200 characters;
+        empty when none was found); ``overlong`` (what was taken off, at most 0) where that part is on.
+
+    Raises:
+        ConfigError: a keyword is unknown, out of range or without effect, or a length in tokens is not to be had.
+        ResourceError: math-verify's process cannot start.
     """
-    correct, extracted, marked = _judge(solution_str, ground_truth)
-    return {
-        "score": float(correct),
-        "acc": float(correct),
-        "format_ok": float(marked),
-        "extracted": extracted[:SHOWN_CHARS],
-    }
+    judging, shaping = parse_settings(kwargs)
+    extracted = _extract(solution_str, ground_truth, judging)
+    verdict = _quick(extracted, ground_truth, judging) or _ask(extracted, ground_truth, judging)
+    return _result(verdict, extracted, shaping, solution_str, extra_info)
 
 
-def marked_answer(text: str) -> str | None:
-    """The final answer that ``text`` marks as such, or None."""
-    boxes = _last_boxes(text)
-    if boxes is not None:
-        return boxes
-    for pattern in (HASHES, TAGS):
-        found = pattern.findall(text)
-        if found:
-            return str(found[-1])
-    return None
+async def compute_score_async(
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+) -> dict[str, Any]:
+    """:func:`compute_score` for a reward loop that awaits (``custom_reward_function.name=compute_score_async``).
+
+    Waits for math-verify in threads of its own, so that slow answers leave verl's executor, which also decodes the
+    responses, free.
+    """
+    judging, shaping = parse_settings(kwargs)
+    extracted = _extract(solution_str, ground_truth, judging)
+    verdict = _quick(extracted, ground_truth, judging)
+    if verdict is None:
+        loop = asyncio.get_running_loop()
+        verdict = await loop.run_in_executor(_threads(), _ask, extracted, ground_truth, judging)
+    return _result(verdict, extracted, shaping, solution_str, extra_info)
 
 
-def _last_boxes(text: str) -> str | None:
-    """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
-    spans: list[tuple[int, int]] = []
-    start = text.find(BOX)
-    while start >= 0:
-        end = _closing_brace(text, start + len(BOX))
-        if end is None:
-            break
-        spans.append((start, end))
-        start = text.find(BOX, end)
-    if not spans:
-        return None
-    first = len(spans) - 1
-    while first > 0 and BETWEEN_BOXES.fullmatch(text, spans[first - 1][1], spans[first][0]):
-        first -= 1
-    if first == len(spans) - 1:
-        return text[spans[-1][0] + len(BOX) : spans[-1][1] - 1].strip()
-    return text[spans[first][0] : spans[-1][1]]
+def check_keywords(reward_kwargs: Mapping[str, Any]) -> None:
+    """Raise ConfigError for ``reward_kwargs`` that :func:`compute_score` would refuse, before anything is loaded."""
+    parse_settings(reward_kwargs)
 
 
-def _closing_brace(text: str, position: int) -> int | None:
-    """Index after the brace that closes a group opened just before ``position``."""
-    depth = 1
-    while position < len(text):
-        character = text[position]
-        position += 2 if character == "\\" else 1
-        depth += (character == "{") - (character == "}")
-        if depth == 0:
-            return position
-    return None
-
-
-def _judge(prediction: object, gold: object) -> tuple[bool, str, bool]:
-    """Correct, the answer judged, and whether it was marked."""
+def _extract(prediction: object, gold: object, judging: Judging) -> Extracted:
     if not isinstance(prediction, str) or gold is None or not str(gold).strip():
-        return False, "", False
-    tail, truth = prediction[-TAIL_CHARS:], str(gold).strip()
-    marked = marked_answer(tail)
-    answer = tail.strip() if marked is None else marked
-    if INTEGER.fullmatch(answer) and INTEGER.fullmatch(truth):
-        return int(answer) == int(truth), answer, marked is not None
-    correct, found = math_helper.compare(answer, truth, whole=marked is None)
-    return correct, found if marked is None else answer, marked is not None
+        return NOTHING
+    return extract(prediction[-TAIL_CHARS:], judging.extraction)
+
+
+def _quick(extracted: Extracted, gold: object, judging: Judging) -> Verdict | None:
+    """The verdict where no computer algebra is needed."""
+    if not extracted.answer:
+        return False, ""
+    truth = str(gold).strip()
+    return None if judging.comparison else fast_math.verdict(extracted.answer, truth, extracted.whole)
+
+
+def _ask(extracted: Extracted, gold: object, judging: Judging) -> Verdict:
+    correct, found = math_helper.compare(
+        extracted.answer,
+        str(gold).strip(),
+        extracted.whole,
+        seconds=judging.timeout_s,
+        size=judging.pool_size,
+        **judging.comparison,
+    )
+    return correct, found if extracted.whole else extracted.answer
+
+
+def _result(
+    verdict: Verdict, extracted: Extracted, shaping: Shaping, solution: object, extra_info: dict[str, Any] | None
+) -> dict[str, Any]:
+    acc, format_ok = float(verdict[0]), float(extracted.found)
+    weighted = {"acc": (shaping.accuracy_weight, acc), "format_ok": (shaping.format_weight, format_ok)}
+    result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict[1][:SHOWN_CHARS]}
+    if shaping.overlong_buffer is not None:
+        weight, value = _overlong(shaping, solution, extra_info)
+        weighted["overlong"] = (weight, value)
+        result["overlong"] = weight * value
+    return {**result, "score": parts.weighted_sum(weighted)}
+
+
+def _overlong(shaping: Shaping, solution: object, extra_info: dict[str, Any] | None) -> tuple[float, float]:
+    assert shaping.overlong_buffer is not None and shaping.max_response_length is not None
+    length = parts.response_length(str(solution or ""), extra_info, shaping.length_tokenizer)
+    weight = 1.0 if shaping.overlong_penalty is None else shaping.overlong_penalty
+    return weight, parts.overlong(length, shaping.max_response_length, shaping.overlong_buffer)
+
+
+_THREADS: ThreadPoolExecutor | None = None
+
+
+def _threads() -> ThreadPoolExecutor:
+    global _THREADS
+    if _THREADS is None:
+        _THREADS = ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-math")
+    return _THREADS
+
+
+def _forget_threads() -> None:
+    global _THREADS
+    _THREADS = None
+
+
+os.register_at_fork(after_in_child=_forget_threads)

@@ -1,8 +1,9 @@
-"""math-verify in a child process, so that judging is safe in any thread and always ends.
+"""math-verify in child processes, so that judging is safe in any thread, always ends, and never ends the caller.
 
 math-verify stops a runaway expression (``9^{9^{9^9}}``) by SIGALRM, which Python delivers in a main thread only, and
-verl scores in threads; without its timeouts such an answer would hang a reward worker for good. The child judges in
-its own main thread under a memory limit. A child that overruns even so is killed and the answer counts as wrong.
+verl scores in threads; without its timeouts such an answer would hang a reward worker for good. A child judges in its
+own main thread. One that overruns even so, inside one long C call, is killed and its answer counts as wrong; the other
+children go on meanwhile.
 """
 
 from __future__ import annotations
@@ -10,130 +11,162 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import select
 import subprocess
 import sys
 import threading
 from typing import Any
 
-PARSE_SECONDS = 3
+from s2l_ext.errors import ResourceError
+from s2l_ext.rewards.math_child import READY
+
 HARD_SECONDS = 20.0
 START_SECONDS = 180.0
-MEMORY_BYTES = 4 * 2**30
-SHORT_CHARS = 200
-
-DELIMITED = re.compile(r"(?<!\\)\$|\\\(|\\\[|\\boxed")
+POOL_SIZE = min(4, max(2, os.cpu_count() or 1))
+"""A verl run has one pool for each of its ``reward.num_workers``."""
 
 
-class _Helper:
-    """A child process that answers one JSON line per JSON line. Started at first use; one question at a time."""
+class Child:
+    """A process that answers one question at a time. It starts at once and is waited for at its first question."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] = _spawn()
+        self._ready = False
 
-    def ask(self, question: dict[str, Any]) -> dict[str, Any]:
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            try:
-                return self._exchange(question)
-            except BaseException:
-                self._stop()
-                raise
-        return {}
+    def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """The reply.
 
-    def _exchange(self, question: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None or self._process.poll() is not None:
-            self._process = self._start()
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._line(self._process, HARD_SECONDS))
+        Raises:
+            ResourceError: the process cannot start.
+            OSError, ValueError: no reply in time (TimeoutError), or the process ended instead.
+        """
+        if self.process.poll() is not None:
+            self.restart()
+        if not self._ready:
+            self._await_ready()
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(question) + "\n")
+        self.process.stdin.flush()
+        return dict(json.loads(self._line(seconds)))
 
-    def _start(self) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        command = [sys.executable, "-m", "s2l_ext.rewards.math_helper"]
-        pipe = subprocess.PIPE
-        process = subprocess.Popen(
-            command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment
-        )
-        self._process = process
-        self._line(process, START_SECONDS)
-        return process
+    def _await_ready(self) -> None:
+        said = self._line(START_SECONDS).strip()
+        if said != READY:
+            reason = said or f"it ended with status {self.process.wait()}"
+            raise ResourceError(
+                f"the process that judges mathematics did not start ({reason}). Is math-verify installed? "
+                f"Try: {sys.executable} -c 'import math_verify'"
+            )
+        self._ready = True
 
-    def _line(self, process: subprocess.Popen[str], seconds: float) -> str:
-        assert process.stdout is not None
-        if not select.select([process.stdout], [], [], seconds)[0]:
+    def _line(self, seconds: float) -> str:
+        assert self.process.stdout is not None
+        poll = select.poll()  # select() fails on descriptors beyond 1023, which a Ray worker has
+        poll.register(self.process.stdout, select.POLLIN)
+        if not poll.poll(seconds * 1000):
             raise TimeoutError(f"no answer within {seconds} s")
-        return process.stdout.readline()
+        return self.process.stdout.readline()
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+    def restart(self) -> None:
+        """Kill, and start a successor without waiting for it."""
+        self.stop()
+        self.process, self._ready = _spawn(), False
 
-
-HELPER = _Helper()
-
-
-def _forget_helper() -> None:
-    """A forked child must not share its parent's pipe."""
-    global HELPER
-    HELPER = _Helper()
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
 
 
-os.register_at_fork(after_in_child=_forget_helper)
+def _spawn() -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "s2l_ext.rewards.math_child"]
+    pipe = subprocess.PIPE
+    try:
+        return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True, env=environment)
+    except OSError as error:
+        raise ResourceError(f"the process that judges mathematics cannot be started: {error}") from error
 
 
-def compare(text: str, gold: str, whole: bool) -> tuple[bool, str]:
-    """Whether ``text`` equals ``gold``, and the expression found in it. Never raises; no verdict means wrong.
+class Pool:
+    """Children shared by all threads of a process; one more starts when all are busy, up to the asker's ``size``."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._idle: list[Child] = []
+        self.children: list[Child] = []
+
+    def ask(self, question: dict[str, Any], seconds: float, size: int) -> dict[str, Any]:
+        """A child's reply; empty when it gave none in ``seconds`` (not counting the wait for a free child)."""
+        child = self._take(size)
+        try:
+            return child.ask(question, seconds)
+        except (OSError, ValueError):
+            child.restart()
+            return {}
+        except BaseException:
+            child.stop()
+            raise
+        finally:
+            self._give(child)
+
+    def start(self, size: int) -> None:
+        """Start children ahead of their first questions."""
+        with self._changed:
+            while len(self.children) < size:
+                self._idle.append(self._new())
+
+    def _take(self, size: int) -> Child:
+        with self._changed:
+            while not self._idle and len(self.children) >= size:
+                self._changed.wait()
+            return self._idle.pop() if self._idle else self._new()
+
+    def _new(self) -> Child:
+        child = Child()
+        self.children.append(child)
+        return child
+
+    def _give(self, child: Child) -> None:
+        with self._changed:
+            self._idle.append(child)
+            self._changed.notify()
+
+
+POOL = Pool()
+
+
+def _forget_pool() -> None:
+    """A forked process must not share its parent's pipes."""
+    global POOL
+    POOL = Pool()
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def compare(
+    text: str, gold: str, whole: bool, *, seconds: float | None = None, size: int | None = None, **options: Any
+) -> tuple[bool, str]:
+    """Whether ``text`` equals ``gold``, and the expression found in it. No verdict in time means wrong.
 
     Args:
         text: a final answer, or free text in which math-verify has to find one (``whole``).
+        seconds: hard limit on judging, by default 20.
+        size: children at most, by default :data:`POOL_SIZE`.
+        options: those of :func:`math_child.judge`.
+
+    Raises:
+        ResourceError: the child process cannot start.
     """
-    reply = HELPER.ask({"text": text, "gold": gold, "whole": whole})
+    limit = HARD_SECONDS if seconds is None else seconds
+    question = {"text": text, "gold": gold, "whole": whole, "seconds": limit, **options}
+    reply = POOL.ask(question, limit, size or POOL_SIZE)
     return reply.get("correct") is True, str(reply.get("extracted", ""))
 
 
-def judge(text: str, gold: str, whole: bool) -> dict[str, Any]:
-    """What the child answers to :func:`compare`. Its timeouts need a main thread."""
-    from math_verify import verify
-
-    truth = _parse(gold, whole=False)
-    candidates = [_parse(text, whole)]
-    if whole and len(text) <= SHORT_CHARS and "\n" not in text:
-        candidates.append(_parse(text, whole=False))
-    correct = text == gold or any(verify(truth, parsed, timeout_seconds=PARSE_SECONDS) for parsed in candidates)
-    return {"correct": bool(correct), "extracted": str(candidates[0][-1]) if candidates[0] else ""}
-
-
-def _parse(text: str, whole: bool) -> list[Any]:
-    """Expressions in ``text``; a final answer without delimiters is read as LaTeX first."""
-    from math_verify import parse
-
-    if not whole and not DELIMITED.search(text):
-        found = parse(f"\\boxed{{{text}}}", parsing_timeout=PARSE_SECONDS)
-        if any(not isinstance(item, str) for item in found):
-            return list(found)
-    return list(parse(text, parsing_timeout=PARSE_SECONDS))
-
-
-def serve() -> None:
-    """Answer one JSON line for each JSON line of stdin, after one line that says ready."""
-    import resource
-
-    import math_verify  # noqa: F401
-
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        try:
-            reply = judge(**json.loads(line))
-        except Exception:
-            reply = {}
-        print(json.dumps(reply), flush=True)
-
-
-if __name__ == "__main__":
-    serve()
+def start(size: int | None = None) -> None:
+    """Start the children now: the first answer that needs one waits seconds less."""
+    POOL.start(size or POOL_SIZE)
