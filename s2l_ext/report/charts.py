@@ -12,6 +12,8 @@ WIDTH, WIDE, HEIGHT = 460, 980, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
 MOST_DOTS, MOST_LARGE_DOTS = 150, 40
 HALF_DIGIT, SHORT = 3.5, 4
+UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+STEP = "training step"
 NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
@@ -53,9 +55,14 @@ class Frame:
 
 
 def chart(
-    title: str, y_name: str, lines: list[Line], y_range: tuple[float, float] | None = None, reading: str = ""
+    title: str,
+    y_name: str,
+    lines: list[Line],
+    y_range: tuple[float, float] | None = None,
+    reading: str = "",
+    x_name: str = STEP,
 ) -> str:
-    """One chart with x = training step. Lines without points are left out; none at all gives a sentence.
+    """One chart over ``x_name``. Lines without points are left out; none at all gives a sentence.
 
     Args:
         y_range: fixed range; None spans 0 to a round number above the largest value.
@@ -66,10 +73,9 @@ def chart(
         return empty(title)
     steps = [x for line in drawn for x, _ in line.points]
     frame = Frame((0.0, max(*steps, 1.0)), y_range or round_range([y for line in drawn for _, y in line.points]))
-    body = [axes(frame, y_name), *(_band(frame, line) for line in drawn), *(_path(frame, line) for line in drawn)]
-    return figure(
-        title, f"{y_name} by training step", body, legend([(line.name, line.colour) for line in drawn]), reading
-    )
+    paths = (_path(frame, line, "step" if x_name == STEP else "at") for line in drawn)
+    body = [axes(frame, y_name, x_name), *(_band(frame, line) for line in drawn), *paths]
+    return figure(title, f"{y_name} by {x_name}", body, legend([(line.name, line.colour) for line in drawn]), reading)
 
 
 def empty(title: str, why: str = NO_VALUES) -> str:
@@ -120,16 +126,14 @@ def tick_text(value: float) -> str:
     text = f"{value:g}"
     if len(text) <= 5 and "e" not in text:
         return text
-    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
+    for limit, unit in UNITS:
+        if 1000 * limit > abs(value) >= limit:
             return f"{value / limit:g}{unit}"
     mantissa, exponent = f"{value:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def axes(
-    frame: Frame, y_name: str, x_name: str = "training step", at: Sequence[tuple[float, str]] | None = None
-) -> str:
+def axes(frame: Frame, y_name: str, x_name: str = STEP, at: Sequence[tuple[float, str]] | None = None) -> str:
     """Grid lines, numbers and names; ``at`` gives the places and texts on the x axis, None for whole steps."""
     parts = []
     for value, text in frame.y_ticks:
@@ -165,13 +169,13 @@ def _band(frame: Frame, line: Line) -> str:
     return f"<polygon class='band {line.colour}' points='{coordinates([*upper, *reversed(lower)])}'/>"
 
 
-def _path(frame: Frame, line: Line) -> str:
+def _path(frame: Frame, line: Line, word: str) -> str:
     points = [frame.at(x, y) for x, y in line.points]
     style = f"line {line.colour}{' planned' if line.planned else ''}"
     drawn = f"<polyline class='{style}' points='{coordinates(points)}'/>"
     if line.planned or len(points) > MOST_DOTS:
         return drawn
-    names = [f"{line.name}, step {x:g}: {y:.4g}" for x, y in line.points]
+    names = [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
     radius = 3 if len(points) <= MOST_LARGE_DOTS else 2
     return drawn + "".join(dot(at, line.colour, name, radius) for at, name in zip(points, names, strict=True))
 

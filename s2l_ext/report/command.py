@@ -1,83 +1,140 @@
-"""``s2l report``: what a run's folder says, as HTML files that need nothing else."""
+"""``s2l report``: what the folders of runs say, as one HTML file that needs nothing else."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from s2l_ext.errors import DataError
-from s2l_ext.report import curriculum, overview, stages
-from s2l_ext.report.run import Run, read_run
+from s2l_ext.report import overview, stages
+from s2l_ext.report.curves import check_count
+from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.run import Run, count_steps, names_of, read_run
 from s2l_ext.report.style import GENERATOR, Section
+from s2l_ext.state import write_atomically
 
-INDEX, CURRICULUM = "index.html", "curriculum.html"
+INDEX, EARLIER = "index.html", "curriculum.html"
+"""The page, and a second one that earlier versions wrote."""
+COMPARED = Path("outputs/report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l report``."""
     parser.add_argument(
-        "run", type=Path, metavar="RUN_FOLDER", help="a run's trainer.default_local_dir, or the output of s2l pipeline"
+        "run",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run's trainer.default_local_dir, several of them, or the output of s2l demo or s2l pipeline",
     )
-    parser.add_argument("--out", type=Path, default=None, metavar="DIR", help="default: RUN_FOLDER/report")
-    parser.add_argument("--json", action="store_true", help="print the pages, steps and sections as JSON")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: RUN/report; of several runs {COMPARED}")
+    parser.add_argument("--json", action="store_true", help="print the page, the runs' numbers and sections as JSON")
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l report``."""
-    out = args.run / "report" if args.out is None else args.out
-    if stages.is_pipeline(args.run):
-        return _report_pipeline(args, out)
-    run = read_run(args.run)
-    pages, sections = write_pages(run, out)
+    folders: list[Path] = args.run
+    out = args.out or (folders[0] / "report" if len(folders) == 1 else COMPARED)
+    if len(folders) == 1 and stages.is_pipeline(folders[0]):
+        return _report_pipeline(folders[0], out, args.json)
+    runs = [HeldOut(run) for run in read_runs(folders)]
+    path, sections = write_page(runs, out)
     if args.json:
-        found = {"pages": [str(page) for page in pages], "steps": run.steps}
-        print(json.dumps(found | {"sections": [section.name for section in sections if section.is_drawn]}))
-        return 0
-    print(f"{overview.count_steps(run)}. Open {pages[0]}" + (f" (it links to {pages[1].name})." if pages[1:] else "."))
-    if not pages[1:]:
-        print(overview.NO_EXTRAS)
+        print(json.dumps(as_json(runs, path, sections)))
+    elif len(runs) == 1:
+        print(f"{count_steps(runs[0].run)}. Open {path}.")
+    else:
+        print(f"{len(runs)} runs. Open {path}.")
     return 0
 
 
-def _report_pipeline(args: argparse.Namespace, out: Path) -> int:
-    found = stages.read_stages(args.run)
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs, under names that tell them apart.
+
+    Raises:
+        DataError: a folder holds no run or a pipeline, two are the same, or they are more than a page can show.
+    """
+    check_count(len(folders))
+    for folder in folders:
+        if stages.is_pipeline(folder) and len(folders) > 1:
+            raise DataError(
+                f"{folder}: the output of a pipeline, which has a page of its own. Beside other runs give one of its "
+                "stages, stages/NAME/run."
+            )
+    runs = [read_run(folder) for folder in folders]
+    seen: dict[Path, Path] = {}
+    for run, folder in zip(runs, folders, strict=True):
+        if run.folder in seen:
+            raise DataError(f"{folder} is the same run as {seen[run.folder]}. Give each run once.")
+        seen[run.folder] = folder
+    return [replace(run, name=name) for run, name in zip(runs, names_of([run.folder for run in runs]), strict=True)]
+
+
+def _report_pipeline(folder: Path, out: Path, as_json: bool) -> int:
+    found = stages.read_stages(folder)
     sections = stages.sections(found)
-    _clear(out)
-    (out / INDEX).write_text(stages.page(args.run.resolve().name, args.run, sections), encoding="utf-8")
+    _write(out, stages.page(folder.resolve().name, folder, sections))
     names = [section.name for section in sections if section.is_drawn]
-    if args.json:
+    if as_json:
         print(json.dumps({"pages": [str(out / INDEX)], "stages": [stage.name for stage in found], "sections": names}))
     else:
         print(f"{len(found)} training stages. Open {out / INDEX}.")
     return 0
 
 
-def write_pages(run: Run, out: Path) -> tuple[list[Path], list[Section]]:
-    """The pages written, the general one first, and all their sections.
+def write_page(runs: Sequence[HeldOut], out: Path) -> tuple[Path, list[Section]]:
+    """The page written and its sections.
 
     Raises:
         DataError: ``out`` cannot be written, or holds a page of the same name that this command did not make.
     """
-    found, more = overview.sections(run), curriculum.sections(run) if run.has_kl or run.has_curriculum else []
-    pages = {INDEX: overview.page(run, found, CURRICULUM if more else None)}
-    if more:
-        pages[CURRICULUM] = curriculum.page(run, more, INDEX)
-    _clear(out)
-    for name, text in pages.items():
-        (out / name).write_text(text, encoding="utf-8")
-    return [out / name for name in pages], [*found, *more]
+    sections = overview.sections(runs)
+    return _write(out, overview.page(runs, sections)), sections
 
 
-def _clear(out: Path) -> None:
-    """Make the folder, and remove an earlier report: this run may have fewer pages."""
+def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
+    """For programs: what is printed with ``--json``. ``steps`` of a single run stands at the top too."""
+    found: dict[str, Any] = {"pages": [str(page)], "runs": [_numbers(runs[0], held_out) for held_out in runs]}
+    more = {"steps": runs[0].run.steps} if len(runs) == 1 else {}
+    return found | more | {"sections": [section.name for section in sections if section.is_drawn]}
+
+
+def _numbers(first: HeldOut, held_out: HeldOut) -> dict[str, Any]:
+    run, ledger = held_out.run, Ledger(held_out.run)
+    totals = {name: vars(ledger.totals(all_in)) for name, all_in in (("learner_only", False), ("all_in", True))}
+    accuracy = {key: _accuracy(first, held_out, key) for key in held_out.keys}
+    return {"name": run.name, "folder": str(run.folder), "steps": run.steps, "accuracy": accuracy, "cost": totals}
+
+
+def _accuracy(first: HeldOut, held_out: HeldOut, key: str) -> dict[str, Any]:
+    step, value = held_out.run.series(key)[-1]
+    found: dict[str, Any] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
+    other = held_out.minus(first, key) if held_out is not first else None
+    return found | ({"difference": vars(other)} if other else {})
+
+
+def _write(out: Path, text: str) -> Path:
+    """The page in its folder; an earlier report there is replaced, its second page removed.
+
+    Raises:
+        DataError: the folder cannot be made or written, or the page there is not ours.
+    """
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out}: cannot be made ({error.strerror}). Choose another folder with --out.") from error
-    for path in (out / INDEX, out / CURRICULUM):
-        if not path.exists():
-            continue
+    earlier = [path for path in (out / INDEX, out / EARLIER) if path.exists()]
+    for path in earlier:
         if GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise DataError(f"{path}: not made by s2l report, so it is kept. Choose another folder with --out.")
-        path.unlink()
+    try:
+        write_atomically(out / INDEX, text)
+        (out / EARLIER).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}). Choose another folder with --out.") from error
+    return out / INDEX

@@ -1,8 +1,7 @@
-"""The page of an EXPO run: the KL coefficient against accuracy, the pass rates of the prompts, and the draws."""
+"""Sections of an EXPO run: the KL coefficient against accuracy, the pass rates of the prompts, and the draws."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
@@ -12,15 +11,12 @@ import numpy as np
 from s2l_ext.report.charts import Line, Point, chart, empty
 from s2l_ext.report.draws import BINS, observed_and_expected
 from s2l_ext.report.maps import Bars, bars, heat_map, scatter
-from s2l_ext.report.overview import count_steps
-from s2l_ext.report.run import CURRICULUM, KL, Run
-from s2l_ext.report.style import Section, document
+from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
+from s2l_ext.report.style import Section
 
 if TYPE_CHECKING:
     from s2l_ext.algorithms.chi_square import ChiSquare
 
-NO_KL = "This run had verl's own constant KL coefficient, or none (s2l.kl is not set)."
-NO_CURRICULUM = "This run had no curriculum (s2l.curriculum is not set)."
 NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
 NO_RATES = "This curriculum keeps no pass rates, so prompts cannot be counted by them."
 SAME_BASE = 1e-4
@@ -28,24 +24,22 @@ SAME_BASE = 1e-4
 SIGNIFICANT = 0.01
 
 
-def sections(run: Run) -> list[Section]:
-    """KL first, then the curriculum; a part that the run did not use is one sentence."""
-    kl = [beta_against_accuracy(run), *over_time(run)] if run.has_kl else [empty("KL coefficient", NO_KL)]
-    found = [Section("kl", "KL coefficient and accuracy", kl)]
-    if not run.has_curriculum:
-        return [*found, Section("pass_rates", "Curriculum", [empty("Curriculum", NO_CURRICULUM)])]
-    return [
-        Section("pass_rates", "Pass rates of the prompts", [pass_rate_map(run), pass_rates(run), sample_size(run)]),
-        Section("draws", "What was drawn", [draws_by_bucket(run), visits(run)]),
-        *found,
-    ]
+def sections(run: Run, label: str = "", place: str = "") -> list[Section]:
+    """The curriculum, then the KL coefficient; a part that the run did not use is left out.
 
-
-def page(run: Run, found: list[Section], index: str) -> str:
-    """``index`` is the file name of the general page."""
-    head = f"<h1>{html.escape(run.name)}: KL and curriculum</h1><p class='lead'>{html.escape(lead(run))}</p>"
-    link = f"<p><a href='{index}'>Accuracy, reward and length of this run</a></p>"
-    return document(f"s2l report: {run.name}, curriculum", head + link + "".join(section.html() for section in found))
+    Args:
+        label: put after the titles, where a page shows several runs.
+        place: put after the sections' names, likewise.
+    """
+    found = []
+    if run.has_curriculum:
+        rates = [pass_rate_map(run), pass_rates(run), sample_size(run)]
+        found.append(Section(f"pass_rates{place}", f"Pass rates of the prompts{label}", rates))
+        found.append(Section(f"draws{place}", f"What was drawn{label}", [draws_by_bucket(run), visits(run)]))
+    if run.has_kl:
+        kl = [beta_against_accuracy(run), *over_time(run)]
+        found.append(Section(f"kl{place}", f"KL coefficient and accuracy{label}", kl))
+    return found
 
 
 def lead(run: Run) -> str:

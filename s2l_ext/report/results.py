@@ -6,7 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,12 +23,14 @@ Parsed = TypeVar("Parsed")
 
 @dataclass(frozen=True)
 class Validation:
-    """One dump of verl's validation: mean accuracy (0..1) and a sample output for each prompt text."""
+    """One dump of verl's validation: mean accuracy (0..1) and a sample output for each prompt text, and its data
+    source where the dump has one."""
 
     step: int
     accuracy: dict[str, float]
     output: dict[str, str]
     truth: dict[str, str]
+    source: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean(self) -> float:
@@ -107,19 +109,26 @@ def read_validations(folder: Path) -> list[Validation]:
     Raises:
         DataError: fewer than two dumps, or a line without ``input`` and ``acc`` (or ``score``).
     """
-    paths = sorted((path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda path: int(path.stem))
+    paths = dump_files(folder)
     if len(paths) < 2:
         raise DataError(
             f"{folder}: {len(paths)} validation dumps, two are needed to compare. "
             "Set trainer.val_before_train=true, and trainer.test_freq within the number of steps."
         )
-    return [_read_validation(path) for path in paths]
+    return [read_validation(path) for path in paths]
 
 
-def _read_validation(path: Path) -> Validation:
+def dump_files(folder: Path) -> list[Path]:
+    """verl's ``<step>.jsonl`` files of a folder, by step; none where there is no folder."""
+    return sorted((path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda path: int(path.stem))
+
+
+def read_validation(path: Path) -> Validation:
+    """One dump. Raises DataError: it has no rows, or a line without ``input`` and ``acc`` (or ``score``)."""
     values: dict[str, list[float]] = defaultdict(list)
     output: dict[str, str] = {}
     truth: dict[str, str] = {}
+    source: dict[str, str] = {}
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -130,10 +139,12 @@ def _read_validation(path: Path) -> Validation:
                 raise DataError(f"{path}:{number}: not a row of a validation dump ({error!r}).") from error
             output.setdefault(row["input"], str(row.get("output", "")))
             truth.setdefault(row["input"], str(row.get("gts", "")))
+            if row.get("data_source"):
+                source.setdefault(row["input"], str(row["data_source"]))
     if not values:
         raise DataError(f"{path}: the validation dump has no rows.")
     means = {prompt: float(np.mean(scores)) for prompt, scores in values.items()}
-    return Validation(int(path.stem), means, output, truth)
+    return Validation(int(path.stem), means, output, truth, source)
 
 
 def compare(before: Validation, after: Validation, seed: int = 0) -> Gain:
@@ -156,3 +167,9 @@ def wilson_interval(proportion: float, n: int) -> tuple[float, float]:
     centre = (proportion + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def newcombe_interval(a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]) -> tuple[float, float]:
+    """95 % interval of ``b - a`` for two independent proportions, from the interval of each (Newcombe 1998, no. 10)."""
+    low = b - a - math.hypot(b - of_b[0], of_a[1] - a)
+    return low, b - a + math.hypot(of_b[1] - b, a - of_a[0])

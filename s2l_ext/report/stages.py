@@ -10,8 +10,10 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, empty
-from s2l_ext.report.overview import COLOURS, FORWARD_KL, REVERSE_KL, accuracy_keys
+from s2l_ext.report.curves import COLOURS
+from s2l_ext.report.held_out import accuracy_keys
 from s2l_ext.report.run import METRICS_FILE, Run, read_run
+from s2l_ext.report.single import FORWARD_KL, REVERSE_KL
 from s2l_ext.report.style import Section, document
 
 MANIFEST, TABLE = "manifest.json", "table.json"

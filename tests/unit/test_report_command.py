@@ -1,4 +1,4 @@
-"""``s2l report`` from hand-made runs: its pages, what it prints, and what it refuses."""
+"""``s2l report`` from hand-made runs: its page, what it prints, and what it refuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from s2l_ext import cli
-from s2l_ext.report.overview import NO_EXTRAS
 
 ACCURACY = "val-core/{}/acc/mean@1"
 
@@ -57,38 +56,46 @@ def expo(tmp_path) -> Path:
     return write(tmp_path / "expo", [training(step, **kl) for step in (1, 2, 3)])
 
 
-def test_a_plain_run_gives_one_page_and_says_why(plain, capsys):
+def test_a_plain_run_gives_one_page(plain, capsys):
     assert cli.main(["report", str(plain)]) == 0
     out = plain / "report"
-    assert capsys.readouterr().out.splitlines() == [f"2 training steps. Open {out / 'index.html'}.", NO_EXTRAS]
+    assert capsys.readouterr().out == f"2 training steps. Open {out / 'index.html'}.\n"
     assert [path.name for path in out.iterdir()] == ["index.html"]
     text = (out / "index.html").read_text()
     page = Page(text)
-    assert page.drawings == 3 and page.links == [] and "http" not in text and "<script" not in text
+    assert page.drawings == 3 and "http" not in text and "<script" not in text
+    assert page.links == ["#results", "#held_out_accuracy", "#training", "#cost", "#samples", "#settings"]
     assert "2 training steps. Held-out accuracy on toy: 0.250 → 0.500." in text
     assert "0.1 (step 1) → 0.2 (step 2)" in text and "21 (step 1) → 22 (step 2)" in text
-    assert NO_EXTRAS in text and "Explorer" not in text
+    assert "Explorer" not in text and "Not shown: no s2l_config.yaml in the folder." in text
+    assert "No training rollouts were kept" in text and "nothing can be counted" in text
 
 
-def test_a_run_with_kl_has_two_pages_that_link_to_each_other(expo, capsys, tmp_path):
+def test_kl_and_curriculum_stand_on_the_same_page(expo, capsys, tmp_path):
     out = tmp_path / "a" / "pages"
     assert cli.main(["report", str(expo), "--out", str(out)]) == 0
-    assert capsys.readouterr().out == f"3 training steps. Open {out / 'index.html'} (it links to curriculum.html).\n"
-    assert Page((out / "index.html").read_text()).links == ["curriculum.html"]
-    assert Page((out / "curriculum.html").read_text()).links == ["index.html"]
-    assert "The run logged no validation" in (out / "index.html").read_text()
+    text = (out / "index.html").read_text()
+    assert "#kl" in Page(text).links and "Every point" not in text and "No curve: the run logged no rho" in text
+    assert "The run logged no validation" in text
     assert not (expo / "report").exists()
 
 
 def test_json_is_for_programs(expo, capsys):
     assert cli.main(["report", str(expo), "--json"]) == 0
-    pages = [str(expo / "report" / name) for name in ("index.html", "curriculum.html")]
     found = json.loads(capsys.readouterr().out)
-    assert found == {"pages": pages, "steps": 3, "sections": ["training", "kl"]}
+    nothing = dict.fromkeys(("tokens", "flops", "seconds", "accelerator_seconds"))
+    run = {"name": "expo", "folder": str(expo), "steps": 3, "accuracy": {}}
+    assert found == {
+        "pages": [str(expo / "report" / "index.html")],
+        "runs": [run | {"cost": {"learner_only": nothing, "all_in": nothing}}],
+        "steps": 3,
+        "sections": ["results", "training", "kl"],
+    }
 
 
-def test_a_second_report_replaces_the_first(expo, capsys):
+def test_a_second_report_replaces_the_first_and_the_second_page_of_earlier_versions(expo, capsys):
     assert cli.main(["report", str(expo)]) == 0
+    (expo / "report" / "curriculum.html").write_text((expo / "report" / "index.html").read_text())
     write(expo, [training(1)])
     assert cli.main(["report", str(expo)]) == 0
     assert [path.name for path in (expo / "report").iterdir()] == ["index.html"]
@@ -181,8 +188,124 @@ def test_many_validation_sets_and_samples_have_names(tmp_path):
     run = write(tmp_path / "run", [(0, values), training(1)])
     assert cli.main(["report", str(run)]) == 0
     text = (run / "report" / "index.html").read_text()
-    assert Page(text).drawings == 4
+    assert Page(text).drawings == 3
     assert "toy, mean of 8: 0.900 (one validation)" in text and "set4, step 0: 0.4" in text
+
+
+# ---- several runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pair(tmp_path) -> list[Path]:
+    """Two runs of the same ten problems: the first solves 4 at last, the second 9, those 4 among them."""
+    return [evaluated(tmp_path / name / "run", solved) for name, solved in (("a", 4), ("b", 9))]
+
+
+def evaluated(folder: Path, solved: int, source: str = "toy") -> Path:
+    folder.mkdir(parents=True)
+    dumps = folder / "validation"
+    dumps.mkdir()
+    lines = []
+    for step, right in ((0, 1), (2, solved)):
+        rows = [{"input": f"user\n{i}?", "output": f"{i} {step}", "acc": float(i < right)} for i in range(10)]
+        (dumps / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        lines.append((step, {ACCURACY.format(source): right / 10}))
+    return write(folder, [*lines[:1], training(1, **{"s2l/explorer/share": 0.5}), training(2), *lines[1:]])
+
+
+def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
+    out = tmp_path / "out"
+    assert cli.main(["report", *map(str, pair), "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [run["name"] for run in found["runs"]] == ["a", "b"] and "steps" not in found
+    last = found["runs"][1]["accuracy"][ACCURACY.format("toy")]
+    assert last["difference"]["value"] == pytest.approx(0.5) and last["difference"]["how"] == "paired"
+    low, high = last["difference"]["ci95"]
+    assert 0.1 <= low <= 0.3 and 0.7 <= high <= 0.9
+    text = (out / "index.html").read_text()
+    page = Page(text)
+    assert set(page.links) == {f"#{name}" for name in found["sections"]} | {"#cost", "#settings"}
+    assert "b minus a on toy: +0.500, 95 % interval" in text and "(paired): a clear difference." in text
+    assert "a, step 2: 0.4" in text and "b, step 2: 0.9" in text
+    assert "<polygon class='band learner'" in text and "<polygon class='band explorer'" in text
+    assert "Explorer&#x27;s share" in text and text.count("Held-out problems it learned to solve: ") == 2
+
+
+def test_other_problems_are_compared_as_independent_samples(pair, capsys, tmp_path):
+    path = pair[1] / "validation" / "2.jsonl"
+    path.write_text(path.read_text().replace("9?", "other"))
+    assert cli.main(["report", *map(str, pair), "--out", str(tmp_path / "o"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["runs"][1]["accuracy"][ACCURACY.format("toy")]["difference"]
+    assert found["how"] == "independent"
+    # by hand: Wilson 4/10 = (0.16818, 0.68733), 9/10 = (0.59585, 0.98212); 0.5 - hypot(0.30415, 0.28733), ...
+    assert found["ci95"] == pytest.approx([0.08159, 0.74592], abs=2e-4)
+
+
+def test_without_dumps_there_is_no_interval(pair, capsys, tmp_path):
+    for path in (pair[0] / "validation").iterdir():
+        path.unlink()
+    assert cli.main(["report", *map(str, pair), "--out", str(tmp_path / "o")]) == 0
+    text = (tmp_path / "o" / "index.html").read_text()
+    assert capsys.readouterr().out == f"2 runs. Open {tmp_path / 'o' / 'index.html'}.\n"
+    assert "+0.500, without an interval." in text and "the number of problems is not known" in text
+
+
+def test_runs_with_different_validation_sets_are_not_compared(pair, tmp_path):
+    other = evaluated(tmp_path / "c", 5, source="other")
+    assert cli.main(["report", str(pair[0]), str(other), "--out", str(tmp_path / "o")]) == 0
+    assert "not in both" in (tmp_path / "o" / "index.html").read_text()
+
+
+def test_the_configurations_differences_are_a_table(pair, tmp_path):
+    for folder, rate in zip(pair, ("1e-6", "2e-6"), strict=True):
+        (folder / "s2l_config.yaml").write_text(f"optim: {{lr: {rate}, seed: 1}}\n")
+    assert cli.main(["report", *map(str, pair), "--out", str(tmp_path / "o")]) == 0
+    text = (tmp_path / "o" / "index.html").read_text()
+    assert "optim.lr</td>" in text and "optim.seed" not in text and "1 settings differ" in text
+
+
+def test_the_same_run_twice_is_refused(pair, capsys):
+    assert cli.main(["report", str(pair[0]), str(pair[0].parent)]) == 2
+    assert f"{pair[0].parent} is the same run as {pair[0]}. Give each run once." in capsys.readouterr().err
+
+
+def test_more_runs_than_an_eye_can_tell_apart_are_refused(pair, capsys):
+    assert cli.main(["report", *([str(pair[0])] * 19)]) == 2
+    assert "19 runs: one page tells at most 18 apart." in capsys.readouterr().err
+
+
+def test_several_runs_go_to_a_folder_of_their_own(pair, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", *map(str, pair)]) == 0
+    assert (tmp_path / "outputs" / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("s2l_config.yaml", "a: [", "s2l_config.yaml: no YAML (while parsing"),
+        ("s2l_config.yaml", "- 1", "s2l_config.yaml: holds no mapping. Restore what s2l train wrote"),
+        ("plan.json", "{", "plan.json: no JSON (Expecting"),
+        ("plan.json", "[]", "plan.json: holds no mapping."),
+    ],
+)
+def test_a_damaged_configuration_is_named(plain, capsys, name, content, said):
+    (plain / name).write_text(content)
+    assert cli.main(["report", str(plain)]) == 2
+    assert f"{plain}/{said}" in capsys.readouterr().err
+
+
+def test_a_full_disk_leaves_the_earlier_page(plain, capsys, monkeypatch):
+    assert cli.main(["report", str(plain)]) == 0
+    before = (plain / "report" / "index.html").read_text()
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("s2l_ext.report.command.write_atomically", full)
+    assert cli.main(["report", str(plain)]) == 2
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+    assert (plain / "report" / "index.html").read_text() == before
 
 
 # ---- pipelines ----------------------------------------------------------------------------------------------------
@@ -217,6 +340,11 @@ def test_a_pipeline_that_is_under_way_says_that_its_table_is_missing(bridge, cap
     assert cli.main(["report", str(bridge)]) == 0
     assert "table.json is not there yet" in (bridge / "report" / "index.html").read_text()
     assert "2 training stages" in capsys.readouterr().out
+
+
+def test_a_pipeline_beside_a_run_is_refused(bridge, plain, capsys):
+    assert cli.main(["report", str(plain), str(bridge)]) == 2
+    assert "the output of a pipeline" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The curriculum page from hand-made runs, and the chart kinds it is made of."""
+"""The sections of a curriculum from hand-made runs, and the chart kinds they are made of."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, 
 from s2l_ext.report.draws import BINS, observed_and_expected, read_draws
 from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
+from s2l_ext.report.style import document
 
 
 class Page(HTMLParser):
@@ -94,7 +95,8 @@ def run(tmp_path) -> Run:
 
 
 def html_of(run: Run) -> str:
-    return curriculum.page(run, curriculum.sections(run), "index.html")
+    body = "".join(section.html() for section in curriculum.sections(run))
+    return document(run.name, f"<p>{html.escape(curriculum.lead(run))}</p>{body}")
 
 
 def test_the_page_is_balanced_labelled_and_loads_nothing(run):
@@ -105,7 +107,7 @@ def test_the_page_is_balanced_labelled_and_loads_nothing(run):
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
     assert len(page.of_class("reading")) == 9
     assert "http" not in text and "<script" not in text and "prefers-color-scheme: dark" in text
-    assert [attrs["href"] for tag, attrs in page.elements if tag == "a"] == ["index.html"]
+    assert [attrs["id"] for tag, attrs in page.elements if tag == "section"] == ["pass_rates", "draws", "kl"]
 
 
 def test_exact_numbers_appear(run):
@@ -171,17 +173,17 @@ def test_no_curve_where_it_would_be_a_guess(tmp_path, data, said):
     assert said in curriculum.beta_against_accuracy(write(tmp_path / "run", metrics, None))
 
 
-def test_a_run_with_kl_alone_says_that_it_had_no_curriculum(tmp_path):
+def test_a_run_with_kl_alone_has_no_section_about_a_curriculum(tmp_path):
     run = write(tmp_path / "run", [(1, {KL + "beta": 0.01, KL + "accuracy": 0.5})], None)
-    drawn = {section.name: section.is_drawn for section in curriculum.sections(run)}
-    assert drawn == {"kl": True, "pass_rates": False}
-    assert curriculum.NO_CURRICULUM in html_of(run)
+    found = curriculum.sections(run, ": mine", "_2")
+    assert [(section.name, section.title) for section in found] == [("kl_2", "KL coefficient and accuracy: mine")]
+    assert found[0].is_drawn
 
 
 def test_a_curriculum_alone_and_without_its_file_is_sentences(tmp_path):
     run = write(tmp_path / "run", [(1, {CURRICULUM + "effective_sample_size": 30.0})], None)
     text = html_of(run)
-    assert html.escape(curriculum.NO_KL) in text and text.count(html.escape(curriculum.NO_DRAWS)) == 2
+    assert "KL coefficient and accuracy" not in text and text.count(html.escape(curriculum.NO_DRAWS)) == 2
     assert "effective sample size, step 1: 30" in text
 
 

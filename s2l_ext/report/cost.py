@@ -1,0 +1,119 @@
+"""The cost of runs as tables and curves: by phase and by who did the work, learner-only and all-in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from s2l_ext.report.charts import Line, chart, empty
+from s2l_ext.report.curves import SHARE, colour
+from s2l_ext.report.held_out import HeldOut, set_name
+from s2l_ext.report.ledger import BOTH, FORWARD, MODEL_PATHS, SCORING, Ledger
+from s2l_ext.report.tables import quantity, ratio, table
+
+LEARNER_ONLY, ALL_IN = "learner-only", "all-in"
+FORMULA = (
+    f"FLOPs are estimates: {FORWARD} × parameters for each token that a model samples or scores, {BOTH} × for each "
+    "that is trained on, prompts included. Left out: attention over long contexts, validation, and steps that were "
+    "repeated after an interruption."
+)
+MEANING = (
+    "Learner-only leaves out what the explorer and the teacher did, as if their work were cached and free (the paper's "
+    "0.75 × counts this way); all-in counts everything."
+)
+SECONDS = (
+    "Seconds are wall-clock. Explorer and learner sample at once: the time of sampling is split by the generation time "
+    "of their rows. A teacher's scoring happens inside training."
+)
+NO_COST = "The run logged neither perf/total_num_tokens nor timing_s/step, so nothing can be counted."
+
+
+def figures(runs: Sequence[HeldOut]) -> list[str]:
+    """Totals, and the phases of every run."""
+    ledgers = [Ledger(held_out.run) for held_out in runs]
+    if not any(ledger.steps for ledger in ledgers):
+        return [empty("Cost", NO_COST)]
+    phases = [_phases(ledger, len(runs) > 1) for ledger in ledgers if ledger.steps]
+    return [_totals(ledgers), *phases]
+
+
+def _totals(ledgers: Sequence[Ledger]) -> str:
+    several = len(ledgers) > 1
+    rows, colours = [], []
+    for place, ledger in enumerate(ledgers):
+        for all_in in (False, True):
+            rows.append(_total_row(ledger, ledgers[0] if several else None, all_in))
+            colours.append(colour(place) if several else "")
+    columns = ("tokens of rollouts", "FLOPs", "seconds", "accelerator seconds")
+    head = [*(["run"] if several else []), "account"]
+    for name in columns:
+        head += [name, "ratio"] if several else [name]
+    readings = [MEANING, FORMULA, f"Ratios are to {ledgers[0].run.name}." if several else "", *map(_unknown, ledgers)]
+    return table("Cost of the training steps", head, rows, " ".join(filter(None, readings)), colours)
+
+
+def _total_row(ledger: Ledger, first: Ledger | None, all_in: bool) -> list[str]:
+    """``first`` is the run that ratios refer to."""
+    cells = [*([ledger.run.name] if first else []), ALL_IN if all_in else LEARNER_ONLY]
+    own, base = (vars(one.totals(all_in)) if one else {} for one in (ledger, first))
+    for name, value in own.items():
+        cells += [quantity(value), ratio(value, base[name])] if first else [quantity(value)]
+    return cells
+
+
+def _unknown(ledger: Ledger) -> str:
+    """Why a run has no FLOPs."""
+    if not ledger.unknown_sizes:
+        return ""
+    named = ", ".join(f"{who} ({ledger.run.setting(MODEL_PATHS[who], 'not named')})" for who in ledger.unknown_sizes)
+    return (
+        f"FLOPs of {ledger.run.name} are not known: the parameters of {named} are neither in plan.json, nor in a model "
+        "folder that is still there, nor in the name."
+    )
+
+
+def _phases(ledger: Ledger, several: bool) -> str:
+    total = ledger.totals(all_in=True).flops
+    rows = []
+    for (phase, who), amount in ledger.entries.items():
+        counted = [quantity(amount.tokens), quantity(amount.flops)] if amount.tokens else ["", ""]
+        share = f"{amount.flops / total:.1%}" if total and amount.flops else ""
+        seconds = "" if phase == SCORING else quantity(amount.seconds)
+        rows.append([phase, who, *counted, share, seconds])
+    at_work = {who for _, who in ledger.entries}
+    sizes = [f"{who} {size:,}" for who, size in ledger.sizes.items() if size and who in at_work]
+    reading = f"{SECONDS} Parameters: {', '.join(sizes)}." if sizes else SECONDS
+    title = f"Cost by phase: {ledger.run.name}" if several else "Cost by phase"
+    return table(title, ["phase", "by", "tokens", "FLOPs", "of all FLOPs", "seconds"], rows, reading)
+
+
+def against_flops(runs: Sequence[HeldOut]) -> list[str]:
+    """Accuracy by compute, where sizes and validations are known. One run that had help: both accounts in a chart;
+    several: a chart for each account."""
+    ledgers = [Ledger(held_out.run) for held_out in runs]
+    keys = sorted({key for held_out in runs for key in held_out.keys})
+    if not keys or not any(ledger.flops_until(True) for ledger in ledgers):
+        return []
+    key, accounts = keys[0], ((LEARNER_ONLY, False), (ALL_IN, True))
+    title = f"Accuracy on {set_name(key)} against compute"
+    if len(runs) == 1:
+        lines = [
+            Line(name, colour(place), _points(ledgers[0], key, all_in)) for place, (name, all_in) in enumerate(accounts)
+        ]
+        return [_flops_chart(title, lines if ledgers[0].had_help else lines[1:])]
+    return [_flops_chart(f"{title}, {name}", _line_of_each(ledgers, key, all_in)) for name, all_in in accounts]
+
+
+def _line_of_each(ledgers: Sequence[Ledger], key: str, all_in: bool) -> list[Line]:
+    points = [_points(ledger, key, all_in) for ledger in ledgers]
+    return [Line(ledger.run.name, colour(place), points[place]) for place, ledger in enumerate(ledgers)]
+
+
+def _flops_chart(title: str, lines: list[Line]) -> str:
+    reading = "Higher at the same place is better for the same compute; further left is cheaper for the same accuracy."
+    return chart(title, "accuracy (0 to 1)", lines, SHARE, reading, "FLOPs so far (estimated)")
+
+
+def _points(ledger: Ledger, key: str, all_in: bool) -> list[tuple[float, float]]:
+    """Validations of steps whose FLOPs are known."""
+    spent = ledger.flops_until(all_in)
+    return [(spent[step], accuracy) for step, accuracy in ledger.run.series(key) if step in spent]

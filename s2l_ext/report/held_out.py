@@ -1,0 +1,186 @@
+"""Held-out accuracy of a run with 95 % intervals, and how two runs differ on the same problems."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from s2l_ext.evaluation.metrics import standard_error
+from s2l_ext.report.results import (
+    Validation,
+    compare,
+    dump_files,
+    is_accuracy,
+    newcombe_interval,
+    read_validation,
+    wilson_interval,
+)
+from s2l_ext.report.run import Run
+
+Interval = tuple[float, float]
+VALIDATION_DIR, FOLDER = "trainer.validation_data_dir", "validation"
+SAME = 1e-6
+Z = 1.959964
+NO_INTERVAL = (
+    "Where there is no interval, the number of problems is not known. Set trainer.validation_data_dir, and the dumps "
+    "tell it for a single validation set; without them the report counts the rows of data.val_files."
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of another run minus that of the first; ``how`` is "paired", "independent" or "" without an interval."""
+
+    value: float
+    ci95: Interval | None
+    how: str
+
+
+def accuracy_keys(run: Run) -> list[str]:
+    """verl's ``val-core/<data source>/acc/mean@n`` with at least one number."""
+    return sorted({key for _, data in run.metrics for key in data if is_accuracy(key) and run.series(key)})
+
+
+def source_and_samples(key: str) -> tuple[str, str]:
+    """``("toy", "1")`` from ``val-core/toy/acc/mean@1``."""
+    source, samples = key.removeprefix("val-core/").split("/acc/mean@", 1)
+    return source, samples
+
+
+def set_name(key: str) -> str:
+    """``toy`` from ``val-core/toy/acc/mean@1``, with the number of samples where it is not 1."""
+    source, samples = source_and_samples(key)
+    return source if samples == "1" else f"{source}, mean of {samples}"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What a run's validations say."""
+
+    run: Run
+
+    @cached_property
+    def keys(self) -> list[str]:
+        return accuracy_keys(self.run)
+
+    @cached_property
+    def dumps(self) -> dict[int, Path]:
+        """Validation dumps by step, from the first folder that has some."""
+        places = [*self.run.places(VALIDATION_DIR), self.run.folder / FOLDER]
+        files = next((found for found in map(dump_files, places) if found), [])
+        return {int(path.stem): path for path in files}
+
+    def problems(self, key: str, step: int) -> Validation | None:
+        """The dump's problems of the key's data source; None where they cannot be told, or their mean is not what the
+        run logged, as in a dump that another run left there."""
+        dump, logged = self._read(step), dict(self.run.series(key)).get(step)
+        if dump is None or logged is None:
+            return None
+        if not dump.source and len({source_and_samples(other)[0] for other in self.keys}) > 1:
+            return None
+        source = source_and_samples(key)[0]
+        kept = {prompt: acc for prompt, acc in dump.accuracy.items() if dump.source.get(prompt, source) == source}
+        found = Validation(step, kept, dump.output, dump.truth)
+        return found if kept and abs(found.mean - logged) < SAME else None
+
+    def _read(self, step: int) -> Validation | None:
+        if step not in self.dumps:
+            return None
+        if step not in self._known:
+            self._known[step] = read_validation(self.dumps[step])
+        return self._known[step]
+
+    @cached_property
+    def _known(self) -> dict[int, Validation]:
+        return {}
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Problems by data source in the validation files that the configuration names; empty if one is not there,
+        or if verl took some of them and there are several sources."""
+        named = self.run.setting("data.val_files", [])
+        files = [_first_file(self.run.located(str(name))) for name in (named if isinstance(named, list) else [named])]
+        found = [None if file is None else _data_sources(file) for file in files]
+        known = [count for count in found if count is not None]
+        total = dict(sum(known, Counter())) if len(known) == len(found) else {}
+        most = self.run.setting("data.val_max_samples", -1)
+        if most < 0:
+            return total
+        return {source: min(most, n) for source, n in total.items()} if len(total) == 1 else {}
+
+    def interval(self, key: str, step: int, value: float) -> Interval | None:
+        """95 % interval over problems of one validation; None where their number is not known."""
+        problems = self.problems(key, step)
+        if problems is None:
+            n = self.counts.get(source_and_samples(key)[0], 0)
+            return wilson_interval(min(max(value, 0.0), 1.0), n) if n else None
+        return interval_of(value, list(problems.accuracy.values()))
+
+    def band(self, key: str) -> list[Interval] | None:
+        """:meth:`interval` of every validation, or None."""
+        found = [self.interval(key, step, value) for step, value in self.run.series(key)]
+        known = [interval for interval in found if interval is not None]
+        return known if len(known) == len(found) else None
+
+    @cached_property
+    def _differences(self) -> dict[tuple[Path, str], Difference | None]:
+        return {}
+
+    def minus(self, first: HeldOut, key: str) -> Difference | None:
+        """Last validation minus the last of another run; None where one of them has none under ``key``."""
+        place = (first.run.folder, key)
+        if place not in self._differences:
+            self._differences[place] = _difference(first, self, key)
+        return self._differences[place]
+
+    def gain(self, key: str) -> tuple[float, Interval | None]:
+        """Last minus first validation; paired by problem where both dumps hold the same problems."""
+        (first, before), (last, after) = (self.run.series(key)[index] for index in (0, -1))
+        return after - before, _paired(self.problems(key, first), self.problems(key, last))
+
+
+def interval_of(value: float, accuracies: Sequence[float]) -> Interval:
+    """Wilson for right or wrong; the normal approximation over problems where several samples each were drawn."""
+    if {0.0, 1.0}.issuperset(accuracies) or len(accuracies) < 2:
+        return wilson_interval(min(max(value, 0.0), 1.0), len(accuracies))
+    half = Z * (standard_error(accuracies) or 0.0)
+    return max(0.0, value - half), min(1.0, value + half)
+
+
+def _difference(first: HeldOut, other: HeldOut, key: str) -> Difference | None:
+    a, b = first.run.series(key), other.run.series(key)
+    if not a or not b:
+        return None
+    (step_a, value_a), (step_b, value_b) = a[-1], b[-1]
+    paired = _paired(first.problems(key, step_a), other.problems(key, step_b))
+    if paired is not None:
+        return Difference(value_b - value_a, paired, "paired")
+    of_a, of_b = first.interval(key, step_a, value_a), other.interval(key, step_b, value_b)
+    if of_a is None or of_b is None:
+        return Difference(value_b - value_a, None, "")
+    return Difference(value_b - value_a, newcombe_interval(value_a, of_a, value_b, of_b), "independent")
+
+
+def _paired(before: Validation | None, after: Validation | None) -> Interval | None:
+    """None where a dump is missing or the problems differ."""
+    if before is None or after is None or before.accuracy.keys() != after.accuracy.keys():
+        return None
+    return compare(before, after).ci95
+
+
+def _first_file(places: list[Path]) -> Path | None:
+    return next((path for path in places if path.is_file()), None)
+
+
+def _data_sources(file: Path) -> Counter[str] | None:
+    """Rows by ``data_source`` of a parquet file; None where it cannot be read as one."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return Counter(pq.read_table(file, columns=["data_source"])["data_source"].to_pylist())
+    except (OSError, KeyError, pa.ArrowException):
+        return None

@@ -1,0 +1,165 @@
+"""Responses to read: of training rollouts by source, and of held-out problems that a run learned to solve."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.algorithms.sources import EXPLORER, LEARNER
+from s2l_ext.errors import DataError
+from s2l_ext.report.charts import empty
+from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.results import SLOTS, dump_files
+from s2l_ext.report.run import Run
+
+ROLLOUT_DIR, FOLDER = "trainer.rollout_data_dir", "rollouts"
+STEPS, LEARNED, LONGEST = 3, 3, 2000
+ROLES = re.compile(r"^(system|user)\n|\n?assistant\n?$")
+ROLLOUTS, LEARNED_TITLE = "Training rollouts", "Held-out problems it learned to solve"
+NO_ROLLOUTS = "No training rollouts were kept. Set trainer.rollout_data_dir to read what the run trained on."
+NO_LEARNED = (
+    "No held-out responses to compare: the run left fewer than two validation dumps (trainer.validation_data_dir), or "
+    "solved no problem at its end that it failed at first."
+)
+CHOICE = "The first row of each kind in the file, at the first, a middle and the last step that was kept."
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One response. ``guidance`` is the part that was placed and not sampled; None where the dump does not say."""
+
+    step: int
+    source: str
+    verdict: str
+    prompt: str
+    guidance: str | None
+    response: str
+    truth: str
+
+
+def rollout_files(run: Run) -> list[Path]:
+    """Dumps of training rollouts, by step."""
+    places = [*run.places(ROLLOUT_DIR), run.folder / FOLDER]
+    return next((files for files in map(dump_files, places) if files), [])
+
+
+def chosen_rollouts(run: Run) -> list[Sample]:
+    """The first row of every source and verdict at the first, a middle and the last step.
+
+    Raises:
+        DataError: a line is no row of a rollout dump.
+    """
+    files = rollout_files(run)
+    picked = sorted({0, len(files) // 2, len(files) - 1}) if files else []
+    found: list[Sample] = []
+    for index in picked:
+        kinds: dict[tuple[str, str], Sample] = {}
+        for sample in read_rollouts(files[index], run):
+            kinds.setdefault((sample.source, sample.verdict), sample)
+        found += [kinds[kind] for kind in sorted(kinds)]
+    return found
+
+
+def read_rollouts(path: Path, run: Run) -> list[Sample]:
+    """Every row of a dump. A dump that does not name the source is read by the plan: the explorer's sessions come
+    first in every group."""
+    slots = dict(run.series(SLOTS)).get(int(path.stem), 0.0)
+    found = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                found.append(_sample(json.loads(line), int(path.stem), slots))
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}:{number}: not a row of a rollout dump ({error!r}). Remove the file, or that line."
+                ) from error
+    return found
+
+
+def _sample(row: dict[str, Any], step: int, slots: float) -> Sample:
+    guidance, response = row.get("guidance"), str(row["output"])
+    if guidance and response.startswith(guidance):
+        response = response[len(guidance) :]
+    source = row.get("s2l_source") or (EXPLORER if _session(str(row.get("uid", ""))) < slots else LEARNER)
+    if guidance:
+        source = f"{source}, guided"
+    truth = "" if row.get("gts") is None else str(row["gts"])
+    return Sample(step, source, _verdict(row), str(row["input"]), guidance or None, response, truth)
+
+
+def _session(uid: str) -> float:
+    """Of verl's ``{prompt}_{session}_{turn}``."""
+    parts = uid.rsplit("_", 2)
+    return float(parts[1]) if len(parts) == 3 and parts[1].isdigit() else float("inf")
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """The verifier's word; a score that is neither 0 nor 1 stands for itself."""
+    value = float(row["score"] if row.get("acc") is None else row["acc"])
+    return {0.0: "wrong", 1.0: "right"}.get(value, f"score {value:.3g}")
+
+
+def figures(held_out: HeldOut, label: str = "") -> list[str]:
+    """Training rollouts, then held-out problems before and after; a sentence for what there is not.
+
+    Args:
+        label: put after the titles.
+    """
+    rollouts, title, solved = chosen_rollouts(held_out.run), f"{ROLLOUTS}{label}", f"{LEARNED_TITLE}{label}"
+    told = _table(title, rollouts, CHOICE) if rollouts else empty(title, NO_ROLLOUTS)
+    return [told, _learned(solved, held_out) or empty(solved, NO_LEARNED)]
+
+
+def _table(title: str, samples: Sequence[Sample], reading: str) -> str:
+    guided = any(sample.guidance for sample in samples)
+    names = ["step", "source", "verdict", "prompt", *(["guidance"] if guided else []), "response", "answer"]
+    rows = []
+    for sample in samples:
+        texts = [sample.prompt, *([sample.guidance or ""] if guided else []), sample.response, sample.truth]
+        texts[0] = ROLES.sub("", texts[0])
+        words = [str(sample.step), _badge(sample.source), _badge(sample.verdict)]
+        rows.append([*words, *map(_code, texts)])
+    return reading_table(title, names, rows, reading)
+
+
+def _learned(title: str, held_out: HeldOut) -> str:
+    """The first problems that were wrong at the first validation and right at the last."""
+    rows = []
+    for key in held_out.keys:
+        points = held_out.run.series(key)
+        before, after = (held_out.problems(key, points[index][0]) for index in (0, -1))
+        if before is None or after is None:
+            continue
+        solved = [p for p in sorted(before.accuracy) if before.accuracy[p] < after.accuracy.get(p, 0.0)]
+        for prompt in solved[:LEARNED]:
+            texts = [ROLES.sub("", prompt), before.output[prompt], after.output[prompt], after.truth[prompt]]
+            rows.append([_code(text) for text in texts])
+    names = ["prompt", "before", "after", "answer"]
+    reading = "The first by their text among the problems whose accuracy rose from the first to the last validation."
+    return reading_table(title, names, rows, reading) if rows else ""
+
+
+def reading_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], reading: str) -> str:
+    """``rows`` hold HTML."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    table = f"<div class='scroll'><table class='samples'><tr>{head}</tr>{body}</table></div>"
+    said = f"<p class='reading'>{html.escape(reading)}</p>"
+    return f"<figure class='wide'><figcaption>{html.escape(title)}</figcaption>{table}{said}</figure>"
+
+
+def _badge(text: str) -> str:
+    kind = text.split(",")[0]
+    style = kind if kind in (LEARNER, EXPLORER, "right", "wrong") else "plan"
+    return f"<span class='badge {style}'>{html.escape(text)}</span>"
+
+
+def _code(text: str) -> str:
+    short = text.strip()
+    more = f" … ({len(short) - LONGEST} more characters)" if len(short) > LONGEST else ""
+    return f"<code>{html.escape(short[:LONGEST])}</code>{more}"

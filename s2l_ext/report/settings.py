@@ -1,0 +1,89 @@
+"""The configuration of a run in short, and where those of several runs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from s2l_ext.report.run import Run
+from s2l_ext.report.tables import table
+
+NO_CONFIG = "no s2l_config.yaml in the folder"
+ABSENT = "not set"
+LONGEST = 160
+SHOWN = (
+    "actor_rollout_ref.model.path",
+    "data.train_files",
+    "data.val_files",
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "data.seed",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.temperature",
+    "actor_rollout_ref.rollout.top_p",
+    "actor_rollout_ref.actor.optim.lr",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.use_kl_loss",
+    "actor_rollout_ref.actor.kl_loss_coef",
+    "algorithm.adv_estimator",
+    "trainer.total_training_steps",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+)
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a.b": value}``; lists, and mappings without keys, are values."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        found |= flattened(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Text of each configuration's value for the keys whose values are not all equal, in the order of the keys."""
+    flat = [flattened(config) for config in configs]
+    keys = sorted(set().union(*flat))
+    texts = {key: [value_text(values[key]) if key in values else ABSENT for values in flat] for key in keys}
+    return {key: found for key, found in texts.items() if len(set(found)) > 1}
+
+
+def value_text(value: Any) -> str:
+    """As YAML would say it, on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(value_text, value))}]"
+    text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def figures(runs: Sequence[Run]) -> list[str]:
+    """One run: what matters of its configuration. Several: every key that differs between those that have one."""
+    known = [run for run in runs if run.config]
+    missing = [run.name for run in runs if not run.config]
+    note = f"Left out, {NO_CONFIG}: {', '.join(missing)}." if missing else ""
+    if len(runs) == 1:
+        return [_summary(runs[0])]
+    if len(known) < 2:
+        return [table("Configuration that differs", ["setting"], [], f"Nothing to compare. {note}")]
+    found = differences([run.config for run in known])
+    rows = [[key, *texts] for key, texts in found.items()]
+    says = f"{len(rows)} settings differ; all others are the same. {note}" if rows else f"No setting differs. {note}"
+    return [table("Configuration that differs", ["setting", *(run.name for run in known)], rows, says, wrap=True)]
+
+
+def _summary(run: Run) -> str:
+    if not run.config:
+        return table("Configuration", ["setting", "value"], [], f"Not shown: {NO_CONFIG}.")
+    flat = flattened(run.config)
+    own = {key: value for key, value in flat.items() if key.startswith("s2l.") and value is not None}
+    rows = [[key, value_text(flat[key])] for key in SHOWN if key in flat]
+    rows += [[key, value_text(value)] for key, value in own.items()]
+    return table(
+        "Configuration", ["setting", "value"], rows, "The whole of it is in s2l_config.yaml of the run.", wrap=True
+    )

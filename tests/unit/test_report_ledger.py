@@ -1,0 +1,143 @@
+"""The cost of a run, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from s2l_ext import cli
+from s2l_ext.report.ledger import Amount, Ledger, Totals
+from s2l_ext.report.run import Run
+
+CONFIG = {"trainer": {"nnodes": 1, "n_gpus_per_node": 2}, "s2l": {"explorer": {"n_gpus": 1}}}
+PLAN = {"parameters": {"learner": 1000, "explorer": 100, "teacher": 5000}}
+MIXED = {
+    "perf/total_num_tokens": 100,
+    "prompt_length/mean": 5.0,
+    "s2l/source/explorer/rows": 4,
+    "s2l/source/explorer/tokens": 20,  # with 4 prompts of 5 tokens: 40 of the 100
+    "s2l/source/explorer/gen_seconds_sum": 10.0,
+    "s2l/source/learner/gen_seconds_sum": 30.0,
+    "s2l/explorer/slots": 4,
+    "s2l/explorer/gpus_held": 0,
+    "timing_s/gen": 10.0,
+    "timing_s/old_log_prob": 2.0,
+    "timing_s/update_actor": 5.0,
+    "timing_s/update_weights": 1.0,
+    "timing_s/step": 20.0,
+    "timing_s/testing": 4.0,
+}
+PLAIN = {"perf/total_num_tokens": 50, "s2l/explorer/slots": 0, "s2l/explorer/gpus_held": 0, "timing_s/gen": 3.0}
+PLAIN |= {"timing_s/old_log_prob": 1.0, "timing_s/update_actor": 2.0, "timing_s/step": 6.5}
+
+
+def run(*steps: dict, config: dict = CONFIG, plan: dict = PLAN) -> Run:
+    return Run("run", [*enumerate(steps, start=1)], [], Path("run"), config, plan)
+
+
+def test_one_step_by_hand():
+    entries = Ledger(run(MIXED)).entries
+    assert list(entries.items()) == [
+        (("sampling", "learner"), Amount(60, 120_000, 7.5)),
+        (("sampling", "explorer"), Amount(40, 8_000, 2.5)),
+        (("old log-probabilities", "learner"), Amount(100, 200_000, 2.0)),
+        (("training", "learner"), Amount(100, 600_000, 5.0)),
+        (("weights to the sampler", "learner"), Amount(0, 0, 1.0)),
+        (("rest of the step", "learner"), Amount(0, 0, 2.0)),
+        (("validation", "learner"), Amount(0, 0, 4.0)),
+    ]
+
+
+def test_the_two_accounts_differ_by_the_explorers_work():
+    ledger = Ledger(run(MIXED, PLAIN))
+    # step 2: 50 tokens x 1000 x (2 + 2 + 6) = 500,000; the explorer's GPU was held in step 1 alone
+    assert ledger.totals(all_in=True) == Totals(150, 928_000 + 500_000, 24 + 6.5, 2 * (24 + 6.5) + 20)
+    assert ledger.totals(all_in=False) == Totals(110, 920_000 + 500_000, 24 + 6.5 - 2.5, 2 * (24 + 6.5))
+    assert ledger.flops_until(True) == {0: 0, 1: 928_000, 2: 1_428_000}
+    assert ledger.flops_until(False) == {0: 0, 1: 920_000, 2: 1_420_000}
+    assert ledger.had_help and not Ledger(run(PLAIN)).had_help
+
+
+def test_seconds_add_up_to_the_steps_and_the_validation():
+    ledger = Ledger(run(MIXED, PLAIN))
+    assert sum(amount.seconds for amount in ledger.entries.values()) == pytest.approx(20 + 4 + 6.5)
+
+
+def test_a_reference_costs_a_forward_pass_and_epochs_multiply_training():
+    config = {"actor_rollout_ref": {"actor": {"ppo_epochs": 3}}}
+    entries = Ledger(run({**PLAIN, "timing_s/ref": 0.5}, config=config)).entries
+    assert entries["reference log-probabilities", "learner"] == Amount(50, 100_000, 0.5)
+    assert entries["training", "learner"].flops == 3 * 300_000
+    assert entries["rest of the step", "learner"].seconds == pytest.approx(0.0)
+
+
+def test_distillation_asks_a_teacher_and_has_no_old_log_probabilities():
+    """verl times the place of the old log-probabilities although nothing is computed there."""
+    step = {**PLAIN, "s2l/distill/value": 0.1}
+    entries = Ledger(run(step)).entries
+    assert entries["scoring", "teacher"] == Amount(50, 2 * 5000 * 50, 0.0)
+    assert ("old log-probabilities", "learner") not in entries
+    assert Ledger(run(step)).totals(all_in=False).flops == 50 * 1000 * 8
+    sft = Ledger(run(step, config={"s2l": {"distill": {"loss": "sft"}}}))
+    assert ("scoring", "teacher") not in sft.entries and sft.totals(True).flops == 50 * 1000 * 8
+
+
+def test_bypassed_old_log_probabilities_cost_nothing():
+    config = {"algorithm": {"rollout_correction": {"bypass_mode": True}}}
+    assert ("old log-probabilities", "learner") not in Ledger(run(PLAIN, config=config)).entries
+
+
+def test_a_step_of_the_explorer_alone_leaves_the_learner_nothing_to_sample():
+    step = {**MIXED, "s2l/source/explorer/rows": 16}
+    ledger = Ledger(run(step))
+    assert ledger.entries["sampling", "explorer"].tokens == 100
+    assert ("sampling", "learner") not in ledger.entries
+    assert ledger.totals(all_in=False).tokens == 0.0
+
+
+def test_an_unknown_size_makes_its_flops_unknown_and_no_others():
+    ledger = Ledger(run(MIXED, plan={"parameters": {"learner": 1000, "explorer": None}}))
+    assert ledger.entries["sampling", "explorer"] == Amount(40, None, 2.5)
+    assert ledger.totals(all_in=True).flops is None and ledger.flops_until(True) == {}
+    assert ledger.totals(all_in=False).flops == 920_000
+    assert ledger.unknown_sizes == ["explorer"]
+
+
+def test_without_a_configuration_accelerators_are_not_known():
+    assert Ledger(run(PLAIN, config={})).totals(True).accelerator_seconds is None
+
+
+def test_sizes_come_from_the_folders_that_the_configuration_names(tmp_path):
+    """A moved run finds the model beside it; 2 x 3 numbers in the weights."""
+    model = tmp_path / "moved" / "models" / "small"
+    model.mkdir(parents=True)
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}).encode()
+    (model / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(24))
+    config = {
+        "trainer": {"default_local_dir": "/gone/run"},
+        "actor_rollout_ref": {"model": {"path": "/gone/models/small"}},
+        "s2l": {"explorer": {"model_path": "Qwen/Qwen3-0.6B"}, "distill": {"teacher_path": "/gone/models/none"}},
+    }
+    one = dataclasses.replace(run(PLAIN, config=config, plan={}), folder=tmp_path / "moved" / "run")
+    assert Ledger(one).sizes == {"learner": 6, "explorer": 600_000_000, "teacher": None}
+
+
+def test_the_page_shows_both_accounts_and_says_what_is_not_known(tmp_path, capsys):
+    for name, steps, parameters in (("a", [MIXED, PLAIN], PLAN["parameters"]), ("b", [PLAIN, PLAIN], {})):
+        (tmp_path / name).mkdir()
+        lines = [{"step": step, "data": data} for step, data in enumerate(steps, start=1)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (tmp_path / name / "s2l_config.yaml").write_text(json.dumps(CONFIG))
+        (tmp_path / name / "plan.json").write_text(json.dumps({"parameters": parameters}))
+    folders = [str(tmp_path / name) for name in ("a", "b")]
+    assert cli.main(["report", *folders, "--out", str(tmp_path / "out"), "--json"]) == 0
+    costs = [found["cost"] for found in json.loads(capsys.readouterr().out)["runs"]]
+    assert costs[0]["all_in"]["flops"] == 1_428_000 and costs[0]["learner_only"]["flops"] == 1_420_000
+    assert costs[1]["all_in"] == {"tokens": 100, "flops": None, "seconds": 13.0, "accelerator_seconds": 26.0}
+    text = (tmp_path / "out" / "index.html").read_text()
+    assert "FLOPs of b are not known: the parameters of learner (not named)" in text
+    assert "0.426 ×" in text  # 13 of a's 30.5 seconds
+    assert "Parameters: learner 1,000, explorer 100." in text and "2 × parameters" in text and "6 ×" in text
