@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ext.errors import DataError, S2LError
+from s2l_ext.errors import ConfigError, DataError, S2LError
 from s2l_ext.evaluation.problems import Problem
-from s2l_ext.rewards.math import marked_answer
+from s2l_ext.rewards import registry
+from s2l_ext.rewards.extraction import marked_answer
 
 TOY, MATH, CODE = (f"s2l_ext.rewards.{name}:compute_score" for name in ("toy", "math", "code"))
 BY_DATA_SOURCE = (
@@ -36,7 +37,7 @@ class Grade:
 
 
 def reward_name(problem: Problem, chosen: str | None = None) -> str:
-    """``package.module:function`` for a problem.
+    """The reward of a problem: a registered name, or a place as :func:`registry.load` takes it.
 
     Raises:
         DataError: nothing was chosen and the data source is not known.
@@ -52,15 +53,14 @@ def reward_name(problem: Problem, chosen: str | None = None) -> str:
 
 
 def load_reward(name: str) -> Reward:
-    """The function behind ``package.module:function``. Raises DataError when there is none."""
-    module, _, function = name.removeprefix("pkg://").partition(":")
+    """The function that :func:`registry.load` knows by ``name``. Raises DataError when there is none to call."""
     try:
-        found = getattr(importlib.import_module(module), function or "compute_score")
-    except (ImportError, AttributeError, ValueError) as error:
-        raise DataError(f"--reward {name}: cannot be loaded ({error}). Expected package.module:function.") from error
-    if not callable(found):
-        raise DataError(f"--reward {name}: {function} is {type(found).__name__}, no function.")
-    return found  # type: ignore[no-any-return]
+        found = registry.load(name)
+    except ConfigError as error:
+        raise DataError(f"--reward {name}: {error}") from error
+    if inspect.iscoroutinefunction(found):
+        raise DataError(f"--reward {name}: a coroutine function; evaluation calls plain functions.")
+    return found
 
 
 def grade(reward: Reward, problem: Problem, text: str) -> Grade:

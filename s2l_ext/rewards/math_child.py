@@ -41,6 +41,7 @@ def judge(
     """
     from math_verify import verify
 
+    mend_percent()
     limit = max(1, min(PARSE_SECONDS, int(seconds)))
     targets = _targets(match_types)
     truth = _parse(gold, False, targets, limit)
@@ -51,6 +52,18 @@ def judge(
         verify(truth, parsed, precision, 15, strict, allow_set_relation_comp, limit) for parsed in candidates
     )
     return {"correct": bool(correct), "extracted": str(candidates[0][-1]) if candidates[0] else ""}
+
+
+def mend_percent() -> None:
+    """Let latex2sympy2_extended 1.11.0 read ``28\\%`` on antlr 4.9.3, the version that hydra needs.
+
+    Its grammar for 4.9.3 lacks an accessor that it asks every atom for before it comes to percentages, so each of them
+    fails with an AttributeError. With 4.13 they are read; so are they with this.
+    """
+    from latex2sympy2_extended.latex2sympy2 import PSParser
+
+    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
+        PSParser.AtomContext.FUNC_GAMMA = lambda self: None
 
 
 def _targets(names: list[str] | tuple[str, ...]) -> list[Any]:

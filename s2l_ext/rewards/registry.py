@@ -1,0 +1,153 @@
+"""Names of reward functions: built in, brought by an installed package (entry-point group ``s2l.rewards``), or a place.
+
+A place is ``package.module:function``, ``pkg://package.module`` or ``path/to/file.py:function``; without a function it
+is ``compute_score``. :func:`compute_score` lets verl use a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.errors import ConfigError
+
+GROUP = "s2l.rewards"
+FUNCTION = "compute_score"
+BUILT_IN = {name: f"s2l_ext.rewards.{name}:{FUNCTION}" for name in ("math", "code", "toy")}
+FORMS = "package.module:function or path/to/file.py:function"
+
+Reward = Callable[..., Any]
+
+
+def rewards() -> dict[str, str]:
+    """Every name, and the ``package.module:function`` behind it.
+
+    Raises:
+        ConfigError: two packages, or a package and this one, use the same name.
+    """
+    found = dict(BUILT_IN)
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
+        if found.get(point.name, point.value) != point.value:
+            raise ConfigError(
+                f"reward '{point.name}' of {_package(point)} (entry point {point.value}) is already the name of "
+                f'{found[point.name]}. Rename it under [project.entry-points."{GROUP}"] there, or uninstall it.'
+            )
+        found[point.name] = point.value
+    return found
+
+
+def load(name: str) -> Reward:
+    """The reward function called ``name``, or found at that place.
+
+    Raises:
+        ConfigError: there is none; the message lists the names.
+    """
+    place = name.removeprefix("pkg://").removeprefix("file://")
+    if not place or place.startswith(":"):
+        raise ConfigError(f"reward '{name}' is neither a name ({', '.join(rewards())}) nor {FORMS}.")
+    if not any(mark in place for mark in ":./"):
+        place = _place(place)
+    module, _, function = _split(place)
+    return _function(name, _module(name, module), function or FUNCTION)
+
+
+def _place(name: str) -> str:
+    known = rewards()
+    if name not in known:
+        raise ConfigError(
+            f"unknown reward '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}; or give {FORMS}."
+        )
+    return known[name]
+
+
+def _split(place: str) -> tuple[str, str, str]:
+    return place.rpartition(":") if ":" in place else (place, "", "")
+
+
+def _module(name: str, module: str) -> Any:
+    if module.endswith(".py"):
+        return _from_file(name, Path(module).expanduser().resolve())
+    try:
+        return importlib.import_module(module.replace("/", "."))
+    except Exception as error:
+        raise ConfigError(
+            f"reward '{name}' cannot be loaded ({type(error).__name__}: {error}). Expected {FORMS}."
+        ) from error
+
+
+@lru_cache(maxsize=32)
+def _from_file(name: str, path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(
+        f"s2l_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}", path
+    )
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise ConfigError(f"reward '{name}': no file {path}. A relative path starts at the current folder.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[spec.name]
+        raise ConfigError(f"reward '{name}': {path} cannot be run ({type(error).__name__}: {error}).") from error
+    return module
+
+
+def _function(name: str, module: Any, function: str) -> Reward:
+    found = module
+    for part in function.split("."):
+        found = getattr(found, part, None)
+    if found is None:
+        raise ConfigError(f"reward '{name}': {getattr(module, '__file__', module)} has no function '{function}'.")
+    if not callable(found):
+        raise ConfigError(f"reward '{name}': {function} is {type(found).__name__}, no function.")
+    return found  # type: ignore[no-any-return]
+
+
+def _package(point: EntryPoint) -> str:
+    return f"package {point.dist.name}" if point.dist else "an installed package"
+
+
+@lru_cache(maxsize=32)
+def _synchronous(name: str) -> Reward:
+    found = load(name)
+    if inspect.iscoroutinefunction(found):
+        raise ConfigError(
+            f"reward '{name}' is a coroutine function, which this call cannot await. Name it to verl itself "
+            "(custom_reward_function.path and .name)."
+        )
+    return found
+
+
+def compute_score(
+    data_source: str,
+    solution_str: str,
+    ground_truth: Any,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    reward: str | None = None,
+    **kwargs: Any,
+) -> Any:
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.registry``) for a reward that has a name.
+
+    Args:
+        reward: the name, from ``reward_kwargs``; the other keywords go on to that reward.
+
+    Raises:
+        ConfigError: no reward is named, or it cannot be loaded.
+    """
+    if not isinstance(reward, str) or not reward:
+        raise ConfigError(
+            f"reward={reward!r} in custom_reward_function.reward_kwargs must be a name: {', '.join(rewards())}."
+        )
+    return _synchronous(reward)(
+        data_source=data_source, solution_str=solution_str, ground_truth=ground_truth, extra_info=extra_info, **kwargs
+    )
