@@ -1,4 +1,4 @@
-"""The words that an evaluate stage gives to ``s2l eval``, understood and checked before anything runs."""
+"""The words that a stage gives to ``s2l eval`` or ``s2l explore``, understood and checked before anything runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from s2l_ext.errors import ConfigError
 from s2l_ext.pipeline.kinds import in_stage
 
-EVALUATION = "s2l_ext.evaluation"
-"""Imported by name when a stage is checked, as the command line does: its engines can import vLLM."""
+EVALUATION, EXPLORATION = "s2l_ext.evaluation", "s2l_ext.explore"
+"""Imported by name when a stage is checked, as the command line does: their engines can import vLLM."""
 
 
 @dataclass(frozen=True)
@@ -29,24 +29,28 @@ class Asked:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"options.args: {message}. `s2l eval --help` lists the words.")
+        raise ConfigError(f"options.args: {message}. `{self.prog} --help` lists the words.")
 
 
-def understand(stage: str, words: Sequence[str]) -> Asked:
-    """Parse and check the words after ``s2l eval``; no model or data is opened.
+def understand(stage: str, words: Sequence[str], room: str = EVALUATION, command: str = "s2l eval") -> Asked:
+    """Parse and check the words after ``s2l eval`` (or another command that samples); no model or data is opened.
+
+    Args:
+        room: package with the command's ``command.job_of`` and ``run.check``.
 
     Raises:
-        ConfigError, DataError: for what `s2l eval` would refuse, with the stage's name.
+        ConfigError, DataError: for what the command would refuse, with the stage's name.
     """
-    command = importlib.import_module(f"{EVALUATION}.command")
-    check = importlib.import_module(f"{EVALUATION}.run").check
-    parser = _Parser(prog="s2l eval", add_help=False)
-    command.add_arguments(parser)
+    module = importlib.import_module(f"{room}.command")
+    check = importlib.import_module(f"{room}.run").check
+    parser = _Parser(prog=command, add_help=False)
+    module.add_arguments(parser)
     with in_stage(stage):
         args = parser.parse_intermixed_args(list(words))
-        job = command.job_of(args)
+        job = module.job_of(args)
         check(job)
-    return Asked(job.machine.tensor_parallel, list(_files(args, job)))
+    engines = job.placement.engines if room == EXPLORATION else 1
+    return Asked(job.machine.tensor_parallel * engines, list(_files(args, job)))
 
 
 def _files(args: argparse.Namespace, job: Any) -> Iterator[str]:

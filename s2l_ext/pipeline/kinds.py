@@ -197,8 +197,10 @@ def allow_inputs(place: Place, known: Mapping[str, Any]) -> None:
 
 def _load_kinds() -> None:
     """The registry's own entries, unless something took their place."""
+    from s2l_ext.pipeline.explore_kind import Explore
     from s2l_ext.pipeline.other_kinds import Evaluate, Split, Toy
     from s2l_ext.pipeline.train_kind import Train
 
-    for name, kind in (("train", Train), ("toy", Toy), ("split", Split), ("evaluate", Evaluate)):
-        KINDS.setdefault(name, kind())
+    ours: dict[str, Kind] = {"train": Train(), "toy": Toy(), "split": Split()}
+    for name, kind in (ours | {"explore": Explore(), "evaluate": Evaluate()}).items():
+        KINDS.setdefault(name, kind)

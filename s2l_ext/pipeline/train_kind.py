@@ -42,11 +42,12 @@ INPUT_KEYS: dict[str, tuple[str, ...]] = {
     "model": ("actor_rollout_ref.model.path",),
     "teacher": ("s2l.distill.teacher_path", "s2l.explorer.model_path"),
     "explorer": ("s2l.explorer.model_path",),
+    "store": ("s2l.explorer.store",),
     "data": ("data.train_files",),
     "val": ("data.val_files",),
 }
 """Override keys of each input. ``teacher`` is set only in those of the two blocks that the recipe has, and leaves the
-explorer's to ``explorer`` where that is given."""
+explorer's to ``explorer`` where that is given, or to the ``store`` that a recipe without servers reads."""
 
 OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
 SAVE = "actor_rollout_ref.actor.checkpoint.save_contents"
@@ -169,7 +170,8 @@ def _keys(place: Place, name: str, given: Input, cfg: DictConfig) -> tuple[str, 
             f"stage {place.stage.name}: inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input "
             f"say what it sets: {name}: {{from: {given.refs[0]}, keys: [some.override.key]}}."
         )
-    others = INPUT_KEYS["explorer"] if name == "teacher" and "explorer" in place.stage.inputs else ()
+    stored = OmegaConf.select(cfg, "s2l.explorer.source") == "offline"
+    others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in place.stage.inputs or stored) else ()
     keys = tuple(key for key in INPUT_KEYS[name] if key not in others and _has_block(cfg, key))
     if not keys:
         blocks = " nor ".join(key.rpartition(".")[0] for key in INPUT_KEYS[name])

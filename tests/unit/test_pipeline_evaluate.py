@@ -71,3 +71,66 @@ def test_llamas_are_evaluated_with_their_own_settings_on_eight_accelerators(tmp_
         words = prepare(pipeline, pipeline.stage(name)).commands[0].words
         assert {key: words[words.index(key) + 1] for key in wanted} == wanted
         assert "--chat-option" not in words and "--top-k" not in words, "Qwen's"
+
+
+# ---- stages that store rollouts ------------------------------------------------------------------------------------
+
+
+def stored_warm_up(tmp_path: Path, **options) -> Pipeline:
+    draw = {"name": "draw", "kind": "explore", "inputs": {"model": "m", "data": "d"}, "options": options}
+    train = {
+        "name": "warm_up",
+        "kind": "train",
+        "recipe": "sparse_to_dense/stages/warm_up_offline",
+        "inputs": {"model": "m", "teacher": "m", "store": "draw", "data": "d"},
+    }
+    content = {"name": "p", "models": {"m": "hub/m"}, "splits": {"d": "d.parquet"}, "stages": [draw, train]}
+    (tmp_path / "p.yaml").write_text(json.dumps(content))
+    return read_pipeline(tmp_path / "p.yaml", tmp_path / "out")
+
+
+def test_a_warm_up_on_rollouts_that_an_earlier_stage_stored(tmp_path) -> None:
+    pipeline = stored_warm_up(tmp_path, n=8, temperature=1, args=["--top-p", "1", "--engines", "2"])
+    drawn, trained = (prepare(pipeline, pipeline.stage(name)) for name in ("draw", "warm_up"))
+    store = str(tmp_path / "out" / "stages" / "draw" / "run")
+    (command,) = drawn.commands
+    assert command.words[3:] == (
+        *("explore", "--model", "hub/m", "--data", "d.parquet", "--out", store, "--n", "8", "--temperature", "1"),
+        *("--top-p", "1", "--engines", "2"),
+    )
+    assert drawn.accounting == {"accelerators": 2}
+    words = trained.commands[0].words
+    assert f"++s2l.explorer.store={store}" in words and "++s2l.distill.teacher_path=hub/m" in words
+    assert not any("explorer.model_path" in word for word in words), "the store says who sampled"
+    assert trained.accounting["accelerators"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"n": 4, "temperature": 0}, "stage draw: --temperature 0 with --n 4"),
+        ({"args": ["--engine", "x"]}, "stage draw: options.args: .*`s2l explore --help` lists the words"),
+        ({"args": ["--engines", "0"]}, "stage draw: --engines 0 is too small"),
+    ],
+)
+def test_words_that_the_exploration_would_refuse(tmp_path, options: dict, words: str) -> None:
+    pipeline = stored_warm_up(tmp_path, **options)
+    with pytest.raises((ConfigError, DataError), match=words):
+        prepare(pipeline, pipeline.stage("draw"))
+
+
+def test_a_store_that_is_not_complete_is_not_finished(tmp_path) -> None:
+    from s2l_ext.data.rollout_store import Manifest, Shard
+    from s2l_ext.explore.shards import write_manifest
+    from s2l_ext.pipeline.kinds import Place, kind_of
+
+    pipeline = stored_warm_up(tmp_path)
+    stage = pipeline.stage("draw")
+    place, kind = Place(pipeline, stage), kind_of(stage)
+    prepared = prepare(pipeline, stage)
+    assert not kind.finished(place, prepared)
+    place.run.mkdir(parents=True)
+    for complete in (False, True):
+        write_manifest(place.run, Manifest({}, {}, complete, (Shard("shard-000000.parquet", "0", 1, 7),)))
+        assert kind.finished(place, prepared) is complete
+    assert kind.result(place, prepared) == {"rollouts": 7}
