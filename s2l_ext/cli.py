@@ -37,7 +37,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("pipeline",): Command("run stages that hand a model on", "s2l_ext.pipeline.command"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
     ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
-    ("report",): Command("pages about a run: accuracy, KL, curriculum", "s2l_ext.report.command"),
+    ("report",): Command("one page about a run or several: curves, cost, samples", "s2l_ext.report.command"),
 }
 
 
