@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 RESAMPLES = 10_000
+RESAMPLES_AT_ONCE = 500
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -94,7 +95,10 @@ def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RES
 
 def paired_intervals(differences_P_M: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """The same for ``M`` measures, all from the same resampled problems: (2, M), low and high ends."""
-    rng, count = np.random.default_rng(seed), len(differences_P_M)
-    means = [differences_P_M[rng.integers(count, size=count)].mean(axis=0) for _ in range(resamples)]
-    ends: np.ndarray = np.quantile(np.array(means), [0.025, 0.975], axis=0)
+    rng, count, means = np.random.default_rng(seed), len(differences_P_M), []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        draws = range(min(RESAMPLES_AT_ONCE, resamples - start))
+        times = np.array([np.bincount(rng.integers(count, size=count), minlength=count) for _ in draws], dtype=float)
+        means.append(times @ differences_P_M / count)
+    ends: np.ndarray = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
     return ends

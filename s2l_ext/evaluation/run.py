@@ -81,6 +81,9 @@ def check(job: Evaluation) -> None:
         raise ConfigError(f"--k {wrong[0]}: pass@{wrong[0]} needs at least {wrong[0]} samples; --n is {s.n}.")
     if job.engine not in ENGINES:
         raise ConfigError(f"--engine {job.engine}: expected one of {', '.join(ENGINES)}.")
+    remote = [data for data in job.data if isinstance(data, str)]
+    if remote and job.benchmark is None:
+        raise ConfigError(f"--data {remote[0]} needs --benchmark NAME or FILE.yaml: how its rows become problems.")
     if job.teacher_rollouts and not job.divergence_to:
         raise ConfigError("--teacher-rollouts needs --divergence-to, the model that drew them.")
 

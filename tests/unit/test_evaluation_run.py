@@ -17,6 +17,7 @@ from s2l_ext.data.toy.tokenizer import EOS_ID, build_tokenizer, encode
 from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError, StateMismatch, TokenizerMismatch
 from s2l_ext.evaluation import run
+from s2l_ext.evaluation.benchmarks import load_benchmark
 from s2l_ext.evaluation.divergence import ratio_error
 from s2l_ext.evaluation.engines import Request, Response, Sampling
 from s2l_ext.evaluation.forward import SeededChoice
@@ -191,6 +192,38 @@ def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypa
     assert again.asked == []
 
 
+def test_an_interrupted_write_leaves_the_old_result_whole(job, scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted()
+    evaluate(job(limit=2), progress=False)
+    before = job().out.read_bytes()
+
+    def interrupted(*rest: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("s2l_ext.state.os.fsync", interrupted)
+        evaluate(job(), progress=False)
+    assert job().out.read_bytes() == before
+    assert evaluate(job(), progress=False)["num_problems"] == 6
+
+
+def test_rows_of_the_hub_are_evaluated_and_their_change_is_noticed(job, scripted, monkeypatch) -> None:
+    import datasets
+
+    rows = [{"unique_id": f"test/{i}", "problem": f"{i}+1=?", "answer": str(i + 1)} for i in range(3)]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *rest, split: datasets.Dataset.from_list(rows))
+    hub = {"data": ("hf://HuggingFaceH4/MATH-500@test",), "benchmark": load_benchmark("math500")}
+    scripted(lambda index: f"\\boxed{{{index}}}")
+    result = evaluate(job(**hub), progress=False)
+    assert result["data"] == ["hf://HuggingFaceH4/MATH-500@test"]
+    assert [row["prompt_id"] for row in result["problems"]] == ["test/0", "test/1", "test/2"]
+    assert result["accuracy"] == 0.25 and list(result["by_data_source"]) == ["math500"]
+    assert evaluate(job(**hub), progress=False)["fingerprints"] == result["fingerprints"]
+    rows[0]["answer"] = "2"
+    with pytest.raises(StateMismatch, match="another data: "):
+        evaluate(job(**hub), progress=False)
+
+
 # ---- sampling with transformers -----------------------------------------------------------------------------------
 
 
@@ -302,6 +335,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_sampling(job, scripted, m
         ({"sampling": {"max_tokens": 5000}}, ["--max-tokens 5000", "2048"]),
         ({"ks": (1, 8)}, ["--k 8", "--n is 4"]),
         ({"engine": "sglang"}, ["--engine sglang", "vllm"]),
+        ({"data": ("hf://org/set",)}, ["--data hf://org/set needs --benchmark"]),
     ],
 )
 def test_impossible_settings_are_refused(job, scripted, changes: dict[str, Any], words: list[str]) -> None:
