@@ -126,8 +126,7 @@ def _get(call: Any) -> Any:
             raise error.cause from None
         raise
     except ray.exceptions.RayActorError as error:
-        cause = getattr(error, "cause", None)
-        reason = " ".join(str(cause or error).split())[:300]
+        reason = " ".join(str(error).split())[:300]
         raise ResourceError(
             f"--engines: an engine's process ended ({reason}). Responses already drawn are kept; run the same command "
             "again, with fewer engines if memory is short."
