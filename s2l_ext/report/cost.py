@@ -24,6 +24,7 @@ SECONDS = (
     "Seconds are wall-clock. Explorer and learner sample at once: the time of sampling is split by the generation time "
     "of their rows. A teacher's scoring happens inside training."
 )
+FLOPS, SECONDS_SO_FAR = "FLOPs so far (estimated)", "seconds of steps and validations so far"
 NO_COST = "The run logged neither perf/total_num_tokens nor timing_s/step, so nothing can be counted."
 
 
@@ -86,34 +87,41 @@ def _phases(ledger: Ledger, several: bool) -> str:
     return table(title, ["phase", "by", "tokens", "FLOPs", "of all FLOPs", "seconds"], rows, reading)
 
 
-def against_flops(runs: Sequence[HeldOut]) -> list[str]:
+def curves(runs: Sequence[HeldOut]) -> list[str]:
     """Accuracy by compute, where sizes and validations are known. One run that had help: both accounts in a chart;
-    several: a chart for each account."""
+    several: a chart for each account, and one by wall-clock time."""
     ledgers = [Ledger(held_out.run) for held_out in runs]
     keys = sorted({key for held_out in runs for key in held_out.keys})
-    if not keys or not any(ledger.flops_until(True) for ledger in ledgers):
+    if not keys:
         return []
-    key, accounts = keys[0], ((LEARNER_ONLY, False), (ALL_IN, True))
-    title = f"Accuracy on {set_name(key)} against compute"
+    title, accounts = f"Accuracy on {set_name(keys[0])}", {LEARNER_ONLY: False, ALL_IN: True}
     if len(runs) == 1:
         lines = [
-            Line(name, colour(place), _points(ledgers[0], key, all_in)) for place, (name, all_in) in enumerate(accounts)
+            Line(name, colour(place), _points(ledgers[0], keys[0], ledgers[0].flops_until(all_in)))
+            for place, (name, all_in) in enumerate(accounts.items())
         ]
-        return [_flops_chart(title, lines if ledgers[0].had_help else lines[1:])]
-    return [_flops_chart(f"{title}, {name}", _line_of_each(ledgers, key, all_in)) for name, all_in in accounts]
+        return _chart(f"{title} against compute", lines if ledgers[0].had_help else lines[1:], FLOPS)
+    found = []
+    for name, all_in in accounts.items():
+        spent = [ledger.flops_until(all_in) for ledger in ledgers]
+        found += _chart(f"{title} against compute, {name}", _line_of_each(ledgers, keys[0], spent), FLOPS)
+    seconds = [ledger.seconds_until() for ledger in ledgers]
+    return found + _chart(f"{title} against wall-clock time", _line_of_each(ledgers, keys[0], seconds), SECONDS_SO_FAR)
 
 
-def _line_of_each(ledgers: Sequence[Ledger], key: str, all_in: bool) -> list[Line]:
-    points = [_points(ledger, key, all_in) for ledger in ledgers]
+def _line_of_each(ledgers: Sequence[Ledger], key: str, spent: Sequence[dict[int, float]]) -> list[Line]:
+    points = [_points(ledger, key, so_far) for ledger, so_far in zip(ledgers, spent, strict=True)]
     return [Line(ledger.run.name, colour(place), points[place]) for place, ledger in enumerate(ledgers)]
 
 
-def _flops_chart(title: str, lines: list[Line]) -> str:
-    reading = "Higher at the same place is better for the same compute; further left is cheaper for the same accuracy."
-    return chart(title, "accuracy (0 to 1)", lines, SHARE, reading, "FLOPs so far (estimated)")
+def _chart(title: str, lines: list[Line], x_name: str) -> list[str]:
+    """None where not one line has points after the start."""
+    if not any(x > 0 for line in lines for x, _ in line.points):
+        return []
+    reading = "Higher at the same place is better for the same cost; further left is cheaper for the same accuracy."
+    return [chart(title, "accuracy (0 to 1)", lines, SHARE, reading, x_name)]
 
 
-def _points(ledger: Ledger, key: str, all_in: bool) -> list[tuple[float, float]]:
-    """Validations of steps whose FLOPs are known."""
-    spent = ledger.flops_until(all_in)
+def _points(ledger: Ledger, key: str, spent: dict[int, float]) -> list[tuple[float, float]]:
+    """Validations of steps whose cost is known."""
     return [(spent[step], accuracy) for step, accuracy in ledger.run.series(key) if step in spent]

@@ -73,7 +73,11 @@ def pass_rate_map(run: Run) -> str:
 def _histograms(run: Run) -> list[tuple[int, Sequence[float]]]:
     """Shares by step; from the counts of ``curriculum.jsonl`` where the metrics have none."""
     logged = run.joint(*(f"{CURRICULUM}pass_rate_hist/{index:02d}" for index in range(BINS)))
-    return [*logged] or [(d.step, d.histogram / d.histogram.sum()) for d in run.draws if np.any(d.histogram)]
+    return [*logged] or [
+        (draw.step, draw.histogram / draw.histogram.sum())
+        for draw in run.draws
+        if draw.histogram is not None and draw.histogram.any()
+    ]
 
 
 def bin_name(index: int) -> str:
@@ -110,9 +114,9 @@ def visits(run: Run) -> str:
     title = "Prompts by number of visits"
     if not run.draws:
         return empty(title, NO_DRAWS)
-    if run.draws[-1].visits is None:
-        return empty(title, NO_RATES)
     last, never = run.draws[-1], _never_seen(run) or 0.0
+    if last.visits is None:
+        return empty(title, NO_RATES)
     labels = [str(count) for count in range(len(last.visits))]
     labels[-1] += "+"
     most = int(np.max(np.nonzero(last.visits), initial=1)) + 1
@@ -122,13 +126,18 @@ def visits(run: Run) -> str:
     )
     names = ("visits of a prompt", "prompts")
     return bars(
-        f"{title}, step {last.step}", names, labels[:most], [Bars("prompts", "learner", last.visits[:most])], reading
+        f"{title}, step {last.step}",
+        names,
+        labels[:most],
+        [Bars("prompts", "learner", last.visits[:most].tolist())],
+        reading,
     )
 
 
 def _never_seen(run: Run) -> float | None:
-    if run.draws and run.draws[-1].prompts:
-        return float(run.draws[-1].visits[0]) / run.draws[-1].prompts
+    last = run.draws[-1] if run.draws else None
+    if last and last.visits is not None and last.prompts:
+        return float(last.visits[0]) / last.prompts
     return run.last(CURRICULUM + "never_seen_share")
 
 
@@ -143,10 +152,10 @@ def draws_by_bucket(run: Run) -> str:
     if totals is None:
         drawn = np.sum(known, axis=0)
         reading = f"The order {run.draws[-1].type} draws without weights, so there is no expectation to compare with."
-        return bars(title, names, labels, [Bars("drawn", "learner", drawn)], reading)
+        return bars(title, names, labels, [Bars("drawn", "learner", drawn.tolist())], reading)
     groups = [
-        Bars("drawn", "learner", totals[0]),
-        Bars("expected from the weights, without replacement", "explorer", totals[1]),
+        Bars("drawn", "learner", totals[0].tolist()),
+        Bars("expected from the weights, without replacement", "explorer", totals[1].tolist()),
     ]
     return bars(title, names, labels, groups, _fit(*totals))
 

@@ -14,7 +14,7 @@ in every row although an engine may cache it, and all experts of a mixture are c
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -172,16 +172,21 @@ class Ledger:
 
     def flops_until(self, all_in: bool) -> dict[int, float]:
         """FLOPs from the first step to the end of each; empty where a model's size is not known."""
-        if not self.steps:
-            return {}
+        return self._until(lambda amount: amount.flops, all_in)
+
+    def seconds_until(self) -> dict[int, float]:
+        """Wall-clock seconds of the steps and validations likewise."""
+        return self._until(lambda amount: amount.seconds, all_in=True)
+
+    def _until(self, part: Callable[[Amount], float | None], all_in: bool) -> dict[int, float]:
         found, total = {0: 0.0}, 0.0
         for step, entries in self.steps.items():
-            flops = _sum(amount.flops for (_, who), amount in entries.items() if all_in or who not in OTHERS)
-            if flops is None:
+            spent = _sum(part(amount) for (_, who), amount in entries.items() if all_in or who not in OTHERS)
+            if spent is None:
                 return {}
-            total += flops
+            total += spent
             found[step] = total
-        return found
+        return found if self.steps else {}
 
     def _accelerator_seconds(self, all_in: bool) -> float | None:
         """Seconds that accelerators were held, busy or not; those of the explorer in all-in accounting only."""

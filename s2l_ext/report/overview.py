@@ -19,7 +19,7 @@ def sections(runs: Sequence[HeldOut]) -> list[Section]:
     several = len(runs) > 1
     found = [
         Section("results", "Results", results_table.figures(runs)),
-        Section("held_out_accuracy", "Held-out accuracy", [*accuracy_charts(runs), *cost.against_flops(runs)]),
+        Section("held_out_accuracy", "Held-out accuracy", [*accuracy_charts(runs), *cost.curves(runs)]),
         *(_overlays([held_out.run for held_out in runs]) if several else single.sections(runs[0].run)),
     ]
     for place, held_out in enumerate(runs, start=1):

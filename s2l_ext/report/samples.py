@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,22 @@ from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import empty
 from s2l_ext.report.held_out import HeldOut
-from s2l_ext.report.results import SLOTS, dump_files
+from s2l_ext.report.results import SLOTS, dump_files, read_json_lines
 from s2l_ext.report.run import Run
 
+LOGGED = "samples.jsonl"
 ROLLOUT_DIR, FOLDER = "trainer.rollout_data_dir", "rollouts"
-STEPS, LEARNED, LONGEST = 3, 3, 2000
+LEARNED, UNFOLDED, PREVIEW, LONGEST = 3, 400, 200, 20_000
 ROLES = re.compile(r"^(system|user)\n|\n?assistant\n?$")
 ROLLOUTS, LEARNED_TITLE = "Training rollouts", "Held-out problems it learned to solve"
-NO_ROLLOUTS = "No training rollouts were kept. Set trainer.rollout_data_dir to read what the run trained on."
+NO_ROLLOUTS = (
+    "No training rollouts were kept: the folder has neither samples.jsonl nor dumps of trainer.rollout_data_dir."
+)
 NO_LEARNED = (
     "No held-out responses to compare: the run left fewer than two validation dumps (trainer.validation_data_dir), or "
     "solved no problem at its end that it failed at first."
 )
-CHOICE = "The first row of each kind in the file, at the first, a middle and the last step that was kept."
+CHOICE = "The first row of each source and verdict among those kept, at the first, a middle and the last step."
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,45 @@ def chosen_rollouts(run: Run) -> list[Sample]:
     """The first row of every source and verdict at the first, a middle and the last step.
 
     Raises:
-        DataError: a line is no row of a rollout dump.
+        DataError: a line is not what the run writes.
     """
+    logged = _logged(run)
+    if logged:
+        return [sample for index in _picked(len(logged)) for sample in logged[sorted(logged)[index]]]
     files = rollout_files(run)
-    picked = sorted({0, len(files) // 2, len(files) - 1}) if files else []
-    found: list[Sample] = []
-    for index in picked:
-        kinds: dict[tuple[str, str], Sample] = {}
-        for sample in read_rollouts(files[index], run):
-            kinds.setdefault((sample.source, sample.verdict), sample)
-        found += [kinds[kind] for kind in sorted(kinds)]
-    return found
+    return [sample for index in _picked(len(files)) for sample in _kinds(read_rollouts(files[index], run))]
+
+
+def _picked(count: int) -> list[int]:
+    return sorted({0, count // 2, count - 1}) if count else []
+
+
+def _kinds(samples: Iterable[Sample]) -> list[Sample]:
+    """The first of each source and verdict."""
+    kinds: dict[tuple[str, str], Sample] = {}
+    for sample in samples:
+        kinds.setdefault((sample.source, sample.verdict), sample)
+    return [kinds[kind] for kind in sorted(kinds)]
+
+
+def _logged(run: Run) -> dict[int, list[Sample]]:
+    """By step, from the run's own file, which holds some whole groups of each; the last line of a step wins."""
+    path = run.folder / LOGGED
+    found = dict(read_json_lines(path, _step_of_samples, "a line of samples")) if path.is_file() else {}
+    return {step: samples for step, samples in found.items() if samples}
+
+
+def _step_of_samples(record: dict[str, Any]) -> tuple[int, list[Sample]]:
+    """The kinds alone: a long run has more rows than need to be held."""
+    step = int(record["step"])
+    return step, _kinds(_logged_sample(row, step) for row in record["rows"])
+
+
+def _logged_sample(row: dict[str, Any], step: int) -> Sample:
+    guidance, truth = str(row.get("guidance") or ""), row.get("ground_truth")
+    source = f"{row['source']}, guided" if guidance else str(row["source"])
+    prompt, response = str(row["prompt"]), str(row["response"])
+    return Sample(step, source, _verdict(row), prompt, guidance or None, response, "" if truth is None else str(truth))
 
 
 def read_rollouts(path: Path, run: Run) -> list[Sample]:
@@ -160,6 +191,10 @@ def _badge(text: str) -> str:
 
 
 def _code(text: str) -> str:
+    """A long text opens on a click."""
     short = text.strip()
+    if len(short) <= UNFOLDED:
+        return f"<code>{html.escape(short)}</code>"
     more = f" … ({len(short) - LONGEST} more characters)" if len(short) > LONGEST else ""
-    return f"<code>{html.escape(short[:LONGEST])}</code>{more}"
+    summary = f"<summary><code>{html.escape(short[:PREVIEW])}</code> … ({len(short)} characters)</summary>"
+    return f"<details>{summary}<code>{html.escape(short[:LONGEST])}</code>{more}</details>"

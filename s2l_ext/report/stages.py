@@ -140,7 +140,7 @@ def _table(folder: Path) -> str:
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
-    measured = next(iter(row["accuracy"].values()), {})
+    measured: dict[str, Any] = next(iter(row["accuracy"].values()), {})
     seconds, flops, tokens = row["accelerator_seconds"], row["flops"], row["tokens"]
     return [
         row["stage"],

@@ -43,10 +43,10 @@ def _side(right: bool) -> str:
 
 
 def quantity(value: float | None, digits: int = 3) -> str:
-    """Short: ``1.23e+12`` for large numbers; a dash for what is not known."""
+    """Whole from a thousand, ``1.23e+12`` from a thousand million; a dash for what is not known."""
     if value is None:
         return "—"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
 def ratio(value: float | None, to: float | None) -> str:

@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from s2l_ext import cli
+from s2l_ext.report import cost
+from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.ledger import Amount, Ledger, Totals
 from s2l_ext.report.run import Run
 
 CONFIG = {"trainer": {"nnodes": 1, "n_gpus_per_node": 2}, "s2l": {"explorer": {"n_gpus": 1}}}
+KEY = "val-core/toy/acc/mean@1"
 PLAN = {"parameters": {"learner": 1000, "explorer": 100, "teacher": 5000}}
 MIXED = {
     "perf/total_num_tokens": 100,
@@ -58,6 +61,7 @@ def test_the_two_accounts_differ_by_the_explorers_work():
     assert ledger.totals(all_in=False) == Totals(110, 920_000 + 500_000, 24 + 6.5 - 2.5, 2 * (24 + 6.5))
     assert ledger.flops_until(True) == {0: 0, 1: 928_000, 2: 1_428_000}
     assert ledger.flops_until(False) == {0: 0, 1: 920_000, 2: 1_420_000}
+    assert ledger.seconds_until() == {0: 0, 1: 24, 2: 30.5}
     assert ledger.had_help and not Ledger(run(PLAIN)).had_help
 
 
@@ -108,6 +112,20 @@ def test_an_unknown_size_makes_its_flops_unknown_and_no_others():
 
 def test_without_a_configuration_accelerators_are_not_known():
     assert Ledger(run(PLAIN, config={})).totals(True).accelerator_seconds is None
+
+
+def test_accuracy_is_drawn_against_what_was_spent():
+    runs = []
+    for name, parameters in (("a", PLAN["parameters"]), ("b", {})):
+        steps = [(0, {KEY: 0.25}), (1, MIXED), (1, {KEY: 0.5}), (2, PLAIN), (2, {KEY: 0.75})]
+        runs.append(HeldOut(Run(name, steps, [], Path(name), CONFIG, {"parameters": parameters})))
+    learner_only, all_in, seconds = cost.curves(runs)
+    assert "a, at 920000: 0.5" in learner_only and "a, at 1.42e+06: 0.75" in learner_only
+    assert "a, at 1.428e+06: 0.75" in all_in and "b, at" not in all_in
+    assert "b, at 30.5: 0.75" in seconds and "a, at 0: 0.25" in seconds
+    (both,) = cost.curves(runs[:1])
+    assert "learner-only, at 920000: 0.5" in both and "all-in, at 928000: 0.5" in both
+    assert cost.curves(runs[1:]) == []
 
 
 def test_sizes_come_from_the_folders_that_the_configuration_names(tmp_path):

@@ -58,10 +58,52 @@ def test_guidance_has_a_column_where_there_is_some(tmp_path):
     assert "<code>1+1=?</code>" in guided and "badge learner'>learner, guided<" in guided
 
 
-def test_texts_are_escaped_and_cut(tmp_path):
-    run = dumped(tmp_path, {1: [row(1, output="<b>" + "x" * 2500)]})
+def logged(folder: Path, steps: list[tuple[int, list[dict]]]) -> Run:
+    text = "".join(json.dumps({"step": step, "rows": rows}) + "\n" for step, rows in steps)
+    (folder / "samples.jsonl").write_text(text)
+    return Run("run", [(1, {})], [], folder)
+
+
+def own(**changes) -> dict:
+    fields = {"uid": "a", "session": 0, "source": "learner", "prompt": "1+1=?", "guidance": "", "response": "2"}
+    return fields | {"score": 0.5, "acc": 1.0, "ground_truth": "2"} | changes
+
+
+def test_the_runs_own_file_comes_before_dumps(tmp_path):
+    dumped(tmp_path, {1: [row(1)]})
+    rows = [own(source="explorer"), own(acc=0.0, response="3"), own(guidance="one and"), own(acc=0.0, response="4")]
+    assert chosen_rollouts(logged(tmp_path, [(7, rows)])) == [
+        Sample(7, "explorer", "right", "1+1=?", None, "2", "2"),
+        Sample(7, "learner", "wrong", "1+1=?", None, "3", "2"),
+        Sample(7, "learner, guided", "right", "1+1=?", "one and", "2", "2"),
+    ]
+
+
+def test_a_repeated_step_of_the_runs_own_file_counts_once(tmp_path):
+    lines = [(step, [own(response=str(step))]) for step in (1, 2, 3, 4)]
+    run = logged(tmp_path, [*lines, (4, [own(response="again", acc=None, ground_truth=None)])])
+    with open(tmp_path / "samples.jsonl", "a") as file:
+        file.write('{"step": 5, "ro')  # a torn last line
+    found = chosen_rollouts(run)
+    assert [(sample.step, sample.response) for sample in found] == [(1, "1"), (3, "3"), (4, "again")]
+    assert (found[-1].verdict, found[-1].truth) == ("score 0.5", "")
+
+
+@pytest.mark.parametrize("bad", ['{"step": 1}', '{"step": 1, "rows": [{"source": "learner"}]}', "[]", "x"])
+def test_a_bad_line_of_the_runs_own_file_is_named(tmp_path, bad):
+    run = logged(tmp_path, [(1, [own()])])
+    path = tmp_path / "samples.jsonl"
+    path.write_text(f"{bad}\n{path.read_text()}")
+    with pytest.raises(DataError, match=r"samples\.jsonl:1: not a line of samples"):
+        chosen_rollouts(run)
+
+
+def test_texts_are_escaped_and_long_ones_fold_and_end(tmp_path):
+    run = dumped(tmp_path, {1: [row(1, output="<b>" + "x" * 397), row(2, output="y" * 20_500, score=1.0)]})
     text = samples.figures(HeldOut(run))[0]
-    assert "<b>" not in text and "&lt;b&gt;xxx" in text and "… (503 more characters)" in text
+    assert "<b>" not in text and "<code>&lt;b&gt;xxx" in text and text.count("<details>") == 1
+    assert f"<summary><code>{'y' * 200}</code> … (20500 characters)</summary><code>yyy" in text
+    assert f"{'y' * 20_000}</code> … (500 more characters)</details>" in text
 
 
 def test_the_folder_is_where_the_configuration_says(tmp_path):
@@ -72,8 +114,11 @@ def test_the_folder_is_where_the_configuration_says(tmp_path):
 
 
 def test_without_dumps_it_says_what_to_set(tmp_path):
-    told, learned = samples.figures(HeldOut(Run("run", [(1, {})], [], tmp_path)))
-    assert "Set trainer.rollout_data_dir" in told and "trainer.validation_data_dir" in learned
+    told, learned = samples.figures(HeldOut(logged(tmp_path, [(1, [])])))
+    assert (
+        "neither samples.jsonl nor dumps of trainer.rollout_data_dir" in told
+        and "trainer.validation_data_dir" in learned
+    )
 
 
 @pytest.mark.parametrize("bad", ["nonsense", "[]", '{"input": "a", "output": "b"}', '{"score": "high"}'])
