@@ -62,7 +62,7 @@ def measure(
         ConfigError, DataError: the sets cannot be compared, with the file or key and the fix.
     """
     check_comparable(sets)
-    n, problems = sets[0].n, list(sets[0].rows)
+    n, problems = sets[0].n, sorted(sets[0].rows)
     compared = settings.compared_of(n)
     bootstrap = Bootstrap(len(problems), settings.seed)
     ordered = [_in_order(drawn, problems) for drawn in sets]

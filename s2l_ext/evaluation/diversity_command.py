@@ -14,14 +14,12 @@ from typing import Any
 
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation import run
-from s2l_ext.evaluation.benchmarks import load_benchmark
-from s2l_ext.evaluation.command import _chat_option as chat_option
+from s2l_ext.evaluation import command, run
 from s2l_ext.evaluation.diversity import Settings, measure
 from s2l_ext.evaluation.diversity_models import GradientSettings
 from s2l_ext.evaluation.diversity_sets import EXPLORER, RowSet, noise_name, read_set, role_of
 from s2l_ext.evaluation.diversity_text import require_libraries
-from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
+from s2l_ext.evaluation.engines import ENGINES, Machine
 from s2l_ext.evaluation.gradient_diagnostics import CHOICES
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model
 from s2l_ext.evaluation.run import Evaluation
@@ -29,20 +27,13 @@ from s2l_ext.state import write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-DEFAULTS: dict[str, Any] = {
-    "n": 16,
-    "temperature": 1.0,
-    "top_p": 1.0,
-    "top_k": 0,
-    "max_tokens": 2048,
-    "seed": 0,
-    "engine": "vllm",
-    "dtype": "auto",
-    "tensor_parallel": 1,
-    "high_temperature": 1.5,
-}
-OTHERS = ("data", "benchmark", "reward", "limit", "explorer_temperature", "explorer_top_p", "chat_option")
-SAMPLING_ONLY = (*(name for name in DEFAULTS if name != "n"), *OTHERS)
+N, TEMPERATURE, TOP_P, HIGH_TEMPERATURE = 16, 1.0, 1.0, 1.5
+OF_EVAL = (
+    *("data", "benchmark", "reward", "limit", "chat_option", "temperature", "top_p", "top_k", "max_tokens", "seed"),
+    *("engine", "dtype", "tensor_parallel"),
+)
+"""Options that mean what they mean for ``s2l eval``, whose own parser reads them."""
+SAMPLING_ONLY = (*OF_EVAL, "explorer_temperature", "explorer_top_p", "high_temperature")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,12 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
     add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
     add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the picture, the page and samples")
-    add("--data", action="append", type=Path, metavar="FILE", help="verl parquet or JSON lines; repeat")
+    add("--data", action="append", metavar="FILE|hf://NAME", help="as of s2l eval; repeat")
     add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
     add("--n", type=int, help="samples a problem; take the training's group size (default 16; of files: all)")
     _add_sampling(parser)
     add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
-    add("--gradient-problems", type=int, metavar="P", help="first P problems, 0 for none (default 32)")
+    add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
     add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
     add("--json", action="store_true", help="print the result as JSON")
 
@@ -73,7 +64,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, help="of the samples (default 0)")
     add("--engine", choices=ENGINES, help="default vllm")
     add("--limit", type=int, metavar="L", help="first L problems of every file")
-    add("--benchmark", metavar="NAME|YAML", help="how rows of JSON lines become problems (gsm8k)")
+    add("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
     add("--reward", metavar="pkg.module:function", help="default: by data source")
     add("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
     add("--dtype", help="auto: the model's own; float32 without an accelerator")
@@ -127,8 +118,6 @@ def job_of(args: argparse.Namespace) -> Job:
         _refuse_sampling(args)
         _check_files(files, models, learner)
         return Job(learner, args.out, models, files, args.n, settings)
-    if not models or not args.data:
-        raise ConfigError("--models and --data: both are needed to sample; or give stored samples by --from-samples.")
     evaluations = _evaluations(args, models, learner)
     paths = {name: evaluation.samples_path for name, evaluation in evaluations.items()}
     count = next(iter(evaluations.values())).sampling.n
@@ -206,47 +195,41 @@ def _check_files(files: dict[str, Path], models: dict[str, str], learner: str) -
 
 
 def _evaluations(args: argparse.Namespace, models: dict[str, str], learner: str) -> dict[str, Evaluation]:
-    own = {name: _or_default(args, name) for name in ("n", "temperature", "top_p", "top_k", "max_tokens", "seed")}
-    drawn = Sampling(**own)
-    explorers = replace(
-        drawn,
-        temperature=drawn.temperature if args.explorer_temperature is None else args.explorer_temperature,
-        top_p=drawn.top_p if args.explorer_top_p is None else args.explorer_top_p,
-    )
-    found = {
-        name: _evaluation(args, name, path, drawn if name == learner else explorers) for name, path in models.items()
-    }
-    high = _or_default(args, "high_temperature")
+    temperature, top_p = _or(args.temperature, TEMPERATURE), _or(args.top_p, TOP_P)
+    explorers = _or(args.explorer_temperature, temperature), _or(args.explorer_top_p, top_p)
+    own = {name: (temperature, top_p) if name == learner else explorers for name in models}
+    found = {name: _evaluation(args, name, models[name], *drawn) for name, drawn in own.items()}
+    high = _or(args.high_temperature, HIGH_TEMPERATURE)
     if high != 0:
-        if not high > drawn.temperature:
+        if not high > temperature:
             raise ConfigError(
-                f"--high-temperature {high}: expected more than --temperature {drawn.temperature}, or 0 for no noise."
+                f"--high-temperature {high}: expected more than --temperature {temperature}, or 0 for no noise."
             )
         name = noise_name(learner, high)
-        found[name] = _evaluation(args, name, models[learner], replace(drawn, temperature=high))
+        found[name] = _evaluation(args, name, models[learner], high, top_p)
     for evaluation in found.values():
         run.check(evaluation)
     return found
 
 
-def _or_default(args: argparse.Namespace, name: str) -> Any:
-    value = getattr(args, name)
-    return DEFAULTS[name] if value is None else value
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
 
 
-def _evaluation(args: argparse.Namespace, name: str, path: str, sampling: Sampling) -> Evaluation:
-    return Evaluation(
-        model=path,
-        data=tuple(args.data),
-        out=args.out / SAMPLES / f"{name}.json",
-        sampling=sampling,
-        engine=_or_default(args, "engine"),
-        machine=Machine(_or_default(args, "dtype"), _or_default(args, "tensor_parallel")),
-        limit=args.limit,
-        reward=args.reward,
-        benchmark=None if args.benchmark is None else load_benchmark(args.benchmark),
-        chat_options=dict(map(chat_option, args.chat_option or [])),
-    )
+def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: float, top_p: float) -> Evaluation:
+    """What ``s2l eval`` would make of these words."""
+    values = {option: getattr(args, option) for option in OF_EVAL}
+    values |= {"n": _or(args.n, N), "temperature": temperature, "top_p": top_p, "model": path}
+    values["out"] = args.out / SAMPLES / f"{name}.json"
+    words = [
+        f"--{option.replace('_', '-')}={word}"
+        for option, value in values.items()
+        if value is not None
+        for word in (value if isinstance(value, list) else [value])
+    ]
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.job_of(parser.parse_args(words))
 
 
 def _open_models(job: Job) -> dict[str, Model]:

@@ -70,7 +70,8 @@ def recommend(
     numbers = f"pass@{n} {at_n[best][0]:.3f} against {at_n[learner][0]:.3f} of {learner}, {_difference(gain)}"
     rivals = [name for name in rest if not excludes_zero(at_n[best] - at_n[name])]
     if not excludes_zero(gain):
-        return _verdict(None, False, f"No clear winner: {best} has {numbers}; the interval holds 0")
+        why = "the interval holds 0" if at_n[learner][0] < 1 else "the learner solves every problem; take harder ones"
+        return _verdict(None, False, f"No clear winner: {best} has {numbers}; {why}")
     if gain[0] < 0:
         return _verdict(None, True, f"None of them: {best}, the best explorer, has {numbers}")
     if rivals:

@@ -21,7 +21,7 @@ LAGS = 20
 
 @dataclass(frozen=True)
 class GradientSettings:
-    """The first ``problems`` problems, 0 for none; ``parameters`` None chooses by the learner's size."""
+    """The first ``problems`` problems by id, 0 for none; ``parameters`` None chooses by the learner's size."""
 
     problems: int = 32
     parameters: str | None = None

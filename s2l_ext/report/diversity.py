@@ -20,10 +20,12 @@ from s2l_ext.state import write_atomically
 
 __all__ = ["add_arguments", "draw", "main", "page"]
 
+Panel = Callable[[Any, dict[str, Any]], None]
 PICTURE, PAGE = "diversity.png", "diversity.html"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b4f9e", "#7f7f7f")
 BAND_ALPHA = 0.15
 DPI = 110
+KEYS = ("values", "low", "high")
 SCALARS = (("distinct\nanswers", "distinct_answers"), ("Self-BLEU", "self_bleu"), ("edit\ndiversity", "edit_diversity"))
 GRADIENTS = (
     ("variance\nA·g", "advantage", "relative_variance"),
@@ -120,9 +122,9 @@ def _png(figure: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _panels(result: dict[str, Any]) -> list[Callable[[Any, dict[str, Any]], None]]:
+def _panels(result: dict[str, Any]) -> list[Panel]:
     first = next(iter(result["sets"].values()))
-    panels = [_pass_at_k, _prefix_match, _scalars]
+    panels: list[Panel] = [_pass_at_k, _prefix_match, _scalars]
     panels += [_entropy, _autocorrelation] if "entropy" in first else []
     return [*panels, _gradients] if "gradients" in first else panels
 
@@ -138,13 +140,10 @@ def _line(axis: Any, x: list[float], found: dict[str, Any], colour: str, name: s
     known = [place for place, value in enumerate(found["values"]) if value is not None]
     if not known:
         return
-    at, value, low, high = ([column[place] for place in known] for column in (x, *map(found.get, KEYS)))
+    at, value, low, high = ([column[place] for place in known] for column in (x, *(found[key] for key in KEYS)))
     marker = "o" if len(known) <= 32 else None
     axis.plot(at, value, style, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
     axis.fill_between(at, low, high, color=colour, alpha=BAND_ALPHA, linewidth=0)
-
-
-KEYS = ("values", "low", "high")
 
 
 def _named(axis: Any, title: str, x: str, y: str) -> None:
@@ -194,6 +193,7 @@ def _autocorrelation(axis: Any, result: dict[str, Any]) -> None:
             _line(axis, values["autocorrelation"]["lags"], values["autocorrelation"], colour, name)
             _line(axis, values["autocorrelation"]["lags"], values["autocorrelation_shuffled"], colour, "", "--")
     axis.axhline(0, color="black", linewidth=0.8)
+    axis.xaxis.get_major_locator().set_params(integer=True)
     title = f"Autocorrelation of log p(sampler) - log p({result['learner']})"
     _named(axis, title, "lag (tokens); dashed: the same tokens in random order", "correlation")
 

@@ -48,6 +48,7 @@ def test_help_lists_the_commands_that_exist(capsys):
         "eval",
         "explore",
         "compare",
+        "diversity",
         "pipeline",
     ):
         assert f"s2l {name} " in listed

@@ -143,6 +143,11 @@ def test_an_interval_that_holds_zero_is_no_winner() -> None:
     assert found["explorer"] is None and not found["clear"] and "the interval holds 0" in found["sentence"]
 
 
+def test_problems_that_the_learner_solves_say_nothing() -> None:
+    found = recommend(curves_of(small=[1] * 9, large=[2] * 9), "large", ["small"], None)
+    assert found["explorer"] is None and "the learner solves every problem; take harder ones" in found["sentence"]
+
+
 def test_a_better_learner_needs_no_explorer() -> None:
     found = recommend(curves_of(small=[0] * 40, large=[1] * 40), "large", ["small"], None)
     assert found["explorer"] is None and found["clear"] and found["sentence"].startswith("None of them: small")
