@@ -27,8 +27,9 @@ from s2l_ext.explore.pools import LocalPool, Placement, Setup
 from s2l_ext.explore.run import Exploration, explore
 
 REQUIRED = 0.95
-Timed = tuple[int, float]
-"""Response tokens, seconds."""
+Timed = tuple[int, float, float]
+"""Response tokens, seconds, and CPU seconds of this process."""
+Start = tuple[float, float]
 
 
 class KeptPool(LocalPool):
@@ -48,17 +49,17 @@ class Rounds:
     """The three loops over one engine."""
 
     def __init__(self, job: Exploration) -> None:
-        self.job, self.pool, self.started = job, None, 0.0
+        self.job, self.pool, self.started = job, None, now()
 
     def opened(self, setup: Setup, placement: Placement) -> KeptPool:
         self.pool = self.pool or KeptPool(setup.engine())
-        self.started = time.perf_counter()
+        self.started = now()
         return self.pool
 
     def explored(self) -> Timed:
         shutil.rmtree(self.job.out, ignore_errors=True)
         drawn = explore(self.job, progress=True, open_engines=self.opened)
-        return drawn.tokens, time.perf_counter() - self.started
+        return drawn.tokens, *since(self.started)
 
     def plain(self, log_probs: bool = True) -> Timed:
         engine: VLLMEngine = self.pool.engine
@@ -66,23 +67,31 @@ class Rounds:
         engine.log_probs = log_probs
         parameters = [engine._params(request) for request in self.pool.requests]
         engine.log_probs = True
-        started = time.perf_counter()
+        started = now()
         outputs = engine.llm.generate(prompts, parameters, use_tqdm=True)
-        return sum(len(output.outputs[0].token_ids) for output in outputs), time.perf_counter() - started
+        return sum(len(output.outputs[0].token_ids) for output in outputs), *since(started)
 
     def plain_without(self) -> Timed:
         return self.plain(log_probs=False)
 
 
-def measure(loops: dict[str, Callable[[], Timed]], repeats: int) -> dict[str, list[float]]:
-    """Tokens per second of each loop, round by round; every other round in the opposite order."""
-    speeds: dict[str, list[float]] = {name: [] for name in loops}
+def now() -> Start:
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Start) -> tuple[float, float]:
+    return time.perf_counter() - start[0], time.process_time() - start[1]
+
+
+def measure(loops: dict[str, Callable[[], Timed]], repeats: int) -> dict[str, list[Timed]]:
+    """What each loop took, round by round; every other round in the opposite order."""
+    found: dict[str, list[Timed]] = {name: [] for name in loops}
     for count in range(repeats + 1):
-        for name in list(loops) if count % 2 == 0 or count == 0 else list(loops)[::-1]:
-            tokens, seconds = loops[name]()
+        for name in list(loops)[:: -1 if count % 2 else 1]:
+            timed = loops[name]()
             if count:
-                speeds[name].append(tokens / seconds)
-    return speeds
+                found[name].append(timed)
+    return found
 
 
 def toy(folder: Path, limit: int) -> tuple[str, Path]:
@@ -109,21 +118,27 @@ def main() -> int:
             "LLM.generate": rounds.plain,
             "LLM.generate, no log-probs": rounds.plain_without,
         }
-        speeds = measure(loops, args.repeats)
-    return report(speeds, load)
+        found = measure(loops, args.repeats)
+    return report(found, load)
 
 
-def report(speeds: dict[str, list[float]], load: float) -> int:
+def report(found: dict[str, list[Timed]], load: float) -> int:
     """Medians, ranges, and the median of each round's ratio."""
-    own = speeds["s2l explore"]
-    print(f"| loop | tokens/s, median (range) | s2l explore against it | load before: {load:.1f} |\n|---|---|---|---|")
+    speeds = {name: [tokens / seconds for tokens, seconds, _ in each] for name, each in found.items()}
+    ratios = {name: against(speeds["s2l explore"], each) for name, each in speeds.items()}
+    print(f"load before: {load:.1f}\n\n| loop | tokens/s, median (range) | s2l explore against it | CPU ms a token |")
+    print("|---|---|---|---|")
     for name, each in speeds.items():
-        ratio = statistics.median(mine / other for mine, other in zip(own, each, strict=True))
-        print(f"| {name} | {statistics.median(each):.0f} ({min(each):.0f} to {max(each):.0f}) | {ratio:.3f} | |")
-    ratio = statistics.median(mine / other for mine, other in zip(own, speeds["LLM.generate"], strict=True))
-    if ratio < REQUIRED:
-        print(f"s2l explore is at {ratio:.3f} of LLM.generate, below {REQUIRED}", file=sys.stderr)
-    return 0 if ratio >= REQUIRED else 1
+        cpu = statistics.median(1000 * cpu / tokens for tokens, _, cpu in found[name])
+        span = f"{statistics.median(each):.0f} ({min(each):.0f} to {max(each):.0f})"
+        print(f"| {name} | {span} | {ratios[name]:.3f} | {cpu:.3f} |")
+    if ratios["LLM.generate"] < REQUIRED:
+        print(f"s2l explore is at {ratios['LLM.generate']:.3f} of LLM.generate, below {REQUIRED}", file=sys.stderr)
+    return 0 if ratios["LLM.generate"] >= REQUIRED else 1
+
+
+def against(own: list[float], other: list[float]) -> float:
+    return statistics.median(mine / theirs for mine, theirs in zip(own, other, strict=True))
 
 
 if __name__ == "__main__":

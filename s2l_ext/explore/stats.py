@@ -17,15 +17,18 @@ BINS = 10
 COLUMNS = ("prompt_ids", "token_ids", "log_probs", "truncated", "score")
 
 
-def stats(folder: Path) -> dict[str, Any]:
+def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
     """Counts, pass rates, lengths in tokens, truncation and log-probabilities of a store.
 
     ``pass_rate_histogram`` has ten bins of width 0.1; ``never_right`` and ``always_right`` count prompts at its ends.
 
+    Args:
+        verify: compare the shards' checksums.
+
     Raises:
         DataError: no store, or a damaged one.
     """
-    store = RolloutStore(folder, "--stats")
+    store = RolloutStore(folder, "--stats", verify)
     counts, rates = list(store.counts().values()), np.array(list(store.pass_rates().values()))
     parts = [_shard(folder.expanduser() / shard.name) for shard in store.manifest.shards]
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.pop("lengths") for part in parts)])

@@ -64,6 +64,7 @@ class StoreWriter:
     def _open(self, fingerprint: dict[str, Any], request: dict[str, Any], only_missing: bool) -> None:
         self.have: dict[str, set[int]] = {}
         if not is_store(self.folder):
+            remove_leftovers(self.folder, ())
             self._take_up([], Manifest(fingerprint, request))
             return
         store = RolloutStore(self.folder, KEY)

@@ -255,6 +255,13 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_kill_left_before_the_first_manifest_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".store.json.1.partial").write_text("{")
+    (tmp_path / "journal.jsonl").touch()
+    fill(tmp_path)
+    check_whole(tmp_path)
+
+
 def test_responses_without_a_manifest_are_not_thrown_away(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         store.add(rollout("a", 0))
