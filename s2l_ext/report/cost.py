@@ -25,6 +25,9 @@ SECONDS = (
     "of their rows. A teacher's scoring happens inside training."
 )
 FLOPS, SECONDS_SO_FAR = "FLOPs so far (estimated)", "seconds of steps and validations so far"
+STORED = (
+    "The explorer's rows were stored before the run: their seconds are not known, and each counts whenever it is used."
+)
 NO_COST = "The run logged neither perf/total_num_tokens nor timing_s/step, so nothing can be counted."
 
 
@@ -82,7 +85,9 @@ def _phases(ledger: Ledger, several: bool) -> str:
         rows.append([phase, who, *counted, share, seconds])
     at_work = {who for _, who in ledger.entries}
     sizes = [f"{who} {size:,}" for who, size in ledger.sizes.items() if size and who in at_work]
-    reading = f"{SECONDS} Parameters: {', '.join(sizes)}." if sizes else SECONDS
+    readings = [SECONDS, STORED if ledger.has_stored_rollouts else ""]
+    readings += [f"Parameters: {', '.join(sizes)}."] if sizes else []
+    reading = " ".join(filter(None, readings))
     title = f"Cost by phase: {ledger.run.name}" if several else "Cost by phase"
     return table(title, ["phase", "by", "tokens", "FLOPs", "of all FLOPs", "seconds"], rows, reading)
 

@@ -14,13 +14,17 @@ in every row although an engine may cache it, and all experts of a mixture are c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.config.model_files import parameter_count
+from s2l_ext.data.rollout_store import read_manifest
+from s2l_ext.errors import DataError
 from s2l_ext.report.run import Run
 
 TOKENS, PROMPT, STEP = "perf/total_num_tokens", "prompt_length/mean", "timing_s/step"
@@ -84,17 +88,17 @@ class Ledger:
         """Parameters by model: announced in the plan, or counted in the folders that the configuration names."""
         announced = self.run.plan.get("parameters")
         known = announced if isinstance(announced, dict) else {}
-        return {who: known.get(who) or self._counted(path) for who, path in MODEL_PATHS.items()}
+        named = {who: self.run.places(dotted) for who, dotted in MODEL_PATHS.items()}
+        named[EXPLORER] += self._model_of_the_store()
+        return {who: known.get(who) or _counted(paths) for who, paths in named.items()}
 
-    def _counted(self, dotted: str) -> int | None:
-        for path in self.run.places(dotted):
-            try:
-                count = parameter_count(str(path))
-            except (OSError, ValueError, KeyError, TypeError):
-                continue
-            if count:
-                return count
-        return None
+    def _model_of_the_store(self) -> list[Path]:
+        """That sampled the stored rollouts which the run took."""
+        for place in self.run.places("s2l.explorer.store"):
+            with contextlib.suppress(DataError, OSError):
+                name = str(read_manifest(place, "s2l.explorer.store").fingerprint.get("model_name", ""))
+                return self.run.located(name) if name else []
+        return []
 
     @cached_property
     def steps(self) -> dict[int, Entries]:
@@ -202,10 +206,17 @@ class Ledger:
 
     def _explorers_at_first(self) -> float:
         """Those of the first step are in no metric if they were released after it."""
-        if not self.run.series("s2l/explorer/slots"):
+        slots = self.run.series("s2l/explorer/slots")
+        if not slots or not slots[0][1] or self.has_stored_rollouts:
             return 0.0
-        slots = self.run.series("s2l/explorer/slots")[0][1]
-        return float(self.run.setting("s2l.explorer.n_gpus", 1)) if slots else 0.0
+        return float(
+            _product(*(self.run.setting(f"s2l.explorer.{key}", 1) for key in ("nnodes", "n_gpus_per_node"))) or 0
+        )
+
+    @property
+    def has_stored_rollouts(self) -> bool:
+        """The explorer's rows were sampled before the run."""
+        return self.run.setting("s2l.explorer.source") == "offline"
 
     @property
     def had_help(self) -> bool:
@@ -216,6 +227,14 @@ class Ledger:
     def unknown_sizes(self) -> list[str]:
         """Models that did work here and whose parameters could not be told."""
         return [who for who in MODEL_PATHS if self.sizes[who] is None and any(who == by for _, by in self.entries)]
+
+
+def _counted(paths: Sequence[Path]) -> int | None:
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            if count := parameter_count(str(path)):
+                return count
+    return None
 
 
 def _explorer_tokens(data: dict[str, float]) -> float:

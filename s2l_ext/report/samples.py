@@ -19,7 +19,7 @@ from s2l_ext.report.run import Run
 
 LOGGED = "samples.jsonl"
 ROLLOUT_DIR, FOLDER = "trainer.rollout_data_dir", "rollouts"
-LEARNED, UNFOLDED, PREVIEW, LONGEST = 3, 400, 200, 20_000
+LEARNED, UNFOLDED, PREVIEW, LONGEST = 3, 400, 200, 25_000
 ROLES = re.compile(r"^(system|user)\n|\n?assistant\n?$")
 ROLLOUTS, LEARNED_TITLE = "Training rollouts", "Held-out problems it learned to solve"
 NO_ROLLOUTS = (

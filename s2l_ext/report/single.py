@@ -63,9 +63,22 @@ def _by_source(run: Run, name: str) -> list[Line]:
 
 
 def _share(run: Run) -> str:
-    lines = [Line("sampled by the explorer", "explorer", run.series(SHARE))]
+    lines = [
+        Line("as planned", "plan", _planned_share(run), planned=True),
+        Line("sampled by the explorer", "explorer", run.series(SHARE)),
+    ]
     reading = "Falls to 0 as the schedule hands the rollouts to the learner."
     return chart("Explorer's share of the rollouts", "share of rows (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _planned_share(run: Run) -> list[tuple[int, float]]:
+    """Up to the last step that was made; empty without a plan."""
+    explorer, group_size = run.plan.get("explorer"), run.plan.get("group_size")
+    slots = explorer.get("slots") if isinstance(explorer, dict) else None
+    if not slots or not group_size:
+        return []
+    last = run.series(SHARE)[-1][0]
+    return [(step, count / group_size) for step, count in enumerate(slots, start=1) if step <= last]
 
 
 def _policy_entropy(run: Run) -> str:

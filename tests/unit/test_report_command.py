@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -181,6 +182,18 @@ def test_a_run_with_an_explorer_is_shown_by_source(tmp_path):
     text = (run / "report" / "index.html").read_text()
     assert "learner, step 1: 0.125" in text and "explorer, step 1: 0.875" in text
     assert "sampled by the explorer, step 1: 0.5" in text and "all rows, step 1: 21" in text
+
+
+def test_the_planned_share_lies_under_the_one_that_was_sampled(tmp_path):
+    run = write(
+        tmp_path / "run", [training(1, **{"s2l/explorer/share": 1.0}), training(2, **{"s2l/explorer/share": 0.5})]
+    )
+    (run / "plan.json").write_text(json.dumps({"group_size": 8, "explorer": {"slots": [8, 4, 0]}}))
+    assert cli.main(["report", str(run)]) == 0
+    text = (run / "report" / "index.html").read_text()
+    planned = re.search("class='line plan planned' points='([^']*)'", text)[1].split()
+    sampled = re.search("class='line explorer' points='([^']*)'", text)[1].split()
+    assert planned == sampled and len(planned) == 2 and "as planned</span>" in text
 
 
 def test_many_validation_sets_and_samples_have_names(tmp_path):

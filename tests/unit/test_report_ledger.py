@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from s2l_ext import cli
+from s2l_ext.errors import DataError
 from s2l_ext.report import cost
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.ledger import Amount, Ledger, Totals
 from s2l_ext.report.run import Run
 
-CONFIG = {"trainer": {"nnodes": 1, "n_gpus_per_node": 2}, "s2l": {"explorer": {"n_gpus": 1}}}
+CONFIG = {"trainer": {"nnodes": 1, "n_gpus_per_node": 2}, "s2l": {"explorer": {"nnodes": 1, "n_gpus_per_node": 3}}}
 KEY = "val-core/toy/acc/mean@1"
 PLAN = {"parameters": {"learner": 1000, "explorer": 100, "teacher": 5000}}
 MIXED = {
@@ -56,8 +58,8 @@ def test_one_step_by_hand():
 
 def test_the_two_accounts_differ_by_the_explorers_work():
     ledger = Ledger(run(MIXED, PLAIN))
-    # step 2: 50 tokens x 1000 x (2 + 2 + 6) = 500,000; the explorer's GPU was held in step 1 alone
-    assert ledger.totals(all_in=True) == Totals(150, 928_000 + 500_000, 24 + 6.5, 2 * (24 + 6.5) + 20)
+    # step 2: 50 tokens x 1000 x (2 + 2 + 6) = 500,000; the explorer's 3 GPUs were held in step 1 alone
+    assert ledger.totals(all_in=True) == Totals(150, 928_000 + 500_000, 24 + 6.5, 2 * (24 + 6.5) + 3 * 20)
     assert ledger.totals(all_in=False) == Totals(110, 920_000 + 500_000, 24 + 6.5 - 2.5, 2 * (24 + 6.5))
     assert ledger.flops_until(True) == {0: 0, 1: 928_000, 2: 1_428_000}
     assert ledger.flops_until(False) == {0: 0, 1: 920_000, 2: 1_420_000}
@@ -141,6 +143,24 @@ def test_sizes_come_from_the_folders_that_the_configuration_names(tmp_path):
     }
     one = dataclasses.replace(run(PLAIN, config=config, plan={}), folder=tmp_path / "moved" / "run")
     assert Ledger(one).sizes == {"learner": 6, "explorer": 600_000_000, "teacher": None}
+
+
+def test_stored_rollouts_hold_no_gpus_and_are_sized_by_the_model_that_made_them(monkeypatch):
+    def read(folder: Path, key: str) -> SimpleNamespace:
+        if folder != Path("/data/store"):
+            raise DataError("no store")
+        return SimpleNamespace(fingerprint={"model_name": "Qwen/Qwen3-1.7B"})
+
+    monkeypatch.setattr("s2l_ext.report.ledger.read_manifest", read)
+    config = {"trainer": CONFIG["trainer"], "s2l": {"explorer": {"source": "offline", "store": "/data/store"}}}
+    ledger = Ledger(run(MIXED, config=config, plan={"parameters": {"learner": 1000, "explorer": None}}))
+    assert ledger.sizes["explorer"] == 1_700_000_000
+    assert ledger.entries["sampling", "explorer"].flops == 2 * 1_700_000_000 * 40
+    assert ledger.totals(all_in=True).accelerator_seconds == 2 * 24
+    (_, phases) = cost.figures([HeldOut(ledger.run)])
+    assert "were stored before the run" in phases
+    config["s2l"]["explorer"]["store"] = "/gone"
+    assert Ledger(run(MIXED, config=config, plan={})).sizes["explorer"] is None
 
 
 def test_the_page_shows_both_accounts_and_says_what_is_not_known(tmp_path, capsys):

@@ -99,11 +99,11 @@ def test_a_bad_line_of_the_runs_own_file_is_named(tmp_path, bad):
 
 
 def test_texts_are_escaped_and_long_ones_fold_and_end(tmp_path):
-    run = dumped(tmp_path, {1: [row(1, output="<b>" + "x" * 397), row(2, output="y" * 20_500, score=1.0)]})
+    run = dumped(tmp_path, {1: [row(1, output="<b>" + "x" * 397), row(2, output="y" * 25_500, score=1.0)]})
     text = samples.figures(HeldOut(run))[0]
     assert "<b>" not in text and "<code>&lt;b&gt;xxx" in text and text.count("<details>") == 1
-    assert f"<summary><code>{'y' * 200}</code> … (20500 characters)</summary><code>yyy" in text
-    assert f"{'y' * 20_000}</code> … (500 more characters)</details>" in text
+    assert f"<summary><code>{'y' * 200}</code> … (25500 characters)</summary><code>yyy" in text
+    assert f"{'y' * 25_000}</code> … (500 more characters)</details>" in text
 
 
 def test_the_folder_is_where_the_configuration_says(tmp_path):
