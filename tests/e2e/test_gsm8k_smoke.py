@@ -7,13 +7,20 @@ import pytest
 from s2l_ext.data import gsm8k
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
+LOGGERS = ("console", "tensorboard", "wandb")
 
 
 @pytest.fixture(scope="module")
 def run(launch, tmp_path_factory):
     data = tmp_path_factory.mktemp("gsm8k")
     gsm8k.convert([FIXTURES / "gsm8k_train_slice.jsonl", FIXTURES / "gsm8k_test_slice.jsonl"], data)
-    return launch("s2l_po/gsm8k_smoke", f"gsm8k_dir={data}", f"trainer.validation_data_dir={data}/val").wait(), data
+    own = (f"gsm8k_dir={data}", f"trainer.validation_data_dir={data}/val", f"trainer.logger=[{','.join(LOGGERS)}]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORBOARD_DIR", str(data / "tensorboard"))
+        patch.setenv("WANDB_DIR", str(data))
+        patch.setenv("WANDB_MODE", "offline")
+        launched = launch("s2l_po/gsm8k_smoke", *own)
+    return launched.wait(), data
 
 
 def test_two_steps_with_the_schedule(run) -> None:
@@ -44,3 +51,13 @@ def test_validation_is_graded_by_math_verify(run) -> None:
     assert 0 <= metrics["val-core/gsm8k/acc/mean@1"] <= 1
     dumped = (data / "val" / "2.jsonl").read_text()
     assert '"extracted"' in dumped and '"format_ok"' in dumped
+
+
+def test_metrics_reach_tensorboard_and_wandb_through_verl(run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, data = run
+    events = EventAccumulator(str(data / "tensorboard")).Reload()
+    assert [(point.step, point.value) for point in events.Scalars("s2l/explorer/slots")] == [(1, 4.0), (2, 0.0)]
+    (offline,) = (data / "wandb").glob("offline-run-*/run-*.wandb")
+    assert b"s2l/explorer/slots" in offline.read_bytes()
