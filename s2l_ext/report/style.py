@@ -43,7 +43,8 @@ td, th { text-align: left; padding: 5px 10px 5px 0; vertical-align: top;
 .mark { display: inline-block; width: 12px; height: 12px; border-radius: 3px; background: var(--c); margin-right: 7px;
   vertical-align: -1px; }
 .badge { border: 1px solid var(--c); color: var(--c); border-radius: 9px; padding: 0 7px; font-size: 12.5px;
-  white-space: nowrap; } .samples td { min-width: 44px; } .samples td:nth-last-child(2) { min-width: 200px; }
+  white-space: nowrap; } .samples td:has(> code, > details) { min-width: 130px; }
+.samples td:nth-last-child(2) { min-width: 200px; } .samples td:last-child { min-width: 44px; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 8px; font-size: 14px; }
 figure table { font-size: 13.5px; } tr:last-child td { border-bottom: 0; } section { scroll-margin-top: 8px; }
 .curve { fill: none; stroke: var(--c); stroke-width: 1.5; } .reading { margin: 8px 0 0; font-size: 13.5px; }
