@@ -93,8 +93,7 @@ def measure(
 
 def _in_order(drawn: RowSet, problems: Sequence[str]) -> RowSet:
     """Files hold samples as they finished; the bootstrap pairs problems by place."""
-    prompts = {name: drawn.prompts[name] for name in problems}
-    return replace(drawn, prompts=prompts, rows={name: drawn.rows[name] for name in problems})
+    return replace(drawn, rows={name: drawn.rows[name] for name in problems})
 
 
 def _pass_curves(drawn: RowSet) -> Floats:
@@ -107,7 +106,7 @@ def _describe(drawn: RowSet) -> dict[str, Any]:
         "model": drawn.model,
         "samples": str(drawn.path),
         "temperature": drawn.temperature,
-        "top_p": drawn.fingerprint.get("top_p"),
+        "top_p": float(drawn.fingerprint["top_p"]),
         "fingerprint": drawn.fingerprint,
     }
 

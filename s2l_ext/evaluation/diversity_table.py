@@ -76,6 +76,8 @@ def notes(result: dict[str, Any]) -> list[str]:
         f"{result['num_problems']} problems, {result['n']} samples each ({result['compared']} for Self-BLEU and edit "
         f"diversity); brackets: {result['interval']}."
     ]
+    drawn = [f"{name} {v['temperature']:g} / {v['top_p']:g}" for name, v in result["sets"].items()]
+    said.append(f"Temperature / top-p: {', '.join(drawn)}.")
     chosen = result["gradient_parameters"]
     if chosen is not None:
         sketch = "" if chosen["sketch"] is None else f", sketched to {chosen['sketch']:,} numbers"

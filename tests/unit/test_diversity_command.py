@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,7 @@ def test_the_table_and_the_page_say_the_same(world: Path, result) -> None:
     lines = as_lines(result)
     value = result["sets"]["small"]["self_bleu"]["value"]
     assert any(line.startswith("Self-BLEU") and f"{value:.3f} [" in line for line in lines)
+    assert "Temperature / top-p: small 1 / 1, large 1 / 1, large@1.5 1.5 / 1." in lines
     assert lines[-1] == result["recommendation"]["sentence"]
     picture = (world / "out" / "diversity.png").read_bytes()
     page = (world / "out" / "diversity.html").read_text()
@@ -120,6 +122,15 @@ def test_a_second_run_draws_nothing_and_finds_the_same(world: Path, result, caps
     monkeypatch.setattr(run, "open_engine", lambda *_: pytest.fail("sampled again"))
     assert cli.main(sampling(world, "--json", "--gradient-problems", "2")) == 0
     assert json.loads(capsys.readouterr().out) == result
+
+
+def test_fewer_problems_leave_the_samples_of_others_out(world: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("s2l_ext.evaluation.run.open_engine", lambda *_: pytest.fail("sampled again"))
+    shutil.copytree(world / "out" / "samples", tmp_path / "samples")
+    words = sampling(world, "--limit", "3", "--n", "2", "--out", str(tmp_path), "--gradient-problems", "0", "--json")
+    assert cli.main(words) == 0
+    found = json.loads((tmp_path / "diversity.json").read_text())
+    assert (found["num_problems"], found["n"]) == (3, 2)
 
 
 def test_stored_samples_need_no_models(world: Path, result, tmp_path: Path, capsys) -> None:
