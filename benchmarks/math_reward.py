@@ -37,7 +37,7 @@ from s2l_ext.rewards.math_child import mend_percent
 EXCEPTIONS = Path(__file__).parents[1] / "tests" / "fixtures" / "grader_verdicts.jsonl"
 OPTIONS = ("match_types", "precision", "strict", "allow_set_relation_comp")
 REQUIRED_SPEEDUP = 5.0
-START_SPARE_SECONDS = 15.0
+SPARE_SECONDS = 0.5
 
 Pair = tuple[str, str, bool]
 
@@ -278,22 +278,43 @@ def _reward(prediction: str, gold: str) -> float:
 def check_hostile(arguments: argparse.Namespace) -> bool:
     seconds, size = arguments.timeout, 2
     math_helper.start(size)
-    taken: list[float] = []
+    waits, taken = _waits(seconds), []
 
     def one(text: str) -> bool:
         started = time.monotonic()
         found = grade(text, "72", timeout_s=seconds, pool_size=size)
-        taken.append(time.monotonic() - started)
+        taken.append((time.monotonic() - started, text[:60]))
         return found
 
     with ThreadPoolExecutor(size) as threads:  # as many as children, so that no time is spent in a queue
         right = sum(tqdm(threads.map(one, hostile()), total=200, leave=False))
     works = grade("\\boxed{\\frac{4}{8}+x}", "x+1/2")
+    killed = sum(wait >= seconds for wait in waits)
     print(
-        f"hostile: {len(taken)} inputs, slowest {max(taken):.1f} s (timeout {seconds:g} s, a new process's start "
-        f"included), {sum(each > seconds for each in taken)} killed, {right} judged right, judges afterwards: {works}"
+        f"hostile: {len(taken)} inputs, {len(waits)} of them put to a process; the longest wait was {max(waits):.2f} s "
+        f"(timeout {seconds:g} s), {killed} were killed; with the start of a new process the slowest took "
+        f"{max(taken)[0]:.1f} s; {right} judged right; judges afterwards: {works}"
     )
-    return len(taken) == 200 and max(taken) < seconds + START_SPARE_SECONDS and not right and works
+    if arguments.verbose:
+        print("".join(f"  {spent:.1f} s {text!r}\n" for spent, text in sorted(taken, reverse=True)[:25]), end="")
+    return len(taken) == 200 and max(waits) < seconds + SPARE_SECONDS and not right and works
+
+
+def _waits(seconds: float) -> list[float]:
+    """Seconds for which each answer of a process was waited for, from here on."""
+    found: list[float] = []
+    line = math_helper.Child._line
+
+    def timed(child: math_helper.Child, limit: float) -> str:
+        started = time.monotonic()
+        try:
+            return line(child, limit)
+        finally:
+            if limit == seconds:
+                found.append(time.monotonic() - started)
+
+    math_helper.Child._line = timed  # type: ignore[method-assign]
+    return found
 
 
 CHECKS = {
@@ -313,6 +334,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of the throughput")
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for each hostile input")
+    parser.add_argument("--verbose", action="store_true", help="name the slowest hostile inputs")
     arguments = parser.parse_args()
     mend_percent()
     good = [CHECKS[name](arguments) for name in arguments.checks or CHECKS]

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.math import SHOWN_CHARS, TAIL_CHARS, compute_score, grade, marked_answer
 
 SLICE = Path(__file__).parents[1] / "fixtures" / "grader_slice.jsonl"
@@ -55,6 +52,10 @@ def test_marked_answer(text, answer):
     ("prediction", "gold", "right"),
     [
         ("\\boxed{72}", "72", True),
+        ("\\boxed{28\\%}", "28\\%", True),
+        ("\\boxed{28\\%}", "28", True),
+        ("\\boxed{28\\%}", "0.28", True),
+        ("\\boxed{28\\%}", "2.8", False),
         ("\\boxed{073}", "72", False),
         ("\\boxed{1,234}", "1234", True),
         ("\\boxed{\\$18.00}", "18", True),
@@ -77,7 +78,7 @@ def test_grade(prediction, gold, right):
 
 
 def test_scores_are_what_verl_reads():
-    assert compute_score("gsm8k", "so \\boxed{72}", "72", {"index": 1}, unknown=1) == {
+    assert compute_score("gsm8k", "so \\boxed{72}", "72", {"index": 1}, reward_router_address="host:1") == {
         "score": 1.0,
         "acc": 1.0,
         "format_ok": 1.0,
@@ -120,39 +121,6 @@ def test_garbage_scores_zero(garbage):
 def test_never_raises(prediction, gold):
     assert grade(prediction, gold) in (True, False)
     assert set(compute_score("gsm8k", prediction, gold)) == {"score", "acc", "format_ok", "extracted"}
-
-
-def in_thread(function):
-    results = []
-    thread = threading.Thread(target=lambda: results.append(function()))
-    thread.start()
-    thread.join(timeout=60)
-    return results
-
-
-@pytest.mark.slow
-def test_a_power_tower_in_a_thread_ends():
-    started = time.monotonic()
-    assert in_thread(lambda: grade("\\boxed{9^{9^{9^9}}}", "72")) == [False]
-    assert time.monotonic() - started < 30
-    assert in_thread(lambda: grade("\\boxed{\\frac{4}{8}}", "1/2")) == [True]
-
-
-def test_an_overrunning_child_is_replaced(monkeypatch):
-    assert grade("\\boxed{\\frac{4}{8}}", "1/2")
-    first = math_helper.HELPER._process
-    monkeypatch.setattr(math_helper, "HARD_SECONDS", 0.2)
-    assert not grade("\\boxed{9^{9^{9^9}}}", "72")
-    assert first.poll() is not None
-    monkeypatch.undo()
-    assert grade("\\boxed{\\frac{4}{8}}", "1/2")
-
-
-def test_a_killed_child_is_replaced():
-    assert grade("\\boxed{\\frac{4}{8}}", "1/2")
-    math_helper.HELPER._process.kill()
-    math_helper.HELPER._process.wait()
-    assert grade("\\boxed{\\frac{4}{8}}", "1/2")
 
 
 def test_import_is_light():
