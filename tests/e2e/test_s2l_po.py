@@ -3,6 +3,8 @@ and by which tokens, what the length does, what is logged.
 
 The explorer holds 4, 3, 2, 0, ... 0 of four sessions, two of those it leaves are guided: groups of the explorer alone,
 of all sorts, and from step 4 on of G2RPO-A alone.
+
+Then once more with the explorer's rollouts from a store: for the same rows the same batches and the same updates.
 """
 
 import json
@@ -10,18 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.algorithms.guidance import AdaptiveGuidance
-from s2l_ext.data.prompts import parquet_table
+from s2l_ext.data.prompts import parquet_table, prompt_ids
+from s2l_ext.data.rollout_store import Rollout, RolloutStore
+from s2l_ext.data.tokenizers import digest, snapshot
 from s2l_ext.data.traces import answer_start
+from s2l_ext.explore.writer import StoreWriter
 
 MIX_STEPS, GROUP, PROMPTS, TOTAL = 4, 4, 8, 8
 STEPS = range(1, TOTAL + 1)
 SCHEDULE = [LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in STEPS]
 GUIDED = [min(2, GROUP - slots) for slots in SCHEDULE]  # round(alpha G) of what the explorer leaves
 ALONE = [step for step, slots in zip(STEPS, SCHEDULE, strict=True) if slots == 0]
-INITIAL, MOST, CONTINUATION = 40, 48, 16
+INITIAL, MOST, CONTINUATION, RESPONSE = 40, 48, 16, 64
 OVERRIDES = (
     f"data.train_batch_size={PROMPTS}",
     f"actor_rollout_ref.actor.ppo_mini_batch_size={PROMPTS}",
@@ -255,3 +261,83 @@ def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run)
     guided = np.mean([run.steps()[step]["s2l/guidance/groups_with_signal"] for step in ALONE])
     alone = np.mean([run.steps()[step]["s2l/guidance/unguided_groups_with_signal"] for step in ALONE])
     assert guided > alone + 0.05
+
+
+# ---- the same with stored rollouts -----------------------------------------------------------------------------------
+
+STORED_STEPS = 4
+MACHINE = ("timing_", "perf/", "seconds")
+OWN = ("gpus_held", "stored_rows", "reused_rows", "handed_to_learner")
+OF_LOG_PROBS = ("s2l/source/explorer/sampler", "rollout_")
+"""The dump that the store is made of has no log-probabilities."""
+
+
+@pytest.fixture(scope="module")
+def store(rollouts, toy_dir, tmp_path_factory) -> Path:
+    """Every explorer row of the live run, as ``s2l explore`` would have written it."""
+    folder = tmp_path_factory.mktemp("store") / "explorer"
+    toys = AutoTokenizer.from_pretrained(toy_dir / "models" / "small")
+    table = parquet_table([toy_dir / "train_tier3.parquet"])
+    chats = dict(zip(prompt_ids(table), table.read("prompt"), strict=True))
+    rows = [row for step in STEPS for row in rollouts[step] if session(row) < SCHEDULE[step - 1]]
+    stored = [as_rollout(row, toys, chats) for row in rows]
+    fingerprint = {
+        **dict.fromkeys(("model", "model_name", "dtype"), "live"),
+        "data": ["live"],
+        "reward": ["toy"],
+        "tokenizer": digest(snapshot(str(toy_dir / "models" / "small"), "model")),
+        "sampling": {"temperature": 0.7},
+    }
+    with StoreWriter(folder, fingerprint, GROUP, dict.fromkeys((one.prompt_id for one in stored), "")) as writer:
+        for one in stored:
+            writer.add(one)
+        writer.finish()
+    return folder
+
+
+def session(row: dict) -> int:
+    return int(row["uid"].rsplit("_", 2)[1])
+
+
+def as_rollout(row: dict, toys, chats: dict[str, list[dict]]) -> Rollout:
+    """A dumped row. A token of the toy is a character; a response shorter than the budget ended with the end token."""
+    name, chat = next((name, chat) for name, chat in chats.items() if f"\n{chat[-1]['content']}" in row["input"])
+    prompt = toys.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    text = toys.encode(row["output"], add_special_tokens=False)
+    tokens = text if len(text) == RESPONSE else [*text, toys.eos_token_id]
+    nothing, score = [0.0] * len(tokens), row["score"]
+    return Rollout(name, session(row), 0, list(prompt), tokens, nothing, text is tokens, score, score, row["output"])
+
+
+@pytest.fixture(scope="module")
+def offline(launch, overrides, store):
+    words = ("source=offline", "model_path=null", f"store={store}", "too_few=learner")
+    own = (*(f"s2l.explorer.{word}" for word in words), "ray_kwargs.ray_init.num_gpus=1")
+    shorter = f"trainer.total_training_steps={STORED_STEPS}"
+    return launch("combined/g2rpo_a_s2l", *overrides[:-1], *own, shorter).wait()
+
+
+def test_every_number_of_every_step_is_that_of_the_live_run(run, offline) -> None:
+    for step in range(1, STORED_STEPS + 1):
+        here, there = offline.steps()[step], run.steps()[step]
+        left_out = [key for key in there if any(word in key for word in (*MACHINE, *OF_LOG_PROBS)) or key.endswith(OWN)]
+        compared = there.keys() - set(left_out)
+        assert {"actor/grad_norm", "actor/pg_loss", "critic/advantages/mean", "s2l/guidance/length"} <= compared
+        assert {key: here.get(key) for key in compared} == {key: there[key] for key in compared}, f"step {step}"
+
+
+def test_what_came_from_the_store_is_counted(offline, store) -> None:
+    counts = RolloutStore(store).counts()
+    assert sorted(counts.values()) == sorted(slots for slots in SCHEDULE for _ in range(PROMPTS) if slots)
+    for step, slots in enumerate(SCHEDULE[:STORED_STEPS], 1):
+        metrics = offline.steps()[step]
+        assert metrics["s2l/explorer/stored_rows"] == metrics["s2l/source/explorer/rows"] == slots * PROMPTS
+        assert metrics["s2l/explorer/reused_rows"] == metrics["s2l/explorer/handed_to_learner"] == 0
+        assert metrics["s2l/explorer/gpus_held"] == 0
+    state = json.loads((offline.folder / f"global_step_{STORED_STEPS}" / "s2l_state.json").read_text())
+    assert state["controllers"]["stored_rows"]["used"] == counts
+    assert state["fingerprint"]["explorer.store.sha256"] == RolloutStore(store).digest
+
+
+def test_no_servers_but_the_learners_were_started(offline) -> None:
+    assert "explorer servers stopped" not in offline.log

@@ -1,16 +1,21 @@
-"""Warm-up and on-policy distillation as one pipeline: killed in each stage with SIGKILL, continued, read to the end."""
+"""A teacher's rollouts stored, a warm-up on them and on-policy distillation as one pipeline: killed twice with SIGKILL,
+continued, read to the end."""
 
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
+from s2l_ext.data.rollout_store import RolloutStore
 
 TIMEOUT_S = 900
 STEPS = 3
@@ -21,8 +26,10 @@ models: {{teacher: {toy}/models/medium, student: {toy}/models/small}}
 splits: {{train: {toy}/train.parquet, val: {toy}/val.parquet}}
 overrides: [{overrides}]
 stages:
-  - {{name: warm_up, kind: train, recipe: sparse_to_dense/stages/warm_up,
-     inputs: {{model: student, teacher: teacher, data: train, val: val}}}}
+  - {{name: draw, kind: explore, inputs: {{model: teacher, data: val}},
+     options: {{n: 4, temperature: 1.0, args: [--top-p, "1", --max-tokens, "64"]}}}}
+  - {{name: warm_up, kind: train, recipe: sparse_to_dense/stages/warm_up_offline,
+     inputs: {{model: student, teacher: teacher, store: draw, data: val, val: val}}}}
   - {{name: opd, kind: train, recipe: sparse_to_dense/stages/opd,
      inputs: {{model: warm_up, teacher: teacher, data: train, val: val}}}}
   - {{name: table, kind: evaluate, inputs: {{models: [student, warm_up, opd], data: val}},
@@ -33,6 +40,7 @@ stages:
 class Pipeline:
     def __init__(self, toy: Path, folder: Path, overrides: tuple[str, ...]) -> None:
         self.out, self.file, self.log = folder / "out", folder / "bridge.yaml", folder / "log.txt"
+        self.drawn_before_the_kill = 0
         self.file.write_text(FILE.format(toy=toy, overrides=", ".join(f'"{text}"' for text in overrides)))
 
     def start(self) -> subprocess.Popen:
@@ -40,12 +48,21 @@ class Pipeline:
         with open(self.log, "a") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=os.environ)
 
-    def kill_9_in(self, stage: str) -> None:
-        """SIGKILL the pipeline alone once the stage has its first checkpoint; its children must end by themselves."""
-        process, tracker = self.start(), self.out / "stages" / stage / "run" / "latest_checkpointed_iteration.txt"
-        children: list[psutil.Process] = []
-        deadline = time.monotonic() + TIMEOUT_S
-        while not tracker.exists():
+    def kill_9_in_draw(self) -> int:
+        """SIGKILL once some responses are kept; returns how many."""
+        journal = self.out / "stages" / "draw" / "run" / "journal.jsonl"
+        self.kill_9_when(lambda: journal.exists() and len(journal.read_bytes().splitlines()) > 40)
+        return len(journal.read_bytes().splitlines()) - 2  # its header, and a line that the kill may have cut
+
+    def kill_9_in_warm_up(self) -> None:
+        tracker = self.out / "stages" / "warm_up" / "run" / "latest_checkpointed_iteration.txt"
+        self.kill_9_when(tracker.exists)
+        assert int(tracker.read_text()) < STEPS, "the kill came too late"
+
+    def kill_9_when(self, reached: Callable[[], bool]) -> None:
+        """SIGKILL the pipeline alone; its children must end by themselves."""
+        process, deadline = self.start(), time.monotonic() + TIMEOUT_S
+        while not reached():
             assert process.poll() is None and time.monotonic() < deadline, self.said()
             time.sleep(0.2)
         children = psutil.Process(process.pid).children(recursive=True)
@@ -54,7 +71,6 @@ class Pipeline:
         _gone, alive = psutil.wait_procs(children, timeout=60)
         for child in alive:
             child.kill()
-        assert int(tracker.read_text()) < STEPS, "the kill came too late"
         assert not [child for child in alive if "s2l_ext.train" in " ".join(child.cmdline() or [])]
 
     def finish(self) -> None:
@@ -75,10 +91,17 @@ def pipeline(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory, small_run:
     lr = "actor_rollout_ref.actor.optim.lr=1e-3"
     overrides = (*small_run, f"trainer.total_training_steps={STEPS}", "trainer.save_freq=1", lr)
     pipeline = Pipeline(toy_dir, tmp_path_factory.mktemp("pipeline"), overrides)
-    pipeline.kill_9_in("warm_up")
-    pipeline.kill_9_in("opd")
+    pipeline.drawn_before_the_kill = pipeline.kill_9_in_draw()
+    pipeline.kill_9_in_warm_up()
     pipeline.finish()
     return pipeline
+
+
+def test_a_kill_lost_no_stored_response_and_doubled_none(pipeline: Pipeline) -> None:
+    store = RolloutStore(pipeline.out / "stages" / "draw" / "run")
+    assert store.complete and set(store.counts().values()) == {4} and len(store.counts()) == 256
+    before = re.search(r"(\d+) were there before", (pipeline.out / "stages" / "draw" / "log.txt").read_text())
+    assert before and int(before[1]) >= pipeline.drawn_before_the_kill > 0
 
 
 def test_every_step_is_there_once(pipeline: Pipeline) -> None:
