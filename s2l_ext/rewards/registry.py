@@ -22,7 +22,8 @@ from s2l_ext.errors import ConfigError
 
 GROUP = "s2l.rewards"
 FUNCTION = "compute_score"
-BUILT_IN = {name: f"s2l_ext.rewards.{name}:{FUNCTION}" for name in ("math", "code", "toy")}
+NAMES = ("math", "code", "choice", "quantity", "livecodebench", "toy")
+BUILT_IN = {name: f"s2l_ext.rewards.{name}:{FUNCTION}" for name in NAMES}
 FORMS = "package.module:function or path/to/file.py:function"
 
 Reward = Callable[..., Any]

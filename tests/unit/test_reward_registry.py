@@ -35,6 +35,12 @@ def test_names_and_places(name, function):
     assert load_reward(name) is function
 
 
+def test_every_built_in_name_loads():
+    assert [registry.load(name).__module__ for name in registry.NAMES] == [
+        f"s2l_ext.rewards.{n}" for n in registry.NAMES
+    ]
+
+
 def test_a_file(monkeypatch):
     found = registry.load(f"{FILE}:compute_score")
     assert found("x", "\\boxed{12 cm}", "12 cm")["score"] == 1.2
@@ -51,8 +57,11 @@ def test_a_file(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("maths", r"unknown reward 'maths'\. Did you mean 'math'\? Known: math, code, toy"),
-        ("zzzzz", "unknown reward 'zzzzz'. Known: math, code, toy; or give package.module:function"),
+        (
+            "maths",
+            r"unknown reward 'maths'\. Did you mean 'math'\? Known: math, code, choice, quantity, livecodebench, toy",
+        ),
+        ("zzzzz", "unknown reward 'zzzzz'. Known: math, code, .*, toy; or give package.module:function"),
         ("", "reward '' is neither a name"),
         (":f", "reward ':f' is neither a name"),
         ("nowhere.at_all:f", "ModuleNotFoundError: No module named 'nowhere'"),
@@ -97,14 +106,14 @@ def test_the_same_entry_point_twice_is_one(monkeypatch):
     twice = ("mine", "s2l_ext.rewards.toy:extract_answer")
     monkeypatch.setattr(registry, "entry_points", points(twice, twice))
     assert registry.load("mine") is toy.extract_answer
-    assert list(registry.rewards()) == ["math", "code", "toy", "mine"]
+    assert list(registry.rewards()) == [*registry.NAMES, "mine"]
 
 
 def test_verls_way_to_a_name():
     found = registry.compute_score("gsm8k", "<answer>72</answer>", "72", {}, reward="math", extraction="tags")
     assert found["score"] == 1.0
     for missing in ({}, {"reward": ""}, {"reward": 3}):
-        with pytest.raises(ConfigError, match=r"reward=.* must be a name: math, code, toy"):
+        with pytest.raises(ConfigError, match=r"reward=.* must be a name: math, code, choice"):
             registry.compute_score("gsm8k", "72", "72", {}, **missing)
     with pytest.raises(ConfigError, match="coroutine function, which this call cannot await"):
         registry.compute_score("gsm8k", "72", "72", {}, reward="s2l_ext.rewards.math:compute_score_async")
@@ -128,5 +137,5 @@ def test_an_installed_package_brings_its_reward(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     first, second = done.stdout.splitlines()
-    assert first == "['math', 'code', 'toy', 'unit_answer'] 1.2"
+    assert first == f"{[*registry.NAMES, 'unit_answer']} 1.2"
     assert "'score': 2.0" in second
