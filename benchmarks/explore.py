@@ -28,7 +28,7 @@ from s2l_ext.explore.run import Exploration, explore
 
 REQUIRED = 0.95
 Timed = tuple[int, float, float]
-"""Response tokens, seconds, and CPU seconds of this process."""
+"""Response tokens, seconds, and CPU seconds of the main thread, which steadies on a busy machine."""
 Start = tuple[float, float]
 
 
@@ -76,11 +76,11 @@ class Rounds:
 
 
 def now() -> Start:
-    return time.perf_counter(), time.process_time()
+    return time.perf_counter(), time.thread_time()
 
 
 def since(start: Start) -> tuple[float, float]:
-    return time.perf_counter() - start[0], time.process_time() - start[1]
+    return time.perf_counter() - start[0], time.thread_time() - start[1]
 
 
 def measure(loops: dict[str, Callable[[], Timed]], repeats: int) -> dict[str, list[Timed]]:
@@ -126,7 +126,9 @@ def report(found: dict[str, list[Timed]], load: float) -> int:
     """Medians, ranges, and the median of each round's ratio."""
     speeds = {name: [tokens / seconds for tokens, seconds, _ in each] for name, each in found.items()}
     ratios = {name: against(speeds["s2l explore"], each) for name, each in speeds.items()}
-    print(f"load before: {load:.1f}\n\n| loop | tokens/s, median (range) | s2l explore against it | CPU ms a token |")
+    print(
+        f"load before: {load:.1f}\n\n| loop | tokens/s, median (range) | s2l explore against it | main thread's CPU ms a token |"
+    )
     print("|---|---|---|---|")
     for name, each in speeds.items():
         cpu = statistics.median(1000 * cpu / tokens for tokens, _, cpu in found[name])

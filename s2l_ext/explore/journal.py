@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +89,7 @@ class Journal:
 
 def encode(rollout: Rollout, problem: str) -> bytes:
     """One line."""
-    record = asdict(rollout) | {"problem": problem}
+    record = vars(rollout) | {"problem": problem}
     for name, dtype in PACKED.items():
         record[name] = base64.b64encode(np.asarray(record[name], dtype=dtype).tobytes()).decode()
     return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8")

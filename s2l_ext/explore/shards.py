@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,7 +27,7 @@ def write_shard(folder: Path, number: int, rows: Sequence[tuple[Rollout, str]]) 
     path = folder / shard_name(number)
     partial = folder / f".{path.name}.partial"
     ordered = sorted(rows, key=lambda row: (row[0].prompt_id, row[0].index))
-    table = pa.Table.from_pylist([asdict(rollout) | {"problem": problem} for rollout, problem in ordered], SCHEMA)
+    table = pa.Table.from_pylist([vars(rollout) | {"problem": problem} for rollout, problem in ordered], SCHEMA)
     try:
         pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd")
         _to_disk(partial)

@@ -107,19 +107,19 @@ class StoreWriter:
         self._pending.append((rollout, problem))
         self.have.setdefault(rollout.prompt_id, set()).add(rollout.index)
 
-    def compact(self) -> None:
+    def compact(self, complete: bool = False) -> None:
         """Make a shard of what the journal holds. A kill in between leaves it in both, or in the journal only."""
+        shards = self.manifest.shards
         if self._pending:
-            shard = write_shard(self.folder, next_number(self.folder, self.manifest.shards), self._pending)
-            self._save(shards=(*self.manifest.shards, shard))
+            shards = (*shards, write_shard(self.folder, next_number(self.folder, shards), self._pending))
+        if (shards, complete) != (self.manifest.shards, self.manifest.complete):
+            self._save(shards=shards, complete=complete)
         self._journal.clear()
         self._pending, self._bytes = [], 0
 
     def finish(self) -> None:
         """The request was carried out: all of it is in shards."""
-        self.compact()
-        if not self.manifest.complete:
-            self._save(complete=True)
+        self.compact(complete=True)
 
     def _save(self, **changes: Any) -> None:
         self.manifest = dataclasses.replace(self.manifest, **changes)
