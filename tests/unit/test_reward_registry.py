@@ -59,7 +59,7 @@ def test_a_file(monkeypatch):
     [
         (
             "maths",
-            r"unknown reward 'maths'\. Did you mean 'math'\? Known: math, code, choice, quantity, livecodebench, toy",
+            r"unknown reward 'maths'\. Did you mean 'math'\? Known: math, code, choice, quantity",
         ),
         ("zzzzz", "unknown reward 'zzzzz'. Known: math, code, .*, toy; or give package.module:function"),
         ("", "reward '' is neither a name"),
