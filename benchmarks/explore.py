@@ -126,9 +126,8 @@ def report(found: dict[str, list[Timed]], load: float) -> int:
     """Medians, ranges, and the median of each round's ratio."""
     speeds = {name: [tokens / seconds for tokens, seconds, _ in each] for name, each in found.items()}
     ratios = {name: against(speeds["s2l explore"], each) for name, each in speeds.items()}
-    print(
-        f"load before: {load:.1f}\n\n| loop | tokens/s, median (range) | s2l explore against it | main thread's CPU ms a token |"
-    )
+    print(f"load before: {load:.1f}\n")
+    print("| loop | tokens/s, median (range) | s2l explore against it | main thread's CPU ms a token |")
     print("|---|---|---|---|")
     for name, each in speeds.items():
         cpu = statistics.median(1000 * cpu / tokens for tokens, _, cpu in found[name])
