@@ -28,6 +28,7 @@ from s2l_ext.data.store_checks import check_store
 from s2l_ext.data.tokenizers import compare
 from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
+from s2l_ext.rewards import math as math_reward
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"
@@ -61,6 +62,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if s2l.distill and s2l.distill.teacher_path:
         _check_model_path(TEACHER_KEY, s2l.distill.teacher_path)
     _check_data(cfg)
+    _check_reward_keywords(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
     warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
@@ -181,6 +183,16 @@ def check_pool(cfg: DictConfig, s2l: S2LConfig, available: int) -> None:
         else "Lower trainer.n_gpus_per_node or s2l.explorer.n_gpus_per_node, or start on more GPUs"
     )
     raise ResourceError(f"the run needs {total} GPUs = {parts}, but {available} are available. {fix}.")
+
+
+# ---- reward -------------------------------------------------------------------------------------------------------
+
+
+def _check_reward_keywords(cfg: DictConfig) -> None:
+    """This package's mathematics reward would refuse a wrong keyword at its first call, after models have loaded."""
+    given = dict(OmegaConf.to_object(cfg.reward.custom_reward_function))
+    if given.get("path") == f"pkg://{math_reward.__name__}":
+        math_reward.check_keywords(given.get("reward_kwargs") or {})
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

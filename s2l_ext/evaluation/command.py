@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json", help="samples are kept beside it")
     parser.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
-    parser.add_argument("--reward", metavar="pkg.module:function", help="default: by data source")
+    parser.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
     parser.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
     _add_sampling(parser)
     parser.add_argument("--divergence-to", metavar="TEACHER", help="add the reverse KL to this model")

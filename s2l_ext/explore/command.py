@@ -61,7 +61,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--seed", type=int, help="of all responses; each has its own, by prompt and number (default 0)")
     group.add_argument("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
     group.add_argument("--benchmark", metavar="NAME|YAML", help="how rows of JSON lines become problems (gsm8k)")
-    group.add_argument("--reward", metavar="pkg.module:function", help="default: by data source")
+    group.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
     group.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
 
 

@@ -14,7 +14,7 @@ from verl.utils.reward_score import get_default_compute_score
 
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.schema import S2LConfig
-from s2l_ext.errors import ConfigError
+from s2l_ext.errors import ConfigError, S2LError
 
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"
@@ -42,6 +42,8 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
     try:
         answer = _ask(function, row)
+    except S2LError:
+        raise
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return [

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
@@ -245,3 +245,16 @@ def test_warm_start_of_other_prompts_is_refused(world):
     write_rows(world / "train.parquet", 32, extra_info={"id": "p1"})
     rates.write_text(json.dumps({"prompt_id": "p1", "pass_rate": 0.5}))
     check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+
+
+def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load():
+    from s2l_ext.preflight import _check_reward_keywords
+
+    def keywords(path: str, **given: object) -> None:
+        function = {"path": path, "name": "compute_score", "reward_kwargs": given}
+        _check_reward_keywords(OmegaConf.create({"reward": {"custom_reward_function": function}}))
+
+    keywords("pkg://s2l_ext.rewards.math", extraction="boxed")
+    keywords("my_reward.py", anything=1)
+    with pytest.raises(ConfigError, match="extractoin"):
+        keywords("pkg://s2l_ext.rewards.math", extractoin="boxed")
