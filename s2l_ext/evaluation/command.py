@@ -77,7 +77,7 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         ks=_ks(args.k),
         reward=args.reward,
         benchmark=benchmark,
-        chat_options=dict(map(_chat_option, args.chat_option)),
+        chat_options=dict(map(chat_option, args.chat_option)),
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
     )
@@ -101,7 +101,7 @@ def _ks(text: str | None) -> tuple[int, ...] | None:
         raise ConfigError(f"--k {text}: expected whole numbers joined by commas, such as 1,4,16.") from None
 
 
-def _chat_option(text: str) -> tuple[str, Any]:
+def chat_option(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not key or not equals:
         raise ConfigError(f"--chat-option {text}: expected KEY=VALUE, such as enable_thinking=false.")

@@ -9,7 +9,7 @@ from typing import Any
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import load_benchmark
-from s2l_ext.evaluation.command import _chat_option as chat_option
+from s2l_ext.evaluation.command import chat_option
 from s2l_ext.evaluation.engines import Machine, Sampling
 from s2l_ext.explore.merge import merge
 from s2l_ext.explore.pools import Placement
