@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import os
+import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext import json_text
 from s2l_ext.config import S2LConfig
 from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
@@ -229,13 +232,19 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
             f"{path}: schema_version is {document.get('schema_version')!r}, this version reads {SCHEMA_VERSION}. "
             "Resume with the version that wrote it, or start over with trainer.resume_mode=disable."
         )
-    different = _differences(document.get("fingerprint", {}), fingerprint)
+    if not isinstance(document.get("fingerprint"), dict) or not _is_states(document.get("controllers")):
+        raise _unreadable(path, "fingerprint and controllers are no mappings")
+    different = _differences(document["fingerprint"], fingerprint)
     if different and reset_curriculum and all(map(_is_curriculums, different)):
         logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _shown(different))
         document["controllers"].pop("curriculum", None)
     elif different:
         raise StateMismatch(_refusal(path, different, has_curriculum="curriculum.type" in fingerprint))
-    return _put_arrays(document["controllers"], _read_arrays(folder, document.get("arrays_sha256")))
+    controllers, arrays = document["controllers"], _read_arrays(folder, document.get("arrays_sha256"))
+    try:
+        return _put_arrays(controllers, arrays)
+    except (KeyError, TypeError) as error:
+        raise _unreadable(path, f"no array {error}") from None
 
 
 def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:
@@ -248,24 +257,35 @@ def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:
             f"{path} is missing or damaged: its content is not what {FILE_NAME} was written with. Resume from an "
             "earlier checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
         )
-    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _is_states(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(state, dict) for state in value.values())
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text())
+        document = json_text.loads(path.read_bytes())
         return document if isinstance(document, dict) else {}
     except FileNotFoundError:
         raise StateMismatch(
             f"{path} is missing: the checkpoint was written by verl alone or with every s2l feature off, so the "
             "controllers cannot be resumed exactly. Start over with trainer.resume_mode=disable."
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StateMismatch(
-            f"{path} cannot be read ({error}). Resume from an earlier checkpoint with "
-            "trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
-        ) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: Path, reason: str) -> StateMismatch:
+    return StateMismatch(
+        f"{path} cannot be read ({reason}). Resume from an earlier checkpoint with trainer.resume_mode=resume_path "
+        "trainer.resume_from_path=.../global_step_N."
+    )
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import struct
 from pathlib import Path
 from typing import Any
+
+from s2l_ext import json_text
+from s2l_ext.errors import ConfigError
+
+LONGEST_HEADER = 100 << 20
+"""Safetensors' own limit."""
 
 _SIZE_IN_NAME = re.compile(r"(?<![\d._])(\d+(?:[._]\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 _UNIT = {"B": 1e9, "M": 1e6}
@@ -30,6 +34,9 @@ def parameter_count(path: str) -> int | None:
 
     A local folder: exact from the safetensors headers, else estimated from ``config.json`` (dense decoders).
     A hub id: read from its name (``Qwen3-1.7B``, ``internlm2_5-1_8b``), which is rounded.
+
+    Raises:
+        ConfigError: a file of the folder is damaged.
     """
     if not is_local(path):
         return _count_from_name(path)
@@ -38,7 +45,7 @@ def parameter_count(path: str) -> int | None:
     if files:
         return sum(_count_in_header(file) for file in files)
     config = folder / "config.json"
-    return _estimate(json.loads(config.read_text())) if config.is_file() else None
+    return _estimate(_mapping(config, config.read_bytes())) if config.is_file() else None
 
 
 def _count_from_name(name: str) -> int | None:
@@ -48,9 +55,23 @@ def _count_from_name(name: str) -> int | None:
 
 def _count_in_header(file: Path) -> int:
     with open(file, "rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        length = int.from_bytes(stream.read(8), "little")
+        header = _mapping(file, stream.read(min(length, LONGEST_HEADER)))
+    try:
+        return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+    except (KeyError, TypeError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _mapping(file: Path, content: bytes) -> dict[str, Any]:
+    try:
+        return dict(json_text.loads(content))
+    except (TypeError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> ConfigError:
+    return ConfigError(f"{file}: no part of a Hugging Face model ({error}). Restore the folder from a copy.")
 
 
 def _estimate(config: dict[str, Any]) -> int | None:
@@ -61,5 +82,5 @@ def _estimate(config: dict[str, Any]) -> int | None:
         head_dim = config.get("head_dim") or hidden // heads
         attention = hidden * head_dim * 2 * (heads + config.get("num_key_value_heads", heads))
         return int(embeddings + layers * (attention + 3 * hidden * config["intermediate_size"]))
-    except KeyError:
+    except (KeyError, TypeError, ZeroDivisionError):
         return None

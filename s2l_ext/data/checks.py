@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
@@ -96,7 +97,10 @@ def check_parquet(
     with _open(path) as file:
         _require_columns(path, file.schema_arrow, prompt_key, answer)
         _refuse_reserved(path, file.schema_arrow.names)
-        scan = _scan(file, prompt_key, answer, max_rows)
+        try:
+            scan = _scan(file, prompt_key, answer, max_rows)
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from error
     for fault in scan.faults:
         if fault.count:
             raise DataError(
@@ -111,14 +115,23 @@ def _open(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(
-            f"{path}: not a readable parquet file ({error}). `s2l data gsm8k` writes parquet from JSONL."
-        ) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+    try:
+        refuse_oversized(file, path)
+    except DataError:
+        file.close()
+        raise
     if file.metadata.num_rows == 0:
         file.close()
         raise DataError(f"{path}: the file has no rows. Write at least one prompt with its ground truth.")
     return file
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path}: not a readable parquet file ({reason(error)}). `s2l data gsm8k` writes parquet from JSONL."
+    )
 
 
 def _require_columns(path: Path, schema: pa.Schema, prompt_key: str, answer: Sequence[str]) -> None:

@@ -6,6 +6,8 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,11 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from s2l_ext import json_text
+from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 256
 SOURCE_KEY = b"s2l.source"
 BUCKETS = 10_000
+LONGEST_LINE = 64 << 20
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 @dataclass(frozen=True)
@@ -121,23 +127,34 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rt", encoding="utf-8") as file:
-            yield from ((number, line) for number, line in enumerate(file, start=1) if line.strip())
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+            pieces = iter(lambda: file.readline(LONGEST_LINE + 1), "")
+            yield from ((number, line) for number, line in enumerate(pieces, start=1) if _not_blank(line, path, number))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
+
+
+def _not_blank(line: str, path: Path, number: int) -> bool:
+    """A compressed file of a megabyte can hold a line of a gigabyte."""
+    if len(line) > LONGEST_LINE:
+        raise DataError(
+            f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters. JSON lines have one row a line; a file "
+            "that is one JSON list is none."
+        )
+    return bool(line.strip())
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
-    except (json.JSONDecodeError, RecursionError) as error:
-        reason = (
-            f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
-        )
+        record = json_text.loads(line)
+    except ValueError as error:
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
         raise DataError(f"{where}: not JSON ({reason}).") from error
     if not isinstance(record, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}.")
     if "\\ud" in line.lower():
         _refuse_half_characters(line, where)
+    if NUL.search(line):
+        raise DataError(f"{where}: has a NUL character. No text has one, and readers stop at it; remove it.")
     return record
 
 
@@ -159,14 +176,15 @@ def read_parquet(
         raise DataError(f"{path}: no such file.")
     try:
         with pq.ParquetFile(path) as file:
+            refuse_oversized(file, path)
             rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
             found = [name for name in columns if name in file.schema_arrow.names]
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
             records = (record for batch in batches for record in batch.to_pylist())
             bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
             yield from ((f"{path}:{number}", record) for number, record in bar)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}).") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------
@@ -235,7 +253,7 @@ class Output:
             return
         try:
             made_by = (pq.read_schema(path).metadata or {}).get(SOURCE_KEY, b"").decode()
-        except (pa.ArrowInvalid, OSError):
+        except UNREADABLE:
             made_by = ""
         if made_by != str(self._source):
             raise DataError(

@@ -14,8 +14,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from s2l_ext import json_text
 from s2l_ext.data.digests import file_digests as file_digests
 from s2l_ext.data.digests import sha256_file as sha256_file
+from s2l_ext.data.parquet_files import UNREADABLE, reason
 from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.errors import DataError
 
@@ -53,15 +55,25 @@ class PromptTable:
 
 def parquet_table(paths: Sequence[Path]) -> PromptTable:
     """Rows of the files, one after the other; as in verl's data set, a column that a file lacks is None there."""
-    files = [pq.ParquetFile(path) for path in paths]
-    names = sorted({name for file in files for name in file.schema_arrow.names})
-    return PromptTable(names, lambda name: [value for file in files for value in _column(file, name)])
+    files = {path: _opened(path) for path in paths}
+    names = sorted({name for file in files.values() for name in file.schema_arrow.names})
+    return PromptTable(names, lambda name: [value for path in files for value in _column(path, files[path], name)])
 
 
-def _column(file: pq.ParquetFile, name: str) -> list[Any]:
+def _opened(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}). Restore it from a copy.") from error
+
+
+def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
     if name not in file.schema_arrow.names:
         return [None] * file.metadata.num_rows
-    return file.read([name]).column(0).to_pylist()
+    try:
+        return file.read([name]).column(0).to_pylist()
+    except UNREADABLE as error:
+        raise DataError(f"{path}: column '{name}' cannot be read ({reason(error)}). Restore it from a copy.") from error
 
 
 def dataset_table(dataset: Any) -> PromptTable:
@@ -201,12 +213,11 @@ def read_rows(path: str, fields: Sequence[str], key: str) -> list[tuple[Any, ...
         if file.suffix == ".parquet":
             rows = pq.read_table(file, columns=list(fields)).to_pylist()
         else:
-            rows = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+            rows = [json_text.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
         return [tuple(row[name] for name in fields) for row in rows]
-    except (KeyError, TypeError, ValueError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (KeyError, TypeError, ValueError, *UNREADABLE) as error:
         raise DataError(
-            f"{key}={path}: cannot be read as rows with {', '.join(fields)} ({type(error).__name__}: {reason}). "
+            f"{key}={path}: cannot be read as rows with {', '.join(fields)} ({type(error).__name__}: {reason(error)}). "
             "Use parquet or JSON lines."
         ) from None
 

@@ -18,7 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ext import json_text
 from s2l_ext.data.digests import sha256_file
+from s2l_ext.data.parquet_files import UNREADABLE, reason
 from s2l_ext.errors import DataError
 
 MANIFEST = "store.json"
@@ -81,7 +83,11 @@ class Shard:
     rows: int
 
     def __post_init__(self) -> None:
-        if Path(self.name).name != self.name:
+        if not all(isinstance(text, str) for text in (self.name, self.sha256)):
+            raise TypeError(f"name and sha256 of shard {self.name!r} must be text")
+        if not all(type(count) is int and count >= 0 for count in (self.size, self.rows)):
+            raise TypeError(f"size and rows of shard {self.name!r} must be whole numbers")
+        if Path(self.name).name != self.name or "\0" in self.name:
             raise ValueError(f"shard {self.name!r} lies outside the folder")
 
 
@@ -99,6 +105,12 @@ class Manifest:
     request: dict[str, Any]
     complete: bool = False
     shards: tuple[Shard, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.fingerprint, dict) and isinstance(self.request, dict)):
+            raise TypeError("fingerprint and request must be mappings")
+        if not isinstance(self.complete, bool):
+            raise TypeError(f"complete is {self.complete!r}, not true or false")
 
     def as_json(self) -> str:
         return json.dumps({MARK: SCHEMA_VERSION, **asdict(self)}, indent=1) + "\n"
@@ -123,15 +135,14 @@ def read_manifest(folder: Path, key: str = "store") -> Manifest:
         found = "no store: it has no store.json" if folder.is_dir() else "no such folder"
         raise DataError(f"{key}={folder}: {found}. Expected a folder that `s2l explore --out` wrote.")
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json_text.loads(path.read_bytes())
         version = document.pop(MARK)
         shards = tuple(Shard(**shard) for shard in document.pop("shards")) if version == SCHEMA_VERSION else ()
         manifest = Manifest(**document, shards=shards) if version == SCHEMA_VERSION else None
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{key}={folder}: {MANIFEST} is damaged or was written by something else ({type(error).__name__}: "
-            f"{reason}). Restore it from a copy, or draw the store anew."
+            f"{reason(error)}). Restore it from a copy, or draw the store anew."
         ) from None
     if manifest is None:
         raise DataError(
@@ -289,6 +300,5 @@ class RolloutStore:
         try:
             with pq.ParquetFile(self.folder / shard.name) as file:
                 yield file
-        except (pa.ArrowInvalid, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise _damaged(self.folder, shard, self._key, f"cannot be read ({reason})") from None
+        except UNREADABLE as error:
+            raise _damaged(self.folder, shard, self._key, f"cannot be read ({reason(error)})") from None

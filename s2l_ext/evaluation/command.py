@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
@@ -106,7 +107,7 @@ def chat_option(text: str) -> tuple[str, Any]:
     if not key or not equals:
         raise ConfigError(f"--chat-option {text}: expected KEY=VALUE, such as enable_thinking=false.")
     try:
-        return key, json.loads(value)
+        return key, json_text.loads(value)
     except ValueError:
         return key, value
 

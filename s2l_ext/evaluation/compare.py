@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.metrics import paired_intervals, pass_at_k
 
@@ -76,7 +77,7 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json_text.loads(path.read_text(encoding="utf-8"))
         for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
             result[key]
         result["fingerprints"]["sampling"]

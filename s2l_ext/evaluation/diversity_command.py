@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation import command, run
@@ -244,7 +245,7 @@ def _open_models(job: Job) -> dict[str, Model]:
 
 def _only_limit(drawn: RowSet, evaluation: Evaluation) -> RowSet:
     """A file may hold problems of an earlier, larger --limit."""
-    result = json.loads(evaluation.out.read_text(encoding="utf-8"))
+    result = json_text.loads(evaluation.out.read_text(encoding="utf-8"))
     names = [row["prompt_id"] for row in result["problems"]]
     prompts = {name: drawn.prompts[name] for name in names}
     return replace(drawn, prompts=prompts, rows={name: drawn.rows[name] for name in names})

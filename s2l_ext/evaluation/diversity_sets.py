@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from s2l_ext import json_text
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.samples import Sample, read_samples
 
@@ -124,7 +124,7 @@ def _row(path: Path, s: Sample) -> Row:
 
 def _fingerprint(path: Path) -> dict[str, Any]:
     with open(path, encoding="utf-8") as file:
-        return dict(json.loads(file.readline())["fingerprint"])
+        return dict(json_text.loads(file.readline())["fingerprint"])
 
 
 def _same_count(path: Path, found: Mapping[str, Mapping[int, Sample]]) -> int:

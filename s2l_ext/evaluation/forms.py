@@ -5,18 +5,21 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
-import io
 import json
-import pickle
+import pickletools
 import re
 import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.rewards.code_tests import parse_tests
 from s2l_ext.rewards.livecodebench import separate_tests
 
+MOST_TEST_BYTES = 1 << 30
+TEXTS = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")
+AROUND_TEXTS = ("PROTO", "FRAME", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "STOP")
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 WITH_STARTER = "Use this starter code for the program, and answer with the program between these delimiters.\n{fence}"
 WITHOUT_STARTER = (
@@ -117,26 +120,45 @@ def _refuse_malformed(read: Callable[[], Any], where: str) -> None:
 def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
     value = row.get("metadata") or "{}"
     try:
-        return dict(json.loads(value) if isinstance(value, str) else value)
+        return dict(json_text.loads(value) if isinstance(value, str) else value)
     except (TypeError, ValueError) as error:
         raise DataError(f"{where}: column 'metadata' is no JSON object ({error}).") from error
 
 
-class _TextOnly(pickle.Unpickler):
-    """A pickled text needs no class; anything that asks for one could run code."""
+def _pickled_text(pickled: bytes) -> str:
+    """The text of a pickle that holds one text and nothing else. Nothing is unpickled: a pickle can run code.
 
-    def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    Raises:
+        ValueError: it holds something else, or is no pickle.
+    """
+    texts = []
+    for opcode, value, _ in pickletools.genops(pickled):
+        if opcode.name in TEXTS:
+            texts.append(value)
+        elif opcode.name not in AROUND_TEXTS:
+            raise ValueError(f"a pickle with {opcode.name}, not with a text alone")
+    if len(texts) != 1:
+        raise ValueError(f"a pickle with {len(texts)} texts, not one")
+    return str(texts[0])
+
+
+def _unpacked(packed: bytes) -> bytes:
+    """zlib makes a thousand times as much of nothing but zeros."""
+    stream = zlib.decompressobj()
+    content = stream.decompress(packed, MOST_TEST_BYTES)
+    if not stream.eof:
+        raise ValueError(f"cut short, or more than {MOST_TEST_BYTES:,} bytes")
+    return content
 
 
 def _decoded(value: Any, column: str, where: str) -> list[Any]:
     """A list of tests: as it is, as JSON, or as published (base64 of zlib of a pickled JSON text)."""
     try:
         if isinstance(value, str) and not value.lstrip().startswith("["):
-            value = _TextOnly(io.BytesIO(zlib.decompress(base64.b64decode(value, validate=True)))).load()
-        tests = json.loads(value) if isinstance(value, str | bytes) else value
+            value = _pickled_text(_unpacked(base64.b64decode(value, validate=True)))
+        tests = json_text.loads(value) if isinstance(value, str | bytes) else value
         if not isinstance(tests, list):
             raise TypeError(f"{type(tests).__name__}, not a list")
         return tests
-    except (ValueError, TypeError, EOFError, zlib.error, pickle.UnpicklingError) as error:
+    except (ValueError, TypeError, zlib.error) as error:
         raise DataError(f"{where}: column '{column}' holds no readable tests ({error}).") from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from s2l_ext import json_text
 from s2l_ext.config.model_files import is_local
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.data.toy.cache import cache_root
@@ -107,7 +108,7 @@ def _tokenizer(folder: Path, key: str, name: str) -> PreTrainedTokenizerBase:
 
 def _read_json(path: Path, key: str, name: str) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        return dict(json_text.loads(path.read_text(encoding="utf-8")))
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError(f"{key} {name}: {path.name} cannot be read ({error}).") from error
 
@@ -149,8 +150,8 @@ class _Remembered:
         self.path = path
         self.known: dict[str, list[Any]] = {}
         self.changed = False
-        with contextlib.suppress(OSError, ValueError):
-            self.known = dict(json.loads(path.read_text()))
+        with contextlib.suppress(OSError, TypeError, ValueError):
+            self.known = dict(json_text.loads(path.read_text()))
 
     def digest(self, path: Path) -> str:
         state, name = os.stat(path), str(path.resolve())

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.data.converting import read_jsonl, read_parquet
+from s2l_ext.data.parquet_files import UNREADABLE, reason
 from s2l_ext.data.toy.cache import cache_root
 from s2l_ext.errors import ConfigError, DataError
 
@@ -51,8 +51,8 @@ def parquet_columns(path: Path) -> list[str]:
     """Names of the columns. Raises DataError for a file that is no parquet."""
     try:
         return list(pq.read_schema(path).names)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"{path}: not a readable parquet file ({error}).") from error
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
 
 
 def _csv(path: Path) -> Rows:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError, StateMismatch
 
 SCHEMA_VERSION = 1
@@ -150,7 +151,7 @@ class _Lines:
         if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
             return None
         try:
-            header = json.loads(line)
+            header = json_text.loads(line)
             version, fingerprint = header[HEADER], dict(header["fingerprint"])
         except (KeyError, TypeError, ValueError):
             raise DataError(
@@ -174,7 +175,7 @@ class _Lines:
 
     def _parse(self, line: bytes, number: int) -> Sample:
         try:
-            return Sample(**json.loads(line))
+            return Sample(**json_text.loads(line))
         except (TypeError, ValueError) as error:
             raise DataError(
                 f"{self.path}:{number}: not a sample ({error}). Remove that line; its sample is drawn again."

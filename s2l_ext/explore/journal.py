@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
+from s2l_ext import json_text
 from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.errors import DataError
 
@@ -97,7 +98,7 @@ def encode(rollout: Rollout, problem: str) -> bytes:
 
 def decode(line: bytes) -> tuple[Rollout, str]:
     """A line's response and the digest of its problem. Raises ValueError, KeyError or TypeError for another line."""
-    record: dict[str, Any] = json.loads(line)
+    record: dict[str, Any] = json_text.loads(line)
     for name, dtype in PACKED.items():
         record[name] = np.frombuffer(base64.b64decode(record[name], validate=True), dtype=dtype).tolist()
     problem = record.pop("problem")

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from s2l_ext import json_text
 from s2l_ext.data.prompts import sha256_file
 from s2l_ext.state import write_atomically
 
@@ -28,7 +29,7 @@ class Digests:
     def __init__(self, folder: Path) -> None:
         self.path = folder / FILE_NAME
         try:
-            loaded = json.loads(self.path.read_text())
+            loaded = json_text.loads(self.path.read_text())
         except (OSError, ValueError):
             loaded = {}
         self._known: dict[str, list[object]] = loaded if isinstance(loaded, dict) else {}

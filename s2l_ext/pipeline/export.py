@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.pipeline.digests import Digests
 
@@ -61,7 +61,7 @@ def require_model(folder: Path, what: str) -> None:
 
 def _indexed(folder: Path) -> list[str]:
     try:
-        return sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+        return sorted(set(json_text.loads((folder / INDEX).read_text())["weight_map"].values()))
     except FileNotFoundError:
         return []
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from s2l_ext import json_text
 from s2l_ext.errors import StateMismatch
 from s2l_ext.state import write_atomically
 
@@ -74,11 +75,11 @@ def _read(path: Path) -> dict[str, Entry]:
     if not path.exists():
         return {}
     try:
-        document = json.loads(path.read_text())
+        document = json_text.loads(path.read_text())
         version = document["schema_version"]
         if version == SCHEMA_VERSION:
-            return {name: Entry(**entry) for name, entry in document["stages"].items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+            return {name: _entry(name, entry) for name, entry in document["stages"].items()}
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise StateMismatch(
             f"{path} cannot be read ({error!r}). Restore it from a copy, or choose another --out to begin anew."
         ) from error
@@ -86,3 +87,12 @@ def _read(path: Path) -> dict[str, Entry]:
         f"{path}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}. Use the version that wrote it, "
         "or choose another --out."
     )
+
+
+def _entry(name: str, content: dict[str, Any]) -> Entry:
+    entry = Entry(**content)
+    if not (isinstance(entry.status, str) and isinstance(entry.fingerprint, str)):
+        raise TypeError(f"status and fingerprint of {name} must be text")
+    if not all(isinstance(part, dict) for part in (entry.parts, entry.result, entry.cost)):
+        raise TypeError(f"parts, result and cost of {name} must be mappings")
+    return entry

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.config.schema import limited
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.eval_words import understand
@@ -154,7 +154,7 @@ def _evaluation(path: Path) -> dict[str, Any]:
     """Accuracy (0..1), its standard error over problems (None for one problem), the number of problems, and the
     divergences from the teacher (nats per token) where they were measured."""
     try:
-        content = json.loads(path.read_text())
+        content = json_text.loads(path.read_text())
         error = content["standard_error"]
         return {
             "accuracy": float(content["accuracy"]),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
+from s2l_ext import json_text
 from s2l_ext.pipeline.plan import Decision
 from s2l_ext.pipeline.process import clock
 from s2l_ext.report.follow import last_lines
@@ -65,7 +65,7 @@ def latest(path: Path) -> tuple[int, float | None]:
 def _record(line: str) -> dict[str, Any]:
     """The line may be torn: a run is writing it."""
     try:
-        record = json.loads(line)
+        record = json_text.loads(line)
         return record if isinstance(record, dict) else {}
     except ValueError:
         return {}

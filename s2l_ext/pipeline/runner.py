@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.errors import ConfigError
 from s2l_ext.pipeline.accounting import training_seconds
 from s2l_ext.pipeline.digests import digest_of
@@ -154,7 +155,7 @@ class Runner:
 def _is_given(path: Path) -> bool:
     """Whether a command's result is there and whole."""
     try:
-        json.loads(path.read_text())
+        json_text.loads(path.read_text())
     except (OSError, ValueError):
         return False
     return True

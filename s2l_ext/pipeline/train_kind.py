@@ -15,6 +15,7 @@ import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from s2l_ext import json_text
 from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
@@ -122,7 +123,7 @@ def keep_dtype(folder: Path, model: Path) -> None:
     ours, given = (path / "config.json" for path in (folder, model))
     if not (ours.is_file() and given.is_file()):
         return
-    config, wanted = json.loads(ours.read_text()), json.loads(given.read_text())
+    config, wanted = json_text.loads(ours.read_text()), json_text.loads(given.read_text())
     dtype = wanted.get("dtype", wanted.get("torch_dtype"))
     if dtype is not None and config.get("dtype") != dtype:
         write_atomically(ours, json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
@@ -130,7 +131,7 @@ def keep_dtype(folder: Path, model: Path) -> None:
 
 def _is_json(line: str) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(json_text.loads(line), dict)
     except ValueError:
         return False
 
@@ -251,7 +252,7 @@ def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
     own = f"{place.pipeline.out}/"
     return Prepared(
         commands=[command],
-        settings=json.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
+        settings=json_text.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
         files=[path for path in (*train, *val) if not path.startswith(own)],
         train_files=train,
         labels=_uses_labels(place, s2l),
@@ -295,5 +296,6 @@ def _accounting(cfg: DictConfig, s2l: S2LConfig) -> dict[str, Any]:
         "accelerators": sum(gpus_needed(cfg, s2l).values()),
         "model": cfg.actor_rollout_ref.model.path,
         "explorer": s2l.explorer.model_path if s2l.explorer else None,
+        "stored": s2l.explorer is not None and not s2l.explorer.is_live,
         "teacher": s2l.distill.teacher_path if s2l.distill else None,
     }

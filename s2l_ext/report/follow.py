@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 
+from s2l_ext import json_text
 from s2l_ext.report.memory import MARKER, PeakMemory, run_processes
 
 POLL_SECONDS = 0.5
@@ -102,8 +102,8 @@ class Tail:
         """New lines as JSON objects; others are skipped."""
         records = []
         for line in self.new_lines():
-            with contextlib.suppress(json.JSONDecodeError):
-                record = json.loads(line)
+            with contextlib.suppress(ValueError):
+                record = json_text.loads(line)
                 if isinstance(record, dict):
                     records.append(record)
         return records

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.metrics import paired_interval
 
@@ -82,7 +82,7 @@ def read_json_lines(path: Path, parse: Callable[[Any], Parsed], what: str) -> li
                     f"{path}:{broken[0]}: not {what} ({broken[1]}). Remove that line, or restore the file from a copy."
                 ) from broken[1]
             try:
-                parsed.append(parse(json.loads(line)))
+                parsed.append(parse(json_text.loads(line)))
             except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 broken = number, error
     return parsed
@@ -132,10 +132,10 @@ def read_validation(path: Path) -> Validation:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
+                row = json_text.loads(line)
                 accuracy = row["acc"] if row.get("acc") is not None else row["score"]
                 values[row["input"]].append(float(accuracy))
-            except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
                 raise DataError(f"{path}:{number}: not a row of a validation dump ({error!r}).") from error
             output.setdefault(row["input"], str(row.get("output", "")))
             truth.setdefault(row["input"], str(row.get("gts", "")))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.report.draws import Draw, read_draws
 from s2l_ext.report.results import Metrics, read_metrics, series
@@ -144,7 +144,7 @@ def _read_plan(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return _mapping(path, json.loads(path.read_text(encoding="utf-8")))
+        return _mapping(path, json_text.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:
         if isinstance(error, DataError):
             raise

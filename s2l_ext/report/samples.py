@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import empty
@@ -104,7 +104,7 @@ def read_rollouts(path: Path, run: Run) -> list[Sample]:
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
             try:
-                found.append(_sample(json.loads(line), int(path.stem), slots))
+                found.append(_sample(json_text.loads(line), int(path.stem), slots))
             except (AttributeError, KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{path}:{number}: not a row of a rollout dump ({error!r}). Remove the file, or that line."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, empty
 from s2l_ext.report.curves import COLOURS
@@ -43,7 +43,7 @@ def read_stages(folder: Path) -> list[Stage]:
         DataError: the manifest cannot be read, or no stage has trained yet.
     """
     try:
-        names = list(json.loads((folder / MANIFEST).read_text())["stages"])
+        names = list(json_text.loads((folder / MANIFEST).read_text())["stages"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / MANIFEST}: no manifest of s2l pipeline ({error!r}). Run the pipeline again."
@@ -121,7 +121,7 @@ def _colour(stages: list[Stage], stage: Stage) -> str:
 def _table(folder: Path) -> str:
     """The pipeline's final table; a sentence where it has not come to its end."""
     try:
-        rows = json.loads((folder / TABLE).read_text())
+        rows = json_text.loads((folder / TABLE).read_text())
     except (OSError, ValueError):
         return f"<p class='note'>The pipeline has not come to its end: {TABLE} is not there yet.</p>"
     head = [

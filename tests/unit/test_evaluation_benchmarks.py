@@ -277,7 +277,7 @@ class Evil:
         ({"private_test_cases": "[1"}, "holds no readable tests"),
         (
             {"private_test_cases": base64.b64encode(zlib.compress(pickle.dumps(Evil()))).decode()},
-            r"no readable tests \(it asks for builtins\.print",
+            r"no readable tests \(a pickle with STACK_GLOBAL",
         ),
         ({"metadata": json.dumps({"func_name": "f"})}, "not an input and output of testtype functional"),
         ({"metadata": "[1"}, "column 'metadata' is no JSON object"),
