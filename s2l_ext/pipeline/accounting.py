@@ -8,6 +8,8 @@ steps (prompts and responses, verl's ``perf/total_num_tokens``):
   of the response tokens;
 - teacher scoring ``2 * P_T * N``, when the loss asks a teacher.
 
+Rows that an explorer sampled beforehand cost nothing here: the stage that stored them has paid.
+
 Left out: passes for old log-probabilities and a reference model (``2 * P * N`` each), validation, attention over long
 contexts, and tokens of an explorer or teacher that no step used.
 """
@@ -53,6 +55,12 @@ def training_seconds(run: Path, accelerators: int) -> float:
     return accelerators * sum(float(data.get(STEP_SECONDS) or 0) for _, data in lines)
 
 
+def sampling_result(tokens: int, model: str) -> dict[str, Any]:
+    """Tokens (prompts and responses) and estimated FLOPs of a stage that only samples."""
+    flops = _times(2 * tokens, _size(model))
+    return {"tokens": tokens, "flops": {"sampling": flops, "total": flops}}
+
+
 def _training_steps(lines: Metrics) -> dict[int, dict[str, Any]]:
     """The last line of every training step; validation has lines of its own."""
     return {step: data for step, data in lines if TRAINING_MARK in data}
@@ -78,9 +86,11 @@ def estimate_flops(steps: dict[int, dict[str, Any]], accounting: dict[str, Any])
     size = {role: _size(accounting.get(role)) for role in ("model", "explorer", "teacher")}
     tokens = sum(float(data.get(TOKENS) or 0) for data in steps.values())
     explored = sum(_explored(data) for data in steps.values())
+    paid_before = bool(accounting.get("stored"))
+    explorers = 0.0 if paid_before else _times(2 * explored, size["explorer"])
     parts = {
         "training": _times(6 * tokens, size["model"]),
-        "sampling": _sum([_times(2 * (tokens - explored), size["model"]), _times(2 * explored, size["explorer"])]),
+        "sampling": _sum([_times(2 * (tokens - explored), size["model"]), explorers]),
         "teacher_scoring": _times(2 * tokens, size["teacher"]) if accounting.get("teacher") else 0.0,
     }
     return {**parts, "total": _sum(list(parts.values()))}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from s2l_ext.config.schema import limited
 from s2l_ext.data.rollout_store import is_store, read_manifest
 from s2l_ext.errors import ConfigError
+from s2l_ext.pipeline.accounting import sampling_result
 from s2l_ext.pipeline.eval_words import EXPLORATION, understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
 from s2l_ext.pipeline.other_kinds import S2L, _Keeps
@@ -41,7 +43,7 @@ class Explore(_Keeps):
             [Command((*S2L, "explore", *words))],
             settings={**asdict(options), "data": [relative(place.pipeline, file) for file in files]},
             files=asked.files,
-            accounting={"accelerators": asked.accelerators},
+            accounting={"accelerators": asked.accelerators, "model": place.one("model")},
         )
 
     def finished(self, place: Place, prepared: Prepared) -> bool:
@@ -50,6 +52,6 @@ class Explore(_Keeps):
         return is_store(place.run) and read_manifest(place.run).complete
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
-        del prepared
-        shards = read_manifest(place.run).shards
-        return {"rollouts": sum(shard.rows for shard in shards)}
+        said = importlib.import_module(f"{EXPLORATION}.stats").stats(place.run)
+        tokens = said["prompt_tokens"] + said["response_tokens"]
+        return {"rollouts": said["responses"], **sampling_result(tokens, prepared.accounting["model"])}

@@ -29,12 +29,12 @@ def status_rows(plan: Plan, decisions: dict[str, Decision], running: bool) -> li
 
 
 def final_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Models that were evaluated but not trained here, then every training stage that is finished."""
+    """Models that were evaluated but not trained here, then every finished stage that trained or stored rollouts."""
     evaluations = _evaluations(plan)
     trained = [stage.name for stage in plan.stages if kind_of(stage).makes_model]
     given = list(dict.fromkeys(name for table in evaluations.values() for name in table if name not in trained))
     rows = [_row(plan, name, "", {}, {}, evaluations) for name in given]
-    for name in trained:
+    for name in (stage.name for stage in plan.stages if stage.name in trained or stage.kind == "explore"):
         entry = plan.manifest.get(name)
         if entry is not None and entry.status == "done":
             rows.append(_row(plan, name, entry.result["output"]["path"], entry.result, entry.cost, evaluations))

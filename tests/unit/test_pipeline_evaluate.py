@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_a_warm_up_on_rollouts_that_an_earlier_stage_stored(tmp_path) -> None:
         *("explore", "--model", "hub/m", "--data", "d.parquet", "--out", store, "--n", "8", "--temperature", "1"),
         *("--top-p", "1", "--engines", "2"),
     )
-    assert drawn.accounting == {"accelerators": 2}
+    assert drawn.accounting == {"accelerators": 2, "model": "hub/m"}
     words = trained.commands[0].words
     assert f"++s2l.explorer.store={store}" in words and "++s2l.distill.teacher_path=hub/m" in words
     assert not any("explorer.model_path" in word for word in words), "the store says who sampled"
@@ -119,9 +120,10 @@ def test_words_that_the_exploration_would_refuse(tmp_path, options: dict, words:
         prepare(pipeline, pipeline.stage("draw"))
 
 
-def test_a_store_that_is_not_complete_is_not_finished(tmp_path) -> None:
-    from s2l_ext.data.rollout_store import Manifest, Shard
-    from s2l_ext.explore.shards import write_manifest
+def test_a_store_counts_when_it_is_complete_and_what_it_cost_is_told(tmp_path) -> None:
+    from s2l_ext.data.rollout_store import Manifest, Rollout
+    from s2l_ext.explore.shards import write_manifest, write_shard
+    from s2l_ext.pipeline.accounting import estimate_flops
     from s2l_ext.pipeline.kinds import Place, kind_of
 
     pipeline = stored_warm_up(tmp_path)
@@ -130,7 +132,15 @@ def test_a_store_that_is_not_complete_is_not_finished(tmp_path) -> None:
     prepared = prepare(pipeline, stage)
     assert not kind.finished(place, prepared)
     place.run.mkdir(parents=True)
+    drawn = [Rollout("p", index, 0, [1, 2], [3, 4, 5], [0.0] * 3, False, 1.0, 1.0, "x") for index in range(4)]
+    shard = write_shard(place.run, 0, [(rollout, "") for rollout in drawn])
     for complete in (False, True):
-        write_manifest(place.run, Manifest({}, {}, complete, (Shard("shard-000000.parquet", "0", 1, 7),)))
+        fingerprint = {"model_name": "m", "sampling": {}}
+        write_manifest(place.run, Manifest(fingerprint, {"n": 4, "prompts": 1, "problems": ""}, complete, (shard,)))
         assert kind.finished(place, prepared) is complete
-    assert kind.result(place, prepared) == {"rollouts": 7}
+    sized = dataclasses.replace(prepared, accounting={"model": "owner/Model-1B"})
+    flops = 2 * 1e9 * 20
+    assert kind.result(place, sized) == {"rollouts": 4, "tokens": 20, "flops": {"sampling": flops, "total": flops}}
+    step = {"perf/total_num_tokens": 20, "s2l/source/explorer/tokens": 12, "s2l/source/learner/tokens": 0}
+    trained = estimate_flops({1: step}, {"model": "owner/Model-1B", "explorer": None, "stored": True})
+    assert trained["sampling"] == 0 and trained["total"] == 6 * 1e9 * 20, "the stage that stored them has paid"
