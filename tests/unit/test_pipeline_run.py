@@ -221,7 +221,7 @@ def test_damaged_and_missing_outputs_are_named_before_anything_runs(world, capsy
     [
         (lambda world: (world / "1H.parquet").unlink(), "stage teacher_rl: inputs.data: 1H.parquet does not exist"),
         (lambda world: (world / "teacher" / "model.safetensors").unlink(), "weights (*.safetensors) missing"),
-        (lambda world: (world / "1H.parquet").write_text("no"), "1H.parquet: not a parquet file"),
+        (lambda world: (world / "1H.parquet").write_text("no"), "1H.parquet: not a readable parquet file"),
         (
             lambda world: pq.write_table(pa.table({"prompt": ["a", "b"]}), world / "1H.parquet"),
             "stage teacher_rl: 1H.parquet: 2 of 2 rows have no reward_model.ground_truth",
