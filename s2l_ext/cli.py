@@ -35,6 +35,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("compare",): Command("two evaluations, paired by problem", "s2l_ext.evaluation.compare"),
     ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.report.diversity"),
     ("pipeline",): Command("run stages that hand a model on", "s2l_ext.pipeline.command"),
+    ("submit",): Command("run a command as a job on a Ray cluster", "s2l_ext.submit"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.report.demo"),
     ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
     ("report",): Command("one page about a run or several: curves, cost, samples", "s2l_ext.report.command"),
@@ -51,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(prog=f"s2l {' '.join(name)}", description=f"{command.summary}.")
     getattr(module, command.arguments)(parser)
-    return guarded(getattr(module, command.run), parser.parse_intermixed_args(words[len(name) :]))
+    rest = words[len(name) :]
+    # argparse's intermixed parsing takes words after -- for options all the same
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    return guarded(getattr(module, command.run), parse(rest))
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, ...] | None:

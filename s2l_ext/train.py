@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from s2l_ext.cluster_check import CheckedRunner, cluster_address, joining
 from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
@@ -24,6 +25,8 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
+from s2l_ext.folder_lock import held
+from s2l_ext.masking import masked, refuse_secrets
 from s2l_ext.platform import activate_for
 from s2l_ext.preflight import check_warm_start, preflight
 from s2l_ext.refusal import guarded
@@ -67,7 +70,9 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
         S2LError: with one message that names the setting, the reason and the fix.
     """
     cfg = compose_config(config_name, overrides, config_dirs)
+    refuse_secrets(_plain(cfg))
     s2l = parse_s2l(cfg.s2l)
+    cluster_address(cfg)  # refuses sizes that a cluster which exists cannot take
     platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
     check_warm_start(cfg, s2l, resume_state(s2l, cfg))
@@ -79,6 +84,16 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     _ask_verl(cfg)
     warnings += _ask_reward(cfg, s2l)
     return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    return {str(name): value for name, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _masked_yaml(cfg: DictConfig) -> str:
+    """What is written down of a configuration; keys of a form that :func:`refuse_secrets` lets pass are hidden."""
+    return OmegaConf.to_yaml(OmegaConf.create(masked(_plain(cfg))))
 
 
 def _ask_verl(cfg: DictConfig) -> None:
@@ -114,19 +129,35 @@ def parameters(prepared: Prepared) -> dict[str, int | None]:
 
 
 def run(prepared: Prepared) -> None:
-    """Train. Blocks until verl's task runner ends; an exception inside it is raised here."""
-    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+    """Train. Blocks until verl's task runner ends; an exception inside it is raised here.
 
+    Raises:
+        ResourceError: another run writes to the same folder; the run names a cluster that does not answer or fit.
+    """
     from s2l_ext.registration import require_registered
-    from s2l_ext.state import write_atomically
 
     require_registered("driver")
-    text = OmegaConf.to_yaml(prepared.cfg, resolve=True)
     folder = Path(prepared.cfg.trainer.default_local_dir)
-    write_atomically(folder / CONFIG_FILE, text)
+    with held(folder, "training run", "Wait for it or choose another trainer.default_local_dir"):
+        _write_description(prepared, folder)
+        _hand_over(prepared)
+
+
+def _write_description(prepared: Prepared, folder: Path) -> None:
+    from s2l_ext.state import write_atomically
+
+    write_atomically(folder / CONFIG_FILE, _masked_yaml(prepared.cfg))
     plan = prepared.plan | {"parameters": parameters(prepared)}
-    write_atomically(folder / PLAN_FILE, json.dumps(plan, indent=1) + "\n")
-    run_ppo(prepared.cfg, task_runner_class=TaskRunnerV1)
+    write_atomically(folder / PLAN_FILE, json.dumps(masked(plan), indent=1) + "\n")
+
+
+def _hand_over(prepared: Prepared) -> None:
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+    address = cluster_address(prepared.cfg)
+    runner = CheckedRunner(TaskRunnerV1, prepared.cfg, prepared.s2l) if address else TaskRunnerV1
+    with joining(address):
+        run_ppo(prepared.cfg, task_runner_class=runner)
 
 
 def train_command(args: argparse.Namespace) -> int:

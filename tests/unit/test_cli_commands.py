@@ -50,6 +50,7 @@ def test_help_lists_the_commands_that_exist(capsys):
         "compare",
         "diversity",
         "pipeline",
+        "submit",
     ):
         assert f"s2l {name} " in listed
     for later in ("study",):
