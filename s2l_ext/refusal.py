@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Callable
 
 from s2l_ext.errors import S2LError
+from s2l_ext.masking import masked_text
 
 EXIT_REFUSED = 2
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def guarded(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
@@ -19,5 +22,10 @@ def guarded(run: Callable[[argparse.Namespace], int | None], args: argparse.Name
     except S2LError as error:
         if getattr(args, "debug", False):
             traceback.print_exc()
-        print(f"s2l: error: {getattr(error, 'cause', None) or error}", file=sys.stderr)
+        print(f"s2l: error: {printable(str(getattr(error, 'cause', None) or error))}", file=sys.stderr)
         return EXIT_REFUSED
+
+
+def printable(message: str) -> str:
+    """Messages repeat what stood in a file: no secret of it is shown, and no sequence that a terminal obeys."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", masked_text(message))

@@ -22,6 +22,7 @@ from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, op
 from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.evaluation.rows import local_file
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
+from s2l_ext.masking import masked
 from s2l_ext.state import write_atomically
 
 SCHEMA_VERSION = 1
@@ -230,11 +231,10 @@ def _result(
     shown = [{k: v for k, v in row.items() if k not in ("answers", "correct", "scores")} for row in rows]
     return {
         "schema_version": SCHEMA_VERSION,
-        "model": job.model,
-        "data": [str(path) for path in job.data],
+        **masked({"model": job.model, "data": [str(path) for path in job.data]}),
         **summarize(rows, ks),
         "by_data_source": by_source,
-        "fingerprints": fingerprints,
+        "fingerprints": masked(fingerprints),
         "problems": shown,
     }
 

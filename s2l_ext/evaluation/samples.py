@@ -12,6 +12,7 @@ from typing import Any
 
 from s2l_ext import json_text
 from s2l_ext.errors import DataError, StateMismatch
+from s2l_ext.masking import masked
 
 SCHEMA_VERSION = 1
 HEADER = "s2l_samples"
@@ -71,7 +72,7 @@ class SampleFile:
             raise self._failed(error) from error
         try:
             self._lock()
-            self._continue(json.loads(json.dumps(fingerprint)))
+            self._continue(masked(json.loads(json.dumps(fingerprint))))
         except BaseException:
             self.close()
             raise

@@ -14,6 +14,7 @@ from s2l_ext.data.rollout_store import MANIFEST, Manifest, Rollout, RolloutStore
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.explore.journal import FILE_NAME, Journal, cannot_write
 from s2l_ext.explore.shards import next_number, remove_leftovers, write_manifest, write_shard
+from s2l_ext.masking import masked
 
 IDENTITY = ("model", "tokenizer", "dtype", "log_probs", "sampling")
 """What every response of a store depends on; data and rewards are kept problem by problem."""
@@ -56,7 +57,7 @@ class StoreWriter:
         _make_folder(folder)
         self._journal = Journal(folder)
         try:
-            self._open(json.loads(json.dumps(fingerprint)), request_of(n, problems), only_missing)
+            self._open(masked(json.loads(json.dumps(fingerprint))), request_of(n, problems), only_missing)
         except BaseException:
             self._journal.close()
             raise

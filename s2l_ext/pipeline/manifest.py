@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from s2l_ext import json_text
 from s2l_ext.errors import StateMismatch
+from s2l_ext.masking import masked
 from s2l_ext.state import write_atomically
 
 SCHEMA_VERSION = 1
@@ -68,7 +69,7 @@ class Manifest:
         return {"schema_version": SCHEMA_VERSION, "pipeline": self.name, "stages": stages}
 
     def write(self) -> None:
-        write_atomically(self.path, json.dumps(self.to_dict(), indent=1) + "\n")
+        write_atomically(self.path, json.dumps(masked(self.to_dict()), indent=1) + "\n")
 
 
 def _read(path: Path) -> dict[str, Entry]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from s2l_ext.masking import masked_text
 from s2l_ext.pipeline.lock import MARKER, end_processes
 
 POLL_SECONDS = 0.2
@@ -27,7 +28,7 @@ def run_guarded(command: Sequence[str], log: Path, token: str, on_tick: Callable
     log.parent.mkdir(parents=True, exist_ok=True)
     guarded = [sys.executable, "-m", "s2l_ext.pipeline.guardian", *command]
     with open(log, "ab") as file:
-        file.write(f"$ {shlex.join(command)}\n".encode())
+        file.write(f"$ {masked_text(shlex.join(command))}\n".encode())
         file.flush()
         process = subprocess.Popen(
             guarded,

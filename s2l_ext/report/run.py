@@ -11,6 +11,7 @@ from typing import Any
 
 from s2l_ext import json_text
 from s2l_ext.errors import DataError
+from s2l_ext.masking import masked
 from s2l_ext.report.draws import Draw, read_draws
 from s2l_ext.report.results import Metrics, read_metrics, series
 
@@ -154,7 +155,8 @@ def _read_plan(path: Path) -> dict[str, Any]:
 def _mapping(path: Path, found: object) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds no mapping. Restore what s2l train wrote, or remove the file.")
-    return found
+    kept: dict[str, Any] = masked(found)
+    return kept
 
 
 def names_of(folders: Sequence[Path]) -> list[str]:
