@@ -154,16 +154,21 @@ def check_words(words: Sequence[str], working_dir: str | None) -> None:
 
 
 def _check_recipe(words: Sequence[str], working_dir: str | None) -> list[str]:
+    from omegaconf import OmegaConf
+
     from s2l_ext import train
     from s2l_ext.cluster_check import refuse_own_sizes
     from s2l_ext.compose import compose_config
     from s2l_ext.config import parse_s2l
     from s2l_ext.config.checks import check_against_verl
+    from s2l_ext.masking import refuse_secrets
 
     parser = argparse.ArgumentParser(prog=f"s2l submit -- {words[0]}")
     (train.add_arguments if words[0] == "train" else train.add_check_arguments)(parser)
     args = parser.parse_intermixed_args(list(words[1:]))
     cfg = compose_config(args.config_name, args.overrides, args.config_dir)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    refuse_secrets(plain)
     for key, path in [("--config-name", Path(args.config_name)), *(("--config-dir", path) for path in args.config_dir)]:
         _require_sent(key, path, working_dir)
     refuse_own_sizes(cfg, "a job joins the cluster that it is sent to")

@@ -303,6 +303,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
             "Set ray_kwargs.ray_init.num_cpus=null ray_kwargs.ray_init.num_gpus=null",
         ),
         (["check", "--config-name", "s2l_po/toy"], "a job joins the cluster"),
+        ([*TRAIN, "+trainer.wandb_api_key=abcdef"], "trainer.wandb_api_key holds what looks like a secret"),
     ],
 )
 def test_a_wrong_command_never_reaches_the_cluster(quick, server, capsys, words, message):
