@@ -1,45 +1,368 @@
-"""`s2l doctor`: what it says of this environment, and that each fault is told with its fix and the exit code."""
+"""`s2l doctor`: what it says of this environment, and that each fault is told with its mend and the exit code."""
+
+from __future__ import annotations
 
 import json
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psutil
 import pytest
 
-from s2l_ext import cli, doctor
+import s2l_ext
+from s2l_ext import cli, cluster_check, doctor
+from s2l_ext.cluster_check import Node
+from s2l_ext.doctor import machine, network, packages
+from s2l_ext.doctor.finding import Finding
+from s2l_ext.doctor.network import Listener
 from s2l_ext.rewards import sandbox
 
+EVERY = ["packages", "verl", "registration", "accelerator", "machine", "sandbox", "platform", "disk", "ports", "ray"]
+EVERY += ["tested set", "shared memory", "ray dashboard", "ray ports", "head ports", "free ports"]
 
-def test_this_environment_is_sound(capsys) -> None:
+
+@pytest.fixture
+def enough_memory(monkeypatch) -> None:
+    """Other work on this machine is no fault of the environment."""
+    monkeypatch.setattr(machine, "MIN_FREE_GB", 0)
+
+
+@pytest.fixture
+def only(monkeypatch):
+    """Let the command run one check."""
+    return lambda look: monkeypatch.setattr(doctor, "LOOKS", (look,))
+
+
+def one(findings: list[Finding], name: str) -> Finding:
+    return next(finding for finding in findings if finding.name == name)
+
+
+def test_this_environment_is_sound(enough_memory, monkeypatch, capsys) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sandbox.active_level()  # found by trying, once per process
+    started = time.process_time()
     assert cli.main(["doctor", "--json"]) == 0
+    assert time.process_time() - started < 5
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
-    assert findings["verl"]["found"] == "0.9.1, made for 0.9.1"
-    assert set(findings) == {"packages", "verl", "registration", "accelerator", "machine", "sandbox"}
+    assert set(findings) == set(EVERY)
+    assert findings["verl"]["found"] == findings["verl"]["value"] == "0.9.1, made for 0.9.1"
+    assert all(set(each) == {"name", "status", "value", "mend", "found", "ok", "fix"} for each in findings.values())
     assert sandbox.active_level().name.lower() in findings["sandbox"]["found"]
+
+
+def test_a_finding_that_is_not_ok_has_a_mend(enough_memory, capsys) -> None:
+    cli.main(["doctor", "--json"])
+    for finding in json.loads(capsys.readouterr().out):
+        assert (finding["mend"] == "") == (finding["status"] == "ok")
+
+
+def test_a_warning_is_no_failure_and_a_failure_is(only, capsys) -> None:
+    only(lambda: [Finding("a", "ok", "fine"), Finding("b", "warn", "odd", "do this")])
+    assert cli.main(["doctor"]) == 0
+    assert capsys.readouterr().out == f"ok   {'a':<18} fine\nWARN {'b':<18} odd\n     -> do this\n"
+    only(lambda: [Finding("c", "fail", "gone", "do that")])
+    assert cli.main(["doctor", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)[0] == {
+        "name": "c",
+        "status": "fail",
+        "value": "gone",
+        "mend": "do that",
+        "found": "gone",
+        "ok": False,
+        "fix": "do that",
+    }
+
+
+# ---- packages -----------------------------------------------------------------------------------------------------
+
+
+def test_the_tested_set_is_that_of_the_locks() -> None:
+    text = "".join(Path("requirements", f"{name}.lock").read_text() for name in ("cpu", "gpu"))
+    for name, tested in packages.TESTED.items():
+        locked = re.findall(rf"^{name.lower()}==([^\s+]+)", text, re.MULTILINE)
+        assert set(locked) == set(tested), name
 
 
 @pytest.mark.parametrize(
     ("attribute", "value", "words"),
     [
-        ("_version", lambda name: "0.9.0" if name == "verl" else None, "pip install verl==0.9.1"),
+        ("_version", lambda name: "0.9.0" if name == "verl" else "1.0", "pip install verl==0.9.1"),
+        ("_version", lambda name: None, "vllm"),
         ("entry_points", lambda group: [], "pip install -e ."),
     ],
 )
 def test_a_fault_has_a_fix_and_an_exit_code(monkeypatch, capsys, attribute: str, value: object, words: str) -> None:
-    monkeypatch.setattr(doctor, attribute, value)
+    monkeypatch.setattr(packages, attribute, value)
     assert cli.main(["doctor"]) == 1
     assert words in capsys.readouterr().out
 
 
-def test_a_sandbox_below_the_minimum_is_a_fault(monkeypatch, capsys) -> None:
+def test_versions_that_the_requirements_exclude_fail_and_untried_ones_warn(monkeypatch) -> None:
+    installed = {name: tested[0] for name, tested in packages.TESTED.items()}
+    installed |= {"vllm": None, "ray": "2.40.0", "transformers": "5.9.9", "torch": "2.13.0+cpu"}
+    monkeypatch.setattr(packages, "_version", installed.get)
+    found = packages.versions()
+    assert one(found, "ray") == Finding("ray", "fail", "2.40.0, required >=2.55", 'pip install "ray[default]>=2.55"')
+    assert not any(finding.name in ("transformers", "torch") for finding in found)
+    tried = one(found, "tested set")
+    assert tried.status == "warn" and "transformers 5.9.9 (tested: 5.10.4 and 5.9.0)" in tried.value
+    assert "torch" not in tried.value
+
+
+@pytest.mark.parametrize(
+    ("policy", "status"), [("none", "fail"), ("other", "fail"), ("other, s2l", "ok"), ("auto", "ok")]
+)
+def test_a_policy_that_leaves_the_plugin_out(monkeypatch, policy: str, status: str) -> None:
+    monkeypatch.setenv(packages.PLUGIN_POLICY, policy)
+    (finding,) = packages.registration()
+    assert finding.status == status and (status == "ok" or policy in finding.value)
+
+
+def test_a_plugin_that_raises_is_told(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "s2l_ext.plugin", None)
+    monkeypatch.delattr(s2l_ext, "plugin", raising=False)
+    (finding,) = packages.registration()
+    assert finding.status == "fail" and "s2l_ext.plugin: " in finding.value
+
+
+# ---- machine ------------------------------------------------------------------------------------------------------
+
+
+def test_another_system_is_a_fault(monkeypatch) -> None:
+    monkeypatch.setattr(machine.python_platform, "system", lambda: "Darwin")
+    (finding,) = machine.platform()
+    assert finding.status == "fail" and "Linux" in finding.mend
+
+
+def test_little_memory_and_little_disk(monkeypatch) -> None:
+    gb = machine.GB
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=2 * gb, total=40 * gb))
+    usage = SimpleNamespace(total=100 * gb, used=97 * gb, free=3 * gb)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage)
+    (memory,), (disk,), (shared,) = machine.memory(), machine.disks(), machine.shared_memory()
+    assert memory.status == "fail" and "2.0 GB of memory free" in memory.value
+    assert disk.status == "warn" and "here 3 GB free (97% used)" in disk.value and "RAY_TMPDIR" in disk.mend
+    assert shared.status == "warn" and "--shm-size=12g" in shared.mend
+
+
+def test_no_shared_memory_at_all(tmp_path) -> None:
+    (finding,) = machine.shared_memory(tmp_path / "none")
+    assert finding.status == "warn" and str(tmp_path / "none") in finding.value
+
+
+def test_a_model_cache_that_is_not_there_yet_is_measured_on_its_disk(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "a" / "b"))
+    assert "model cache" in machine.disks()[0].value
+
+
+def test_accelerators_by_name_and_memory(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "_devices", lambda: ["H100, 80 GB"])
+    monkeypatch.setenv("VERL_PLATFORM", "cpu")
+    assert machine.accelerators()[0].value == "H100, 80 GB (VERL_PLATFORM=cpu)"
+    monkeypatch.setattr(machine, "_devices", lambda: 1 / 0)
+    assert machine.accelerators()[0].status == "fail"
+
+
+def test_a_sandbox_below_the_minimum_is_a_fault(monkeypatch, only, capsys) -> None:
+    only(machine.sandbox)
     monkeypatch.setattr(sandbox, "minimum_level", lambda: max(sandbox.Level))
     monkeypatch.setattr(sandbox, "active_level", lambda: min(sandbox.Level))
     assert cli.main(["doctor"]) == 1
     assert "docs/sandbox.md" in capsys.readouterr().out
 
 
-def test_no_sandbox_at_all_is_told_in_words(monkeypatch, capsys) -> None:
+def test_no_sandbox_at_all_is_told_in_words(monkeypatch, only, capsys) -> None:
     def broken():
         raise RuntimeError("no user namespaces")
 
+    only(machine.sandbox)
     monkeypatch.setattr(sandbox, "active_level", broken)
     assert cli.main(["doctor"]) == 1
     assert "unavailable: no user namespaces" in capsys.readouterr().out
+
+
+# ---- network ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "status"), [("127.0.0.1", "ok"), ("::1", "ok"), ("0.0.0.0", "warn"), ("::", "warn"), ("10.1.2.3", "warn")]
+)
+def test_an_open_dashboard_is_a_warning(host: str, status: str) -> None:
+    by_name, by_port = Listener(host, 8270, network.DASHBOARD), Listener(host, 8265)
+    for listener in (by_name, by_port):
+        found = one(network.exposure([listener]), "ray dashboard")
+        assert found.status == status and f"{host}:{listener.port}" in found.value
+
+
+def test_gcs_and_raylet_without_authentication(monkeypatch) -> None:
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    there = [Listener("::", 6379, "gcs_server"), Listener("::", 4000, "raylet"), Listener("0.0.0.0", 80, "nginx")]
+    found = one(network.exposure(there), "ray ports")
+    assert found.status == "warn" and found.value.startswith("gcs_server 6379, raylet 4000, open to other machines")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert one(network.exposure(there), "ray ports").status == "ok"
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    assert one(network.exposure([Listener("127.0.0.1", 1, "gcs_server")]), "ray ports").status == "ok"
+
+
+def test_a_real_port_is_seen_with_its_address() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert [one.host for one in network.listeners() if one.port == port] == ["127.0.0.1"]
+
+
+def test_ports_that_may_not_be_seen(monkeypatch) -> None:
+    def refuse(kind: str) -> Any:
+        raise psutil.AccessDenied
+
+    monkeypatch.setattr(psutil, "net_connections", refuse)
+    (finding,) = network.exposure()
+    assert finding.status == "warn" and "not visible" in finding.value
+
+
+@pytest.mark.parametrize(
+    ("words", "port", "serves"),
+    [
+        (["python", "/x/ray/dashboard/dashboard.py", "--port=8265", "--port-retries=50"], 8265, True),
+        (["python", "/x/ray/dashboard/dashboard.py", "--port=8265", "--port-retries=50"], 8300, True),
+        (["python", "/x/ray/dashboard/dashboard.py", "--port=8265", "--port-retries=50"], 44227, False),
+        (["python", "/x/ray/dashboard/dashboard.py", "--port=8265", "--disable-frontend"], 8265, False),
+        (["python", "serve.py", "--port=8265"], 8265, False),
+    ],
+)
+def test_which_port_of_the_dashboard_serves_pages(words: list[str], port: int, serves: bool) -> None:
+    assert network.serves_pages(words, port) is serves
+
+
+def test_ray_address(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert network.address()[0].value.startswith("no cluster")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", place)
+        assert network.address() == [Finding("ray", "ok", f"{place} (from RAY_ADDRESS) answers")]
+    (gone,) = network.address()
+    assert gone.status == "fail" and "does not answer" in gone.value and "ray start" in gone.mend
+    monkeypatch.setenv("RAY_ADDRESS", "somewhere")
+    assert network.address()[0].status == "warn"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text(place)
+    assert "ray_current_cluster" in network.address()[0].value
+
+
+def test_taken_and_scarce_ports(monkeypatch, tmp_path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setattr(network, "HEAD_PORTS", {server.getsockname()[1]: "GCS"})
+        assert network._head_ports().status == "warn" and "(GCS)" in network._head_ports().value
+    assert network._head_ports().status == "ok"
+    (tmp_path / "range").write_text("60000 60999\n")
+    assert network._ephemeral(tmp_path / "range") == Finding(
+        "free ports", "warn", "60000 to 60999", network._ephemeral(tmp_path / "range").mend
+    )
+    assert network._ephemeral(tmp_path / "none").status == "ok"
+    monkeypatch.setattr(network, "node_address", lambda: "203.0.113.7")
+    assert network._own_address().status == "fail" and "203.0.113.7: " in network._own_address().value
+
+
+# ---- a cluster ----------------------------------------------------------------------------------------------------
+
+HERE = {"python": "3.11.7", "verl": "0.9.1", "ray": "2.60.0", "s2l_ext": "0.1.0", "code": "abc"}
+NODE = Node("f" * 56, "node-1", 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "statuses", "words"),
+    [
+        ({}, "ok ok ok", "same versions"),
+        ({"verl": "0.9.0"}, "fail ok ok", "verl 0.9.0 (here 0.9.1)"),
+        ({"code": "abd"}, "fail ok ok", "other code of s2l_ext"),
+        ({"error": "PluginNotRegistered: task"}, "ok fail ok", "PluginNotRegistered"),
+        ({"disk_gb": 2.0}, "ok ok warn", "2 GB free"),
+        ({"s2l_ext": None, "error": "ModuleNotFoundError"}, "fail", "cannot be imported there (ModuleNotFoundError)"),
+        ({"silent": "no answer within 300 s"}, "fail", "no answer within 300 s"),
+    ],
+)
+def test_what_a_node_says(change: dict[str, Any], statuses: str, words: str) -> None:
+    from s2l_ext.doctor import cluster
+
+    found = cluster.judge_node(NODE, {**HERE, "disk_gb": 500.0, **change}, HERE)
+    assert [finding.status for finding in found] == statuses.split()
+    assert words in " ".join(finding.value for finding in found) and all("node-1" in each.name for each in found)
+
+
+def test_what_runs_on_a_node_travels_by_value() -> None:
+    """A node without this package can still say that it lacks it."""
+    import cloudpickle
+
+    from s2l_ext.doctor import cluster
+
+    sent = cloudpickle.dumps(cluster.look(cluster_check.probe()))
+    code = (
+        "import sys, pickle; sys.modules['s2l_ext'] = None; found = pickle.loads(sys.stdin.buffer.read())(); "
+        "print(found.get('s2l_ext'), found['disk_gb'] > 0, found['error'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, timeout=120, check=True)
+    assert done.stdout.decode().startswith("None True ModuleNotFoundError")
+
+
+def test_a_cluster_that_does_not_answer_is_one_finding(only, capsys) -> None:
+    only(list)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = f"127.0.0.1:{server.getsockname()[1]}"
+    assert cli.main(["doctor", "--ray", place, "--json"]) == 1
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert finding["name"] == "cluster" and place in finding["value"] and "ray start --head" in finding["mend"]
+
+
+def test_a_cluster_is_joined_asked_and_left(monkeypatch, only, capsys) -> None:
+    import ray
+
+    from s2l_ext.doctor import cluster
+
+    only(list)
+    left: list[bool] = []
+    monkeypatch.setattr(cluster_check, "require_answering", lambda *words: None)
+    monkeypatch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url="10.0.0.1:8265"))
+    monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
+    monkeypatch.setattr(cluster_check, "alive_nodes", lambda kind: [NODE])
+    monkeypatch.setattr(cluster_check, "probe", lambda: lambda: dict(HERE))
+    monkeypatch.setattr(cluster, "ask", lambda nodes: [(NODE, {**HERE, "disk_gb": 99.0})])
+    assert cli.main(["doctor", "--ray", "head:6379"]) == 0
+    said = capsys.readouterr().out
+    assert left == [True]
+    assert "head:6379: 1 node(s), 8 accelerators" in said and "WARN cluster dashboard  10.0.0.1:8265" in said
+    assert "registered with verl" in said and "node node-1" in said and "same versions" in said
+
+
+HEAD = """
+import ray
+context = ray.init(address="local", num_cpus=1, include_dashboard=False)
+print("HEAD", context.address_info["gcs_address"], flush=True)
+input()
+"""
+
+
+@pytest.mark.slow
+def test_a_real_cluster_of_one_node(only, capsys) -> None:
+    """Another process's cluster, joined from this one. (`ray stop` would end other people's.)"""
+    only(list)
+    head = subprocess.Popen([sys.executable, "-c", HEAD], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert head.stdin is not None and head.stdout is not None
+    try:
+        place = next(line.split()[1] for line in head.stdout if line.startswith("HEAD "))
+        code = cli.main(["doctor", "--ray", place, "--json"])
+    finally:
+        head.stdin.close()
+        head.wait(60)
+    findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert code == 0, findings
+    assert findings["cluster"]["value"].endswith("1 node(s), 0 accelerators")
+    assert findings["driver"]["status"] == "ok" and findings["cluster dashboard"]["value"] == "none"

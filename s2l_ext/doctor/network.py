@@ -1,0 +1,183 @@
+"""Ports, Ray's address, and which of Ray's servers on this machine others can reach. Nothing is sent but a connect."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from s2l_ext.doctor.finding import Finding, judged
+from s2l_ext.doctor.machine import ray_folder
+from s2l_ext.masking import masked_text
+
+CONNECT_SECONDS = 1.0
+DASHBOARD, DASHBOARD_PORT = "dashboard.py", 8265
+HEAD_PORTS = {6379: "GCS", DASHBOARD_PORT: "dashboard", 10001: "client server"}
+CONTROL = ("gcs_server", "raylet")
+"""Processes that run whatever reaches them, unless Ray's token authentication is on."""
+MIN_EPHEMERAL = 5000
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A listening TCP port; ``process`` is empty where the owner is not visible."""
+
+    host: str
+    port: int
+    process: str = ""
+
+    @property
+    def is_open(self) -> bool:
+        return not is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listeners() -> list[Listener]:
+    """Every listening TCP port of this machine (network namespace) that this user may see."""
+    found = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr]
+    there = {Listener(c.laddr.ip, c.laddr.port, _process(c.pid, c.laddr.port)) for c in found}
+    return sorted(there, key=lambda one: (one.port, one.host))
+
+
+def _process(pid: int | None, port: int) -> str:
+    try:
+        process = psutil.Process(pid) if pid else None
+        return DASHBOARD if process and serves_pages(process.cmdline(), port) else process.name() if process else ""
+    except psutil.Error:
+        return ""
+
+
+def serves_pages(words: Sequence[str], port: int) -> bool:
+    """Whether a command line is that of Ray's dashboard with its pages at ``port``; it has a port of metrics too, and
+    without pages (``include_dashboard=false``) nothing else."""
+    if "--disable-frontend" in words or not any(word.endswith("dashboard.py") for word in words):
+        return False
+    given = dict(word.partition("=")[::2] for word in words if word.startswith(("--port=", "--port-retries=")))
+    first = int(given.get("--port") or DASHBOARD_PORT)
+    return first <= port <= first + int(given.get("--port-retries") or 0)
+
+
+def address() -> list[Finding]:
+    """Whether the cluster that runs would join here answers."""
+    wanted, source = _address()
+    if wanted is None:
+        return [Finding("ray", "ok", "no cluster: a run starts one of its own")]
+    mend = f"Start it with `ray start --head`, or take {source} away."
+    host, _, port = wanted.rpartition("://")[2].partition("/")[0].rpartition(":")
+    value = f"{masked_text(wanted)} (from {source})"
+    if not host or not port.isdigit():
+        return [Finding("ray", "warn", f"{value}: not looked at", "Ask Ray itself: s2l doctor --ray ADDRESS.")]
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        return [Finding("ray", "fail", f"{value} does not answer ({error})", mend)]
+    return [Finding("ray", "ok", f"{value} answers")]
+
+
+def _address() -> tuple[str | None, str]:
+    given = os.environ.get("RAY_ADDRESS", "").strip()
+    if given and given not in ("local", "auto"):
+        return given, "RAY_ADDRESS"
+    path = ray_folder() / "ray" / "ray_current_cluster"
+    try:
+        return (path.read_text().strip() or None, str(path)) if path.is_file() else (None, "")
+    except OSError:
+        return None, ""
+
+
+def exposure(found: Sequence[Listener] | None = None) -> list[Finding]:
+    """Ray's dashboard takes jobs from anyone who reaches it, and so do GCS and raylet."""
+    try:
+        there = listeners() if found is None else list(found)
+    except (psutil.Error, OSError) as error:
+        return [Finding("ray dashboard", "warn", f"ports are not visible ({error})", "Ask `ss -tlnp` as root.")]
+    return [_dashboard(there), _control(there)]
+
+
+def _dashboard(there: Sequence[Listener]) -> Finding:
+    boards = [one for one in there if one.process == DASHBOARD or one.port == DASHBOARD_PORT]
+    wide = [one for one in boards if one.is_open]
+    value = ", ".join(f"{one.host}:{one.port}" for one in boards) or "none here"
+    mend = (
+        "Whoever reaches it runs programs as you. `ray start --dashboard-host=127.0.0.1` (Ray's default) or "
+        "ray_kwargs.ray_init.include_dashboard=false; look at it through ssh -L; or RAY_AUTH_MODE=token "
+        "(docs/security.md)."
+    )
+    open_to = f"{value}, open to other machines" if wide else value
+    return judged("ray dashboard", open_to, not wide, mend, "warn")
+
+
+def _control(there: Sequence[Listener]) -> Finding:
+    wide = [one for one in there if one.process in CONTROL and one.is_open]
+    if not wide:
+        return Finding("ray ports", "ok", "none open to other machines")
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return Finding("ray ports", "ok", f"{_ports(wide)}, with RAY_AUTH_MODE=token")
+    mend = "Ray binds these to every address. Use a firewall, or RAY_AUTH_MODE=token (docs/security.md)."
+    return Finding("ray ports", "warn", f"{_ports(wide)}, open to other machines and without authentication", mend)
+
+
+def _ports(there: Sequence[Listener]) -> str:
+    names = sorted({one.process for one in there})
+    return ", ".join(f"{name} {'/'.join(str(one.port) for one in there if one.process == name)}" for name in names)
+
+
+def ports() -> list[Finding]:
+    """verl's servers take free ports of the node's own address; `ray start --head` wants three fixed ones."""
+    return [_own_address(), _head_ports(), _ephemeral()]
+
+
+def node_address() -> str:
+    """The address that Ray would call this node: of the interface toward the network; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("192.0.2.1", 9))
+            return str(sock.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def _own_address() -> Finding:
+    own, failed = node_address(), []
+    for host in dict.fromkeys((own, "127.0.0.1")):
+        try:
+            socket.create_server((host, 0)).close()
+        except OSError as error:
+            failed.append(f"{host}: {error}")
+    mend = "verl's servers listen there. Give this user free ports, and the host name an address of this machine."
+    return judged("ports", "; ".join(failed) or f"free ones on {own} and 127.0.0.1", not failed, mend)
+
+
+def _head_ports() -> Finding:
+    taken = [f"{port} ({name})" for port, name in HEAD_PORTS.items() if not _is_free(port)]
+    value = f"taken: {', '.join(taken)}" if taken else "6379, 8265 and 10001 are free"
+    mend = "A cluster runs here already, or another program does: `ray start --head --port=N --dashboard-port=N`."
+    return judged("head ports", value, not taken, mend, "warn")
+
+
+def _is_free(port: int) -> bool:
+    try:
+        socket.create_server(("127.0.0.1", port), reuse_port=False).close()
+    except OSError:
+        return False
+    return True
+
+
+def _ephemeral(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> Finding:
+    try:
+        low, high = map(int, path.read_text().split())
+    except (OSError, ValueError):
+        return Finding("free ports", "ok", "their range is not told here")
+    mend = "Every worker takes several: sysctl net.ipv4.ip_local_port_range='32768 60999'."
+    return judged("free ports", f"{low} to {high}", high - low >= MIN_EPHEMERAL, mend, "warn")
