@@ -56,12 +56,13 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
+    """``too_few`` is left out: it changes nothing of what was taken, and a run that it ended goes on with another."""
     settings = {f"explorer.{name}": getattr(explorer, name) for name in EXPLORER_SETTINGS}
     if explorer.is_live:
         return {"explorer.model": Path(explorer.model).name, **settings}
     assert explorer.store is not None
-    store = {"explorer.source": "offline", "explorer.too_few": explorer.too_few}
-    return {**store, "explorer.store.sha256": RolloutStore(explorer.store, verify=False).digest, **settings}
+    store = RolloutStore(explorer.store, verify=False).digest
+    return {"explorer.source": "offline", "explorer.store.sha256": store, **settings}
 
 
 def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[str, Any]:

@@ -55,8 +55,9 @@ class WithoutReplacement:
             wanted = left
         elif left < wanted and (self._too_few == "error" or have == 0):
             raise DataError(
-                f"prompt {prompt_id}: the step needs {wanted} stored rollouts, {left} of {have} are left. Sample more "
-                "with `s2l explore --only-missing`, or set s2l.explorer.too_few to reuse or learner."
+                f"prompt {prompt_id}: the step needs {wanted} stored rollouts, {left} of {have} are left. To go on "
+                "from a checkpoint set s2l.explorer.too_few to reuse or learner; a run that starts over may have more "
+                "from `s2l explore --only-missing`."
             )
         if wanted == 0:
             return Taken([])

@@ -235,6 +235,11 @@ class RolloutStore:
         places = self._prompts[prompt_id].rows if prompt_id in self._prompts else {}
         return [Rollout(**self._row(*places[index])) for index in sorted(places)]
 
+    def rollout(self, prompt_id: str, number: int) -> Rollout:
+        """The prompt's ``number``-th response by index, from 0; the others are not decoded."""
+        places = self._prompts[prompt_id].rows
+        return Rollout(**self._row(*places[sorted(places)[number]]))
+
     def every_rollout(self) -> Iterator[Rollout]:
         """All responses, prompt by prompt."""
         for name in self._prompts:

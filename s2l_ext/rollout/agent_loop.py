@@ -73,7 +73,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         assert self._store is not None
         name = prompt_id([dict(message) for message in row["raw_prompt"]], row.get("extra_info"))
         return self._with_client(
-            StoredClient(self.llm_client, self._store.rollouts(name)[number], int(row["global_steps"]) - 1)
+            StoredClient(self.llm_client, self._store.rollout(name, number), int(row["global_steps"]) - 1)
         )
 
     def _explorer_sampling(self) -> dict[str, Any]:

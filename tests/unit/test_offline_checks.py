@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
 import pytest
 
+from s2l_ext import state
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.plan import build_plan, render
 from s2l_ext.config.schema import ExplorerConfig
-from s2l_ext.data.store_checks import check_counts
+from s2l_ext.data.prompts import prompt_id
+from s2l_ext.data.rollout_store import Manifest, Rollout
+from s2l_ext.data.store_checks import check_counts, check_store, run_out_warnings
+from s2l_ext.data.tokenizers import digest, snapshot
+from s2l_ext.data.toy.models import SIZES, build_model
+from s2l_ext.data.toy.tokenizer import build_tokenizer
+from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.explore.shards import write_manifest, write_shard
 from s2l_ext.preflight import gpus_needed
 
 OFFLINE = ["s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.store=outputs/store"]
@@ -88,4 +101,101 @@ def test_prompts_that_the_store_lacks():
 def test_prompts_with_fewer_rollouts_than_a_group_takes():
     with pytest.raises(DataError, match=r"fewer than the 4 rollouts .* of 1 of 2 prompts \(b: 3\).*--n 4"):
         counted({"a": 4, "b": 3}, ["a", "b"])
-    assert counted({"a": 4, "b": 3}, ["a", "b"], "reuse") == []
+    (warning,) = counted({"a": 4, "b": 3}, ["a", "b"], "reuse")
+    assert "of 1 of 2 prompts (b: 3): a group holds the same rollout several times" in warning
+
+
+@pytest.mark.parametrize(
+    ("once", "have", "warned"),
+    [(4, 12, False), (4, 11, True), (1, 35, False), (1, 34, True)],  # 8 of the first pass + 4 of the second; 8+7+...+2
+)
+def test_a_store_that_may_run_out_in_the_middle_of_the_run_is_warned_of(once, have, warned):
+    explorer = ExplorerConfig(source="offline", store="DIR")
+    found = run_out_warnings({"a": have, "b": 99}, ["a", "b"], explorer, [8, 7, 6, 5, 4, 3, 2, 0, 0, 0], once)
+    assert [f"1 of 2 prompts have fewer (a: {have})" in warning for warning in found] == [True] * warned
+    for too_few in ("reuse", "learner"):  # nothing ends
+        other = ExplorerConfig(source="offline", store="DIR", too_few=too_few)
+        assert run_out_warnings({"a": 1, "b": 1}, ["a", "b"], other, [8, 8], 1) == []
+
+
+# ---- the store, whole, against data and tokenizer ------------------------------------------------------------------
+
+Check = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """16 prompts, and a model that says how they are tokenised."""
+    folder = tmp_path_factory.mktemp("world")
+    write_files(folder, 0, {"train": 16, "val": 2, "test": 2})
+    build_model(SIZES["small"], 0).save_pretrained(folder / "model")
+    build_tokenizer().save_pretrained(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def check(world: Path, tmp_path: Path) -> Check:
+    """A store of the first ``prompts`` prompts with eight rollouts of each, checked against a run."""
+
+    def run(*overrides: str, prompts: int = 16, complete: bool = True) -> list[str]:
+        tokenizer, rows = build_tokenizer(), pq.read_table(world / "train.parquet").to_pylist()[:prompts]
+        drawn = []
+        for row in rows:
+            name = prompt_id(row["prompt"], row.get("extra_info"))
+            ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+            drawn += [Rollout(name, i, 0, list(ids), [3], [-0.5], False, 1.0, 1.0, "x") for i in range(8)]
+        tmp_path.joinpath("store").mkdir()
+        shard = write_shard(tmp_path / "store", 0, [(rollout, "p") for rollout in drawn])
+        fingerprint: dict[str, Any] = {"model_name": "toy", "sampling": {"temperature": 0.7, "chat_options": {}}}
+        fingerprint["tokenizer"] = digest(snapshot(str(world / "model"), "model"))
+        write_manifest(tmp_path / "store", Manifest(fingerprint, {"n": 8}, complete, (shard,)))
+        words = [f"actor_rollout_ref.model.path={world / 'model'}", f"s2l.explorer.store={tmp_path / 'store'}"]
+        cfg = compose_config("s2l_po/toy_offline", [*words, "data.train_batch_size=4", *overrides])
+        return check_store(cfg, parse_s2l(cfg.s2l), [world / "train.parquet"])
+
+    return run
+
+
+def test_a_store_that_fits_passes_in_silence(check: Check) -> None:
+    assert check() == []
+
+
+def test_a_store_that_was_not_finished_is_warned_of(check: Check) -> None:
+    (warning,) = check(complete=False)
+    assert "is not complete" in warning and "s2l explore" in warning
+
+
+def test_prompts_that_become_other_tokens_are_refused_before_models_load(check: Check) -> None:
+    template = "actor_rollout_ref.model.custom_chat_template='{{ messages[0].content }}'"
+    with pytest.raises(
+        DataError, match=r"this run's prompt \w+ has \d+ tokens, its stored .*apply_chat_template_kwargs"
+    ):
+        check(template)
+
+
+def test_only_prompts_that_the_run_reads_need_rollouts(check: Check) -> None:
+    assert check("data.train_max_samples=8", "data.shuffle=False", prompts=8) == []
+
+
+def test_a_run_that_ran_out_may_be_resumed_under_another_policy(check: Check, tmp_path: Path) -> None:
+    """A store that grew is another one, so too_few is the only way on; it changes nothing of what was taken."""
+    check()
+    words = [f"s2l.explorer.store={tmp_path / 'store'}", "s2l.explorer.too_few="]
+    cfgs = [compose_config("s2l_po/toy_offline", [words[0], words[1] + policy]) for policy in ("error", "learner")]
+    first, second = (state.fingerprint(parse_s2l(cfg.s2l), cfg) for cfg in cfgs)
+    assert first == second and "explorer.store.sha256" in first
+
+
+def test_prompts_taken_at_random_are_looked_for_later(check: Check) -> None:
+    (warning,) = check("data.train_max_samples=8", "data.shuffle=True", prompts=8)
+    assert "train_max_samples takes prompts at random" in warning
+
+
+def test_all_prompts_need_rollouts_when_all_are_read(check: Check) -> None:
+    with pytest.raises(DataError, match="no rollout of 8 of 16 prompts"):
+        check(prompts=8)
+
+
+def test_a_run_of_several_passes_may_run_out(check: Check) -> None:
+    (warning,) = check("s2l.explorer.too_few=error")  # 4 steps a pass: 8 in the first and 4 in the second
+    assert "may be asked for 12 rollouts in this run's 16 steps, and 16 of 16 prompts have fewer" in warning

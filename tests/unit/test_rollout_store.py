@@ -51,6 +51,8 @@ def test_what_a_store_answers(folder: Path) -> None:
     assert store.correct_texts() == {"a": "a/1"}  # index 1 comes before index 2, in whichever shard
     assert store.rollouts("a") == [rollout("a", i, acc) for i, acc in enumerate([0.0, 1.0, 1.0, 0.0])]
     assert store.rollouts("b") == [rollout("b", 0, None)]
+    assert [store.rollout("a", number) for number in range(4)] == store.rollouts("a")
+    assert store.rollout("c", 0).index == 5  # numbered by what is there, as counts() counts
     assert store.rollouts("nobody") == [] and store.indices("nobody") == set()
     assert "nobody" not in store.counts()
     assert len(list(store.every_rollout())) == 6

@@ -38,6 +38,16 @@ def test_too_few_is_an_error_that_names_prompt_and_numbers():
         draws.take("other", 1)
 
 
+def test_a_run_that_ran_out_goes_on_under_another_policy():
+    draws = WithoutReplacement({"a": 5}, "error", seed=1)
+    first = draws.take("a", 3).rollouts
+    for policy, size in (("learner", 2), ("reuse", 3)):
+        other = WithoutReplacement({"a": 5}, policy, seed=1)
+        other.load_state_dict(draws.state_dict())
+        found = other.take("a", 3)
+        assert len(found.rollouts) == size and (policy == "reuse" or not {*found.rollouts} & {*first})
+
+
 def test_the_learner_takes_over_what_is_missing():
     draws = WithoutReplacement({"a": 5}, "learner")
     sizes = [len(draws.take("a", 3).rollouts) for _ in range(3)]
