@@ -29,11 +29,14 @@ from s2l_ext.data.tokenizers import compare
 from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.rewards import math as math_reward
+from s2l_ext.rewards import parts, quantity, registry
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"
 TEACHER_KEY = "s2l.distill.teacher_path"
 ROWS_CHECKED = 100_000
+MATH_REWARDS = (math_reward.__name__, quantity.__name__)
+"""Those that take the mathematical reward's keywords."""
 
 
 def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
@@ -189,10 +192,17 @@ def check_pool(cfg: DictConfig, s2l: S2LConfig, available: int) -> None:
 
 
 def _check_reward_keywords(cfg: DictConfig) -> None:
-    """This package's mathematics reward would refuse a wrong keyword at its first call, after models have loaded."""
+    """This package's rewards would refuse a wrong name or keyword at their first call, after models have loaded."""
     given = dict(OmegaConf.to_object(cfg.reward.custom_reward_function))
-    if given.get("path") == f"pkg://{math_reward.__name__}":
-        math_reward.check_keywords(given.get("reward_kwargs") or {})
+    place, keywords = str(given.get("path") or ""), dict(given.get("reward_kwargs") or {})
+    place = place.removeprefix("pkg://").replace("/", ".")
+    if place == registry.__name__:
+        place = getattr(registry.named(keywords.pop("reward", None)), "__module__", "")
+    if place not in MATH_REWARDS:
+        return
+    math_reward.check_keywords(keywords)
+    if keywords.get("overlong_buffer") is not None and cfg.reward.reward_manager.source == "register":
+        parts.check_length(keywords.get("length_tokenizer"))
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from s2l_ext.errors import DataError
+from s2l_ext.rewards import parts
 
 OPTIONS = 4
 CHOICE = re.compile(
@@ -35,8 +36,10 @@ def compute_score(
         ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``.
 
     Raises:
+        ConfigError: a keyword is given; there are none.
         DataError: the ground truth is no capital letter.
     """
+    parts.refuse_keywords(kwargs, "choice")
     if not isinstance(ground_truth, str) or not LETTERS.fullmatch(ground_truth):
         raise DataError(f"{data_source}: the ground truth {ground_truth!r} is no letter of an option, such as 'B'.")
     letter = chosen_letter(str(solution_str or ""), int((extra_info or {}).get("options") or OPTIONS))

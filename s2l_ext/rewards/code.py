@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.rewards import sandbox
+from s2l_ext.rewards import parts, sandbox
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests, compare_output, parse_tests
 from s2l_ext.rewards.sandbox import Finished, Level, Limits
 
@@ -107,9 +107,10 @@ def compute_score(
 
     Raises:
         DataError: malformed tests; names the row.
-        ConfigError: an argument is out of range.
+        ConfigError: an argument is out of range, or unknown.
         SandboxUnavailable: there is no sandbox of at least the minimum level.
     """
+    parts.refuse_keywords(kwargs, "code", "mode, timeout_s, minimum_level")
     if mode not in MODES:
         raise ConfigError(f"mode={mode!r} of the code reward must be one of {', '.join(MODES)}")
     try:

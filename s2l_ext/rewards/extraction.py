@@ -23,7 +23,7 @@ class Extracted:
 
     Attributes:
         answer: a final answer, or (``whole``) the text in which math-verify has to find one.
-        found: the answer stood where the mode looks for it.
+        found: the answer stood where the mode looks for it; an empty box holds none.
     """
 
     answer: str
@@ -38,7 +38,7 @@ def extract(text: str, mode: str) -> Extracted:
     """
     answer = marked_answer(text) if mode == "auto" else MODES[mode](text)
     if answer is not None:
-        return Extracted(answer, True)
+        return Extracted(answer, bool(answer))
     return Extracted(text.strip(), False, whole=True) if mode == "auto" else Extracted("", False)
 
 

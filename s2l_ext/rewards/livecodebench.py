@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from s2l_ext.errors import DataError
-from s2l_ext.rewards import code
+from s2l_ext.rewards import code, parts
 from s2l_ext.rewards.code_tests import IDENTIFIER
 from s2l_ext.rewards.sandbox import Level
 
@@ -54,9 +54,11 @@ def compute_score(
         As ``s2l_ext.rewards.code.compute_score``; ``tests_passed`` counts those before the first failure.
 
     Raises:
+        ConfigError: a keyword is unknown.
         DataError: malformed tests; names the row.
         SandboxUnavailable: there is no sandbox of at least the minimum level.
     """
+    parts.refuse_keywords(kwargs, "livecodebench", "timeout_s, minimum_level")
     try:
         tests = list(separate_tests(ground_truth))
     except DataError as error:

@@ -24,6 +24,7 @@ __all__ = [
     "compute_score_async",
     "grade",
     "marked_answer",
+    "shaped",
 ]
 
 TAIL_CHARS = 4000
@@ -73,7 +74,7 @@ def compute_score(
     judging, shaping = parse_settings(kwargs)
     extracted = _extract(solution_str, ground_truth, judging)
     verdict = _quick(extracted, ground_truth, judging) or _ask(extracted, ground_truth, judging)
-    return _result(verdict, extracted, shaping, solution_str, extra_info)
+    return shaped(verdict, extracted, shaping, solution_str, extra_info)
 
 
 async def compute_score_async(
@@ -90,7 +91,7 @@ async def compute_score_async(
     if verdict is None:
         loop = asyncio.get_running_loop()
         verdict = await loop.run_in_executor(_threads(), _ask, extracted, ground_truth, judging)
-    return _result(verdict, extracted, shaping, solution_str, extra_info)
+    return shaped(verdict, extracted, shaping, solution_str, extra_info)
 
 
 def check_keywords(reward_kwargs: Mapping[str, Any]) -> None:
@@ -124,9 +125,10 @@ def _ask(extracted: Extracted, gold: object, judging: Judging) -> Verdict:
     return correct, found if extracted.whole else extracted.answer
 
 
-def _result(
+def shaped(
     verdict: Verdict, extracted: Extracted, shaping: Shaping, solution: object, extra_info: dict[str, Any] | None
 ) -> dict[str, Any]:
+    """What :func:`compute_score` returns for a verdict (right, and the answer that was judged), whoever gave it."""
     acc, format_ok = float(verdict[0]), float(extracted.found)
     weighted = {"acc": (shaping.accuracy_weight, acc), "format_ok": (shaping.format_weight, format_ok)}
     result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict[1][:SHOWN_CHARS]}

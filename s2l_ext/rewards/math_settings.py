@@ -12,9 +12,8 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import ConfigError
 from s2l_ext.rewards.extraction import EXTRACTIONS
 from s2l_ext.rewards.math_helper import POOL_SIZE
+from s2l_ext.rewards.parts import FROM_VERL
 
-FROM_VERL = frozenset(("reward_router_address", "reward_model_tokenizer"))
-"""What verl's reward managers pass besides the four arguments, when a reward model is served."""
 MATCH_TYPES = ("latex", "expr")
 
 

@@ -9,6 +9,16 @@ from typing import Any
 
 from s2l_ext.errors import ConfigError
 
+FROM_VERL = frozenset(("reward_router_address", "reward_model_tokenizer"))
+"""What verl's reward managers pass besides the four arguments, when a reward model is served."""
+
+
+def refuse_keywords(given: Mapping[str, Any], reward: str, known: str = "none") -> None:
+    """Raise ConfigError for a keyword (verl's ``reward_kwargs``) that ``reward`` would ignore."""
+    unknown = sorted(given.keys() - FROM_VERL)
+    if unknown:
+        raise ConfigError(f"unknown keyword {unknown[0]}={given[unknown[0]]!r} of the {reward} reward. Known: {known}.")
+
 
 def weighted_sum(parts: Mapping[str, tuple[float, float]]) -> float:
     """``sum(weight * value)`` over ``{name: (weight, value)}``."""
@@ -24,6 +34,11 @@ def overlong(length: int, max_length: int, buffer: int) -> float:
         buffer: L_cache; up to ``max_length - buffer`` tokens nothing is taken off, after it linearly more.
     """
     return max(-1.0, min(0.0, (max_length - buffer - length) / buffer))
+
+
+def check_length(tokenizer: str | None) -> None:
+    """Raise ConfigError unless :func:`response_length` can count, where verl alone calls the reward."""
+    response_length("", None, tokenizer)
 
 
 def response_length(text: str, extra_info: Mapping[str, Any] | None, tokenizer: str | None) -> int:

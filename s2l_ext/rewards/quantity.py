@@ -10,6 +10,8 @@ import re
 from typing import Any
 
 from s2l_ext.rewards import math as mathematics
+from s2l_ext.rewards.extraction import extract
+from s2l_ext.rewards.math_settings import parse_settings
 
 TOLERANCE = 1e-4
 """Relative; that of Qwen2.5-Math's evaluation (grader.py, numeric_equal)."""
@@ -39,12 +41,12 @@ def compute_score(
 
     Returns:
         As ``s2l_ext.rewards.math.compute_score``. Where the marked answer and the truth are both numbers (a unit in
-        ``\\text{}`` is passed over), right means a relative difference of at most 1e-4.
+        ``\\text{}`` is passed over), right means a relative difference of at most 1e-4. Keywords are the same.
     """
-    text = str(solution_str or "")[-mathematics.TAIL_CHARS :]
-    answer = mathematics.marked_answer(text)
-    have, want = number(answer or ""), number(str(ground_truth))
-    if answer is None or have is None or want is None or not math.isfinite(want):
+    judging, shaping = parse_settings(kwargs)
+    found = extract(str(solution_str or "")[-mathematics.TAIL_CHARS :], judging.extraction)
+    have, want = None if found.whole else number(found.answer), number(str(ground_truth))
+    if have is None or want is None or not math.isfinite(want):
         return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
-    right = float(math.isclose(have, want, rel_tol=TOLERANCE))
-    return {"score": right, "acc": right, "format_ok": 1.0, "extracted": answer[: mathematics.SHOWN_CHARS]}
+    verdict = math.isclose(have, want, rel_tol=TOLERANCE), found.answer
+    return mathematics.shaped(verdict, found, shaping, solution_str, extra_info)

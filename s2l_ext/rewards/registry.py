@@ -118,7 +118,8 @@ def _package(point: EntryPoint) -> str:
 
 
 @lru_cache(maxsize=32)
-def _synchronous(name: str) -> Reward:
+def synchronous(name: str) -> Reward:
+    """:func:`load`, for a caller that cannot await. Raises ConfigError for a coroutine function too."""
     found = load(name)
     if inspect.iscoroutinefunction(found):
         raise ConfigError(
@@ -126,6 +127,15 @@ def _synchronous(name: str) -> Reward:
             "(custom_reward_function.path and .name)."
         )
     return found
+
+
+def named(reward: object) -> Reward:
+    """The function behind ``reward`` of ``reward_kwargs``. Raises ConfigError when it names none."""
+    if not isinstance(reward, str) or not reward:
+        raise ConfigError(
+            f"reward={reward!r} in custom_reward_function.reward_kwargs must be a name: {', '.join(rewards())}."
+        )
+    return synchronous(reward)
 
 
 def compute_score(
@@ -145,10 +155,6 @@ def compute_score(
     Raises:
         ConfigError: no reward is named, or it cannot be loaded.
     """
-    if not isinstance(reward, str) or not reward:
-        raise ConfigError(
-            f"reward={reward!r} in custom_reward_function.reward_kwargs must be a name: {', '.join(rewards())}."
-        )
-    return _synchronous(reward)(
+    return named(reward)(
         data_source=data_source, solution_str=solution_str, ground_truth=ground_truth, extra_info=extra_info, **kwargs
     )

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.errors import DataError
-from s2l_ext.rewards import choice, livecodebench, quantity
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.rewards import choice, code, livecodebench, quantity
 
 
 @pytest.mark.parametrize(
@@ -119,6 +119,23 @@ def test_quantities(answer: str, truth: str, right: bool) -> None:
 
 def test_an_answer_without_a_mark_is_left_to_mathematics() -> None:
     assert quantity.compute_score("minerva", "it is 42", "42")["format_ok"] == 0.0
+
+
+def test_a_quantity_takes_the_keywords_of_mathematics() -> None:
+    shaped = quantity.compute_score("minerva", "so \\boxed{7.5e7}", "75000000", accuracy_weight=2.0, format_weight=0.5)
+    assert (shaped["score"], shaped["acc"]) == (2.5, 1.0)
+    assert quantity.compute_score("minerva", "\\boxed{1}\n#### 3", "3", extraction="hashes")["acc"] == 1.0
+    assert quantity.compute_score("minerva", "\\boxed{1}\n#### 3", "3")["acc"] == 0.0
+
+
+@pytest.mark.parametrize("reward", [choice, code, livecodebench, quantity])
+def test_a_keyword_that_would_be_ignored_is_refused(reward) -> None:
+    with pytest.raises(ConfigError, match=r"unknown keyword format_wieght=1 of the \w+ reward"):
+        reward.compute_score("d", "\\boxed{1}", "1", format_wieght=1)
+
+
+def test_what_verl_passes_of_its_own_accord_is_no_keyword() -> None:
+    assert choice.compute_score("gpqa", "Answer: B", "B", reward_router_address="host:1")["acc"] == 1.0
 
 
 # ---- programs -----------------------------------------------------------------------------------------------------

@@ -250,11 +250,27 @@ def test_warm_start_of_other_prompts_is_refused(world):
 def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load():
     from s2l_ext.preflight import _check_reward_keywords
 
-    def keywords(path: str, **given: object) -> None:
+    def keywords(path: str, manager: str = "register", **given: object) -> None:
         function = {"path": path, "name": "compute_score", "reward_kwargs": given}
-        _check_reward_keywords(OmegaConf.create({"reward": {"custom_reward_function": function}}))
+        reward = {"custom_reward_function": function, "reward_manager": {"source": manager}}
+        _check_reward_keywords(OmegaConf.create({"reward": reward}))
 
     keywords("pkg://s2l_ext.rewards.math", extraction="boxed")
     keywords("my_reward.py", anything=1)
-    with pytest.raises(ConfigError, match="extractoin"):
-        keywords("pkg://s2l_ext.rewards.math", extractoin="boxed")
+    keywords("pkg://s2l_ext.rewards.registry", reward="toy", anything=1)
+    for path, more in (
+        ("pkg://s2l_ext.rewards.math", {}),
+        ("pkg://s2l_ext/rewards/quantity", {}),
+        ("pkg://s2l_ext.rewards.registry", {"reward": "math"}),
+    ):
+        with pytest.raises(ConfigError, match="extractoin"):
+            keywords(path, extractoin="boxed", **more)
+    for name in ("mathh", None):
+        with pytest.raises(ConfigError, match="mathh|must be a name"):
+            keywords("pkg://s2l_ext.rewards.registry", reward=name)
+    overlong = {"overlong_buffer": 10, "max_response_length": 100}
+    with pytest.raises(ConfigError, match="which verl does not pass"):
+        keywords("pkg://s2l_ext.rewards.math", **overlong)
+    with pytest.raises(ConfigError, match="length_tokenizer=/nowhere: no such folder"):
+        keywords("pkg://s2l_ext.rewards.math", **overlong, length_tokenizer="/nowhere")
+    keywords("pkg://s2l_ext.rewards.math", "importlib", **overlong)  # a manager of one's own may say the length

@@ -56,6 +56,12 @@ def test_last_number(text, number):
     assert last_number(text) == number
 
 
+@pytest.mark.parametrize("text", ["so \\boxed{}", "so \\boxed{ }", "<answer> </answer>"])
+def test_an_empty_mark_earns_no_format_reward(text):
+    found = score(text, format_weight=0.5)
+    assert (found["score"], found["format_ok"], found["extracted"]) == (0.0, 0.0, "")
+
+
 def test_a_text_without_mark_is_handed_on_whole():
     found = extract("  so it is 72 ", "auto")
     assert (found.answer, found.found, found.whole) == ("so it is 72", False, True)
