@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from s2l_ext import json_text
-from s2l_ext.errors import DataError
+from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.metrics import paired_intervals, pass_at_k
 
 SAME = ("data", "benchmark", "reward", "limit")
@@ -50,8 +50,11 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
         allowed: sampling settings that may differ, such as ``seed``.
 
     Raises:
+        ConfigError: the seed is negative.
         DataError: a file is no result of ``s2l eval``, or the two differ in data, problems or sampling.
     """
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} must be at least 0.")
     first, second = _read(a), _read(b)
     _require_same(a, first, b, second, allowed)
     of_a, of_b = _counts(first), _counts(second)

@@ -30,8 +30,13 @@ MEASURES = ("relative_variance", "cosine", "mean_gradient_norm", "gradient_norm"
 
 
 def group_advantages(scores: Sequence[float]) -> Floats:
-    """(G,) GRPO: score minus the group's mean over its standard deviation (G - 1, as verl) plus 1e-6."""
+    """(G,) GRPO: score minus the group's mean over its standard deviation (G - 1, as verl) plus 1e-6.
+
+    Exactly 0 where all scores are equal: the mean of three 0.1 is not 0.1, and the rest would pass for a signal.
+    """
     values = np.asarray(scores, dtype=float)
+    if np.ptp(values) == 0:
+        return np.zeros_like(values)
     return (values - values.mean()) / (values.std(ddof=1) + ADVANTAGE_EPSILON)
 
 

@@ -75,6 +75,8 @@ def check(job: Exploration) -> None:
     for name, value in (*counts, ("tensor-parallel", machine.tensor_parallel)):
         if value is not None and value < 1:
             raise ConfigError(f"--{name} {value} is too small: it must be at least 1.")
+    if s.seed < 0:
+        raise ConfigError(f"--seed {s.seed} is too small: it must be at least 0.")
     if not s.temperature >= 0 or not 0 < s.top_p <= 1 or s.top_k < 0:
         raise ConfigError(
             f"--temperature {s.temperature}, --top-p {s.top_p}, --top-k {s.top_k}: expected temperature >= 0, "

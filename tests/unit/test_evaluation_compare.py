@@ -113,3 +113,4 @@ def test_command(write, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["compare", str(a), str(b)]) == 0
     assert "B better on 2, worse on 1, equal on 1 of 4" in capsys.readouterr().out
     assert cli.main(["compare", str(a), "none.json"]) == 2
+    assert cli.main(["compare", str(a), str(b), "--seed", "-1"]) == 2
