@@ -67,7 +67,8 @@ class Evaluation:
 def check(job: Evaluation) -> None:
     """Raise ConfigError for settings that cannot be, alone or together; no file is opened."""
     s = job.sampling
-    for name, value, low in (("n", s.n, 1), ("limit", job.limit, 1), ("max-tokens", s.max_tokens, 1)):
+    counts = (("n", s.n, 1), ("limit", job.limit, 1), ("max-tokens", s.max_tokens, 1), ("seed", s.seed, 0))
+    for name, value, low in counts:
         if value is not None and value < low:
             raise ConfigError(f"--{name} {value} must be at least {low}.")
     if not s.temperature >= 0 or not 0 < s.top_p <= 1 or s.top_k < 0:

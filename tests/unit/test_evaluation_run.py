@@ -328,6 +328,7 @@ def test_a_teacher_that_does_not_fit_is_refused_before_sampling(job, scripted, m
     [
         ({"limit": 0}, ["--limit 0", "at least 1"]),
         ({"sampling": {"n": 0}}, ["--n 0"]),
+        ({"sampling": {"seed": -1}}, ["--seed -1"]),
         ({"sampling": {"max_tokens": 0}}, ["--max-tokens 0"]),
         ({"sampling": {"temperature": 0.0}}, ["--temperature 0", "--n 4", "--n 1"]),
         ({"sampling": {"temperature": -1.0}}, ["--temperature -1.0"]),

@@ -249,6 +249,7 @@ def test_fewer_than_before_is_too_small(job, draw) -> None:
     ("changes", "words"),
     [
         ({"sampling": {"n": 0}}, ["--n 0 is too small"]),
+        ({"sampling": {"seed": -1}}, ["--seed -1 is too small"]),
         ({"limit": 0}, ["--limit 0"]),
         ({"sampling": {"max_tokens": 0}}, ["--max-tokens 0"]),
         ({"placement": Placement(0)}, ["--engines 0"]),
