@@ -1,4 +1,4 @@
-"""Which of a prompt's stored rollouts a step takes: each once, in a seeded order, before any is taken again.
+"""Which of a prompt's stored rollouts a step takes: in a seeded order, none twice in a round.
 
 Part of S2L-PO's cheapest form (arXiv 2605.30789, section 3.2: explorer rollouts produced once, reused by many runs).
 State kept: for each prompt, how many of its rollouts this run has taken.
