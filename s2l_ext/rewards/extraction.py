@@ -11,8 +11,10 @@ BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|
 HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*$", re.MULTILINE)
 TAGS = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
 UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+MINUS = "\u2212"
+"""What models write for a minus sign as often as the hyphen."""
 NUMBER = re.compile(
-    r"(?:(?<![\w)\]}.])-)?"  # 5-3 ends in 3, not in -3
+    rf"(?:(?<![\w)\]}}.])[-{MINUS}])?"  # 5-3 ends in 3, not in -3
     rf"(?:\\[dtc]?frac\{{-?[0-9]+\}}\{{[0-9]+\}}|(?:{UNSIGNED})(?:/[0-9]+(?![0-9.,]*[0-9]))?)"
 )
 
@@ -62,7 +64,7 @@ def last_tags(text: str) -> str | None:
 def last_number(text: str) -> str | None:
     """The last integer, decimal or simple fraction; a minus sign belongs to it unless it subtracts."""
     found = NUMBER.findall(text)
-    return str(found[-1]) if found else None
+    return str(found[-1]).replace(MINUS, "-") if found else None
 
 
 def last_boxes(text: str) -> str | None:

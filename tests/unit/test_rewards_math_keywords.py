@@ -50,6 +50,8 @@ def test_without_the_mark_there_is_no_answer(mode):
         ("(7)-2", "2"),
         ("3.", "3"),
         ("none", None),
+        ("it is \u22125", "-5"),
+        ("7\u22125", "5"),
     ],
 )
 def test_last_number(text, number):
