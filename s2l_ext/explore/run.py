@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from s2l_ext import __version__
-from s2l_ext.config.model_files import is_local
+from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.digests import sha256_file
 from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.data.tokenizers import digest, snapshot
@@ -160,6 +160,7 @@ def _fingerprint(job: Exploration, inputs: _Inputs) -> dict[str, Any]:
     return {
         "model": model_digest(inputs.model.folder),
         "model_name": Path(job.model).name if is_local(job.model) else job.model,
+        "parameters": parameter_count(str(inputs.model.folder)),
         "tokenizer": digest(snapshot(str(inputs.model.folder), "--model")),
         "dtype": dtype_of(job.machine, job.placement),
         "log_probs": LOGPROBS_MODE,

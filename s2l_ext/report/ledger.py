@@ -88,17 +88,18 @@ class Ledger:
         """Parameters by model: announced in the plan, or counted in the folders that the configuration names."""
         announced = self.run.plan.get("parameters")
         known = announced if isinstance(announced, dict) else {}
+        store = self._store_says()
         named = {who: self.run.places(dotted) for who, dotted in MODEL_PATHS.items()}
-        named[EXPLORER] += self._model_of_the_store()
-        return {who: known.get(who) or _counted(paths) for who, paths in named.items()}
+        named[EXPLORER] += self.run.located(str(store["model_name"])) if store.get("model_name") else []
+        stored = {EXPLORER: store.get("parameters")}
+        return {who: known.get(who) or stored.get(who) or _counted(paths) for who, paths in named.items()}
 
-    def _model_of_the_store(self) -> list[Path]:
-        """That sampled the stored rollouts which the run took."""
+    def _store_says(self) -> dict[str, Any]:
+        """Of the model that sampled the stored rollouts which the run took: its name, and its parameters if counted."""
         for place in self.run.places("s2l.explorer.store"):
             with contextlib.suppress(DataError, OSError):
-                name = str(read_manifest(place, "s2l.explorer.store").fingerprint.get("model_name", ""))
-                return self.run.located(name) if name else []
-        return []
+                return read_manifest(place, "s2l.explorer.store").fingerprint
+        return {}
 
     @cached_property
     def steps(self) -> dict[int, Entries]:

@@ -136,6 +136,7 @@ def test_the_fingerprint(job, draw, model: Path, data: Path) -> None:
     draw(job(chat_options={"enable_thinking": False}))
     found = RolloutStore(job().out).fingerprint
     assert found["model"] == model_digest(model) and found["model_name"] == "tiny"
+    assert found["parameters"] == sum(p.numel() for p in build_model(SIZES["small"], 0).parameters())
     assert found["tokenizer"] == digest(snapshot(str(model), "x"))
     assert found["sampling"] == {
         "temperature": 0.7,

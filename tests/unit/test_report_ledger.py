@@ -149,8 +149,9 @@ def test_stored_rollouts_hold_no_gpus_and_are_sized_by_the_model_that_made_them(
     def read(folder: Path, key: str) -> SimpleNamespace:
         if folder != Path("/data/store"):
             raise DataError("no store")
-        return SimpleNamespace(fingerprint={"model_name": "Qwen/Qwen3-1.7B"})
+        return SimpleNamespace(fingerprint=said)
 
+    said: dict[str, object] = {"model_name": "Qwen/Qwen3-1.7B"}
     monkeypatch.setattr("s2l_ext.report.ledger.read_manifest", read)
     config = {"trainer": CONFIG["trainer"], "s2l": {"explorer": {"source": "offline", "store": "/data/store"}}}
     ledger = Ledger(run(MIXED, config=config, plan={"parameters": {"learner": 1000, "explorer": None}}))
@@ -159,6 +160,8 @@ def test_stored_rollouts_hold_no_gpus_and_are_sized_by_the_model_that_made_them(
     assert ledger.totals(all_in=True).accelerator_seconds == 2 * 24
     (_, phases) = cost.figures([HeldOut(ledger.run)])
     assert "were stored before the run" in phases
+    said |= {"model_name": "small", "parameters": 111_168}  # a folder that only the store's maker had
+    assert Ledger(run(MIXED, config=config, plan={})).sizes["explorer"] == 111_168
     config["s2l"]["explorer"]["store"] = "/gone"
     assert Ledger(run(MIXED, config=config, plan={})).sizes["explorer"] is None
 
