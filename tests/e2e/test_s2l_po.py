@@ -268,8 +268,8 @@ def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run)
 STORED_STEPS = 4
 MACHINE = ("timing_", "perf/", "seconds")
 OWN = ("gpus_held", "stored_rows", "reused_rows", "handed_to_learner")
-OF_LOG_PROBS = ("s2l/source/explorer/sampler", "rollout_")
-"""The dump that the store is made of has no log-probabilities."""
+OF_LOG_PROBS = ("/sampler_", "rollout_")
+"""The dump that the store is made of has none; the learner's own differ in their last digits with vLLM's batches."""
 
 
 @pytest.fixture(scope="module")
