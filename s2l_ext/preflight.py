@@ -24,6 +24,7 @@ from s2l_ext.data.prompts import (
     require_enough,
     tiers_of,
 )
+from s2l_ext.data.rollout_store import is_store
 from s2l_ext.data.store_checks import check_store
 from s2l_ext.data.tokenizers import compare
 from s2l_ext.data.trace_checks import check_traces
@@ -263,7 +264,8 @@ def check_warm_start(cfg: DictConfig, s2l: S2LConfig, resumed: Container[str]) -
     if s2l.curriculum is None or s2l.curriculum.warm_start is None or "curriculum" in resumed or not files:
         return
     ids = prompt_ids(parquet_table(files), cfg.data.prompt_key)
-    match_pass_rates(read_pass_rates(s2l.curriculum.warm_start), ids, s2l.curriculum.warm_start)
+    path = s2l.curriculum.warm_start
+    match_pass_rates(read_pass_rates(path), ids, path, strict=not is_store(path))  # a store may be of more prompts
 
 
 def _rows(cfg: DictConfig, files: list[Path]) -> int:

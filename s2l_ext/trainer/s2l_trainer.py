@@ -234,14 +234,13 @@ class S2LTrainer(PPOTrainerSync):
         metrics.update(self._own_metrics(batch, global_steps))
         if self.prompts:
             self.prompt_log.write(global_steps, self.prompts.line())
-        self._log_samples(batch, global_steps)
+        if self.s2l.rollout.log_groups:
+            self.sample_log.write(global_steps, self._samples(batch))
         self.run_log.append(global_steps, metrics)
 
-    def _log_samples(self, batch: KVBatchMeta, step: int) -> None:
+    def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
         uids = self.uids[: self.s2l.rollout.log_groups]
-        if uids:
-            rows = sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)
-            self.sample_log.write(step, {"rows": rows})
+        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)}
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -293,6 +292,8 @@ class S2LTrainer(PPOTrainerSync):
         self.run_log.hold_metrics(self.global_steps, held)
         if self.prompts:
             self.prompt_log.hold(self.global_steps, self.prompts.line())
+        if self.s2l.rollout.log_groups:
+            self.sample_log.hold(self.global_steps, self._samples(batch))
 
     def _controllers(self) -> dict[str, dict[str, Any]]:
         controllers: dict[str, dict[str, Any]] = {}

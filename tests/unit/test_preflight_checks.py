@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
+from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
 from s2l_ext.preflight import check_pool, check_warm_start, preflight
 
@@ -274,3 +275,22 @@ def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load
     with pytest.raises(ConfigError, match="length_tokenizer=/nowhere: no such folder"):
         keywords("pkg://s2l_ext.rewards.math", **overlong, length_tokenizer="/nowhere")
     keywords("pkg://s2l_ext.rewards.math", "importlib", **overlong)  # a manager of one's own may say the length
+
+
+def test_a_store_of_more_prompts_than_the_run_has_gives_start_values(world, tmp_path):
+    from s2l_ext.data.rollout_store import Manifest, Rollout
+    from s2l_ext.explore.shards import write_manifest, write_shard
+
+    files = parquet_table([Path(composed("s2l.explorer=null").data.train_files)])
+    for name, names in (("more", [prompt_ids(files)[0], "elsewhere"]), ("other", ["elsewhere"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        rows = [(Rollout(one, 0, 0, [1], [2], [0.0], False, 1.0, 1.0, "x"), "") for one in names]
+        shard = write_shard(folder, 0, rows)
+        write_manifest(folder, Manifest({}, {"n": 1, "prompts": len(names), "problems": ""}, True, (shard,)))
+        cfg = composed("s2l.explorer=null", f"s2l.curriculum={{type: gaussian, warm_start: {folder}}}")
+        if name == "more":
+            check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+        else:
+            with pytest.raises(DataError, match="1 of 1 prompt ids are not in the training data"):
+                check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
