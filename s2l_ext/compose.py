@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -47,7 +48,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
         with open_dict(cfg):
             cfg.setdefault("s2l", {})
         OmegaConf.to_container(cfg, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ConfigError(f"recipe {config_name}: {_reason(error)}") from error
     return cfg
 

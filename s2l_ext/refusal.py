@@ -12,6 +12,7 @@ from s2l_ext.errors import S2LError
 from s2l_ext.masking import masked_text
 
 EXIT_REFUSED = 2
+LONGEST = 8000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -28,4 +29,5 @@ def guarded(run: Callable[[argparse.Namespace], int | None], args: argparse.Name
 
 def printable(message: str) -> str:
     """Messages repeat what stood in a file: no secret of it is shown, and no sequence that a terminal obeys."""
-    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", masked_text(message))
+    cut = message if len(message) <= LONGEST else f"{message[:LONGEST]}... ({len(message) - LONGEST} more characters)"
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", masked_text(cut))

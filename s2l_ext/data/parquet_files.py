@@ -12,7 +12,7 @@ from s2l_ext.errors import DataError
 
 UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
 """What pyarrow raises for damaged or unknown content; ``ArrowInvalid`` is one of a dozen."""
-MOST_VALUES = 2**31 - 1
+MOST_ROWS = 2**31 - 1
 
 
 def reason(error: Exception) -> str:
@@ -21,19 +21,19 @@ def reason(error: Exception) -> str:
 
 
 def refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
-    """A file of a kilobyte can declare lists of a billion values, which reading would unpack.
+    """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not looked
+    at: pyarrow ends the process over a column without any.)
 
     Raises:
-        DataError: a row group declares more values of one column than arrow counts, or more bytes than are free.
+        DataError: a row group declares more rows than arrow counts, or more bytes than are free.
     """
     free = psutil.virtual_memory().available
     for number in range(file.num_row_groups):
         group = file.metadata.row_group(number)
-        values = max((group.column(c).num_values for c in range(group.num_columns)), default=0)
-        if values > MOST_VALUES or values < 0:
+        if not 0 <= group.num_rows <= MOST_ROWS:
             raise DataError(
-                f"{path}: row group {number} declares {values:,} values of one column, at most {MOST_VALUES:,} can be "
-                "read. The file is damaged, or must be written with smaller row groups."
+                f"{path}: row group {number} declares {group.num_rows:,} rows, at most {MOST_ROWS:,} can be read. The "
+                "file is damaged, or must be written with smaller row groups."
             )
         if not 0 <= group.total_byte_size <= free:
             raise DataError(

@@ -114,7 +114,7 @@ def load_benchmark(name: str) -> Benchmark:
         raise DataError(f"--benchmark {name}: neither a built-in benchmark ({known}) nor a YAML file.")
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{path}: no readable YAML ({' '.join(str(error).split())[:200]}).") from error
     return _from_document(document, path)
 

@@ -70,6 +70,8 @@ class StoreWriter:
             return
         store = RolloutStore(self.folder, KEY)
         there = store.manifest
+        if lacking := _lacking(there):
+            raise DataError(f"{KEY}={self.folder}: {MANIFEST} is damaged: no usable {lacking}. Restore it from a copy.")
         refuse_other(f"{KEY}={self.folder}", there.fingerprint, fingerprint)
         if not only_missing:
             _refuse_other_request(self.folder, there.request, request)
@@ -178,6 +180,16 @@ def _make_folder(folder: Path) -> None:
 def _is_beginning(path: Path) -> bool:
     """What a run leaves that was killed before it had a manifest."""
     return path.name.endswith(".partial") or (path.name == FILE_NAME and path.stat().st_size == 0)
+
+
+def _lacking(manifest: Manifest) -> str | None:
+    """The first thing that a run which goes on relies on and that is not there, or of another type."""
+    wanted = {"n": int, "prompts": int, "problems": str}
+    kinds = {"tokenizer": str, "sampling": dict, "data": list, "reward": list}
+    asked, drawn = manifest.request, manifest.fingerprint
+    lacking = [f"request.{name}" for name, kind in wanted.items() if not isinstance(asked.get(name), kind)]
+    lacking += [f"fingerprint.{name}" for name, kind in kinds.items() if not isinstance(drawn.get(name), kind)]
+    return next(iter(lacking), None)
 
 
 def _refuse_other_request(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

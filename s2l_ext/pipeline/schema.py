@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -220,15 +222,25 @@ def _apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         head, _, rest = key.partition(".")
         if not separator and not key.startswith("~"):
             raise ConfigError(f"{override}: not an override. Write key=value.")
-        if head in own:
-            cfg.merge_with_dotlist([override])
-        elif head in stages and rest.startswith("options."):
-            stages[head].merge_with_dotlist([override.split(".", 1)[1]])
-        elif head in stages and rest:
-            _append(stages[head], override.split(".", 1)[1])
-        else:
-            _append(cfg, override)
+        inner = override.split(".", 1)[-1]
+        with _refusing(override):
+            if head in own:
+                cfg.merge_with_dotlist([override])
+            elif head in stages and rest.startswith("options."):
+                stages[head].merge_with_dotlist([inner])
+            elif head in stages and rest:
+                _append(stages[head], inner)
+            else:
+                _append(cfg, override)
     return cfg
+
+
+@contextlib.contextmanager
+def _refusing(override: str) -> Iterator[None]:
+    try:
+        yield
+    except (OmegaConfBaseException, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{override}: cannot be set ({' '.join(str(error).split())[:200]}).") from error
 
 
 def _append(block: DictConfig, override: str) -> None:

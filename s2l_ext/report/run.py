@@ -135,7 +135,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (RecursionError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
         raise DataError(f"{path}: no YAML ({reason}). Restore what s2l train wrote, or remove the file.") from error
     return _mapping(path, found)

@@ -165,7 +165,9 @@ def test_samples_and_stores_continue_under_a_masked_fingerprint(tmp_path) -> Non
         SampleFile(tmp_path / "s.jsonl", given).close()
     assert "opensesame" not in (tmp_path / "s.jsonl").read_text()
     for _ in range(2):
-        StoreWriter(tmp_path / "store", {**given, "data": [], "reward": [f"x {HF}"]}, 1, {"a": "b"}).close()
+        StoreWriter(
+            tmp_path / "store", {**given, "tokenizer": "t", "data": [], "reward": [f"x {HF}"]}, 1, {"a": "b"}
+        ).close()
     assert HF not in (tmp_path / "store" / "store.json").read_text()
 
 
