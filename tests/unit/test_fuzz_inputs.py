@@ -115,8 +115,8 @@ def mutated(draw: Any, document: Any) -> Any:
 
 
 BROKEN_PIECES = (
-    b"[" * 100_000,
-    b'{"a":' * 5000,
+    b"[" * 5_000,
+    b'{"a":' * 2000,
     b"9" * 5000,
     b"1e999",
     b"NaN",
@@ -426,7 +426,7 @@ def opens(place: Path, verify: bool = True) -> None:
 @given(st.data())
 def test_the_manifest_of_a_store(store: Path, data: st.DataObject) -> None:
     path = store / "store.json"
-    whole = path.read_bytes()
+    whole, shards = path.read_bytes(), {file: file.read_bytes() for file in store.glob("shard-*")}
     path.write_bytes(data.draw(documents(json.loads(whole))))
     try:
         opens(store)
@@ -435,6 +435,8 @@ def test_the_manifest_of_a_store(store: Path, data: st.DataObject) -> None:
         for other in store.glob("journal*"):
             other.unlink()
         path.write_bytes(whole)
+        for file, content in shards.items():  # a writer removes what its manifest does not name
+            file.write_bytes(content)
 
 
 @fuzz(400)
