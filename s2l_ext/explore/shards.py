@@ -60,12 +60,18 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.parquet"
 
 
-def remove_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
-    """What a kill left: half-written files, and shards that no manifest names (their rows are in the journal)."""
+def clear_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
+    """After a kill: half-written files go; shards that no manifest names are set aside as ``<name>.unnamed-<n>``.
+
+    The journal has such a shard's rows, unless the manifest is an older copy that somebody put back.
+    """
     named = {shard.name for shard in shards}
-    for path in [*folder.glob(".*.partial"), *folder.glob("shard-*.parquet")]:
+    for path in folder.glob(".*.partial"):
+        path.unlink()
+    for path in sorted(folder.glob("shard-*.parquet")):
         if path.name not in named:
-            path.unlink()
+            number = len(list(folder.glob(f"{path.name}.unnamed-*")))
+            path.rename(path.with_name(f"{path.name}.unnamed-{number}"))
 
 
 def _to_disk(path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from s2l_ext.data.rollout_store import MANIFEST, Manifest, Rollout, RolloutStore, is_store
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.explore.journal import FILE_NAME, Journal, cannot_write
-from s2l_ext.explore.shards import next_number, remove_leftovers, write_manifest, write_shard
+from s2l_ext.explore.shards import clear_leftovers, next_number, write_manifest, write_shard
 from s2l_ext.masking import masked
 
 IDENTITY = ("model", "tokenizer", "dtype", "log_probs", "sampling")
@@ -65,7 +65,7 @@ class StoreWriter:
     def _open(self, fingerprint: dict[str, Any], request: dict[str, Any], only_missing: bool) -> None:
         self.have: dict[str, set[int]] = {}
         if not is_store(self.folder):
-            remove_leftovers(self.folder, ())
+            clear_leftovers(self.folder, ())
             self._take_up([], Manifest(fingerprint, request))
             return
         store = RolloutStore(self.folder, KEY)
@@ -79,7 +79,7 @@ class StoreWriter:
         self.have = {name: store.indices(name) for name in store.counts()}
         journal = [row for row in self._journal.read() if row[0].index not in self.have.get(row[0].prompt_id, ())]
         _refuse_other_problems(self.folder, store.problems() | {r.prompt_id: p for r, p in journal}, self.problems)
-        remove_leftovers(self.folder, there.shards)
+        clear_leftovers(self.folder, there.shards)
         merged = {name: united(there.fingerprint[name], fingerprint[name]) for name in ("data", "reward")}
         complete = there.complete and there.request == request
         self._take_up(journal, Manifest(there.fingerprint | merged, request, complete, there.shards))

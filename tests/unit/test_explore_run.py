@@ -217,7 +217,7 @@ def test_three_kills_at_random_moments(runs, data: Path, tmp_path: Path, stand_i
     start(runs)
     assert status(runs) == 0
     store = check_whole(out, data, stand_in, n=40)
-    assert {path.name for path in out.glob("shard-*")} == {shard.name for shard in store.manifest.shards}
+    assert {path.name for path in out.glob("shard-*.parquet")} == {shard.name for shard in store.manifest.shards}
     assert graded(out) == 40 * PROMPTS
 
 

@@ -392,3 +392,16 @@ def no_fsync(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hundreds of small stores: what fsync adds is for a machine that loses power."""
     monkeypatch.setattr(os, "fsync", lambda handle: None)
     yield
+
+
+def test_a_shard_that_an_older_manifest_does_not_name_is_kept(tmp_path) -> None:
+    """Somebody restored an older ``store.json``: what it does not know must not be deleted."""
+    rollouts = [Rollout("p", index, 0, [1], [2], [0.0], False, 1.0, 1.0, "x") for index in range(2)]
+    named, forgotten = (shards.write_shard(tmp_path, number, [(one, "")]) for number, one in enumerate(rollouts))
+    content = (tmp_path / forgotten.name).read_bytes()
+    for again in range(2):
+        shards.clear_leftovers(tmp_path, [named])
+        kept = tmp_path / f"{forgotten.name}.unnamed-{again}"
+        assert kept.read_bytes() == content and not (tmp_path / forgotten.name).exists()
+        assert (tmp_path / named.name).exists()
+        (tmp_path / forgotten.name).write_bytes(content)
