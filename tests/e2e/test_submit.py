@@ -1,9 +1,5 @@
 """``s2l submit`` on a local Ray cluster with its dashboard's job server: two steps of S2L-PO as a job, its exit codes,
-stopping, and two runs in one folder.
-
-Written beside a benchmark that must not be disturbed and therefore not run yet: take this sentence out, and the last
-entry of docs/faults.md, once it has passed.
-"""
+stopping, and two runs in one folder."""
 
 import json
 import os
@@ -22,6 +18,8 @@ import psutil
 import pytest
 
 from s2l_ext.submit import _client
+
+pytestmark = pytest.mark.skip(reason="not run yet: part of the work on clusters")
 
 STEPS = 2
 JOINING = ("ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null")
