@@ -173,7 +173,7 @@ def sessions(monkeypatch):
         worker = S2LAgentLoopWorker.__new__(S2LAgentLoopWorker)
         worker.config, worker.s2l, worker.tokenizer, worker.llm_client = cfg, parse_s2l(cfg.s2l), Characters(), Engine()
         worker._teacher_rollouts = teacher
-        worker._as_explorer = worker._with_client(Engine())
+        worker._as_explorer, worker._store = worker._with_client(Engine()), None
         results = []
         for session in range(4):
             kwargs, output = asyncio.run(
