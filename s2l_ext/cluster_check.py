@@ -150,29 +150,39 @@ def _host(node: dict[str, Any]) -> str:
     return str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
 
 
-def ask(nodes: Sequence[Node], seconds: float = ANSWER_SECONDS) -> list[tuple[Node, Answer]]:
-    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too."""
+def ask(
+    nodes: Sequence[Node],
+    seconds: float = ANSWER_SECONDS,
+    question: Callable[[], Answer] | None = None,
+    failed: str = "error",
+) -> list[tuple[Node, Answer]]:
+    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too.
+
+    Args:
+        question: what the task runs; by default :func:`probe`'s.
+        failed: key of the reason where a node gave no answer.
+    """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(probe())
+    task = ray.remote(num_cpus=0, max_retries=0)(question or probe())
     calls = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote() for node in nodes
     ]
     ray.wait(calls, num_returns=len(calls), timeout=seconds)
-    return [(node, _answer(call, seconds)) for node, call in zip(nodes, calls, strict=True)]
+    return [(node, _answer(call, seconds, failed)) for node, call in zip(nodes, calls, strict=True)]
 
 
-def _answer(call: Any, seconds: float) -> Answer:
+def _answer(call: Any, seconds: float, failed: str) -> Answer:
     import ray
 
     try:
         answer: Answer = ray.get(call, timeout=1)
         return answer
     except ray.exceptions.GetTimeoutError:
-        return {"error": f"no answer within {seconds:.0f} s"}
+        return {failed: f"no answer within {seconds:.0f} s"}
     except ray.exceptions.RayError as error:
-        return {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+        return {failed: f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
 
 
 def probe() -> Callable[[], Answer]:

@@ -58,28 +58,8 @@ def _driver(here: Answer) -> Finding:
 
 
 def ask(nodes: Sequence[Node], seconds: float = NODE_SECONDS) -> list[tuple[Node, Answer]]:
-    """One task per node, all at once; it takes no CPU, so that full nodes answer too."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    task = ray.remote(num_cpus=0, max_retries=0)(look(cluster_check.probe()))
-    calls = [
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote() for node in nodes
-    ]
-    ray.wait(calls, num_returns=len(calls), timeout=seconds)
-    return [(node, _answer(call, seconds)) for node, call in zip(nodes, calls, strict=True)]
-
-
-def _answer(call: Any, seconds: float) -> Answer:
-    import ray
-
-    try:
-        found: Answer = ray.get(call, timeout=1)
-        return found
-    except ray.exceptions.GetTimeoutError:
-        return {"silent": f"no answer within {seconds:.0f} s"}
-    except ray.exceptions.RayError as error:
-        return {"silent": f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+    """What every node says of itself; ``silent`` where one does not answer."""
+    return cluster_check.ask(nodes, seconds, look(cluster_check.probe()), failed="silent")
 
 
 def look(versions: Callable[[], Answer]) -> Callable[[], Answer]:
