@@ -102,12 +102,12 @@ def test_newcombe_turns_around_with_the_runs(x, y):
     assert newcombe_interval(b, of_b, a, of_a) == pytest.approx((-high, -low))
 
 
-def test_a_moved_run_finds_its_neighbours():
+def test_a_moved_run_finds_its_neighbours(tmp_path):
     moved = Run("run", [], [], Path("/new/deep/run"), {"trainer": {"default_local_dir": "/old/run"}})
     assert moved.located("/old/validation") == [Path("/new/deep/validation"), Path("/old/validation")]
     assert moved.located("/old/run/rollouts")[0] == Path("/new/deep/run/rollouts")
-    relative = Run("run", [], [], Path("/home/outputs/run"), {"trainer": {"default_local_dir": "outputs/run"}})
-    assert relative.located("data/val.parquet")[0] == Path("/home/data/val.parquet")
+    relative = Run("run", [], [], tmp_path / "outputs/run", {"trainer": {"default_local_dir": "outputs/run"}})
+    assert relative.located("data/val.parquet")[0] == tmp_path / "data/val.parquet"
     assert relative.located("/data/val.parquet") == [Path("/data/val.parquet")]
     assert Run("run", [], []).located("a") == [Path("a")]
 
