@@ -145,6 +145,15 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return load_state(folder, current or {}, reset_curriculum=reset)
 
 
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` so that a reader or a crash sees the old file or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)

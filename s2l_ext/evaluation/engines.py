@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
-from s2l_ext.errors import ResourceError
+from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.evaluation.model_folder import Model
 from s2l_ext.platform import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
 
@@ -29,6 +29,26 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 2048
     seed: int = 0
+
+    def check(self) -> None:
+        """Raise ConfigError for values that cannot be, alone or together; names the options of the command line."""
+        for name, value, low in (("n", self.n, 1), ("max-tokens", self.max_tokens, 1), ("seed", self.seed, 0)):
+            require_at_least(name, value, low)
+        if not self.temperature >= 0 or not 0 < self.top_p <= 1 or self.top_k < 0:
+            raise ConfigError(
+                f"--temperature {self.temperature}, --top-p {self.top_p}, --top-k {self.top_k}: expected temperature "
+                ">= 0, 0 < top-p <= 1 and top-k >= 0 (0 is off)."
+            )
+        if self.temperature == 0 and self.n > 1:
+            raise ConfigError(
+                f"--temperature 0 with --n {self.n}: all responses would be the same. Use --n 1, or sample."
+            )
+
+
+def require_at_least(name: str, value: int | None, low: int) -> None:
+    """Raise ConfigError for an option below ``low``; None was not given."""
+    if value is not None and value < low:
+        raise ConfigError(f"--{name} {value} is too small: it must be at least {low}.")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,16 @@ from s2l_ext import __version__
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.benchmarks import Benchmark
-from s2l_ext.evaluation.engines import ENGINES, Machine, Request, Response, Sampling, open_engine, sample_seed
+from s2l_ext.evaluation.engines import (
+    ENGINES,
+    Machine,
+    Request,
+    Response,
+    Sampling,
+    open_engine,
+    require_at_least,
+    sample_seed,
+)
 from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
 from s2l_ext.evaluation.metrics import summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
@@ -66,21 +75,13 @@ class Evaluation:
 
 def check(job: Evaluation) -> None:
     """Raise ConfigError for settings that cannot be, alone or together; no file is opened."""
-    s = job.sampling
-    counts = (("n", s.n, 1), ("limit", job.limit, 1), ("max-tokens", s.max_tokens, 1), ("seed", s.seed, 0))
-    for name, value, low in counts:
-        if value is not None and value < low:
-            raise ConfigError(f"--{name} {value} must be at least {low}.")
-    if not s.temperature >= 0 or not 0 < s.top_p <= 1 or s.top_k < 0:
-        raise ConfigError(
-            f"--temperature {s.temperature}, --top-p {s.top_p}, --top-k {s.top_k}: expected temperature >= 0, "
-            "0 < top-p <= 1 and top-k >= 0 (0 is off)."
-        )
-    if s.temperature == 0 and s.n > 1:
-        raise ConfigError(f"--temperature 0 with --n {s.n}: all samples would be the same. Use --n 1, or sample.")
-    wrong = [k for k in job.ks or () if not 1 <= k <= s.n]
+    job.sampling.check()
+    require_at_least("limit", job.limit, 1)
+    wrong = [k for k in job.ks or () if not 1 <= k <= job.sampling.n]
     if wrong:
-        raise ConfigError(f"--k {wrong[0]}: pass@{wrong[0]} needs at least {wrong[0]} samples; --n is {s.n}.")
+        raise ConfigError(
+            f"--k {wrong[0]}: pass@{wrong[0]} needs at least {wrong[0]} samples; --n is {job.sampling.n}."
+        )
     if job.engine not in ENGINES:
         raise ConfigError(f"--engine {job.engine}: expected one of {', '.join(ENGINES)}.")
     remote = [data for data in job.data if isinstance(data, str)]

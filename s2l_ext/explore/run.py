@@ -18,9 +18,16 @@ from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.digests import sha256_file
 from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.data.tokenizers import digest, snapshot
-from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import Benchmark
-from s2l_ext.evaluation.engines import LOGPROBS_MODE, Machine, Request, Response, Sampling, sample_seed
+from s2l_ext.evaluation.engines import (
+    LOGPROBS_MODE,
+    Machine,
+    Request,
+    Response,
+    Sampling,
+    require_at_least,
+    sample_seed,
+)
 from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
@@ -70,20 +77,10 @@ class Drawn:
 
 def check(job: Exploration) -> None:
     """Raise ConfigError for settings that cannot be, alone or together; no file is opened."""
-    s, machine = job.sampling, job.machine
-    counts = (("n", s.n), ("max-tokens", s.max_tokens), ("limit", job.limit), ("engines", job.placement.engines))
-    for name, value in (*counts, ("tensor-parallel", machine.tensor_parallel)):
-        if value is not None and value < 1:
-            raise ConfigError(f"--{name} {value} is too small: it must be at least 1.")
-    if s.seed < 0:
-        raise ConfigError(f"--seed {s.seed} is too small: it must be at least 0.")
-    if not s.temperature >= 0 or not 0 < s.top_p <= 1 or s.top_k < 0:
-        raise ConfigError(
-            f"--temperature {s.temperature}, --top-p {s.top_p}, --top-k {s.top_k}: expected temperature >= 0, "
-            "0 < top-p <= 1 and top-k >= 0 (0 is off)."
-        )
-    if s.temperature == 0 and s.n > 1:
-        raise ConfigError(f"--temperature 0 with --n {s.n}: all responses would be the same. Use --n 1, or sample.")
+    job.sampling.check()
+    counts = {"limit": job.limit, "engines": job.placement.engines, "tensor-parallel": job.machine.tensor_parallel}
+    for name, value in counts.items():
+        require_at_least(name, value, 1)
 
 
 def explore(job: Exploration, progress: bool = True, open_engines: OpenPool = open_pool) -> Drawn:

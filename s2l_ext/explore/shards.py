@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from s2l_ext.data.digests import sha256_file
 from s2l_ext.data.rollout_store import MANIFEST, SCHEMA, Manifest, Rollout, Shard
 from s2l_ext.explore.journal import cannot_write
-from s2l_ext.state import write_atomically
+from s2l_ext.state import to_disk, write_atomically
 
 ROW_GROUP = 64
 """Rows that are read together: few, because training asks for one prompt's responses at a time."""
@@ -30,9 +30,9 @@ def write_shard(folder: Path, number: int, rows: Sequence[tuple[Rollout, str]]) 
     table = pa.Table.from_pylist([vars(rollout) | {"problem": problem} for rollout, problem in ordered], SCHEMA)
     try:
         pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd")
-        _to_disk(partial)
+        to_disk(partial)
         os.replace(partial, path)
-        _to_disk(folder)
+        to_disk(folder)
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
@@ -43,7 +43,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace ``store.json``. Raises DataError when it cannot be written; the old one stays."""
     try:
         write_atomically(folder / MANIFEST, manifest.as_json())
-        _to_disk(folder)
+        to_disk(folder)
     except OSError as error:
         raise cannot_write(folder / MANIFEST, error) from error
 
@@ -72,11 +72,3 @@ def clear_leftovers(folder: Path, shards: Sequence[Shard]) -> None:
         if path.name not in named:
             number = len(list(folder.glob(f"{path.name}.unnamed-*")))
             path.rename(path.with_name(f"{path.name}.unnamed-{number}"))
-
-
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -9,6 +9,7 @@ from pathlib import Path
 from s2l_ext import json_text
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.pipeline.digests import Digests
+from s2l_ext.state import to_disk
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INDEX = "model.safetensors.index.json"
@@ -37,7 +38,7 @@ def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str
         _compare(digests, partial, wanted)
         set_aside(target)
         os.rename(partial, target)
-        _sync(target.parent)
+        to_disk(target.parent)
     except OSError as error:
         raise _no_space(error, target, stage) from error
     finally:
@@ -86,15 +87,7 @@ def _copy(source: Path, partial: Path) -> None:
 def copy_file(file: Path, copy: Path) -> None:
     """Copy a file's content and wait until the disk has it."""
     shutil.copyfile(file, copy)
-    _sync(copy)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    to_disk(copy)
 
 
 def _compare(digests: Digests, partial: Path, wanted: dict[str, str]) -> None:

@@ -161,16 +161,12 @@ def _pass_at_k(axis: Any, result: dict[str, Any]) -> None:
             low, part = int(k), k - int(k)
             y = curve[low - 1] + part * (curve[min(low, len(curve) - 1)] - curve[low - 1])
             axis.plot([k], [y], "x", color=colour, markersize=9, markeredgewidth=2)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
+    _doubling(axis)
     _named(axis, f"pass@k (× crosses {result['learner']})", "k (samples)", "share of problems solved")
 
 
 def _prefix_match(axis: Any, result: dict[str, Any]) -> None:
-    for name, values, colour in _coloured(result):
-        _line(axis, values["prefix_match"]["positions"], values["prefix_match"], colour, name)
-    axis.set_xscale("log", base=2)
-    axis.xaxis.set_major_formatter("{x:g}")
+    _by_position(axis, result, "prefix_match", "positions")
     _named(axis, "Pairs that are still the same", "first t tokens", "share of pairs")
 
 
@@ -180,11 +176,20 @@ def _scalars(axis: Any, result: dict[str, Any]) -> None:
 
 
 def _entropy(axis: Any, result: dict[str, Any]) -> None:
+    _by_position(axis, result, "entropy_by_position", "starts")
+    _named(axis, "Entropy of the next token by position", "position (token)", "nats")
+
+
+def _by_position(axis: Any, result: dict[str, Any], kind: str, places: str) -> None:
+    """One line a set, on an axis of doubling positions."""
     for name, values, colour in _coloured(result):
-        _line(axis, values["entropy_by_position"]["starts"], values["entropy_by_position"], colour, name)
+        _line(axis, values[kind][places], values[kind], colour, name)
+    _doubling(axis)
+
+
+def _doubling(axis: Any) -> None:
     axis.set_xscale("log", base=2)
     axis.xaxis.set_major_formatter("{x:g}")
-    _named(axis, "Entropy of the next token by position", "position (token)", "nats")
 
 
 def _autocorrelation(axis: Any, result: dict[str, Any]) -> None:

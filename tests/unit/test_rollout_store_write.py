@@ -93,7 +93,7 @@ class Killed(BaseException):
 
 STEPS = [
     (shards.pq, "write_table"),
-    (shards, "_to_disk"),
+    (shards, "to_disk"),
     (shards.os, "replace"),
     (shards, "write_atomically"),
     (journal.os, "write"),
@@ -290,7 +290,7 @@ def no_space(*rest: Any, **named: Any) -> None:
     [
         (journal.os, "write", "journal.jsonl"),
         (shards.pq, "write_table", "shard-000000.parquet"),
-        (shards, "_to_disk", "shard-000000.parquet"),
+        (shards, "to_disk", "shard-000000.parquet"),
         (shards, "write_atomically", "store.json"),
     ],
 )
