@@ -12,7 +12,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.pipeline.accounting import sampling_result
 from s2l_ext.pipeline.eval_words import EXPLORATION, understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
-from s2l_ext.pipeline.other_kinds import S2L, _Keeps
+from s2l_ext.pipeline.other_kinds import S2L, Keeps
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class ExploreOptions:
     args: list[Any] = field(default_factory=list)
 
 
-class Explore(_Keeps):
+class Explore(Keeps):
     """``s2l explore``; an interrupted stage keeps every rollout that was graded."""
 
     options: type = ExploreOptions

@@ -16,7 +16,7 @@ from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relat
 S2L = (sys.executable, "-m", "s2l_ext.cli")
 
 
-class _Keeps:
+class Keeps:
     """What such a stage wrote stays where it is."""
 
     needs_recipe = False
@@ -43,7 +43,7 @@ class ToyOptions:
     seed: int = 0
 
 
-class Toy(_Keeps):
+class Toy(Keeps):
     """``s2l data toy``: models and data files from nothing."""
 
     options: type = ToyOptions
@@ -63,7 +63,7 @@ class SplitOptions:
     names: list[Any] = field(default_factory=lambda: ["1H", "2H"])
 
 
-class Split(_Keeps):
+class Split(Keeps):
     """Two random halves of a file's prompts."""
 
     options: type = SplitOptions
@@ -87,7 +87,7 @@ class EvaluateOptions:
     args: list[Any] = field(default_factory=list)
 
 
-class Evaluate(_Keeps):
+class Evaluate(Keeps):
     """``s2l eval`` of every model on the same problems; an interrupted stage keeps the models that it has done.
 
     With ``inputs.teacher`` the teacher comes first, and of every other model the forward KL to it on the teacher's
