@@ -16,7 +16,7 @@ SEEDED_AGENT_LOOP = "s2l_seeded"
 
 
 def _register_trainer(_: ModuleType) -> None:
-    from s2l_ext.trainer import s2l_trainer  # noqa: F401  (registers itself with verl)
+    from s2l_ext.trainer import s2l_trainer  # noqa: F401  (registers the trainers with verl)
 
 
 def _register_agent_loop(agent_loop: ModuleType) -> None:

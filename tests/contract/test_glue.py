@@ -89,10 +89,10 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
 
 
 def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None:
-    from s2l_ext.trainer import s2l_trainer
+    from s2l_ext.trainer import methods, s2l_trainer
 
     config = compose_config("s2l_po/toy", [])
-    monkeypatch.setattr(s2l_trainer, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))
+    monkeypatch.setattr(methods, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))
     with pytest.raises(TokenizerMismatch):
         s2l_trainer.S2LTrainer(config)
 

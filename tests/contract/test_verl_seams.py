@@ -20,6 +20,7 @@ from verl.workers.utils import losses
 
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
 from s2l_ext.trainer.actor_worker import S2LActorWorker
+from s2l_ext.trainer.methods import S2LMethods
 from s2l_ext.trainer.row_metrics import ROW_FIELDS
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
@@ -56,7 +57,7 @@ def test_trainer_method_has_the_signature_we_override(name: str) -> None:
 
 def test_we_override_exactly_the_listed_trainer_methods() -> None:
     inherited = {name for cls in PPOTrainerSync.__mro__ for name in vars(cls) if callable(getattr(cls, name, None))}
-    overridden = {name for name in vars(S2LTrainer) if name in inherited and not name.startswith("__")}
+    overridden = {name for name in vars(S2LMethods) if name in inherited and not name.startswith("__")}
     assert overridden == set(TRAINER_SEAMS)
 
 

@@ -1,0 +1,328 @@
+"""This package's part in verl's V1 trainer, whatever its mode; each override is one named seam of verl 0.9.1."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, open_dict
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils import tensordict_utils as tu
+from verl.workers.rollout.llm_server import LLMServerClient
+
+from s2l_ext import state
+from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
+from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
+from s2l_ext.registration import require_registered
+from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, TwoModelClient
+from s2l_ext.trainer import distill
+from s2l_ext.trainer.actor_worker import S2LActorWorker
+from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.distill_worker import DistillActorWorker
+from s2l_ext.trainer.guided import StepGuidance
+from s2l_ext.trainer.kl import StepKL
+from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
+from s2l_ext.trainer.reward_probe import check_reward
+from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
+from s2l_ext.trainer.run_log import RunLog, StepFile
+from s2l_ext.trainer.sample_log import FILE_NAME as SAMPLES_FILE
+from s2l_ext.trainer.sample_log import sample_rows
+from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
+from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
+from s2l_ext.trainer.step_prompts import StepPrompts
+from s2l_ext.trainer.stored import StepRollouts
+
+logger = logging.getLogger(__name__)
+
+
+class S2LMethods(PPOTrainer):
+    """S2L-PO, EXPO, G2RPO-A and sparse-to-dense on top of GRPO, each in its own block of ``s2l:``.
+
+    ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``guidance``: the
+    next ``round(alpha G)`` continue a reasoning trace. ``kl``: the coefficient of the KL term is chosen for each step.
+    ``curriculum``: the step's prompts are drawn by pass rate. ``distill``: a divergence to a teacher is the loss.
+    State kept: controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
+    With every feature off each override hands straight on to verl. A trainer names verl's trainer of its mode as its
+    second base (see ``s2l_trainer``), and that mode's name in verl.
+    """
+
+    mode: str
+
+    def __init__(self, config: DictConfig) -> None:
+        require_registered("trainer")
+        _log_like_verl()
+        self.s2l = parse_s2l(config.get("s2l"))
+        self.explorer = self.s2l.explorer
+        for warning in check_against_verl(self.s2l, config):
+            logger.warning(warning)
+        if self.s2l.anything_on:
+            for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
+                logger.warning(warning)
+        self.resumed = state.resume_state(self.s2l, config)
+        check_warm_start(config, self.s2l, self.resumed)
+        self.settings = state.fingerprint(self.s2l, config)
+        _adapt(config, self.s2l, self.mode)
+        self.explorer_servers: ExplorerServers | None = None
+        self.explorer_gpus_held = 0
+        super().__init__(config)
+        group_size = config.actor_rollout_ref.rollout.n
+        self.schedule = (
+            build_schedule(self.explorer.schedule, self.explorer.mix_steps, group_size) if self.explorer else None
+        )
+        self.distills = bool(self.s2l.distill and self.s2l.distill.in_actor)
+        self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
+        if self.step_kl and "kl" in self.resumed:
+            self.step_kl.load_state_dict(self.resumed["kl"])
+        self.prompts: StepPrompts | None = None
+        self.guidance: StepGuidance | None = None
+        self.stored: StepRollouts | None = None
+        self.slots_of: dict[str, int] = {}
+        self.sessions: list[Session] = []
+        self.uids: list[str] = []
+        self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
+
+    # ---- start-up -------------------------------------------------------------------------------------------
+
+    def _build_replay_buffer(self) -> Any:
+        buffer = super()._build_replay_buffer()
+        if self.s2l.rollout.poll_interval_s is not None:
+            buffer.poll_interval = self.s2l.rollout.poll_interval_s
+        return buffer
+
+    def _init_dataloader(self) -> None:
+        super()._init_dataloader()
+        if self.explorer and not self.explorer.is_live:
+            self.stored = StepRollouts(self.explorer, self.config.data.get("seed") or 0)
+            if "stored_rows" in self.resumed:
+                self.stored.load_state_dict(self.resumed["stored_rows"])
+        if self.s2l.guidance:
+            group_size = self.config.actor_rollout_ref.rollout.n
+            self.guidance = StepGuidance(self.s2l.guidance, group_size, self.total_training_steps)
+            if "guidance" in self.resumed:
+                self.guidance.load_state_dict(self.resumed["guidance"])
+        if self.s2l.curriculum is None:
+            return
+        saved = self.resumed.get("curriculum")
+        sampler = resumed_sampler(self.s2l.curriculum, self.config, self.train_dataset, saved)
+        self.prompts = StepPrompts(self.s2l.curriculum, sampler)
+        self.train_dataloader = replace_sampler(self, sampler)
+
+    def _init_resource_pool_mgr(self) -> None:
+        super()._init_resource_pool_mgr()
+        if self.explorer:
+            check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
+        if self.s2l.own_sessions or self.step_kl or self.distills:
+            role = next(iter(self.role_worker_mapping))
+            self.role_worker_mapping[role] = ray.remote(DistillActorWorker if self.distills else S2LActorWorker)
+
+    def _setup(self) -> None:
+        super()._setup()
+        folder = Path(self.config.trainer.default_local_dir)
+        keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
+        self.run_log = RunLog(folder, resumed_step=keep)
+        self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
+        self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
+        if self.explorer and self.explorer.is_live and self._slots(self.global_steps + 1) > 0:
+            self.explorer_servers = ExplorerServers(self.config, self.explorer)
+            self.explorer_gpus_held = self.explorer.n_gpus
+
+    def get_llm_client(self) -> LLMServerClient:
+        if self.explorer_servers is None:
+            live = self.explorer is not None and self.explorer.is_live
+            return self._two_model_client(None) if live else super().get_llm_client()
+        return self._two_model_client(self.explorer_servers.client())
+
+    def _two_model_client(self, explorer: LLMServerClient | None) -> TwoModelClient:
+        return self.llm_server_manager.get_client(client_cls=TwoModelClient, explorer=explorer)
+
+    # ---- one step -------------------------------------------------------------------------------------------
+
+    def _slots(self, step: int) -> int:
+        return self.schedule.slots(step) if self.schedule else 0
+
+    def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        batch = super()._next_train_batch(num_prompts)
+        slots = self._slots(self.global_steps)
+        if self.explorer:
+            tu.assign_non_tensor_data(batch, SLOTS_FIELD, slots)
+        if self.guidance:
+            tu.assign_non_tensor_data(batch, GUIDED_FIELD, self.guidance.sessions(slots))
+            tu.assign_non_tensor_data(batch, LENGTH_FIELD, self.guidance.length(self.global_steps))
+        if self.explorer_servers:
+            self.explorer_servers.set_step(self.global_steps - 1)
+        self.uids = list(batch["uid"])
+        self.slots_of = self.stored.send(batch, slots) if self.stored else dict.fromkeys(self.uids, slots)
+        if self.prompts:
+            self.prompts.drawn(self.uids)
+        return batch
+
+    def _balance_batch(
+        self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
+    ) -> KVBatchMeta:
+        """Rows arrive in any order and fill mini-batches in that order; what must come out the same again after a
+        restart needs the same updates before it."""
+        if self.s2l.anything_on:
+            batch.reorder(row_order(self.uids, batch.keys))
+        return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
+
+    def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        return batch if self.distills else super()._compute_old_log_prob(batch, metrics)
+
+    def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        self._observe(batch, metrics)
+        if self.distills:
+            batch = distill.zero_advantages(batch)
+        elif self.explorer and self.explorer.baseline == "per_source":
+            with grouped_by_source(batch):
+                batch = super()._compute_advantage(batch, metrics)
+        else:
+            batch = super()._compute_advantage(batch, metrics)
+        if self.explorer and self.explorer.correction == "truncated_is":
+            batch, stats = write_importance_weights(batch, self.explorer.is_cap)
+            metrics.update(stats)
+        if self.s2l.distill and self.s2l.distill.correct_only:
+            batch, stats = distill.leave_out_wrong(batch)
+            metrics.update(stats)
+        return batch
+
+    def _observe(self, batch: KVBatchMeta, metrics: dict) -> None:
+        """Show the step's outcome to the controllers."""
+        if self.prompts or self.step_kl or self.guidance:
+            needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
+            self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
+        if self.prompts:
+            self.prompts.observe(self.sessions)
+        if self.guidance:
+            self.guidance.observe(self.global_steps, self.sessions)
+        if self.explorer:
+            metrics.update(require_explorer_rows(batch, self.slots_of))
+
+    def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
+        if self.step_kl:
+            self.step_kl.send(batch, self.sessions)
+        batch = super()._update_actor(batch, metrics)
+        self.updated = (batch, metrics)
+        if self.distills:
+            metrics.update(distill.finish_token_sums(metrics))
+            return batch
+        if self.step_kl:
+            self.step_kl.receive(metrics)
+        if self.s2l.own_sessions:
+            weighted = self.explorer is not None and self.explorer.correction == "truncated_is"
+            metrics.update(finish_ratio_sums(metrics, weights_expected=weighted))
+        return batch
+
+    def on_step_end(self) -> None:
+        super().on_step_end()
+        if self.explorer_servers and self._slots(self.global_steps + 1) == 0:
+            self.explorer_gpus_held -= self.explorer_servers.stop()
+            self.explorer_servers = None
+
+    # ---- what was applied -----------------------------------------------------------------------------------
+
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
+    ) -> None:
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
+        metrics.update(self._own_metrics(batch, global_steps))
+        if self.prompts:
+            self.prompt_log.write(global_steps, self.prompts.line())
+        if self.s2l.rollout.log_groups:
+            self.sample_log.write(global_steps, self._samples(batch))
+        self.run_log.append(global_steps, metrics)
+
+    def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
+        uids = self.uids[: self.s2l.rollout.log_groups]
+        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)}
+
+    def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        if self.explorer:
+            metrics["s2l/explorer/slots"] = self._slots(step)
+            metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
+        if self.stored:
+            metrics.update(self.stored.metrics())
+        if self.s2l.own_sessions:
+            with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
+            metrics.update(
+                row_source_metrics(batch, with_behaviour, self.guidance is not None, with_learner=not self.distills)
+            )
+        if self.explorer:
+            metrics["s2l/explorer/share"] = explorer_share(metrics)
+        if self.guidance:
+            metrics.update(self.guidance.metrics())
+        if self.step_kl:
+            metrics.update(self.step_kl.metrics())
+        if self.prompts:
+            metrics.update(self.prompts.metrics())
+        return metrics
+
+    def _validate(self) -> dict[str, float]:
+        metrics = super()._validate()
+        self.run_log.append(self.global_steps, metrics)
+        return metrics
+
+    # ---- checkpoints ----------------------------------------------------------------------------------------
+
+    def _save_checkpoint(self) -> None:
+        """State first: verl then writes the tracker file that makes the checkpoint the latest."""
+        if self.settings is not None:
+            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
+            state.save_state(folder, self.settings, self._controllers())
+            self._hold_lines()
+        super()._save_checkpoint()
+
+    def _hold_lines(self) -> None:
+        """verl computes metrics after the checkpoint and after validation; a kill in between must not lose the step."""
+        if self.updated is None:  # critic warm-up: no update yet
+            return
+        batch, metrics = self.updated
+        held = metrics | self._own_metrics(batch, self.global_steps)
+        if not self.config.actor_rollout_ref.rollout.get("moe_load_balance_metrics_interval", 0):  # counts its calls
+            elapsed = {"step": sum(self.timing_raw.values()), **self.timing_raw}  # the step's own timer still runs
+            epoch = (self.global_steps - 1) // self.steps_per_epoch
+            super()._compute_metrics(batch, held, elapsed, self.global_steps, epoch)
+        self.run_log.hold_metrics(self.global_steps, held)
+        if self.prompts:
+            self.prompt_log.hold(self.global_steps, self.prompts.line())
+        if self.s2l.rollout.log_groups:
+            self.sample_log.hold(self.global_steps, self._samples(batch))
+
+    def _controllers(self) -> dict[str, dict[str, Any]]:
+        controllers: dict[str, dict[str, Any]] = {}
+        if self.stored:
+            controllers["stored_rows"] = self.stored.state_dict()
+        if self.step_kl:
+            controllers["kl"] = self.step_kl.state_dict()
+        if self.guidance:
+            controllers["guidance"] = self.guidance.state_dict()
+        if self.prompts:
+            controllers["curriculum"] = self.prompts.sampler.controller_state()
+        return controllers
+
+
+def _log_like_verl() -> None:
+    """Send this package's log lines where verl's task runner sends its own; the root logger shows warnings only."""
+    verl_logger, own = logging.getLogger("verl"), logging.getLogger("s2l_ext")
+    own.handlers, own.propagate = verl_logger.handlers, verl_logger.propagate
+    own.setLevel(verl_logger.level)
+
+
+def _adapt(config: DictConfig, s2l: S2LConfig, mode: str) -> None:
+    """Base class behaviour hangs on verl's own name of the mode, as does the block ``trainer.v1.<mode>``."""
+    with open_dict(config):
+        config.trainer.v1.trainer_mode = mode
+        if s2l.own_sessions:
+            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
+        if s2l.kl:
+            config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta
+        if s2l.distill:
+            distill.adapt(config, s2l.distill)
