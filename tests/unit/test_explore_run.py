@@ -203,6 +203,7 @@ def status(runs: subprocess.Popen[str]) -> int:
     return int(runs.stdout.readline())
 
 
+@pytest.mark.slow
 def test_three_kills_at_random_moments(runs, data: Path, tmp_path: Path, stand_in) -> None:
     out, moment, counts = tmp_path / "store", random.Random(time.time_ns()), [0]
     for _ in range(3):

@@ -23,6 +23,8 @@ from s2l_ext.pipeline.manifest import Manifest
 from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.schema import Pipeline, read_pipeline
 
+pytestmark = pytest.mark.slow
+
 TOY = Path("sparse_to_dense/toy")
 
 

@@ -25,6 +25,8 @@ from s2l_ext.pipeline import export
 from s2l_ext.pipeline.kinds import KINDS
 from s2l_ext.pipeline.lock import locked
 
+pytestmark = pytest.mark.slow
+
 STAND_IN = Path(__file__).with_name("pipeline_stand_in.py")
 MODELS = ["student", "teacher_rl", "student_rl"]
 

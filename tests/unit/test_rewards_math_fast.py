@@ -122,6 +122,7 @@ def test_never_another_verdict_on_numbers(answer, gold):
     assert found is None or found[0] is judge(answer, gold, whole=False)["correct"]
 
 
+@pytest.mark.slow
 def test_never_another_verdict_on_generated_pairs(benchmark):
     drawn = itertools.islice(benchmark.pairs(seed=11), 2500)
     decided = [(pair, found[0]) for pair in drawn if (found := verdict(*pair)) is not None]

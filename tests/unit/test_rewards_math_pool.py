@@ -18,6 +18,8 @@ from s2l_ext.errors import ResourceError
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.math import compute_score_async, grade
 
+pytestmark = pytest.mark.slow
+
 TOWER = "\\boxed{9^{9^{9^9}}}"
 HALF = ("\\boxed{\\frac{4}{8}+x}", "x+1/2")
 
