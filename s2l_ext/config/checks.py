@@ -13,6 +13,7 @@ from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.offline_checks import check_source
+from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.errors import ConfigError
@@ -96,6 +97,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         warnings += check_guidance(s2l.guidance, cfg)
     if s2l.distill is not None:
         warnings += check_distill(s2l.distill, s2l, cfg)
+    check_row_split(cfg)
     return warnings
 
 

@@ -1,0 +1,44 @@
+"""Rows of a step over workers and micro-batches: verl asserts that they divide, minutes after the start."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.errors import ConfigError
+
+GROUP = "actor_rollout_ref"
+
+
+def check_row_split(cfg: DictConfig) -> None:
+    """Raise ConfigError if a worker's rows are no multiple of a micro-batch. With dynamic batches any number fits."""
+    if setting(cfg, f"{GROUP}.actor.use_dynamic_bsz"):
+        return
+    for what, rows, key in _splits(cfg):
+        micro = setting(cfg, key)
+        if isinstance(micro, int) and micro > 0 and rows % micro:
+            raise ConfigError(
+                f"{key}={micro}: a worker has {rows:g} rows in {what}, which {micro} does not divide. Set a divisor of "
+                f"{rows:g}, or {GROUP}.actor.use_dynamic_bsz=true."
+            )
+
+
+def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
+    """What is split, its rows on one data-parallel worker, and the key of its micro-batch."""
+    group_size = whole_number(cfg, f"{GROUP}.rollout.n")
+    mini_batch = whole_number(cfg, f"{GROUP}.actor.ppo_mini_batch_size") * group_size
+    step = whole_number(cfg, "data.train_batch_size") * group_size
+    padded = math.ceil(step / mini_batch) * mini_batch  # verl fills up the last mini-batch
+    workers = _data_parallel_workers(cfg)
+    yield "a mini-batch", mini_batch / workers, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"
+    yield "a step", padded / workers, f"{GROUP}.rollout.log_prob_micro_batch_size_per_gpu"
+    if setting(cfg, f"{GROUP}.actor.use_kl_loss") or setting(cfg, "algorithm.use_kl_in_reward"):
+        yield "a step", padded / workers, f"{GROUP}.ref.log_prob_micro_batch_size_per_gpu"
+
+
+def _data_parallel_workers(cfg: DictConfig) -> float:
+    workers = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    return workers / (setting(cfg, f"{GROUP}.actor.ulysses_sequence_parallel_size") or 1)

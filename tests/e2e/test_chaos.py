@@ -1,0 +1,171 @@
+"""Kill -9 at random moments, all four adaptive states at once: the run ends as one that nobody touched.
+
+``make chaos`` is the long form: 12 steps, five kills, three seeds. The driver alone dies, or everything at once, in
+start-up or in a random step, at a random phase of it. Checkpoints are written every other step, so steps are repeated.
+"""
+
+import json
+import os
+import random
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+KILLS = int(os.environ.get("S2L_CHAOS_KILLS", "1"))
+SEEDS = [int(seed) for seed in os.environ.get("S2L_CHAOS_SEEDS", "1").split(",")]
+STEPS = int(os.environ.get("S2L_CHAOS_STEPS", "6"))
+PROMPTS, GROUP, SAVE_FREQ = 4, 4, 2
+IN_START_UP = 0.2
+OVERRIDES = (
+    f"data.train_batch_size={PROMPTS}",
+    "data.train_max_samples=32",
+    "data.seed=1",
+    f"s2l.explorer.mix_steps={STEPS}",
+    "s2l.guidance.length.initial=24",
+    "s2l.guidance.length.max_length=48",
+    "+s2l.kl={type: accuracy, beta: 0.02}",
+    "+s2l.curriculum={type: gaussian, center: 0.5, sigma: 0.35, ema: 0.5}",
+    "actor_rollout_ref.actor.use_kl_loss=true",
+    "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
+    f"trainer.total_training_steps={STEPS}",
+    f"trainer.save_freq={SAVE_FREQ}",
+)
+MACHINE = ("timing_", "perf/", "seconds", "_ms")
+RECIPE = "combined/g2rpo_a_s2l"
+
+
+@dataclass
+class Chaos:
+    """What was done to a run, and the launch that ended it."""
+
+    seed: int
+    kills: list[str] = field(default_factory=list)
+    repeated: int = 0
+    last: object = None
+
+
+def checkpoint(folder: Path) -> int:
+    tracker = folder / "latest_checkpointed_iteration.txt"
+    return int(tracker.read_text()) if tracker.exists() else 0
+
+
+def strike(run, chance: random.Random, aim: int | None) -> str:
+    """One kill: after so many seconds of start-up, or within seconds after step ``aim - 1`` was logged."""
+    if aim is None:
+        moment = chance.uniform(5, 70)
+        time.sleep(moment)
+        where = f"start-up, second {moment:.0f}"
+    else:
+        run.wait_for(lambda: max(run.steps(), default=0) >= aim - 1 and started(run))
+        delay = chance.uniform(0, 2.5)
+        time.sleep(delay)
+        where = f"step {aim}, {delay:.1f} s in"
+    assert run.process.poll() is None, f"the run was over before the kill ({where})\n{run.log[-3000:]}"
+    if chance.random() < 0.5:
+        run.kill_9()
+        return f"driver: {where}"
+    run.end()
+    run.process.wait(60)
+    return f"all processes: {where}"
+
+
+def started(run) -> bool:
+    """This launch trains: it has logged its first step or begun it."""
+    return "Training Progress" in run.log
+
+
+def torment(launch, overrides, seed: int) -> Chaos:
+    chance = random.Random(seed)
+    chaos = Chaos(seed)
+    aims = sorted(chance.sample(range(2, STEPS + 1), KILLS))
+    folder = None
+    for aim in aims:
+        run = launch(RECIPE, *overrides, folder=folder)
+        folder = run.folder
+        chaos.kills.append(strike(run, chance, None if chance.random() < IN_START_UP else aim))
+        chaos.repeated += max(run.steps(), default=0) - checkpoint(folder)
+    chaos.last = launch(RECIPE, *overrides, folder=folder).wait()
+    return chaos
+
+
+@pytest.fixture(scope="module")
+def overrides(small_run) -> tuple[str, ...]:
+    return (*small_run, *OVERRIDES)
+
+
+@pytest.fixture(scope="module")
+def untouched(launch, overrides):
+    return launch(RECIPE, *overrides).wait()
+
+
+@pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
+def chaos(request, launch, overrides, untouched) -> Chaos:
+    done = torment(launch, overrides, request.param)
+    print(
+        f"\nchaos seed {done.seed}: {len(done.kills)} kills ({'; '.join(done.kills)}), {done.repeated} steps repeated"
+    )
+    return done
+
+
+def numbers(run) -> dict[int, dict]:
+    """Every logged number of every step but those of the machine."""
+    kept = {}
+    for step, metrics in run.steps().items():
+        kept[step] = {key: value for key, value in metrics.items() if not any(word in key for word in MACHINE)}
+    return kept
+
+
+def test_every_step_is_there_once_and_no_row_is_lost(chaos) -> None:
+    run = chaos.last
+    steps = [line["step"] for line in run.lines() if "training/global_step" in line["data"]]
+    assert steps == list(range(1, STEPS + 1)) == sorted(run.draws())
+    rows = [sum(m[f"s2l/source/{who}/rows"] for who in ("explorer", "learner")) for m in run.steps().values()]
+    assert rows == [PROMPTS * GROUP] * STEPS
+
+
+def test_the_same_prompts_are_drawn(chaos, untouched) -> None:
+    assert chaos.last.draws() == untouched.draws()
+    drawn = [tuple(line["indices"]) for line in untouched.draws().values()]
+    assert len(set(drawn)) > 1, "one draw again and again could not show that the draws are the same"
+
+
+def test_plans_and_controllers_have_the_same_values_at_every_step(chaos, untouched) -> None:
+    names = ("s2l/explorer/slots", "s2l/guidance/length", "s2l/guidance/accuracy", "s2l/kl/beta", "s2l/kl/accuracy")
+    for name in names:
+        expected = {step: metrics[name] for step, metrics in untouched.steps().items()}
+        assert {step: metrics[name] for step, metrics in chaos.last.steps().items()} == expected, name
+        assert len(set(expected.values())) > 1, f"{name} never moves here"
+
+
+def test_every_other_number_is_the_same_too(chaos, untouched) -> None:
+    expected, found = numbers(untouched), numbers(chaos.last)
+    for step in expected:
+        for key, value in expected[step].items():
+            assert found[step][key] == pytest.approx(value, rel=1e-4, abs=1e-7), f"step {step}: {key}"
+
+
+def test_the_last_states_are_equal(chaos, untouched) -> None:
+    mine, theirs = (run.folder / f"global_step_{STEPS}" for run in (chaos.last, untouched))
+    assert json.loads((mine / "s2l_state.json").read_text()) == json.loads((theirs / "s2l_state.json").read_text())
+    mine_arrays, their_arrays = np.load(mine / "s2l_arrays.npz"), np.load(theirs / "s2l_arrays.npz")
+    assert sorted(mine_arrays) == sorted(their_arrays) != []
+    for name in their_arrays:
+        np.testing.assert_array_equal(mine_arrays[name], their_arrays[name])
+
+
+def test_the_last_weights_are_equal(chaos, untouched) -> None:
+    mine, theirs = (weights(run.folder / f"global_step_{STEPS}" / "actor") for run in (chaos.last, untouched))
+    assert sorted(mine) == sorted(theirs) != []
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, rtol=0, atol=0)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The learner's parameters as FSDP wrote them; DTensors only when torch.distributed is there to read them."""
+    (path,) = folder.glob("model_world_size_1_rank_0.pt")
+    loaded = torch.load(path, weights_only=False)
+    return {name: getattr(tensor, "_local_tensor", tensor) for name, tensor in loaded.items()}
