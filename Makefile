@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-fast lint lock docs-index clean gpu-check fuzz
+.PHONY: help setup demo test test-fast lint lock docs-index clean gpu-check fuzz chaos
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -66,6 +66,9 @@ docs-index: ## renew the line numbers of docs/paper_index.md
 
 fuzz: $(READY) ## ten times the malformed inputs of the unit tests, another draw each time
 	@S2L_FUZZ=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/test_fuzz_inputs.py $(ARGS)
+
+chaos: $(READY) ## 12 steps, five times kill -9 and a full disk, three seeds: about an hour
+	@S2L_CHAOS_KILLS=5 S2L_CHAOS_STEPS=12 S2L_CHAOS_SEEDS=1,2,3 $(BIN)/python -m pytest -s tests/e2e/test_chaos.py $(ARGS)
 
 clean: ## remove the environment and everything the demo wrote
 	@rm -rf $(VENV) outputs

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.checkpoint_files import check_files
 from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
@@ -31,6 +32,7 @@ from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
+from s2l_ext.state import checkpoint_folder
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"
@@ -60,6 +62,7 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
+    check_files(checkpoint_folder(cfg))
     _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
     if s2l.explorer and s2l.explorer.is_live:
         _check_model_path(EXPLORER_KEY, s2l.explorer.model)

@@ -117,7 +117,17 @@ def checkpoint_folder(cfg: DictConfig) -> Path | None:
         return Path(cfg.trainer.resume_from_path)
     run_folder = Path(cfg.trainer.default_local_dir)
     tracker = run_folder / TRACKER_FILE
-    return run_folder / f"global_step_{tracker.read_text().strip()}" if tracker.is_file() else None
+    return run_folder / f"global_step_{_latest(tracker)}" if tracker.is_file() else None
+
+
+def _latest(tracker: Path) -> str:
+    step = tracker.read_text(errors="replace").strip()
+    if not step.isdigit():
+        raise StateMismatch(
+            f"{tracker}: {step!r} is no step. Write the number of the newest complete global_step_N into it, or delete "
+            "it to start afresh."
+        )
+    return step
 
 
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:

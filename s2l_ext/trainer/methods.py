@@ -16,6 +16,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.checkpoint_files import note_files
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
@@ -36,6 +37,7 @@ from s2l_ext.trainer.run_log import RunLog, StepFile
 from s2l_ext.trainer.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.trainer.sample_log import sample_rows
 from s2l_ext.trainer.sampler import replace_sampler, resumed_sampler
+from s2l_ext.trainer.saving import disk_full_explained
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
 from s2l_ext.trainer.step_prompts import StepPrompts
 from s2l_ext.trainer.stored import StepRollouts
@@ -274,11 +276,15 @@ class S2LMethods(PPOTrainer):
 
     def _save_checkpoint(self) -> None:
         """State first: verl then writes the tracker file that makes the checkpoint the latest."""
-        if self.settings is not None:
-            folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
-            state.save_state(folder, self.settings, self._controllers())
-            self._hold_lines()
-        super()._save_checkpoint()
+        run = Path(self.config.trainer.default_local_dir)
+        folder = run / f"global_step_{self.global_steps}"
+        with disk_full_explained(run, self.global_steps):
+            if self.settings is not None:
+                state.save_state(folder, self.settings, self._controllers())
+                self._hold_lines()
+            super()._save_checkpoint()
+            if self.settings is not None:
+                note_files(folder)
 
     def _hold_lines(self) -> None:
         """verl computes metrics after the checkpoint and after validation; a kill in between must not lose the step."""

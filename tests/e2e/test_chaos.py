@@ -1,13 +1,18 @@
-"""Kill -9 at random moments, all four adaptive states at once: the run ends as one that nobody touched.
+"""Kill -9 at random moments and a full disk, all four adaptive states at once: the run ends as one nobody touched.
 
 ``make chaos`` is the long form: 12 steps, five kills, three seeds. The driver alone dies, or everything at once, in
 start-up or in a random step, at a random phase of it. Checkpoints are written every other step, so steps are repeated.
+Where a small disk can be mounted (as root) it is full at one of the checkpoints.
 """
 
+import contextlib
 import json
 import os
 import random
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,11 +20,15 @@ import numpy as np
 import pytest
 import torch
 
+pytestmark = pytest.mark.timeout(3 * 3600)  # one fixture launches many times
+
 KILLS = int(os.environ.get("S2L_CHAOS_KILLS", "1"))
 SEEDS = [int(seed) for seed in os.environ.get("S2L_CHAOS_SEEDS", "1").split(",")]
 STEPS = int(os.environ.get("S2L_CHAOS_STEPS", "6"))
 PROMPTS, GROUP, SAVE_FREQ = 4, 4, 2
 IN_START_UP = 0.2
+RECORD = os.environ.get("S2L_CHAOS_RECORD")
+DISK_MIB, LEFT_MIB = 512, 4
 OVERRIDES = (
     f"data.train_batch_size={PROMPTS}",
     "data.train_max_samples=32",
@@ -43,7 +52,7 @@ class Chaos:
     """What was done to a run, and the launch that ended it."""
 
     seed: int
-    kills: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
     repeated: int = 0
     last: object = None
 
@@ -53,17 +62,13 @@ def checkpoint(folder: Path) -> int:
     return int(tracker.read_text()) if tracker.exists() else 0
 
 
-def strike(run, chance: random.Random, aim: int | None) -> str:
-    """One kill: after so many seconds of start-up, or within seconds after step ``aim - 1`` was logged."""
-    if aim is None:
-        moment = chance.uniform(5, 70)
-        time.sleep(moment)
-        where = f"start-up, second {moment:.0f}"
+def kill(run, chance: random.Random, aim: int) -> str:
+    """After so many seconds of start-up, or within seconds after step ``aim - 1`` was logged."""
+    if chance.random() < IN_START_UP:
+        where = f"start-up, second {pause(chance, 5, 70):.0f}"
     else:
-        run.wait_for(lambda: max(run.steps(), default=0) >= aim - 1 and started(run))
-        delay = chance.uniform(0, 2.5)
-        time.sleep(delay)
-        where = f"step {aim}, {delay:.1f} s in"
+        wait_for_step(run, aim)
+        where = f"step {aim}, {pause(chance, 0, 2.5):.1f} s in"
     assert run.process.poll() is None, f"the run was over before the kill ({where})\n{run.log[-3000:]}"
     if chance.random() < 0.5:
         run.kill_9()
@@ -73,23 +78,55 @@ def strike(run, chance: random.Random, aim: int | None) -> str:
     return f"all processes: {where}"
 
 
-def started(run) -> bool:
-    """This launch trains: it has logged its first step or begun it."""
-    return "Training Progress" in run.log
+def pause(chance: random.Random, least: float, most: float) -> float:
+    seconds = chance.uniform(least, most)
+    time.sleep(seconds)
+    return seconds
 
 
-def torment(launch, overrides, seed: int) -> Chaos:
+def fill_disk(run, aim: int) -> str:
+    """The next checkpoint does not fit; the run ends by itself, says so, and leaves the last one whole."""
+    wait_for_step(run, aim)
+    free = os.statvfs(run.folder).f_bavail * os.statvfs(run.folder).f_frsize
+    ballast = run.folder / "ballast"
+    ballast.write_bytes(bytes(free - LEFT_MIB * 2**20))
+    before = checkpoint(run.folder)
+    code = run.process.wait(600)
+    run.end()
+    ballast.unlink()
+    assert code == 2, run.log[-6000:]
+    assert "could not be written to" in run.log and "Free space there" in run.log
+    assert checkpoint(run.folder) == before
+    return f"full disk: step {aim}"
+
+
+def wait_for_step(run, aim: int) -> None:
+    """Until this launch trains and every step before ``aim`` is logged."""
+    run.wait_for(lambda: "Training Progress" in run.log and max(run.steps(), default=0) >= aim - 1)
+
+
+def torment(launch, overrides, seed: int, folder: Path, disk_is_small: bool) -> Chaos:
     chance = random.Random(seed)
     chaos = Chaos(seed)
-    aims = sorted(chance.sample(range(2, STEPS + 1), KILLS))
-    folder = None
-    for aim in aims:
+    count = KILLS + disk_is_small
+    full = chance.randrange(count) if disk_is_small else None
+    for number, aim in enumerate(sorted(chance.sample(range(2, STEPS + 1), count))):
         run = launch(RECIPE, *overrides, folder=folder)
-        folder = run.folder
-        chaos.kills.append(strike(run, chance, None if chance.random() < IN_START_UP else aim))
+        chaos.faults.append(fill_disk(run, aim) if number == full else kill(run, chance, aim))
         chaos.repeated += max(run.steps(), default=0) - checkpoint(folder)
     chaos.last = launch(RECIPE, *overrides, folder=folder).wait()
     return chaos
+
+
+@pytest.fixture(scope="module")
+def small_disk(tmp_path_factory) -> Iterator[Path | None]:
+    """A folder on a disk of its own that can be filled, where this user may mount one."""
+    folder = tmp_path_factory.mktemp("disk")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "s2l_chaos", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(command, capture_output=True).returncode == 0
+    yield folder if mounted else None
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +140,12 @@ def untouched(launch, overrides):
 
 
 @pytest.fixture(scope="module", params=SEEDS, ids=lambda seed: f"seed{seed}")
-def chaos(request, launch, overrides, untouched) -> Chaos:
-    done = torment(launch, overrides, request.param)
-    print(
-        f"\nchaos seed {done.seed}: {len(done.kills)} kills ({'; '.join(done.kills)}), {done.repeated} steps repeated"
-    )
+def chaos(request, launch, overrides, untouched, small_disk, tmp_path_factory) -> Chaos:
+    folder = (small_disk or tmp_path_factory.mktemp("chaos")) / f"seed{request.param}"
+    folder.mkdir()
+    done = torment(launch, overrides, request.param, folder, small_disk is not None)
+    with open(RECORD, "a") if RECORD else contextlib.nullcontext(sys.stdout) as out:
+        print(f"\nchaos, seed {done.seed}: {'; '.join(done.faults)}. {done.repeated} steps repeated.", file=out)
     return done
 
 

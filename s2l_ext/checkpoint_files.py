@@ -1,0 +1,80 @@
+"""Is every file of a checkpoint there, as long as it was when it was written?
+
+verl names a checkpoint the latest after all of its files, so a killed run leaves none that is half written and named.
+A disk that lost its cache, a copy that was cut short or a cleared folder does; torch then fails inside a worker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from s2l_ext.errors import StateMismatch
+from s2l_ext.state import write_atomically
+
+FILE_NAME = "s2l_files.json"
+
+
+def note_files(folder: Path) -> None:
+    """Write names and sizes in bytes of a finished ``global_step_N`` folder, as seen from this machine."""
+    write_atomically(folder / FILE_NAME, json.dumps({"bytes": dict(_sizes(folder))}, indent=1) + "\n")
+
+
+def check_files(folder: Path | None) -> None:
+    """Compare the folder that a run resumes with what was noted; nothing was noted in checkpoints of verl alone.
+
+    Raises:
+        StateMismatch: a file is gone or has another size. An older complete checkpoint is named where there is one.
+    """
+    wrong = next(_differences(folder), None) if folder else None
+    if folder is None or wrong is None:
+        return
+    older = _complete_before(folder)
+    mend = (
+        f"Set trainer.resume_mode=resume_path trainer.resume_from_path={older}; later steps are run again."
+        if older
+        else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
+    )
+    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint is damaged. {mend}")
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != FILE_NAME:
+            yield path.relative_to(folder).as_posix(), path.stat().st_size
+
+
+def _differences(folder: Path) -> Iterator[tuple[str, str]]:
+    """File and what is wrong with it."""
+    for name, size in _noted(folder).items():
+        path = folder / name
+        if not path.is_file():
+            yield name, "is gone"
+        elif path.stat().st_size != size:
+            yield name, f"has {path.stat().st_size} bytes, {size} were written"
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))["bytes"]
+        return {str(name): int(size) for name, size in sizes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateMismatch(f"{path}: unreadable ({error}). Delete it to resume without this check.") from error
+
+
+def _complete_before(folder: Path) -> Path | None:
+    """The newest checkpoint before ``folder`` whose files are all there."""
+    before = [path for path in folder.parent.glob("global_step_*") if _step(path) < _step(folder)]
+    for path in sorted(before, key=_step, reverse=True):
+        if _noted(path) and next(_differences(path), None) is None:
+            return path
+    return None
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("_")[2]
+    return int(number) if number.isdigit() else -1

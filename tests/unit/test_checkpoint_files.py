@@ -1,0 +1,104 @@
+"""Damage to a checkpoint is found before a model loads."""
+
+import errno
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext import state
+from s2l_ext.checkpoint_files import FILE_NAME, check_files, note_files
+from s2l_ext.errors import ResourceError, StateMismatch
+from s2l_ext.trainer.saving import disk_full_explained
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Two complete checkpoints, of 4 + 6 bytes each."""
+    for step in (2, 4):
+        folder = tmp_path / f"global_step_{step}"
+        (folder / "actor").mkdir(parents=True)
+        (folder / "actor" / "model.pt").write_bytes(b"abcdef")
+        (folder / "data.pt").write_bytes(b"abcd")
+        note_files(folder)
+    (tmp_path / state.TRACKER_FILE).write_text("4")
+    return tmp_path
+
+
+def test_whole_folders_and_folders_of_verl_alone_pass(run, tmp_path) -> None:
+    check_files(run / "global_step_4")
+    (run / "global_step_4" / FILE_NAME).unlink()
+    (run / "global_step_4" / "data.pt").unlink()
+    check_files(run / "global_step_4")
+    check_files(None)
+
+
+def test_sizes_are_noted_but_not_its_own(run) -> None:
+    noted = json.loads((run / "global_step_2" / FILE_NAME).read_text())
+    assert noted == {"bytes": {"actor/model.pt": 6, "data.pt": 4}}
+
+
+def test_a_half_written_file_is_named_with_the_older_checkpoint(run) -> None:
+    (run / "global_step_4" / "actor" / "model.pt").write_bytes(b"abc")
+    with pytest.raises(StateMismatch, match="has 3 bytes, 6 were written") as refused:
+        check_files(run / "global_step_4")
+    assert f"trainer.resume_from_path={run / 'global_step_2'}" in str(refused.value)
+    assert "global_step_4/actor/model.pt" in str(refused.value)
+
+
+def test_a_missing_file_without_an_older_checkpoint(run) -> None:
+    (run / "global_step_4" / "data.pt").unlink()
+    (run / "global_step_2" / "data.pt").unlink()
+    with pytest.raises(StateMismatch, match="is gone. The checkpoint is damaged. No older checkpoint"):
+        check_files(run / "global_step_4")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"bytes": 3}', '{"bytes": {"a": "b"}}', "[]"])
+def test_an_unreadable_note_is_named(run, content) -> None:
+    (run / "global_step_4" / FILE_NAME).write_text(content)
+    with pytest.raises(StateMismatch, match="Delete it to resume without this check"):
+        check_files(run / "global_step_4")
+
+
+@pytest.mark.parametrize("content", ["", "four", "-1"])
+def test_a_torn_tracker_is_named(run, content) -> None:
+    (run / state.TRACKER_FILE).write_text(content)
+    trainer = {"resume_mode": "auto", "default_local_dir": str(run), "resume_from_path": None}
+    with pytest.raises(StateMismatch, match="newest complete global_step_N"):
+        state.checkpoint_folder(OmegaConf.create({"trainer": trainer}))
+
+
+# ---- a full disk ----------------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_named_with_the_last_complete_step(run) -> None:
+    message = r"step 6 .* Step 4 is the last complete one. Free space"
+    with pytest.raises(ResourceError, match=message), disk_full_explained(run, 6):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_torchs_short_write_counts_when_the_last_checkpoint_would_not_fit(run, monkeypatch) -> None:
+    free = SimpleNamespace(free=SIZE_OF_LAST - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    with pytest.raises(ResourceError, match="could not be written"), disk_full_explained(run, 6):
+        raise RuntimeError("unexpected pos 64 vs 0")
+    free.free = SIZE_OF_LAST
+    with pytest.raises(RuntimeError, match="unexpected pos"), disk_full_explained(run, 6):
+        raise RuntimeError("unexpected pos 64 vs 0")
+
+
+def test_the_cause_inside_a_worker_is_looked_at(run) -> None:
+    worker = RuntimeError("task failed")
+    worker.cause = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(ResourceError), disk_full_explained(run, 6):
+        raise worker
+
+
+def test_before_the_first_checkpoint(tmp_path) -> None:
+    with pytest.raises(ResourceError, match="No checkpoint is complete yet"), disk_full_explained(tmp_path, 1):
+        raise OSError(errno.EDQUOT, "quota")
+
+
+SIZE_OF_LAST = 4 + 6 + len(json.dumps({"bytes": {"actor/model.pt": 6, "data.pt": 4}}, indent=1)) + 1
