@@ -162,7 +162,9 @@ def _is_given(path: Path) -> bool:
 
 
 def _close_attempt(entry: Entry) -> None:
-    entry.cost["wall_seconds"] += time.time() - entry.cost.pop("open_since", time.time())
+    """A clock that was set back in between takes nothing away from earlier attempts."""
+    now = time.time()
+    entry.cost["wall_seconds"] += max(0.0, now - entry.cost.pop("open_since", now))
 
 
 def _unwritten_seconds(entry: Entry, log: Path) -> float:
