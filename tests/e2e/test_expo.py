@@ -1,4 +1,4 @@
-"""EXPO on the real stack: beta follows accuracy inside the loss, draws follow the weights, a kill changes nothing."""
+"""EXPO on the real stack: beta follows accuracy inside the loss, draws follow the weights. Kills: test_chaos.py."""
 
 import json
 import math
@@ -41,18 +41,8 @@ def overrides(small_run, warm_start) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(launch, overrides):
+def run(launch, overrides):
     return launch("expo/toy", *overrides).wait()
-
-
-@pytest.fixture(scope="module")
-def resumed(kill_and_resume, overrides):
-    return kill_and_resume("expo/toy", *overrides)[1]
-
-
-@pytest.fixture(params=["uninterrupted", "resumed"])
-def run(request):
-    return request.getfixturevalue(request.param)
 
 
 # ---- AKL ----------------------------------------------------------------------------------------------------------
@@ -87,20 +77,20 @@ def test_the_kl_term_is_alive(run) -> None:
 # ---- GCS ----------------------------------------------------------------------------------------------------------
 
 
-def test_each_step_trains_on_different_prompts_and_updates_them(uninterrupted) -> None:
-    for step, line in uninterrupted.draws().items():
+def test_each_step_trains_on_different_prompts_and_updates_them(run) -> None:
+    for step, line in run.draws().items():
         assert len(set(line["indices"])) == PROMPTS
         assert all(rate is not None and 0 <= rate <= 1 for rate in line["pass_rates"])
-        assert uninterrupted.steps()[step]["s2l/curriculum/updated_prompts"] == PROMPTS
+        assert run.steps()[step]["s2l/curriculum/updated_prompts"] == PROMPTS
 
 
-def test_pass_rates_of_the_prompts_average_to_the_batch_accuracy(uninterrupted) -> None:
-    for step, line in uninterrupted.draws().items():
-        assert np.mean(line["pass_rates"]) == pytest.approx(uninterrupted.steps()[step]["s2l/kl/accuracy"], abs=1e-6)
+def test_pass_rates_of_the_prompts_average_to_the_batch_accuracy(run) -> None:
+    for step, line in run.draws().items():
+        assert np.mean(line["pass_rates"]) == pytest.approx(run.steps()[step]["s2l/kl/accuracy"], abs=1e-6)
 
 
-def test_realised_draws_follow_the_weights_and_not_the_uniform(uninterrupted, capsys) -> None:
-    lines = uninterrupted.draws().values()
+def test_realised_draws_follow_the_weights_and_not_the_uniform(run, capsys) -> None:
+    lines = run.draws().values()
     observed = np.sum([line["bucket_draws"] for line in lines], axis=0)
     expected = np.mean([line["bucket_mass"] for line in lines], axis=0)
     uniform = np.mean([line["histogram"] for line in lines], axis=0)
@@ -111,23 +101,14 @@ def test_realised_draws_follow_the_weights_and_not_the_uniform(uninterrupted, ca
     assert p_uniform < 1e-3
 
 
-def test_visits_add_up(uninterrupted) -> None:
-    visits = uninterrupted.draws()[TOTAL]["visits"]
+def test_visits_add_up(run) -> None:
+    visits = run.draws()[TOTAL]["visits"]
     assert sum(times * count for times, count in enumerate(visits)) == TOTAL * PROMPTS
-    never = uninterrupted.steps()[TOTAL]["s2l/curriculum/never_seen_share"]
+    never = run.steps()[TOTAL]["s2l/curriculum/never_seen_share"]
     assert never == pytest.approx(visits[0] / sum(visits))
 
 
-def test_resumed_run_draws_the_prompts_of_the_uninterrupted_one(uninterrupted, resumed) -> None:
-    expected, found = uninterrupted.draws(), resumed.draws()
-    assert sorted(found) == sorted(expected) == list(range(1, TOTAL + 1))
-    assert {step: line["indices"] for step, line in found.items()} == {
-        step: line["indices"] for step, line in expected.items()
-    }
-    assert found[TOTAL]["histogram"] == expected[TOTAL]["histogram"]
-
-
-def test_edited_data_is_refused_on_resume_before_training(resumed, launch, overrides, toy_dir, tmp_path) -> None:
+def test_edited_data_is_refused_on_resume_before_training(run, launch, overrides, toy_dir, tmp_path) -> None:
     """The same prompts in another order: positions would mean other prompts."""
     import pyarrow.parquet as pq
 
@@ -135,7 +116,7 @@ def test_edited_data_is_refused_on_resume_before_training(resumed, launch, overr
     pq.write_table(table.take(list(range(len(table)))[::-1]), tmp_path / "train.parquet")
     files = [tmp_path / "train.parquet", *(toy_dir / f"train_tier{tier}.parquet" for tier in (1, 2, 3))]
     changed = f"data.train_files=[{','.join(map(str, files))}]"
-    refused = launch("expo/toy", *overrides, changed, folder=resumed.folder)
+    refused = launch("expo/toy", *overrides, changed, folder=run.folder)
     assert refused.process.wait(300) == 2
     refused.end()
     assert "curriculum.data.sha256: checkpoint" in refused.log and "on_mismatch=reset" in refused.log
