@@ -1,0 +1,170 @@
+"""Does a long run grow? Hundreds of steps of the toy with every feature on; memory and handles of each process by step.
+
+    python benchmarks/soak.py --steps 300
+
+Prints a markdown table with slopes by least squares after a warm-up; exit code 1 when a process grows by more than the
+limit. Private memory (USS): what several processes share, such as Ray's object store, is counted in Ray's own row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import psutil
+from tqdm import tqdm
+
+from s2l_ext.data.toy import prepare
+
+WARM_UP = 0.25
+LIMIT_MIB, LIMIT_SHARE, LIMIT_HANDLES = 32.0, 0.05, 8.0
+SECONDS = 5.0
+RAY_EVERY = 6
+OBJECTS = re.compile(r"Plasma memory usage (\d+) MiB, (\d+) objects")
+FEATURES = (
+    "data.train_batch_size=4",
+    "data.train_max_samples=64",
+    "data.seed=1",
+    "actor_rollout_ref.rollout.n=4",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
+    "actor_rollout_ref.rollout.calculate_log_probs=true",
+    "actor_rollout_ref.actor.use_kl_loss=true",
+    "actor_rollout_ref.actor.kl_loss_type=low_var_kl",
+    "+s2l.kl={type: accuracy, beta: 0.02}",
+    "+s2l.curriculum={type: gaussian, center: 0.5, sigma: 0.35, ema: 0.9}",
+    "s2l.explorer.mix_steps=450",
+    "s2l.explorer.correction=truncated_is",
+    "s2l.guidance.length.initial=24",
+    "trainer.val_before_train=false",
+    "trainer.test_freq=100",
+    "trainer.save_freq=50",
+    "trainer.max_actor_ckpt_to_keep=2",
+)
+Sample = tuple[int, float, int]
+"""Step, private MiB, open handles."""
+
+
+def launch(folder: Path, toy: Path, steps: int) -> subprocess.Popen:
+    command = [sys.executable, "-m", "s2l_ext.train", "--config-name", "combined/g2rpo_a_s2l", *FEATURES]
+    command += [f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={folder}"]
+    with open(folder / "log.txt", "w") as log:
+        environment = {**os.environ, "S2L_TOY_DIR": str(toy)}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
+
+
+def last_step(folder: Path) -> int:
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return 0
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return max((line["step"] for line in lines if "training/global_step" in line["data"]), default=0)
+
+
+def family(root: psutil.Process) -> list[psutil.Process]:
+    """The driver and its descendants; Ray's workers are children of its raylet, which is the driver's."""
+    return [root, *root.children(recursive=True)]
+
+
+def look(process: psutil.Process, step: int) -> tuple[str, Sample] | None:
+    try:
+        name = re.sub(r"[.\[( ].*", "", (process.cmdline() or [process.name()])[0].rpartition("/")[2])
+        if process.name() in ("raylet", "gcs_server"):
+            name = process.name()
+        return f"{name} {process.pid}", (step, process.memory_full_info().uss / 2**20, process.num_fds())
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return None
+
+
+def objects_of_ray(root: psutil.Process) -> tuple[float, int] | None:
+    """MiB and number of the objects in this run's Ray."""
+    gcs = next((one for one in family(root) if one.name() == "gcs_server"), None)
+    port = next((word for word in (gcs.cmdline() if gcs else []) if word.startswith("--gcs_server_port=")), "=0")
+    host = next((word for word in (gcs.cmdline() if gcs else []) if word.startswith("--node-ip-address=")), "=")
+    address = f"{host.partition('=')[2]}:{port.partition('=')[2]}"
+    command = ["ray", "memory", "--stats-only", "--address", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    found = OBJECTS.search(done.stdout)
+    return (float(found[1]), int(found[2])) if found else None
+
+
+def watch(run: subprocess.Popen, folder: Path, steps: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
+    root, samples, ray = psutil.Process(run.pid), defaultdict(list), []
+    with tqdm(total=steps, unit="step") as bar:
+        rounds = 0
+        while run.poll() is None:
+            step = last_step(folder)
+            bar.update(step - bar.n)
+            if step:
+                for found in filter(None, (look(one, step) for one in family(root))):
+                    samples[found[0]].append(found[1])
+                if rounds % RAY_EVERY == 0 and (held := objects_of_ray(root)):
+                    ray.append((step, *held))
+                rounds += 1
+            time.sleep(SECONDS)
+    return samples, ray
+
+
+def slope(points: list[Sample], column: int) -> float:
+    """Per step, by least squares."""
+    steps = np.array([point[0] for point in points], dtype=float)
+    values = np.array([point[column] for point in points], dtype=float)
+    return float(np.polyfit(steps, values, 1)[0]) if np.ptp(steps) > 0 else 0.0
+
+
+def report(samples: dict[str, list[Sample]], steps: int) -> bool:
+    """The table; whether everything is flat."""
+    flat = True
+    print(
+        "| process | samples | MiB at the end | KiB a step | growth over the run, MiB | handles at the end | growth |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, points in sorted(samples.items(), key=lambda item: -item[1][-1][1]):
+        later = [point for point in points if point[0] >= WARM_UP * steps]
+        if len(later) < 10:
+            continue
+        memory, handles = slope(later, 1), slope(later, 2)
+        growth, opened = memory * steps, handles * steps
+        limit = max(LIMIT_MIB, LIMIT_SHARE * later[-1][1])
+        good = growth <= limit and opened <= LIMIT_HANDLES
+        flat = flat and good
+        mark = "" if good else " **grows**"
+        print(
+            f"| {name}{mark} | {len(later)} | {later[-1][1]:.0f} | {1024 * memory:+.1f} | {growth:+.1f} | "
+            f"{later[-1][2]} | {opened:+.1f} |"
+        )
+    return flat
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--folder", type=Path, help="keep the run here")
+    args = parser.parse_args()
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="s2l_soak_"))
+    folder.mkdir(parents=True, exist_ok=True)
+    toy = prepare(folder / "toy", sizes=("small", "medium")).root
+    run = launch(folder, toy, args.steps)
+    samples, ray = watch(run, folder, args.steps)
+    if run.returncode or last_step(folder) != args.steps:
+        print((folder / "log.txt").read_text()[-4000:])
+        print(f"the run ended with {run.returncode} after step {last_step(folder)}")
+        return 1
+    flat = report({**samples, "objects in Ray": ray}, args.steps)
+    (folder / "samples.json").write_text(json.dumps({"processes": samples, "ray": ray}))
+    return 0 if flat else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
