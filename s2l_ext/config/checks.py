@@ -254,14 +254,22 @@ def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     size = setting(cfg, "actor_rollout_ref.rollout.n")
     if explorer.baseline != "per_source" or explorer.schedule == "constant":
         return []
-    table = LinearAnnealing(explorer.mix_steps, size).table(explorer.mix_steps)
+    last = min(explorer.mix_steps, total_steps(cfg) or explorer.mix_steps)
+    table = LinearAnnealing(explorer.mix_steps, size).table(last)
     steps = [step for step, slots in enumerate(table, start=1) if slots in (1, size - 1)]
     if not steps:
         return []
     return [
         f"s2l.explorer.baseline=per_source leaves one row of a source alone in its group at step "
-        f"{', '.join(map(str, steps))}: it has no baseline, so verl makes its reward its advantage."
+        f"{ranges(steps)}: it has no baseline, so verl makes its reward its advantage."
     ]
+
+
+def ranges(steps: list[int]) -> str:
+    """Ascending numbers in words: ``1, 3-5``."""
+    starts = [step for step in steps if step - 1 not in steps]
+    ends = [step for step in steps if step + 1 not in steps]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:

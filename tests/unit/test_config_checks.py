@@ -18,6 +18,7 @@ from s2l_ext.config.checks import (
     ROLLOUT_KEYS_OUTSIDE_YAML,
     UNGROUPED_ESTIMATORS,
     check_against_verl,
+    ranges,
 )
 from s2l_ext.errors import ConfigError
 
@@ -201,3 +202,11 @@ def test_estimators_are_verls():
     (enum,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "AdvantageEstimator")
     names = {ast.literal_eval(node.value) for node in enum.body if isinstance(node, ast.Assign)}
     assert names == GROUP_ESTIMATORS | UNGROUPED_ESTIMATORS
+
+
+def test_long_lists_of_steps_are_ranges_and_end_with_the_run(composed):
+    assert ranges([1, 3, 4, 5, 9]) == "1, 3-5, 9"
+    settings = {"s2l__explorer__baseline": "per_source", "s2l__explorer__mix_steps": 40}
+    settings["actor_rollout_ref__rollout__n"] = 4
+    warnings = check(changed(composed, **settings))  # 16 steps; ceil(4 (1 - 10 / 40)) = 3 from step 11 on
+    assert any("alone in its group at step 11-16:" in warning for warning in warnings), warnings
