@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from s2l_ext import __version__
 from s2l_ext.config import S2LConfig
+from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.preflight import gpus_needed
@@ -284,6 +285,9 @@ def check_accelerators(cfg: DictConfig, s2l: S2LConfig, nodes: Sequence[Node]) -
 def _bundles(cfg: DictConfig, s2l: S2LConfig) -> list[tuple[str, int, int]]:
     """Key, how many, and accelerators that must be on one node."""
     found = [("trainer", whole_number(cfg, "trainer.nnodes"), whole_number(cfg, "trainer.n_gpus_per_node"))]
+    if mode_of(cfg) == "separate_async":
+        key = "actor_rollout_ref.rollout"
+        found.append((key, whole_number(cfg, f"{key}.nnodes"), whole_number(cfg, f"{key}.n_gpus_per_node")))
     if s2l.explorer and s2l.explorer.is_live:
         found.append(("s2l.explorer", s2l.explorer.nnodes, s2l.explorer.n_gpus_per_node))
     if s2l.distill and not s2l.distill.in_actor:

@@ -23,6 +23,10 @@ def _register_agent_loop(agent_loop: ModuleType) -> None:
     agent_loop._agent_loop_registry[SEEDED_AGENT_LOOP] = {"_target_": "s2l_ext.rollout.seeded.SeededAgentLoop"}
 
 
+def _register_checkpoint_engine(_: ModuleType) -> None:
+    from s2l_ext.platform import object_store_engine  # noqa: F401  (registers itself with verl)
+
+
 def _hook_all(patches: dict) -> None:
     for module_name, patch in patches.items():
         wrapt.register_post_import_hook(patch, module_name)
@@ -50,6 +54,7 @@ def register_verl() -> None:
 
         cpu.register()
         _hook_all(verl_patches.PATCHES)
+        _hook_all({"verl.checkpoint_engine.base": _register_checkpoint_engine})
         register_vllm()
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext.checkpoint_files import check_files
 from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, parameter_count
+from s2l_ext.config.modes import mode_of
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps, whole_number
 from s2l_ext.data.checks import check_parquet
@@ -149,6 +150,9 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
         needed |= {"explorer": s2l.explorer.n_gpus} if s2l.explorer.is_live else {}
+    if mode_of(cfg) == "separate_async":
+        nodes, size = (whole_number(cfg, f"actor_rollout_ref.rollout.{name}") for name in ("nnodes", "n_gpus_per_node"))
+        needed["rollout"] = nodes * size
     if s2l.distill and not s2l.distill.in_actor:
         needed["teacher servers"] = s2l.distill.nnodes * s2l.distill.n_gpus_per_node
     reward = cfg.reward.reward_model

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+from s2l_ext.config.modes import TRAINERS
 from s2l_ext.errors import S2LError
 from s2l_ext.platform import cpu_chosen
-
-TRAINERS = {"sync": "s2l", "colocate_async": "s2l_colocate_async", "separate_async": "s2l_separate_async"}
-"""verl's trainer modes, and the names under which our trainers of these modes are registered."""
 
 TRAINER_NAME = TRAINERS["sync"]
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext import json_text
 from s2l_ext.config import S2LConfig
+from s2l_ext.config.modes import draws_ahead, mode_of
 from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.data.rollout_store import RolloutStore
@@ -51,6 +52,7 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
         "train_files": _names(cfg.data.train_files),
+        **({"trainer_mode": mode_of(cfg)} if draws_ahead(cfg) else {}),
     }
     return json.loads(json.dumps(settings, default=str))  # as it will be read back
 

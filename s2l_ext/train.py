@@ -23,6 +23,7 @@ from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.model_files import parameter_count
+from s2l_ext.config.modes import TRAINERS, mode_of
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.folder_lock import held
@@ -64,7 +65,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
 def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
     """Everything before the run: compose, parse, choose the platform, check, look at the machine, ask verl.
 
-    Sets ``trainer.v1.trainer_mode`` to this package's trainer, with every feature off too.
+    Sets ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too.
 
     Raises:
         S2LError: with one message that names the setting, the reason and the fix.
@@ -78,7 +79,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     check_warm_start(cfg, s2l, resume_state(s2l, cfg))
     if s2l.kl:
         cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
-    cfg.trainer.v1.trainer_mode = "s2l"
+    cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)

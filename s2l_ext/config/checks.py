@@ -11,6 +11,7 @@ from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.guidance_checks import check_guidance
+from s2l_ext.config.modes import check_mode
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.offline_checks import check_source
 from s2l_ext.config.row_split import check_row_split
@@ -85,8 +86,8 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         ConfigError: a combination that cannot run or would silently ignore a setting.
     """
     _check_trainer(cfg)
+    warnings = check_mode(s2l, cfg)
     _check_dataloader(s2l, cfg)
-    warnings: list[str] = []
     if s2l.explorer is not None:
         warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
     if s2l.kl is not None:
@@ -105,12 +106,6 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
 
 
 def _check_trainer(cfg: DictConfig) -> None:
-    mode = setting(cfg, "trainer.v1.trainer_mode")
-    if mode not in ("sync", "s2l"):
-        raise ConfigError(
-            f"trainer.v1.trainer_mode={mode}: this package extends verl's synchronous trainer only. "
-            "Leave the key out, or run verl alone with `python -m verl.trainer.main_ppo`."
-        )
     if setting(cfg, "trainer.use_v1") is False:
         raise ConfigError(
             "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "

@@ -12,6 +12,7 @@ from s2l_ext.algorithms.explorer import build_schedule
 from s2l_ext.algorithms.guidance import guided_sessions
 from s2l_ext.config.expo_checks import CURRICULUM_KEYS, build_kl
 from s2l_ext.config.guidance_checks import LENGTH_KEYS
+from s2l_ext.config.modes import batches_ahead, lag_limit, mode_of
 from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig, KLConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps
 
@@ -37,6 +38,8 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
             "top_p": rollout.top_p,
             "lr": cfg.actor_rollout_ref.actor.optim.lr,
         },
+        "mode": {"name": mode_of(cfg), "batches_ahead": batches_ahead(cfg), "lag_limit": lag_limit(cfg)},
+        "rollout_gpus": rollout.nnodes * rollout.n_gpus_per_node if mode_of(cfg) == "separate_async" else 0,
         "explorer": _explorer_plan(s2l.explorer, rollout.n, total_steps(cfg)) if s2l.explorer else None,
         "steps": total_steps(cfg),
         "prompts_per_step": cfg.data.train_batch_size,
@@ -106,6 +109,7 @@ def render(plan: dict[str, Any]) -> str:
     lines = [
         ("recipe", f"{plan['recipe']} on {plan['platform']}"),
         ("learner", f"{learner['model']}, {learner['gpus']} GPU(s), lr {learner['lr']:g}"),
+        ("mode", _mode_line(plan["mode"], plan["rollout_gpus"])),
         ("explorer", _explorer_line(explorer) if explorer else "off"),
         ("steps", f"{steps}, {plan['prompts_per_step']} prompts x {plan['group_size']} sessions each"),
         ("advantage", f"{plan['advantage']}, KL {kl}"),
@@ -118,6 +122,14 @@ def render(plan: dict[str, Any]) -> str:
         ("output", plan["output"]),
     ]
     return "\n".join(f"  {name:<10} {text}" for name, text in lines)
+
+
+def _mode_line(mode: dict[str, Any], rollout_gpus: int) -> str:
+    if mode["name"] == "sync":
+        return "sync, every step trains on the prompts it draws"
+    limit = "without limit" if mode["lag_limit"] is None else f"at most {mode['lag_limit']} steps old"
+    gpus = f", {rollout_gpus} GPU(s) for its rollouts" if rollout_gpus else ""
+    return f"{mode['name']}{gpus}, {mode['batches_ahead']:g} batch(es) drawn ahead, a row's plan {limit}"
 
 
 def _guidance_plan(guidance: GuidanceConfig, group_size: int) -> dict[str, Any]:

@@ -1,12 +1,10 @@
-"""What the driver tells the workers about a step, and the client that lets them carry it out.
+"""What the driver tells the workers about a prompt, and the client that lets them carry it out.
 
 Kept apart from ``agent_loop``: a worker process imports that module while verl's trainer package, and with it our
 trainer, is still being imported.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from verl.workers.rollout.llm_server import LLMServerClient
 
@@ -22,9 +20,11 @@ DISTILL_BLOCK = "s2l_distill"
 """Key of ``actor_rollout_ref`` where the driver leaves ``s2l.distill``: workers are given that part only."""
 
 
-class TwoModelClient(LLMServerClient):
-    """The learner's client carrying the explorer's into the agent-loop workers."""
+def carrying(client: LLMServerClient, explorer: LLMServerClient | None) -> LLMServerClient:
+    """The learner's client, of whatever class verl's mode uses, with the explorer's to the agent-loop workers.
 
-    def __init__(self, *args: Any, explorer: LLMServerClient | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.explorer = explorer
+    What verl does to the learner's servers between steps (abort, sleep, new weights) never reaches the explorer's:
+    its sessions go on.
+    """
+    client.explorer = explorer
+    return client

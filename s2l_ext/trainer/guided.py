@@ -41,13 +41,17 @@ class StepGuidance:
         """Tokens at ``step``, counted from 1."""
         return self.rule.length if isinstance(self.rule, AdaptiveGuidance) else self.rule.at(step - 1)
 
-    def observe(self, step: int, sessions: list[Session]) -> None:
-        """Take in the step's outcome; the adaptive rule then has the next step's length.
+    def observe(self, length: float, sessions: list[Session]) -> None:
+        """Take in a step's outcome; the adaptive rule then has the length of the prompts that are drawn next.
+
+        Args:
+            length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
+            sessions: of the step.
 
         Raises:
             DataError: the rule lives on accuracies and the reward function gave none.
         """
-        self.applied = {"length": float(self.length(step)), **statistics(sessions)}
+        self.applied = {"length": float(length), **statistics(sessions)}
         if self.adaptive is None:
             return
         seen = [session for session in sessions if self._counts(session)]

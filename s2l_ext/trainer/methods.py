@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import ray
@@ -11,7 +12,6 @@ from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
-from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
@@ -23,14 +23,16 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
-from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, TwoModelClient
+from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.guided import StepGuidance
+from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
+from s2l_ext.trainer.planning import make_plans
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
 from s2l_ext.trainer.run_log import RunLog, StepFile
@@ -57,6 +59,8 @@ class S2LMethods(PPOTrainer):
     """
 
     mode: str
+    actor_worker: type = S2LActorWorker
+    distill_worker: type = DistillActorWorker
 
     def __init__(self, config: DictConfig) -> None:
         require_registered("trainer")
@@ -86,9 +90,11 @@ class S2LMethods(PPOTrainer):
         self.prompts: StepPrompts | None = None
         self.guidance: StepGuidance | None = None
         self.stored: StepRollouts | None = None
-        self.slots_of: dict[str, int] = {}
+        self.in_flight = InFlight()
+        if "in_flight" in self.resumed:
+            self.in_flight.load_state_dict(self.resumed["in_flight"])
+        self.step_plans: dict[str, PromptPlan] = {}
         self.sessions: list[Session] = []
-        self.uids: list[str] = []
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
 
     # ---- start-up -------------------------------------------------------------------------------------------
@@ -123,7 +129,7 @@ class S2LMethods(PPOTrainer):
             check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
         if self.s2l.own_sessions or self.step_kl or self.distills:
             role = next(iter(self.role_worker_mapping))
-            self.role_worker_mapping[role] = ray.remote(DistillActorWorker if self.distills else S2LActorWorker)
+            self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)
 
     def _setup(self) -> None:
         super()._setup()
@@ -132,47 +138,51 @@ class S2LMethods(PPOTrainer):
         self.run_log = RunLog(folder, resumed_step=keep)
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
-        if self.explorer and self.explorer.is_live and self._slots(self.global_steps + 1) > 0:
+        if self.explorer and self.explorer.is_live and self._explorer_is_needed():
             self.explorer_servers = ExplorerServers(self.config, self.explorer)
             self.explorer_gpus_held = self.explorer.n_gpus
 
     def get_llm_client(self) -> LLMServerClient:
-        if self.explorer_servers is None:
-            live = self.explorer is not None and self.explorer.is_live
-            return self._two_model_client(None) if live else super().get_llm_client()
-        return self._two_model_client(self.explorer_servers.client())
+        client = super().get_llm_client()
+        return client if self.explorer_servers is None else carrying(client, self.explorer_servers.client())
 
-    def _two_model_client(self, explorer: LLMServerClient | None) -> TwoModelClient:
-        return self.llm_server_manager.get_client(client_cls=TwoModelClient, explorer=explorer)
-
-    # ---- one step -------------------------------------------------------------------------------------------
+    # ---- drawing prompts ------------------------------------------------------------------------------------
 
     def _slots(self, step: int) -> int:
         return self.schedule.slots(step) if self.schedule else 0
 
+    def _explorer_is_needed(self) -> bool:
+        """By the next step's prompts, or by those that were drawn before."""
+        return self._slots(self.global_steps + 1) > 0 or self.in_flight.need_explorer
+
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
+        """Called once a step; in asynchronous modes also for what is drawn ahead, or in place of what is dropped."""
         batch = super()._next_train_batch(num_prompts)
-        slots = self._slots(self.global_steps)
-        if self.explorer:
-            tu.assign_non_tensor_data(batch, SLOTS_FIELD, slots)
-        if self.guidance:
-            tu.assign_non_tensor_data(batch, GUIDED_FIELD, self.guidance.sessions(slots))
-            tu.assign_non_tensor_data(batch, LENGTH_FIELD, self.guidance.length(self.global_steps))
+        slots = self._slots(self.global_steps) if self.explorer else None
         if self.explorer_servers:
             self.explorer_servers.set_step(self.global_steps - 1)
-        self.uids = list(batch["uid"])
-        self.slots_of = self.stored.send(batch, slots) if self.stored else dict.fromkeys(self.uids, slots)
-        if self.prompts:
-            self.prompts.drawn(self.uids)
+        plans = make_plans(batch, self.global_steps, slots, self.guidance, self.stored, self.prompts)
+        self.in_flight.add(plans)
         return batch
+
+    # ---- one step -------------------------------------------------------------------------------------------
+
+    def _take_plans(self, batch: KVBatchMeta) -> None:
+        """The step trains on ``batch``: its prompts' plans, which are of this step or of an earlier one."""
+        if self.mode == "sync":
+            self.step_plans = self.in_flight.take_all()
+            return
+        trained = {key.rsplit("_", 2)[0] for key in batch.keys}
+        self.step_plans = self.in_flight.take(trained, waiting_prompts(), strict=self.s2l.anything_on)
 
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
     ) -> KVBatchMeta:
         """Rows arrive in any order and fill mini-batches in that order; what must come out the same again after a
         restart needs the same updates before it."""
+        self._take_plans(batch)
         if self.s2l.anything_on:
-            batch.reorder(row_order(self.uids, batch.keys))
+            batch.reorder(row_order(list(self.step_plans), batch.keys))
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
@@ -201,11 +211,13 @@ class S2LMethods(PPOTrainer):
             needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
             self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
         if self.prompts:
+            self.prompts.train_on(self.step_plans)
             self.prompts.observe(self.sessions)
         if self.guidance:
-            self.guidance.observe(self.global_steps, self.sessions)
+            self.guidance.observe(mean(plan.length for plan in self.step_plans.values()), self.sessions)
         if self.explorer:
-            metrics.update(require_explorer_rows(batch, self.slots_of))
+            expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
+            metrics.update(require_explorer_rows(batch, expected))
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.step_kl:
@@ -224,7 +236,7 @@ class S2LMethods(PPOTrainer):
 
     def on_step_end(self) -> None:
         super().on_step_end()
-        if self.explorer_servers and self._slots(self.global_steps + 1) == 0:
+        if self.explorer_servers and not self._explorer_is_needed():
             self.explorer_gpus_held -= self.explorer_servers.stop()
             self.explorer_servers = None
 
@@ -242,16 +254,16 @@ class S2LMethods(PPOTrainer):
         self.run_log.append(global_steps, metrics)
 
     def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
-        uids = self.uids[: self.s2l.rollout.log_groups]
+        uids = list(self.step_plans)[: self.s2l.rollout.log_groups]
         return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)}
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}
         if self.explorer:
-            metrics["s2l/explorer/slots"] = self._slots(step)
+            metrics["s2l/explorer/slots"] = mean(plan.slots for plan in self.step_plans.values())
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
         if self.stored:
-            metrics.update(self.stored.metrics())
+            metrics.update(self.stored.metrics(self.step_plans.values()))
         if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(
@@ -265,6 +277,8 @@ class S2LMethods(PPOTrainer):
             metrics.update(self.step_kl.metrics())
         if self.prompts:
             metrics.update(self.prompts.metrics())
+        if self.mode != "sync" and self.s2l.anything_on:
+            metrics.update(self.in_flight.metrics(step, self.step_plans))
         return metrics
 
     def _validate(self) -> dict[str, float]:
@@ -312,6 +326,8 @@ class S2LMethods(PPOTrainer):
             controllers["guidance"] = self.guidance.state_dict()
         if self.prompts:
             controllers["curriculum"] = self.prompts.sampler.controller_state()
+        if self.mode != "sync":
+            controllers["in_flight"] = self.in_flight.state_dict()
         return controllers
 
 

@@ -1,7 +1,7 @@
 """A curriculum under verl's data loader: which prompts a step trains on, and what is known of them.
 
-State kept: the curriculum's own, and the random generator; the position inside a step is always its end, because a
-checkpoint is written between steps and the loader does not fetch ahead.
+State kept: the curriculum's own, the random generator, and prompts of a draw that were not asked for yet: none in a
+synchronous run, where a checkpoint is written between steps and the loader does not fetch ahead.
 """
 
 from __future__ import annotations
@@ -55,6 +55,8 @@ class CurriculumSampler(Sampler[int]):
         self.step_size = step_size
         self.rng = np.random.default_rng(0 if seed is None else seed)
         self.drawn: list[int] = []
+        self.waiting: list[int] = []
+        self._handed: list[int] = []
 
     def __len__(self) -> int:
         return self.num_prompts
@@ -68,6 +70,18 @@ class CurriculumSampler(Sampler[int]):
         self._check(drawn)
         self.drawn = [int(index) for index in drawn]
         return self.drawn
+
+    def hand_out(self) -> int:
+        """The next prompt; a new step is drawn when the last one is used up."""
+        if not self.waiting:
+            self.waiting = list(self.draw_step())
+        self._handed.append(self.waiting.pop(0))
+        return self._handed[-1]
+
+    def take_handed(self) -> list[int]:
+        """Prompts handed out since this was last called, in their order."""
+        handed, self._handed = self._handed, []
+        return handed
 
     def _check(self, drawn: np.ndarray) -> None:
         if drawn.dtype.kind not in "iu":
@@ -86,7 +100,8 @@ class CurriculumSampler(Sampler[int]):
 
     def controller_state(self) -> dict[str, Any]:
         """For ``s2l_state.json``."""
-        return {"rng": self.rng.bit_generator.state, "curriculum": self.curriculum.state_dict()}
+        state = {"rng": self.rng.bit_generator.state, "curriculum": self.curriculum.state_dict()}
+        return {**state, "waiting": list(self.waiting)} if self.waiting else state
 
     def load_controller_state(self, state: dict[str, Any]) -> None:
         """Continue where the checkpoint ends.
@@ -97,6 +112,7 @@ class CurriculumSampler(Sampler[int]):
         try:
             self.rng.bit_generator.state = state["rng"]
             self.curriculum.load_state_dict(state["curriculum"])
+            self.waiting = [int(index) for index in state.get("waiting", [])]
         except (KeyError, ValueError, TypeError) as error:
             raise StateMismatch(
                 f"the checkpoint's curriculum state does not fit this run: {type(error).__name__}: {error}. "
@@ -116,12 +132,9 @@ class _Prompts(Iterator[int]):
 
     def __init__(self, sampler: CurriculumSampler) -> None:
         self.sampler = sampler
-        self.waiting: list[int] = []
 
     def __next__(self) -> int:
-        if not self.waiting:
-            self.waiting = self.sampler.draw_step()[::-1]
-        return self.waiting.pop()
+        return self.sampler.hand_out()
 
     def state_dict(self) -> dict[str, Any]:
         return {}

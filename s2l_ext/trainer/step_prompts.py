@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from s2l_ext.algorithms.pass_rates import HISTOGRAM_BINS, PassRates, bin_of
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.schema import CurriculumConfig
 from s2l_ext.errors import DataError
+from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.outcomes import Session, pass_rates
 from s2l_ext.trainer.sampler import CurriculumSampler
 
@@ -29,22 +32,29 @@ class StepPrompts:
     def __init__(self, config: CurriculumConfig, sampler: CurriculumSampler) -> None:
         self.config = config
         self.sampler = sampler
-        self.position: dict[str, int] = {}
+        self.plans: Mapping[str, PromptPlan] = {}
         self.observed: dict[int, float] = {}
         self.before: dict[str, Any] = {}
+        self._draws: list[dict[str, Any]] = []
 
     @property
     def rates(self) -> PassRates | None:
         """None for a curriculum of one's own that keeps no :class:`PassRates`."""
         return getattr(self.sampler.curriculum, "pass_rates", None)
 
-    def drawn(self, uids: Sequence[str]) -> None:
-        """The step's batch is fetched: ``uids`` name its prompts in the order in which the sampler gave them."""
-        if len(uids) != len(self.sampler.drawn):
-            raise RuntimeError(f"verl fetched {len(uids)} prompts, the curriculum drew {len(self.sampler.drawn)}")
-        self.position = dict(zip(uids, self.sampler.drawn, strict=True))
-        self.observed = {}
-        self.before = self._before_rollouts()
+    def drawn(self, uids: Sequence[str]) -> list[int]:
+        """Prompts are fetched: ``uids`` name them in the order in which the sampler gave them. Returns their positions
+        in the data set."""
+        indices = self.sampler.take_handed()
+        if len(uids) != len(indices):
+            raise RuntimeError(f"verl fetched {len(uids)} prompts, the curriculum gave {len(indices)}")
+        self._draws.append(self._before_rollouts(indices))
+        return indices
+
+    def train_on(self, plans: Mapping[str, PromptPlan]) -> None:
+        """The step trains on these prompts, drawn at this step or an earlier one."""
+        self.plans, self.observed = plans, {}
+        self.before, self._draws = _together(self._draws), []
 
     def observe(self, sessions: list[Session]) -> None:
         """Update the curriculum with the step's pass rates.
@@ -60,7 +70,10 @@ class StepPrompts:
                 f"of {len(sessions)} sessions. Return it beside 'score' for every answer."
             )
         by_uid = pass_rates(sessions, self.config.rows)
-        self.observed = {self.position[uid]: rate for uid, rate in by_uid.items()}
+        by_index: dict[int, list[float]] = defaultdict(list)  # a prompt can be drawn again before it is trained on
+        for uid, rate in by_uid.items():
+            by_index[_index(self.plans[uid])].append(rate)
+        self.observed = {index: math.fsum(rates) / len(rates) for index, rates in by_index.items()}
         if self.observed:
             indices = np.array(list(self.observed), dtype=np.int64)
             self.sampler.curriculum.update(indices, np.array(list(self.observed.values())))
@@ -68,26 +81,40 @@ class StepPrompts:
     def metrics(self) -> dict[str, float]:
         """``s2l/curriculum/...`` after the step's update."""
         own = getattr(self.sampler.curriculum, "metrics", dict)()
-        counts = {"drawn_prompts": float(len(self.position)), "updated_prompts": float(len(self.observed))}
+        counts = {"drawn_prompts": float(len(self.plans)), "updated_prompts": float(len(self.observed))}
         return {f"s2l/curriculum/{name}": value for name, value in {**counts, **own}.items()}
 
     def line(self) -> dict[str, Any]:
         """What ``curriculum.jsonl`` keeps of the step."""
-        rates, drawn = self.rates, list(self.position.values())
+        rates, drawn = self.rates, [plan.index for plan in self.plans.values()]
         return {
             "type": self.config.type,
             "indices": drawn,
-            "pass_rates": [self.observed.get(index) for index in drawn],
+            "pass_rates": [self.observed.get(_index(plan)) for plan in self.plans.values()],
+            "drawn_at": [plan.step for plan in self.plans.values()],
             "histogram": None if rates is None else rates.histogram().tolist(),
             **self.before,
             "visits": None if rates is None else rates.visit_counts().tolist(),
         }
 
-    def _before_rollouts(self) -> dict[str, Any]:
-        """Draw probability by pass-rate bin, and the step's prompts by bin, as they were when the step was drawn."""
+    def _before_rollouts(self, indices: list[int]) -> dict[str, Any]:
+        """Draw probability by pass-rate bin, and the drawn prompts by bin, as they were when they were drawn."""
         curriculum, rates = self.sampler.curriculum, self.rates
         if rates is None:
             return {"bucket_mass": None, "bucket_draws": None}
         mass = curriculum.bucket_mass().tolist() if isinstance(curriculum, GaussianCurriculum) else None
-        of_drawn = bin_of(rates.rates[self.sampler.drawn], HISTOGRAM_BINS)
+        of_drawn = bin_of(rates.rates[indices], HISTOGRAM_BINS)
         return {"bucket_mass": mass, "bucket_draws": np.bincount(of_drawn, minlength=HISTOGRAM_BINS).tolist()}
+
+
+def _together(draws: list[dict[str, Any]]) -> dict[str, Any]:
+    """One entry for all draws since the step before: those of an asynchronous run may be several."""
+    counted = [draw["bucket_draws"] for draw in draws if draw["bucket_draws"] is not None]
+    if not counted:
+        return {"bucket_mass": None, "bucket_draws": None}
+    return {"bucket_mass": draws[0]["bucket_mass"], "bucket_draws": np.sum(counted, axis=0).tolist()}
+
+
+def _index(plan: PromptPlan) -> int:
+    assert plan.index is not None
+    return plan.index

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from s2l_ext.algorithms.stored_rows import WithoutReplacement
+from s2l_ext.algorithms.stored_rows import Taken, WithoutReplacement
 from s2l_ext.config.schema import ExplorerConfig
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.rollout.plan import STORED_FIELD
+from s2l_ext.trainer.in_flight import PromptPlan
 
 STORE_KEY = "s2l.explorer.store"
 
@@ -29,23 +31,23 @@ class StepRollouts:
         store = RolloutStore(explorer.store, STORE_KEY, verify=False)  # preflight has read every byte of it
         self._counts = store.counts()
         self._draws = WithoutReplacement(self._counts, explorer.too_few, seed)
-        self.applied: dict[str, float] = {}
 
-    def send(self, batch: TensorDict, slots: int) -> dict[str, int]:
-        """Write each row's rollouts into the step's prompts; returns explorer sessions by prompt ``uid``."""
+    def send(self, batch: TensorDict, slots: int) -> list[Taken]:
+        """Write each row's rollouts into the prompts that were drawn, and return them row by row."""
         taken = [self._draws.take(name, slots) for name in _prompt_ids(batch)]
         tu.assign_non_tensor_stack(batch, STORED_FIELD, [" ".join(map(str, one.rollouts)) for one in taken])
-        rows = sum(len(one.rollouts) for one in taken)
-        self.applied = {
-            "stored_rows": float(rows),
-            "reused_rows": float(sum(one.again for one in taken)),
-            "handed_to_learner": float(slots * len(taken) - rows),
-        }
-        return {uid: len(one.rollouts) for uid, one in zip(batch["uid"], taken, strict=True)}
+        return taken
 
-    def metrics(self) -> dict[str, float]:
-        """``s2l/explorer/...`` of the step."""
-        return {f"s2l/explorer/{name}": value for name, value in self.applied.items()}
+    @staticmethod
+    def metrics(plans: Iterable[PromptPlan]) -> dict[str, float]:
+        """``s2l/explorer/...`` of the step's prompts."""
+        counts = [(plan.slots, plan.explorer_rows, plan.reused) for plan in plans]
+        slots, rows, reused = (float(sum(column)) for column in zip(*counts, strict=True))
+        return {
+            "s2l/explorer/stored_rows": rows,
+            "s2l/explorer/reused_rows": reused,
+            "s2l/explorer/handed_to_learner": slots - rows,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         return self._draws.state_dict()

@@ -23,6 +23,7 @@ from s2l_ext.config.schema import CurriculumConfig, KLConfig
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.rollout.plan import KL_BETA_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
+from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, row_order
 from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler, resumed_sampler
@@ -49,6 +50,18 @@ def gaussian(size: int = 50, step: int = 8, seed: int = 3) -> CurriculumSampler:
 def learn(sampler: CurriculumSampler, drawn: list[int]) -> None:
     """Pass rates that depend on the prompt, so that later draws depend on earlier ones."""
     sampler.curriculum.update(drawn, [index % 5 / 4 for index in drawn])
+
+
+def fetched(prompts: StepPrompts, step: int, *uids: str) -> dict[str, PromptPlan]:
+    """What verl's fetch and the trainer make of ``uids``."""
+    for _ in uids:
+        prompts.sampler.hand_out()
+    return {uid: PromptPlan(step, index=index) for uid, index in zip(uids, prompts.drawn(uids), strict=True)}
+
+
+def draw(prompts: StepPrompts, *uids: str) -> None:
+    """A synchronous step."""
+    prompts.train_on(fetched(prompts, 1, *uids))
 
 
 # ---- the sampler --------------------------------------------------------------------------------------------------
@@ -191,8 +204,7 @@ def test_own_class_is_built_with_options_and_drawn_from() -> None:
 
 def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
     prompts = StepPrompts(CurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
-    prompts.sampler.draw_step()
-    prompts.drawn([str(number) for number in range(16)])
+    draw(prompts, *(str(number) for number in range(16)))
     prompts.observe([Session("3", 1.0, "learner")])
     assert prompts.metrics() == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
     line = prompts.line()
@@ -281,13 +293,11 @@ def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:
 
 @pytest.fixture
 def prompts() -> StepPrompts:
-    sampler = CurriculumSampler(FileOrder(6, ema=0.5), 6, 3)
-    sampler.draw_step()
-    return StepPrompts(CurriculumConfig(type="file_order"), sampler)
+    return StepPrompts(CurriculumConfig(type="file_order"), CurriculumSampler(FileOrder(6, ema=0.5), 6, 3))
 
 
 def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
-    prompts.drawn(["a", "b", "c"])
+    draw(prompts, "a", "b", "c")
     prompts.observe([Session("b", 1.0, "learner"), Session("b", 0.0, "learner"), Session("c", 1.0, "explorer")])
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     prompts.observe([Session("c", 1.0, "learner")])
@@ -297,30 +307,66 @@ def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
 
 
 def test_rows_are_put_in_the_order_of_the_draw(prompts) -> None:
-    prompts.drawn(["b", "a", "c"])
+    draw(prompts, "b", "a", "c")
     keys = ["a_0_0", "b_10_0", "b_9_1", "b_9_0", "c_0_0"]
     batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"n": number} for number in range(5)])
-    batch.reorder(row_order(list(prompts.position), keys))
+    batch.reorder(row_order(list(prompts.plans), keys))
     assert batch.keys == ["b_9_0", "b_9_1", "b_10_0", "a_0_0", "c_0_0"]
     assert [tag["n"] for tag in batch.tags] == [3, 2, 1, 0, 4]
 
 
 def test_another_number_of_prompts_than_drawn_is_an_error(prompts) -> None:
-    with pytest.raises(RuntimeError, match="fetched 2 prompts, the curriculum drew 3"):
+    for _ in range(3):
+        prompts.sampler.hand_out()
+    with pytest.raises(RuntimeError, match="fetched 2 prompts, the curriculum gave 3"):
         prompts.drawn(["a", "b"])
 
 
+def test_a_line_is_of_the_prompts_trained_on_whenever_they_were_drawn(prompts) -> None:
+    """An asynchronous run: two draws before the first step, one prompt of each is left for later."""
+    first = fetched(prompts, 1, "a", "b", "c")
+    second = fetched(prompts, 1, "d", "e", "f")
+    prompts.train_on({uid: (first | second)[uid] for uid in "abe"})
+    assert prompts.line()["bucket_draws"][10] == 6, "all six were drawn since the step before"
+    third = fetched(prompts, 2, "g")
+    prompts.train_on({"c": first["c"], "g": third["g"]})
+    prompts.observe([Session("c", 1.0, "learner"), Session("g", 0.0, "learner")])
+    line = prompts.line()
+    assert (line["indices"], line["drawn_at"], line["pass_rates"]) == ([2, 0], [1, 2], [1.0, 0.0])
+    assert sum(line["bucket_draws"]) == 1
+
+
+def test_a_prompt_that_is_twice_in_a_step_counts_with_both_groups(prompts) -> None:
+    plans = fetched(prompts, 1, "a", "b", "c") | fetched(prompts, 1, "d", "e", "f") | fetched(prompts, 2, "again")
+    assert plans["again"].index == plans["a"].index == 0
+    prompts.train_on({uid: plans[uid] for uid in ("a", "again")})
+    prompts.observe([Session("a", 1.0, "learner"), Session("again", 0.0, "learner")])
+    assert prompts.line()["pass_rates"] == [0.5, 0.5]
+    assert prompts.metrics()["s2l/curriculum/updated_prompts"] == 1
+
+
+def test_prompts_of_a_draw_that_were_not_asked_for_survive_a_restart() -> None:
+    """What takes the place of a dropped prompt is fetched one by one."""
+    sampler = gaussian()
+    steps = iter(loader(sampler, 1))
+    given = [next(steps)[0] for _ in range(3)]
+    saved = sampler.controller_state()
+    resumed = gaussian(seed=9)
+    resumed.load_controller_state(saved)
+    again = iter(loader(resumed, 1))
+    rest = [next(again)[0] for _ in range(5)]
+    assert given + rest == sampler.drawn and [next(again) for _ in range(8)] == [next(steps) for _ in range(13)][5:]
+
+
 def test_a_curriculum_that_lives_on_accuracy_refuses_rows_without_it() -> None:
-    sampler = gaussian(6, 3)
-    sampler.draw_step()
-    prompts = StepPrompts(CurriculumConfig(), sampler)
-    prompts.drawn(["a", "b", "c"])
+    prompts = StepPrompts(CurriculumConfig(), gaussian(6, 3))
+    draw(prompts, "a", "b", "c")
     with pytest.raises(DataError, match="s2l.curriculum.type=gaussian needs .* no 'acc' for 1 of 2 sessions"):
         prompts.observe([Session("a", None, "learner"), Session("b", 1.0, "learner")])
 
 
 def test_an_order_goes_on_without_accuracy(prompts) -> None:
-    prompts.drawn(["a", "b", "c"])
+    draw(prompts, "a", "b", "c")
     prompts.observe([Session("a", None, "learner")])
     assert prompts.metrics()["s2l/curriculum/updated_prompts"] == 0
 

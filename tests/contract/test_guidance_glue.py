@@ -331,7 +331,7 @@ def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
     step = guidance(type="linear", initial=100)
     assert [step.length(number) for number in (1, 6, 10)] == [100, 50, 10]
-    step.observe(1, [Session("a", None, "learner", 100)])
+    step.observe(100, [Session("a", None, "learner", 100)])
     assert step.metrics()["s2l/guidance/length"] == 100.0 and step.state_dict() == {}
 
 

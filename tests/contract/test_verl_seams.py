@@ -10,6 +10,8 @@ from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tracking
 from verl.workers.engine.fsdp import transformer_impl
@@ -18,11 +20,12 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 from verl.workers.utils import losses
 
+from s2l_ext.config.modes import TRAINERS
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.methods import S2LMethods
 from s2l_ext.trainer.row_metrics import ROW_FIELDS
-from s2l_ext.trainer.s2l_trainer import S2LTrainer
+from s2l_ext.trainer.s2l_trainer import S2LColocateAsyncTrainer, S2LSeparateAsyncTrainer, S2LTrainer
 
 pytestmark = pytest.mark.contract
 
@@ -49,20 +52,39 @@ TRAINER_SEAMS = {
 }
 
 
+VERLS_TRAINERS = {
+    S2LTrainer: PPOTrainerSync,
+    S2LColocateAsyncTrainer: PPOTrainerColocateAsync,
+    S2LSeparateAsyncTrainer: PPOTrainerSeparateAsync,
+}
+
+
+@pytest.mark.parametrize("ours", VERLS_TRAINERS)
 @pytest.mark.parametrize("name", sorted(TRAINER_SEAMS))
-def test_trainer_method_has_the_signature_we_override(name: str) -> None:
-    assert parameters(getattr(PPOTrainerSync, name)) == TRAINER_SEAMS[name]
-    assert parameters(getattr(S2LTrainer, name)) == TRAINER_SEAMS[name]
+def test_trainer_method_has_the_signature_we_override(name: str, ours: type) -> None:
+    assert parameters(getattr(VERLS_TRAINERS[ours], name)) == TRAINER_SEAMS[name]
+    assert parameters(getattr(ours, name)) == TRAINER_SEAMS[name]
 
 
 def test_we_override_exactly_the_listed_trainer_methods() -> None:
-    inherited = {name for cls in PPOTrainerSync.__mro__ for name in vars(cls) if callable(getattr(cls, name, None))}
+    inherited = {
+        name
+        for verls in VERLS_TRAINERS.values()
+        for cls in verls.__mro__
+        for name in vars(cls)
+        if callable(getattr(cls, name, None))
+    }
     overridden = {name for name in vars(S2LMethods) if name in inherited and not name.startswith("__")}
     assert overridden == set(TRAINER_SEAMS)
+    assert {name for ours in VERLS_TRAINERS for name in vars(ours) if name in inherited and name[:2] != "__"} == {
+        "_setup"
+    }
 
 
-def test_trainer_is_registered_by_the_plugin() -> None:
-    assert TRAINER_REGISTRY["s2l"] is S2LTrainer
+def test_trainers_are_registered_by_the_plugin_each_over_verls_of_its_mode() -> None:
+    for ours, verls in VERLS_TRAINERS.items():
+        assert TRAINER_REGISTRY[TRAINERS[ours.mode]] is ours and TRAINER_REGISTRY[ours.mode] is verls
+        assert issubclass(ours, verls) and ours.__mro__.index(S2LMethods) < ours.__mro__.index(verls)
 
 
 def test_base_class_still_takes_any_mode_but_sync_for_asynchronous() -> None:

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from s2l_ext import __version__, cli, registration, train
+from s2l_ext.config.plan import render
 from s2l_ext.errors import ConfigError
 
 PRETENDED_CHECKS = ("preflight", "activate_for", "_ask_verl")
@@ -130,9 +131,16 @@ def test_our_trainer_is_chosen_with_features_off_too(no_machine, recipe):
     assert train.prepare(recipe, []).cfg.trainer.v1.trainer_mode == "s2l"
 
 
+@pytest.mark.parametrize("mode", ["colocate_async", "s2l_colocate_async"])
+def test_our_trainer_of_the_recipes_mode_is_chosen(no_machine, mode):
+    prepared = train.prepare("s2l_po/toy", [f"trainer.v1.trainer_mode={mode}"])
+    assert prepared.cfg.trainer.v1.trainer_mode == "s2l_colocate_async"
+    assert "colocate_async" in render(prepared.plan)
+
+
 def test_another_trainer_is_refused(no_machine):
-    with pytest.raises(ConfigError, match="trainer_mode=separate_async"):
-        train.prepare("grpo/toy", ["trainer.v1.trainer_mode=separate_async"])
+    with pytest.raises(ConfigError, match="trainer_mode=one_step_off.*separate_async"):
+        train.prepare("grpo/toy", ["trainer.v1.trainer_mode=one_step_off"])
 
 
 def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):

@@ -31,7 +31,6 @@ COMPOSED: dict[str, list[tuple[str, str]]] = {
         ("trainer/row_metrics.py", "prefix_metrics"),
         ("algorithms/guidance.py", "metrics"),
     ],
-    "s2l/explorer/": [("trainer/stored.py", "send")],
     "s2l/distill/": [("trainer/distill_worker.py", "REPORTED"), ("trainer/distill_worker.py", "VALUE")],
     f"s2l/source/{ANY}/": [
         ("trainer/row_metrics.py", "SUMS"),

@@ -1,0 +1,114 @@
+"""Prompts that were drawn and not yet trained on, each with the plan that was made for it.
+
+A synchronous step trains on the prompts it drew. An asynchronous one may train on those of an earlier step, and verl
+may drop a prompt and draw another: what is known of a prompt is kept by its ``uid`` until it is trained on or dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import transfer_queue as tq
+
+from s2l_ext.errors import StateMismatch
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """What was decided for a prompt's group when it was drawn.
+
+    Attributes:
+        step: at which it was drawn, counted from 1.
+        slots: the explorer's sessions by the schedule.
+        guided: sessions that continue a trace.
+        length: guidance tokens of these.
+        index: its position in the data set; None without a curriculum.
+        stored: stored rollouts that it takes; None where explorer sessions are sampled live.
+        reused: of these, rollouts that the run had taken before.
+    """
+
+    step: int
+    slots: int = 0
+    guided: int = 0
+    length: int = 0
+    index: int | None = None
+    stored: int | None = None
+    reused: int = 0
+
+    @property
+    def explorer_rows(self) -> int:
+        """Sessions that the explorer really has."""
+        return self.slots if self.stored is None else self.stored
+
+
+class InFlight:
+    """Plans by prompt ``uid``, in the order of the draws."""
+
+    def __init__(self) -> None:
+        self._plans: dict[str, PromptPlan] = {}
+        self.evicted = 0
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    @property
+    def need_explorer(self) -> bool:
+        """Whether a prompt waits for live explorer sessions, or may."""
+        return any(plan.slots and plan.stored is None for plan in self._plans.values())
+
+    def add(self, plans: Mapping[str, PromptPlan]) -> None:
+        self._plans.update(plans)
+
+    def take_all(self) -> dict[str, PromptPlan]:
+        """Plans of a synchronous step: of every prompt that was drawn for it, in that order."""
+        plans, self._plans = self._plans, {}
+        return plans
+
+    def take(self, trained: Collection[str], waiting: Collection[str], strict: bool = True) -> dict[str, PromptPlan]:
+        """Plans of the prompts that the step trains on, in the order of the draws; the rest stays if it still waits.
+
+        Args:
+            trained: uids of the step's rows.
+            waiting: uids that verl still has in its queue. One that is in neither was dropped.
+            strict: every row's plan must be known.
+
+        Raises:
+            StateMismatch: a row's plan is not known.
+        """
+        unknown = [uid for uid in trained if uid not in self._plans]
+        if unknown and strict:
+            raise StateMismatch(
+                f"prompt {unknown[0]} (one of {len(unknown)}) is in verl's queue and no plan of it is known: the "
+                "checkpoint's transfer_queue and s2l_state.json are not of one run. Resume from an earlier checkpoint "
+                "with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
+            )
+        taken = {uid: plan for uid, plan in self._plans.items() if uid in trained}
+        kept = {uid: plan for uid, plan in self._plans.items() if uid in waiting and uid not in taken}
+        self.evicted = len(self._plans) - len(taken) - len(kept)
+        self._plans = kept
+        return taken
+
+    def metrics(self, step: int, taken: Mapping[str, PromptPlan]) -> dict[str, float]:
+        """``s2l/plan/...`` of a step that trained on ``taken``."""
+        lags = [step - plan.step for plan in taken.values()] or [0]
+        return {
+            "s2l/plan/lag_mean": sum(lags) / len(lags),
+            "s2l/plan/lag_max": float(max(lags)),
+            "s2l/plan/in_flight": float(len(self)),
+            "s2l/plan/evicted": float(self.evicted),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"plans": {uid: asdict(plan) for uid, plan in self._plans.items()}, "order": list(self._plans)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; the order is kept apart because a state is written with sorted keys."""
+        self._plans = {uid: PromptPlan(**state["plans"][uid]) for uid in state["order"]}
+
+
+def waiting_prompts() -> set[str]:
+    """Uids of the training prompts in verl's queue, finished or not."""
+    queued = (tq.kv_list("train") or {}).get("train", {})
+    return {key for key, tag in queued.items() if tag.get("is_prompt", False)}

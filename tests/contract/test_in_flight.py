@@ -1,0 +1,96 @@
+"""Plans of prompts between the draw and the step that trains on them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transfer_queue as tq
+from tensordict import NonTensorData, TensorDict
+from verl.utils import tensordict_utils as tu
+
+from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.errors import StateMismatch
+from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
+from s2l_ext.trainer.guided import StepGuidance
+from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
+from s2l_ext.trainer.planning import make_plans
+
+pytestmark = pytest.mark.contract
+
+
+def plans(step: int, *uids: str, **values) -> dict[str, PromptPlan]:
+    return {uid: PromptPlan(step, **values) for uid in uids}
+
+
+@pytest.fixture
+def table() -> InFlight:
+    """Two batches, drawn at steps 1 and 2."""
+    table = InFlight()
+    table.add(plans(1, "c", "a", slots=2))
+    table.add(plans(2, "b", "d", slots=1))
+    return table
+
+
+def test_a_step_gets_its_prompts_in_the_order_of_the_draws_and_leaves_the_others(table) -> None:
+    assert list(table.take({"b", "a"}, waiting={"c", "d"})) == ["a", "b"]
+    assert list(table.take({"d", "c"}, waiting=set())) == ["c", "d"] and len(table) == 0
+
+
+def test_what_verl_dropped_is_forgotten_and_counted(table) -> None:
+    taken = table.take({"b"}, waiting={"d"})
+    assert len(table) == 1
+    assert table.metrics(4, taken) == {
+        "s2l/plan/lag_mean": 2.0,
+        "s2l/plan/lag_max": 2.0,
+        "s2l/plan/in_flight": 1.0,
+        "s2l/plan/evicted": 2.0,
+    }
+    assert table.metrics(4, table.take({"d"}, waiting=set()))["s2l/plan/evicted"] == 0
+
+
+def test_a_synchronous_step_takes_everything_it_drew(table) -> None:
+    assert list(table.take_all()) == ["c", "a", "b", "d"] and len(table) == 0
+
+
+def test_the_explorer_is_needed_while_a_prompt_with_live_slots_is_under_way(table) -> None:
+    table.add(plans(3, "e", slots=0))
+    assert table.need_explorer
+    table.take({"a", "b", "c", "d"}, waiting={"e"})
+    assert not table.need_explorer
+    table.add(plans(3, "f", slots=2, stored=2))
+    assert not table.need_explorer, "stored rollouts need no server"
+
+
+def test_rows_without_a_plan_are_an_error_unless_nothing_is_on(table) -> None:
+    with pytest.raises(StateMismatch, match=r"prompt x \(one of 1\).*resume_from_path"):
+        table.take({"x", "a"}, waiting=set())
+    assert list(table.take({"x", "a"}, waiting=set(), strict=False)) == ["a"]
+
+
+def test_state_goes_through_sorted_json_and_keeps_the_order(table) -> None:
+    table.add(plans(2, "A", index=7, stored=1, reused=1, guided=2, length=30))
+    resumed = InFlight()
+    resumed.load_state_dict(json.loads(json.dumps(table.state_dict(), sort_keys=True)))
+    assert resumed.take_all() == table.take_all()
+
+
+def test_queued_prompts_are_told_from_rows(monkeypatch) -> None:
+    queued = {"a": {"is_prompt": True, "status": "running"}, "a_0_0": {"status": "success"}, "b": {"is_prompt": True}}
+    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: queued})
+    assert waiting_prompts() == {"a", "b"}
+    monkeypatch.setattr(tq, "kv_list", lambda partition: None)
+    assert waiting_prompts() == set()
+
+
+def test_a_plan_stands_on_its_row_so_that_verl_keeps_it_with_the_prompt() -> None:
+    """verl writes a prompt's columns into its queue, but no value that stands on the whole batch."""
+    batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "index": torch.tensor([3, 4])})
+    guidance = StepGuidance(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30)), 8, 10)
+    made = make_plans(batch, 5, 3, guidance, stored=None, prompts=None)
+    assert made == plans(5, "a", "b", slots=3, guided=4, length=30)
+    names = [name for name, value in batch.items() if not isinstance(value, NonTensorData)]
+    kept = batch.select(*names)
+    for one in (kept, kept[:1], kept.chunk(2)[1], TensorDict.cat([kept, kept])):
+        rows = zip(*(list(one[name]) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD)), strict=True)
+        assert set(rows) == {(3, 4, 30)}
