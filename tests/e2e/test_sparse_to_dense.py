@@ -1,4 +1,4 @@
-"""A teacher's rollouts stored, a warm-up on them and on-policy distillation as one pipeline: killed with SIGKILL while it
+"""A teacher's rollouts stored, a warm-up on them and on-policy distillation as one pipeline: killed with SIGKILL as it
 draws, continued, read to the end. Kills in training: test_chaos.py; in every stage: test_pipeline_run.py."""
 
 import json
