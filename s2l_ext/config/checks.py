@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
+from s2l_ext.config.fault_checks import check_faults
 from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.modes import check_mode
 from s2l_ext.config.nearest import did_you_mean
@@ -52,7 +53,7 @@ OWN_ROLLOUT_KEYS = frozenset(
 )
 """Rollout keys that have an ``s2l.explorer`` key of the same name, which would silently win."""
 
-LEARNER_ONLY_KEYS = frozenset({"name", "n", "mode", "agent", "calculate_log_probs", "val_kwargs"})
+LEARNER_ONLY_KEYS = frozenset({"name", "n", "mode", "agent", "calculate_log_probs", "val_kwargs", "router_config_path"})
 """Rollout keys that describe the step, not an engine."""
 
 ROLLOUT_KEYS_OUTSIDE_YAML = frozenset(
@@ -312,4 +313,5 @@ EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = 
     _lone_rows,
     _sampling,
     _overrides,
+    check_faults,
 )

@@ -56,6 +56,10 @@ class ExplorerConfig:
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
     ``source: offline`` takes its rows, without replacement, from a ``store`` that ``s2l explore`` wrote;
     ``too_few`` says what happens to a group for which too few are left.
+    ``on_failure``, when a live server dies or hangs: end the run, let its sessions wait for the restart, or let the
+    learner sample them. At most ``max_restarts`` in all, the first after ``restart_backoff_s`` seconds, then twice as
+    long each time; one try may take ``start_timeout_s``. A server has failed when it does not answer within
+    ``health_timeout_s`` a question asked every ``health_interval_s``, a request after ``request_timeout_s``.
     """
 
     model_path: str | None = None
@@ -75,6 +79,13 @@ class ExplorerConfig:
     correction: Literal["none", "truncated_is"] = "none"
     is_cap: float = limited(2.0, above=0)
     rollout_overrides: dict[str, Any] = field(default_factory=dict)
+    on_failure: Literal["fail", "wait", "learner"] = "fail"
+    max_restarts: int = limited(3, at_least=0)
+    restart_backoff_s: float = limited(10.0, at_least=0)
+    start_timeout_s: float = limited(900.0, above=0)
+    health_interval_s: float = limited(15.0, above=0)
+    health_timeout_s: float = limited(60.0, above=0)
+    request_timeout_s: float = limited(1800.0, above=0)
 
     def __post_init__(self) -> None:
         if self.is_live and self.model_path is None:

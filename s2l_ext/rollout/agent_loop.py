@@ -20,6 +20,7 @@ from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.data.trace_checks import read_teacher_rollouts
 from s2l_ext.errors import DataError
 from s2l_ext.registration import require_registered
+from s2l_ext.rollout.explorer_client import ExplorerFailed, SessionFaults
 from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD, SOURCE_FIELD, STORED_FIELD
 from s2l_ext.rollout.stored import StoredClient
@@ -36,14 +37,11 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
         teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None
         self._teacher_rollouts = read_teacher_rollouts(teacher) if teacher else None
-        self._as_explorer = self._with_client(getattr(self.llm_client, "explorer", None))
         explorer = self.s2l.explorer
         self._store = RolloutStore(explorer.store, verify=False) if explorer and explorer.store else None
 
-    def _with_client(self, client: Any) -> S2LAgentLoopWorker | None:
+    def _with_client(self, client: Any) -> S2LAgentLoopWorker:
         """This worker talking through another client: everything else is shared."""
-        if client is None:
-            return None
         view = copy.copy(self)
         view.llm_client = client
         return view
@@ -56,19 +54,37 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         slots = len(stored) if self._store else slots
         explores = not trajectory["validate"] and session_id < slots
         is_guided = not trajectory["validate"] and slots <= session_id < slots + guided
+        if explores and self._store is None:
+            return await self._explorer_session(sampling_params, trajectory, session_id=session_id, **kwargs)
         if explores:
-            worker = self._from_store(kwargs, int(stored[session_id])) if self._store else self._as_explorer
+            worker = self._from_store(kwargs, int(stored[session_id]))
         else:
             worker = self._guided(kwargs, length) if is_guided else self
-        if worker is None:
-            raise RuntimeError(
-                f"session {session_id} is the explorer's ({slots} slots), but its servers are not running"
-            )
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
         source = {SOURCE_FIELD: EXPLORER if explores else LEARNER}
         return await _WorkerBase._run_agent_loop(worker, params, trajectory, session_id=session_id, **source, **kwargs)
 
-    def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker | None:
+    async def _explorer_session(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        """From its first turn to its last sampled by the explorer, or by whom ``on_failure`` names in its place."""
+        explorer, client = self.s2l.explorer, getattr(self.llm_client, "explorer", None)
+        assert explorer is not None
+        if client is None:
+            raise RuntimeError(f"session {kwargs['session_id']} is the explorer's, but its servers are not running")
+        params, faults = {**sampling_params, **self._explorer_sampling()}, SessionFaults(explorer)
+        sampler = EXPLORER
+        while sampler == EXPLORER:
+            view = self._with_client(client.for_session())
+            source = {SOURCE_FIELD: EXPLORER}
+            try:
+                return await _WorkerBase._run_agent_loop(view, dict(params), trajectory, **source, **kwargs)
+            except ExplorerFailed as failure:
+                sampler = await faults.next_sampler(view.llm_client, failure)
+        source = {SOURCE_FIELD: LEARNER}
+        return await _WorkerBase._run_agent_loop(self, sampling_params, trajectory, **source, **kwargs)
+
+    def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker:
         """This worker for a session that an explorer sampled before."""
         assert self._store is not None
         name = prompt_id([dict(message) for message in row["raw_prompt"]], row.get("extra_info"))
@@ -81,7 +97,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         assert explorer is not None
         return {"temperature": explorer.temperature, "top_p": explorer.top_p, "top_k": explorer.top_k}
 
-    def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker | None:
+    def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker:
         """This worker for a session that continues the row's trace; itself for a row without one."""
         guidance = self.s2l.guidance
         assert guidance is not None

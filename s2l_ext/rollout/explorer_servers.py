@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import logging
-import time
+from functools import partial
 from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
-from verl.utils.device import get_resource_name
-from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from verl.workers.rollout.llm_server import LLMServerManager
 
 from s2l_ext.config import ExplorerConfig
-
-logger = logging.getLogger(__name__)
+from s2l_ext.errors import S2LError
+from s2l_ext.rollout.explorer_client import ExplorerClient
+from s2l_ext.rollout.explorer_replica import Replica, release
+from s2l_ext.rollout.explorer_router import ExplorerRouter
+from s2l_ext.rollout.explorer_watch import FaultLedger, Watch
 
 FIRST_REPLICA_RANK = 1000
 """Replica ranks name Ray actors; the learner's count from 0."""
@@ -32,6 +34,7 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
             data_parallel_size=1,
             pipeline_model_parallel_size=1,
             load_format="auto",
+            router_config_path=None,  # a router plugin is the learner's
         )
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
     return copied
@@ -43,71 +46,97 @@ def point_to_model(model: DictConfig, path: str) -> None:
         model.update(path=path, tokenizer_path=None, hf_config_path=None, lora_rank=0, lora_adapter_path=None)
 
 
-class ExplorerServers:
-    """Starts, versions and stops the explorer's replicas. Holds no training state."""
+class ExplorerServerManager(LLMServerManager):
+    """verl's manager; the one change is a router of ours, on the driver's node, which no other node takes along."""
 
     def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
-        self._manager: LLMServerManager | None = LLMServerManager.create(
-            config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK
+        super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
+        self._policy = explorer.on_failure
+
+    async def _init_global_load_balancer(self) -> None:
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        router = ray.remote(ExplorerRouter).options(num_cpus=0, scheduling_strategy=here)
+        self.global_load_balancer = router.remote(
+            servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
+            policy=self._policy,
+            full_determinism=bool(self.rollout_config.get("full_determinism", False)),
         )
+        await self.global_load_balancer.status.remote()  # a fresh process imports verl for a while
+
+    def replicas(self) -> list[Replica]:
+        """Every replica that verl started, as something that can be started again."""
+        wrapped = []
+        for started in self.rollout_replicas:
+            build = partial(self._new_replica, started.replica_rank)
+            wrapped.append(Replica(build, started.replica_rank, started.world_size))
+            wrapped[-1].adopt(started)
+        return wrapped
+
+    def _new_replica(self, rank: int, suffix: str) -> Any:
+        return self.rollout_replica_class(
+            replica_rank=rank,
+            config=self.rollout_config,
+            model_config=self.model_config,
+            gpus_per_node=self.rollout_config.n_gpus_per_node,
+            name_suffix=suffix,
+        )
+
+
+class ExplorerServers:
+    """Starts, versions, watches and stops the explorer's replicas. Holds no training state."""
+
+    def __init__(self, config: DictConfig, explorer: ExplorerConfig, ledger: FaultLedger) -> None:
+        self._explorer = explorer
+        manager = ExplorerServerManager.create(config=config, explorer=explorer)
+        self._manager: ExplorerServerManager | None = manager
+        self._watch = Watch(explorer, manager.replicas(), manager.global_load_balancer, ledger)
+        self._watch.start()
 
     @property
     def running(self) -> bool:
         return self._manager is not None
 
-    def client(self) -> LLMServerClient | None:
-        return self._manager.get_client() if self._manager else None
+    @property
+    def gpus_held(self) -> int:
+        """GPUs of servers that are up; those of the others went back to Ray."""
+        return sum(replica.gpus for replica in self._watch.up) if self.running else 0
+
+    def client(self) -> ExplorerClient | None:
+        if self._manager is None:
+            return None
+        return self._manager.get_client(client_cls=ExplorerClient, timeout_s=self._explorer.request_timeout_s)
 
     def set_step(self, step: int) -> None:
         """Give rows the current weight version; a frozen model is never stale, and verl's metrics need a number."""
         if self._manager:
-            ray.get([server.set_global_steps.remote(step) for server in self._servers()])
+            self._watch.set_step(step)
+
+    def check(self) -> None:
+        """Raise S2LError when the explorer failed and ``on_failure`` lets nobody stand in."""
+        if self._manager is None or self._explorer.on_failure == "learner":
+            return
+        reason = self._watch.status()["given_up"]
+        if reason:
+            raise S2LError(_ending(self._explorer, reason))
 
     def stop(self) -> int:
         """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
         if self._manager is None:
             return 0
-        _shut_down_engines(self._servers())
-        groups = []
-        for replica in self._manager.rollout_replicas:
-            _kill_all([*replica.servers, *replica.workers])
-            groups += replica.resource_pool.pgs or []
+        replicas = self._watch.stop()
+        for replica in replicas:
+            replica.shut_down()
+        groups = [group for replica in replicas for group in replica.kill()]
         ray.kill(self._manager.global_load_balancer)
         self._manager = None
-        return _release(groups)
-
-    def _servers(self) -> list[Any]:
-        return [server for replica in self._manager.rollout_replicas for server in replica.servers]
+        return release(groups)
 
 
-def _shut_down_engines(servers: list[Any]) -> None:
-    """Ask vLLM to end its engine processes; killing the Ray actor alone would orphan them."""
-    calls = [server.__ray_call__.remote(lambda self: self.engine.shutdown()) for server in servers]
-    _done, late = ray.wait(calls, num_returns=len(calls), timeout=60)
-    if late:
-        logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
-
-
-def _release(groups: list[Any], timeout_s: float = 30.0) -> int:
-    """Remove the placement groups, wait until Ray has, and return the GPUs they held."""
-    for group in groups:
-        ray.util.remove_placement_group(group)
-    deadline = time.monotonic() + timeout_s
-    waiting = list(groups)
-    while waiting and time.monotonic() < deadline:
-        time.sleep(0.1)
-        waiting = [group for group in waiting if ray.util.placement_group_table(group)["state"] != "REMOVED"]
-    released = sum(_gpus(group) for group in groups if group not in waiting)
-    level = logging.WARNING if waiting else logging.INFO
-    logger.log(level, "explorer servers stopped, %d of their %d GPUs released", released, sum(map(_gpus, groups)))
-    return released
-
-
-def _gpus(group: Any) -> int:
-    """Accelerators reserved by a placement group, whatever Ray calls them here."""
-    return int(sum(bundle.get(get_resource_name(), 0) for bundle in group.bundle_specs))
-
-
-def _kill_all(actors: list[Any]) -> None:
-    for actor in actors:
-        ray.kill(actor)
+def _ending(explorer: ExplorerConfig, reason: str) -> str:
+    others = (
+        "wait (for its restart) or learner (which samples meanwhile)" if explorer.on_failure == "fail" else "learner"
+    )
+    return (
+        f"the explorer failed: {reason}. s2l.explorer.on_failure={explorer.on_failure} ends the run here. The same "
+        f"command resumes from the last checkpoint; s2l.explorer.on_failure={others} lets a run go on."
+    )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,11 +19,19 @@ from s2l_ext.algorithms.sources import EXPLORER
 
 
 @contextmanager
-def grouped_by_source(batch: KVBatchMeta) -> Iterator[None]:
-    """verl groups rows by ``uid``; inside this block explorer and learner rows of a prompt are two groups."""
+def grouped_by_source(batch: KVBatchMeta, changed: Collection[str] = ()) -> Iterator[None]:
+    """verl groups rows by ``uid``; inside this block explorer and learner rows of a prompt are two groups.
+
+    Args:
+        batch: the step's rows.
+        changed: prompts whose rows were not all sampled by whom the plan names. Where that leaves a source with a
+            single row, which would have no baseline, the prompt's rows stay one group.
+    """
     rows = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=["uid", "s2l_source"])
     uids, sources = list(rows["uid"]), list(rows["s2l_source"])
-    _put_uids(batch, [f"{uid}/{source}" for uid, source in zip(uids, sources, strict=True)])
+    rows_of = Counter(zip(uids, sources, strict=True))
+    whole = {uid for (uid, _source), count in rows_of.items() if count == 1 and uid in changed}
+    _put_uids(batch, [uid if uid in whole else f"{uid}/{source}" for uid, source in zip(uids, sources, strict=True)])
     try:
         yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,11 +24,13 @@ from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
+from s2l_ext.trainer.faults import Actors, fallback_rows, restarted_rewards, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
@@ -78,6 +81,9 @@ class S2LMethods(PPOTrainer):
         _adapt(config, self.s2l, self.mode)
         self.explorer_servers: ExplorerServers | None = None
         self.explorer_gpus_held = 0
+        self.explorer_faults = FaultLedger()
+        self.fallen: list[str] = []
+        self.actors: Actors | None = None
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
         self.schedule = (
@@ -103,7 +109,18 @@ class S2LMethods(PPOTrainer):
         buffer = super()._build_replay_buffer()
         if self.s2l.rollout.poll_interval_s is not None:
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
+        if self.s2l.anything_on:
+            watch_sampling(buffer, self._check_processes)
         return buffer
+
+    def _check_processes(self) -> None:
+        if self.explorer_servers:
+            self.explorer_servers.check()
+        if self.actors is None:
+            rewards, loops = self.get_reward_handles() or [], self.agent_loop_manager.agent_loop_workers
+            named = [*(("reward worker", one) for one in rewards), *(("agent-loop worker", one) for one in loops)]
+            self.actors = Actors({f"{kind} {number}": one for number, (kind, one) in enumerate(named)})
+        self.actors.check()
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -132,14 +149,15 @@ class S2LMethods(PPOTrainer):
             self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)
 
     def _setup(self) -> None:
-        super()._setup()
+        with restarted_rewards() if self.s2l.anything_on else nullcontext():
+            super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
         keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
         self.run_log = RunLog(folder, resumed_step=keep)
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
         if self.explorer and self.explorer.is_live and self._explorer_is_needed():
-            self.explorer_servers = ExplorerServers(self.config, self.explorer)
+            self.explorer_servers = ExplorerServers(self.config, self.explorer, self.explorer_faults)
             self.explorer_gpus_held = self.explorer.n_gpus
 
     def get_llm_client(self) -> LLMServerClient:
@@ -193,7 +211,7 @@ class S2LMethods(PPOTrainer):
         if self.distills:
             batch = distill.zero_advantages(batch)
         elif self.explorer and self.explorer.baseline == "per_source":
-            with grouped_by_source(batch):
+            with grouped_by_source(batch, changed={uid_of(key) for key in self.fallen}):
                 batch = super()._compute_advantage(batch, metrics)
         else:
             batch = super()._compute_advantage(batch, metrics)
@@ -218,6 +236,12 @@ class S2LMethods(PPOTrainer):
         if self.explorer:
             expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
             metrics.update(require_explorer_rows(batch, expected))
+        if self.explorer and self.explorer.is_live:
+            self.fallen = fallback_rows(batch, expected) if self.explorer.on_failure == "learner" else []
+            metrics["s2l/explorer/fallback_rows"] = float(len(self.fallen))
+            metrics.update(self.explorer_faults.step_metrics())
+        if self.actors:
+            metrics["s2l/reward/restarts"] = float(self.actors.restarts)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.step_kl:
@@ -236,8 +260,10 @@ class S2LMethods(PPOTrainer):
 
     def on_step_end(self) -> None:
         super().on_step_end()
+        if self.explorer_servers:
+            self.explorer_gpus_held = self.explorer_servers.gpus_held
         if self.explorer_servers and not self._explorer_is_needed():
-            self.explorer_gpus_held -= self.explorer_servers.stop()
+            self.explorer_gpus_held = max(0, self.explorer_gpus_held - self.explorer_servers.stop())
             self.explorer_servers = None
 
     # ---- what was applied -----------------------------------------------------------------------------------

@@ -1,0 +1,179 @@
+"""One replica of the explorer: started, asked whether it lives, and ended with every process it has."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from queue import Empty, Queue
+from threading import Thread
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from verl.utils.device import get_resource_name
+
+from s2l_ext.rollout.processes import Process, kill_processes, own_processes
+
+logger = logging.getLogger(__name__)
+
+END_TIMEOUT_S = 60.0
+
+
+class Replica:
+    """verl's replica under one name for its whole life, whatever number of engines it wears out.
+
+    Args:
+        build: makes verl's object, not yet started; its argument keeps the actors' names of successive starts apart.
+        rank: verl's replica rank.
+        gpus: of one replica.
+    """
+
+    def __init__(self, build: Callable[[str], Any], rank: int, gpus: int) -> None:
+        self._build, self.rank, self.gpus = build, rank, gpus
+        self._verls: Any = None
+        self._processes: dict[str, list[Process]] = {}
+        self._starts = 0
+
+    def adopt(self, replica: Any) -> None:
+        """A replica that verl started."""
+        self._verls = replica
+        self._processes = _find_processes(replica)
+
+    @property
+    def address(self) -> str:
+        return self._verls.server_address if self._verls else f"explorer replica {self.rank}"
+
+    @property
+    def handle(self) -> Any:
+        """The actor that takes requests."""
+        return self._verls.server_handle
+
+    @property
+    def servers(self) -> list[Any]:
+        return list(self._verls.servers) if self._verls else []
+
+    def ask(self) -> list[Any]:
+        """One call for each server that returns when it lives: the first through engine core and every worker.
+
+        No generation: behind a full queue that would wait as long as any other request.
+        """
+        first, *others = self.servers
+        return [
+            first.collective_rpc.remote(method="check_health"),
+            *(one.get_master_address.remote() for one in others),
+        ]
+
+    def start(self, timeout_s: float) -> None:
+        """Place and start new engines and have them generate one token.
+
+        In a thread of its own, which is left behind when it does not end: verl waits for its placement group, and
+        vLLM for its engine, without a time limit.
+
+        Raises:
+            TimeoutError: not ready within ``timeout_s`` seconds.
+            Exception: whatever Ray, verl or vLLM say.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._starts += 1
+        _wait_for_room(self.gpus, deadline)
+        self._verls = self._build(f"again{self._starts}")
+        outcome: Queue[Exception | dict[str, list[Process]]] = Queue()
+        Thread(target=_start, args=(self._verls, outcome), daemon=True).start()
+        try:
+            result = outcome.get(timeout=max(1.0, deadline - time.monotonic()))
+        except Empty:
+            raise TimeoutError(f"not ready within {timeout_s:g} s") from None
+        if isinstance(result, Exception):
+            raise result
+        self._processes = result
+
+    def shut_down(self) -> None:
+        """Ask vLLM to end its engine processes."""
+        calls = [server.__ray_call__.remote(lambda self: self.engine.shutdown()) for server in self.servers]
+        _done, late = ray.wait(calls, num_returns=len(calls), timeout=END_TIMEOUT_S) if calls else ([], [])
+        if late:
+            logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
+
+    def kill(self) -> list[Any]:
+        """End every process, also one that hangs, and return the placement groups it leaves.
+
+        vLLM's engine processes are no children of Ray's and outlive a killed actor.
+        """
+        if self._verls is None:
+            return []
+        verls, processes = self._verls, self._processes
+        self._verls, self._processes = None, {}
+        kills = [_kill_on(node, ids) for node, ids in processes.items()]
+        if kills:
+            ray.wait(kills, num_returns=len(kills), timeout=END_TIMEOUT_S)
+        for actor in [*verls.servers, *verls.workers]:
+            with contextlib.suppress(Exception):  # it is dead, or its node is
+                ray.kill(actor)
+        return _groups(verls.resource_pool)
+
+
+def _start(replica: Any, outcome: Queue) -> None:
+    try:
+        asyncio.run(replica.init_standalone())
+        request = {"prompt_ids": [0], "sampling_params": {"max_tokens": 1, "temperature": 0.0}, "request_id": "start"}
+        ray.get(replica.server_handle.generate.remote(**request))
+        outcome.put(_find_processes(replica))
+    except Exception as error:
+        outcome.put(error)
+
+
+def _wait_for_room(gpus: int, deadline: float) -> None:
+    """A node that is gone may come back, or another one may."""
+    name = get_resource_name()
+    while ray.available_resources().get(name, 0) < gpus:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no room for {gpus} {name}: {ray.available_resources().get(name, 0):g} are free")
+        time.sleep(1.0)
+
+
+def _find_processes(replica: Any) -> dict[str, list[Process]]:
+    """By node: every process to end, as the actors see them while they live."""
+    calls = [actor.__ray_call__.remote(own_processes) for actor in [*replica.servers, *replica.workers]]
+    found: dict[str, list[Process]] = {}
+    for node, processes in ray.get(calls, timeout=END_TIMEOUT_S):
+        found.setdefault(node, []).extend(processes)
+    return found
+
+
+def _groups(pool: Any) -> list[Any]:
+    """Placement groups of a pool; verl keeps none that was still pending when its start was given up."""
+    if pool is None or pool.pgs:
+        return list(pool.pgs) if pool else []
+    table = ray.util.placement_group_table().values()
+    names = [entry["name"] for entry in table if entry["state"] != "REMOVED"]
+    own = [name for name in names if name.startswith(f"{pool.name_prefix}verl_group_")]
+    return [ray.util.get_placement_group(name) for name in own]
+
+
+def release(groups: list[Any], timeout_s: float = 30.0) -> int:
+    """Remove the placement groups, wait until Ray has, and return the GPUs they held."""
+    for group in groups:
+        ray.util.remove_placement_group(group)
+    deadline = time.monotonic() + timeout_s
+    waiting = list(groups)
+    while waiting and time.monotonic() < deadline:
+        time.sleep(0.1)
+        waiting = [group for group in waiting if ray.util.placement_group_table(group)["state"] != "REMOVED"]
+    released = sum(_gpus(group) for group in groups if group not in waiting)
+    level = logging.WARNING if waiting else logging.INFO
+    logger.log(level, "explorer servers stopped, %d of their %d GPUs released", released, sum(map(_gpus, groups)))
+    return released
+
+
+def _gpus(group: Any) -> int:
+    """Accelerators reserved by a placement group, whatever Ray calls them here."""
+    return int(sum(bundle.get(get_resource_name(), 0) for bundle in group.bundle_specs))
+
+
+def _kill_on(node: str, processes: list[Process]) -> Any:
+    here = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
+    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}
+    return ray.remote(kill_processes).options(**options).remote(processes)

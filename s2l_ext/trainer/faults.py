@@ -1,0 +1,125 @@
+"""What the driver notices of processes that fail in a step: rows that changed their sampler, actors that died."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from transfer_queue import KVBatchMeta
+from verl.experimental.reward_loop.reward_loop import RewardLoopManager, RewardLoopWorker
+
+from s2l_ext.algorithms.sources import LEARNER
+from s2l_ext.errors import S2LError
+
+logger = logging.getLogger(__name__)
+
+REWARD_RESTARTS = 3
+"""Times that Ray starts one reward worker again, and runs again what it was asked when it died."""
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------
+
+
+def fallback_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> list[str]:
+    """Keys of rows that the plan gave to the explorer and the learner sampled.
+
+    Args:
+        batch: the step's rows; keys are ``{uid}_{session}_{index}``.
+        slots: explorer sessions that the group of each ``uid`` was planned to have.
+    """
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    planned = [key for key in keys if int(key.rsplit("_", 2)[1]) < slots[uid_of(key)]]
+    if not planned:
+        return []
+    rows = tq.kv_batch_get(keys=planned, partition_id=batch.partition_id, select_fields=["s2l_source"])
+    fallen = [key for key, source in zip(planned, rows["s2l_source"], strict=True) if source == LEARNER]
+    if fallen:
+        logger.warning("s2l: %d of %d explorer rows were sampled by the learner", len(fallen), len(planned))
+    return fallen
+
+
+def uid_of(key: str) -> str:
+    return key.rsplit("_", 2)[0]
+
+
+# ---- actors -------------------------------------------------------------------------------------------------------
+
+
+class RestartedRewardLoop(RewardLoopManager):
+    """verl's manager; the one change: Ray starts a dead worker, which keeps no state, and repeats what it was asked."""
+
+    def _init_reward_loop_workers(self) -> None:
+        options = {"max_restarts": REWARD_RESTARTS, "max_task_retries": REWARD_RESTARTS}
+        self.reward_loop_workers_class = ray.remote(**options)(RewardLoopWorker)
+        super()._init_reward_loop_workers()
+
+
+@contextmanager
+def restarted_rewards() -> Iterator[None]:
+    """Inside this block verl's trainer, which names the manager's class in its module, builds ours."""
+    from verl.trainer.ppo.v1 import trainer_base  # its import loads our trainers, which import this module
+
+    original = trainer_base.RewardLoopManager
+    trainer_base.RewardLoopManager = RestartedRewardLoop
+    try:
+        yield
+    finally:
+        trainer_base.RewardLoopManager = original
+
+
+class Actors:
+    """Asks actors for their process whenever it is told to, without waiting for answers."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._actors = dict(named)
+        self._asked: dict[str, Any] = {}
+        self._pids: dict[str, int] = {}
+        self.restarts = 0
+
+    def check(self) -> None:
+        """Raise S2LError for one that is dead for good; count those that Ray started again."""
+        for name, actor in self._actors.items():
+            asked = self._asked.setdefault(name, actor.__ray_call__.remote(lambda _: os.getpid()))
+            if ray.wait([asked], timeout=0)[0]:
+                self._read(name, self._asked.pop(name))
+
+    def _read(self, name: str, asked: Any) -> None:
+        try:
+            pid = ray.get(asked)
+        except ActorDiedError as error:
+            raise S2LError(
+                f"{name} died and is not started again. The same command resumes from the last checkpoint. Ray says: "
+                f"{' '.join(str(error).split())[:500]}"
+            ) from error
+        except ActorUnavailableError:
+            return  # it is being started again
+        if self._pids.setdefault(name, pid) != pid:
+            self._pids[name] = pid
+            self.restarts += 1
+            logger.warning("s2l: %s died and was started again", name)
+
+
+def watch_sampling(buffer: Any, check: Callable[[], None]) -> None:
+    """Have a replay buffer call ``check`` whenever it waits and when it ends, also when it ends with an error.
+
+    verl waits for sessions for ever, and says of failed ones only that there are no rows.
+    """
+    wait, sample = buffer._wait_for_next_poll, buffer.sample
+
+    def checked_wait(*args: Any, **kwargs: Any) -> Any:
+        check()
+        return wait(*args, **kwargs)
+
+    def checked_sample(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            check()
+
+    buffer._wait_for_next_poll, buffer.sample = checked_wait, checked_sample

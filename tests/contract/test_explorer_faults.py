@@ -1,0 +1,518 @@
+"""Failures of the explorer without a run: times worked out by hand, what sessions do, what is asked of verl."""
+
+import asyncio
+import inspect
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from transfer_queue import KVBatchMeta
+from verl.experimental.agent_loop import agent_loop as verls_loop
+from verl.experimental.reward_loop.reward_loop import RewardLoopManager
+from verl.single_controller.ray.base import RayResourcePool
+from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
+from verl.workers.rollout.replica import RolloutReplica, TokenOutput
+from verl.workers.rollout.router import GlobalRequestLoadBalancer
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+
+from s2l_ext.config import ExplorerConfig
+from s2l_ext.errors import S2LError
+from s2l_ext.rollout import explorer_client, explorer_watch
+from s2l_ext.rollout.explorer_client import ExplorerClient, ExplorerFailed, SessionFaults
+from s2l_ext.rollout.explorer_router import ExplorerRouter
+from s2l_ext.rollout.explorer_watch import FaultLedger, Restarts, Watch
+from s2l_ext.rollout.processes import kill_processes
+from s2l_ext.trainer import corrections, faults
+
+pytestmark = pytest.mark.contract
+
+
+# ---- times and counts ---------------------------------------------------------------------------------------------
+
+
+def test_restarts_wait_twice_as_long_each_time_and_end() -> None:
+    restarts = Restarts(most=4, first_s=10)
+    assert [restarts.take() for _ in range(5)] == [10, 20, 40, 80, None]
+    assert restarts.used == 4
+
+
+def test_down_seconds_by_hand() -> None:
+    """Server 0 is down from 10 to 15, server 1 from 12 on; read at 14 (4 + 2), at 20 (5 + 8 - 6), at 21 (1)."""
+    ledger = FaultLedger()
+    ledger.down(0, now=10)
+    ledger.down(1, now=12)
+    ledger.down(0, now=13)
+    ledger.saw_failed_requests(3)
+    assert ledger.step_metrics(now=14) == {
+        "s2l/explorer/restarts": 0,
+        "s2l/explorer/failed_requests": 3,
+        "s2l/explorer/down_seconds": 6,
+    }
+    ledger.back(0, now=15)
+    ledger.saw_failed_requests(5)
+    assert ledger.step_metrics(now=20) == {
+        "s2l/explorer/restarts": 1,
+        "s2l/explorer/failed_requests": 2,
+        "s2l/explorer/down_seconds": 7,
+    }
+    ledger.gone(1, now=21)
+    assert ledger.step_metrics(now=30)["s2l/explorer/down_seconds"] == 1
+    assert ledger.step_metrics(now=40)["s2l/explorer/down_seconds"] == 0
+
+
+# ---- the router ---------------------------------------------------------------------------------------------------
+
+
+def test_a_reported_server_gets_no_requests_until_it_is_taken_in_again() -> None:
+    router = ExplorerRouter({"a": "A", "b": "B"}, policy="wait")
+    router.report("a", "no answer within 5 s")
+    assert {router.acquire_server(str(number))[0] for number in range(8)} == {"b"}
+    assert router.status()["suspects"] == {"a": "no answer within 5 s"}
+    router.add_servers({"a": "A"})
+    assert router.status() == {"up": ["b", "a"], "suspects": {}, "failed_requests": 1, "given_up": None}
+    router.report("a", "dead")
+    router.forget("a")
+    assert router.status()["suspects"] == {} and router.status()["failed_requests"] == 2
+
+
+def test_without_a_server_nothing_is_counted_as_a_request() -> None:
+    router = ExplorerRouter({}, policy="learner")
+    with pytest.raises(RuntimeError, match="No available servers"):
+        router.acquire_server("x")
+    router.report(None, "RuntimeError: No available servers in load balancer")
+    assert router.status()["failed_requests"] == 0 and router.status()["given_up"] is None
+
+
+def test_with_fail_the_first_report_is_the_end_and_the_reason() -> None:
+    router = ExplorerRouter({"a": "A"}, policy="fail")
+    router.report("a", "EngineDeadError: x")
+    router.report("a", "later")
+    assert router.status()["given_up"] == "a: EngineDeadError: x"
+
+
+# ---- a session ----------------------------------------------------------------------------------------------------
+
+
+class Local:
+    """An actor's handle onto an object of this process."""
+
+    def __init__(self, instance) -> None:
+        self.instance = instance
+
+    def __getattr__(self, name):
+        async def call(*args, **kwargs):
+            result = getattr(self.instance, name)(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+        return SimpleNamespace(remote=call)
+
+
+class Server:
+    """Answers with the next of ``answers``: an exception, seconds to hang, or a stop reason."""
+
+    def __init__(self, *answers) -> None:
+        self.answers = list(answers)
+
+    async def generate(self, **request):
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        if not isinstance(answer, str):
+            await asyncio.sleep(answer)
+        return TokenOutput(token_ids=[1], stop_reason=answer if isinstance(answer, str) else "completed")
+
+
+def client_of(router, timeout_s=0.2) -> ExplorerClient:
+    config = SimpleNamespace(actor_rollout_ref=SimpleNamespace(rollout=SimpleNamespace(name="vllm")))
+    return ExplorerClient(config=config, load_balancer_handle=Local(router), timeout_s=timeout_s).for_session()
+
+
+def ask(client):
+    async def go():
+        answer = await client.generate("r", prompt_ids=[1], sampling_params={})
+        await asyncio.sleep(0)
+        return answer
+
+    return go()
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (RuntimeError("EngineCore encountered an issue\nmore"), "RuntimeError: EngineCore encountered an issue$"),
+        (60.0, r"no answer within 0\.2 s"),
+        ("aborted", "the server gave up the request"),
+    ],
+)
+def test_every_way_in_which_a_server_fails_is_one_error(answer, said) -> None:
+    client = client_of(ExplorerRouter({"a": Local(Server(answer))}, policy="wait"))
+    with pytest.raises(ExplorerFailed, match=said):
+        asyncio.run(ask(client))
+    assert client.server == "a"
+
+
+def test_no_server_at_all_is_the_same_error_without_a_name() -> None:
+    client = client_of(ExplorerRouter({}, policy="wait"))
+    with pytest.raises(ExplorerFailed, match="No available servers"):
+        asyncio.run(ask(client))
+    assert client.server is None
+
+
+def test_a_request_that_is_refused_says_nothing_against_the_server() -> None:
+    client = client_of(ExplorerRouter({"a": Local(Server(ValueError("Prompt length (9) leaves no room")))}, "wait"))
+    with pytest.raises(ValueError, match="leaves no room"):
+        asyncio.run(ask(client))
+
+
+def explorer(policy: str, **others) -> ExplorerConfig:
+    return ExplorerConfig(model_path="m", on_failure=policy, **others)
+
+
+def next_sampler(policy: str, router, failures: int = 1, **others) -> str:
+    async def go() -> str:
+        client, session = client_of(router), SessionFaults(explorer(policy, **others))
+        client.server, sampler = "a", ""
+        for _ in range(failures):
+            sampler = await session.next_sampler(client, ExplorerFailed("no answer"))
+            router.add_servers({"a": None})
+        return sampler
+
+    return asyncio.run(go())
+
+
+def test_the_learner_takes_over_at_once() -> None:
+    router = ExplorerRouter({"a": None}, policy="learner")
+    assert next_sampler("learner", router) == "learner"
+    assert router.status()["suspects"] == {} and router.status()["failed_requests"] == 1
+
+
+def test_fail_ends_the_session() -> None:
+    router = ExplorerRouter({"a": None}, policy="fail")
+    with pytest.raises(ExplorerFailed):
+        next_sampler("fail", router)
+    assert router.status()["given_up"] == "a: no answer"
+
+
+def test_a_waiting_session_goes_on_when_the_explorer_is_back(monkeypatch) -> None:
+    monkeypatch.setattr(explorer_client, "POLL_S", 0.01)
+    router = ExplorerRouter({"a": None}, policy="wait")
+
+    async def go() -> str:
+        client = client_of(router)
+        client.server = "a"
+        waiting = asyncio.create_task(SessionFaults(explorer("wait")).next_sampler(client, ExplorerFailed("dead")))
+        await asyncio.sleep(0.1)
+        assert not waiting.done()
+        router.add_servers({"b": None})
+        return await waiting
+
+    assert asyncio.run(go()) == "explorer"
+
+
+def test_a_waiting_session_ends_with_the_explorer(monkeypatch) -> None:
+    monkeypatch.setattr(explorer_client, "POLL_S", 0.01)
+    router = ExplorerRouter({}, policy="wait")
+    router.give_up("restarts are used up")
+    with pytest.raises(ExplorerFailed):
+        next_sampler("wait", router)
+
+
+def test_a_request_that_fails_time_and_again_does_not_wait_for_ever() -> None:
+    """Two restarts allowed, so three tries."""
+    router = ExplorerRouter({"a": None, "b": None}, policy="wait")
+    assert next_sampler("wait", router, failures=2, max_restarts=2) == "explorer"
+    with pytest.raises(ExplorerFailed):
+        next_sampler("wait", router, failures=3, max_restarts=2)
+    assert router.status()["given_up"] == "one session failed 3 times, at last: no answer"
+
+
+# ---- the watch ----------------------------------------------------------------------------------------------------
+
+
+class Instantly:
+    """Ray's calls on objects of this process."""
+
+    def get(self, refs, timeout=None):
+        if isinstance(refs, list):
+            return [self.get(ref) for ref in refs]
+        if inspect.iscoroutine(refs):
+            return asyncio.run(refs)
+        if isinstance(refs, Exception):
+            raise refs
+        return refs
+
+    def wait(self, refs, num_returns=1, timeout=None):
+        ready = [ref for ref in refs if ref != "hangs"]
+        return ready, [ref for ref in refs if ref == "hangs"]
+
+
+class Engine:
+    """A replica whose health is said by ``answer`` and whose next starts end as listed."""
+
+    def __init__(self, rank, starts=()) -> None:
+        self.rank, self.answer, self.starts, self.kills = rank, "well", list(starts), 0
+        self.address, self.handle, self.servers, self.gpus = f"server{rank}", rank, [], 1
+
+    def ask(self):
+        return [self.answer]
+
+    def kill(self):
+        self.kills += 1
+        return []
+
+    def start(self, timeout_s):
+        result = self.starts.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        self.answer = "well"
+
+
+class AtOnce:
+    """A thread that runs when it is started."""
+
+    def __init__(self, target, args, daemon) -> None:
+        self.start = lambda: target(*args)
+
+
+@pytest.fixture
+def watch_over(monkeypatch):
+    def build(router, *engines, **settings):
+        monkeypatch.setattr(explorer_watch, "ray", Instantly())
+        monkeypatch.setattr(explorer_watch, "release", lambda groups: 0)
+        monkeypatch.setattr(explorer_watch, "Thread", AtOnce)
+        limits = {"restart_backoff_s": 0.0, "health_interval_s": 1e-9, **settings}
+        return Watch(explorer(router._policy, **limits), engines, Local(router), FaultLedger())
+
+    return build
+
+
+def test_a_hung_server_is_replaced_and_takes_requests_again(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="learner"), Engine(0, starts=[None])
+    watch = watch_over(router, engine)
+    engine.answer = "hangs"
+    watch.look()
+    assert engine.kills == 1 and watch.up == [engine] and router.status()["up"] == ["server0"]
+    assert watch._ledger.restarts == 1
+
+
+def test_a_restart_that_fails_uses_up_a_restart(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[TimeoutError("no room"), None])
+    watch = watch_over(router, engine, max_restarts=2)
+    engine.answer = RuntimeError("died")
+    watch.look()
+    assert watch._restarts.used == 2 and watch.up == [engine] and router.status()["given_up"] is None
+
+
+def test_used_up_restarts_are_the_end_and_named(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[TimeoutError("no room")])
+    watch = watch_over(router, engine, max_restarts=1)
+    engine.answer = RuntimeError("died")
+    watch.look()
+    said = router.status()["given_up"]
+    assert said.startswith("s2l.explorer.max_restarts=1 are used up, at last: restart failed: TimeoutError: no room")
+    assert router.status()["up"] == [] and watch.up == []
+
+
+def test_with_one_of_two_left_the_run_goes_on(watch_over) -> None:
+    router = ExplorerRouter({"server0": 0, "server1": 1}, policy="wait")
+    dead, alive = Engine(0), Engine(1)
+    watch = watch_over(router, dead, alive, max_restarts=1)
+    watch._restarts.take()
+    dead.answer = RuntimeError("died")
+    watch.look()
+    assert router.status()["up"] == ["server1"] and router.status()["given_up"] is None
+
+
+def test_fail_starts_nothing_again(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="fail"), Engine(0, starts=[None])
+    watch = watch_over(router, engine)
+    engine.answer = RuntimeError("died")
+    watch.look()
+    assert engine.starts == [None] and router.status()["given_up"] == "server server0: RuntimeError: died"
+
+
+def test_a_complaint_about_a_healthy_server_is_forgotten(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0)
+    watch = watch_over(router, engine, health_interval_s=1e9)
+    router.report("server0", "no answer within 5 s")
+    watch.look()
+    assert router.status()["up"] == ["server0"] and engine.kills == 0
+
+
+def test_processes_are_ended_also_stopped_ones_and_no_others() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process.send_signal(signal.SIGSTOP)
+    created = psutil.Process(process.pid).create_time()
+    assert kill_processes([(process.pid, created - 100), (2**22 - 1, 0.0)]) == 0
+    assert process.poll() is None
+    assert kill_processes([(process.pid, created)]) == 1
+    assert process.wait(10) == -signal.SIGKILL
+
+
+# ---- rows and actors, on the driver -------------------------------------------------------------------------------
+
+
+def rows(*keys: str) -> KVBatchMeta:
+    return KVBatchMeta(partition_id="train", keys=list(keys), tags=[{} for _ in keys])
+
+
+def test_rows_that_changed_their_sampler_are_found(monkeypatch) -> None:
+    def get(keys, partition_id, select_fields):
+        assert keys == ["a_0_0", "a_1_0", "b_0_0"]
+        return {"s2l_source": ["learner", "explorer", "learner"]}
+
+    monkeypatch.setattr(faults.tq, "kv_batch_get", get)
+    batch = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0")
+    assert faults.fallback_rows(batch, {"a": 2, "b": 1}) == ["a_0_0", "b_0_0"]
+    assert faults.fallback_rows(batch, {"a": 0, "b": 0}) == []
+
+
+def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
+    """Group a: one explorer row is left of two. Group b: the same, but planned so. Group c: two of each."""
+    uids = ["a"] * 3 + ["b"] * 3 + ["c"] * 4
+    sources = ["explorer", "learner", "learner"] * 2 + ["explorer", "explorer", "learner", "learner"]
+    put: list[list[str]] = []
+    monkeypatch.setattr(corrections.tq, "kv_batch_get", lambda **_: {"uid": uids, "s2l_source": sources})
+    monkeypatch.setattr(corrections, "_put_uids", lambda batch, names: put.append(names))
+    with corrections.grouped_by_source(rows(), changed={"a", "c"}):
+        pass
+    both = ["explorer", "learner"]
+    assert put[0] == ["a"] * 3 + ["b/explorer", "b/learner", "b/learner"] + [f"c/{one}" for one in both for _ in "12"]
+    assert put[1] == uids
+
+
+class Buffer:
+    def __init__(self) -> None:
+        self.polls = 0
+
+    def _wait_for_next_poll(self, partition_id, last_debug_time):
+        self.polls += 1
+        return last_debug_time
+
+    def sample(self, fail=False):
+        self._wait_for_next_poll("train", 0.0)
+        if fail:
+            raise RuntimeError("terminal groups with no materializable trajectories")
+        return "batch"
+
+
+def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> None:
+    problem: list[S2LError] = []
+
+    def check() -> None:
+        if problem:
+            raise problem[0]
+
+    buffer = Buffer()
+    faults.watch_sampling(buffer, check)
+    assert buffer.sample() == "batch" and buffer.polls == 1
+    with pytest.raises(RuntimeError, match="materializable"):
+        buffer.sample(fail=True)
+    problem.append(S2LError("the explorer failed"))
+    with pytest.raises(S2LError, match="the explorer failed"):
+        buffer.sample()
+    assert buffer.polls == 2
+
+
+class Actor:
+    def __init__(self, *answers) -> None:
+        self.answers = list(answers)
+        self.__ray_call__ = SimpleNamespace(remote=lambda fn: self.answers.pop(0))
+
+
+def test_a_restarted_actor_is_counted_and_a_dead_one_ends_the_run(monkeypatch) -> None:
+    from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+    monkeypatch.setattr(faults.ray, "get", Instantly().get)
+    monkeypatch.setattr(faults.ray, "wait", Instantly().wait)
+    again = Actor(7, 7, ActorUnavailableError("restarting", b"0" * 16), 8, 8)
+    actors = faults.Actors({"reward worker 0": again})
+    for _ in range(5):
+        actors.check()
+    assert actors.restarts == 1
+    with pytest.raises(S2LError, match=r"agent-loop worker 1 died and is not started again\. The same command resumes"):
+        faults.Actors({"agent-loop worker 1": Actor(ActorDiedError())}).check()
+
+
+# ---- what is asked of verl ----------------------------------------------------------------------------------------
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_client_acquires_and_releases_as_we_override() -> None:
+    assert parameters(LLMServerClient._acquire_server) == ["self", "request_id", "extra"]
+    source = inspect.getsource(inspect.unwrap(LLMServerClient.generate))
+    assert "await self._acquire_server(" in source and "finally:" in source and "self._release_server(" in source
+    assert "_lb_require_acquire_fields" in inspect.getsource(LLMServerClient._acquire_server)
+    assert GlobalRequestLoadBalancer({}).require_acquire_fields() == []
+    assert GlobalRequestLoadBalancer({}).require_release_fields() == []
+
+
+def test_the_router_can_lose_and_take_in_servers() -> None:
+    assert parameters(GlobalRequestLoadBalancer.__init__) == ["self", "servers", "max_cache_size", "full_determinism"]
+    assert parameters(GlobalRequestLoadBalancer.add_servers) == ["self", "servers"]
+    assert parameters(GlobalRequestLoadBalancer.remove_servers) == ["self", "server_ids"]
+    assert 'RuntimeError("No available servers in load balancer")' in inspect.getsource(GlobalRequestLoadBalancer)
+    router = GlobalRequestLoadBalancer({"a": "A"})
+    assert router.acquire_server("session")[0] == "a"
+    router.remove_servers(["a"])
+    router.add_servers({"b": "B"})
+    assert router.acquire_server("session") == ("b", "B")
+
+
+def test_the_manager_makes_router_and_replicas_as_we_do() -> None:
+    assert parameters(LLMServerManager._init_global_load_balancer) == ["self"]
+    source = inspect.getsource(LLMServerManager._initialize_llm_servers)
+    for name in ("replica_rank", "config=self.rollout_config", "model_config=self.model_config", "gpus_per_node"):
+        assert name in source
+    assert "init_standalone()" in source and "name_suffix" in parameters(vLLMReplica.__init__)
+    assert "{self.name_suffix}" in inspect.getsource(RolloutReplica.init_standalone)
+    assert "{self.name_suffix}" in inspect.getsource(vLLMReplica.launch_servers)
+
+
+def test_a_pending_placement_group_is_found_by_the_name_that_verl_gives_it() -> None:
+    assert "{self.name_prefix}verl_group_" in inspect.getsource(RayResourcePool.get_placement_groups)
+    assert "ray.get([pg.ready() for pg in pgs])" in inspect.getsource(RayResourcePool.get_placement_groups)
+
+
+def test_health_is_asked_through_engine_core_and_workers() -> None:
+    from vllm.v1.worker.worker_base import WorkerBase
+
+    assert "self.engine.collective_rpc(" in inspect.getsource(vLLMHttpServer.collective_rpc)
+    assert callable(WorkerBase.check_health)
+
+
+def test_an_aborted_request_is_called_so() -> None:
+    assert 'stop_reason="aborted"' in inspect.getsource(vLLMHttpServer.generate)
+
+
+@pytest.mark.parametrize("kind", [ReplayBuffer, ReplayBufferAsync])
+def test_replay_buffers_wait_at_one_place(kind) -> None:
+    assert parameters(kind._wait_for_next_poll) == ["self", "partition_id", "last_debug_time"]
+    loop = kind.sample if kind is ReplayBuffer else kind.wait_for_sampleable
+    assert "self._wait_for_next_poll(" in inspect.getsource(loop)
+
+
+def test_reward_workers_are_made_where_we_make_them() -> None:
+    source = inspect.getsource(RewardLoopManager.__init__)
+    assert source.index("self.reward_loop_workers_class = ray.remote(RewardLoopWorker)") < source.index(
+        "self._init_reward_loop_workers()"
+    )
+    assert "self.reward_loop_workers_class.options(" in inspect.getsource(RewardLoopManager._init_reward_loop_workers)
+    assert "= RewardLoopManager(" in inspect.getsource(trainer_base.PPOTrainer._setup)
+    with faults.restarted_rewards():
+        assert trainer_base.RewardLoopManager is faults.RestartedRewardLoop
+    assert trainer_base.RewardLoopManager is RewardLoopManager
+
+
+def test_a_session_is_run_again_from_its_start() -> None:
+    """What a failed explorer session leaves behind is nothing: rows are put after the loop has ended."""
+    source = inspect.getsource(verls_loop.AgentLoopWorker._run_agent_loop)
+    assert source.index("await agent_loop.run(") < source.index("self._agent_loop_postprocess(")
