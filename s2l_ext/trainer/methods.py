@@ -23,7 +23,8 @@ from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
-from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout import placed
+from s2l_ext.rollout.explorer_servers import FIRST_REPLICA_RANK, ExplorerServers
 from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
@@ -147,6 +148,7 @@ class S2LMethods(PPOTrainer):
         if self.s2l.own_sessions or self.step_kl or self.distills:
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)
+        self.resource_pool_manager = placed.placed_learner(self.resource_pool_manager, self.s2l.placement.learner)
 
     def _setup(self) -> None:
         with restarted_rewards() if self.s2l.anything_on else nullcontext():
@@ -159,6 +161,7 @@ class S2LMethods(PPOTrainer):
         if self.explorer and self.explorer.is_live and self._explorer_is_needed():
             self.explorer_servers = ExplorerServers(self.config, self.explorer, self.explorer_faults)
             self.explorer_gpus_held = self.explorer.n_gpus
+        placed.record(folder, FIRST_REPLICA_RANK)
 
     def get_llm_client(self) -> LLMServerClient:
         client = super().get_llm_client()

@@ -1,6 +1,7 @@
 """Real runs on this machine: Ray, FSDP2, vLLM and TransferQueue with tiny models. Launches are shared by tests."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
@@ -115,6 +117,17 @@ def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from s2l_ext.data.toy import prepare
 
     return prepare(tmp_path_factory.mktemp("toy"), sizes=("small", "medium")).root
+
+
+@pytest.fixture(scope="session")
+def clusters() -> ModuleType:
+    """``cluster.py`` beside this file: with pytest's import mode tests cannot import their neighbours."""
+    path = Path(__file__).with_name("cluster.py")
+    spec = importlib.util.spec_from_file_location("s2l_e2e_cluster", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,14 @@ from omegaconf import OmegaConf
 from s2l_ext import errors
 from s2l_ext.config import ExplorerConfig, RolloutOptions, S2LConfig, parse_s2l
 from s2l_ext.config.parse import valid_keys
-from s2l_ext.config.schema import CurriculumConfig, DistillConfig, GuidanceConfig, GuidanceLengthConfig, KLConfig
+from s2l_ext.config.schema import (
+    CurriculumConfig,
+    DistillConfig,
+    GuidanceConfig,
+    GuidanceLengthConfig,
+    KLConfig,
+    PlacementConfig,
+)
 from s2l_ext.errors import ConfigError
 
 
@@ -160,7 +167,8 @@ def test_valid_keys_cover_nested_blocks():
     keys = set(valid_keys())
     assert {"s2l.explorer", "s2l.explorer.is_cap", "s2l.rollout.poll_interval_s"} <= keys
     guidance = (GuidanceConfig, GuidanceLengthConfig)
-    blocks = (S2LConfig, ExplorerConfig, KLConfig, CurriculumConfig, DistillConfig, RolloutOptions, *guidance)
+    others = (KLConfig, CurriculumConfig, DistillConfig, RolloutOptions, PlacementConfig)
+    blocks = (S2LConfig, ExplorerConfig, *others, *guidance)
     assert len(keys) == sum(len(dataclasses.fields(block)) for block in blocks)
 
 

@@ -1,0 +1,111 @@
+"""Where verl makes its placement groups, and what this package adds to them; no Ray is started."""
+
+import asyncio
+import inspect
+import itertools
+
+import pytest
+import ray
+from ray._private.label_utils import validate_label_selector
+from ray.util.placement_group import placement_group as rays_own
+from verl.single_controller.ray import RayResourcePool, ResourcePoolManager, base
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.workers.rollout.replica import RolloutReplica
+
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.placement_checks import check_placement
+from s2l_ext.errors import ConfigError
+from s2l_ext.rollout import placed
+
+pytestmark = pytest.mark.contract
+EXPLORER = {"pool": "explorer"}
+
+
+class Asked(list):
+    """Placement groups that Ray was asked for, each as keywords."""
+
+    def __call__(self, bundles, **options):
+        self.append({"bundles": bundles, **options})
+        return type("Group", (), {"ready": lambda self: None, "id": None})()
+
+
+@pytest.fixture
+def asked(monkeypatch) -> Asked:
+    groups = Asked()
+    monkeypatch.setattr(ray.util, "placement_group", groups)
+    monkeypatch.setattr(base, "placement_group", groups)
+    monkeypatch.setattr(base, "sort_placement_group_by_node_ip", list)
+    monkeypatch.setattr(base.ray, "get", lambda calls: None)
+    return groups
+
+
+def test_verl_asks_for_groups_under_the_name_we_replace_and_with_no_selector(asked) -> None:
+    RayResourcePool([2, 2]).get_placement_groups(device_name="cpu")
+    assert len(asked) == 2 and set(asked[0]) == {"bundles", "strategy", "name", "lifetime"}
+    assert "bundle_label_selector" in inspect.signature(inspect.unwrap(rays_own)).parameters
+
+
+def test_a_selector_is_added_for_every_bundle_and_nothing_else_changes(asked) -> None:
+    RayResourcePool([2], name_prefix="one").get_placement_groups(device_name="cpu")
+    with placed.on_nodes(EXPLORER):
+        RayResourcePool([2], name_prefix="one").get_placement_groups(device_name="cpu")
+    RayResourcePool([2], name_prefix="one").get_placement_groups(device_name="cpu")
+    plain, chosen, after = asked
+    assert chosen == plain | {"bundle_label_selector": [EXPLORER, EXPLORER]}
+    assert after == plain
+
+
+def test_replicas_that_start_side_by_side_keep_their_own_selector(asked) -> None:
+    async def start(selector) -> None:
+        with placed.on_nodes(selector):
+            await asyncio.sleep(0)
+            RayResourcePool([1]).get_placement_groups(device_name="cpu")
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(start(EXPLORER), start({"pool": "other"}), start(None))
+
+    asyncio.run(both())
+    assert [one.get("bundle_label_selector") for one in asked] == [[EXPLORER], [{"pool": "other"}], None]
+
+
+def test_the_learners_pool_is_placed_before_its_workers_and_the_others_later(asked, monkeypatch) -> None:
+    monkeypatch.setattr(ResourcePoolManager, "_check_resource_available", lambda self: None)
+    plain = ResourcePoolManager({"global_pool": [1, 1], "teacher_pool": [1]}, {})
+    manager = placed.placed_learner(plain, {"pool": "learner"})
+    manager.create_resource_pool()
+    assert [one["bundle_label_selector"] for one in asked] == [[{"pool": "learner"}]] * 2
+    assert placed.placed_learner(plain, None) is plain
+    assert "self.resource_pool_manager.create_resource_pool()" in inspect.getsource(PPOTrainer._setup)
+
+
+def test_a_standalone_replica_makes_its_pool_in_the_method_we_override() -> None:
+    source = inspect.getsource(RolloutReplica.init_standalone)
+    assert "ResourcePoolManager(" in source and placed.STANDALONE in source
+    assert placed.placed_replica(RolloutReplica, None) is RolloutReplica
+    assert list(inspect.signature(placed.placed_replica(RolloutReplica, EXPLORER).init_standalone).parameters) == [
+        "self"
+    ]
+
+
+def test_pools_have_the_names_by_which_we_tell_roles() -> None:
+    source = inspect.getsource(PPOTrainer._init_resource_pool_mgr)
+    assert all(f'"{name}"' in source for name in placed.POOLS)
+    assert placed._role("global_poolverl_group_1_1:0", 1000) == "learner"
+    assert placed._role("rollout_pool_1000_again1verl_group_1:0", 1000) == "explorer"
+    assert placed._role("rollout_pool_3verl_group_1:0", 1000) == "sampler"
+    assert placed._role("somebody_elses", 1000) is None
+
+
+KEYS = ["pool", "a/b", "a.b/c", "-pool", "po ol", "p" * 64]
+VALUES = ["x", "!x", "in(a, b)", "!in(a,b)", "in()", "!!x", "in(a,  b)", "x_", "", "x" * 64, "in(a", "a b"]
+
+
+@pytest.mark.parametrize(("key", "value"), itertools.product(KEYS, VALUES))
+def test_what_we_accept_ray_accepts(key: str, value: str) -> None:
+    block = parse_s2l({"placement": {"learner": {key: value}}})
+    if validate_label_selector({key: value}) is not None:
+        with pytest.raises(ConfigError, match=r"s2l\.placement\.learner"):
+            check_placement(block)
+    elif value:
+        check_placement(block)
