@@ -135,8 +135,8 @@ def test_refusals_on_the_cluster_are_exit_code_2_with_their_message(cluster, sub
         "actor_rollout_ref.model.path=/no/such/model: no such folder": Background(
             lambda: submit(tmp_path / "a", "actor_rollout_ref.model.path=/no/such/model")
         ),
-        "the run needs 4 accelerators = 3 (learner) + 1 (explorer), but 3 are there": Background(
-            lambda: submit(tmp_path / "b", "trainer.nnodes=3")
+        "the run needs 4 accelerators = 2 (learner) + 2 (explorer), but 3 are there": Background(
+            lambda: submit(tmp_path / "b", "s2l.explorer.n_gpus_per_node=2")
         ),
         "s2l.placement.explorer={pool: none}: no node of the cluster has these labels. Nodes: head (": Background(
             lambda: submit(tmp_path / "d", "s2l.placement.explorer={pool: none}")
