@@ -63,6 +63,16 @@ def batches_ahead(cfg: DictConfig) -> float:
     return float(setting(cfg, f"trainer.v1.{mode_of(cfg)}.num_warmup_batches") or 0)
 
 
+def most_draws(cfg: DictConfig) -> int | None:
+    """Prompts between two steps beyond which verl must be dropping all of them: ten times what can be under way.
+
+    Where groups are filtered by their rewards, many may be dropped rightly. A synchronous step trains on what is left.
+    """
+    if not draws_ahead(cfg) or setting(cfg, "algorithm.filter_groups.enable"):
+        return None
+    return math.ceil(10 * whole_number(cfg, "data.train_batch_size") * (1 + batches_ahead(cfg)))
+
+
 def check_mode(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on what the chosen mode cannot do; returns warnings."""
     mode = mode_of(cfg)

@@ -12,7 +12,7 @@ from typing import Any
 
 import transfer_queue as tq
 
-from s2l_ext.errors import StateMismatch
+from s2l_ext.errors import S2LError, StateMismatch
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,16 @@ class PromptPlan:
 
 
 class InFlight:
-    """Plans by prompt ``uid``, in the order of the draws."""
+    """Plans by prompt ``uid``, in the order of the draws.
 
-    def __init__(self) -> None:
+    Args:
+        most_draws: prompts that may be drawn between two steps; None without a limit.
+    """
+
+    def __init__(self, most_draws: int | None = None) -> None:
         self._plans: dict[str, PromptPlan] = {}
+        self._most_draws = most_draws
+        self._draws = 0
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -59,11 +65,23 @@ class InFlight:
         return any(plan.slots and plan.stored is None for plan in self._plans.values())
 
     def add(self, plans: Mapping[str, PromptPlan]) -> None:
+        """Prompts are drawn.
+
+        Raises:
+            S2LError: verl drops and draws again without end.
+        """
         self._plans.update(plans)
+        self._draws += len(plans)
+        if self._most_draws is not None and self._draws > self._most_draws:
+            raise S2LError(
+                f"{self._draws} prompts were drawn since the last step and none could be trained on: verl dropped "
+                "them. Their sessions fail (the error is in the log above, 'Error in _run_prompt'), or take longer "
+                "than trainer.v1.sampler.max_off_policy_threshold steps. The same command resumes from the checkpoint."
+            )
 
     def take_all(self) -> dict[str, PromptPlan]:
         """Plans of a synchronous step: of every prompt that was drawn for it, in that order."""
-        plans, self._plans = self._plans, {}
+        plans, self._plans, self._draws = self._plans, {}, 0
         return plans
 
     def take(self, trained: Collection[str], waiting: Collection[str], strict: bool = True) -> dict[str, PromptPlan]:
@@ -87,7 +105,7 @@ class InFlight:
         taken = {uid: plan for uid, plan in self._plans.items() if uid in trained}
         kept = {uid: plan for uid, plan in self._plans.items() if uid in waiting and uid not in taken}
         self.evicted = len(self._plans) - len(taken) - len(kept)
-        self._plans = kept
+        self._plans, self._draws = kept, 0
         return taken
 
     def metrics(self, step: int, taken: Mapping[str, PromptPlan]) -> dict[str, float]:

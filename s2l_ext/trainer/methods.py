@@ -21,6 +21,7 @@ from s2l_ext.checkpoint_files import note_files
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.config.modes import most_draws
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout import placed
@@ -97,7 +98,7 @@ class S2LMethods(PPOTrainer):
         self.prompts: StepPrompts | None = None
         self.guidance: StepGuidance | None = None
         self.stored: StepRollouts | None = None
-        self.in_flight = InFlight()
+        self.in_flight = InFlight(most_draws(config))
         if "in_flight" in self.resumed:
             self.in_flight.load_state_dict(self.resumed["in_flight"])
         self.step_plans: dict[str, PromptPlan] = {}

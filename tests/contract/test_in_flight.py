@@ -10,7 +10,7 @@ from tensordict import NonTensorData, TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.errors import StateMismatch
+from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
@@ -73,6 +73,16 @@ def test_state_goes_through_sorted_json_and_keeps_the_order(table) -> None:
     resumed = InFlight()
     resumed.load_state_dict(json.loads(json.dumps(table.state_dict(), sort_keys=True)))
     assert resumed.take_all() == table.take_all()
+
+
+def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
+    table = InFlight(most_draws=4)
+    for step in (1, 2):
+        table.add(plans(step, f"a{step}", f"b{step}", f"c{step}"))
+        table.take({f"a{step}"}, waiting=set())
+    table.add(plans(3, "d", "e", "f"))
+    with pytest.raises(S2LError, match="5 prompts were drawn since the last step.*Error in _run_prompt"):
+        table.add(plans(3, "g", "h"))
 
 
 def test_queued_prompts_are_told_from_rows(monkeypatch) -> None:

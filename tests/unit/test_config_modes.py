@@ -4,7 +4,7 @@ import pytest
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.modes import TRAINERS, batches_ahead, check_mode, lag_limit, mode_of
+from s2l_ext.config.modes import TRAINERS, batches_ahead, check_mode, lag_limit, mode_of, most_draws
 from s2l_ext.errors import ConfigError
 from s2l_ext.preflight import gpus_needed
 from s2l_ext.state import fingerprint
@@ -54,6 +54,12 @@ def test_limit_of_a_plans_age(strategy: str, ahead: float, limit: int) -> None:
     )
     assert (lag_limit(cfg), batches_ahead(cfg)) == (limit, ahead)
     assert (lag_limit(composed()), batches_ahead(composed())) == (0, 0)
+
+
+def test_how_often_prompts_may_be_drawn_again() -> None:
+    ahead = ("trainer.v1.trainer_mode=colocate_async", "data.train_batch_size=4")
+    assert most_draws(composed(*ahead)) == 10 * 4 * 2 and most_draws(composed()) is None
+    assert most_draws(composed(*ahead, "++algorithm.filter_groups.enable=true")) is None
 
 
 def test_plans_of_any_age_are_refused_where_plans_matter() -> None:

@@ -1,0 +1,186 @@
+"""What the asynchronous trainer modes hang on in verl 0.9.1, and the engine that carries weights without a GPU."""
+
+import asyncio
+import inspect
+
+import pytest
+import torch
+from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineManager, CheckpointEngineRegistry
+from verl.experimental.separation.engine_workers import DetachActorWorker
+from verl.trainer.ppo.v1 import trainer_separate_async
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
+
+from s2l_ext.config.modes import CPU_ENGINE
+from s2l_ext.platform.object_store_engine import ObjectStoreEngine, buckets
+from s2l_ext.platform.weight_box import WeightBox
+from s2l_ext.rollout.plan import carrying
+from s2l_ext.trainer.detached_workers import DetachedActorWorker, DetachedDistillWorker
+from s2l_ext.trainer.s2l_trainer import S2LSeparateAsyncTrainer
+
+pytestmark = pytest.mark.contract
+
+
+def source(thing) -> str:
+    return inspect.getsource(thing)
+
+
+# ---- plans in verl's queue ----------------------------------------------------------------------------------------
+
+
+def test_columns_of_a_prompt_are_kept_in_the_queue_and_values_of_the_batch_are_not() -> None:
+    assert "if not isinstance(batch.get(key), NonTensorData)" in source(PPOTrainer._submit_batch_to_rollout)
+
+
+def test_prompts_sent_again_are_read_whole_and_handed_to_the_agent_loops() -> None:
+    """Why they keep their plan without any code of ours."""
+    text = source(PPOTrainer._reissue_inflight_prompts)
+    assert "batch = tq.kv_batch_get(keys=inflight_uids, partition_id=partition_id)" in text
+    assert "self.agent_loop_manager.generate_sequences(batch)" in text
+    fit = source(PPOTrainer.fit)
+    assert fit.index("self._reissue_inflight_prompts()") < fit.index("self.on_train_begin()")
+
+
+def test_every_prompt_is_drawn_through_the_method_we_override() -> None:
+    for method in (PPOTrainer._add_prompts_to_generate, PPOTrainer._add_batch_to_generate):
+        assert "self._next_train_batch(" in source(method)
+    assert "refill_fn=self._add_prompts_to_generate" in source(PPOTrainer._build_replay_buffer)
+    assert "self._add_prompts_to_generate(missing_prompts)" in source(PPOTrainer._add_async_warmup_batches)
+
+
+def test_a_prompt_leaves_the_queue_when_it_is_trained_on_or_dropped() -> None:
+    assert "tq.kv_clear(partition_id=partition_id, keys=selected_prompt_uids)" in source(
+        ReplayBuffer._materialize_batch
+    )
+    assert "keys=[*uids, *trajectory_keys]" in source(ReplayBuffer._clear_groups)
+    step = source(PPOTrainer._step_once)
+    order = ["self.replay_buffer.sample(", "self._balance_batch(", "self._compute_old_log_prob("]
+    assert [step.index(call) for call in order] == sorted(step.index(call) for call in order)
+
+
+def test_age_is_bounded_as_the_plan_says() -> None:
+    assert "- prompt_global_steps_snapshot.get(uid, global_steps) + 1" in source(ReplayBufferAsync.sample)
+    assert "span <= self.max_off_policy_threshold for span in selected_spans" in source(ReplayBufferAsync.sample)
+    assert ">= self.max_off_policy_threshold" in source(ReplayBufferAsync._has_enough_samples)
+    assert "key=lambda key: prompt_global_steps_snapshot.get(key, 0)" in source(ReplayBuffer._select_prompt_uids)
+
+
+def test_asynchronous_modes_fetch_prompt_by_prompt() -> None:
+    """A refill is of any number: the curriculum hands out a draw in parts."""
+    text = source(PPOTrainer._init_dataloader)
+    assert 'requires_exact_refill = self.trainer_mode != "sync"' in text
+    assert "self.config.data.gen_batch_size = 1" in text
+
+
+# ---- servers and clients ------------------------------------------------------------------------------------------
+
+
+def test_only_the_learners_replicas_are_aborted_between_steps() -> None:
+    assert "for r in self.replicas]" in source(CheckpointEngineManager.abort_replicas)
+    assert "self.checkpoint_manager.abort_replicas()" in source(PPOTrainerColocateAsync.on_sample_end)
+    assert "self.checkpoint_manager.resume_generation_replicas()" in source(PPOTrainerColocateAsync.on_step_end)
+
+
+def test_any_client_of_verls_can_carry_the_explorers() -> None:
+    explorer = LLMServerClient(config=None)
+    for client_class in (LLMServerClient, FullyAsyncLLMServerClient):
+        assert carrying(client_class(config=None), explorer).explorer is explorer
+    assert "client_cls=FullyAsyncLLMServerClient" in source(PPOTrainerColocateAsync.get_llm_client)
+    assert "self.standalone_server_manager.get_client" in source(PPOTrainerSeparateAsync.get_llm_client)
+
+
+def test_an_aborted_request_goes_on_with_what_is_left_of_its_budget() -> None:
+    """Guidance lowers ``max_tokens`` once; the rest of a session's resumptions is verl's."""
+    text = source(inspect.unwrap(FullyAsyncLLMServerClient.generate))
+    assert "prompt_ids=prompt_ids + final_output.token_ids" in text
+    assert "sampling_params[limit_key] = original_max_tokens - len(final_output.token_ids)" in text
+
+
+# ---- separate_async -----------------------------------------------------------------------------------------------
+
+
+def test_our_detached_workers_can_keep_copies_and_have_our_loss() -> None:
+    for worker in (DetachedActorWorker, DetachedDistillWorker):
+        assert issubclass(worker, DetachActorWorker) and issubclass(worker, ActorRolloutRefWorker)
+        assert worker.save_model_to_cpu is DetachActorWorker.save_model_to_cpu
+        assert worker.init_model is not ActorRolloutRefWorker.init_model
+    assert "ActorRolloutRefWorker.__init__(self, config, role" in source(DetachActorWorker.__init__)
+    assert "ray.remote(DetachActorWorker)" in source(PPOTrainerSeparateAsync._init_resource_pool_mgr)
+
+
+def test_verls_line_without_hybrid_replicas_is_still_faulty() -> None:
+    """Remove ``_without_verls_faulty_line`` when this fails."""
+    assert "flush=True" in source(PPOTrainerSeparateAsync._setup)
+    assert S2LSeparateAsyncTrainer._setup is not PPOTrainerSeparateAsync._setup
+    with pytest.raises(TypeError, match="flush"):
+        trainer_separate_async.logger.error("said", flush=True)
+
+
+def test_what_verl_asserts_in_its_task_runner_is_what_we_refuse_before() -> None:
+    text = source(PPOTrainerSeparateAsync.__init__)
+    assert "train_batch_size == parameter_sync_step * ppo_mini_batch_size" in text
+    assert 'checkpoint_engine.backend != "naive"' in text and text.count("assert ") == 5
+
+
+# ---- weights without a GPU ----------------------------------------------------------------------------------------
+
+
+def test_the_engine_is_registered_and_has_verls_interface() -> None:
+    assert CheckpointEngineRegistry.get(CPU_ENGINE) is ObjectStoreEngine
+    for name in CheckpointEngine.__abstractmethods__ - {"init_process_group"}:
+        ours = list(inspect.signature(getattr(ObjectStoreEngine, name)).parameters)
+        assert ours == list(inspect.signature(getattr(CheckpointEngine, name)).parameters)
+    text = source(CheckpointEngineManager.update_weights)
+    order = ["self.build_process_group(rollout)", "+ rollout.update_weights(", '["finalize"]']
+    assert [text.index(call) for call in order] == sorted(text.index(call) for call in order)
+
+
+def test_buckets_hold_whole_tensors_in_order_within_their_size() -> None:
+    weights = [(f"w{size}", torch.full((size,), float(size))) for size in (2, 3, 50, 1, 1)]
+    made = list(buckets(iter(weights), size=4 * 5))
+    assert [[name for name, _ in bucket] for bucket in made] == [["w2", "w3"], ["w50"], ["w1", "w1"]]
+    assert all(torch.equal(tensor, torch.full((int(name[1:]),), float(name[1:]))) for b in made for name, tensor in b)
+    assert list(buckets(iter([]), size=1)) == []
+
+
+@pytest.mark.parametrize("receivers", [1, 3])
+def test_every_receiver_gets_every_bucket_and_two_are_held_at_most(receivers: int) -> None:
+    held = []
+
+    async def send(box: WeightBox) -> None:
+        for number in range(1, 6):
+            await box.put(number, [f"bucket {number}"])
+            held.append(len(box._buckets))
+        await box.put(6, [])
+
+    async def receive(box: WeightBox) -> list[str]:
+        number, found = 1, []
+        while bucket := await box.take(number):
+            found += bucket
+            number += 1
+        return found
+
+    async def update() -> list[list[str]]:
+        box = WeightBox(receivers)
+        _, *found = await asyncio.gather(send(box), *(receive(box) for _ in range(receivers)))
+        assert not box._buckets
+        return found
+
+    found = asyncio.run(asyncio.wait_for(update(), timeout=10))
+    assert found == [[f"bucket {number}" for number in range(1, 6)]] * receivers and max(held) <= 2
+
+
+def test_a_receiver_that_comes_first_waits_for_its_bucket() -> None:
+    async def update() -> list[str]:
+        box = WeightBox(1)
+        early = asyncio.create_task(box.take(1))
+        await asyncio.sleep(0.01)
+        assert not early.done()
+        await box.put(1, ["late"])
+        return await early
+
+    assert asyncio.run(asyncio.wait_for(update(), timeout=10)) == ["late"]
