@@ -32,6 +32,7 @@ from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
+from s2l_ext.trainer.early import EarlyStart
 from s2l_ext.trainer.faults import Actors, fallback_rows, restarted_rewards, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
@@ -152,7 +153,9 @@ class S2LMethods(PPOTrainer):
         self.resource_pool_manager = placed.placed_learner(self.resource_pool_manager, self.s2l.placement.learner)
 
     def _setup(self) -> None:
-        with restarted_rewards() if self.s2l.anything_on else nullcontext():
+        early = self._start_explorer_early()
+        rewards = restarted_rewards() if self.s2l.anything_on else nullcontext()
+        with rewards, early or nullcontext():
             super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
         keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
@@ -160,9 +163,26 @@ class S2LMethods(PPOTrainer):
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
         if self.explorer and self.explorer.is_live and self._explorer_is_needed():
-            self.explorer_servers = ExplorerServers(self.config, self.explorer, self.explorer_faults)
+            self.explorer_servers = early.result() if early else self._start_explorer()
             self.explorer_gpus_held = self.explorer.n_gpus
         placed.record(folder, FIRST_REPLICA_RANK)
+
+    def _start_explorer(self) -> ExplorerServers:
+        return ExplorerServers(self.config, self.explorer, self.explorer_faults)
+
+    def _start_explorer_early(self) -> EarlyStart[ExplorerServers] | None:
+        """Beside the learner's engines, where the checkpoint's step alone says whether it will be needed."""
+        checkpoint = state.checkpoint_folder(self.config)
+        done = int(checkpoint.name.rpartition("_")[2]) if checkpoint else 0
+        live = self.explorer is not None and self.explorer.is_live
+        if not live or self.mode != "sync" or self._slots(done + 1) == 0:
+            return None
+        return EarlyStart(self._start_explorer, self._learner_is_placed)
+
+    def _learner_is_placed(self) -> bool:
+        manager = getattr(self, "resource_pool_manager", None)
+        pools = list(manager.resource_pool_dict.values()) if manager else []
+        return pools != [] and all(pool.pgs is not None for pool in pools)
 
     def get_llm_client(self) -> LLMServerClient:
         client = super().get_llm_client()
