@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.checkpoint_files import check_files
 from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.config.modes import mode_of
@@ -33,7 +32,6 @@ from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
-from s2l_ext.state import checkpoint_folder
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"
@@ -63,7 +61,6 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
-    check_files(checkpoint_folder(cfg))
     _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
     if s2l.explorer and s2l.explorer.is_live:
         _check_model_path(EXPLORER_KEY, s2l.explorer.model)
@@ -149,7 +146,7 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     """GPUs (or logical GPU slots on a CPU machine) by who holds them."""
     needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
-        needed |= {"explorer": s2l.explorer.n_gpus} if s2l.explorer.is_live else {}
+        needed |= {"explorer": s2l.explorer.n_gpus} if s2l.explorer.n_gpus else {}
     if mode_of(cfg) == "separate_async":
         nodes, size = (whole_number(cfg, f"actor_rollout_ref.rollout.{name}") for name in ("nnodes", "n_gpus_per_node"))
         needed["rollout"] = nodes * size

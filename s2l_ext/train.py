@@ -17,6 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from s2l_ext.checkpoint_files import check_files
 from s2l_ext.cluster_check import CheckedRunner, cluster_address, joining
 from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
@@ -31,7 +32,7 @@ from s2l_ext.masking import masked, refuse_secrets
 from s2l_ext.platform import activate_for
 from s2l_ext.preflight import check_warm_start, preflight
 from s2l_ext.refusal import guarded
-from s2l_ext.state import resume_state
+from s2l_ext.state import checkpoint_folder, resume_state
 
 CONFIG_FILE = "s2l_config.yaml"
 PLAN_FILE = "plan.json"
@@ -76,6 +77,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     cluster_address(cfg)  # refuses sizes that a cluster which exists cannot take
     platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
+    check_files(checkpoint_folder(cfg))
     check_warm_start(cfg, s2l, resume_state(s2l, cfg))
     if s2l.kl:
         cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.config.colocated_checks import check_colocated
 from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.fault_checks import check_faults
@@ -229,6 +230,8 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
             "Set actor_rollout_ref.rollout.name=vllm."
         )
     size, per_node = explorer.tensor_model_parallel_size, explorer.n_gpus_per_node
+    if explorer.is_colocated:
+        return []
     if per_node % size and not (size % per_node == 0 and explorer.nnodes % (size // per_node) == 0):
         raise ConfigError(
             f"s2l.explorer.tensor_model_parallel_size={size} does not divide the explorer's GPUs of a node "
@@ -316,4 +319,5 @@ EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = 
     _sampling,
     _overrides,
     check_faults,
+    check_colocated,
 )

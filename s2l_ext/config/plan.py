@@ -173,8 +173,9 @@ def _explorer_line(explorer: dict[str, Any]) -> str:
     how = f"baseline {explorer['baseline']}, correction {explorer['correction']}"
     if explorer["source"] == "offline":
         return f"rollouts stored in {explorer['store']} (too few: {explorer['too_few']}), no GPU, {how}"
+    where = "the learner's GPUs, in turns" if explorer["placement"] == "colocated" else f"{explorer['gpus']} GPU(s)"
     return (
-        f"{explorer['model']}, {explorer['gpus']} GPU(s) {explorer['placement']}, temperature "
+        f"{explorer['model']}, {where} {explorer['placement']}, temperature "
         f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, {how}"
     )
 

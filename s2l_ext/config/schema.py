@@ -51,7 +51,8 @@ class ExplorerConfig:
     """S2L-PO: a smaller sibling samples the first sessions of every group.
 
     ``model_path`` is a Hugging Face folder or hub id. ``placement: dedicated`` gives the explorer GPUs of its own
-    (``nnodes * n_gpus_per_node``). ``mix_steps`` is T_mix. Sampling values are those of the authors' scripts.
+    (``nnodes * n_gpus_per_node``); ``colocated`` has it sample on the learner's and sleep during updates. ``mix_steps``
+    is T_mix. Sampling values are those of the authors' scripts.
     ``schedule: constant`` lets it sample every session to the end, as the teacher does in sparse-to-dense's warm-up.
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
     ``source: offline`` takes its rows, without replacement, from a ``store`` that ``s2l explore`` wrote;
@@ -66,7 +67,7 @@ class ExplorerConfig:
     source: Literal["live", "offline"] = "live"
     store: str | None = None
     too_few: Literal["error", "reuse", "learner"] = "error"
-    placement: Literal["dedicated"] = "dedicated"
+    placement: Literal["dedicated", "colocated"] = "dedicated"
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)
     tensor_model_parallel_size: int = limited(1, at_least=1)
@@ -96,6 +97,10 @@ class ExplorerConfig:
         return self.source == "live"
 
     @property
+    def is_colocated(self) -> bool:
+        return self.is_live and self.placement == "colocated"
+
+    @property
     def model(self) -> str:
         """Path of a live explorer's model."""
         assert self.model_path is not None
@@ -103,8 +108,8 @@ class ExplorerConfig:
 
     @property
     def n_gpus(self) -> int:
-        """GPUs of its own; stored rollouts need none."""
-        return self.nnodes * self.n_gpus_per_node if self.is_live else 0
+        """GPUs of its own; stored rollouts and an explorer on the learner's need none."""
+        return self.nnodes * self.n_gpus_per_node if self.is_live and not self.is_colocated else 0
 
 
 @dataclass(frozen=True)

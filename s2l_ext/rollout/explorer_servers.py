@@ -29,8 +29,8 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
         point_to_model(model, explorer.model)
         rollout.update(
-            nnodes=explorer.nnodes,
-            n_gpus_per_node=explorer.n_gpus_per_node,
+            nnodes=copied.trainer.nnodes if explorer.is_colocated else explorer.nnodes,
+            n_gpus_per_node=copied.trainer.n_gpus_per_node if explorer.is_colocated else explorer.n_gpus_per_node,
             tensor_model_parallel_size=explorer.tensor_model_parallel_size,
             data_parallel_size=1,
             pipeline_model_parallel_size=1,
@@ -89,9 +89,15 @@ class ExplorerServerManager(LLMServerManager):
 class ExplorerServers:
     """Starts, versions, watches and stops the explorer's replicas. Holds no training state."""
 
-    def __init__(self, config: DictConfig, explorer: ExplorerConfig, ledger: FaultLedger) -> None:
+    def __init__(
+        self,
+        config: DictConfig,
+        explorer: ExplorerConfig,
+        ledger: FaultLedger,
+        manager: ExplorerServerManager | None = None,
+    ) -> None:
         self._explorer = explorer
-        manager = ExplorerServerManager.create(config=config, explorer=explorer)
+        manager = manager or ExplorerServerManager.create(config=config, explorer=explorer)
         self._manager: ExplorerServerManager | None = manager
         self._watch = Watch(explorer, manager.replicas(), manager.global_load_balancer, ledger)
         self._watch.start()

@@ -17,7 +17,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import build_schedule
-from s2l_ext.checkpoint_files import note_files
+from s2l_ext.checkpoint_files import check_files, note_files
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
@@ -32,7 +32,7 @@ from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
-from s2l_ext.trainer.early import EarlyStart
+from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.faults import Actors, fallback_rows, restarted_rewards, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
@@ -53,7 +53,7 @@ from s2l_ext.trainer.stored import StepRollouts
 logger = logging.getLogger(__name__)
 
 
-class S2LMethods(PPOTrainer):
+class S2LMethods(ExplorerLife, PPOTrainer):
     """S2L-PO, EXPO, G2RPO-A and sparse-to-dense on top of GRPO, each in its own block of ``s2l:``.
 
     ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``guidance``: the
@@ -78,6 +78,7 @@ class S2LMethods(PPOTrainer):
         if self.s2l.anything_on:
             for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
                 logger.warning(warning)
+        check_files(state.checkpoint_folder(config))
         self.resumed = state.resume_state(self.s2l, config)
         check_warm_start(config, self.s2l, self.resumed)
         self.settings = state.fingerprint(self.s2l, config)
@@ -166,23 +167,6 @@ class S2LMethods(PPOTrainer):
             self.explorer_servers = early.result() if early else self._start_explorer()
             self.explorer_gpus_held = self.explorer.n_gpus
         placed.record(folder, FIRST_REPLICA_RANK)
-
-    def _start_explorer(self) -> ExplorerServers:
-        return ExplorerServers(self.config, self.explorer, self.explorer_faults)
-
-    def _start_explorer_early(self) -> EarlyStart[ExplorerServers] | None:
-        """Beside the learner's engines, where the checkpoint's step alone says whether it will be needed."""
-        checkpoint = state.checkpoint_folder(self.config)
-        done = int(checkpoint.name.rpartition("_")[2]) if checkpoint else 0
-        live = self.explorer is not None and self.explorer.is_live
-        if not live or self.mode != "sync" or self._slots(done + 1) == 0:
-            return None
-        return EarlyStart(self._start_explorer, self._learner_is_placed)
-
-    def _learner_is_placed(self) -> bool:
-        manager = getattr(self, "resource_pool_manager", None)
-        pools = list(manager.resource_pool_dict.values()) if manager else []
-        return pools != [] and all(pool.pgs is not None for pool in pools)
 
     def get_llm_client(self) -> LLMServerClient:
         client = super().get_llm_client()

@@ -1,0 +1,82 @@
+"""The explorer's replicas on the learner's accelerators: verl's colocated mode, asleep while the learner updates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+from omegaconf import DictConfig
+from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
+
+from s2l_ext.config import ExplorerConfig
+from s2l_ext.rollout.explorer_replica import Replica
+from s2l_ext.rollout.explorer_servers import ExplorerServerManager, ExplorerServers
+from s2l_ext.rollout.explorer_watch import FaultLedger
+
+logger = logging.getLogger(__name__)
+
+
+class ColocatedReplica(Replica):
+    """Leaves its placement group alone, which is the learner's, and holds no accelerator of its own."""
+
+    def kill(self) -> list[Any]:
+        super().kill()
+        return []
+
+
+class ColocatedManager(ExplorerServerManager):
+    """verl's manager; its replicas take their bundles from the learner's pool."""
+
+    def __init__(self, config: DictConfig, explorer: ExplorerConfig, pool: RayResourcePool) -> None:
+        super().__init__(config, explorer)
+        self._size, self._pool = explorer.tensor_model_parallel_size, pool
+
+    async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
+        first = self.start_rank if start_rank is None else start_rank
+        pools = split_resource_pool(self._pool, split_size=self._size)
+        self.rollout_replicas = [self._new_replica(first + number, "") for number in range(len(pools))]
+        await asyncio.gather(
+            *[replica.init_colocated(pool) for replica, pool in zip(self.rollout_replicas, pools, strict=True)]
+        )
+        self.server_handles = [replica.server_handle for replica in self.rollout_replicas]
+        self.server_addresses = [replica.server_address for replica in self.rollout_replicas]
+
+    def replicas(self) -> list[Replica]:
+        """None is started again: ``on_failure`` is ``fail``."""
+        wrapped: list[Replica] = []
+        for started in self.rollout_replicas:
+            wrapped.append(ColocatedReplica(_never, started.replica_rank, gpus=0))
+            wrapped[-1].adopt(started)
+        return wrapped
+
+
+def _never(suffix: str) -> Any:
+    raise AssertionError("a colocated replica is not started again")
+
+
+class ColocatedServers(ExplorerServers):
+    """The explorer's servers, awake while rows are sampled."""
+
+    def __init__(
+        self, config: DictConfig, explorer: ExplorerConfig, ledger: FaultLedger, pool: RayResourcePool
+    ) -> None:
+        manager = ColocatedManager.create(config, explorer, pool)
+        super().__init__(config, explorer, ledger, manager)
+        self.sleeps = bool(manager.rollout_config.free_cache_engine)
+        self._awake = True
+        when = "asleep during updates" if self.sleeps else "always awake (free_cache_engine=false)"
+        logger.info("explorer colocated with the learner: %d replica(s), %s", len(manager.rollout_replicas), when)
+
+    def sleep(self) -> None:
+        """Weights to the host, key-value cache away."""
+        self._turn("sleep", awake=False)
+
+    def wake_up(self) -> None:
+        self._turn("wake_up", awake=True)
+
+    def _turn(self, call: str, awake: bool) -> None:
+        if self.sleeps and self.running and self._awake != awake:
+            ray.get([getattr(server, call).remote() for replica in self._watch.up for server in replica.servers])
+            self._awake = awake

@@ -1,0 +1,65 @@
+"""When the explorer's servers start, sleep and wake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from verl.trainer.ppo.utils import Role
+
+from s2l_ext import state
+from s2l_ext.config import ExplorerConfig
+from s2l_ext.rollout.explorer_colocated import ColocatedServers
+from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.explorer_watch import FaultLedger
+from s2l_ext.trainer.early import EarlyStart
+
+ACTOR_ROLES = (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout)
+
+
+class ExplorerLife:
+    """Part of the trainer; what it reads is set by :class:`~s2l_ext.trainer.methods.S2LMethods`."""
+
+    config: Any
+    mode: str
+    explorer: ExplorerConfig | None
+    explorer_faults: FaultLedger
+    explorer_servers: ExplorerServers | None
+    resource_pool_manager: Any
+
+    def _slots(self, step: int) -> int:
+        raise NotImplementedError
+
+    def _start_explorer(self) -> ExplorerServers:
+        assert self.explorer is not None
+        if not self.explorer.is_colocated:
+            return ExplorerServers(self.config, self.explorer, self.explorer_faults)
+        manager = self.resource_pool_manager
+        role = next(role for role in ACTOR_ROLES if role in manager.mapping)
+        return ColocatedServers(self.config, self.explorer, self.explorer_faults, manager.get_resource_pool(role))
+
+    def _start_explorer_early(self) -> EarlyStart[ExplorerServers] | None:
+        """Beside the learner's engines, where the checkpoint's step alone says whether it will be needed.
+
+        Engines of one accelerator start one after the other: each measures the memory that is free.
+        """
+        explorer = self.explorer
+        if explorer is None or not explorer.is_live or explorer.is_colocated or self.mode != "sync":
+            return None
+        checkpoint = state.checkpoint_folder(self.config)
+        done = int(checkpoint.name.rpartition("_")[2]) if checkpoint else 0
+        return EarlyStart(self._start_explorer, self._learner_is_placed) if self._slots(done + 1) > 0 else None
+
+    def _learner_is_placed(self) -> bool:
+        manager = getattr(self, "resource_pool_manager", None)
+        pools = list(manager.resource_pool_dict.values()) if manager else []
+        return pools != [] and all(pool.pgs is not None for pool in pools)
+
+    def on_sample_begin(self) -> None:
+        if isinstance(self.explorer_servers, ColocatedServers):
+            self.explorer_servers.wake_up()
+        super().on_sample_begin()  # type: ignore[misc]
+
+    def on_sample_end(self) -> None:
+        super().on_sample_end()  # type: ignore[misc]
+        if isinstance(self.explorer_servers, ColocatedServers):
+            self.explorer_servers.sleep()
