@@ -1,5 +1,5 @@
 """The trainer started by verl's own command: S2L-PO (per-source baseline, truncated importance weights) and EXPO
-together on two FSDP workers, with two mini-batches and two epochs."""
+together on two FSDP workers whose accelerators the explorer shares, with two mini-batches and two epochs."""
 
 import math
 import re
@@ -20,7 +20,7 @@ OVERRIDES = (
     "actor_rollout_ref.actor.ppo_epochs=2",
     f"trainer.total_training_steps={TOTAL}",
     "trainer.n_gpus_per_node=2",
-    "ray_kwargs.ray_init.num_gpus=3",
+    "ray_kwargs.ray_init.num_gpus=2",
 )
 README = (
     "trainer.v1.trainer_mode=s2l",
@@ -45,6 +45,7 @@ def run(launch, small_run, toy_dir, tmp_path_factory):
         "",
         *README,
         f"+s2l.explorer.model_path={toy_dir}/models/small",
+        "+s2l.explorer.placement=colocated",
         "+s2l.explorer.baseline=per_source",
         "+s2l.explorer.correction=truncated_is",
         "+s2l.explorer.is_cap=1.5",
@@ -59,12 +60,13 @@ def test_every_step_ran_with_the_schedule(run) -> None:
     assert [run.steps()[step]["s2l/explorer/slots"] for step in STEPS] == SLOTS
 
 
-def test_two_training_workers_and_three_vllm_servers(run) -> None:
-    """With RAY_DEDUP_LOGS=0 every process that logs anything shows its pid."""
+def test_two_training_workers_with_two_vllm_servers_each_on_two_accelerators(run) -> None:
+    """With RAY_DEDUP_LOGS=0 every process that logs anything shows its pid. Ray has two logical accelerators."""
     workers = set(re.findall(r"\(WorkerDict pid=(\d+)\)", run.log))
     servers = set(re.findall(r"\(vLLMHttpServer pid=(\d+)\)", run.log))
     assert len(workers) == 2
-    assert len(servers) == 3
+    assert len(servers) == 4
+    assert "explorer colocated with the learner: 2 replica(s), always awake (free_cache_engine=false)" in run.log
 
 
 def test_each_source_has_its_own_baseline(run) -> None:
@@ -94,8 +96,9 @@ def test_the_loss_on_both_workers_multiplied_in_these_weights(run) -> None:
                 assert metrics[f"s2l/source/{source}/applied_weight_mean"] == pytest.approx(written, rel=1e-5)
 
 
-def test_servers_stopped(run) -> None:
-    assert [run.steps()[step]["s2l/explorer/gpus_held"] for step in STEPS] == [1, 0, 0, 0]
+def test_servers_stopped_and_left_the_learners_accelerators_alone(run) -> None:
+    assert [run.steps()[step]["s2l/explorer/gpus_held"] for step in STEPS] == [0] * TOTAL
+    assert "explorer servers stopped, 0 of their 0 GPUs released" in run.log
 
 
 # ---- EXPO in the same run -----------------------------------------------------------------------------------------
