@@ -7,7 +7,7 @@ its own, any node of the cluster. Rank 0 sends, every rollout worker reads every
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 import torch
@@ -42,6 +42,9 @@ class ObjectStoreEngine(CheckpointEngine):
         is_master: whether this process is the learner's rank 0.
     """
 
+    boxes: ClassVar[dict[int, Any]] = {}
+    """By number of receivers; an update leaves its box empty."""
+
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self.bucket_size, self.is_master = bucket_size, is_master
         self.box: Any = None
@@ -53,8 +56,10 @@ class ObjectStoreEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[Any]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """The same box for everybody, a new one for each update."""
-        box = new_box(rollout_world_size)
+        """The same box for everybody. This runs on the driver, which keeps it: a new one takes a second to start."""
+        if rollout_world_size not in cls.boxes:
+            cls.boxes[rollout_world_size] = new_box(rollout_world_size)
+        box = cls.boxes[rollout_world_size]
         return {"box": [box] * actor_wg_world_size}, {"box": [box] * rollout_world_size}
 
     def init_process_group(self, box: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import transfer_queue as tq
@@ -58,6 +59,10 @@ class InFlight:
 
     def __len__(self) -> int:
         return len(self._plans)
+
+    @property
+    def plans(self) -> Mapping[str, PromptPlan]:
+        return MappingProxyType(self._plans)
 
     @property
     def need_explorer(self) -> bool:
@@ -124,6 +129,16 @@ class InFlight:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the order is kept apart because a state is written with sorted keys."""
         self._plans = {uid: PromptPlan(**state["plans"][uid]) for uid in state["order"]}
+
+
+def keep_ages(table: InFlight) -> None:
+    """Date prompts in verl's queue by their plan: verl dates what it sends again from the restart, but the oldest shall
+    still come first, and the limit of a plan's age hold."""
+    waiting = waiting_prompts()
+    steps = {uid: plan.step for uid, plan in table.plans.items() if uid in waiting}
+    if steps:
+        tags = [{"global_steps": step} for step in steps.values()]
+        tq.kv_batch_put(keys=list(steps), partition_id="train", tags=tags)
 
 
 def waiting_prompts() -> set[str]:

@@ -35,7 +35,7 @@ from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.faults import Actors, fallback_rows, restarted_rewards, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
-from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
+from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
 from s2l_ext.trainer.planning import make_plans
@@ -190,6 +190,12 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         plans = make_plans(batch, self.global_steps, slots, self.guidance, self.stored, self.prompts)
         self.in_flight.add(plans)
         return batch
+
+    def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
+        sent = super()._reissue_inflight_prompts(partition_id)
+        if sent and self.s2l.anything_on:
+            keep_ages(self.in_flight)
+        return sent
 
     # ---- one step -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.guided import StepGuidance
-from s2l_ext.trainer.in_flight import InFlight, PromptPlan, waiting_prompts
+from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.planning import make_plans
 
 pytestmark = pytest.mark.contract
@@ -83,6 +83,17 @@ def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
     table.add(plans(3, "d", "e", "f"))
     with pytest.raises(S2LError, match="5 prompts were drawn since the last step.*Error in _run_prompt"):
         table.add(plans(3, "g", "h"))
+
+
+def test_prompts_that_verl_sends_again_keep_their_age(table, monkeypatch) -> None:
+    """Only what is in the queue is written: a tag of a prompt that is gone would bring it back."""
+    put = {}
+    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {key: {"is_prompt": True} for key in "abx"}})
+    monkeypatch.setattr(
+        tq, "kv_batch_put", lambda keys, partition_id, tags: put.update(zip(keys, tags, strict=True), on=partition_id)
+    )
+    keep_ages(table)
+    assert put == {"a": {"global_steps": 1}, "b": {"global_steps": 2}, "on": "train"}
 
 
 def test_queued_prompts_are_told_from_rows(monkeypatch) -> None:

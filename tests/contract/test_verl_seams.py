@@ -41,6 +41,7 @@ TRAINER_SEAMS = {
     "_setup": ["self"],
     "get_llm_client": ["self"],
     "_next_train_batch": ["self", "num_prompts"],
+    "_reissue_inflight_prompts": ["self", "partition_id"],
     "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
     "_compute_old_log_prob": ["self", "batch", "metrics"],
     "_compute_advantage": ["self", "batch", "metrics"],

@@ -9,12 +9,13 @@ import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 
-PROMPTS, GROUP, BETA = 4, 4, 0.02
+PROMPTS, GROUP, BETA, LAST = 4, 4, 0.02, 5
+"""``LAST``: the step at which the explorer has handed over."""
 COMMON = ("actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.save_freq=1")
 COLOCATED = (
     "trainer.v1.trainer_mode=colocate_async",
     "trainer.v1.colocate_async.num_warmup_batches=1.5",  # 6 prompts ahead: a step takes those of two others
-    "s2l.explorer.mix_steps=5",
+    f"s2l.explorer.mix_steps={LAST}",
     "trainer.total_training_steps=6",
     "trainer.max_actor_ckpt_to_keep=2",
 )
@@ -79,12 +80,12 @@ def test_no_prompt_is_lost_or_trained_on_twice_through_the_kill(colocated) -> No
     drawn_at = Counter(drawn for line in run.draws().values() for drawn in line["drawn_at"])
     assert sum(drawn_at.values()) == 6 * PROMPTS
     assert all(count <= PROMPTS * (2.5 if step == 1 else 1) for step, count in drawn_at.items())
-    assert drawn_at[1] == 2.5 * PROMPTS and drawn_at[2] == PROMPTS, "the oldest come first"
+    assert drawn_at[1] == 2.5 * PROMPTS and drawn_at[2] == PROMPTS, "the oldest that are finished come first"
 
 
 def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated) -> None:
     _, run = colocated
-    schedule = LinearAnnealing(5, GROUP)
+    schedule = LinearAnnealing(LAST, GROUP)
     for step, line in run.draws().items():
         slots = [schedule.slots(drawn) for drawn in line["drawn_at"]]
         metrics = run.steps()[step]
@@ -98,9 +99,9 @@ def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated) -> None:
 def test_explorer_stays_until_the_last_prompt_that_needs_it_is_trained_on(colocated) -> None:
     _, run = colocated
     for step, metrics in run.steps().items():
-        still_drawn = LinearAnnealing(5, GROUP).slots(step + 1) > 0
+        still_drawn = LinearAnnealing(LAST, GROUP).slots(step + 1) > 0
         later = [line for later_step, line in run.draws().items() if later_step > step]
-        waiting = any(drawn <= step and drawn < 5 for line in later for drawn in line["drawn_at"])
+        waiting = any(drawn <= step and drawn < LAST for line in later for drawn in line["drawn_at"])
         if still_drawn or waiting:
             assert metrics["s2l/explorer/gpus_held"] == 1, step
     assert run.steps()[6]["s2l/explorer/gpus_held"] in (0, 1)
@@ -120,7 +121,7 @@ def test_curriculum_learns_from_the_prompts_trained_on(colocated) -> None:
     _, run = colocated
     for step, line in run.draws().items():
         known = [rate is not None for rate in line["pass_rates"]]
-        assert known == [LinearAnnealing(5, GROUP).slots(drawn) < GROUP for drawn in line["drawn_at"]]
+        assert known == [LinearAnnealing(LAST, GROUP).slots(drawn) < GROUP for drawn in line["drawn_at"]]
         assert run.steps()[step]["s2l/curriculum/updated_prompts"] <= sum(known)
     last = run.draws()[6]
     seen = sum(times * count for times, count in enumerate(last["visits"]))
@@ -132,7 +133,7 @@ def test_prompts_in_flight_were_sent_again_with_their_plan_or_kept(colocated) ->
     before, run = colocated
     assert before[2]["s2l/plan/in_flight"] == run.steps()[2]["s2l/plan/in_flight"] == 1.5 * PROMPTS
     assert "prompt groups from TransferQueue" in run.log
-    drawn = [drawn for step in (3, 4) for drawn in run.draws()[step]["drawn_at"]]
+    drawn = [drawn for step in (3, 4, 5) for drawn in run.draws()[step]["drawn_at"]]
     assert sum(step <= 2 for step in drawn) == 1.5 * PROMPTS, "all six were drawn before the kill"
 
 
