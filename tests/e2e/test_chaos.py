@@ -2,7 +2,7 @@
 
 ``make chaos`` is the long form: 12 steps, five kills, three seeds. The driver alone dies, or everything at once, in
 start-up or in a random step, at a random phase of it. Checkpoints are written every other step, so steps are repeated.
-Where a small disk can be mounted (as root) it is full at one of the checkpoints.
+Where a small disk can be mounted (as root) it is also full at one of the checkpoints, in the long form.
 """
 
 import contextlib
@@ -22,11 +22,12 @@ import torch
 
 pytestmark = pytest.mark.timeout(3 * 3600)  # one fixture launches many times
 
+LONG = "S2L_CHAOS_KILLS" in os.environ
 KILLS = int(os.environ.get("S2L_CHAOS_KILLS", "1"))
 SEEDS = [int(seed) for seed in os.environ.get("S2L_CHAOS_SEEDS", "1").split(",")]
 STEPS = int(os.environ.get("S2L_CHAOS_STEPS", "6"))
 PROMPTS, GROUP, SAVE_FREQ = 4, 4, 2
-IN_START_UP = 0.2
+IN_START_UP = 0.2 if LONG else 0.0
 RECORD = os.environ.get("S2L_CHAOS_RECORD")
 DISK_MIB, LEFT_MIB = 512, 4
 OVERRIDES = (
@@ -54,6 +55,7 @@ class Chaos:
     seed: int
     faults: list[str] = field(default_factory=list)
     repeated: int = 0
+    kept: dict[int, dict] = field(default_factory=dict)
     last: object = None
 
 
@@ -108,12 +110,15 @@ def wait_for_step(run, aim: int) -> None:
 def torment(launch, overrides, seed: int, folder: Path, disk_is_small: bool) -> Chaos:
     chance = random.Random(seed)
     chaos = Chaos(seed)
-    count = KILLS + disk_is_small
-    full = chance.randrange(count) if disk_is_small else None
+    disk = disk_is_small and LONG
+    count = KILLS + disk
+    full = chance.randrange(count) if disk else None
     for number, aim in enumerate(sorted(chance.sample(range(2, STEPS + 1), count))):
         run = launch(RECIPE, *overrides, folder=folder)
         chaos.faults.append(fill_disk(run, aim) if number == full else kill(run, chance, aim))
-        chaos.repeated += max(run.steps(), default=0) - checkpoint(folder)
+        saved = checkpoint(folder)
+        chaos.repeated += max(run.steps(), default=0) - saved
+        chaos.kept = {step: metrics for step, metrics in run.steps().items() if step <= saved} | chaos.kept
     chaos.last = launch(RECIPE, *overrides, folder=folder).wait()
     return chaos
 
@@ -163,6 +168,11 @@ def test_every_step_is_there_once_and_no_row_is_lost(chaos) -> None:
     assert steps == list(range(1, STEPS + 1)) == sorted(run.draws())
     rows = [sum(m[f"s2l/source/{who}/rows"] for who in ("explorer", "learner")) for m in run.steps().values()]
     assert rows == [PROMPTS * GROUP] * STEPS
+
+
+def test_steps_before_the_last_checkpoint_are_left_as_they_were(chaos) -> None:
+    steps = chaos.last.steps()
+    assert {step: steps[step] for step in chaos.kept} == chaos.kept
 
 
 def test_the_same_prompts_are_drawn(chaos, untouched) -> None:

@@ -1,5 +1,5 @@
-"""S2L-PO and G2RPO-A on the real stack, in one run that is killed and resumed: who samples what, which rows are guided
-and by which tokens, what the length does, what is logged.
+"""S2L-PO and G2RPO-A on the real stack, in one run: who samples what, which rows are guided and by which tokens, what
+the length does, what is logged.
 
 The explorer holds 4, 3, 2, 0, ... 0 of four sessions, two of those it leaves are guided: groups of the explorer alone,
 of all sorts, and from step 4 on of G2RPO-A alone.
@@ -49,13 +49,8 @@ def overrides(small_run, tmp_path_factory) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def interrupted_and_resumed(kill_and_resume, overrides):
-    return kill_and_resume("combined/g2rpo_a_s2l", *overrides)
-
-
-@pytest.fixture(scope="module")
-def run(interrupted_and_resumed):
-    return interrupted_and_resumed[1]
+def run(launch, overrides):
+    return launch("combined/g2rpo_a_s2l", *overrides).wait()
 
 
 @pytest.fixture(scope="module")
@@ -65,22 +60,7 @@ def rollouts(overrides, run) -> dict[int, list[dict]]:
     return {int(path.stem): [json.loads(line) for line in path.read_text().splitlines()] for path in folder.iterdir()}
 
 
-# ---- killed and resumed -------------------------------------------------------------------------------------------
-
-
-def test_the_kill_happened_in_the_middle(interrupted_and_resumed) -> None:
-    before, _ = interrupted_and_resumed
-    assert before and max(before) <= 3
-
-
-def test_resumed_run_continues_at_the_next_step_with_the_same_slots(interrupted_and_resumed) -> None:
-    before, run = interrupted_and_resumed
-    resumed_at = int(run.log.split("setting global step to ")[1].split()[0])
-    assert resumed_at in (2, 3)
-    for step in range(1, min(resumed_at, max(before)) + 1):
-        assert run.steps()[step] == before[step], "a step before the checkpoint was run again"
-    assert sorted(run.steps()) == list(STEPS)
-    assert [run.steps()[step]["s2l/explorer/slots"] for step in sorted(run.steps())] == SCHEDULE
+# ---- files and checkpoints (kills: test_chaos.py) ------------------------------------------------------------------
 
 
 def test_metrics_file_has_every_step_once(run) -> None:
@@ -241,7 +221,7 @@ def test_masked_tokens_are_in_no_statistic(run) -> None:
         assert counted < metrics["response_length/mean"] * PROMPTS * GROUP
 
 
-def test_length_follows_the_logged_accuracies_by_the_rule_through_the_kill(run) -> None:
+def test_length_follows_the_logged_accuracies_by_the_rule(run) -> None:
     rule = AdaptiveGuidance(initial=INITIAL, max_length=MOST)
     for step in STEPS:
         metrics = run.steps()[step]
