@@ -7,12 +7,13 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
+from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.llm_server import LLMServerManager
 
 from s2l_ext.config import ExplorerConfig, parse_s2l
 from s2l_ext.errors import S2LError
-from s2l_ext.rollout.explorer_client import ExplorerClient
+from s2l_ext.rollout.explorer_client import ExplorerClient, first_line
 from s2l_ext.rollout.explorer_replica import Replica, release
 from s2l_ext.rollout.explorer_router import ExplorerRouter
 from s2l_ext.rollout.explorer_watch import FaultLedger, Watch
@@ -125,7 +126,10 @@ class ExplorerServers:
         """Raise S2LError when the explorer failed and ``on_failure`` lets nobody stand in."""
         if self._manager is None or self._explorer.on_failure == "learner":
             return
-        reason = self._watch.status()["given_up"]
+        try:
+            reason = self._watch.status()["given_up"]
+        except RayError as error:
+            reason = f"its router is gone ({first_line(error)})"
         if reason:
             raise S2LError(_ending(self._explorer, reason))
 

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from s2l_ext.config import ExplorerConfig
-from s2l_ext.rollout.explorer_client import first_line
+from s2l_ext.rollout.explorer_client import ROUTER_TIMEOUT_S, first_line
 from s2l_ext.rollout.explorer_replica import Replica, release
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class Watch(Thread):
                 self._router.suspect.remote(replica.address, problem)
 
     def status(self) -> dict[str, Any]:
-        status = ray.get(self._router.status.remote(), timeout=self._explorer.health_timeout_s)
+        status = ray.get(self._router.status.remote(), timeout=ROUTER_TIMEOUT_S)
         self._ledger.saw_failed_requests(status["failed_requests"])
         return status
 
@@ -152,18 +152,18 @@ class Watch(Thread):
     def _take_in(self, replica: Replica) -> None:
         with self._lock:
             if self._step is not None:
-                ray.get([server.set_global_steps.remote(self._step) for server in replica.servers], timeout=60)
-            ray.get(self._router.add_servers.remote({replica.address: replica.handle}), timeout=60)
+                ray.get([server.set_global_steps.remote(self._step) for server in replica.servers], timeout=ROUTER_TIMEOUT_S)
+            ray.get(self._router.add_servers.remote({replica.address: replica.handle}), timeout=ROUTER_TIMEOUT_S)
 
     def _lost(self, replica: Replica, problem: str) -> None:
         logger.warning("s2l: explorer server %s failed: %s", replica.address, problem)
         self._ledger.down(replica.rank, time.monotonic())
-        ray.get(self._router.forget.remote(replica.address), timeout=60)
+        ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
         with self._lock:
             self.up.remove(replica)
             self._down.append(replica)
         if self._explorer.on_failure == "fail":
-            ray.get(self._router.give_up.remote(f"server {replica.address}: {problem}"), timeout=60)
+            ray.get(self._router.give_up.remote(f"server {replica.address}: {problem}"), timeout=ROUTER_TIMEOUT_S)
         Thread(target=self._bring_back, args=(replica, problem), daemon=True).start()
 
     def _bring_back(self, replica: Replica, problem: str) -> None:
@@ -198,7 +198,7 @@ class Watch(Thread):
         logger.warning("s2l: explorer replica %d stays down: %s", replica.rank, problem)
         if not self.up and not hope:
             reason = f"s2l.explorer.max_restarts={self._restarts.most} are used up, at last: {problem}"
-            ray.get(self._router.give_up.remote(reason), timeout=60)
+            ray.get(self._router.give_up.remote(reason), timeout=ROUTER_TIMEOUT_S)
             if self._explorer.on_failure == "learner":
                 logger.warning("s2l: the learner samples the explorer's sessions for the rest of its schedule")
 

@@ -85,8 +85,9 @@ class Actors:
     def check(self) -> None:
         """Raise S2LError for one that is dead for good; count those that Ray started again."""
         for name, actor in self._actors.items():
-            asked = self._asked.setdefault(name, actor.__ray_call__.remote(lambda _: os.getpid()))
-            if ray.wait([asked], timeout=0)[0]:
+            if name not in self._asked:
+                self._asked[name] = actor.__ray_call__.remote(lambda _: os.getpid())
+            if ray.wait([self._asked[name]], timeout=0)[0]:
                 self._read(name, self._asked.pop(name))
 
     def _read(self, name: str, asked: Any) -> None:
