@@ -77,7 +77,7 @@ async def _call(method: Any, *args: Any) -> Any:
 def first_line(error: Exception) -> str:
     """Of the cause: Ray's own text begins with a traceback of another process."""
     cause = getattr(error, "cause", None) or error
-    lines = str(cause).strip().splitlines()
+    lines = str(cause.args[0] if cause.args else cause).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 

@@ -40,7 +40,7 @@ class Replica:
     def adopt(self, replica: Any) -> None:
         """A replica that verl started."""
         self._verls = replica
-        self._processes = _find_processes(replica)
+        self._found(_find_processes(replica))
 
     @property
     def address(self) -> str:
@@ -88,7 +88,12 @@ class Replica:
             raise TimeoutError(f"not ready within {timeout_s:g} s") from None
         if isinstance(result, Exception):
             raise result
-        self._processes = result
+        self._found(result)
+
+    def _found(self, processes: dict[str, list[Process]]) -> None:
+        self._processes = processes
+        ids = " ".join(str(pid) for own in processes.values() for pid, _ in own)
+        logger.info("explorer replica %d: server %s, processes %s", self.rank, self.address, ids)
 
     def shut_down(self) -> None:
         """Ask vLLM to end its engine processes."""

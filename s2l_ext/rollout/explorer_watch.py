@@ -152,7 +152,9 @@ class Watch(Thread):
     def _take_in(self, replica: Replica) -> None:
         with self._lock:
             if self._step is not None:
-                ray.get([server.set_global_steps.remote(self._step) for server in replica.servers], timeout=ROUTER_TIMEOUT_S)
+                ray.get(
+                    [server.set_global_steps.remote(self._step) for server in replica.servers], timeout=ROUTER_TIMEOUT_S
+                )
             ray.get(self._router.add_servers.remote({replica.address: replica.handle}), timeout=ROUTER_TIMEOUT_S)
 
     def _lost(self, replica: Replica, problem: str) -> None:

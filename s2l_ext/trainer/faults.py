@@ -40,7 +40,7 @@ def fallback_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> list[str]:
     rows = tq.kv_batch_get(keys=planned, partition_id=batch.partition_id, select_fields=["s2l_source"])
     fallen = [key for key, source in zip(planned, rows["s2l_source"], strict=True) if source == LEARNER]
     if fallen:
-        logger.warning("s2l: %d of %d explorer rows were sampled by the learner", len(fallen), len(planned))
+        logger.info("%d of %d explorer rows were sampled by the learner", len(fallen), len(planned))
     return fallen
 
 

@@ -34,10 +34,10 @@ def processes(run, title: str) -> list[psutil.Process]:
 
 
 def explorers_engine(run) -> psutil.Process:
-    """The learner's engine starts before the first explorer's, and lives as long as the run."""
-    engines = processes(run, "VLLM::EngineCore")
-    assert len(engines) == 2, engines
-    return engines[-1]
+    """The engine core among the processes of the explorer's server that started last."""
+    ids = run.log.rpartition("explorer replica 1000: server ")[2].splitlines()[0].partition("processes ")[2].split()
+    (engine,) = [one for one in processes(run, "VLLM::EngineCore") if str(one.pid) in ids]
+    return engine
 
 
 def total(run, name: str) -> float:
