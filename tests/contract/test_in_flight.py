@@ -15,6 +15,7 @@ from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.planning import make_plans
+from s2l_ext.trainer.stored import StepRollouts
 
 pytestmark = pytest.mark.contract
 
@@ -60,6 +61,16 @@ def test_the_explorer_is_needed_while_a_prompt_with_live_slots_is_under_way(tabl
     assert not table.need_explorer
     table.add(plans(3, "f", slots=2, stored=2))
     assert not table.need_explorer, "stored rollouts need no server"
+
+
+def test_stored_rollouts_are_counted_for_the_prompts_trained_on() -> None:
+    taken = plans(1, "a", slots=4, stored=3, reused=1) | plans(2, "b", slots=2, stored=2)
+    assert [plan.explorer_rows for plan in taken.values()] == [3, 2]
+    assert StepRollouts.metrics(taken.values()) == {
+        "s2l/explorer/stored_rows": 5.0,
+        "s2l/explorer/reused_rows": 1.0,
+        "s2l/explorer/handed_to_learner": 1.0,
+    }
 
 
 def test_rows_without_a_plan_are_an_error_unless_nothing_is_on(table) -> None:
