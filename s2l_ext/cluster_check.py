@@ -16,7 +16,7 @@ from s2l_ext import __version__
 from s2l_ext.config import S2LConfig
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.placement import Node, check_roles, counted, roles, table
-from s2l_ext.preflight import gpus_needed
+from s2l_ext.preflight import current_cluster, gpus_needed
 
 ADDRESS_KEY = "ray_kwargs.ray_init.address"
 ANSWER_SECONDS = 600.0
@@ -41,19 +41,18 @@ Answer = dict[str, Any]
 
 
 def cluster_address(cfg: DictConfig) -> str | None:
-    """The existing cluster that the run names; None when Ray starts one of its own.
+    """The existing cluster that the run joins; None when Ray starts one of its own.
 
     Raises:
-        ConfigError: a size is set as well that only a new cluster can have.
+        ConfigError: a size is set as well that only a new cluster can have, or labels that it does not have.
     """
-    ray_init = cfg.ray_kwargs.ray_init
-    address = ray_init.get("address")
+    address = cfg.ray_kwargs.ray_init.get("address")
     if address in (None, "auto"):
-        address = os.environ.get("RAY_ADDRESS") or address
+        address = os.environ.get("RAY_ADDRESS") or current_cluster() or address
     if address in (None, "", "local"):
         _refuse_selectors(cfg)
         return None
-    refuse_own_sizes(cfg, f"the run joins the cluster at {address}")
+    refuse_own_sizes(cfg, f"the run joins the cluster at {address}", f" Or {ADDRESS_KEY}=local: a Ray of its own.")
     return str(address)
 
 
@@ -67,14 +66,14 @@ def _refuse_selectors(cfg: DictConfig) -> None:
             )
 
 
-def refuse_own_sizes(cfg: DictConfig, why: str) -> None:
+def refuse_own_sizes(cfg: DictConfig, why: str, other_fix: str = "") -> None:
     """Raise ConfigError if the configuration sets the size of a cluster that exists already."""
     ray_init = cfg.ray_kwargs.ray_init
     given = [name for name in OF_NEW_CLUSTERS_ONLY if ray_init.get(name) is not None]
     if given:
         values = ", ".join(f"ray_kwargs.ray_init.{name}={ray_init[name]}" for name in given)
         fix = " ".join(f"ray_kwargs.ray_init.{name}=null" for name in given)
-        raise ConfigError(f"{values}: {why}, whose size was set when it was started. Set {fix}.")
+        raise ConfigError(f"{values}: {why}, whose size was set when it was started. Set {fix}.{other_fix}")
 
 
 def require_answering(address: str, what: str, fix: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Container, Iterator
 from pathlib import Path
@@ -165,17 +166,30 @@ def available_gpus(cfg: DictConfig) -> int | None:
         return None
     if ray_init.get("num_gpus") is not None:
         return whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
-    if _cluster_runs_here():
+    if current_cluster():
         return None
     import torch
 
     return torch.npu.device_count() if hasattr(torch, "npu") else torch.cuda.device_count()
 
 
-def _cluster_runs_here() -> bool:
-    """``ray.init`` joins a cluster that `ray start` made on this node, which it finds by this file."""
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-    return (Path(folder) / "ray" / "ray_current_cluster").exists()
+def current_cluster() -> str | None:
+    """Address of the cluster that `ray start` made on this node, if any: ``ray.init`` without an address joins it."""
+    path = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
+    try:
+        return path.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def keep_own_ray_here() -> None:
+    """Have a Ray that this process starts for itself listen at 127.0.0.1 only. Must run before Ray is imported.
+
+    Otherwise Ray listens at every address, and the servers of verl and TransferQueue, which ask for no key, at the
+    node's. Ray reads the variable when it is imported: with 0 it does what it does on Windows and macOS.
+    """
+    if "ray" not in sys.modules:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def check_pool(cfg: DictConfig, s2l: S2LConfig, available: int) -> None:

@@ -30,7 +30,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.folder_lock import held
 from s2l_ext.masking import masked, refuse_secrets
 from s2l_ext.platform import activate_for
-from s2l_ext.preflight import check_warm_start, preflight
+from s2l_ext.preflight import check_warm_start, keep_own_ray_here, preflight
 from s2l_ext.refusal import guarded
 from s2l_ext.state import checkpoint_folder, resume_state
 
@@ -74,7 +74,8 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     cfg = compose_config(config_name, overrides, config_dirs)
     refuse_secrets(_plain(cfg))
     s2l = parse_s2l(cfg.s2l)
-    cluster_address(cfg)  # refuses sizes that a cluster which exists cannot take
+    if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
+        keep_own_ray_here()
     platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
     check_files(checkpoint_folder(cfg))

@@ -17,7 +17,7 @@ from s2l_ext.placement import Node
 
 NODE_SECONDS = 300.0
 """Importing verl on a cold network file system takes minutes."""
-MEND = "docs/multi-node.md or the cluster's own log says more; `ray status` lists its nodes."
+MEND = "The cluster's own log says more; `ray status` lists its nodes (examples/ray_submit)."
 
 
 def findings(address: str) -> list[Finding]:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, VLLMEngine
 from s2l_ext.evaluation.model_folder import Model
+from s2l_ext.preflight import current_cluster, keep_own_ray_here
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def open_pool(setup: Setup, placement: Placement) -> Pool:
     """Load the model, as often as ``placement`` says. Raises ResourceError where it cannot be."""
     if not placement.uses_ray:
         return LocalPool(setup.engine())
+    if placement.address is None and current_cluster() is None:
+        keep_own_ray_here()
     from s2l_ext.explore.ray_pool import RayPool
 
     return RayPool(setup, placement)

@@ -63,6 +63,13 @@ def rollouts(overrides, run) -> dict[int, list[dict]]:
 # ---- files and checkpoints (kills: test_chaos.py) ------------------------------------------------------------------
 
 
+def test_its_servers_listened_at_loopback_only(run) -> None:
+    """But for torch's rendezvous of a process group, which has no setting: docs/security.md."""
+    wide = {(name, host) for name, host in run.listened if host.removeprefix("::ffff:") != "127.0.0.1"}
+    assert len(run.listened) > 8
+    assert {name.partition(".")[0] for name, _ in wide} <= {"ray::WorkerDict", "ray::CheckpointEngine"[:15]}
+
+
 def test_metrics_file_has_every_step_once(run) -> None:
     steps = [line["step"] for line in run.lines() if "training/global_step" in line["data"]]
     assert steps == list(STEPS)

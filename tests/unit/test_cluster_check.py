@@ -24,8 +24,9 @@ HEAD, WORKER = Node("1" * 56, "head-0", 0), Node("2" * 56, "gpu-7", 8)
 
 
 @pytest.fixture(autouse=True)
-def no_cluster_named(monkeypatch):
+def no_cluster_named(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -275,6 +276,42 @@ def test_who_names_a_cluster(configured, monkeypatch):
     assert cluster_address(configured(ray_kwargs__ray_init__address="local")) is None
     monkeypatch.setenv("RAY_ADDRESS", "local")
     assert cluster_address(configured()) is None
+
+
+def test_a_cluster_that_was_started_here_is_joined_unless_told_not_to(configured, tmp_path):
+    (tmp_path / "ray").mkdir()
+    (tmp_path / "ray" / "ray_current_cluster").write_text("10.0.0.3:6379\n")
+    assert cluster_address(configured()) == "10.0.0.3:6379"
+    assert cluster_address(configured("s2l_po/toy", ray_kwargs__ray_init__address="local")) is None
+    with pytest.raises(
+        ConfigError, match=r"joins the cluster at 10\.0\.0\.3:6379.*Or ray_kwargs\.ray_init\.address=local"
+    ):
+        cluster_address(configured("s2l_po/toy"))
+
+
+OWN_RAY = """
+import os, sys
+from s2l_ext.train import prepare
+from s2l_ext.errors import S2LError
+try:
+    prepare("s2l_po/toy", sys.argv[1:])
+except S2LError as error:
+    print(error)
+import ray
+print("NODE", ray.util.get_node_ip_address(), os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", [None, "1"])
+def test_a_ray_of_the_runs_own_stays_at_loopback_unless_the_user_says_otherwise(given, monkeypatch):
+    monkeypatch.delenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", raising=False)
+    if given is not None:
+        monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", given)
+    done = subprocess.run([sys.executable, "-c", OWN_RAY], capture_output=True, text=True, timeout=120)
+    node, variable = next(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("NODE "))
+    assert variable == (given or "0")
+    assert given or node == "127.0.0.1"
 
 
 def test_sizes_that_only_a_new_cluster_has_are_refused(configured, monkeypatch):

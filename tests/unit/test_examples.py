@@ -191,7 +191,7 @@ def shell(tmp_path):
     return run
 
 
-RAY_STAND_IN = 'while [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n'
+RAY_STAND_IN = '[ "$1" = get-auth-token ] && exit\nwhile [ "$1" != -- ]; do shift; done\nshift\nexec "$@"\n'
 
 
 def write_command(path: Path, body: str) -> None:
@@ -208,7 +208,7 @@ def test_submit_sends_the_recipe_and_only_tokens_that_are_set(shell):
     assert sent[sent.index("--") + 1 :] == [
         "train",
         "--config-name",
-        "two_nodes.yaml",
+        "three_nodes.yaml",
         "trainer.default_local_dir=/shared/runs/a",
     ]
 
@@ -218,36 +218,42 @@ def test_a_run_without_a_folder_is_not_sent(shell):
     assert done.returncode != 0 and "RUN" in done.stderr and done.calls == []
 
 
-def test_slurm_starts_ray_on_every_node_and_submits_the_same(shell):
-    variables = {"SLURM_JOB_NODELIST": "n[7-8]", "SLURM_NNODES": "2", "SLURM_SUBMIT_DIR": str(ROOT), "RUN": "/shared/r"}
-    done = shell(SUBMIT / "slurm.sbatch", **variables)
+@pytest.mark.parametrize(("node", "pool"), [("0", "learner"), ("1", "learner"), ("2", "explorer")])
+def test_slurm_starts_ray_on_every_node_with_its_label_and_submits_the_same(shell, node, pool):
+    slurm = {"JOB_NODELIST": "n[7-9]", "NNODES": "3", "SUBMIT_DIR": str(ROOT), "PROCID": node}
+    done = shell(SUBMIT / "slurm.sbatch", RUN="/shared/r", **{f"SLURM_{name}": value for name, value in slurm.items()})
     assert done.returncode == 0, done.stderr
-    assert "ray symmetric-run --address n7:6379 --min-nodes 2 --num-gpus 8 --" in done.calls[1]
-    assert done.calls[2] == shell(SUBMIT / "submit.sh", RUN="/shared/r").calls[-1]
+    calls = [call for call in done.calls if call.startswith(("ray ", "s2l "))]
+    assert calls[0] == "ray get-auth-token --generate"
+    started = f"ray symmetric-run --address n7:6379 --min-nodes 3 --num-gpus 8 --labels pool={pool} -- bash"
+    assert calls[1].startswith(started)
+    assert calls[2] == shell(SUBMIT / "submit.sh", RUN="/shared/r").calls[-1]
 
 
 def test_what_submit_sends_passes_its_own_checks(monkeypatch):
     monkeypatch.chdir(SUBMIT)
     environment = submit.runtime_env(Path("runtime_env.yaml"), Path("."), [], {})
     assert environment["env_vars"]["HF_HOME"] == "/shared/huggingface"
-    words = ["train", "--config-name", "two_nodes.yaml", "trainer.default_local_dir=/shared/r"]
+    words = ["train", "--config-name", "three_nodes.yaml", "trainer.default_local_dir=/shared/r"]
     assert submit._check_recipe(words, environment["working_dir"]) == []
 
 
 def test_the_recipe_fits_the_clusters_of_the_examples(monkeypatch):
     cluster = yaml.safe_load((SUBMIT / "kuberay.yaml").read_text())["spec"]
-    workers = cluster["workerGroupSpecs"][0]
-    containers = workers["template"]["spec"]["containers"]
-    gpus = int(containers[0]["resources"]["limits"]["nvidia.com/gpu"])
     nodes = [Node("h" * 56, "head", int(cluster["headGroupSpec"]["rayStartParams"]["num-gpus"]))]
-    nodes += [Node(f"{index:056d}", f"gpu-{index}", gpus) for index in range(workers["replicas"])]
+    for group in cluster["workerGroupSpecs"]:
+        gpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"])
+        name = group["groupName"]
+        nodes += [Node(f"{name}{n}", f"{name}-{n}", gpus, group["labels"]) for n in range(group["replicas"])]
     monkeypatch.chdir(SUBMIT)
-    cfg = compose_config("two_nodes.yaml", [])
+    cfg = compose_config("three_nodes.yaml", [])
     check_accelerators(cfg, parse_s2l(cfg.s2l), nodes)
-    with pytest.raises(ResourceError, match="the run needs 16 accelerators"):
+    with pytest.raises(ResourceError, match="the run needs 24 accelerators"):
         check_accelerators(cfg, parse_s2l(cfg.s2l), nodes[:-1])
+    with pytest.raises(ResourceError, match=r"s2l\.placement\.explorer=\{pool: explorer\}: no node of the cluster"):
+        check_accelerators(cfg, parse_s2l(cfg.s2l), [*nodes[:-1], Node("x" * 56, "other", 8)])
     script = (SUBMIT / "slurm.sbatch").read_text()
-    assert f"--nodes={workers['replicas']}\n" in script and f"--gpus-per-node={gpus}\n" in script
+    assert f"--nodes={len(nodes) - 1}\n" in script and "--gpus-per-node=8\n" in script
 
 
 def test_kuberay_has_one_image_and_the_installed_ray():
@@ -260,4 +266,4 @@ def test_kuberay_has_one_image_and_the_installed_ray():
     for pod in pods:
         mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]} == {"shared", "shm"}
-    assert cluster["spec"]["rayVersion"] == version("ray")
+    assert cluster["spec"]["rayVersion"] == version("ray") and cluster["spec"]["authOptions"] == {"mode": "token"}
