@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 STEPS = 2
-PLACED = ("s2l.placement.learner={pool: learner}", "s2l.placement.explorer={pool: explorer}")
+PLACED = ("trainer.nnodes=2", "s2l.placement.learner={pool: learner}", "s2l.placement.explorer={pool: explorer}")
 STARTED = re.compile(r"raysubmit_\w+")
 
 
@@ -24,10 +24,10 @@ def cluster(clusters, toy_dir) -> Iterator:
 
 @pytest.fixture(scope="module")
 def train(clusters, small_run):
-    """Words of ``s2l``: the toy recipe with its learner on two nodes."""
+    """Words of ``s2l``: the toy recipe, on a cluster."""
 
     def of(folder: Path, *overrides: str) -> list[str]:
-        words = ["train", "--config-name", "s2l_po/toy", *small_run, *clusters.JOINING, "trainer.nnodes=2"]
+        words = ["train", "--config-name", "s2l_po/toy", *small_run, *clusters.JOINING]
         return [*words, f"trainer.default_local_dir={folder}", f"trainer.total_training_steps={STEPS}", *overrides]
 
     return of
@@ -135,8 +135,8 @@ def test_refusals_on_the_cluster_are_exit_code_2_with_their_message(cluster, sub
         "actor_rollout_ref.model.path=/no/such/model: no such folder": Background(
             lambda: submit(tmp_path / "a", "actor_rollout_ref.model.path=/no/such/model")
         ),
-        "the run needs 4 accelerators = 2 (learner) + 2 (explorer), but 3 are there": Background(
-            lambda: submit(tmp_path / "b", "s2l.explorer.n_gpus_per_node=2")
+        "the run needs 4 accelerators = 1 (learner) + 3 (explorer), but 3 are there": Background(
+            lambda: submit(tmp_path / "b", "s2l.explorer.n_gpus_per_node=3")
         ),
         "s2l.placement.explorer={pool: none}: no node of the cluster has these labels. Nodes: head (": Background(
             lambda: submit(tmp_path / "d", "s2l.placement.explorer={pool: none}")
