@@ -180,7 +180,8 @@ def ask(
     question: Callable[[], Answer] | None = None,
     failed: str = "error",
 ) -> list[tuple[Node, Answer]]:
-    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too.
+    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too, and its
+    process ends with it: Ray would keep what verl and torch take of memory, beside the run.
 
     Args:
         question: what the task runs; by default :func:`probe`'s.
@@ -189,7 +190,7 @@ def ask(
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0)(question or probe())
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(question or probe())
     calls = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote() for node in nodes
     ]

@@ -50,7 +50,8 @@ class Cluster:
         self.token = secrets.token_hex(32)
         (folder / "token").write_text(self.token)
         own = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "PATH": PYTHON_FIRST}
-        self.environment = {**os.environ, **own, "RAY_DEDUP_LOGS": "0", **variables}
+        frugal = {"RAY_num_workers_soft_limit": "1", "RAY_memory_usage_threshold": "0.98"}  # three nodes, one memory
+        self.environment = {**os.environ, **own, **frugal, "RAY_DEDUP_LOGS": "0", **variables}
         self.environment.pop("RAY_ADDRESS", None)
         self.started: dict[str, subprocess.Popen[bytes]] = {}
 
