@@ -8,6 +8,7 @@ the worker that sampled it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -130,4 +131,18 @@ class S2LAgentLoopManager(AgentLoopManagerTQ):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.agent_loop_workers_class = ray.remote(S2LAgentLoopWorker)
+        learner = parse_s2l(self.config.get("s2l")).placement.learner
+        workers = ray.remote(S2LAgentLoopWorker)
+        self.agent_loop_workers_class = BesideLearner(workers, learner) if learner else workers
+
+
+class BesideLearner:
+    """An actor class whose actors go to the nodes of ``s2l.placement.learner``, so that none goes down with another
+    node. verl deals them out to every node that is there."""
+
+    def __init__(self, actor_class: Any, labels: Mapping[str, str]) -> None:
+        self._class, self._labels = actor_class, dict(labels)
+
+    def options(self, **options: Any) -> Any:
+        del options["scheduling_strategy"]
+        return self._class.options(label_selector=self._labels, **options)

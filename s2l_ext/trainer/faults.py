@@ -73,6 +73,19 @@ def restarted_rewards() -> Iterator[None]:
         trainer_base.RewardLoopManager = original
 
 
+def own_actors(trainer: Any) -> dict[str, Any]:
+    """Those that a step waits for without asking whether they live, by the name that a message gives them."""
+    queue = trainer.config.transfer_queue.backend
+    units = queue.SimpleStorage.num_data_storage_units if queue.storage_backend == "SimpleStorage" else 0
+    kinds = {
+        "reward worker": trainer.get_reward_handles() or [],
+        "agent-loop worker": trainer.agent_loop_manager.agent_loop_workers,
+        "TransferQueue storage unit": [ray.get_actor(f"TransferQueueStorageUnit#{number}") for number in range(units)],
+        "TransferQueue controller": [ray.get_actor("TransferQueueController", namespace="transfer_queue")],
+    }
+    return {f"{kind} {number}": one for kind, actors in kinds.items() for number, one in enumerate(actors)}
+
+
 class Actors:
     """Asks actors for their process whenever it is told to, without waiting for answers."""
 

@@ -33,7 +33,7 @@ from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.explorer_life import ExplorerLife
-from s2l_ext.trainer.faults import Actors, fallback_rows, restarted_rewards, uid_of, watch_sampling
+from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, restarted_rewards, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
@@ -120,10 +120,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
     def _check_processes(self) -> None:
         if self.explorer_servers:
             self.explorer_servers.check()
-        if self.actors is None:
-            rewards, loops = self.get_reward_handles() or [], self.agent_loop_manager.agent_loop_workers
-            named = [*(("reward worker", one) for one in rewards), *(("agent-loop worker", one) for one in loops)]
-            self.actors = Actors({f"{kind} {number}": one for number, (kind, one) in enumerate(named)})
+        self.actors = self.actors or Actors(own_actors(self))
         self.actors.check()
 
     def _init_dataloader(self) -> None:

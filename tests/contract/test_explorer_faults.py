@@ -20,9 +20,11 @@ from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
+from s2l_ext.compose import compose_config
 from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
 from s2l_ext.rollout import explorer_client, explorer_watch
+from s2l_ext.rollout.agent_loop import BesideLearner
 from s2l_ext.rollout.explorer_client import ExplorerClient, ExplorerFailed, SessionFaults
 from s2l_ext.rollout.explorer_router import ExplorerRouter
 from s2l_ext.rollout.explorer_watch import FaultLedger, Restarts, Watch
@@ -510,6 +512,31 @@ def test_reward_workers_are_made_where_we_make_them() -> None:
     with faults.restarted_rewards():
         assert trainer_base.RewardLoopManager is faults.RestartedRewardLoop
     assert trainer_base.RewardLoopManager is RewardLoopManager
+
+
+def test_agent_loop_workers_are_dealt_out_by_an_option_that_we_take_away() -> None:
+    source = inspect.getsource(verls_loop.AgentLoopManager._init_agent_loop_workers)
+    assert "self.agent_loop_workers_class.options(" in source and "scheduling_strategy=" in source
+
+    class Workers:
+        def options(self, **given):
+            return given
+
+    beside = BesideLearner(Workers(), {"pool": "learner"})
+    assert beside.options(name="w", scheduling_strategy="round robin") == {
+        "name": "w",
+        "label_selector": {"pool": "learner"},
+    }
+
+
+def test_the_queues_actors_have_the_names_that_we_look_up() -> None:
+    from transfer_queue import interface
+    from transfer_queue.storage.bootstrap import simple_storage_bootstrap
+
+    assert 'f"TransferQueueStorageUnit#{storage_unit_rank}"' in inspect.getsource(simple_storage_bootstrap)
+    assert 'name="TransferQueueController", namespace="transfer_queue"' in inspect.getsource(interface)
+    queue = compose_config("s2l_po/toy", []).transfer_queue.backend
+    assert queue.storage_backend == "SimpleStorage" and queue.SimpleStorage.num_data_storage_units == 1
 
 
 def test_a_session_is_run_again_from_its_start() -> None:
