@@ -149,11 +149,13 @@ def test_separate_run_trains_with_new_weights_at_every_step(separate) -> None:
 
 
 def test_separate_rollouts_sample_from_the_weights_that_were_sent(separate) -> None:
-    """Two engines of one model agree on the learner's own rows but for the step that lies between them."""
-    for metrics in separate.steps().values():
-        if metrics["s2l/source/learner/rows"]:
-            assert metrics["s2l/source/learner/sampler_k3"] < 1e-2
-            assert metrics["s2l/source/learner/sampler_ratio_mean"] == pytest.approx(1, abs=0.05)
+    """Their servers start with random weights. Sampler and learner differ by the one step that lies between them."""
+    assert "load_format: dummy" in (separate.folder / "s2l_config.yaml").read_text()
+    with_learner = [metrics for metrics in separate.steps().values() if metrics["s2l/source/learner/rows"]]
+    for metrics in with_learner:
+        assert metrics["s2l/source/learner/sampler_k3"] < 0.05
+        assert metrics["s2l/source/learner/sampler_ratio_mean"] == pytest.approx(1, abs=0.1)
+    assert len(with_learner) >= 2
 
 
 def test_separate_plans_are_bounded_and_applied(separate) -> None:
