@@ -94,6 +94,7 @@ def record(folder: Path, first_explorer_rank: int) -> dict[str, Any]:
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
     found = landed(first_explorer_rank)
     here = ray.get_runtime_context().get_node_id()
+    found = {role: {one: n for one, n in places.items() if one in nodes} for role, places in found.items()}
     names = {role: [nodes[one]["NodeName"] for one in places] for role, places in found.items()}
     logger.info("placement: %s", "; ".join(f"{role} on {', '.join(on)}" for role, on in sorted(names.items())))
     report = {"trainer": _described(nodes[here]), "roles": {}}
