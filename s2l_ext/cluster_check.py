@@ -157,14 +157,15 @@ def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
 
 
 def alive_nodes(accelerator: str) -> list[Node]:
-    """Nodes of the joined cluster with what Ray counts of ``accelerator`` ("GPU", "NPU") on each."""
+    """Nodes of the joined cluster, by name, with what Ray counts of ``accelerator`` ("GPU", "NPU") on each."""
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    return [
+    found = [
         Node(node["NodeID"], _host(node), int(node["Resources"].get(accelerator, 0)), node.get("Labels") or {})
-        for node in alive
+        for node in ray.nodes()
+        if node["Alive"]
     ]
+    return sorted(found, key=lambda node: (node.host, node.id))
 
 
 def _host(node: dict[str, Any]) -> str:

@@ -119,7 +119,7 @@ def _require_left_over(role: Role, earlier: Role, nodes: Sequence[Node]) -> None
 def table(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     """A line for each node with the roles that may go there, then a line for each role."""
     rows = [("node", "accelerators", "labels", "may hold")]
-    for node in sorted(nodes, key=lambda one: (one.host, one.id)):
+    for node in nodes:
         may = [role.name for role in wanted if node.accelerators >= role.size and matches(role.selector, node.labels)]
         rows.append((str(node), str(node.accelerators), _labels(node) or "-", ", ".join(may) or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -276,7 +276,8 @@ def exit_code(info: Any) -> int:
     if status == "SUCCEEDED":
         return 0
     if info.message:
-        print(f"s2l submit: {status}: {info.message.strip().splitlines()[0]}", file=sys.stderr)
+        reason = info.message.strip().partition(", last available logs")[0]  # which were followed
+        print(f"s2l submit: {status}: {reason}", file=sys.stderr)
     if status == "STOPPED":
         return STOPPED
     return FAILED if not own else SIGNAL_BASE - own if own < 0 else own

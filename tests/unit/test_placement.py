@@ -75,7 +75,7 @@ def test_no_room_is_refused_with_selector_nodes_and_fix(wanted, message) -> None
 
 
 def test_the_table_shows_who_may_go_where() -> None:
-    lines = table([learner(2, 4, LEARNER), explorer(8)], [C, A, B]).splitlines()
+    lines = table([learner(2, 4, LEARNER), explorer(8)], [A, B, C]).splitlines()
     assert [line.split() for line in lines[:4]] == [
         ["node", "accelerators", "labels", "may", "hold"],
         ["node-a", "(aaaaaaaa)", "8", "pool=learner", "learner,", "explorer"],
