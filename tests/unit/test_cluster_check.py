@@ -201,8 +201,18 @@ def test_a_node_that_does_not_answer_is_named(fake_ray, failure, words):
 def test_dead_nodes_are_not_asked(fake_ray):
     gone = Node("3" * 56, "gone", 8)
     fake_ray.nodes = [ray_node(HEAD), ray_node(WORKER), ray_node(gone, alive=False)]
-    assert cluster_check.alive_nodes("GPU") == [HEAD, WORKER]
+    assert cluster_check.alive_nodes("GPU") == [WORKER, HEAD]  # by name
     assert [node.accelerators for node in cluster_check.alive_nodes("NPU")] == [0, 0]
+
+
+def test_the_trainers_process_goes_where_the_learner_does(configured, monkeypatch):
+    monkeypatch.setattr(cluster_check, "check_cluster", lambda cfg, s2l: None)
+    given = []
+    plain = SimpleNamespace(remote=lambda: "running", options=lambda **options: given.append(options) or plain)
+    cfg = configured()
+    CheckedRunner(plain, cfg, parse_s2l({"placement": {"learner": {"pool": "a"}}})).remote()
+    CheckedRunner(plain, cfg, parse_s2l({})).remote()
+    assert given == [{"label_selector": {"pool": "a"}}]
 
 
 def test_the_nodes_are_asked_when_verl_asks_for_the_runner(fake_ray, configured, monkeypatch, capsys):
