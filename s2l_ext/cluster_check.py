@@ -113,11 +113,11 @@ def joining(address: str | None) -> Iterator[None]:
 
 
 def lacks_token(error: BaseException | None) -> bool:
-    """Whether Ray's authentication is the reason of an error, or of one that it came from."""
+    """Whether Ray's authentication is the reason of an error, or of one that it came from, be it only by its text."""
     from ray.exceptions import AuthenticationError
 
     while error is not None:
-        if isinstance(error, AuthenticationError):
+        if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error):
             return True
         error = error.__cause__
     return False

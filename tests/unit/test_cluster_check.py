@@ -360,6 +360,19 @@ def test_rays_own_failure_to_join_is_one_message(monkeypatch):
         raise ConnectionError("no running Ray instance")
 
 
+def test_a_cluster_that_asks_for_a_token_says_what_to_set(monkeypatch):
+    """Ray hands the reason on as text: ConnectionError from RuntimeError("... Last connection error: Traceback ...")."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with (
+        pytest.raises(ResourceError, match=r"refuses to be joined.*RAY_AUTH_MODE=token"),
+        cluster_check.joining("auto"),
+    ):
+        try:
+            raise RuntimeError("Last connection error: Traceback ...\nray.exceptions.AuthenticationError: RPC error")
+        except RuntimeError as error:
+            raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379") from error
+
+
 def test_a_connection_that_breaks_while_training_passes_as_it_is(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(ConnectionError, match="reset by peer"), cluster_check.joining("auto"):
