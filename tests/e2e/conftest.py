@@ -46,6 +46,7 @@ class Launch:
     log_path: Path
     seen: list[psutil.Process] = field(default_factory=list)
     listened: set[tuple[str, str]] = field(default_factory=set)
+    """Name of a process and address that it listened at, as :meth:`look_who_listens` saw them."""
 
     @property
     def log(self) -> str:
@@ -66,10 +67,17 @@ class Launch:
             assert time.monotonic() < deadline, f"still waiting after {timeout} s\n{self.log[-6000:]}"
             time.sleep(0.2)
 
+    def look_who_listens(self) -> None:
+        names = {}
+        for process in [psutil.Process(self.process.pid), *_descendants(self.process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                names[process.pid] = process.name()
+        open_ = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.pid in names]
+        self.listened = {(names[one.pid], one.laddr.ip) for one in open_}
+
     def kill_9(self) -> None:
         """SIGKILL the driver alone, as the out-of-memory killer would, then clear away what it orphaned."""
         self.seen = psutil.Process(self.process.pid).children(recursive=True)
-        self.listened = _listening([psutil.Process(self.process.pid), *self.seen])
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(60)
         time.sleep(5)
@@ -104,16 +112,6 @@ class Launch:
         lines = [json.loads(line) for line in (self.folder / "curriculum.jsonl").read_text().splitlines()]
         assert len({line["step"] for line in lines}) == len(lines)
         return {line["step"]: line for line in lines}
-
-
-def _listening(processes: list[psutil.Process]) -> set[tuple[str, str]]:
-    """Name of the process and address of every TCP socket that one of these listens at."""
-    names = {}
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            names[process.pid] = process.name()
-    found = [one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.pid in names]
-    return {(names[one.pid], one.laddr.ip) for one in found}
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
@@ -180,8 +178,7 @@ def kill_and_resume(launch) -> Callable:
     def run(config: str, *overrides: str) -> tuple[dict[int, dict], Launch]:
         first = launch(config, *overrides)
         first.kill_9_after_checkpoint(2)
-        before, again = first.steps(), launch(config, *overrides, folder=first.folder)
-        again.listened = first.listened
-        return before, again.wait()
+        before = first.steps()
+        return before, launch(config, *overrides, folder=first.folder).wait()
 
     return run

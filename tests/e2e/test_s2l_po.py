@@ -50,7 +50,10 @@ def overrides(small_run, tmp_path_factory) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def run(launch, overrides):
-    return launch("combined/g2rpo_a_s2l", *overrides).wait()
+    started = launch("combined/g2rpo_a_s2l", *overrides)
+    started.wait_for(started.steps)
+    started.look_who_listens()
+    return started.wait()
 
 
 @pytest.fixture(scope="module")
