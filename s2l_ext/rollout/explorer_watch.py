@@ -170,7 +170,7 @@ class Watch(Thread):
 
     def _bring_back(self, replica: Replica, problem: str) -> None:
         while not self._over.is_set():
-            release(replica.kill())
+            self._clear_away(replica)
             delay = self._restarts.take() if self._explorer.on_failure != "fail" else None
             if delay is None:
                 return self._stay_down(replica, problem)
@@ -181,12 +181,22 @@ class Watch(Thread):
                 replica.start(self._explorer.start_timeout_s)
                 return self._back(replica)
             except Exception as error:
-                problem = f"restart failed: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+                problem = f"restart failed: {first_line(error)}"
                 logger.warning("s2l: explorer %s", problem)
         return None
 
+    def _clear_away(self, replica: Replica) -> None:
+        """Whatever goes wrong here must not keep sessions waiting for a restart that nobody makes."""
+        try:
+            ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
+            release(replica.kill())
+        except Exception:
+            logger.exception("s2l: something of explorer replica %d could not be cleared away", replica.rank)
+
     def _back(self, replica: Replica) -> None:
         with self._lock:
+            if self._over.is_set():  # the servers were stopped while this one started
+                return self._clear_away(replica)
             self._take_in(replica)
             self._down.remove(replica)
             self.up.append(replica)

@@ -346,6 +346,23 @@ def test_a_complaint_about_a_healthy_server_is_forgotten(watch_over) -> None:
     assert router.status()["up"] == ["server0"] and engine.kills == 0
 
 
+def test_what_cannot_be_cleared_away_does_not_stop_the_restart(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[None])
+    watch = watch_over(router, engine)
+    engine.answer, engine.kill = RuntimeError("died"), lambda: [][1]
+    watch.look()
+    assert watch.up == [engine] and router.status()["up"] == ["server0"]
+
+
+def test_a_server_that_is_ready_after_the_schedules_end_is_ended(watch_over) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0)
+    watch = watch_over(router, engine)
+    engine.start = lambda timeout_s: watch._over.set()
+    engine.answer = RuntimeError("died")
+    watch.look()
+    assert engine.kills == 2 and watch.up == [] and router.status()["up"] == []
+
+
 def test_processes_are_ended_also_stopped_ones_and_no_others() -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     process.send_signal(signal.SIGSTOP)
