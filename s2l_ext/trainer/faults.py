@@ -11,8 +11,11 @@ from typing import Any
 import ray
 import transfer_queue as tq
 from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from transfer_queue import KVBatchMeta
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager, RewardLoopWorker
+from verl.workers.rollout.llm_server import LLMServerManager
+from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
 
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.errors import S2LError
@@ -60,17 +63,36 @@ class RestartedRewardLoop(RewardLoopManager):
         super()._init_reward_loop_workers()
 
 
+class RouterBesideTrainer(LLMServerManager):
+    """verl's manager; the one change: the learner's router is on this node, so that no other node takes it along."""
+
+    async def _init_global_load_balancer(self) -> None:
+        if self._load_balancer_cls is not None or self.rollout_config.get("router_config_path"):
+            return await super()._init_global_load_balancer()
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        router = ray.remote(GlobalRequestLoadBalancer).options(num_cpus=0, scheduling_strategy=here)
+        self.global_load_balancer = router.remote(
+            servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
+            max_cache_size=DEFAULT_ROUTING_CACHE_SIZE,
+            full_determinism=bool(self.rollout_config.get("full_determinism", False)),
+        )
+        return None
+
+
 @contextmanager
-def restarted_rewards() -> Iterator[None]:
-    """Inside this block verl's trainer, which names the manager's class in its module, builds ours."""
+def own_managers() -> Iterator[None]:
+    """Inside this block verl's trainer, which names its managers' classes in its module, builds ours."""
     from verl.trainer.ppo.v1 import trainer_base  # its import loads our trainers, which import this module
 
-    original = trainer_base.RewardLoopManager
-    trainer_base.RewardLoopManager = RestartedRewardLoop
+    ours = {"RewardLoopManager": RestartedRewardLoop, "LLMServerManager": RouterBesideTrainer}
+    originals = {name: getattr(trainer_base, name) for name in ours}
+    for name, manager in ours.items():
+        setattr(trainer_base, name, manager)
     try:
         yield
     finally:
-        trainer_base.RewardLoopManager = original
+        for name, manager in originals.items():
+            setattr(trainer_base, name, manager)
 
 
 def own_actors(trainer: Any) -> dict[str, Any]:
@@ -81,6 +103,7 @@ def own_actors(trainer: Any) -> dict[str, Any]:
         "reward worker": trainer.get_reward_handles() or [],
         "agent-loop worker": trainer.agent_loop_manager.agent_loop_workers,
         "TransferQueue storage unit": [ray.get_actor(f"TransferQueueStorageUnit#{number}") for number in range(units)],
+        "the learner's router": [trainer.llm_server_manager.global_load_balancer],
         "TransferQueue controller": [ray.get_actor("TransferQueueController", namespace="transfer_queue")],
     }
     return {f"{kind} {number}": one for kind, actors in kinds.items() for number, one in enumerate(actors)}

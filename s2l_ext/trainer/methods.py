@@ -33,14 +33,20 @@ from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.explorer_life import ExplorerLife
-from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, restarted_rewards, uid_of, watch_sampling
+from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, own_managers, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
 from s2l_ext.trainer.planning import make_plans
 from s2l_ext.trainer.reward_probe import check_reward
-from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, require_explorer_rows, row_source_metrics
+from s2l_ext.trainer.row_metrics import (
+    explorer_share,
+    finish_ratio_sums,
+    require_explorer_rows,
+    require_learner_rows,
+    row_source_metrics,
+)
 from s2l_ext.trainer.run_log import RunLog, StepFile
 from s2l_ext.trainer.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.trainer.sample_log import sample_rows
@@ -152,7 +158,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
 
     def _setup(self) -> None:
         early = self._start_explorer_early()
-        rewards = restarted_rewards() if self.s2l.anything_on else nullcontext()
+        rewards = own_managers() if self.s2l.anything_on else nullcontext()
         with rewards, early or nullcontext():
             super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
@@ -244,9 +250,11 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             self.prompts.observe(self.sessions)
         if self.guidance:
             self.guidance.observe(mean(plan.length for plan in self.step_plans.values()), self.sessions)
+        expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
         if self.explorer:
-            expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
             metrics.update(require_explorer_rows(batch, expected))
+        if self.s2l.anything_on:
+            metrics.update(require_learner_rows(batch, expected, self.config.actor_rollout_ref.rollout.n))
         if self.explorer and self.explorer.is_live:
             self.fallen = fallback_rows(batch, expected) if self.explorer.on_failure == "learner" else []
             metrics["s2l/explorer/fallback_rows"] = float(len(self.fallen))

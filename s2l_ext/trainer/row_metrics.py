@@ -104,10 +104,7 @@ def require_explorer_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> dict[
     Raises:
         S2LError: the plan had explorer sessions and not one of their rows arrived.
     """
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    sessions = {tuple(key.rsplit("_", 2)[:2]) for key in keys}
-    planned = sum(slots[uid] for uid in {uid for uid, _ in sessions})
-    missing = planned - sum(int(session) < slots[uid] for uid, session in sessions)
+    planned, missing = _missing(batch, {uid: range(count) for uid, count in slots.items()})
     if planned and missing == planned:
         raise S2LError(
             f"none of the step's {planned} explorer sessions gave a row: the explorer failed. The error is "
@@ -116,6 +113,34 @@ def require_explorer_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> dict[
     if missing:
         logger.warning("%d of %d explorer rows are missing: their sessions failed", missing, planned)
     return {"s2l/explorer/missing_rows": float(missing)}
+
+
+def require_learner_rows(batch: KVBatchMeta, slots: Mapping[str, int], group_size: int) -> dict[str, float]:
+    """The same of the sessions that the learner, or the learner continuing a trace, was to sample.
+
+    Returns:
+        ``s2l/learner/missing_rows``.
+
+    Raises:
+        S2LError: the plan left sessions to the learner and not one of their rows arrived.
+    """
+    planned, missing = _missing(batch, {uid: range(count, group_size) for uid, count in slots.items()})
+    if planned and missing == planned:
+        raise S2LError(
+            f"none of the step's {planned} learner sessions gave a row: its server or its router failed. The error is "
+            "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
+        )
+    if missing:
+        logger.warning("%d of %d learner rows are missing: their sessions failed", missing, planned)
+    return {"s2l/learner/missing_rows": float(missing)}
+
+
+def _missing(batch: KVBatchMeta, planned: Mapping[str, range]) -> tuple[int, int]:
+    """Sessions that the groups of the batch were to have, and how many of them left no row."""
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    sessions = {tuple(key.rsplit("_", 2)[:2]) for key in keys}
+    wanted = {(uid, str(number)) for uid in {uid for uid, _ in sessions} for number in planned[uid]}
+    return len(wanted), len(wanted - sessions)
 
 
 def _accuracies(extra_fields: list[dict[str, Any]]) -> np.ndarray | None:

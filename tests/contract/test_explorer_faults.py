@@ -15,6 +15,7 @@ from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.single_controller.ray.base import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+from verl.workers.rollout import router as router_module
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
 from verl.workers.rollout.replica import RolloutReplica, TokenOutput
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
@@ -30,6 +31,7 @@ from s2l_ext.rollout.explorer_router import ExplorerRouter
 from s2l_ext.rollout.explorer_watch import FaultLedger, Restarts, Watch
 from s2l_ext.rollout.processes import kill_processes
 from s2l_ext.trainer import corrections, faults
+from s2l_ext.trainer.row_metrics import require_learner_rows
 
 pytestmark = pytest.mark.contract
 
@@ -526,9 +528,33 @@ def test_reward_workers_are_made_where_we_make_them() -> None:
     )
     assert "self.reward_loop_workers_class.options(" in inspect.getsource(RewardLoopManager._init_reward_loop_workers)
     assert "= RewardLoopManager(" in inspect.getsource(trainer_base.PPOTrainer._setup)
-    with faults.restarted_rewards():
+    with faults.own_managers():
         assert trainer_base.RewardLoopManager is faults.RestartedRewardLoop
     assert trainer_base.RewardLoopManager is RewardLoopManager
+
+
+def test_the_learners_router_is_made_where_we_make_it() -> None:
+    assert "LLMServerManager.create(" in inspect.getsource(trainer_base.PPOTrainer._setup)
+    source = inspect.getsource(LLMServerManager._init_global_load_balancer)
+    for name in ("servers=dict(zip(", "router_config_path", "full_determinism", "load_balancer_cls"):
+        assert name in source, name
+    assert "max_cache_size=DEFAULT_ROUTING_CACHE_SIZE" in inspect.getsource(
+        router_module._create_global_sticky_inflight
+    )
+    with faults.own_managers():
+        assert trainer_base.LLMServerManager is faults.RouterBesideTrainer
+    assert trainer_base.LLMServerManager is LLMServerManager
+
+
+def test_failed_sessions_of_the_learner_are_counted_and_none_at_all_ends_the_run() -> None:
+    """Groups of three, the explorer's first session in group a: 2 + 3 are the learner's."""
+    slots = {"a": 1, "b": 0}
+    whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0")
+    assert require_learner_rows(whole, slots, 3) == {"s2l/learner/missing_rows": 0.0}
+    assert require_learner_rows(rows("a_0_0", "a_2_0", "b_1_0"), slots, 3) == {"s2l/learner/missing_rows": 3.0}
+    assert require_learner_rows(rows("a_0_0"), {"a": 3}, 3) == {"s2l/learner/missing_rows": 0.0}
+    with pytest.raises(S2LError, match="none of the step's 2 learner sessions gave a row"):
+        require_learner_rows(rows("a_0_0"), slots, 3)
 
 
 def test_agent_loop_workers_are_dealt_out_by_an_option_that_we_take_away() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 
-GROUP, PROMPTS, MIX_STEPS, TOTAL = 4, 4, 24, 16
+GROUP, PROMPTS, MIX_STEPS, TOTAL = 4, 4, 12, 10
 SLOTS = {step: LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in range(1, TOTAL + 1)}
 WORDS = (
     "s2l.placement.learner={pool: learner}",
@@ -64,4 +64,5 @@ def test_the_run_goes_on_with_the_explorer_on_another_node(run) -> None:
 def test_no_row_is_lost_with_the_node(run) -> None:
     for step, data in steps_of(run[0]).items():
         assert data["s2l/source/explorer/rows"] == SLOTS[step] * PROMPTS, step
+        assert data["s2l/learner/missing_rows"] == 0, step
         assert data["s2l/source/learner/rows"] == (GROUP - SLOTS[step]) * PROMPTS, step
