@@ -19,6 +19,7 @@ from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.rollout import agent_loop
 from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
+from s2l_ext.rollout.explorer_client import ExplorerFailed
 from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
@@ -53,6 +54,9 @@ class Engine:
     async def generate(self, request_id, *, prompt_ids, sampling_params, **kwargs):
         self.asked.append((list(prompt_ids), dict(sampling_params), kwargs))
         return TokenOutput(token_ids=[900, 901], log_probs=[-0.5, -0.25])
+
+    def for_session(self):
+        return self
 
 
 def ids(text: str) -> list[int]:
@@ -168,12 +172,12 @@ def sessions(monkeypatch):
     monkeypatch.setattr(agent_loop._WorkerBase, "_run_agent_loop", verls_loop)
     monkeypatch.setattr(agent_loop._WorkerBase, "_agent_loop_postprocess", verls_end)
 
-    def run(fields: dict, row: dict, *settings: str, validate: bool = False, teacher=None) -> list[tuple]:
+    def run(fields: dict, row: dict, *settings: str, validate: bool = False, teacher=None, explorer=None):
         cfg = composed(*settings)
         worker = S2LAgentLoopWorker.__new__(S2LAgentLoopWorker)
         worker.config, worker.s2l, worker.tokenizer, worker.llm_client = cfg, parse_s2l(cfg.s2l), Characters(), Engine()
         worker._teacher_rollouts = teacher
-        worker._as_explorer, worker._store = worker._with_client(Engine()), None
+        worker.llm_client.explorer, worker._store = explorer or Engine(), None
         results = []
         for session in range(4):
             kwargs, output = asyncio.run(
@@ -212,6 +216,28 @@ def test_explorer_first_then_guided_then_plain(sessions) -> None:
     found = sessions({SLOTS_FIELD: 1, GUIDED_FIELD: 2, LENGTH_FIELD: 3}, ROW, explorer)
     assert [fields["s2l_source"] for fields, _, _ in found] == ["explorer", "learner", "learner", "learner"]
     assert [fields[PREFIX_FIELD] for fields, _, _ in found] == [0, 3, 3, 0]
+
+
+class DeadEngine(Engine):
+    """An explorer that fails, and what is reported of it."""
+
+    server = "a"
+
+    async def generate(self, request_id, **request):
+        self.asked.append(request["sampling_params"])
+        raise ExplorerFailed("died")
+
+    async def report(self, failure) -> None:
+        self.asked.append(str(failure))
+
+
+def test_a_session_whose_explorer_fails_is_the_learners_with_the_learners_sampling(sessions) -> None:
+    explorer = ["s2l.explorer={model_path: x, on_failure: learner}", "s2l.guidance=null"]
+    dead = DeadEngine()
+    found = sessions({SLOTS_FIELD: 2}, ROW, *explorer, explorer=dead)
+    assert [fields["s2l_source"] for fields, _, _ in found] == ["learner"] * 4
+    assert found[0][2] == [900, 901]
+    assert dead.asked == [{"temperature": 0.7, "top_p": 0.95, "top_k": -1}, "died"] * 2
 
 
 def test_validation_is_never_guided(sessions) -> None:
