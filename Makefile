@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-fast lint lock docs-index clean gpu-check fuzz chaos
+.PHONY: help setup demo test test-all test-fast lint lock docs-index clean gpu-check fuzz chaos
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,7 +36,11 @@ $(READY): $(LOCK) pyproject.toml
 demo: $(READY) ## train S2L-PO on the toy world and write outputs/demo/
 	@$(BIN)/s2l demo $(ARGS)
 
-test: $(READY) ## lint, then every test tier that this machine can run
+test: $(READY) ## lint, then every test tier that this machine can run but what test-all adds
+	@$(MAKE) --no-print-directory lint
+	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+
+test-all: $(READY) ## the same with asynchronous modes, faults of the explorer and a lost node
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(ARGS)
 

@@ -9,6 +9,8 @@ import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 
+pytestmark = pytest.mark.long
+
 PROMPTS, GROUP, BETA, LAST = 4, 4, 0.02, 5
 """``LAST``: the step at which the explorer has handed over."""
 COMMON = ("actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent", "trainer.save_freq=1")

@@ -11,6 +11,8 @@ import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 
+pytestmark = pytest.mark.long
+
 GROUP, PROMPTS, MIX_STEPS, TOTAL = 4, 4, 32, 24
 ROWS = GROUP * PROMPTS
 SLOTS = {step: LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in range(1, TOTAL + 1)}

@@ -8,6 +8,8 @@ import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
 
+pytestmark = pytest.mark.long
+
 GROUP, PROMPTS, MIX_STEPS, TOTAL = 4, 4, 12, 10
 SLOTS = {step: LinearAnnealing(MIX_STEPS, GROUP).slots(step) for step in range(1, TOTAL + 1)}
 WORDS = (
