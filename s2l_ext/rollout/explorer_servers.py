@@ -147,10 +147,11 @@ class ExplorerServers:
 
 
 def _ending(explorer: ExplorerConfig, reason: str) -> str:
-    others = (
-        "wait (for its restart) or learner (which samples meanwhile)" if explorer.on_failure == "fail" else "learner"
-    )
-    return (
+    ended = (
         f"the explorer failed: {reason}. s2l.explorer.on_failure={explorer.on_failure} ends the run here. The same "
-        f"command resumes from the last checkpoint; s2l.explorer.on_failure={others} lets a run go on."
+        "command resumes from the last checkpoint"
     )
+    if explorer.is_colocated:
+        return f"{ended}; only s2l.explorer.placement=dedicated can go on without it."
+    others = {"fail": "wait (for its restart) or learner (which samples meanwhile)"}.get(explorer.on_failure, "learner")
+    return f"{ended}; s2l.explorer.on_failure={others} lets a run go on."

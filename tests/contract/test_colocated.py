@@ -10,8 +10,9 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.replica import RolloutReplica
 from verl.workers.rollout.vllm_rollout import vllm_async_server
 
+from s2l_ext.config import ExplorerConfig
 from s2l_ext.rollout.explorer_colocated import ColocatedManager, ColocatedReplica, ColocatedServers
-from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.explorer_servers import ExplorerServers, _ending
 from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
@@ -107,3 +108,9 @@ def test_the_learners_placement_group_is_left_alone() -> None:
     pool = SimpleNamespace(pgs=["the learner's"])
     replica._verls = SimpleNamespace(servers=[], workers=[], resource_pool=pool)
     assert replica.kill() == [] and pool.pgs == ["the learner's"]
+
+
+def test_the_end_of_a_run_offers_nothing_that_is_refused() -> None:
+    colocated = ExplorerConfig(model_path="m", placement="colocated")
+    assert "on_failure=wait" not in _ending(colocated, "dead") and "placement=dedicated" in _ending(colocated, "dead")
+    assert "on_failure=wait (for its restart) or learner" in _ending(ExplorerConfig(model_path="m"), "dead")
