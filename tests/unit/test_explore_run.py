@@ -164,10 +164,12 @@ def test_a_moved_model_is_the_same(job, draw, model: Path, tmp_path: Path) -> No
 
 def test_an_interrupted_run_goes_on_without_repeating(job, draw, data: Path, stand_in) -> None:
     with pytest.raises(KeyboardInterrupt):
-        draw(job(), stop_after=9)
+        draw(job(), stop_after=9, pause_s=0.2)  # graders run beside the engine: how many are done is a race
+    kept = graded(job().out)
     assert is_store(job().out) and not RolloutStore(job().out).complete
     asked, drawn = draw(job())
-    assert len(asked) == drawn.responses == N * PROMPTS - drawn.before and drawn.before >= 6
+    assert len(asked) == drawn.responses == N * PROMPTS - drawn.before
+    assert 0 < drawn.before == kept <= 9
     check_whole(job().out, data, stand_in)
     assert draw(job())[0] == []
     check_whole(job().out, data, stand_in)
