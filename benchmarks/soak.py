@@ -3,12 +3,13 @@
     python benchmarks/soak.py --steps 300
 
 Prints a markdown table with slopes by least squares after a warm-up; exit code 1 when a process grows by more than the
-limit. Private memory (USS): what several processes share, such as Ray's object store, is counted in Ray's own row.
+limit. Private memory (USS); pages of Ray's object store that were ever touched have a row of their own.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +30,6 @@ from s2l_ext.data.toy import prepare
 WARM_UP = 0.25
 LIMIT_MIB, LIMIT_SHARE, LIMIT_HANDLES = 32.0, 0.05, 8.0
 SECONDS = 5.0
-RAY_EVERY = 6
-OBJECTS = re.compile(r"Plasma memory usage (\d+) MiB, (\d+) objects")
 FEATURES = (
     "data.train_batch_size=4",
     "data.train_max_samples=64",
@@ -87,33 +87,28 @@ def look(process: psutil.Process, step: int) -> tuple[str, Sample] | None:
         return None
 
 
-def objects_of_ray(root: psutil.Process) -> tuple[float, int] | None:
-    """MiB and number of the objects in this run's Ray."""
-    gcs = next((one for one in family(root) if one.name() == "gcs_server"), None)
-    port = next((word for word in (gcs.cmdline() if gcs else []) if word.startswith("--gcs_server_port=")), "=0")
-    host = next((word for word in (gcs.cmdline() if gcs else []) if word.startswith("--node-ip-address=")), "=")
-    address = f"{host.partition('=')[2]}:{port.partition('=')[2]}"
-    command = ["ray", "memory", "--stats-only", "--address", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    found = OBJECTS.search(done.stdout)
-    return (float(found[1]), int(found[2])) if found else None
-
-
-def watch(run: subprocess.Popen, folder: Path, steps: int) -> tuple[dict[str, list[Sample]], list[Sample]]:
-    root, samples, ray = psutil.Process(run.pid), defaultdict(list), []
+def watch(run: subprocess.Popen, folder: Path, steps: int) -> dict[str, list[Sample]]:
+    root, samples = psutil.Process(run.pid), defaultdict(list)
     with tqdm(total=steps, unit="step") as bar:
-        rounds = 0
         while run.poll() is None:
             step = last_step(folder)
             bar.update(step - bar.n)
-            if step:
-                for found in filter(None, (look(one, step) for one in family(root))):
-                    samples[found[0]].append(found[1])
-                if rounds % RAY_EVERY == 0 and (held := objects_of_ray(root)):
-                    ray.append((step, *held))
-                rounds += 1
+            for name, sample in look_at_all(root, step) if step else ():
+                samples[name].append(sample)
+            (folder / "samples.json").write_text(json.dumps(samples))
             time.sleep(SECONDS)
-    return samples, ray
+    return samples
+
+
+def look_at_all(root: psutil.Process, step: int) -> Iterator[tuple[str, Sample]]:
+    for process in family(root):
+        found = look(process, step)
+        if found:
+            yield found
+        if process.name() == "raylet":
+            with contextlib.suppress(psutil.NoSuchProcess):
+                shared = process.memory_info().shared / 2**20
+                yield "object store, touched", (step, shared, 0)
 
 
 def slope(points: list[Sample], column: int) -> float:
@@ -156,14 +151,12 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     toy = prepare(folder / "toy", sizes=("small", "medium")).root
     run = launch(folder, toy, args.steps)
-    samples, ray = watch(run, folder, args.steps)
+    samples = watch(run, folder, args.steps)
     if run.returncode or last_step(folder) != args.steps:
         print((folder / "log.txt").read_text()[-4000:])
         print(f"the run ended with {run.returncode} after step {last_step(folder)}")
         return 1
-    flat = report({**samples, "objects in Ray": ray}, args.steps)
-    (folder / "samples.json").write_text(json.dumps({"processes": samples, "ray": ray}))
-    return 0 if flat else 1
+    return 0 if report(samples, args.steps) else 1
 
 
 if __name__ == "__main__":
