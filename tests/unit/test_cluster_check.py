@@ -19,6 +19,8 @@ from s2l_ext.cluster_check import CheckedRunner, Node, cluster_address, judge
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError
 
+pytestmark = pytest.mark.slow
+
 FINE = {"s2l_ext": "0.1.0", "verl": "0.9.1", "torch": "2.11.0", "vllm": "0.24.0", "python": "3.11.7", "code": "a" * 64}
 HEAD, WORKER = Node("1" * 56, "head-0", 0), Node("2" * 56, "gpu-7", 8)
 

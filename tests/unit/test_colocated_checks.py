@@ -10,6 +10,8 @@ from s2l_ext.config.plan import build_plan, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.preflight import gpus_needed
 
+pytestmark = pytest.mark.slow
+
 COLOCATED = "s2l.explorer.placement=colocated"
 
 

@@ -18,6 +18,8 @@ from s2l_ext.config.checks import check_against_verl
 from s2l_ext.errors import ConfigError
 from s2l_ext.train import _ask_verl
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = recipe_names([REPOSITORY / "recipes"])
 STAGES = "sparse_to_dense/stages/"

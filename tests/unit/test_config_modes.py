@@ -9,6 +9,8 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.preflight import gpus_needed
 from s2l_ext.state import fingerprint
 
+pytestmark = pytest.mark.slow
+
 SEPARATE = (
     "trainer.v1.trainer_mode=separate_async",
     "trainer.v1.separate_async.parameter_sync_step=1",

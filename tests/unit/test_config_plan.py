@@ -12,6 +12,8 @@ from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.plan import build_plan, fingerprint, render
 
+pytestmark = pytest.mark.slow
+
 
 def plan_of(*overrides: str, recipe: str = "s2l_po/toy") -> dict:
     cfg = pickle.loads(pickle.dumps(_composed(recipe)))  # eight times as fast as copy()

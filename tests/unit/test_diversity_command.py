@@ -22,6 +22,8 @@ from s2l_ext.evaluation.diversity_table import as_lines
 from s2l_ext.evaluation.samples import Sample, SampleFile, read_samples
 from s2l_ext.report import diversity as command
 
+pytestmark = pytest.mark.slow
+
 N = 4
 
 

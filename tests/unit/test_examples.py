@@ -28,6 +28,8 @@ from s2l_ext.config.resolve import resolve
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.state import load_state, save_state
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "add_a_method"
 

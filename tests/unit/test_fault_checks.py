@@ -7,6 +7,8 @@ from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 OFFLINE = ["s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.store=outputs/store"]
 
 

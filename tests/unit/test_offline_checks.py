@@ -26,6 +26,8 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.explore.shards import write_manifest, write_shard
 from s2l_ext.preflight import gpus_needed
 
+pytestmark = pytest.mark.slow
+
 OFFLINE = ["s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.store=outputs/store"]
 
 

@@ -6,6 +6,8 @@ from s2l_ext.compose import compose_config
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 ACTOR, ROLLOUT, REF = (f"actor_rollout_ref.{part}" for part in ("actor", "rollout", "ref"))
 
 
