@@ -12,6 +12,7 @@ from s2l_ext.rollout.explorer_colocated import ColocatedServers
 from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.trainer.early import EarlyStart
+from s2l_ext.trainer.in_flight import InFlight
 
 ACTOR_ROLES = (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout)
 
@@ -25,9 +26,16 @@ class ExplorerLife:
     explorer_faults: FaultLedger
     explorer_servers: ExplorerServers | None
     resource_pool_manager: Any
+    schedule: Any
+    in_flight: InFlight
+    global_steps: int
 
     def _slots(self, step: int) -> int:
-        raise NotImplementedError
+        return self.schedule.slots(step) if self.schedule else 0
+
+    def _explorer_is_needed(self) -> bool:
+        """By the next step's prompts, or by those that were drawn before."""
+        return self._slots(self.global_steps + 1) > 0 or self.in_flight.need_explorer
 
     def _start_explorer(self) -> ExplorerServers:
         assert self.explorer is not None

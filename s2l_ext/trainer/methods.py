@@ -177,13 +177,6 @@ class S2LMethods(ExplorerLife, PPOTrainer):
 
     # ---- drawing prompts ------------------------------------------------------------------------------------
 
-    def _slots(self, step: int) -> int:
-        return self.schedule.slots(step) if self.schedule else 0
-
-    def _explorer_is_needed(self) -> bool:
-        """By the next step's prompts, or by those that were drawn before."""
-        return self._slots(self.global_steps + 1) > 0 or self.in_flight.need_explorer
-
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """Called once a step; in asynchronous modes also for what is drawn ahead, or in place of what is dropped."""
         batch = super()._next_train_batch(num_prompts)

@@ -104,15 +104,8 @@ def require_explorer_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> dict[
     Raises:
         S2LError: the plan had explorer sessions and not one of their rows arrived.
     """
-    planned, missing = _missing(batch, {uid: range(count) for uid, count in slots.items()})
-    if planned and missing == planned:
-        raise S2LError(
-            f"none of the step's {planned} explorer sessions gave a row: the explorer failed. The error is "
-            "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
-        )
-    if missing:
-        logger.warning("%d of %d explorer rows are missing: their sessions failed", missing, planned)
-    return {"s2l/explorer/missing_rows": float(missing)}
+    planned = {uid: range(count) for uid, count in slots.items()}
+    return _require_rows(batch, planned, "explorer", "the explorer failed")
 
 
 def require_learner_rows(batch: KVBatchMeta, slots: Mapping[str, int], group_size: int) -> dict[str, float]:
@@ -124,15 +117,20 @@ def require_learner_rows(batch: KVBatchMeta, slots: Mapping[str, int], group_siz
     Raises:
         S2LError: the plan left sessions to the learner and not one of their rows arrived.
     """
-    planned, missing = _missing(batch, {uid: range(count, group_size) for uid, count in slots.items()})
+    planned = {uid: range(count, group_size) for uid, count in slots.items()}
+    return _require_rows(batch, planned, "learner", "its server or its router failed")
+
+
+def _require_rows(batch: KVBatchMeta, sessions: Mapping[str, range], who: str, cause: str) -> dict[str, float]:
+    planned, missing = _missing(batch, sessions)
     if planned and missing == planned:
         raise S2LError(
-            f"none of the step's {planned} learner sessions gave a row: its server or its router failed. The error is "
+            f"none of the step's {planned} {who} sessions gave a row: {cause}. The error is "
             "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
         )
     if missing:
-        logger.warning("%d of %d learner rows are missing: their sessions failed", missing, planned)
-    return {"s2l/learner/missing_rows": float(missing)}
+        logger.warning("%d of %d %s rows are missing: their sessions failed", missing, planned, who)
+    return {f"s2l/{who}/missing_rows": float(missing)}
 
 
 def _missing(batch: KVBatchMeta, planned: Mapping[str, range]) -> tuple[int, int]:
