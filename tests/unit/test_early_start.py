@@ -7,6 +7,8 @@ import pytest
 
 from s2l_ext.trainer.early import EarlyStart
 
+pytestmark = pytest.mark.timeout(60)  # a start that nobody waits for would hang
+
 
 def test_it_waits_until_the_learner_is_placed_and_runs_beside_it() -> None:
     placed, asked, release = threading.Event(), threading.Event(), threading.Event()
