@@ -45,6 +45,8 @@ OVERRIDES = (
     f"trainer.save_freq={SAVE_FREQ}",
 )
 MACHINE = ("timing_", "perf/", "seconds", "_ms")
+ROUNDING = "rollout_corr/"
+"""The sampler's log-probabilities against the learner's: where both are one model, float32's last digits are left."""
 RECIPE = "combined/g2rpo_a_s2l"
 
 
@@ -193,7 +195,8 @@ def test_every_other_number_is_the_same_too(chaos, untouched) -> None:
     expected, found = numbers(untouched), numbers(chaos.last)
     for step in expected:
         for key, value in expected[step].items():
-            assert found[step][key] == pytest.approx(value, rel=1e-4, abs=1e-7), f"step {step}: {key}"
+            slack = 1e-5 if key.startswith(ROUNDING) else 1e-7
+            assert found[step][key] == pytest.approx(value, rel=1e-4, abs=slack), f"step {step}: {key}"
 
 
 def test_the_last_states_are_equal(chaos, untouched) -> None:

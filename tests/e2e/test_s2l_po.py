@@ -257,7 +257,9 @@ def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run)
 
 STORED_STEPS = 4
 MACHINE = ("timing_", "perf/", "seconds")
-OWN = ("gpus_held", "stored_rows", "reused_rows", "handed_to_learner")
+OF_SERVERS = ("gpus_held", "explorer/restarts", "failed_requests", "fallback_rows")
+OWN = (*OF_SERVERS, "stored_rows", "reused_rows", "handed_to_learner")
+"""What one has and the other has not: servers, or a store."""
 OF_LOG_PROBS = ("/sampler_", "rollout_")
 """The dump that the store is made of has none; the learner's own differ in their last digits with vLLM's batches."""
 
