@@ -4,9 +4,11 @@ import ast
 import time
 from pathlib import Path
 
+import pytest
+
 import s2l_ext
 from s2l_ext.pipeline.manifest import Entry
-from s2l_ext.pipeline.runner import _close_attempt
+from s2l_ext.pipeline.runner import _close_attempt, _unwritten_seconds
 
 ROOT = Path(s2l_ext.__file__).parent
 REPORTED_ONLY = {"pipeline/runner.py"}
@@ -28,3 +30,11 @@ def test_a_clock_set_back_takes_nothing_from_earlier_attempts() -> None:
     entry = Entry("running", "", {}, cost={"wall_seconds": 30.0, "open_since": time.time() + 3600})
     _close_attempt(entry)
     assert entry.cost == {"wall_seconds": 30.0}
+
+
+def test_nor_from_an_attempt_whose_log_is_older_than_its_start(tmp_path) -> None:
+    log = tmp_path / "log.txt"
+    log.touch()
+    started = log.stat().st_mtime
+    assert _unwritten_seconds(Entry("running", "", {}, cost={"open_since": started - 5.0}), log) == pytest.approx(5.0)
+    assert _unwritten_seconds(Entry("running", "", {}, cost={"open_since": started + 3600}), log) == 0.0

@@ -21,7 +21,7 @@ def check(*overrides: str) -> None:
         (),
         (f"{ACTOR}.ppo_micro_batch_size_per_gpu=128", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=128"),
         ("trainer.n_gpus_per_node=2",),  # 64 rows a worker
-        ("data.train_batch_size=24",),  # 192 rows, filled up to two mini-batches of 128
+        ("data.train_batch_size=24", f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu=256"),  # 192 rows, filled up to 256
         (f"{ACTOR}.ppo_micro_batch_size_per_gpu=3", f"{ACTOR}.use_dynamic_bsz=true"),
         (f"{REF}.log_prob_micro_batch_size_per_gpu=3",),  # no reference model runs
     ],
