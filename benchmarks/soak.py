@@ -1,9 +1,11 @@
-"""Does a long run grow? Hundreds of steps of the toy with every feature on; memory and handles of each process by step.
+"""Does a long run grow? Hundreds of steps of the toy with every feature on; memory, handles and Ray's objects by step.
 
     python benchmarks/soak.py --steps 300
 
 Prints a markdown table with slopes by least squares after a warm-up; exit code 1 when a process grows by more than the
-limit. Private memory (USS); pages of Ray's object store that were ever touched have a row of their own.
+limit, or the number of Ray's objects by more than one in ten steps. Private memory (USS); pages of Ray's object store
+that were ever touched have a row of their own. Ray keeps a record of each of its last 100,000 tasks; ``--task-records``
+lowers that for this run, so that the plateau lies within it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from tqdm import tqdm
 from s2l_ext.data.toy import prepare
 
 WARM_UP = 0.25
-LIMIT_MIB, LIMIT_SHARE, LIMIT_HANDLES = 32.0, 0.05, 8.0
+LIMIT_MIB, LIMIT_SHARE, LIMIT_HANDLES, LIMIT_OBJECTS = 32.0, 0.05, 8.0, 0.1
 SECONDS = 5.0
 FEATURES = (
     "data.train_batch_size=4",
@@ -54,13 +56,21 @@ FEATURES = (
 )
 Sample = tuple[int, float, int]
 """Step, private MiB, open handles."""
+COUNTS = {
+    "objects in Ray's store": ("debug_state.txt", "num local plasma objects"),
+    "objects that Ray pins": ("debug_state.txt", "num pinned objects"),
+    "Ray's task records": ("gcs_server.out", "Current num of task events stored"),
+    "Ray's tasks so far": ("gcs_server.out", "Total num of actor tasks"),
+}
+"""Raylet and GCS write these of themselves, every ten seconds and every minute."""
 
 
-def launch(folder: Path, toy: Path, steps: int) -> subprocess.Popen:
+def launch(folder: Path, toy: Path, steps: int, task_records: int) -> subprocess.Popen:
     command = [sys.executable, "-m", "s2l_ext.train", "--config-name", "combined/g2rpo_a_s2l", *FEATURES]
     command += [f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={folder}"]
     with open(folder / "log.txt", "w") as log:
-        environment = {**os.environ, "S2L_TOY_DIR": str(toy)}
+        bounded = {"RAY_task_events_max_num_task_in_gcs": str(task_records)}
+        environment = {**os.environ, **bounded, "S2L_TOY_DIR": str(toy)}
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder)
 
 
@@ -109,6 +119,20 @@ def look_at_all(root: psutil.Process, step: int) -> Iterator[tuple[str, Sample]]
             with contextlib.suppress(psutil.NoSuchProcess):
                 shared = process.memory_info().shared / 2**20
                 yield "object store, touched", (step, shared, 0)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                yield from counts(session_logs(process), step)
+
+
+def session_logs(raylet: psutil.Process) -> Path:
+    return Path(next(word for word in raylet.cmdline() if word.startswith("--log_dir=")).partition("=")[2])
+
+
+def counts(logs: Path, step: int) -> Iterator[tuple[str, Sample]]:
+    """What Ray last said of itself; nothing where it has not yet."""
+    for name, (file, words) in COUNTS.items():
+        found = re.findall(rf"{words}: (\d+)", (logs / file).read_text()) if (logs / file).exists() else []
+        if found:
+            yield name, (step, float(found[-1]), 0)
 
 
 def slope(points: list[Sample], column: int) -> float:
@@ -125,7 +149,8 @@ def report(samples: dict[str, list[Sample]], steps: int) -> bool:
         "| process | samples | MiB at the end | KiB a step | growth over the run, MiB | handles at the end | growth |"
     )
     print("|---|---|---|---|---|---|---|")
-    for name, points in sorted(samples.items(), key=lambda item: -item[1][-1][1]):
+    processes = {name: points for name, points in samples.items() if name not in COUNTS}
+    for name, points in sorted(processes.items(), key=lambda item: -item[1][-1][1]):
         later = [point for point in points if point[0] >= WARM_UP * steps]
         if len(later) < 10:
             continue
@@ -142,21 +167,37 @@ def report(samples: dict[str, list[Sample]], steps: int) -> bool:
     return flat
 
 
+def report_counts(samples: dict[str, list[Sample]], steps: int) -> bool:
+    """A table of Ray's own counts; whether its objects are as many as before. Raises where Ray did not count them."""
+    print("\n| count | at the end | most | a step |")
+    print("|---|---|---|---|")
+    flat = True
+    for name in COUNTS:
+        later = [point for point in samples[name] if point[0] >= WARM_UP * steps]
+        values, growth = [value for _, value, _ in later], slope(later, 1)
+        grows = "objects" in name and growth > LIMIT_OBJECTS
+        flat = flat and not grows
+        print(f"| {name}{' **grows**' if grows else ''} | {values[-1]:.0f} | {max(values):.0f} | {growth:+.2f} |")
+    return flat
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--task-records", type=int, default=4000)
     parser.add_argument("--folder", type=Path, help="keep the run here")
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="s2l_soak_"))
     folder.mkdir(parents=True, exist_ok=True)
     toy = prepare(folder / "toy", sizes=("small", "medium")).root
-    run = launch(folder, toy, args.steps)
+    run = launch(folder, toy, args.steps, args.task_records)
     samples = watch(run, folder, args.steps)
     if run.returncode or last_step(folder) != args.steps:
         print((folder / "log.txt").read_text()[-4000:])
         print(f"the run ended with {run.returncode} after step {last_step(folder)}")
         return 1
-    return 0 if report(samples, args.steps) else 1
+    flat, counted = report(samples, args.steps), report_counts(samples, args.steps)
+    return 0 if flat and counted else 1
 
 
 if __name__ == "__main__":
