@@ -1,4 +1,4 @@
-"""Failures of the explorer without a run: times worked out by hand, what sessions do, what is asked of verl."""
+"""Failures of the explorer without a run: times worked out by hand, the router, what sessions and the watch do."""
 
 import asyncio
 import inspect
@@ -9,29 +9,16 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from transfer_queue import KVBatchMeta
-from verl.experimental.agent_loop import agent_loop as verls_loop
-from verl.experimental.reward_loop.reward_loop import RewardLoopManager
-from verl.single_controller.ray.base import RayResourcePool
-from verl.trainer.ppo.v1 import trainer_base
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
-from verl.workers.rollout import router as router_module
-from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
-from verl.workers.rollout.replica import RolloutReplica, TokenOutput
-from verl.workers.rollout.router import GlobalRequestLoadBalancer
-from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
+from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
 from s2l_ext.rollout import explorer_client, explorer_watch
-from s2l_ext.rollout.agent_loop import BesideLearner
 from s2l_ext.rollout.explorer_client import ExplorerClient, ExplorerFailed, SessionFaults
 from s2l_ext.rollout.explorer_router import ExplorerRouter
 from s2l_ext.rollout.explorer_watch import FaultLedger, Restarts, Watch
 from s2l_ext.rollout.processes import kill_processes
-from s2l_ext.trainer import corrections, faults
-from s2l_ext.trainer.row_metrics import require_learner_rows
+from s2l_ext.trainer import faults
 
 pytestmark = pytest.mark.contract
 
@@ -375,71 +362,6 @@ def test_processes_are_ended_also_stopped_ones_and_no_others() -> None:
     assert process.wait(10) == -signal.SIGKILL
 
 
-# ---- rows and actors, on the driver -------------------------------------------------------------------------------
-
-
-def rows(*keys: str) -> KVBatchMeta:
-    return KVBatchMeta(partition_id="train", keys=list(keys), tags=[{} for _ in keys])
-
-
-def test_rows_that_changed_their_sampler_are_found(monkeypatch) -> None:
-    def get(keys, partition_id, select_fields):
-        assert keys == ["a_0_0", "a_1_0", "b_0_0"]
-        return {"s2l_source": ["learner", "explorer", "learner"]}
-
-    monkeypatch.setattr(faults.tq, "kv_batch_get", get)
-    batch = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0")
-    assert faults.fallback_rows(batch, {"a": 2, "b": 1}) == ["a_0_0", "b_0_0"]
-    assert faults.fallback_rows(batch, {"a": 0, "b": 0}) == []
-
-
-def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
-    """Group a: one explorer row is left of two. Group b: the same, but planned so. Group c: two of each."""
-    uids = ["a"] * 3 + ["b"] * 3 + ["c"] * 4
-    sources = ["explorer", "learner", "learner"] * 2 + ["explorer", "explorer", "learner", "learner"]
-    put: list[list[str]] = []
-    monkeypatch.setattr(corrections.tq, "kv_batch_get", lambda **_: {"uid": uids, "s2l_source": sources})
-    monkeypatch.setattr(corrections, "_put_uids", lambda batch, names: put.append(names))
-    with corrections.grouped_by_source(rows(), changed={"a", "c"}):
-        pass
-    both = ["explorer", "learner"]
-    assert put[0] == ["a"] * 3 + ["b/explorer", "b/learner", "b/learner"] + [f"c/{one}" for one in both for _ in "12"]
-    assert put[1] == uids
-
-
-class Buffer:
-    def __init__(self) -> None:
-        self.polls = 0
-
-    def _wait_for_next_poll(self, partition_id, last_debug_time):
-        self.polls += 1
-        return last_debug_time
-
-    def sample(self, fail=False):
-        self._wait_for_next_poll("train", 0.0)
-        if fail:
-            raise RuntimeError("terminal groups with no materializable trajectories")
-        return "batch"
-
-
-def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> None:
-    problem: list[S2LError] = []
-
-    def check() -> None:
-        if problem:
-            raise problem[0]
-
-    buffer = Buffer()
-    faults.watch_sampling(buffer, check)
-    assert buffer.sample() == "batch" and buffer.polls == 1
-    with pytest.raises(RuntimeError, match="materializable"):
-        buffer.sample(fail=True)
-    problem.append(S2LError("the explorer failed"))
-    with pytest.raises(S2LError, match="the explorer failed"):
-        buffer.sample()
-    assert buffer.polls == 2
-
-
 class Actor:
     def __init__(self, *answers) -> None:
         self.answers = list(answers)
@@ -458,131 +380,3 @@ def test_a_restarted_actor_is_counted_and_a_dead_one_ends_the_run(monkeypatch) -
     assert actors.restarts == 1
     with pytest.raises(S2LError, match=r"agent-loop worker 1 died and is not started again\. The same command resumes"):
         faults.Actors({"agent-loop worker 1": Actor(ActorDiedError())}).check()
-
-
-# ---- what is asked of verl ----------------------------------------------------------------------------------------
-
-
-def parameters(function) -> list[str]:
-    return list(inspect.signature(function).parameters)
-
-
-def test_the_client_acquires_and_releases_as_we_override() -> None:
-    assert parameters(LLMServerClient._acquire_server) == ["self", "request_id", "extra"]
-    source = inspect.getsource(inspect.unwrap(LLMServerClient.generate))
-    assert "await self._acquire_server(" in source and "finally:" in source and "self._release_server(" in source
-    assert "_lb_require_acquire_fields" in inspect.getsource(LLMServerClient._acquire_server)
-    assert GlobalRequestLoadBalancer({}).require_acquire_fields() == []
-    assert GlobalRequestLoadBalancer({}).require_release_fields() == []
-
-
-def test_the_router_can_lose_and_take_in_servers() -> None:
-    assert parameters(GlobalRequestLoadBalancer.__init__) == ["self", "servers", "max_cache_size", "full_determinism"]
-    assert parameters(GlobalRequestLoadBalancer.add_servers) == ["self", "servers"]
-    assert parameters(GlobalRequestLoadBalancer.remove_servers) == ["self", "server_ids"]
-    assert 'RuntimeError("No available servers in load balancer")' in inspect.getsource(GlobalRequestLoadBalancer)
-    router = GlobalRequestLoadBalancer({"a": "A"})
-    assert router.acquire_server("session")[0] == "a"
-    router.remove_servers(["a"])
-    router.add_servers({"b": "B"})
-    assert router.acquire_server("session") == ("b", "B")
-
-
-def test_the_manager_makes_router_and_replicas_as_we_do() -> None:
-    assert parameters(LLMServerManager._init_global_load_balancer) == ["self"]
-    source = inspect.getsource(LLMServerManager._initialize_llm_servers)
-    for name in ("replica_rank", "config=self.rollout_config", "model_config=self.model_config", "gpus_per_node"):
-        assert name in source
-    assert "init_standalone()" in source and "name_suffix" in parameters(vLLMReplica.__init__)
-    assert "{self.name_suffix}" in inspect.getsource(RolloutReplica.init_standalone)
-    assert "{self.name_suffix}" in inspect.getsource(vLLMReplica.launch_servers)
-
-
-def test_a_pending_placement_group_is_found_by_the_name_that_verl_gives_it() -> None:
-    assert "{self.name_prefix}verl_group_" in inspect.getsource(RayResourcePool.get_placement_groups)
-    assert "ray.get([pg.ready() for pg in pgs])" in inspect.getsource(RayResourcePool.get_placement_groups)
-
-
-def test_health_is_asked_through_engine_core_and_workers() -> None:
-    from vllm.v1.worker.worker_base import WorkerBase
-
-    assert "self.engine.collective_rpc(" in inspect.getsource(vLLMHttpServer.collective_rpc)
-    assert callable(WorkerBase.check_health)
-
-
-def test_an_aborted_request_is_called_so() -> None:
-    assert 'stop_reason="aborted"' in inspect.getsource(vLLMHttpServer.generate)
-
-
-@pytest.mark.parametrize("kind", [ReplayBuffer, ReplayBufferAsync])
-def test_replay_buffers_wait_at_one_place(kind) -> None:
-    assert parameters(kind._wait_for_next_poll) == ["self", "partition_id", "last_debug_time"]
-    loop = kind.sample if kind is ReplayBuffer else kind.wait_for_sampleable
-    assert "self._wait_for_next_poll(" in inspect.getsource(loop)
-
-
-def test_reward_workers_are_made_where_we_make_them() -> None:
-    source = inspect.getsource(RewardLoopManager.__init__)
-    assert source.index("self.reward_loop_workers_class = ray.remote(RewardLoopWorker)") < source.index(
-        "self._init_reward_loop_workers()"
-    )
-    assert "self.reward_loop_workers_class.options(" in inspect.getsource(RewardLoopManager._init_reward_loop_workers)
-    assert "= RewardLoopManager(" in inspect.getsource(trainer_base.PPOTrainer._setup)
-    with faults.own_managers():
-        assert trainer_base.RewardLoopManager is faults.RestartedRewardLoop
-    assert trainer_base.RewardLoopManager is RewardLoopManager
-
-
-def test_the_learners_router_is_made_where_we_make_it() -> None:
-    assert "LLMServerManager.create(" in inspect.getsource(trainer_base.PPOTrainer._setup)
-    source = inspect.getsource(LLMServerManager._init_global_load_balancer)
-    for name in ("servers=dict(zip(", "router_config_path", "full_determinism", "load_balancer_cls"):
-        assert name in source, name
-    assert "max_cache_size=DEFAULT_ROUTING_CACHE_SIZE" in inspect.getsource(
-        router_module._create_global_sticky_inflight
-    )
-    with faults.own_managers():
-        assert trainer_base.LLMServerManager is faults.RouterBesideTrainer
-    assert trainer_base.LLMServerManager is LLMServerManager
-
-
-def test_failed_sessions_of_the_learner_are_counted_and_none_at_all_ends_the_run() -> None:
-    """Groups of three, the explorer's first session in group a: 2 + 3 are the learner's."""
-    slots = {"a": 1, "b": 0}
-    whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0")
-    assert require_learner_rows(whole, slots, 3) == {"s2l/learner/missing_rows": 0.0}
-    assert require_learner_rows(rows("a_0_0", "a_2_0", "b_1_0"), slots, 3) == {"s2l/learner/missing_rows": 3.0}
-    assert require_learner_rows(rows("a_0_0"), {"a": 3}, 3) == {"s2l/learner/missing_rows": 0.0}
-    with pytest.raises(S2LError, match="none of the step's 2 learner sessions gave a row"):
-        require_learner_rows(rows("a_0_0"), slots, 3)
-
-
-def test_agent_loop_workers_are_dealt_out_by_an_option_that_we_take_away() -> None:
-    source = inspect.getsource(verls_loop.AgentLoopManager._init_agent_loop_workers)
-    assert "self.agent_loop_workers_class.options(" in source and "scheduling_strategy=" in source
-
-    class Workers:
-        def options(self, **given):
-            return given
-
-    beside = BesideLearner(Workers(), {"pool": "learner"})
-    assert beside.options(name="w", scheduling_strategy="round robin") == {
-        "name": "w",
-        "label_selector": {"pool": "learner"},
-    }
-
-
-def test_the_queues_actors_have_the_names_that_we_look_up() -> None:
-    from transfer_queue import interface
-    from transfer_queue.storage.bootstrap import simple_storage_bootstrap
-
-    assert 'f"TransferQueueStorageUnit#{storage_unit_rank}"' in inspect.getsource(simple_storage_bootstrap)
-    assert 'name="TransferQueueController", namespace="transfer_queue"' in inspect.getsource(interface)
-    queue = compose_config("s2l_po/toy", []).transfer_queue.backend
-    assert queue.storage_backend == "SimpleStorage" and queue.SimpleStorage.num_data_storage_units == 1
-
-
-def test_a_session_is_run_again_from_its_start() -> None:
-    """What a failed explorer session leaves behind is nothing: rows are put after the loop has ended."""
-    source = inspect.getsource(verls_loop.AgentLoopWorker._run_agent_loop)
-    assert source.index("await agent_loop.run(") < source.index("self._agent_loop_postprocess(")
