@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from verl.trainer.ppo.utils import Role
 
 from s2l_ext import state
 from s2l_ext.config import ExplorerConfig
+from s2l_ext.rollout import placed
 from s2l_ext.rollout.explorer_colocated import ColocatedServers
-from s2l_ext.rollout.explorer_servers import ExplorerServers
+from s2l_ext.rollout.explorer_servers import FIRST_REPLICA_RANK, ExplorerServers
 from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.trainer.early import EarlyStart
 from s2l_ext.trainer.in_flight import InFlight
@@ -29,6 +31,7 @@ class ExplorerLife:
     schedule: Any
     in_flight: InFlight
     global_steps: int
+    placed_after: int
 
     def _slots(self, step: int) -> int:
         return self.schedule.slots(step) if self.schedule else 0
@@ -61,6 +64,16 @@ class ExplorerLife:
         manager = getattr(self, "resource_pool_manager", None)
         pools = list(manager.resource_pool_dict.values()) if manager else []
         return pools != [] and all(pool.pgs is not None for pool in pools)
+
+    def _record_placement(self) -> None:
+        self.placed_after = self.explorer_faults.restarts
+        placed.record(Path(self.config.trainer.default_local_dir), FIRST_REPLICA_RANK)
+
+    def _explorer_faults_of_step(self) -> dict[str, float]:
+        """What failed since the last step. A server that was started again may be on another node."""
+        if self.explorer_faults.restarts != self.placed_after:
+            self._record_placement()
+        return self.explorer_faults.step_metrics()
 
     def on_sample_begin(self) -> None:
         if isinstance(self.explorer_servers, ColocatedServers):

@@ -25,7 +25,7 @@ from s2l_ext.config.modes import most_draws
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout import placed
-from s2l_ext.rollout.explorer_servers import FIRST_REPLICA_RANK, ExplorerServers
+from s2l_ext.rollout.explorer_servers import ExplorerServers
 from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
@@ -169,7 +169,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.explorer and self.explorer.is_live and self._explorer_is_needed():
             self.explorer_servers = early.result() if early else self._start_explorer()
             self.explorer_gpus_held = self.explorer.n_gpus
-        placed.record(folder, FIRST_REPLICA_RANK)
+        self._record_placement()
 
     def get_llm_client(self) -> LLMServerClient:
         client = super().get_llm_client()
@@ -251,7 +251,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.explorer and self.explorer.is_live:
             self.fallen = fallback_rows(batch, expected) if self.explorer.on_failure == "learner" else []
             metrics["s2l/explorer/fallback_rows"] = float(len(self.fallen))
-            metrics.update(self.explorer_faults.step_metrics())
+            metrics.update(self._explorer_faults_of_step())
         if self.actors:
             metrics["s2l/reward/restarts"] = float(self.actors.restarts)
 

@@ -61,6 +61,11 @@ def test_the_run_goes_on_with_the_explorer_on_another_node(run) -> None:
     assert nodes["second"] == "DEAD" and nodes["third"] == "ALIVE"
     steps = steps_of(folder)
     assert sorted(steps) == list(SLOTS) and steps[TOTAL]["s2l/explorer/restarts"] == 1
+    roles = json.loads((folder / "placement.json").read_text())["roles"]
+    assert {role: [place["name"] for place in places] for role, places in roles.items()} == {
+        "explorer": ["third"],
+        "learner": ["head"],
+    }
 
 
 def test_no_row_is_lost_with_the_node(run) -> None:
