@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 
 from s2l_ext.rewards import math_helper
-from s2l_ext.rewards.math import BETWEEN_BOXES, BOX, HASHES, TAGS, TAIL_CHARS, grade, marked_answer
+from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
 
 OPEN, CLOSE = "<think>", "</think>"
 GRADE_SECONDS = 30.0
@@ -31,7 +31,6 @@ SOLUTION_TAGS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 CHAT_TOKENS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|begin_of_text)\|>|<｜(?:begin|end)▁of▁sentence｜>|</s>"
 )
-BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 WORD = re.compile(r"\w+")
 FILLER = re.compile(r"answer|be|boxed|correct|equals|final|hence|is|it|must|result|so|solution|text|the|thus")
 
@@ -153,26 +152,7 @@ def answer_start(trace: str, answer: str | None = None) -> int | None:
 
 
 def _boxes(text: str) -> list[_Mark]:
-    marks: list[_Mark] = []
-    start = text.find(BOX)
-    while start >= 0:
-        inner = start + len(BOX)
-        end = _closing_brace(text, inner)
-        if end is None:
-            break
-        marks.append(_Mark(start, end, text[inner : end - 1].strip()))
-        start = text.find(BOX, end)
-    return marks
-
-
-def _closing_brace(text: str, position: int) -> int | None:
-    """Offset after the brace that closes a group opened just before ``position``."""
-    depth = 1
-    for match in BRACE.finditer(text, position):
-        depth += (match[0] == "{") - (match[0] == "}")
-        if depth == 0:
-            return match.end()
-    return None
+    return [_Mark(start, end, text[inside : end - 1].strip()) for start, inside, end in boxes(text)]
 
 
 def _matches(pattern: re.Pattern[str], text: str) -> list[_Mark]:

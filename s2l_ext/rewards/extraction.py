@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BOX = "\\boxed{"
+BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|or|\\[()\[\]])*")
 HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*$", re.MULTILINE)
 TAGS = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
@@ -69,33 +70,35 @@ def last_number(text: str) -> str | None:
 
 def last_boxes(text: str) -> str | None:
     """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
-    spans: list[tuple[int, int]] = []
-    start = text.find(BOX)
-    while start >= 0:
-        end = closing_brace(text, start + len(BOX))
-        if end is None:
-            break
-        spans.append((start, end))
-        start = text.find(BOX, end)
-    if not spans:
+    found = boxes(text)
+    if not found:
         return None
-    first = len(spans) - 1
-    while first > 0 and BETWEEN_BOXES.fullmatch(text, spans[first - 1][1], spans[first][0]):
+    first = len(found) - 1
+    while first > 0 and BETWEEN_BOXES.fullmatch(text, found[first - 1][2], found[first][0]):
         first -= 1
-    if first == len(spans) - 1:
-        return text[spans[-1][0] + len(BOX) : spans[-1][1] - 1].strip()
-    return text[spans[first][0] : spans[-1][1]]
+    (start, inside, _), end = found[first], found[-1][2]
+    if first == len(found) - 1:
+        return text[inside : end - 1].strip()
+    return BOX.sub(r"\\boxed{", text[start:end])
 
 
-def closing_brace(text: str, position: int) -> int | None:
+def boxes(text: str) -> list[tuple[int, int, int]]:
+    """Start, start of the content and end of every box, up to the first that is not closed."""
+    found = []
+    mark = BOX.search(text)
+    while mark and (end := _closing_brace(text, mark.end())) is not None:
+        found.append((mark.start(), mark.end(), end))
+        mark = BOX.search(text, end)
+    return found
+
+
+def _closing_brace(text: str, position: int) -> int | None:
     """Index after the brace that closes a group opened just before ``position``."""
     depth = 1
-    while position < len(text):
-        character = text[position]
-        position += 2 if character == "\\" else 1
-        depth += (character == "{") - (character == "}")
+    for match in BRACE.finditer(text, position):
+        depth += (match[0] == "{") - (match[0] == "}")
         if depth == 0:
-            return position
+            return match.end()
     return None
 
 

@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from s2l_ext.rewards import fast_math, math_helper, parts
-from s2l_ext.rewards.extraction import BETWEEN_BOXES, BOX, HASHES, TAGS, Extracted, extract, marked_answer
+from s2l_ext.rewards.extraction import BETWEEN_BOXES, HASHES, TAGS, Extracted, boxes, extract, marked_answer
 from s2l_ext.rewards.math_settings import Judging, Shaping, parse_judging, parse_settings
 
 __all__ = [
     "BETWEEN_BOXES",
-    "BOX",
     "HASHES",
     "SHOWN_CHARS",
     "TAGS",
     "TAIL_CHARS",
+    "boxes",
     "check_keywords",
     "compute_score",
     "compute_score_async",

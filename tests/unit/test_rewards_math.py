@@ -39,6 +39,8 @@ def test_the_slice_holds_both_labels():
             "\\boxed{k = 45} \\quad \\text{and} \\quad \\boxed{n = 2}",
         ),
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
+        ("\\fbox{5}", "5"),
+        ("\\fbox{1} and \\boxed {2}", "\\boxed{1} and \\boxed{2}"),
         ("cut off: \\boxed{7", None),
         ("#### \nnothing", None),
         ("A: 72", None),
@@ -52,6 +54,7 @@ def test_marked_answer(text, answer):
     ("prediction", "gold", "right"),
     [
         ("\\boxed{72}", "72", True),
+        ("so it is \\fbox{72}.", "72", True),
         ("\\boxed{28\\%}", "28\\%", True),
         ("\\boxed{28\\%}", "28", True),
         ("\\boxed{28\\%}", "0.28", True),
