@@ -81,18 +81,22 @@ class RouterBesideTrainer(LLMServerManager):
 
 @contextmanager
 def own_managers() -> Iterator[None]:
-    """Inside this block verl's trainer, which names its managers' classes in its module, builds ours."""
-    from verl.trainer.ppo.v1 import trainer_base  # its import loads our trainers, which import this module
+    """Inside this block verl's trainers, which name their managers' classes in their modules, build ours."""
+    from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async  # they load our trainers, which load this
 
-    ours = {"RewardLoopManager": RestartedRewardLoop, "LLMServerManager": RouterBesideTrainer}
-    originals = {name: getattr(trainer_base, name) for name in ours}
-    for name, manager in ours.items():
-        setattr(trainer_base, name, manager)
+    ours: list[tuple[Any, str, type]] = [
+        (trainer_base, "RewardLoopManager", RestartedRewardLoop),
+        (trainer_base, "LLMServerManager", RouterBesideTrainer),
+        (trainer_separate_async, "LLMServerManager", RouterBesideTrainer),
+    ]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in ours]
+    for module, name, manager in ours:
+        setattr(module, name, manager)
     try:
         yield
     finally:
-        for name, manager in originals.items():
-            setattr(trainer_base, name, manager)
+        for module, name, manager in originals:
+            setattr(module, name, manager)
 
 
 def own_actors(trainer: Any) -> dict[str, Any]:
@@ -103,10 +107,15 @@ def own_actors(trainer: Any) -> dict[str, Any]:
         "reward worker": trainer.get_reward_handles() or [],
         "agent-loop worker": trainer.agent_loop_manager.agent_loop_workers,
         "TransferQueue storage unit": [ray.get_actor(f"TransferQueueStorageUnit#{number}") for number in range(units)],
-        "the learner's router": [trainer.llm_server_manager.global_load_balancer],
+        "the learner's router": [manager.global_load_balancer for manager in _server_managers(trainer)],
         "TransferQueue controller": [ray.get_actor("TransferQueueController", namespace="transfer_queue")],
     }
     return {f"{kind} {number}": one for kind, actors in kinds.items() for number, one in enumerate(actors)}
+
+
+def _server_managers(trainer: Any) -> list[Any]:
+    """The one whose router hands out sessions: in ``separate_async`` that of the servers on GPUs of their own."""
+    return [getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager]
 
 
 class Actors:

@@ -37,6 +37,7 @@ from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, own_manage
 from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
+from s2l_ext.trainer.lifeline import Lifeline
 from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
 from s2l_ext.trainer.planning import make_plans
 from s2l_ext.trainer.reward_probe import check_reward
@@ -93,7 +94,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.explorer_gpus_held = 0
         self.explorer_faults = FaultLedger()
         self.fallen: list[str] = []
-        self.actors: Actors | None = None
+        self.lifeline: Lifeline | None = None
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
         self.schedule = (
@@ -126,8 +127,15 @@ class S2LMethods(ExplorerLife, PPOTrainer):
     def _check_processes(self) -> None:
         if self.explorer_servers:
             self.explorer_servers.check()
-        self.actors = self.actors or Actors(own_actors(self))
-        self.actors.check()
+        self.lifeline = self.lifeline or Lifeline(Actors(own_actors(self)))
+        self.lifeline.check()
+
+    def fit(self, agent_loop_manager: Any) -> None:
+        try:
+            super().fit(agent_loop_manager)
+        finally:
+            if self.lifeline:
+                self.lifeline.end()
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
@@ -252,8 +260,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             self.fallen = fallback_rows(batch, expected) if self.explorer.on_failure == "learner" else []
             metrics["s2l/explorer/fallback_rows"] = float(len(self.fallen))
             metrics.update(self._explorer_faults_of_step())
-        if self.actors:
-            metrics["s2l/reward/restarts"] = float(self.actors.restarts)
+        if self.lifeline:
+            metrics["s2l/reward/restarts"] = float(self.lifeline.restarts)
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         if self.step_kl:

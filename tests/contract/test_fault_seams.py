@@ -1,12 +1,13 @@
 """What the handling of failures asks of verl."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 from verl.experimental.agent_loop import agent_loop as verls_loop
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.single_controller.ray.base import RayResourcePool
-from verl.trainer.ppo.v1 import trainer_base
+from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.workers.rollout import router as router_module
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
@@ -101,7 +102,18 @@ def test_the_learners_router_is_made_where_we_make_it() -> None:
     )
     with faults.own_managers():
         assert trainer_base.LLMServerManager is faults.RouterBesideTrainer
-    assert trainer_base.LLMServerManager is LLMServerManager
+        assert trainer_separate_async.LLMServerManager is faults.RouterBesideTrainer
+    assert trainer_base.LLMServerManager is trainer_separate_async.LLMServerManager is LLMServerManager
+
+
+def test_the_router_that_hands_out_sessions_is_the_one_watched() -> None:
+    colocated, standalone = SimpleNamespace(), SimpleNamespace()
+    source = inspect.getsource(trainer_separate_async.PPOTrainerSeparateAsync)
+    assert "self.standalone_server_manager.get_client(" in source
+    assert "self.standalone_server_manager: LLMServerManager = LLMServerManager.create(" in source
+    assert faults._server_managers(SimpleNamespace(llm_server_manager=colocated)) == [colocated]
+    both = SimpleNamespace(llm_server_manager=colocated, standalone_server_manager=standalone)
+    assert faults._server_managers(both) == [standalone]
 
 
 def test_agent_loop_workers_are_dealt_out_by_an_option_that_we_take_away() -> None:
