@@ -7,11 +7,12 @@ A disk that lost its cache, a copy that was cut short or a cleared folder does; 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from s2l_ext.errors import StateMismatch
-from s2l_ext.state import write_atomically
+from s2l_ext.state import TRACKER_FILE, write_atomically
 
 FILE_NAME = "s2l_files.json"
 
@@ -25,10 +26,13 @@ def check_files(folder: Path | None) -> None:
     """Compare the folder that a run resumes with what was noted; nothing was noted in checkpoints of verl alone.
 
     Raises:
-        StateMismatch: a file is gone or has another size. An older complete checkpoint is named where there is one.
+        StateMismatch: the folder or a file is gone, or a file has another size. An older complete checkpoint is named
+            where there is one.
     """
-    wrong = next(_differences(folder), None) if folder else None
-    if folder is None or wrong is None:
+    if folder is None:
+        return
+    wrong = next(_differences(folder), None) if folder.is_dir() else ("", "no such folder")
+    if wrong is None:
         return
     older = _complete_before(folder)
     mend = (
@@ -36,7 +40,18 @@ def check_files(folder: Path | None) -> None:
         if older
         else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
     )
-    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint is damaged. {mend}")
+    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {mend}")
+
+
+def last_complete(run: Path) -> int:
+    """Step of the checkpoint that verl names the latest, or of the newest whole one before it; 0 where none is."""
+    tracker = run / TRACKER_FILE
+    named = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
+    latest = run / f"global_step_{named if named.isdigit() else sys.maxsize}"
+    if latest.is_dir() and next(_differences(latest), None) is None:
+        return _step(latest)
+    older = _complete_before(latest)
+    return _step(older) if older else 0
 
 
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:

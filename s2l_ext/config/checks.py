@@ -89,7 +89,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         ConfigError: a combination that cannot run or would silently ignore a setting.
     """
     _check_trainer(cfg)
-    warnings = check_mode(s2l, cfg)
+    warnings = [*check_mode(s2l, cfg), *_check_kept(cfg)]
     _check_dataloader(s2l, cfg)
     check_placement(s2l)
     if s2l.explorer is not None:
@@ -115,6 +115,16 @@ def _check_trainer(cfg: DictConfig) -> None:
             "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "
             "trainer with `python -m verl.trainer.main_ppo`."
         )
+
+
+def _check_kept(cfg: DictConfig) -> list[str]:
+    """verl deletes old weights once the new ones are written, and names the new checkpoint the latest after that."""
+    if setting(cfg, "trainer.max_actor_ckpt_to_keep") != 1 or (setting(cfg, "trainer.save_freq") or 0) <= 0:
+        return []
+    return [
+        "trainer.max_actor_ckpt_to_keep=1: verl deletes the old weights before the new checkpoint is complete, so a "
+        "run that is killed in between cannot be resumed. Set 2."
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from s2l_ext.checkpoint_files import last_complete
 from s2l_ext.errors import ResourceError
-from s2l_ext.state import TRACKER_FILE
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,7 +30,7 @@ def disk_full_explained(run: Path, step: int) -> Iterator[None]:
         raise ResourceError(
             f"the checkpoint of step {step} could not be written to {run}: {_mib(free)} are free on that disk"
             f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {_last(run)} Free space there "
-            "(trainer.max_actor_ckpt_to_keep lowers what is kept) and run the same command again."
+            "(trainer.max_actor_ckpt_to_keep=2 keeps no more than are needed) and run the same command again."
         ) from error
 
 
@@ -45,18 +45,13 @@ def _says_full(error: BaseException | None) -> bool:
 
 
 def _last(run: Path) -> str:
-    step = _last_step(run)
+    step = last_complete(run)
     return f"Step {step} is the last complete one." if step else "No checkpoint is complete yet."
-
-
-def _last_step(run: Path) -> int:
-    tracker = run / TRACKER_FILE
-    return int(tracker.read_text()) if tracker.exists() else 0
 
 
 def _size_of_last(run: Path) -> int:
     """Bytes of the last complete checkpoint; 0 where there is none."""
-    folder = run / f"global_step_{_last_step(run)}"
+    folder = run / f"global_step_{last_complete(run)}"
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

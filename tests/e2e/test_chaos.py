@@ -164,6 +164,14 @@ def numbers(run) -> dict[int, dict]:
     return kept
 
 
+@pytest.mark.skipif(not LONG, reason="the disk is filled in the long form: make chaos")
+def test_the_disk_was_full_once_beside_the_kills(chaos, small_disk) -> None:
+    if small_disk is None:
+        pytest.skip("a disk of its own that can be filled needs root and mount")
+    assert [fault.startswith("full disk") for fault in chaos.faults].count(True) == 1
+    assert len(chaos.faults) == KILLS + 1
+
+
 def test_every_step_is_there_once_and_no_row_is_lost(chaos) -> None:
     run = chaos.last
     steps = [line["step"] for line in run.lines() if "training/global_step" in line["data"]]

@@ -51,7 +51,14 @@ def test_a_half_written_file_is_named_with_the_older_checkpoint(run) -> None:
 def test_a_missing_file_without_an_older_checkpoint(run) -> None:
     (run / "global_step_4" / "data.pt").unlink()
     (run / "global_step_2" / "data.pt").unlink()
-    with pytest.raises(StateMismatch, match="is gone. The checkpoint is damaged. No older checkpoint"):
+    with pytest.raises(StateMismatch, match="is gone. The checkpoint .* is damaged. No older checkpoint"):
+        check_files(run / "global_step_4")
+
+
+def test_a_missing_folder_is_refused_and_the_older_one_named(run) -> None:
+    """verl would start afresh without a word when the folder that its tracker names is gone."""
+    shutil.rmtree(run / "global_step_4")
+    with pytest.raises(StateMismatch, match=r"global_step_4: no such folder\. .* is damaged\. Set .*global_step_2;"):
         check_files(run / "global_step_4")
 
 
@@ -76,6 +83,21 @@ def test_a_torn_tracker_is_named(run, content) -> None:
 def test_a_full_disk_is_named_with_the_last_complete_step(run) -> None:
     message = r"step 6 .* Step 4 is the last complete one. Free space"
     with pytest.raises(ResourceError, match=message), disk_full_explained(run, 6):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("tracker", ["", "four", "4"])
+def test_a_torn_tracker_or_a_deleted_step_hides_neither_message_nor_what_is_left(run, tracker) -> None:
+    (run / state.TRACKER_FILE).write_text(tracker)
+    (run / "global_step_4" / "actor" / "model.pt").unlink()
+    with pytest.raises(ResourceError, match="Step 2 is the last complete one"), disk_full_explained(run, 6):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_checkpoint_without_notes_counts_by_verls_tracker(run) -> None:
+    for step in (2, 4):
+        (run / f"global_step_{step}" / FILE_NAME).unlink()
+    with pytest.raises(ResourceError, match="Step 4 is the last complete one"), disk_full_explained(run, 6):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 

@@ -77,6 +77,13 @@ def test_mix_steps_beyond_the_run_warns_with_both_numbers(composed):
     assert check(changed(composed, s2l__explorer__mix_steps=16)) == []
 
 
+def test_keeping_one_checkpoint_is_a_warning(composed):
+    (warning,) = check(changed(composed, trainer__max_actor_ckpt_to_keep=1, trainer__save_freq=2))
+    assert "trainer.max_actor_ckpt_to_keep=1" in warning and "Set 2" in warning
+    assert check(changed(composed, trainer__max_actor_ckpt_to_keep=2, trainer__save_freq=2)) == []
+    assert check(changed(composed, trainer__max_actor_ckpt_to_keep=1)) == []
+
+
 def test_bypass_mode_is_refused(composed):
     message = refused(changed(composed, algorithm__rollout_correction__bypass_mode=True))
     assert "algorithm.rollout_correction.bypass_mode=True" in message
