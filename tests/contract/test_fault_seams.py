@@ -15,6 +15,7 @@ from verl.workers.rollout.replica import RolloutReplica
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
+from s2l_ext import cluster_check
 from s2l_ext.compose import compose_config
 from s2l_ext.rollout.agent_loop import BesideLearner
 from s2l_ext.trainer import faults
@@ -137,6 +138,8 @@ def test_the_queues_actors_have_the_names_that_we_look_up() -> None:
 
     assert 'f"TransferQueueStorageUnit#{storage_unit_rank}"' in inspect.getsource(simple_storage_bootstrap)
     assert 'name="TransferQueueController", namespace="transfer_queue"' in inspect.getsource(interface)
+    assert cluster_check.QUEUE == {"name": "TransferQueueController", "namespace": "transfer_queue"}
+    assert "ray.kill(_TQ_CONTROLLER)" in inspect.getsource(interface.close), "a second run would still end the first"
     queue = compose_config("s2l_po/toy", []).transfer_queue.backend
     assert queue.storage_backend == "SimpleStorage" and queue.SimpleStorage.num_data_storage_units == 1
 

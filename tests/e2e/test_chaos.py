@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-pytestmark = pytest.mark.timeout(3 * 3600)  # one fixture launches many times
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3 * 3600)]  # one fixture launches many times
 
 LONG = "S2L_CHAOS_KILLS" in os.environ
 KILLS = int(os.environ.get("S2L_CHAOS_KILLS", "1"))

@@ -59,13 +59,14 @@ class Background(threading.Thread):
 
 @pytest.fixture(scope="module")
 def runs(cluster, clusters, submit, tmp_path_factory):
-    """The folder, the job that trained there, and one that wanted to while it did."""
+    """The folder, the job that trained there, and two that wanted to meanwhile: there, and in another folder."""
     folder = tmp_path_factory.mktemp("job")
     first = Background(lambda: submit(folder, *PLACED))
     clusters.wait_until(lambda: (folder / "plan.json").exists(), 120, "plan")
     holder = json.loads((folder / ".lock").read_text())
     second = submit(folder)
-    return folder, first.result(), holder, second
+    other = submit(tmp_path_factory.mktemp("other"))
+    return folder, first.result(), holder, second, other
 
 
 @pytest.fixture(scope="module")
@@ -113,9 +114,16 @@ def test_the_folder_is_free_afterwards(finished) -> None:
 
 
 def test_a_second_run_in_its_folder_was_refused(runs) -> None:
-    _, _, holder, second = runs
+    _, _, holder, second, _ = runs
     assert second.returncode == 2
     assert f"works here: process {holder['pid']} on host {holder['host']}" in second.stdout
+
+
+def test_another_run_on_the_cluster_was_refused_and_left_the_first_alone(runs) -> None:
+    """verl's queue exists once in a cluster; the first one's success is asserted above."""
+    other = runs[4]
+    assert other.returncode == 2
+    assert "the cluster trains already (Ray job " in other.stdout
 
 
 def test_rays_own_command_does_the_same(cluster, train, tmp_path) -> None:

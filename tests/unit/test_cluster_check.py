@@ -146,7 +146,7 @@ class Task:
 @pytest.fixture
 def fake_ray(monkeypatch):
     """Every node answers what ``answers[its id]`` is, or raises it."""
-    seen = SimpleNamespace(answers={}, placed=[], options={}, nodes=[])
+    seen = SimpleNamespace(answers={}, placed=[], options={}, nodes=[], queues=[])
 
     def remote(**options):
         seen.options = options
@@ -161,7 +161,15 @@ def fake_ray(monkeypatch):
     monkeypatch.setattr(ray, "remote", remote)
     monkeypatch.setattr(ray, "wait", lambda calls, num_returns, timeout: None)
     monkeypatch.setattr(ray, "get", get)
+
+    def get_actor(name, namespace):
+        assert (name, namespace) == ("TransferQueueController", "transfer_queue")
+        if not seen.queues:
+            raise ValueError("Failed to look up actor")
+        return seen.queues.pop()
+
     monkeypatch.setattr(ray, "nodes", lambda: seen.nodes)
+    monkeypatch.setattr(ray, "get_actor", get_actor)
     return seen
 
 
@@ -227,6 +235,17 @@ def test_the_nodes_are_asked_when_verl_asks_for_the_runner(fake_ray, configured,
     fake_ray.answers = {WORKER.id: FINE | {"verl": "0.9.0"}}
     with pytest.raises(ResourceError, match=r"verl 0\.9\.0"):
         runner.options(runtime_env={}).remote()
+
+
+def test_a_cluster_that_trains_already_is_refused_and_one_that_just_ended_is_waited_for(fake_ray, monkeypatch):
+    monkeypatch.setattr(cluster_check.time, "sleep", lambda seconds: None)
+    queue = SimpleNamespace(_actor_id=ray.ActorID.from_hex("ab" * 12 + "07000000"))
+    fake_ray.queues = [queue]
+    with pytest.raises(ResourceError, match=r"trains already \(Ray job 07000000 has .* once in a cluster.*--stop"):
+        cluster_check.refuse_other_training(seconds=-1)
+    fake_ray.queues = [queue] * 3
+    cluster_check.refuse_other_training(seconds=60)
+    assert fake_ray.queues == []
 
 
 # ---- accelerators ---------------------------------------------------------------------------------------------------
