@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
@@ -158,7 +159,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         if self.explorer:
-            check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get("GPU", 0)))
+            check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get(get_resource_name(), 0)))
         if self.s2l.own_sessions or self.step_kl or self.distills:
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)

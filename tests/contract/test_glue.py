@@ -74,7 +74,10 @@ def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run()
         require_explorer_rows(rows("a_2_0", "b_3_0"), two)
 
 
-def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker_starts(monkeypatch) -> None:
+@pytest.mark.parametrize("accelerator", ["GPU", "NPU"])
+def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker_starts(
+    monkeypatch, accelerator
+) -> None:
     import ray
 
     from s2l_ext.trainer.s2l_trainer import S2LTrainer
@@ -83,7 +86,8 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
     trainer = S2LTrainer.__new__(S2LTrainer)
     trainer.config, trainer.s2l = config, parse_s2l(config.s2l)
     trainer.explorer = trainer.s2l.explorer
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"GPU": 2.0})
+    monkeypatch.setattr("s2l_ext.trainer.methods.get_resource_name", lambda: accelerator)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {accelerator: 2.0})
     with pytest.raises(ResourceError, match=r"needs 4 GPUs = 1 \(learner\) \+ 3 \(explorer\), but 2 are available"):
         trainer._init_resource_pool_mgr()
 
