@@ -143,8 +143,8 @@ def slope(points: list[Sample], column: int) -> float:
 
 
 def report(samples: dict[str, list[Sample]], steps: int) -> bool:
-    """The table; whether everything is flat."""
-    flat = True
+    """The table; whether everything is flat, and was there long enough to say so."""
+    flat, told = True, 0
     print(
         "| process | samples | MiB at the end | KiB a step | growth over the run, MiB | handles at the end | growth |"
     )
@@ -154,6 +154,7 @@ def report(samples: dict[str, list[Sample]], steps: int) -> bool:
         later = [point for point in points if point[0] >= WARM_UP * steps]
         if len(later) < 10:
             continue
+        told += 1
         memory, handles = slope(later, 1), slope(later, 2)
         growth, opened = memory * steps, handles * steps
         limit = max(LIMIT_MIB, LIMIT_SHARE * later[-1][1])
@@ -164,7 +165,7 @@ def report(samples: dict[str, list[Sample]], steps: int) -> bool:
             f"| {name}{mark} | {len(later)} | {later[-1][1]:.0f} | {1024 * memory:+.1f} | {growth:+.1f} | "
             f"{later[-1][2]} | {opened:+.1f} |"
         )
-    return flat
+    return flat and told > 0
 
 
 def report_counts(samples: dict[str, list[Sample]], steps: int) -> bool:
@@ -189,6 +190,9 @@ def main() -> int:
     args = parser.parse_args()
     folder = args.folder or Path(tempfile.mkdtemp(prefix="s2l_soak_"))
     folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        print(f"--folder {folder} is not empty: a run in it would go on where it ended, with nothing left to watch")
+        return 2
     toy = prepare(folder / "toy", sizes=("small", "medium")).root
     run = launch(folder, toy, args.steps, args.task_records)
     samples = watch(run, folder, args.steps)
