@@ -8,10 +8,12 @@ import logging
 import time
 from collections.abc import Callable
 from queue import Empty, Queue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
+import psutil
 import ray
+from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.utils.device import get_resource_name
 
@@ -20,6 +22,8 @@ from s2l_ext.rollout.processes import Process, kill_processes, own_processes
 logger = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 60.0
+LOOK_TIMEOUT_S = 15.0
+"""Seconds in which nodes say what processes an actor has, before it is killed without knowing."""
 
 
 class Replica:
@@ -44,7 +48,7 @@ class Replica:
 
     @property
     def address(self) -> str:
-        return self._verls.server_address if self._verls else f"explorer replica {self.rank}"
+        return (self._verls and self._verls.server_address) or f"explorer replica {self.rank}"
 
     @property
     def handle(self) -> Any:
@@ -66,8 +70,8 @@ class Replica:
             *(one.get_master_address.remote() for one in others),
         ]
 
-    def start(self, timeout_s: float) -> None:
-        """Place and start new engines and have them generate one token.
+    def start(self, timeout_s: float, over: Event) -> None:
+        """Place and start new engines and have them generate one token; nothing is built once ``over`` is set.
 
         In a thread of its own, which is left behind when it does not end: verl waits for its placement group, and
         vLLM for its engine, without a time limit.
@@ -78,17 +82,33 @@ class Replica:
         """
         deadline = time.monotonic() + timeout_s
         self._starts += 1
-        _wait_for_room(self.gpus, deadline)
-        self._verls = self._build(f"again{self._starts}")
+        _wait_for_room(self.gpus, deadline, over)
+        if over.is_set():
+            return
+        verls = self._verls = self._build(f"again{self._starts}")
         outcome: Queue[Exception | dict[str, list[Process]]] = Queue()
-        Thread(target=_start, args=(self._verls, outcome), daemon=True).start()
+        Thread(target=self._make, args=(verls, outcome), daemon=True).start()
         try:
             result = outcome.get(timeout=max(1.0, deadline - time.monotonic()))
         except Empty:
             raise TimeoutError(f"not ready within {timeout_s:g} s") from None
         if isinstance(result, Exception):
             raise result
-        self._found(result)
+        if self._verls is verls:
+            self._found(result)
+
+    def _make(self, verls: Any, outcome: Queue) -> None:
+        """The thread of a start: ends itself what was made while :meth:`kill` ran, or after it."""
+        result: Exception | dict[str, list[Process]]
+        try:
+            _start(verls)
+            result = _find_processes(verls)
+        except Exception as error:
+            result = error
+        killed = self._verls is not verls
+        outcome.put(result)
+        if killed:
+            release(_end(verls, {}))
 
     def _found(self, processes: dict[str, list[Process]]) -> None:
         self._processes = processes
@@ -111,32 +131,34 @@ class Replica:
             return []
         verls, processes = self._verls, self._processes
         self._verls, self._processes = None, {}
-        kills = [_kill_on(node, ids) for node, ids in processes.items()]
-        if kills:
-            ray.wait(kills, num_returns=len(kills), timeout=END_TIMEOUT_S)
-        for actor in [*verls.servers, *verls.workers]:
-            with contextlib.suppress(Exception):  # it is dead, or its node is
-                ray.kill(actor)
-        return _groups(verls.resource_pool)
+        return _end(verls, processes)
 
 
-def _start(replica: Any, outcome: Queue) -> None:
-    try:
-        asyncio.run(replica.init_standalone())
-        request = {"prompt_ids": [0], "sampling_params": {"max_tokens": 1, "temperature": 0.0}, "request_id": "start"}
-        ray.get(replica.server_handle.generate.remote(**request))
-        outcome.put(_find_processes(replica))
-    except Exception as error:
-        outcome.put(error)
+def _start(replica: Any) -> None:
+    asyncio.run(replica.init_standalone())
+    request = {"prompt_ids": [0], "sampling_params": {"max_tokens": 1, "temperature": 0.0}, "request_id": "start"}
+    ray.get(replica.server_handle.generate.remote(**request))
 
 
-def _wait_for_room(gpus: int, deadline: float) -> None:
-    """A node that is gone may come back, or another one may."""
+def _end(replica: Any, processes: dict[str, list[Process]]) -> list[Any]:
+    """Kill the processes, or those that Ray can still name, and the actors; return the placement groups."""
+    actors = [*replica.servers, *replica.workers]
+    kills = [_kill_on(node, ids) for node, ids in (processes or _look_up(actors)).items()]
+    if kills:
+        ray.wait(kills, num_returns=len(kills), timeout=END_TIMEOUT_S)
+    for actor in actors:
+        with contextlib.suppress(Exception):  # it is dead, or its node is
+            ray.kill(actor)
+    return _groups(replica.resource_pool)
+
+
+def _wait_for_room(gpus: int, deadline: float, over: Event) -> None:
+    """A node that is gone may come back, or another one may. Returns at once when ``over`` is set."""
     name = get_resource_name()
-    while ray.available_resources().get(name, 0) < gpus:
+    while not over.is_set() and ray.available_resources().get(name, 0) < gpus:
         if time.monotonic() > deadline:
             raise TimeoutError(f"no room for {gpus} {name}: {ray.available_resources().get(name, 0):g} are free")
-        time.sleep(1.0)
+        over.wait(1.0)
 
 
 def _find_processes(replica: Any) -> dict[str, list[Process]]:
@@ -145,6 +167,22 @@ def _find_processes(replica: Any) -> dict[str, list[Process]]:
     found: dict[str, list[Process]] = {}
     for node, processes in ray.get(calls, timeout=END_TIMEOUT_S):
         found.setdefault(node, []).extend(processes)
+    return found
+
+
+def _look_up(actors: list[Any]) -> dict[str, list[Process]]:
+    """By node: living actors' processes by Ray's table; an actor that loads its engine answers no question."""
+    pids: dict[str, list[int]] = {}
+    with contextlib.suppress(Exception):
+        for entry in [ray_state.actors(actor._actor_id.hex()) for actor in actors]:
+            if entry.get("State") == "ALIVE":
+                pids.setdefault(entry["Address"]["NodeID"], []).append(entry["Pid"])
+    families = {_families_on(node, own): node for node, own in pids.items()}
+    done, _ = ray.wait(list(families), num_returns=len(families), timeout=LOOK_TIMEOUT_S) if families else ([], [])
+    found: dict[str, list[Process]] = {}
+    for ref in done:
+        with contextlib.suppress(Exception):  # the node is gone
+            found[families[ref]] = ray.get(ref)
     return found
 
 
@@ -178,7 +216,19 @@ def _gpus(group: Any) -> int:
     return int(sum(bundle.get(get_resource_name(), 0) for bundle in group.bundle_specs))
 
 
+def _families_on(node: str, pids: list[int]) -> Any:
+    def families() -> list[Process]:  # inside: sent by value, so that the worker process does not import verl
+        parents = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
+        everyone = [one for parent in parents for one in [parent, *parent.children(recursive=True)]]
+        return [(one.pid, one.create_time()) for one in everyone]
+
+    return ray.remote(families).options(**_on(node)).remote()
+
+
 def _kill_on(node: str, processes: list[Process]) -> Any:
+    return ray.remote(kill_processes).options(**_on(node)).remote(processes)
+
+
+def _on(node: str) -> dict[str, Any]:
     here = NodeAffinitySchedulingStrategy(node_id=node, soft=False)
-    options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}
-    return ray.remote(kill_processes).options(**options).remote(processes)
+    return {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": here}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from threading import Event, Lock, RLock, Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 
 from s2l_ext.config import ExplorerConfig
 from s2l_ext.rollout.explorer_client import ROUTER_TIMEOUT_S, first_line
@@ -169,8 +171,8 @@ class Watch(Thread):
         Thread(target=self._bring_back, args=(replica, problem), daemon=True).start()
 
     def _bring_back(self, replica: Replica, problem: str) -> None:
+        self._clear_away(replica)
         while not self._over.is_set():
-            self._clear_away(replica)
             delay = self._restarts.take() if self._explorer.on_failure != "fail" else None
             if delay is None:
                 return self._stay_down(replica, problem)
@@ -178,24 +180,26 @@ class Watch(Thread):
             if self._over.wait(delay):
                 return None
             try:
-                replica.start(self._explorer.start_timeout_s)
+                replica.start(self._explorer.start_timeout_s, self._over)
                 return self._back(replica)
             except Exception as error:
                 problem = f"restart failed: {first_line(error)}"
                 logger.warning("s2l: explorer %s", problem)
+                self._clear_away(replica)
         return None
 
     def _clear_away(self, replica: Replica) -> None:
         """Whatever goes wrong here must not keep sessions waiting for a restart that nobody makes."""
         try:
-            ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
+            with contextlib.suppress(RayError):  # the router ends with the servers; before, status() says it is gone
+                ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
             release(replica.kill())
         except Exception:
             logger.exception("s2l: something of explorer replica %d could not be cleared away", replica.rank)
 
     def _back(self, replica: Replica) -> None:
         with self._lock:
-            if self._over.is_set():  # the servers were stopped while this one started
+            if self._over.is_set():  # the servers were stopped before this one was up
                 return self._clear_away(replica)
             self._take_in(replica)
             self._down.remove(replica)

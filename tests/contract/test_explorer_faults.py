@@ -256,7 +256,7 @@ class Engine:
         self.kills += 1
         return []
 
-    def start(self, timeout_s):
+    def start(self, timeout_s, over):
         result = self.starts.pop(0)
         if isinstance(result, Exception):
             raise result
@@ -346,7 +346,7 @@ def test_what_cannot_be_cleared_away_does_not_stop_the_restart(watch_over) -> No
 def test_a_server_that_is_ready_after_the_schedules_end_is_ended(watch_over) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0)
     watch = watch_over(router, engine)
-    engine.start = lambda timeout_s: watch._over.set()
+    engine.start = lambda timeout_s, over: watch._over.set()
     engine.answer = RuntimeError("died")
     watch.look()
     assert engine.kills == 2 and watch.up == [] and router.status()["up"] == []
