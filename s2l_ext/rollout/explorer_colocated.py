@@ -6,14 +6,14 @@ import asyncio
 import logging
 from typing import Any
 
-import ray
 from omegaconf import DictConfig
 from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
 
 from s2l_ext.config import ExplorerConfig
+from s2l_ext.errors import S2LError
 from s2l_ext.rollout.explorer_replica import Replica
-from s2l_ext.rollout.explorer_servers import ExplorerServerManager, ExplorerServers
-from s2l_ext.rollout.explorer_watch import FaultLedger
+from s2l_ext.rollout.explorer_servers import ExplorerServerManager, ExplorerServers, ending
+from s2l_ext.rollout.explorer_watch import FaultLedger, answers
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +77,17 @@ class ColocatedServers(ExplorerServers):
         self._turn("wake_up", awake=True)
 
     def _turn(self, call: str, awake: bool) -> None:
-        if self.sleeps and self.running and self._awake != awake:
-            ray.get([getattr(server, call).remote() for replica in self._watch.up for server in replica.servers])
-            self._awake = awake
+        """May take as long as a start, for it moves the same weights; the watch finds a server that hangs before.
+
+        Raises:
+            S2LError: a server did not do it.
+        """
+        if not self.sleeps or not self.running or self._awake == awake:
+            return
+        calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._watch.up)}
+        problems = answers(calls, self._explorer.start_timeout_s)
+        self.check()  # it knows the reason when the watch ended the server meanwhile
+        for replica, problem in problems.items():
+            if problem:
+                raise S2LError(ending(self._explorer, f"server {replica.address}: {call}: {problem}"))
+        self._awake = awake

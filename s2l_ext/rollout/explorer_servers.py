@@ -131,7 +131,7 @@ class ExplorerServers:
         except RayError as error:
             reason = f"its router is gone ({first_line(error)})"
         if reason:
-            raise S2LError(_ending(self._explorer, reason))
+            raise S2LError(ending(self._explorer, reason))
 
     def stop(self) -> int:
         """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
@@ -146,7 +146,7 @@ class ExplorerServers:
         return release(groups)
 
 
-def _ending(explorer: ExplorerConfig, reason: str) -> str:
+def ending(explorer: ExplorerConfig, reason: str) -> str:
     ended = (
         f"the explorer failed: {reason}. s2l.explorer.on_failure={explorer.on_failure} ends the run here. The same "
         "command resumes from the last checkpoint"

@@ -75,10 +75,13 @@ class ExplorerLife:
             self._record_placement()
         return self.explorer_faults.step_metrics()
 
-    def on_sample_begin(self) -> None:
+    def prepare_step(self) -> dict[str, Any]:
+        """verl sends the step's prompts here, so sessions start before ``on_sample_begin``; the learner has its new
+        weights and its key-value cache since the last step's end."""
         if isinstance(self.explorer_servers, ColocatedServers):
             self.explorer_servers.wake_up()
-        super().on_sample_begin()  # type: ignore[misc]
+        prepared: dict[str, Any] = super().prepare_step()  # type: ignore[misc]
+        return prepared
 
     def on_sample_end(self) -> None:
         super().on_sample_end()  # type: ignore[misc]
