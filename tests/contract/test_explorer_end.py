@@ -1,5 +1,6 @@
 """The explorer's end while a restart is under way: nothing that it makes stays, and nothing of it is held."""
 
+import inspect
 import time
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -166,6 +167,11 @@ def test_unknown_processes_are_looked_up_before_their_actors_are_killed(table, m
     replica._verls = SimpleNamespace(servers=[loading, pending], workers=[worker], resource_pool=None)
     assert replica.kill() == []
     assert fake.killed == [("n1", (7,)), loading, pending, worker]
+
+
+def test_rays_table_has_what_is_read_of_it() -> None:
+    source = inspect.getsource(type(explorer_replica.ray_state.state)._gen_actor_info)
+    assert all(f'"{key}":' in source for key in ("State", "Address", "NodeID", "Pid"))
 
 
 def test_known_processes_are_not_looked_up(table) -> None:
