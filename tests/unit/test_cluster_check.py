@@ -285,6 +285,7 @@ def test_enough_in_all_but_on_too_small_nodes_is_refused(configured):
 
 
 def test_the_explorers_nodes_count_too(configured):
-    cfg = configured(trainer__n_gpus_per_node=1, s2l__explorer__n_gpus_per_node=4)
+    own = {"trainer__n_gpus_per_node": 1, "s2l__explorer__n_gpus_per_node": 4}
+    accelerators(configured(**own), *[1] * 12)  # four servers, each on any node
     with pytest.raises(ResourceError, match=r"s2l\.explorer\.nnodes=1 with s2l\.explorer\.n_gpus_per_node=4"):
-        accelerators(cfg, *[1] * 12)
+        accelerators(configured(**own, s2l__explorer__tensor_model_parallel_size=4), *[1] * 12)
