@@ -15,7 +15,8 @@ RESTART_KEYS = ("max_restarts", "restart_backoff_s", "start_timeout_s")
 def check_faults(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on settings of a restart that never happens and on a learner that cannot stand in."""
     if explorer.on_failure == "fail":
-        _refuse_changed(explorer, RESTART_KEYS, "on_failure=fail: the run ends with the first failure")
+        unread = RESTART_KEYS[:2] if explorer.is_colocated else RESTART_KEYS  # a turn may take start_timeout_s as well
+        _refuse_changed(explorer, unread, "on_failure=fail: the run ends with the first failure")
     elif explorer.max_restarts == 0:
         _refuse_changed(explorer, RESTART_KEYS[1:], "max_restarts=0: no server is started again")
         if explorer.on_failure == "wait":

@@ -59,8 +59,9 @@ class ExplorerConfig:
     ``too_few`` says what happens to a group for which too few are left.
     ``on_failure``, when a live server dies or hangs: end the run, let its sessions wait for the restart, or let the
     learner sample them. At most ``max_restarts`` in all, the first after ``restart_backoff_s`` seconds, then twice as
-    long each time; one try may take ``start_timeout_s``. A server has failed when it does not answer within
-    ``health_timeout_s`` a question asked every ``health_interval_s``, a request after ``request_timeout_s``.
+    long each time; one try, or a colocated server's turn, may take ``start_timeout_s``. A server has failed when it
+    does not answer within ``health_timeout_s`` a question asked every ``health_interval_s``, a request after
+    ``request_timeout_s``.
     """
 
     model_path: str | None = None

@@ -50,6 +50,7 @@ TRAINER_SEAMS = {
     "_compute_metrics": ["self", "batch", "metrics", "timing_raw", "global_steps", "epoch"],
     "_validate": ["self"],
     "_save_checkpoint": ["self"],
+    "fit": ["self", "agent_loop_manager"],
 }
 
 

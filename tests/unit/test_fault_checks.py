@@ -36,6 +36,14 @@ def test_restarts_of_a_run_that_ends_are_refused(setting):
         checked(f"s2l.explorer.{setting}")
 
 
+def test_a_colocated_servers_turn_has_a_time_limit_that_can_be_set():
+    colocated = ["s2l.explorer.placement=colocated", "ray_kwargs.ray_init.num_gpus=1"]
+    s2l, _ = checked(*colocated, "s2l.explorer.start_timeout_s=60.0")
+    assert s2l.explorer.start_timeout_s == 60.0
+    with pytest.raises(ConfigError, match=r"max_restarts=5 would be ignored .*on_failure=fail"):
+        checked(*colocated, "s2l.explorer.max_restarts=5")
+
+
 def test_no_restarts_and_a_wait_between_them_is_refused():
     learner = ["s2l.explorer.on_failure=learner", "s2l.explorer.max_restarts=0"]
     assert checked(*learner)[0].explorer.max_restarts == 0
