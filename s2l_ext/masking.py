@@ -21,6 +21,7 @@ TOKEN_KINDS = frozenset(
 """``eos_token`` is a text of the tokenizer; ``hf_token`` is a secret."""
 DIGEST_WORDS = frozenset(("revision", "commit", "sha", "sha1", "rev", "ref", "hash", "digest", "fingerprint"))
 KEY_PREFIXES = frozenset(("api", "access", "private", "secret", "auth", "wandb", "encryption", "signing"))
+FILE_ENDINGS = ("_path", "_file", "_dir")
 
 UNMISTAKABLE = re.compile(
     r"""(?<![A-Za-z0-9])(?:
@@ -112,9 +113,25 @@ def refuse_secrets(config: Mapping[str, Any], root: str = "") -> None:
 
     Old keys of Weights & Biases look like commits and are only masked.
     """
-    for key, text in _texts(config, root):
-        if is_secret_key(key) or UNMISTAKABLE.search(text) or USER_IN_URL.search(text):
-            raise ConfigError(f"{key} holds what looks like a secret. {FIX}")
+    key = secret_setting(config, root)
+    if key is not None:
+        raise ConfigError(f"{key} holds what looks like a secret. {FIX}")
+
+
+def secret_setting(config: Mapping[str, Any], root: str = "") -> str | None:
+    """The key of the first setting that holds a secret."""
+    return next((key for key, text in _texts(config, root) if is_secret_key(key) or looks_secret(text)), None)
+
+
+def looks_secret(text: str) -> bool:
+    """Whether a token of a known form or a password in a URL stands in a text."""
+    return bool(UNMISTAKABLE.search(text) or USER_IN_URL.search(text))
+
+
+def secret_variable(name: str, value: str) -> bool:
+    """Whether an environment variable holds a secret: by its name, unless that is of a file with it, or by its look."""
+    of_a_file = name.lower().endswith(FILE_ENDINGS)
+    return bool(value) and ((is_secret_key(name) and not of_a_file) or looks_secret(value))
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:

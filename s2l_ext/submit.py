@@ -1,7 +1,7 @@
 """``s2l submit``: any ``s2l`` command as a job of a running Ray cluster, through Ray's own job server.
 
-What does not hang on the cluster is checked here first: the recipe composes and its settings agree. Models, data and
-accelerators are looked at where the job runs.
+What does not hang on the cluster is checked here first: the recipe composes, its settings agree, what it names by a
+relative path goes along, and no secret does. Models, data and accelerators are looked at where the job runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="give the job this variable of the shell; no other is passed on. Shown to whoever sees Ray's dashboard",
+        help="give the job this variable of the shell; no other is passed on. No secrets: Ray's dashboard shows it",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="after --: train --config-name RECIPE ...")
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
         _refuse_beside_stop(args)
         return stop(_client(args.address), args.stop, args.address)
     environment = runtime_env(args.runtime_env, args.working_dir, args.env, os.environ)
-    check_words(args.words, environment.get("working_dir"))
+    check_words(args.words, environment)
     client = _client(args.address)
     job = _ask(client.submit_job, args.address, entrypoint=entrypoint(args.words), runtime_env=environment)
     if args.follow is False:
@@ -94,9 +94,11 @@ def runtime_env(
     """Ray's runtime environment from its file, a working folder and named variables; nothing else of the shell.
 
     Raises:
-        ConfigError: an unreadable file, a folder that does not exist, a variable that is not set or given twice.
+        ConfigError: an unreadable file, a folder that does not exist, a variable that is not set, given twice or
+            secret.
     """
     environment = _read(path) if path else {}
+    _refuse_secrets(environment, f"--runtime-env {path}: ")
     if working_dir is not None:
         if "working_dir" in environment:
             raise ConfigError(f"--working-dir {working_dir}: {path} has a working_dir too. Leave one of them out.")
@@ -112,14 +114,32 @@ def runtime_env(
 
 
 def _value(name: str, shell: Mapping[str, str]) -> str:
+    named, _, given = name.partition("=")
+    _refuse_secrets({"env_vars": {named: given or shell.get(named) or "not set"}}, "--env ")
     if "=" in name:
         raise ConfigError(
-            f"--env {name.partition('=')[0]}=...: give the name alone; the value is the shell's, so that it stands in "
-            "no command line. Values that are no secret can stand in the file of --runtime-env."
+            f"--env {named}=...: give the name alone; the value is the shell's, so that it stands in no command line. "
+            "A value of the job's own can stand in the file of --runtime-env."
         )
     if name not in shell:
         raise ConfigError(f"--env {name}: not set in this shell. Run `export {name}=...` first.")
     return shell[name]
+
+
+def _refuse_secrets(environment: Mapping[str, Any], where: str) -> None:
+    """Ray shows a runtime environment on its dashboard and writes it to its logs."""
+    from s2l_ext.masking import secret_setting, secret_variable
+
+    variables = environment.get("env_vars") or {}
+    named = next((name for name, value in variables.items() if secret_variable(str(name), str(value or ""))), None)
+    other = secret_setting({key: value for key, value in environment.items() if key != "env_vars"})
+    if named or other:
+        raise ConfigError(
+            f"{where}{named or other} holds what looks like a secret: a job's runtime environment stands on Ray's "
+            "dashboard and in its logs. Take it out, and set it where the nodes' Ray starts, which hands its own "
+            f"environment on to the job: `export {named or 'NAME'}=...` before `ray start` or sbatch, a secretKeyRef "
+            "with KubeRay (examples/ray_submit)."
+        )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,10 +153,13 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"--runtime-env {path}: must be a mapping such as `working_dir: .`, and env_vars in it a mapping of names."
         )
+    for name, value in (content.get("env_vars") or {}).items():
+        if not isinstance(value, str):
+            raise ConfigError(f"--runtime-env {path}: env_vars.{name} is no text, as Ray wants it. Put it in quotes.")
     return content
 
 
-def check_words(words: Sequence[str], working_dir: str | None) -> None:
+def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
     """Look at the command before it is sent; prints warnings.
 
     Raises:
@@ -149,7 +172,11 @@ def check_words(words: Sequence[str], working_dir: str | None) -> None:
             f"'{words[0]}' after --: give the command as it follows `s2l`, e.g. -- train --config-name ..."
         )
     if words[0] in CHECKED_HERE:
-        for warning in _check_recipe(words, working_dir):
+        from s2l_ext.job_files import variables_of_the_job
+
+        with variables_of_the_job(environment.get("env_vars") or {}):
+            warnings = _check_recipe(words, environment.get("working_dir"))
+        for warning in warnings:
             print(f"s2l: warning: {warning}", file=sys.stderr)
 
 
@@ -161,6 +188,7 @@ def _check_recipe(words: Sequence[str], working_dir: str | None) -> list[str]:
     from s2l_ext.compose import compose_config
     from s2l_ext.config import parse_s2l
     from s2l_ext.config.checks import check_against_verl
+    from s2l_ext.job_files import left_behind
     from s2l_ext.masking import refuse_secrets
 
     parser = argparse.ArgumentParser(prog=f"s2l submit -- {words[0]}")
@@ -172,7 +200,8 @@ def _check_recipe(words: Sequence[str], working_dir: str | None) -> list[str]:
     for key, path in [("--config-name", Path(args.config_name)), *(("--config-dir", path) for path in args.config_dir)]:
         _require_sent(key, path, working_dir)
     refuse_own_sizes(cfg, "a job joins the cluster that it is sent to")
-    return [*check_against_verl(parse_s2l(cfg.s2l), cfg), *_relative_folder(cfg.trainer.default_local_dir)]
+    warnings = check_against_verl(parse_s2l(cfg.s2l), cfg)
+    return [*warnings, *left_behind(cfg, working_dir), *_relative_folder(cfg.trainer.default_local_dir)]
 
 
 def _require_sent(key: str, path: Path, working_dir: str | None) -> None:

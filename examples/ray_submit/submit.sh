@@ -5,6 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 exec s2l submit --address "${RAY_JOBS:-http://127.0.0.1:8265}" \
-    --runtime-env runtime_env.yaml --working-dir . ${HF_TOKEN:+--env HF_TOKEN} ${WANDB_API_KEY:+--env WANDB_API_KEY} \
+    --runtime-env runtime_env.yaml --working-dir . \
     -- train --config-name three_nodes.yaml \
     trainer.default_local_dir="${RUN:?a folder on storage that all nodes share}" "$@"

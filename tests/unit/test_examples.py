@@ -201,12 +201,12 @@ def write_command(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
-def test_submit_sends_the_recipe_and_only_tokens_that_are_set(shell):
-    done = shell(SUBMIT / "submit.sh", RUN="/shared/runs/a", HF_TOKEN="secret")
+def test_submit_sends_the_recipe_and_no_token(shell):
+    done = shell(SUBMIT / "submit.sh", RUN="/shared/runs/a", HF_TOKEN="secret", WANDB_API_KEY="secret")
     assert done.returncode == 0, done.stderr
     sent = shlex.split(done.calls[0])
     assert sent[:4] == ["s2l", "submit", "--address", "http://127.0.0.1:8265"]
-    assert sent[sent.index("--env") + 1] == "HF_TOKEN" and "WANDB_API_KEY" not in sent and "secret" not in done.calls[0]
+    assert "--env" not in sent and "secret" not in done.calls[0]
     assert sent[sent.index("--") + 1 :] == [
         "train",
         "--config-name",
@@ -232,12 +232,15 @@ def test_slurm_starts_ray_on_every_node_with_its_label_and_submits_the_same(shel
     assert calls[2] == shell(SUBMIT / "submit.sh", RUN="/shared/r").calls[-1]
 
 
-def test_what_submit_sends_passes_its_own_checks(monkeypatch):
+def test_what_submit_sends_passes_its_own_checks(monkeypatch, capsys):
     monkeypatch.chdir(SUBMIT)
     environment = submit.runtime_env(Path("runtime_env.yaml"), Path("."), [], {})
     assert environment["env_vars"]["HF_HOME"] == "/shared/huggingface"
     words = ["train", "--config-name", "three_nodes.yaml", "trainer.default_local_dir=/shared/r"]
-    assert submit._check_recipe(words, environment["working_dir"]) == []
+    submit.check_words(words, environment)
+    assert capsys.readouterr().err == ""
+    with pytest.raises(ConfigError, match=r"data\.train_files=data/dapo-math-17k\.parquet, .* --env S2L_DATA_DIR"):
+        submit.check_words(words, {**environment, "env_vars": {}})
 
 
 def test_the_recipe_fits_the_clusters_of_the_examples(monkeypatch):
@@ -265,6 +268,8 @@ def test_kuberay_has_one_image_and_the_installed_ray():
     templates = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
     pods = [group["template"]["spec"] for group in templates]
     assert len({pod["containers"][0]["image"] for pod in pods}) == 1
+    for variable in [one for pod in pods for one in pod["containers"][0]["env"]]:
+        assert set(variable) == {"name", "valueFrom"} and "secretKeyRef" in variable["valueFrom"]
     for pod in pods:
         mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
         assert mounted == {volume["name"] for volume in pod["volumes"]} == {"shared", "shm"}

@@ -233,10 +233,48 @@ def test_stop_takes_nothing_that_it_would_ignore(server, capsys, words, named):
 
 def test_no_variable_of_the_shell_travels_unless_named(server, monkeypatch):
     monkeypatch.setenv("MY_TOKEN", "secret-1")
-    monkeypatch.setenv("WANDB_API_KEY", "secret-2")
-    assert s2l(server, "--env", "WANDB_API_KEY", "--", "eval") == 0
-    assert server.submitted[0]["runtime_env"] == {"env_vars": {"WANDB_API_KEY": "secret-2"}}
+    monkeypatch.setenv("S2L_TOY_DIR", "/shared/toy")
+    assert s2l(server, "--env", "S2L_TOY_DIR", "--", "eval") == 0
+    assert server.submitted[0]["runtime_env"] == {"env_vars": {"S2L_TOY_DIR": "/shared/toy"}}
     assert "secret-1" not in str(server.submitted)
+
+
+HF = "hf_" + "a1B2" * 8
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "told"),
+    [
+        (None, ["WANDB_API_KEY"], "--env WANDB_API_KEY holds"),
+        (None, ["HF_TOKEN"], "--env HF_TOKEN holds"),  # which is not set here
+        (None, ["HF_TOKEN=hidden-1"], "--env HF_TOKEN holds"),
+        (None, [f"INNOCENT={HF}"], "--env INNOCENT holds"),
+        (None, ["LOOKS"], "--env LOOKS holds"),
+        ("env_vars: {HF_TOKEN: hidden-1}", [], "env.yaml: HF_TOKEN holds"),
+        (f"env_vars: {{A: b, INNOCENT: {HF}}}", [], "env.yaml: INNOCENT holds"),
+        (f"env_vars: {{TOKEN_FILE: {HF}}}", [], "env.yaml: TOKEN_FILE holds"),
+        ("env_vars: {RAY_AUTH_TOKEN: hidden-1}", [], "env.yaml: RAY_AUTH_TOKEN holds"),
+        ("pip: ['--extra-index-url=https://me:hidden-1@host/simple']", [], "env.yaml: pip holds"),
+    ],
+)
+def test_secrets_are_refused_in_a_runtime_environment(server, monkeypatch, tmp_path, capsys, text, names, told):
+    path = tmp_path / "env.yaml"
+    path.write_text(text or "{}")
+    monkeypatch.setenv("WANDB_API_KEY", "hidden-2")
+    monkeypatch.setenv("LOOKS", HF)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    words = [word for name in names for word in ("--env", name)]
+    assert s2l(server, "--runtime-env", str(path), *words, "--", "eval") == 2
+    message = capsys.readouterr().err
+    assert told in message and server.submitted == [] and message.count("\n") == 1
+    assert "before `ray start` or sbatch, a secretKeyRef" in message
+    assert "hidden" not in message and HF not in message
+
+
+def test_names_of_files_with_a_secret_and_other_settings_are_sent():
+    shell = {"RAY_AUTH_TOKEN_PATH": "/home/me/token", "AWS_SHARED_CREDENTIALS_FILE": "/home/me/aws", "HF_HOME": "/hf"}
+    shell |= {"TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "token", "S2L_TOY_DIR": "/toy"}
+    assert submit.runtime_env(None, None, list(shell), shell) == {"env_vars": shell}
 
 
 def test_the_runtime_environment_of_a_file_is_sent_with_named_variables(server, monkeypatch, tmp_path):
@@ -264,6 +302,7 @@ def test_a_working_folder_is_uploaded(server, tmp_path):
         ("env_vars: {MINE: a}", ["MINE"], "--env MINE: .*env.yaml sets it too"),
         ("- a\n", [], "env.yaml: must be a mapping"),
         ("env_vars: [a]\n", [], "env.yaml: must be a mapping"),
+        ("env_vars: {OMP_NUM_THREADS: 1}\n", [], r"env.yaml: env_vars.OMP_NUM_THREADS is no text"),
         ("a: [", [], "env.yaml: cannot be read"),
     ],
 )
@@ -313,19 +352,86 @@ def test_a_wrong_command_never_reaches_the_cluster(quick, server, capsys, words,
 
 def test_a_recipe_of_this_machine_must_be_sent_along(server, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("S2L_TOY_DIR", "/shared/toy")
     (tmp_path / "my.yaml").write_text(
         "defaults: [/s2l_po/toy, _self_]\nray_kwargs: {ray_init: {num_cpus: null, num_gpus: null}}\n"
     )
     words = ["train", "--config-name", "my.yaml"]
     assert s2l(server, "--", *words) == 2
     assert "--config-name my.yaml is on this machine only" in capsys.readouterr().err
-    assert s2l(server, "--working-dir", ".", "--", *words) == 0
+    assert s2l(server, "--working-dir", ".", "--env", "S2L_TOY_DIR", "--", *words) == 0
     assert "default_local_dir" in capsys.readouterr().err  # relative: a warning
     (tmp_path / "other").mkdir()
     assert s2l(server, "--working-dir", "other", "--", *words) == 2
     assert len(server.submitted) == 1
     assert s2l(server, "--", "train", "--config-dir", ".", "--config-name", "my") == 2
     assert "--config-dir . is on this machine only" in capsys.readouterr().err
+
+
+DATA = ("data.train_files=data/a.parquet", "data.val_files=[data/b.parquet,/shared/c.parquet]")
+
+
+@pytest.fixture
+def looked_at(quick, monkeypatch, tmp_path, capsys):
+    """Checks the toy recipe from a folder of its own, and returns its warnings."""
+    monkeypatch.chdir(tmp_path)
+
+    def look(*overrides: str, working_dir: str | None = None, **sent: str) -> str:
+        submit.check_words([*TRAIN, *overrides], {"working_dir": working_dir, "env_vars": sent})
+        return capsys.readouterr().err
+
+    return look
+
+
+def test_relative_files_are_warned_of_by_key_with_the_variable_that_moves_them(looked_at, monkeypatch):
+    monkeypatch.setenv("S2L_TOY_DIR", "/only/here")  # which is not sent
+    (warning,) = looked_at().splitlines()
+    for key in ("data.train_files", "data.val_files", "actor_rollout_ref.model.path", "s2l.explorer.model_path"):
+        assert f"{key}=outputs/toy/" in warning
+    assert "relative, so looked up in the folder in which the job starts" in warning
+    assert "`export S2L_TOY_DIR=/shared/...` and --env S2L_TOY_DIR" in warning
+    assert submit.os.environ["S2L_TOY_DIR"] == "/only/here"
+    assert looked_at(S2L_TOY_DIR="/shared/toy") == ""
+    assert looked_at(working_dir="s3://bucket/code.zip").count("relative") == 1
+
+
+def test_files_that_are_not_in_the_folder_that_travels_are_refused(looked_at, tmp_path):
+    with pytest.raises(ConfigError, match=r"data\.train_files=outputs/toy/.*: not in the working folder \(code\)"):
+        looked_at(working_dir="code")
+    own = {"working_dir": "code", "S2L_TOY_DIR": "/shared/toy"}
+    with pytest.raises(ConfigError) as refusal:
+        looked_at(*DATA, "reward.custom_reward_function.path=rewards/mine.py", **own)
+    message = str(refusal.value)
+    assert "data.train_files=data/a.parquet, data.val_files=data/b.parquet, reward.custom_reward_function" in message
+    assert "c.parquet" not in message and "S2L_TOY_DIR" not in message and "absolute path on storage" in message
+    for name in ("data/a.parquet", "data/b.parquet", "rewards/mine.py"):
+        (tmp_path / "code" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "code" / name).touch()
+    assert looked_at(*DATA, "reward.custom_reward_function.path=rewards/mine.py", **own) == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("s2l.curriculum={warm_start: rates.parquet}", "s2l.curriculum.warm_start=rates.parquet"),
+        ("actor_rollout_ref.model.path=./model", "actor_rollout_ref.model.path=./model"),
+        ("actor_rollout_ref.model.path=Qwen/Qwen3-8B", None),
+        ("actor_rollout_ref.model.path='~/model'", None),
+        ("data.train_files=s3://bucket/a.parquet", None),
+        ("reward.custom_reward_function.path=pkg://mine.rewards", None),
+    ],
+)
+def test_which_paths_are_relative(looked_at, override, named):
+    told = looked_at(override, S2L_TOY_DIR="/shared/toy")
+    assert f"{named}: relative" in told if named else "relative" not in told
+
+
+def test_a_store_of_rollouts_is_looked_at_too(quick, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["train", "--config-name", "s2l_po/toy_offline", *NO_SIZES, "trainer.default_local_dir=/shared/run"]
+    submit.check_words(words, {"env_vars": {"S2L_TOY_DIR": "/shared/toy"}})
+    warning = capsys.readouterr().err
+    assert "s2l.explorer.store=outputs/explorer_store: relative" in warning and "--env S2L_STORE_DIR" in warning
 
 
 # ---- addresses ------------------------------------------------------------------------------------------------------
