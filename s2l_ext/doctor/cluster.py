@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from s2l_ext import cluster_check
 from s2l_ext.cluster_check import Answer
 from s2l_ext.doctor.finding import Finding, judged
 from s2l_ext.doctor.machine import MIN_DISK_GB
-from s2l_ext.doctor.network import is_loopback
+from s2l_ext.doctor.network import asks_for_token, is_loopback
 from s2l_ext.errors import ResourceError
 from s2l_ext.masking import masked_text
 from s2l_ext.placement import Node
@@ -34,7 +34,7 @@ def findings(address: str) -> list[Finding]:
         reason = masked_text(" ".join(str(error).split())[:200])
         return [Finding("cluster", "fail", f"{name}: {reason}", "Start it with `ray start --head`, with this Ray.")]
     try:
-        nodes = cluster_check.alive_nodes("GPU")
+        nodes = cluster_check.alive_nodes(accelerator(ray.cluster_resources()))
         here: Answer = cluster_check.probe()()
         answers = ask(nodes)
         joined = Finding("cluster", "ok", f"{name}: {len(nodes)} node(s), {_accelerators(nodes)} accelerators")
@@ -48,11 +48,21 @@ def _accelerators(nodes: Sequence[Node]) -> int:
     return sum(node.accelerators for node in nodes)
 
 
+def accelerator(resources: Mapping[str, float]) -> str:
+    """What Ray calls the cluster's accelerators."""
+    return "NPU" if resources.get("NPU") else "GPU"
+
+
 def _dashboard(url: str) -> Finding:
-    host = url.rpartition("://")[2].rpartition(":")[0]
-    mend = "Whoever reaches it runs programs on the cluster: --dashboard-host=127.0.0.1 on the head, or a firewall."
-    good = not url or is_loopback(host)
-    return judged("cluster dashboard", url or "none", good, mend, "warn")
+    host, _, port = url.rpartition("://")[2].rpartition(":")
+    mend = (
+        "Whoever reaches it runs programs on the cluster: --dashboard-host=127.0.0.1 on the head, RAY_AUTH_MODE=token "
+        "where Ray starts, or a firewall."
+    )
+    if not url or is_loopback(host):
+        return Finding("cluster dashboard", "ok", url or "none")
+    asks = port.isdigit() and asks_for_token(host, int(port))
+    return judged("cluster dashboard", f"{url}, asks for a token" if asks else url, asks, mend, "warn")
 
 
 def _driver(here: Answer) -> Finding:

@@ -1,7 +1,9 @@
-"""Ports, Ray's address, and which of Ray's servers on this machine others can reach. Nothing is sent but a connect."""
+"""Ports, Ray's address, and which of Ray's servers on this machine others can reach. Nothing is sent but a connect, and
+to a dashboard that others can reach one request without a token."""
 
 from __future__ import annotations
 
+import http.client
 import ipaddress
 import os
 import socket
@@ -16,6 +18,7 @@ from s2l_ext.doctor.machine import ray_folder
 from s2l_ext.masking import masked_text
 
 CONNECT_SECONDS = 1.0
+REFUSED_WITHOUT_TOKEN = (401, 403)
 DASHBOARD, DASHBOARD_PORT = "dashboard.py", 8265
 HEAD_PORTS = {6379: "GCS", DASHBOARD_PORT: "dashboard", 10001: "client server"}
 CONTROL = ("gcs_server", "raylet")
@@ -25,11 +28,13 @@ MIN_EPHEMERAL = 5000
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP port; ``process`` is empty where the owner is not visible."""
+    """A listening TCP port; ``process`` is empty where the owner is not visible. ``token``: it was started with Ray's
+    token authentication."""
 
     host: str
     port: int
     process: str = ""
+    token: bool = False
 
     @property
     def is_open(self) -> bool:
@@ -38,15 +43,16 @@ class Listener:
 
 def is_loopback(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host.strip("[]").partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return host == "localhost"
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
 def listeners() -> list[Listener]:
     """Every listening TCP port of this machine (network namespace) that this user may see."""
     found = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr]
-    there = {Listener(c.laddr.ip, c.laddr.port, _process(c.pid, c.laddr.port)) for c in found}
+    there = {Listener(c.laddr.ip, c.laddr.port, _process(c.pid, c.laddr.port), _has_token(c.pid)) for c in found}
     return sorted(there, key=lambda one: (one.port, one.host))
 
 
@@ -56,6 +62,14 @@ def _process(pid: int | None, port: int) -> str:
         return DASHBOARD if process and serves_pages(process.cmdline(), port) else process.name() if process else ""
     except psutil.Error:
         return ""
+
+
+def _has_token(pid: int | None) -> bool:
+    """Ray sets the mode for what it starts, also where it switched it on by itself."""
+    try:
+        return pid is not None and psutil.Process(pid).environ().get("RAY_AUTH_MODE", "").lower() == "token"
+    except (psutil.Error, OSError):
+        return False
 
 
 def serves_pages(words: Sequence[str], port: int) -> bool:
@@ -111,21 +125,42 @@ def _dashboard(there: Sequence[Listener]) -> Finding:
     value = ", ".join(f"{one.host}:{one.port}" for one in boards) or "none here"
     mend = (
         "Whoever reaches it runs programs as you. `ray start --dashboard-host=127.0.0.1` (Ray's default) or "
-        "ray_kwargs.ray_init.include_dashboard=false; look at it through ssh -L; or RAY_AUTH_MODE=token "
+        "ray_kwargs.ray_init.include_dashboard=false; look at it through ssh -L; or start Ray with RAY_AUTH_MODE=token "
         "(docs/security.md)."
     )
-    open_to = f"{value}, open to other machines" if wide else value
-    return judged("ray dashboard", open_to, not wide, mend, "warn")
+    if not wide:
+        return Finding("ray dashboard", "ok", value)
+    if all(asks_for_token(reachable_host(one.host), one.port) for one in wide):
+        return Finding("ray dashboard", "ok", f"{value}, open to other machines, asks for a token")
+    return Finding("ray dashboard", "warn", f"{value}, open to other machines", mend)
+
+
+def reachable_host(host: str) -> str:
+    """Where a server that listens at ``host`` answers on this machine."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+
+
+def asks_for_token(host: str, port: int) -> bool:
+    """Whether a dashboard refuses who has none; False as well if it gives no answer."""
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=CONNECT_SECONDS)
+    try:
+        connection.request("GET", "/api/version")
+        return connection.getresponse().status in REFUSED_WITHOUT_TOKEN
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _control(there: Sequence[Listener]) -> Finding:
     wide = [one for one in there if one.process in CONTROL and one.is_open]
+    bare = [one for one in wide if not one.token]
     if not wide:
         return Finding("ray ports", "ok", "none open to other machines")
-    if os.environ.get("RAY_AUTH_MODE") == "token":
-        return Finding("ray ports", "ok", f"{_ports(wide)}, with RAY_AUTH_MODE=token")
-    mend = "Ray binds these to every address. Use a firewall, or RAY_AUTH_MODE=token (docs/security.md)."
-    return Finding("ray ports", "warn", f"{_ports(wide)}, open to other machines and without authentication", mend)
+    if not bare:
+        return Finding("ray ports", "ok", f"{_ports(wide)}, started with RAY_AUTH_MODE=token")
+    mend = "Ray binds these to every address. Use a firewall, or start Ray with RAY_AUTH_MODE=token (docs/security.md)."
+    return Finding("ray ports", "warn", f"{_ports(bare)}, open to other machines and without authentication", mend)
 
 
 def _ports(there: Sequence[Listener]) -> str:

@@ -8,7 +8,10 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -194,21 +197,92 @@ def test_no_sandbox_at_all_is_told_in_words(monkeypatch, only, capsys) -> None:
 @pytest.mark.parametrize(
     ("host", "status"), [("127.0.0.1", "ok"), ("::1", "ok"), ("0.0.0.0", "warn"), ("::", "warn"), ("10.1.2.3", "warn")]
 )
-def test_an_open_dashboard_is_a_warning(host: str, status: str) -> None:
+def test_an_open_dashboard_is_a_warning(monkeypatch, host: str, status: str) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # the doctor's own, which says nothing of the dashboard
+    monkeypatch.setattr(network, "asks_for_token", lambda host, port: False)
     by_name, by_port = Listener(host, 8270, network.DASHBOARD), Listener(host, 8265)
     for listener in (by_name, by_port):
         found = one(network.exposure([listener]), "ray dashboard")
         assert found.status == status and f"{host}:{listener.port}" in found.value
 
 
+class Board(BaseHTTPRequestHandler):
+    """Answers as Ray's dashboard does to who has no token: with the status that its class says."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        assert self.path == "/api/version" and self.headers["Authorization"] is None
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        return None
+
+
+@pytest.fixture
+def board() -> Iterator[Callable[[int], int]]:
+    """Starts a dashboard that answers with a status; returns its port."""
+    started: list[ThreadingHTTPServer] = []
+
+    def start(status: int) -> int:
+        started.append(ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Board,), {"status": status})))
+        threading.Thread(target=started[-1].serve_forever, daemon=True).start()
+        return int(started[-1].server_port)
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(("status", "finding"), [(401, "ok"), (403, "ok"), (200, "warn"), (404, "warn"), (500, "warn")])
+def test_an_open_dashboard_is_asked_whether_it_wants_a_token(board, status: int, finding: str) -> None:
+    from s2l_ext.doctor import cluster
+
+    port = board(status)
+    found = one(network.exposure([Listener("0.0.0.0", port, network.DASHBOARD)]), "ray dashboard")
+    assert found.status == finding and ("asks for a token" in found.value) == (finding == "ok")
+    assert (network.asks_for_token("127.0.0.1", port), network.reachable_host("::")) == (finding == "ok", "::1")
+    assert cluster._dashboard(f"http://127.0.0.1:{port}").status == "ok"
+
+
+@pytest.mark.parametrize(("asks", "status"), [(True, "ok"), (False, "warn")])
+def test_the_dashboard_of_a_joined_cluster_is_asked_too(monkeypatch, asks: bool, status: str) -> None:
+    from s2l_ext.doctor import cluster
+
+    asked: list[tuple[str, int]] = []
+    monkeypatch.setattr(cluster, "asks_for_token", lambda *place: asked.append(place) or asks)
+    found = cluster._dashboard("http://10.0.0.1:8265")
+    assert asked == [("10.0.0.1", 8265)] and found.status == status
+    assert "RAY_AUTH_MODE=token" in found.mend or found.value.endswith("asks for a token")
+
+
+def test_one_open_dashboard_among_several_is_enough(board) -> None:
+    there = [Listener("0.0.0.0", board(status), network.DASHBOARD) for status in (401, 200)]
+    assert one(network.exposure(there), "ray dashboard").status == "warn"
+
+
+def test_a_dashboard_that_does_not_answer_is_waited_for_a_second(monkeypatch) -> None:
+    monkeypatch.setattr(network, "CONNECT_SECONDS", 0.2)
+    started = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        assert not network.asks_for_token("127.0.0.1", port)
+    assert not network.asks_for_token("127.0.0.1", port)
+    assert time.monotonic() - started < 2
+
+
 def test_gcs_and_raylet_without_authentication(monkeypatch) -> None:
-    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     there = [Listener("::", 6379, "gcs_server"), Listener("::", 4000, "raylet"), Listener("0.0.0.0", 80, "nginx")]
     found = one(network.exposure(there), "ray ports")
     assert found.status == "warn" and found.value.startswith("gcs_server 6379, raylet 4000, open to other machines")
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # the doctor's own, which says nothing of that Ray
+    there[1] = Listener("::", 4000, "raylet", token=True)
+    found = one(network.exposure(there), "ray ports")
+    assert found.status == "warn" and found.value.startswith("gcs_server 6379, open")
+    there[0] = Listener("::", 6379, "gcs_server", token=True)
     assert one(network.exposure(there), "ray ports").status == "ok"
-    monkeypatch.delenv("RAY_AUTH_MODE")
     assert one(network.exposure([Listener("127.0.0.1", 1, "gcs_server")]), "ray ports").status == "ok"
 
 
@@ -216,6 +290,20 @@ def test_a_real_port_is_seen_with_its_address() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         assert [one.host for one in network.listeners() if one.port == port] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_how_a_server_was_started_is_seen(mode: str) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    command = {"args": [sys.executable, "-c", code], "env": {**os.environ, "RAY_AUTH_MODE": mode}}
+    with subprocess.Popen(**command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        assert [one.token for one in network.listeners() if one.port == port] == [mode == "token"]
+
+
+def test_loopback_of_an_address_in_the_other_familys_clothes() -> None:
+    assert network.is_loopback("::ffff:127.0.0.1") and not network.is_loopback("::ffff:10.0.0.1")
 
 
 def test_ports_that_may_not_be_seen(monkeypatch) -> None:
@@ -323,7 +411,8 @@ def test_a_cluster_that_does_not_answer_is_one_finding(only, capsys) -> None:
     assert finding["name"] == "cluster" and place in finding["value"] and "ray start --head" in finding["mend"]
 
 
-def test_a_cluster_is_joined_asked_and_left(monkeypatch, only, capsys) -> None:
+@pytest.mark.parametrize("kind", ["GPU", "NPU"])
+def test_a_cluster_is_joined_asked_and_left(monkeypatch, only, capsys, kind: str) -> None:
     import ray
 
     from s2l_ext.doctor import cluster
@@ -333,7 +422,9 @@ def test_a_cluster_is_joined_asked_and_left(monkeypatch, only, capsys) -> None:
     monkeypatch.setattr(cluster_check, "require_answering", lambda *words: None)
     monkeypatch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url="10.0.0.1:8265"))
     monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
-    monkeypatch.setattr(cluster_check, "alive_nodes", lambda kind: [NODE])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, kind: 8.0})
+    monkeypatch.setattr(cluster_check, "alive_nodes", lambda counted: [NODE] if counted == kind else [])
+    monkeypatch.setattr(cluster, "asks_for_token", lambda host, port: False)
     monkeypatch.setattr(cluster_check, "probe", lambda: lambda: dict(HERE))
     monkeypatch.setattr(cluster, "ask", lambda nodes: [(NODE, {**HERE, "disk_gb": 99.0})])
     assert cli.main(["doctor", "--ray", "head:6379"]) == 0
