@@ -50,6 +50,20 @@ def rules(composed_once) -> Callable[[str], SimpleNamespace]:
     return of
 
 
+@pytest.fixture
+def configured(composed_once: Callable[..., Any]) -> Callable[..., Any]:
+    """A recipe's configuration with settings, ``__`` for the dots of a key."""
+
+    def make(recipe: str = "s2l_po/qwen3_1.7b_to_8b", **settings: object) -> Any:
+        cfg = composed_once(recipe, [])
+        with open_dict(cfg):
+            for key, value in settings.items():
+                OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+        return cfg
+
+    return make
+
+
 @pytest.fixture(scope="session")
 def jsonl() -> Callable[[Path, list[Any]], Path]:
     """Writes one JSON value a line."""

@@ -11,35 +11,19 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from omegaconf import OmegaConf, open_dict
 
 from s2l_ext import cluster_check, registration, train
-from s2l_ext.cluster_check import CheckedRunner, Node, cluster_address
+from s2l_ext.cluster_check import CheckedRunner, cluster_address
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError
 
 pytestmark = pytest.mark.slow
-
-FINE = {"s2l_ext": "0.1.0", "verl": "0.9.1", "torch": "2.11.0", "vllm": "0.24.0", "python": "3.11.7", "code": "a" * 64}
-HEAD, WORKER = Node("1" * 56, "head-0", 0), Node("2" * 56, "gpu-7", 8)
 
 
 @pytest.fixture(autouse=True)
 def no_cluster_named(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-
-
-@pytest.fixture
-def configured(composed_once):
-    def make(recipe="s2l_po/qwen3_1.7b_to_8b", **settings):
-        cfg = composed_once(recipe, [])
-        with open_dict(cfg):
-            for key, value in settings.items():
-                OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
-        return cfg
-
-    return make
 
 
 # ---- addresses ------------------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 import ray
-from omegaconf import OmegaConf, open_dict
 from ray import cloudpickle
 
 from s2l_ext import __version__, cluster_check, registration
@@ -27,18 +26,6 @@ HEAD, WORKER = Node("1" * 56, "head-0", 0), Node("2" * 56, "gpu-7", 8)
 def no_cluster_named(monkeypatch, tmp_path):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-
-
-@pytest.fixture
-def configured(composed_once):
-    def make(recipe="s2l_po/qwen3_1.7b_to_8b", **settings):
-        cfg = composed_once(recipe, [])
-        with open_dict(cfg):
-            for key, value in settings.items():
-                OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
-        return cfg
-
-    return make
 
 
 # ---- versions and the plugin ----------------------------------------------------------------------------------------
