@@ -31,6 +31,16 @@ PROGRAMS = {
 ROUNDS, THREADS, KILLS, TIMEOUT_S = 12, 12, 8, 0.7
 
 
+def children() -> set[psutil.Process]:
+    return set(psutil.Process().children(recursive=True))
+
+
+@pytest.fixture
+def others() -> set[psutil.Process]:
+    """Pools that earlier tests of this process keep for its life."""
+    return children()
+
+
 @pytest.fixture
 def pool():
     try:
@@ -76,7 +86,7 @@ def test_no_wrong_verdict_while_zygotes_are_killed(pool) -> None:
     assert judged(pool, "right").passed and not judged(pool, "wrong").passed
 
 
-def test_nothing_is_left_after_the_load(pool) -> None:
+def test_nothing_is_left_after_the_load(others, pool) -> None:
     me = psutil.Process()
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda name: judged(pool, name), [*PROGRAMS] * 3))
@@ -84,8 +94,9 @@ def test_nothing_is_left_after_the_load(pool) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         list(threads.map(lambda name: judged(pool, name), [*PROGRAMS] * 3))
     assert me.num_fds() <= handles + 2
+    assert children() - others, "the pool has processes while it is open"
     pool.close()
     deadline = time.monotonic() + 20
-    while me.children(recursive=True) and time.monotonic() < deadline:
+    while children() - others and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert [one for one in me.children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE] == []
+    assert [one for one in children() - others if one.status() != psutil.STATUS_ZOMBIE] == []
