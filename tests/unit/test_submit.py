@@ -350,6 +350,7 @@ def test_a_wrong_command_never_reaches_the_cluster(quick, server, capsys, words,
     assert message in capsys.readouterr().err and server.submitted == []
 
 
+@pytest.mark.slow
 def test_a_recipe_of_this_machine_must_be_sent_along(server, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("S2L_TOY_DIR", "/shared/toy")
@@ -383,6 +384,7 @@ def looked_at(quick, monkeypatch, tmp_path, capsys):
     return look
 
 
+@pytest.mark.slow
 def test_relative_files_are_warned_of_by_key_with_the_variable_that_moves_them(looked_at, monkeypatch):
     monkeypatch.setenv("S2L_TOY_DIR", "/only/here")  # which is not sent
     (warning,) = looked_at().splitlines()
@@ -395,6 +397,7 @@ def test_relative_files_are_warned_of_by_key_with_the_variable_that_moves_them(l
     assert looked_at(working_dir="s3://bucket/code.zip").count("relative") == 1
 
 
+@pytest.mark.slow
 def test_files_that_are_not_in_the_folder_that_travels_are_refused(looked_at, tmp_path):
     with pytest.raises(ConfigError, match=r"data\.train_files=outputs/toy/.*: not in the working folder \(code\)"):
         looked_at(working_dir="code")
@@ -421,11 +424,13 @@ def test_files_that_are_not_in_the_folder_that_travels_are_refused(looked_at, tm
         ("reward.custom_reward_function.path=pkg://mine.rewards", None),
     ],
 )
+@pytest.mark.slow
 def test_which_paths_are_relative(looked_at, override, named):
     told = looked_at(override, S2L_TOY_DIR="/shared/toy")
     assert f"{named}: relative" in told if named else "relative" not in told
 
 
+@pytest.mark.slow
 def test_a_store_of_rollouts_is_looked_at_too(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", "--config-name", "s2l_po/toy_offline", *NO_SIZES, "trainer.default_local_dir=/shared/run"]
