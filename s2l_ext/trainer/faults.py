@@ -18,6 +18,7 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
 
 from s2l_ext.algorithms.sources import LEARNER
+from s2l_ext.cluster_check import QUEUE
 from s2l_ext.errors import S2LError
 
 logger = logging.getLogger(__name__)
@@ -107,15 +108,15 @@ def own_actors(trainer: Any) -> dict[str, Any]:
         "reward worker": trainer.get_reward_handles() or [],
         "agent-loop worker": trainer.agent_loop_manager.agent_loop_workers,
         "TransferQueue storage unit": [ray.get_actor(f"TransferQueueStorageUnit#{number}") for number in range(units)],
-        "the learner's router": [manager.global_load_balancer for manager in _server_managers(trainer)],
-        "TransferQueue controller": [ray.get_actor("TransferQueueController", namespace="transfer_queue")],
+        "the learner's router": [_server_manager(trainer).global_load_balancer],
+        "TransferQueue controller": [ray.get_actor(**QUEUE)],
     }
     return {f"{kind} {number}": one for kind, actors in kinds.items() for number, one in enumerate(actors)}
 
 
-def _server_managers(trainer: Any) -> list[Any]:
+def _server_manager(trainer: Any) -> Any:
     """The one whose router hands out sessions: in ``separate_async`` that of the servers on GPUs of their own."""
-    return [getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager]
+    return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
 
 
 class Actors:

@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from threading import Event, Thread, current_thread, main_thread
-from typing import Any
 
 from s2l_ext.errors import S2LError
 from s2l_ext.trainer.faults import Actors
@@ -35,7 +34,8 @@ class Lifeline:
         self._problem: S2LError | None = None
         self._over, self._told = Event(), Event()
         self._interrupts = current_thread() is main_thread()
-        self._previous: Any = signal.signal(SIGNAL, self._interrupt) if self._interrupts else None
+        if self._interrupts:
+            signal.signal(SIGNAL, self._interrupt)  # and it stays: without one a late signal would end the process
         Thread(target=self._run, name="s2l-lifeline", daemon=True).start()
 
     @property
@@ -51,8 +51,6 @@ class Lifeline:
     def end(self) -> None:
         """No more looks; raises what was found, also when something else has made another error of it."""
         self._over.set()
-        if self._interrupts:
-            signal.signal(SIGNAL, self._previous)
         self.check()
 
     def _run(self) -> None:
@@ -74,4 +72,5 @@ class Lifeline:
             os._exit(2)
 
     def _interrupt(self, *_: object) -> None:
-        self.check()
+        if not self._over.is_set():
+            self.check()

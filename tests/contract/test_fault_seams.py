@@ -112,9 +112,9 @@ def test_the_router_that_hands_out_sessions_is_the_one_watched() -> None:
     source = inspect.getsource(trainer_separate_async.PPOTrainerSeparateAsync)
     assert "self.standalone_server_manager.get_client(" in source
     assert "self.standalone_server_manager: LLMServerManager = LLMServerManager.create(" in source
-    assert faults._server_managers(SimpleNamespace(llm_server_manager=colocated)) == [colocated]
+    assert faults._server_manager(SimpleNamespace(llm_server_manager=colocated)) is colocated
     both = SimpleNamespace(llm_server_manager=colocated, standalone_server_manager=standalone)
-    assert faults._server_managers(both) == [standalone]
+    assert faults._server_manager(both) is standalone
 
 
 def test_agent_loop_workers_are_dealt_out_by_an_option_that_we_take_away() -> None:

@@ -1,5 +1,6 @@
 """A dead actor ends the trainer, also where it is blocked. Each case runs in a process of its own."""
 
+import signal
 import subprocess
 import sys
 from concurrent.futures import Future
@@ -60,6 +61,17 @@ def test_what_others_made_of_the_error_is_not_what_the_run_ends_with() -> None:
                 raise RuntimeError("get_meta failed") from error
         finally:
             line.end()
+
+
+def test_a_signal_that_comes_after_the_end_does_nothing() -> None:
+    """The process would die of it with the handler that was there before."""
+    line = Lifeline(Dead(), grace_s=30.0)
+    with pytest.raises(S2LError):
+        while True:
+            line.check()
+    with pytest.raises(S2LError):
+        line.end()
+    signal.raise_signal(lifeline.SIGNAL)
 
 
 def test_nothing_is_said_while_all_live() -> None:

@@ -272,8 +272,8 @@ def test_secrets_are_refused_in_a_runtime_environment(server, monkeypatch, tmp_p
 
 
 def test_names_of_files_with_a_secret_and_other_settings_are_sent():
-    shell = {"RAY_AUTH_TOKEN_PATH": "/home/me/token", "AWS_SHARED_CREDENTIALS_FILE": "/home/me/aws", "HF_HOME": "/hf"}
-    shell |= {"TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "token", "S2L_TOY_DIR": "/toy"}
+    shell = {"RAY_AUTH_TOKEN_PATH": "me/token", "AWS_SHARED_CREDENTIALS_FILE": "me/aws", "HF_HOME": "hf"}
+    shell |= {"TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "token", "S2L_TOY_DIR": "toy"}
     assert submit.runtime_env(None, None, list(shell), shell) == {"env_vars": shell}
 
 
