@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import Future
-from threading import Thread
+from threading import Thread, Timer
 
 import pytest
 
@@ -34,12 +34,16 @@ def soon(monkeypatch) -> None:
 
 def test_a_wait_without_a_limit_is_ended() -> None:
     """As TransferQueue's client waits: for the result of a coroutine in its own thread."""
-    line = Lifeline(Dead(), grace_s=0.2)
+    line, answer = Lifeline(Dead(), grace_s=0.2), Future()
+    late = Timer(20.0, answer.set_result, [None])
+    late.start()
     with pytest.raises(S2LError, match="controller 0 died"):
         try:
-            Future().result()
+            answer.result()
         finally:
+            late.cancel()
             line.end()
+    assert not answer.done(), "the wait was over by itself"
 
 
 def test_whoever_asks_is_told_without_a_signal() -> None:
