@@ -31,9 +31,12 @@ def guided_sessions(alpha: float, group_size: int) -> int:
 
 
 class AdaptiveGuidance:
-    """``length <- clamp(length * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
+    """``length <- clamp(used * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
 
-    Unchanged when both are equal, when either is 0, and at the first step, which has no previous one.
+    ``used`` is the length that the accuracy was seen with. It is the newest length, except where rows are drawn ahead:
+    multiplying the newest one there would apply a change again before its effect is seen, and the length would swing
+    from bound to bound. Unchanged when either accuracy is 0, and at the first step, which has no previous one. So a run
+    whose accuracy stays 0 keeps its length for ever.
 
     Args:
         initial: length of the first step, tokens.
@@ -67,28 +70,42 @@ class AdaptiveGuidance:
         self.cadence, self.max_change = cadence, max_change
         self.previous: deque[float] = deque(maxlen=window)
 
-    def observe(self, accuracy: float) -> None:
-        """Take in the accuracy of the step that used ``length``; sets the length of the next step.
+    def observe(self, accuracy: float, used_length: float | None = None) -> None:
+        """Take in a step's accuracy; sets the length of the prompts that are drawn next.
+
+        Args:
+            accuracy: share of correct rollouts of the step.
+            used_length: tokens that its rows were drawn with, a mean where they differ; None is ``length``.
 
         Raises:
-            ValueError: an accuracy outside [0, 1].
+            ValueError: an accuracy outside [0, 1], or a negative length.
         """
-        if not 0.0 <= accuracy <= 1.0:
-            raise ValueError(f"accuracy={accuracy}: the share of correct rollouts lies in [0, 1]")
+        used = self._checked(accuracy, used_length)
         full = self.cadence == "every_step" or len(self.previous) == CYCLE - 1
         if self.previous and full:
-            self.length = self._next(sum(self.previous) / len(self.previous), accuracy)
+            self.length = self._next(sum(self.previous) / len(self.previous), accuracy, used)
             if self.cadence == "every_third":
                 self.previous.clear()
                 return
         self.previous.append(accuracy)
 
-    def _next(self, average: float, accuracy: float) -> int:
-        if not (average > 0 and accuracy > 0) or accuracy == average:
+    def _checked(self, accuracy: float, used_length: float | None) -> float:
+        if not 0.0 <= accuracy <= 1.0:
+            raise ValueError(f"accuracy={accuracy}: the share of correct rollouts lies in [0, 1]")
+        used = self.length if used_length is None else used_length
+        if not used >= 0:
+            raise ValueError(f"used_length={used_length}: rows start from 0 tokens of guidance or more")
+        return used
+
+    def _next(self, average: float, accuracy: float, used: float) -> int:
+        if not (average > 0 and accuracy > 0):
             return self.length
-        wanted = self.length * average / accuracy
+        wanted = used if accuracy == average else used * average / accuracy
         if self.max_change is not None:
             wanted = min(max(wanted, self.length / self.max_change), self.length * self.max_change)
+        return self._bounded(wanted)
+
+    def _bounded(self, wanted: float) -> int:
         wanted = min(max(wanted, self.min_length), self.max_length)
         return int(wanted) if self.cadence == "every_third" else _rounded(wanted)
 
@@ -108,11 +125,12 @@ class AdaptiveGuidance:
 
 
 class AdditiveGuidance(AdaptiveGuidance):
-    """``delta`` tokens more when accuracy is below the average of the previous ones, ``delta`` fewer when above.
+    """``delta`` tokens fewer when accuracy is above the average of the last ``window``, its own included, else more.
 
-    A third party's description of the method, kept to compare with. Zero accuracies count here like any other.
+    A third party's description of the method, kept to compare with. An accuracy that stays, zero too, asks for more.
 
     Args:
+        window: how many accuracies are averaged, the newest one included; at least 2.
         delta: change of one step, tokens.
     """
 
@@ -125,13 +143,18 @@ class AdditiveGuidance(AdaptiveGuidance):
         delta: int = 256,
     ) -> None:
         super().__init__(initial, max_length, min_length, window)
+        if window < 2:
+            raise ConfigError(f"window={window}: an accuracy alone is never above its own average. Use 2 or more.")
         if delta < 1:
             raise ConfigError(f"delta={delta}: a change is at least 1 token.")
         self.delta = delta
 
-    def _next(self, average: float, accuracy: float) -> int:
-        direction = (accuracy < average) - (accuracy > average)
-        return min(max(self.length + direction * self.delta, self.min_length), self.max_length)
+    def observe(self, accuracy: float, used_length: float | None = None) -> None:
+        """As in :meth:`AdaptiveGuidance.observe`; acts from the first step on."""
+        used = self._checked(accuracy, used_length)
+        self.previous.append(accuracy)
+        above = accuracy * len(self.previous) > math.fsum(self.previous)
+        self.length = self._bounded(used - self.delta if above else used + self.delta)
 
 
 @dataclass(frozen=True)

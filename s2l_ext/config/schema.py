@@ -171,7 +171,8 @@ class CurriculumConfig:
 class GuidanceLengthConfig:
     """Tokens of a trace that guided rollouts start from, at most ``max_length`` with every type.
 
-    ``min_length``, ``window`` and ``signal`` (whose accuracy moves the length) belong to ``adaptive`` and ``additive``.
+    ``min_length``, ``window`` and ``signal`` belong to ``adaptive`` and ``additive``. ``signal`` says whose accuracy
+    moves the length: ``all`` of the learner's rows, its ``unguided`` ones, or those of ``every_source``.
     """
 
     type: Literal["adaptive", "additive", "constant", "linear", "concave", "stepwise"] = "adaptive"
@@ -181,7 +182,7 @@ class GuidanceLengthConfig:
     window: int = limited(2, at_least=1)
     cadence: Literal["every_step", "every_third"] = "every_step"
     max_change: float | None = limited(None, above=1)
-    signal: Literal["all", "unguided"] = "all"
+    signal: Literal["all", "unguided", "every_source"] = "all"
     delta: int = limited(256, at_least=1)
     power: float = limited(2.0, above=1)
     gamma: float = limited(0.5, above=0, below=1)

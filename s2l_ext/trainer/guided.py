@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ext.algorithms.guidance import AdaptiveGuidance, guided_sessions
+from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.config.guidance_checks import build_length
 from s2l_ext.config.schema import GuidanceConfig
 from s2l_ext.trainer.outcomes import Session, batch_accuracy
@@ -44,6 +45,8 @@ class StepGuidance:
     def observe(self, length: float, sessions: list[Session]) -> None:
         """Take in a step's outcome; the adaptive rule then has the length of the prompts that are drawn next.
 
+        A step without a row that counts (``signal``) leaves the rule as it is.
+
         Args:
             length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
             sessions: of the step.
@@ -58,10 +61,11 @@ class StepGuidance:
         if seen:
             accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
             self.applied["accuracy"] = accuracy
-            self.adaptive.observe(accuracy)
+            self.adaptive.observe(accuracy, used_length=length)
 
     def _counts(self, session: Session) -> bool:
-        return self.config.length.signal == "all" or session.is_learners_own
+        counts = {"all": session.source == LEARNER, "unguided": session.is_learners_own, "every_source": True}
+        return counts[self.config.length.signal]
 
     def metrics(self) -> dict[str, float]:
         """``s2l/guidance/...`` of the step."""

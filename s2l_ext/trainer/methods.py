@@ -40,7 +40,7 @@ from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_p
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.lifeline import Lifeline
 from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
-from s2l_ext.trainer.planning import make_plans
+from s2l_ext.trainer.planning import make_plans, planned_length
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import (
     explorer_share,
@@ -251,7 +251,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             self.prompts.train_on(self.step_plans)
             self.prompts.observe(self.sessions)
         if self.guidance:
-            self.guidance.observe(mean(plan.length for plan in self.step_plans.values()), self.sessions)
+            self.guidance.observe(planned_length(self.step_plans.values()), self.sessions)
         expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
         if self.explorer:
             metrics.update(require_explorer_rows(batch, expected))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from statistics import mean
 from typing import Any
 
 from tensordict import TensorDict
@@ -44,6 +45,13 @@ def make_plans(
         uid: PromptPlan(step, slots or 0, guided, length, index, *_counts(one))
         for uid, index, one in zip(uids, indices, taken, strict=True)
     }
+
+
+def planned_length(plans: Collection[PromptPlan]) -> float:
+    """Guidance tokens that a step's rows were drawn with: the mean over prompts that have guided sessions, over all
+    prompts where the explorer has every session."""
+    guided = [plan.length for plan in plans if plan.guided]
+    return mean(guided or [plan.length for plan in plans])
 
 
 def _send(batch: TensorDict, field: str, value: Any) -> None:

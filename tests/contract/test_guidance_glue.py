@@ -14,7 +14,7 @@ from verl.workers.rollout.replica import TokenOutput
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.config.schema import GuidanceConfig
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.rollout import agent_loop
@@ -23,9 +23,6 @@ from s2l_ext.rollout.explorer_client import ExplorerFailed
 from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD
 from s2l_ext.trainer.actor_worker import StepLoss
-from s2l_ext.trainer.guided import StepGuidance, statistics
-from s2l_ext.trainer.outcomes import Session
-from s2l_ext.trainer.row_metrics import prefix_metrics
 
 pytestmark = pytest.mark.contract
 
@@ -304,78 +301,6 @@ def test_loss_and_gradient_do_not_see_masked_guidance(monkeypatch, masked: bool,
     (first, gradient), (second, _) = value(-1.0), value(-3.0)
     assert (first != second) == changes
     assert bool(gradient[:2].any()) == changes and bool(gradient[2:].any())
-
-
-# ---- numbers of a step --------------------------------------------------------------------------------------------
-
-
-def test_statistics_by_hand() -> None:
-    rows = [
-        Session("a", 1.0, "learner", 8),
-        Session("a", 0.0, "learner", 6),
-        Session("a", 0.0, "learner"),
-        Session("b", 0.0, "learner", 8),
-        Session("b", 0.0, "learner"),
-        Session("b", 1.0, "explorer"),
-    ]
-    found = statistics(rows)
-    assert (found["guided_rows"], found["applied_mean"], found["applied_min"], found["applied_max"]) == (
-        3,
-        22 / 3,
-        6,
-        8,
-    )
-    assert (found["acc_guided"], found["acc_unguided"]) == (pytest.approx(1 / 3), 0.0)
-    assert (found["groups_with_signal"], found["unguided_groups_with_signal"]) == (1.0, 0.0)
-
-
-def test_prefix_tokens_by_hand() -> None:
-    mask = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
-    prefix = torch.tensor([[True, True, False, False, False], [False] * 5])
-    found = prefix_metrics(mask, prefix, torch.tensor([4, 3]))
-    assert {name.rsplit("/", 1)[1]: value for name, value in found.items()} == {
-        "prefix_tokens": 2,
-        "prefix_tokens_in_loss": 0,
-        "continuation_tokens": 2,
-        "continuation_tokens_in_loss": 2,
-    }
-
-
-def guidance(**length) -> StepGuidance:
-    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(**length))
-    return StepGuidance(config, group_size=8, total_steps=10)
-
-
-def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
-    rows = [Session("a", 1.0, "learner", 8), Session("a", 0.5, "learner")]
-    for signal, accuracy in (("all", 0.75), ("unguided", 0.5)):
-        step = guidance(signal=signal)
-        step.observe(1, rows)
-        assert step.metrics()["s2l/guidance/accuracy"] == accuracy
-
-
-def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
-    step = guidance(type="linear", initial=100)
-    assert [step.length(number) for number in (1, 6, 10)] == [100, 50, 10]
-    step.observe(100, [Session("a", None, "learner", 100)])
-    assert step.metrics()["s2l/guidance/length"] == 100.0 and step.state_dict() == {}
-
-
-def test_rule_without_accuracy_is_refused() -> None:
-    with pytest.raises(DataError, match="s2l.guidance.length.type=adaptive needs"):
-        guidance().observe(1, [Session("a", None, "learner")])
-
-
-def test_guided_sessions_leave_the_explorer_its_own() -> None:
-    step = guidance()
-    assert [step.sessions(slots) for slots in (0, 2, 6, 8)] == [4, 4, 2, 0]
-
-
-def test_pass_rates_leave_guided_rows_out() -> None:
-    from s2l_ext.trainer.outcomes import pass_rates
-
-    rows = [Session("a", 1.0, "learner", 8), Session("a", 0.0, "learner")]
-    assert pass_rates(rows, "learner") == {"a": 0.0} and pass_rates(rows, "all") == {"a": 0.5}
 
 
 def test_verls_loop_hands_our_client_the_prompt() -> None:
