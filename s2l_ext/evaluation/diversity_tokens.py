@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
+from s2l_ext.algorithms.output_layer import TOLERANCE, amplified, largest_difference, probe_ids
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.diversity_sets import Ids
 from s2l_ext.evaluation.forward import load_causal_model
@@ -20,7 +21,6 @@ from s2l_ext.evaluation.forward import load_causal_model
 BATCH_TOKENS = 1 << 14
 CHUNK_LOGITS = 1 << 26
 """A quarter of a GB in float32."""
-TOLERANCE = 1e-3
 
 Floats32 = NDArray[np.float32]
 
@@ -41,12 +41,15 @@ class TokenModel:
 
     @torch.no_grad()
     def _refuse_other_head(self, name: str, folder: Path) -> None:
-        ids = torch.arange(4, device=self.device)[None]
-        whole, parts = self.model(input_ids=ids).logits, self.head(self.body(input_ids=ids).last_hidden_state)
-        if not torch.allclose(whole, parts, rtol=TOLERANCE, atol=TOLERANCE):
+        ids = probe_ids(self.device)
+        with amplified(self.head):
+            whole, parts = self.model(input_ids=ids).logits, self.head(self.body(input_ids=ids).last_hidden_state)
+        difference = largest_difference(whole, parts)
+        if difference > TOLERANCE:
             raise ConfigError(
                 f"--models {name}={folder}: its logits are not its output matrix times its last hidden state (a cap or "
-                "a scale), which forward passes in chunks need. Leave --models out of --from-samples for text metrics."
+                f"a scale; largest difference {difference:.2g} of the largest logit), which forward passes in chunks "
+                "need. Leave --models out of --from-samples for text metrics."
             )
 
     def score(self, rows: Sequence[tuple[Ids, Ids]], temperature: float, bar: tqdm[Any]) -> list[Floats32]:

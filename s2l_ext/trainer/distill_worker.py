@@ -11,7 +11,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import TrainingWorker
 
 from s2l_ext.algorithms.divergences import TokenDivergence, divergence_from_hidden, policy_gradient_k1
+from s2l_ext.algorithms.output_layer import TOLERANCE, amplified, largest_difference, probe_ids
 from s2l_ext.config.schema import DistillConfig
 from s2l_ext.errors import ConfigError
 from s2l_ext.rollout.explorer_servers import point_to_model
@@ -37,9 +38,6 @@ from s2l_ext.rollout.plan import DISTILL_BLOCK
 from s2l_ext.trainer.actor_worker import SUM_PREFIX, S2LActorWorker
 
 STUDENT_ENGINE = "s2l_student"
-
-SCALED_LOGITS = ("final_logit_softcapping", "logits_scaling", "logit_scale")
-"""Model settings that change logits after the output layer, which the loss computes itself."""
 
 REPORTED = ("forward_kl", "reverse_kl", "student_entropy", "agreement", "student_log_prob", "teacher_log_prob")
 VALUE = "value"
@@ -78,11 +76,16 @@ class OutputLayer:
     """A model's output layer, which can be told for a while to do something else with the hidden states."""
 
     def __init__(self, module: torch.nn.Module, path: str) -> None:
-        _refuse_scaled_logits(module.config, path)
+        self.path = path
         self.layer = module.get_output_embeddings()
         if getattr(self.layer, "bias", None) is not None:
             raise ConfigError(
                 f"{path}: the output layer has a bias, which s2l.distill.scorer=fsdp does not add. Use another family."
+            )
+        if hasattr(self.layer, "base_layer") or hasattr(self.layer, "modules_to_save"):
+            raise ConfigError(
+                f"{path}: an adapter wraps the output layer, which s2l.distill.scorer=fsdp would read without it. "
+                "Leave lm_head out of actor_rollout_ref.model.target_modules."
             )
         self._plain = self.layer.forward
         self._instead: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
@@ -100,19 +103,33 @@ class OutputLayer:
         finally:
             self._instead = None
 
+    @torch.no_grad()
+    def require_plain_logits(self, module: torch.nn.Module) -> None:
+        """Compare the model's logits with its last hidden states times its output matrix; every rank must ask.
+
+        Raises:
+            ConfigError: they differ, so the loss would be of another distribution than the one that is sampled.
+        """
+        products: list[torch.Tensor] = []
+
+        def watch(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            products.append(hidden @ weight.T)
+            return self._plain(hidden)
+
+        with amplified(self.layer), self.replaced(watch):
+            logits = module(input_ids=probe_ids(get_device_id()), use_cache=False).logits
+        difference = largest_difference(logits, products[0]) if products else float("inf")
+        if difference > TOLERANCE:
+            raise ConfigError(
+                f"{self.path}: its logits are not its output matrix times its last hidden state (a cap or a scale; "
+                f"largest difference {difference:.2g} of the largest logit). s2l.distill.scorer=fsdp computes them "
+                "itself and would learn another distribution. Use another model family, or scorer=server."
+            )
+
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
         """(V, H), gathered from all ranks; every rank must ask."""
         weight = self.layer.weight.detach().to(get_device_id(), dtype)
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
-
-
-def _refuse_scaled_logits(model_config: Any, path: str) -> None:
-    for name in SCALED_LOGITS:
-        if getattr(model_config, name, None) not in (None, 1, 1.0):
-            raise ConfigError(
-                f"{path}: config.json sets {name}={getattr(model_config, name)}, which changes logits after the output "
-                "layer; s2l.distill.scorer=fsdp computes them itself and would miss it. Use another model family."
-            )
 
 
 def _picked(hidden: torch.Tensor, tokens: ResponseTokens) -> torch.Tensor:
@@ -121,21 +138,33 @@ def _picked(hidden: torch.Tensor, tokens: ResponseTokens) -> torch.Tensor:
     return hidden.flatten(0, 1)[index]
 
 
+def casting(engine: FSDPEngineWithLMHead) -> AbstractContextManager[Any]:
+    """The autocast that verl's own forward step has."""
+    dtype = engine._autocast_dtype
+    return nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
+
+
+def checked_output_layer(engine: FSDPEngineWithLMHead) -> OutputLayer:
+    """The layer, after a forward pass that showed that it makes the logits."""
+    output = OutputLayer(engine.module, engine.model_config.path)
+    with engine.eval_mode(), casting(engine):
+        output.require_plain_logits(engine.module)
+    return output
+
+
 class TeacherEngine(FSDPEngineWithLMHead):
     """Forward-only; gives last hidden states, never logits."""
 
     def initialize(self) -> None:
         super().initialize()
-        self.output = OutputLayer(self.module, self.model_config.path)
+        self.output = checked_output_layer(self)
         self.weight_W_D = self.output.whole_weight(self._autocast_dtype)
 
     @torch.no_grad()
     def hidden(self, micro_batch: TensorDict, tokens: ResponseTokens) -> torch.Tensor:
         """(N, D) last hidden states where the response tokens are predicted."""
         inputs, _ = self.prepare_model_inputs(micro_batch=micro_batch.to(get_device_id()))
-        dtype = self._autocast_dtype
-        casting = nullcontext() if dtype == torch.float32 else torch.autocast(get_device_name(), dtype=dtype)
-        with self.eval_mode(), casting, self.output.replaced(lambda hidden, _: _picked(hidden, tokens)):
+        with self.eval_mode(), casting(self), self.output.replaced(lambda hidden, _: _picked(hidden, tokens)):
             return self.module(**inputs, use_cache=False).logits
 
 
@@ -151,7 +180,7 @@ class StudentEngine(FSDPEngineWithLMHead):
 
     def initialize(self) -> None:
         super().initialize()
-        self.output = OutputLayer(self.module, self.model_config.path)
+        self.output = checked_output_layer(self)
 
     def forward_step(self, micro_batch: TensorDict, loss_function: Any, forward_only: bool) -> Any:
         if loss_function is None:
