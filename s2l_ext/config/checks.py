@@ -19,6 +19,8 @@ from s2l_ext.config.offline_checks import check_source
 from s2l_ext.config.placement_checks import check_placement
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.teacher_rows import check_teacher_rows
+from s2l_ext.config.verl_checks import check_verl
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.errors import ConfigError
 
@@ -38,8 +40,6 @@ GROUP_ESTIMATORS = frozenset(
     }
 )
 """verl 0.9.1 estimators whose baseline is the group of one prompt."""
-
-AGENT_LOOP_MANAGER = "s2l_ext.rollout.agent_loop.S2LAgentLoopManager"
 
 UNGROUPED_ESTIMATORS = frozenset({"gae", "reinforce_plus_plus", "remax"})
 
@@ -102,6 +102,9 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         warnings += check_guidance(s2l.guidance, cfg)
     if s2l.distill is not None:
         warnings += check_distill(s2l.distill, s2l, cfg)
+    if s2l.distill is not None and s2l.explorer is not None:
+        warnings += check_teacher_rows(s2l.distill, s2l.explorer)
+    warnings += check_verl(s2l, cfg)
     check_row_split(cfg)
     return warnings
 
@@ -250,17 +253,6 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def _manager(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-    manager = setting(cfg, key)
-    if manager and manager != AGENT_LOOP_MANAGER:
-        raise ConfigError(
-            f"{key}={manager}: s2l.explorer needs its own manager, which decides who samples a session. "
-            f"Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
-        )
-    return []
-
-
 def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     size = setting(cfg, "actor_rollout_ref.rollout.n")
     if explorer.baseline != "per_source" or explorer.schedule == "constant":
@@ -324,7 +316,6 @@ EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = 
     _old_log_probs,
     _correction,
     _engine,
-    _manager,
     _lone_rows,
     _sampling,
     _overrides,

@@ -11,6 +11,12 @@ from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
 GROUP = "actor_rollout_ref"
+SPLITS = {
+    "megatron": ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
+    "torchtitan": ("tensor_parallel_size", "pipeline_parallel_size", "context_parallel_size"),
+    "veomni": ("ulysses_parallel_size",),
+}
+"""Strategy -> sizes in ``<role>.<strategy>`` whose product shares the rows of one data-parallel rank."""
 
 
 def check_row_split(cfg: DictConfig) -> None:
@@ -32,13 +38,23 @@ def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
     mini_batch = whole_number(cfg, f"{GROUP}.actor.ppo_mini_batch_size") * group_size
     step = whole_number(cfg, "data.train_batch_size") * group_size
     padded = math.ceil(step / mini_batch) * mini_batch  # verl fills up the last mini-batch
-    workers = _data_parallel_workers(cfg)
-    yield "a mini-batch", mini_batch / workers, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"
-    yield "a step", padded / workers, f"{GROUP}.rollout.log_prob_micro_batch_size_per_gpu"
+    actor, ref = (_data_parallel_workers(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
+    yield "a mini-batch", mini_batch / actor, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"
+    yield "a step", padded / actor, f"{GROUP}.rollout.log_prob_micro_batch_size_per_gpu"
     if setting(cfg, f"{GROUP}.actor.use_kl_loss") or setting(cfg, "algorithm.use_kl_in_reward"):
-        yield "a step", padded / workers, f"{GROUP}.ref.log_prob_micro_batch_size_per_gpu"
+        yield "a step", padded / ref, f"{GROUP}.ref.log_prob_micro_batch_size_per_gpu"
 
 
-def _data_parallel_workers(cfg: DictConfig) -> float:
-    workers = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
-    return workers / (setting(cfg, f"{GROUP}.actor.ulysses_sequence_parallel_size") or 1)
+def _data_parallel_workers(cfg: DictConfig, role: str) -> float:
+    """Groups of GPUs that hold different rows: all GPUs over those that share the rows of one group."""
+    gpus = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    return gpus / _model_parallel_gpus(cfg, role)
+
+
+def _model_parallel_gpus(cfg: DictConfig, role: str) -> int:
+    """GPUs that work on the same rows. Where both Ulysses keys are above 1, verl takes the deprecated one."""
+    strategy = setting(cfg, f"{role}.strategy")
+    if strategy in SPLITS:
+        return math.prod(setting(cfg, f"{role}.{strategy}.{name}") or 1 for name in SPLITS[strategy])
+    deprecated = setting(cfg, f"{role}.ulysses_sequence_parallel_size") or 1
+    return deprecated if deprecated > 1 else setting(cfg, f"{role}.fsdp_config.ulysses_sequence_parallel_size") or 1

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.algorithms.explorer import build_schedule
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
+from s2l_ext.config.teacher_rows import stored_row_warnings
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.rollout_store import RolloutStore
@@ -50,6 +51,8 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
             f"s2l.distill.loss={s2l.distill.loss}. Sample again with `s2l explore --temperature 1`."
         )
     warnings = [] if store.complete else [_unfinished(store)]
+    if s2l.distill is not None:
+        warnings += stored_row_warnings(s2l.distill, store.fingerprint, f"{KEY}={explorer.store}")
     if not files:
         return [
             *warnings,

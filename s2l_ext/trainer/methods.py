@@ -20,9 +20,10 @@ from s2l_ext import state
 from s2l_ext.algorithms.explorer import build_schedule
 from s2l_ext.checkpoint_files import check_files, note_files
 from s2l_ext.config import S2LConfig, parse_s2l
-from s2l_ext.config.checks import AGENT_LOOP_MANAGER, check_against_verl
+from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.modes import most_draws
+from s2l_ext.config.verl_checks import AGENT_LOOP_MANAGER
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout import placed

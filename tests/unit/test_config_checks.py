@@ -126,11 +126,6 @@ def test_tensor_parallel_size_must_divide_the_explorers_gpus(composed):
     assert check(changed(composed, **whole_nodes, s2l__explorer__nnodes=2)) == []
 
 
-def test_another_agent_loop_manager_is_not_replaced_silently(composed):
-    key = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "my.Manager"}
-    assert "agent_loop_manager_class=my.Manager" in refused(changed(composed, **key))
-
-
 def test_lone_rows_of_a_source_are_announced_with_their_steps(composed):
     warnings = check(changed(composed, s2l__explorer__baseline="per_source"))
     assert len(warnings) == 1 and "at step 2:" in warnings[0]

@@ -1,0 +1,132 @@
+"""Settings of verl's that a feature would override or that would switch it off: every refusal in full."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from s2l_ext.config.verl_checks import OTHER_USE, WEIGHTED_LOSSES
+
+ACTOR = "actor_rollout_ref__actor"
+MANAGER = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "my.Manager"}
+LOSSES = "cispo, clip_cov, dppo_kl, dppo_tv, dro, gpg, gspo, kl_cov, sapo, vanilla"
+WEIGHTED = {"s2l__explorer__correction": "truncated_is"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "feature"), [("s2l_po/toy", "s2l.explorer"), ("g2rpo_a/toy", "s2l.guidance")], ids=["explorer", "guided"]
+)
+def test_ones_own_manager_is_not_replaced_silently(rules, recipe, feature) -> None:
+    assert rules(recipe).refused(**MANAGER) == (
+        f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager: {feature} needs its own manager, which "
+        "decides who samples a session and from where. Leave the key out; agent loops of your own "
+        "(rollout.agent.agent_loop_config_path) keep working."
+    )
+
+
+def test_ones_own_manager_stays_where_all_sessions_are_alike(rules) -> None:
+    assert rules("expo/toy").check(**MANAGER) == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "why"),
+    [
+        ("bypass_mode", "computes weights of its own and ignores these"),
+        ("geo_mean", "takes one weight per sequence, so no token has its own"),
+        ("mine", "is not known to multiply them into each token's loss"),
+    ],
+)
+def test_weights_need_a_loss_that_multiplies_them_in(rules, mode, why) -> None:
+    settings = {f"{ACTOR}__policy_loss__loss_mode": mode}
+    assert rules("s2l_po/toy").refused(**WEIGHTED, **settings) == (
+        f"actor_rollout_ref.actor.policy_loss.loss_mode={mode} {why}, and s2l.explorer.correction=truncated_is writes "
+        f"weights. Set actor_rollout_ref.actor.policy_loss.loss_mode to one of: {LOSSES}; or "
+        "s2l.explorer.correction=none."
+    )
+    assert rules("s2l_po/toy").check(**settings) == []
+
+
+@pytest.mark.parametrize("mode", sorted(WEIGHTED_LOSSES))
+def test_losses_that_multiply_them_in_pass(rules, mode) -> None:
+    assert rules("s2l_po/toy").check(**WEIGHTED, **{f"{ACTOR}__policy_loss__loss_mode": mode}) == []
+
+
+def test_every_policy_loss_of_verl_is_on_one_of_both_lists() -> None:
+    """The words are verl's source: a new loss must be looked at before it is let pass."""
+    spec = importlib.util.find_spec("verl")
+    source = Path(spec.submodule_search_locations[0], "trainer", "ppo", "core_algos.py").read_text()
+    assert set(re.findall(r'@register_policy_loss\("(\w+)"\)', source)) == WEIGHTED_LOSSES | set(OTHER_USE)
+
+
+def test_verls_own_distillation_ignores_the_weights(rules) -> None:
+    assert rules("s2l_po/toy").refused(**WEIGHTED, distillation__enabled=True) == (
+        "distillation.enabled=True adds a loss that ignores the weights of s2l.explorer.correction=truncated_is. Set "
+        "distillation.enabled=False, or s2l.explorer.correction=none."
+    )
+
+
+@pytest.mark.parametrize("name", ["rollout", "rollout_tq", "async_rollout"])
+def test_replayed_rollouts_follow_another_plan(rules, name) -> None:
+    assert rules("s2l_po/toy").refused(**{f"skip__{name}__enable": True}) == (
+        f"skip.{name}.enable=True replays stored rollouts, and s2l plans anew which session is whose. Set "
+        f"skip.{name}.enable=False; s2l.explorer.source=offline trains on rollouts that `s2l explore` stored."
+    )
+    assert rules("grpo/toy").check(**{f"skip__{name}__enable": True}) == []
+
+
+@pytest.mark.parametrize("block", ["megatron", "veomni"])
+def test_an_explorers_experts_are_not_the_learners(rules, block) -> None:
+    key = f"{ACTOR}__{block}__router_replay__mode"
+    dotted = key.replace("__", ".")
+    assert rules("s2l_po/toy").refused(**{key: "R3"}) == (
+        f"{dotted}=R3 makes the learner use the experts that the sampler chose, and an explorer row's sampler is "
+        f"another model. Set {dotted}=R2 or disabled."
+    )
+    assert rules("s2l_po/toy").check(**{key: "R2"}) == rules("g2rpo_a/toy").check(**{key: "R3"}) == []
+
+
+def test_files_that_are_written_later_have_no_size_yet(rules) -> None:
+    key = "actor_rollout_ref.actor.checkpoint.async_save"
+    assert rules("s2l_po/toy").refused(**{key.replace(".", "__"): True}) == (
+        f"{key}=True writes weights after the step, and the sizes in a checkpoint's s2l_files.json would be of "
+        f"unfinished files. Set {key}=False."
+    )
+
+
+@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
+def test_a_sum_over_tokens_without_a_fixed_divisor_depends_on_the_micro_batch(rules, recipe) -> None:
+    mode = {f"{ACTOR}__loss_agg_mode": "seq-mean-token-sum-norm", "data__max_response_length": 32}
+    assert rules(recipe).check(**mode) == [
+        "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm without "
+        "actor_rollout_ref.actor.loss_scale_factor: verl divides by the longest response of each micro-batch, so the "
+        "loss depends on how rows are split. Set actor_rollout_ref.actor.loss_scale_factor, for instance to "
+        "data.max_response_length=32."
+    ]
+    assert rules(recipe).check(**mode, **{f"{ACTOR}__loss_scale_factor": 32}) == []
+
+
+def test_steps_without_an_update_use_up_the_schedule(rules) -> None:
+    assert rules("s2l_po/toy").check(trainer__critic_warmup=5) == [
+        "trainer.critic_warmup=5: the first 4 step(s) update no policy, and schedules of s2l count them. Set "
+        "trainer.critic_warmup=0."
+    ]
+    assert rules("s2l_po/toy").check(trainer__critic_warmup=1) == []  # verl updates from step 1 on
+
+
+def test_groups_that_a_users_buffer_drops_are_not_counted(rules) -> None:
+    sampler = {"trainer__v1__sampler__custom_sampler__name": "Mine"}
+    assert rules("s2l_po/toy").check(**sampler) == []
+    assert rules("g2rpo_a/toy").check(**sampler) == [
+        "trainer.v1.sampler.custom_sampler.name=Mine: groups that it drops are not counted in the accuracy of "
+        "s2l.guidance.length.type=adaptive, which then sees the surviving groups only."
+    ]
+
+
+def test_a_checkpoint_that_is_deleted_when_it_is_loaded(rules) -> None:
+    assert rules("s2l_po/toy").check(trainer__del_local_ckpt_after_load=True) == [
+        "trainer.del_local_ckpt_after_load=True deletes the checkpoint's weights once they are loaded: a run that ends "
+        "before its next checkpoint cannot be resumed. Set it to False."
+    ]
