@@ -7,20 +7,18 @@ tests of standard input and output are compared here. docs/sandbox.md describes 
 from __future__ import annotations
 
 import re
-import textwrap
 from dataclasses import dataclass
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.rewards import parts, sandbox
+from s2l_ext.rewards.code_blocks import extract_program
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests, compare_output, parse_tests
 from s2l_ext.rewards.sandbox import Finished, Level, Limits
 
 TIMEOUT_S = 10.0
 SHOWN_CHARS = 200
 MODES = ("all_pass", "fraction")
-
-PYTHON_TAGS = frozenset(("", "python", "python3", "py"))
 
 
 @dataclass(frozen=True)
@@ -115,7 +113,7 @@ def compute_score(
         raise ConfigError(f"mode={mode!r} of the code reward must be one of {', '.join(MODES)}")
     try:
         parsed = parse_tests(ground_truth)
-        code, marked = extract_program(solution_str)
+        code, marked = extract_program(solution_str, parsed)
         program = complete_program(code, parsed)
         pool = _sandbox(minimum_level, None)
         outcome = _run(program, parsed, timeout_s, mode == "all_pass", pool, None)
@@ -129,40 +127,6 @@ def compute_score(
         "tests_total": outcome.num_total,
         "reason": outcome.reason[:SHOWN_CHARS],
     }
-
-
-def extract_program(text: str) -> tuple[str, bool]:
-    """The program in a response, and whether it was in a fenced block.
-
-    The last closed block tagged ``python``, ``python3``, ``py`` or not at all; blocks in other languages are passed
-    over. Without one, what follows the last opening fence of Python (a response cut short). Else the whole text.
-    """
-    closed, cut = _fenced(text)
-    if closed:
-        return textwrap.dedent(closed[-1]) if _indented_whole(closed[-1]) else closed[-1], True
-    return (cut, True) if cut is not None else (text, False)
-
-
-def _fenced(text: str) -> tuple[list[str], str | None]:
-    """Closed blocks of Python, and what follows a last fence tagged as Python that is never closed."""
-    closed: list[str] = []
-    tag, start, lines = None, 0, text.split("\n")
-    for number, line in enumerate(lines):
-        mark = line.strip()
-        if tag is None and mark.startswith("```") and "`" not in mark[3:]:
-            tag, start = (mark[3:].split() or [""])[0].lower(), number + 1
-        elif tag is not None and mark == "```":
-            if tag in PYTHON_TAGS:
-                closed.append("".join(f"{each}\n" for each in lines[start:number]))
-            tag = None
-    return closed, "\n".join(lines[start:]) if tag and tag in PYTHON_TAGS else None
-
-
-def _indented_whole(code: str) -> bool:
-    """Whether a block is indented as a whole program would be in a list, not as the body of a function."""
-    return (
-        code.startswith((" ", "\t")) and re.search(r"^\s+(?:def|class|import|from)\s", code, re.MULTILINE) is not None
-    )
 
 
 def complete_program(code: str, tests: Tests) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.rewards import code, parts
-from s2l_ext.rewards.code_tests import IDENTIFIER
+from s2l_ext.rewards.code_blocks import extract_program
+from s2l_ext.rewards.code_tests import IDENTIFIER, parse_tests
 from s2l_ext.rewards.sandbox import Level
 
 TIMEOUT_S = 6.0
@@ -63,7 +64,7 @@ def compute_score(
         tests = list(separate_tests(ground_truth))
     except DataError as error:
         raise DataError(f"{data_source} {(extra_info or {}).get('id', '')}: {error}") from error
-    program, marked = code.extract_program(solution_str)
+    program, marked = extract_program(solution_str, parse_tests(tests[0]))
     right, reason = 0, ""
     for number, test in enumerate(tests, 1):
         outcome = code.run_tests(PREAMBLE + program, test, timeout_s, minimum_level=minimum_level)

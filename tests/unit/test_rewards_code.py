@@ -227,6 +227,98 @@ def test_extraction(text, program, marked):
     assert extract_program(text) == (program, marked)
 
 
+TWICE = "def twice(n):\n    return n + n\n"
+HALF = "def half(n):\n    return n / 2\n"
+SHOWN = {
+    "usage after": (f"```python\n{TWICE}```\nTry it:\n```python\nprint(twice(5))  # 10\n```", TWICE),
+    "output after": (f"```python\n{TWICE}```\nOutput:\n```\n10\n```", TWICE),
+    "usage before": (f"```py\nprint(twice(5))\n```\n```\n{TWICE}```", TWICE),
+    "signature before": (f"```\ndef twice(n):\n    ...\n```\n```python\n{TWICE}```", TWICE),
+    "two solutions: the last": (
+        f"```python\n{TWICE}```\n```python\n{TWICE.replace('n + n', '3 * n')}```",
+        TWICE.replace("n + n", "3 * n"),
+    ),
+    "opened by the prompt": (f"{TWICE}```", TWICE),
+    "opened by the prompt, usage after": (f"{TWICE}```\nThen:\n```python\ntwice(5)\n```", TWICE),
+    "body": ("```python\n    return n + n\n```\nso\n```python\nprint(twice(5))\n```", "    return n + n\n"),
+    "four backticks": (f"````python\n{TWICE}````", TWICE),
+    "tildes": (f"~~~python\n{TWICE}~~~", TWICE),
+    "text after the fence": (f"```python\n{TWICE}``` It adds.\n```python\ntwice(5)\n```", TWICE),
+    "fence never closed": (f"```python\n{TWICE}```python\ntwice(5)\n```", TWICE),
+    "cut short": (f"```python\ntwice(5)\n```\n```python\n{TWICE}", TWICE),
+    "byte order mark": (f"\ufeff```python\n\ufeff{TWICE}```", TWICE),
+    "lambda": ("```python\ntwice = lambda n: n + n\n```\n```python\nprint(twice(5))\n```", "twice = lambda n: n + n\n"),
+    "helper apart": (
+        f"```python\n{HALF}```\n```python\n{TWICE.replace('n + n', 'half(4 * n)')}```",
+        HALF + TWICE.replace("n + n", "half(4 * n)"),
+    ),
+    "helper only spoken of": (f"```python\n{HALF}```\n```python\n# not half(n)\n{TWICE}```", f"# not half(n)\n{TWICE}"),
+    "import apart": (
+        "```python\nimport math, os\nprint(1)\n```\n```python\ndef twice(n):\n    return math.fsum((n, n))\n```",
+        "import math, os\ndef twice(n):\n    return math.fsum((n, n))\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "program"), SHOWN.values(), ids=SHOWN)
+def test_the_program_is_the_block_that_the_tests_call(text, program):
+    truth = {"test": "def check(candidate):\n    assert candidate(3) == 6\n", "entry_point": "twice"}
+    assert extract_program(text, parse_tests(truth)) == (program, True)
+
+
+def test_a_fence_inside_a_docstring_ends_nothing():
+    code = (
+        'def twice(n):\n    """Doubles.\n\n    ```python\n    twice(3)  # \'\'\'\n    ```\n    """\n    return n + n\n'
+    )
+    assert extract_program(f"```python\n{code}```\nOutput\n```\n6\n```", parse_tests("assert twice(3) == 6")) == (
+        code,
+        True,
+    )
+    unclosed = 'x = """\n'
+    assert extract_program(f"```python\n{unclosed}```\nthen\n```python\ny = 1\n```") == ("y = 1\n", True)
+
+
+def test_both_functions_that_the_tests_call_are_kept():
+    text = f"```python\n{TWICE}```\n```python\n{HALF}```\n```python\nassert half(twice(1)) == 2\n```"
+    assert extract_program(text, parse_tests("assert half(twice(3)) == 3")) == (TWICE + HALF, True)
+
+
+READER = "n = int(input())\nprint(n + n)\n"
+STDIN = {
+    "output after": (f"```\n{READER}```\nOutput:\n```\n10\n```", READER),
+    "harness after": (f"```python\n{READER}```\n```python\nimport io, sys\nsys.stdin = io.StringIO('5')\n```", READER),
+    "two programs: the last": (
+        f"```python\n{READER}```\n```python\n{READER.replace('n + n', 'n')}```",
+        READER.replace("n + n", "n"),
+    ),
+    "function apart": (
+        f"```python\n{TWICE}```\n```python\nprint(twice(int(input())))\n```",
+        TWICE + "print(twice(int(input())))\n",
+    ),
+    "no input": ("```python\nprint(3)\n```\n```python\nx = 1\n```", "print(3)\n"),
+}
+
+
+@pytest.mark.parametrize(("text", "program"), STDIN.values(), ids=STDIN)
+def test_the_program_for_standard_input(text, program):
+    assert extract_program(text, parse_tests([{"input": "5", "output": "10"}])) == (program, True)
+
+
+def test_writing_two_solutions_is_no_hedge():
+    """The right one first and a wrong one last is wrong: one block is chosen, whatever passes."""
+    truth = {"test": "def check(candidate):\n    assert candidate(3) == 6\n", "entry_point": "twice"}
+    text = f"```python\n{TWICE}```\n```python\n{TWICE.replace('n + n', 'n * n')}```"
+    assert compute_score("humaneval", text, truth)["acc"] == 0.0
+
+
+def test_a_usage_block_costs_nothing():
+    prompt = 'def twice(n: int) -> int:\n    """Return 2 * n."""\n'
+    truth = {"test": "def check(candidate):\n    assert candidate(3) == 6\n", "entry_point": "twice", "prompt": prompt}
+    for text, _ in SHOWN.values():
+        wrong = "3 * n" in text
+        assert compute_score("humaneval", text, truth)["acc"] == float(not wrong), text
+
+
 @pytest.mark.parametrize(
     "answer", ["```python\n" + ADD + "```", "```python\n    return a + b\n```", "    return a + b\n", ADD]
 )
@@ -294,11 +386,12 @@ def test_limits_can_be_set():
 
 def test_long_answers_take_no_time():
     """These run in the reward worker itself, where a quadratic pattern would stop training."""
-    started = time.monotonic()
+    started = time.process_time()
     extract_program("```a\n" * 100_000)
     extract_program("```python x\n" * 100_000)
+    extract_program("```python\n" + " \n" * 100_000 + "```")
     assert compare_output("1" * 1_000_000 + "x", "1.5") != ""
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 def test_reasons_can_be_logged_as_utf8():
