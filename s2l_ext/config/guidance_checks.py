@@ -50,6 +50,7 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
         )
     build_length(guidance.length, total_steps=1)
     _check_budget(guidance, cfg)
+    _check_correction(guidance, cfg)
     group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     guided = guided_sessions(guidance.alpha, group)
     if guided == 0:
@@ -83,6 +84,15 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
         raise ConfigError(
             f"actor_rollout_ref.rollout.max_model_len={model_length} is below data.max_prompt_length + "
             f"data.max_response_length = {needed}: a guided prompt could fill it. Raise it to {needed}."
+        )
+
+
+def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
+    key = "algorithm.rollout_correction.bypass_mode"
+    if guidance.loss_on_guidance and setting(cfg, key):
+        raise ConfigError(
+            f"{key}=True with s2l.guidance.loss_on_guidance=True: it takes the sampler's log-probs for the old ones, "
+            f"and guidance tokens were placed, not sampled. Set {key}=False, or s2l.guidance.loss_on_guidance=False."
         )
 
 

@@ -1,4 +1,4 @@
-"""Choices about explorer rows around verl's advantage computation: who shares a baseline, and importance weights."""
+"""Around verl's advantage computation: who shares a baseline, importance weights, and who is taken for the sampler."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl import DataProto
 from verl.utils import tensordict_utils as tu
+from verl.utils.debug.metrics import calculate_debug_metrics
 from verl.workers.utils.padding import response_to_nested
 
 from s2l_ext.algorithms.grouping import truncated_importance_weights
 from s2l_ext.algorithms.sources import EXPLORER
+from s2l_ext.rollout.plan import PREFIX_FIELD
+from s2l_ext.trainer.row_metrics import prefix_lengths
 
 
 @contextmanager
@@ -65,3 +69,26 @@ def write_importance_weights(batch: KVBatchMeta, cap: float) -> tuple[KVBatchMet
     weights = torch.as_tensor(weights_B_T, dtype=padded["old_log_probs"].dtype)
     nested = TensorDict({"rollout_is_weights": response_to_nested(weights, response_mask)}, batch_size=len(batch))
     return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=nested), stats
+
+
+def take_guidance_for_the_learners(batch: KVBatchMeta) -> dict[str, float]:
+    """Give guidance tokens that the loss reads the learner's old log-probabilities as behaviour log-probabilities.
+
+    They were placed, not sampled, and left the worker as 0. verl would read that as a sampler that was certain of them,
+    and weigh or reject whole rows for it. Must come before verl's advantages, which apply its rollout correction.
+
+    Returns:
+        verl's metrics of how far sampler and learner are apart, computed anew.
+    """
+    fields = ["old_log_probs", "rollout_log_probs", "response_mask", "responses"]
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=[*fields, PREFIX_FIELD])
+    prefix_B = prefix_lengths(keys, rows[PREFIX_FIELD])
+    found = zip(keys, prefix_B, rows["old_log_probs"].unbind(), rows["rollout_log_probs"].unbind(), strict=True)
+    changed = {key: torch.cat([old[:n], sampler[n:]]) for key, n, old, sampler in found if n}
+    if changed:
+        nested = torch.nested.as_nested_tensor(list(changed.values()), layout=torch.jagged)
+        written = TensorDict({"rollout_log_probs": nested}, batch_size=len(changed))
+        tq.kv_batch_put(keys=list(changed), partition_id=batch.partition_id, fields=written)
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    return calculate_debug_metrics(DataProto(batch=data.to_padded_tensor()))

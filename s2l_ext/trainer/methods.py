@@ -32,7 +32,7 @@ from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
-from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.corrections import grouped_by_source, take_guidance_for_the_learners, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, own_managers, uid_of, watch_sampling
@@ -224,7 +224,13 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        return batch if self.distills else super()._compute_old_log_prob(batch, metrics)
+        if self.distills:
+            return batch
+        batch = super()._compute_old_log_prob(batch, metrics)
+        with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
+        if self.s2l.guidance and self.s2l.guidance.loss_on_guidance and with_behaviour:
+            metrics.update(take_guidance_for_the_learners(batch))
+        return batch
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
         self._observe(batch, metrics)

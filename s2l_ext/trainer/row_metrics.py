@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,7 +42,7 @@ def row_source_metrics(
     fields = [*ROW_FIELDS, LEARNER_FIELD, BEHAVIOUR_FIELD] if with_ratio else ROW_FIELDS
     wanted = [*fields, PREFIX_FIELD] if with_prefix else fields
     rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=wanted)
-    prefix_B = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
+    prefix_B = prefix_lengths(keys, rows[PREFIX_FIELD]) if with_prefix else [0] * len(keys)
     lengths_B = rows["response_mask"].offsets().diff()
     source = np.array(list(rows["s2l_source"]), dtype=object)
     extra = list(rows["extra_fields"])
@@ -64,6 +64,15 @@ def row_source_metrics(
     if with_prefix:
         metrics.update(prefix_metrics(mask_B_T, prefix_B_T, lengths_B))
     return metrics
+
+
+def prefix_lengths(keys: Sequence[str], of_session: Iterable[Any]) -> list[int]:
+    """(B,) guidance tokens at the head of each row ``{uid}_{session}_{index}``: a session's first output has them all.
+
+    Args:
+        of_session: (B,) guidance tokens of the row's session.
+    """
+    return [int(value) if key.endswith("_0") else 0 for key, value in zip(keys, of_session, strict=True)]
 
 
 def explorer_share(metrics: dict[str, float]) -> float:

@@ -11,6 +11,7 @@ from transfer_queue import KVBatchMeta
 
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.rollout.plan import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.trainer.row_metrics import prefix_lengths
 
 FILE_NAME = "samples.jsonl"
 MOST_CHARACTERS = 20_000
@@ -47,7 +48,7 @@ def _order(key: str) -> tuple[str, int, int]:
 
 def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     uid, session, _ = _order(key)
-    placed, response = int(row.get(PREFIX_FIELD, 0)), row["responses"].tolist()
+    [placed], response = prefix_lengths([key], [row.get(PREFIX_FIELD, 0)]), row["responses"].tolist()
     truth = (_plain(row["reward_model"]) or {}).get("ground_truth")
     said = (_plain(row["extra_fields"]) or {}).get("reward_extra_info") or {}
     return {

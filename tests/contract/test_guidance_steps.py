@@ -1,19 +1,26 @@
 """A step of a guided run as the driver sees it: its numbers, and what the length learns from it."""
 
+import math
+
 import pytest
 import torch
+from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.errors import DataError
-from s2l_ext.trainer import methods
+from s2l_ext.rollout.plan import PREFIX_FIELD
+from s2l_ext.trainer import corrections, methods
+from s2l_ext.trainer.corrections import take_guidance_for_the_learners
 from s2l_ext.trainer.guided import StepGuidance, statistics
 from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.outcomes import Session, pass_rates
 from s2l_ext.trainer.planning import planned_length
-from s2l_ext.trainer.row_metrics import prefix_metrics
+from s2l_ext.trainer.row_metrics import prefix_lengths, prefix_metrics
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
 pytestmark = pytest.mark.contract
@@ -49,6 +56,10 @@ def test_prefix_tokens_by_hand() -> None:
         "continuation_tokens": 2,
         "continuation_tokens_in_loss": 2,
     }
+
+
+def test_guidance_stands_at_the_head_of_a_sessions_first_output_only() -> None:
+    assert prefix_lengths(["a_0_0", "a_0_1", "b_10_0", "b_10_10"], torch.tensor([7, 7, 5, 5])) == [7, 0, 5, 0]
 
 
 def guidance(**length) -> StepGuidance:
@@ -131,3 +142,100 @@ def test_guided_sessions_leave_the_explorer_its_own() -> None:
 def test_pass_rates_leave_guided_rows_out() -> None:
     rows = [Session("a", 1.0, "learner", 8), Session("a", 0.0, "learner")]
     assert pass_rates(rows, "learner") == {"a": 0.0} and pass_rates(rows, "all") == {"a": 0.5}
+
+
+# ---- guidance in the loss, and verl's rollout correction ----------------------------------------------------------
+
+OLD = {"a_0_0": [math.log(0.3)] * 2 + [-1.0, -2.0, -0.5], "a_1_0": [-0.7, -0.6], "a_2_0": [-9.0]}
+SAMPLER = {"a_0_0": [0.0, 0.0, -1.2, -1.9, -0.5], "a_1_0": [-0.7, -0.6], "a_2_0": [0.0]}
+"""Two guidance tokens at p = 0.3 and three of the learner's own; a plain row; a padding row copied from the first."""
+
+
+class Queue:
+    """Stands where the TransferQueue stands."""
+
+    def __init__(self):
+        self.batch = KVBatchMeta(partition_id="train", keys=list(OLD), tags=[{}, {}, {"is_padding": True}])
+        self.rows = {
+            key: {
+                "old_log_probs": torch.tensor(OLD[key]),
+                "rollout_log_probs": torch.tensor(SAMPLER[key]),
+                "response_mask": torch.full((len(OLD[key]),), int(key != "a_2_0")),
+                "responses": torch.arange(len(OLD[key])),
+            }
+            for key in OLD
+        }
+        self.prefix = {"a_0_0": 2, "a_1_0": 0, "a_2_0": 2}
+
+    def kv_batch_get(self, keys, partition_id, select_fields):
+        names = [name for name in select_fields if name != PREFIX_FIELD]
+        columns = {name: [self.rows[key][name] for key in keys] for name in names}
+        nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()}
+        prefix = {PREFIX_FIELD: torch.tensor([self.prefix[key] for key in keys])}
+        return TensorDict(nested | (prefix if PREFIX_FIELD in select_fields else {}), batch_size=len(keys))
+
+    def kv_batch_put(self, keys, partition_id, fields):
+        for key, row in zip(keys, fields["rollout_log_probs"].unbind(), strict=True):
+            self.rows[key]["rollout_log_probs"] = row
+
+    def corrected(self, **settings):
+        """verl's own helper on what the queue holds now: weights, mask, metrics of the two real rows."""
+        names = ("old_log_probs", "rollout_log_probs", "response_mask")
+        padded = self.kv_batch_get(["a_0_0", "a_1_0"], "train", names).to_padded_tensor()
+        old, sampler, mask = (padded[name] for name in names)
+        weights, mask, metrics = compute_rollout_correction_and_rejection_mask(old, sampler, mask.float(), **settings)
+        return weights and weights.batch["rollout_is_weights"], mask, metrics
+
+
+@pytest.fixture
+def queue(monkeypatch) -> Queue:
+    queue = Queue()
+    monkeypatch.setattr(corrections.tq, "kv_batch_get", queue.kv_batch_get)
+    monkeypatch.setattr(corrections.tq, "kv_batch_put", queue.kv_batch_put)
+    return queue
+
+
+def test_verls_corrections_see_ratio_one_on_guidance_tokens(queue) -> None:
+    """By hand: the own tokens' log-ratios are 0.2, -0.1 and 0."""
+    take_guidance_for_the_learners(queue.batch)
+    weights, _, metrics = queue.corrected(rollout_is="token")
+    e = math.exp
+    assert weights[0].tolist() == pytest.approx([1, 1, e(0.2), e(-0.1), 1]) and weights[1, :2].tolist() == [1, 1]
+    assert metrics["rollout_corr/k3_kl"] == pytest.approx((e(0.2) - 1.2 + e(-0.1) - 0.9) / 7, rel=1e-5)
+    weights, _, _ = queue.corrected(rollout_is="sequence")
+    assert weights[0].tolist() == pytest.approx([e(0.1)] * 5)
+    _, mask, _ = queue.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
+    assert mask.sum(dim=1).tolist() == [5, 2]
+
+
+def test_without_it_verl_would_weigh_or_reject_the_whole_row(queue) -> None:
+    weights, _, _ = queue.corrected(rollout_is="sequence")
+    assert weights[0].tolist() == pytest.approx([0.3 * 0.3 * math.exp(0.1)] * 5)
+    _, mask, _ = queue.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
+    assert mask.sum(dim=1).tolist() == [0, 2]
+
+
+def test_only_guidance_of_a_sessions_first_output_is_taken_over(queue) -> None:
+    """A padding row is a copy with one token; a later output of a guided session starts from no guidance."""
+    metrics = take_guidance_for_the_learners(queue.batch)
+    assert queue.rows["a_0_0"]["rollout_log_probs"].tolist() == pytest.approx([*OLD["a_0_0"][:2], -1.2, -1.9, -0.5])
+    assert queue.rows["a_2_0"]["rollout_log_probs"].tolist() == [0.0]
+    assert metrics["training/rollout_probs_diff_max"] == pytest.approx(math.exp(-1.0) - math.exp(-1.2))
+    later = Queue()
+    later.batch.keys[0] = "a_0_1"
+    later.rows["a_0_1"], later.prefix["a_0_1"] = later.rows["a_0_0"], 2
+    queue.rows, queue.prefix = later.rows, later.prefix
+    take_guidance_for_the_learners(later.batch)
+    assert queue.rows["a_0_1"]["rollout_log_probs"].tolist() == pytest.approx(SAMPLER["a_0_0"])
+
+
+@pytest.mark.parametrize(("settings", "taken"), [({}, False), ({"loss_on_guidance": True}, True)])
+def test_trainer_takes_them_over_before_the_advantages(monkeypatch, settings: dict, taken: bool) -> None:
+    trainer = S2LTrainer.__new__(S2LTrainer)
+    trainer.s2l, trainer.distills = parse_s2l({"guidance": settings}), False
+    trainer.config = compose_config("g2rpo_a/toy", [])
+    monkeypatch.setattr(PPOTrainer, "_compute_old_log_prob", lambda self, batch, metrics: batch)
+    monkeypatch.setattr(methods, "take_guidance_for_the_learners", lambda batch: {"seen": batch})
+    metrics: dict = {}
+    assert trainer._compute_old_log_prob("batch", metrics) == "batch"
+    assert metrics == ({"seen": "batch"} if taken else {})

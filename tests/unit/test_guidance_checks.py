@@ -98,6 +98,20 @@ def test_unguided_signal_needs_unguided_sessions(recipe) -> None:
     assert "all 8 sessions of a group are guided" in message
 
 
+def test_bypass_mode_has_no_old_log_probs_for_guidance_in_the_loss(recipe) -> None:
+    bypass = {"algorithm__rollout_correction__bypass_mode": True}
+    message = recipe.refused(s2l__guidance__loss_on_guidance=True, **bypass)
+    assert "algorithm.rollout_correction.bypass_mode=True with s2l.guidance.loss_on_guidance=True" in message
+    assert recipe.check(**bypass) == []  # masked guidance is not read
+
+
+@pytest.mark.parametrize(("key", "value"), [("rollout_is", "token"), ("rollout_rs", "seq_mean_k1")])
+def test_other_corrections_of_verls_pass_with_guidance_in_the_loss(recipe, key: str, value: str) -> None:
+    """They see ratio 1 on guidance tokens: tests/contract/test_guidance_steps.py."""
+    settings = {"s2l__guidance__loss_on_guidance": True, f"algorithm__rollout_correction__{key}": value}
+    assert recipe.check(**settings, algorithm__rollout_correction__rollout_rs_threshold="0.9_1.1") == []
+
+
 def test_alpha_zero_is_said(recipe) -> None:
     assert "no session is guided" in recipe.check(s2l__guidance__alpha=0.0)[0]
 
