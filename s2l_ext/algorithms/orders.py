@@ -20,7 +20,9 @@ from s2l_ext.algorithms.sum_tree import Indices
 
 
 class FileOrder:
-    """Prompts in the order of the file. An epoch is ``N // n`` draws; the N % n prompts left at its end are dropped.
+    """Prompts in the order of the file, again and again: every prompt once in each pass.
+
+    A pass does not end with a step: the N % n prompts left at its end open the step that starts the next pass.
 
     Args:
         num_prompts: N.
@@ -36,24 +38,22 @@ class FileOrder:
         self.position = 0
 
     def draw(self, n: int, rng: np.random.Generator) -> Indices:
-        """(n,) next prompts of the epoch; ``rng`` is not used.
+        """(n,) next prompts, all different; ``rng`` is not used.
 
         Raises:
             ValueError: ``n`` is below 1 or above the number of prompts.
         """
         check_draw(n, self.num_prompts)
-        if self.position + n > self.num_prompts:
-            self._start_epoch()
+        if self.position == self.num_prompts:
             self.position = 0
-        drawn_n = self._at(slice(self.position, self.position + n))
-        self.position += n
+        drawn_n = self._order()[(self.position + np.arange(n)) % self.num_prompts]
+        end = self.position + n
+        self.position = end if end <= self.num_prompts else end - self.num_prompts
         return drawn_n
 
-    def _start_epoch(self) -> None:
-        """Nothing to do: every epoch is the same."""
-
-    def _at(self, places: slice) -> Indices:
-        return np.arange(places.start, places.stop, dtype=np.int64)
+    def _order(self) -> Indices:
+        """(N,) prompts of a pass."""
+        return np.arange(self.num_prompts, dtype=np.int64)
 
     def update(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
         """Keep track of pass rates (n,) of ``indices`` (n,); the order does not depend on them.
@@ -72,11 +72,11 @@ class FileOrder:
         self.pass_rates.set_rates(indices, pass_rates)
 
     def metrics(self) -> dict[str, float]:
-        """Those of :class:`PassRates` and ``epoch_position`` (prompts of this epoch drawn so far)."""
+        """Those of :class:`PassRates` and ``epoch_position`` (prompts of this pass drawn so far)."""
         return {**self.pass_rates.metrics(), "epoch_position": float(self.position)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Pass rates, visits and the position in the epoch."""
+        """Pass rates, visits and the position in the pass."""
         return {"pass_rates": self.pass_rates.state_dict(), "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -87,13 +87,13 @@ class FileOrder:
         """
         position = section(state, "position")
         if not 0 <= position <= self.num_prompts:
-            raise ValueError(f"saved position {position} is outside the {self.num_prompts} prompts of an epoch")
+            raise ValueError(f"saved position {position} is outside the {self.num_prompts} prompts of a pass")
         self.pass_rates.load_state_dict(section(state, "pass_rates"))
         self.position = int(position)
 
 
 class EasyToHard(FileOrder):
-    """Prompts by tier, easiest first, in file order within a tier, the same in every epoch.
+    """Prompts by tier, easiest first, in file order within a tier, the same in every pass.
 
     Args:
         tiers: (N,) rank of each prompt, easiest smallest.
@@ -107,12 +107,14 @@ class EasyToHard(FileOrder):
         super().__init__(len(tiers), ema)
         self._sorted_N: Indices = np.argsort(np.asarray(tiers), kind="stable").astype(np.int64)
 
-    def _at(self, places: slice) -> Indices:
-        return self._sorted_N[places].copy()
+    def _order(self) -> Indices:
+        return self._sorted_N
 
 
 class UniformOrder(FileOrder):
     """verl's own shuffle, prompt for prompt: one ``torch.randperm`` per epoch (verl's ``create_rl_sampler``).
+
+    As in verl, an epoch is ``N // n`` steps and the N % n prompts left at its end are dropped, others in every epoch.
 
     Args:
         num_prompts: N.
@@ -130,12 +132,24 @@ class UniformOrder(FileOrder):
             self._generator.manual_seed(seed)
         self._start_epoch()
 
+    def draw(self, n: int, rng: np.random.Generator) -> Indices:
+        """(n,) next prompts of the epoch; ``rng`` is not used.
+
+        Raises:
+            ValueError: ``n`` is below 1 or above the number of prompts.
+        """
+        check_draw(n, self.num_prompts)
+        if self.position + n > self.num_prompts:
+            self._start_epoch()
+            self.position = 0
+        return super().draw(n, rng)
+
     def _start_epoch(self) -> None:
         self._epoch_start = self._generator.get_state()
         self._shuffled_N: Indices = torch.randperm(self.num_prompts, generator=self._generator).numpy()
 
-    def _at(self, places: slice) -> Indices:
-        return self._shuffled_N[places].copy()
+    def _order(self) -> Indices:
+        return self._shuffled_N
 
     def metrics(self) -> dict[str, float]:
         """Those of :class:`FileOrder`, and the effective sample size, which is N."""

@@ -39,9 +39,34 @@ def test_uniform_is_the_shuffle_of_verl(num_prompts, n, seed):
     assert draws(UniformOrder(num_prompts, seed=seed), n, len(expected)) == expected
 
 
-def test_file_order_drops_the_tail_of_an_epoch():
-    assert draws(FileOrder(5), 2, 4) == [[0, 1], [2, 3], [0, 1], [2, 3]]
-    assert draws(FileOrder(4), 2, 3) == [[0, 1], [2, 3], [0, 1]]
+def test_the_tail_of_a_pass_opens_the_next_passs_first_step():
+    assert draws(FileOrder(5), 2, 6) == [[0, 1], [2, 3], [4, 0], [1, 2], [3, 4], [0, 1]]
+    assert draws(FileOrder(5), 4, 3) == [[0, 1, 2, 3], [4, 0, 1, 2], [3, 4, 0, 1]]
+    assert draws(EasyToHard([2, 0, 1, 0, 2]), 2, 5) == [[1, 3], [2, 0], [4, 1], [3, 2], [0, 4]]
+    assert draws(FileOrder(3), 3, 2) == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("build", [FileOrder, lambda size: EasyToHard([number % 5 for number in range(size)])])
+def test_every_prompt_is_trained_once_a_pass(build):
+    """The setting of the paper: 1,000 prompts, 64 a step, five passes. 78 steps are 4,992 draws: the eight prompts of
+    the incomplete 79th step, the last of the order, are drawn four times, all others five."""
+    steps = draws(build(1000), 64, 78)
+    assert all(len(set(step)) == 64 for step in steps)
+    times = np.bincount(np.concatenate(steps), minlength=1000)
+    last = draws(build(1000), 1000, 1)[0][-8:]
+    assert set(times[last]) == {4} and set(np.delete(times, last)) == {5}
+    assert set(np.bincount(np.concatenate(draws(build(960), 64, 75)))) == {5}
+
+
+@pytest.mark.parametrize("stop", range(0, 40, 7))
+def test_a_run_resumed_within_a_step_of_two_passes_goes_on(stop):
+    tiers = [number % 3 for number in range(23)]
+    whole = draws(EasyToHard(tiers), 10, 40)
+    order = EasyToHard(tiers)
+    draws(order, 10, stop)
+    resumed = EasyToHard(tiers)
+    resumed.load_state_dict(through_a_file(order.state_dict()))
+    assert draws(resumed, 10, 40 - stop) == whole[stop:]
 
 
 def test_easy_to_hard_is_stable_and_the_same_every_epoch():
