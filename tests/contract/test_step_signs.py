@@ -1,0 +1,213 @@
+"""Signs of a step, each by a value worked out by hand that the other sign does not give."""
+
+from functools import partial
+from math import e, exp
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensordict import TensorDict
+
+from s2l_ext.trainer import actor_worker
+from s2l_ext.trainer.actor_worker import StepLoss, ratio_sums
+from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.trainer.in_flight import PromptPlan
+from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, row_source_metrics
+
+pytestmark = pytest.mark.contract
+
+
+def row(source: str, reward: float, old: list[float], behaviour: list[float], **more: object) -> dict:
+    """A row whose reward stands on its last token, as verl writes it."""
+    return {
+        "s2l_source": source,
+        "rm_scores": [0.0] * (len(old) - 1) + [reward],
+        "response_mask": [1.0] * len(old),
+        "old_log_probs": old,
+        "rollout_log_probs": behaviour,
+        "advantages": [0.0] * len(old),
+        "metrics": {"generate_sequences": 2.0},
+        "extra_fields": {"reward_extra_info": {"score": reward, "acc": float(reward > 0)}},
+        **more,
+    }
+
+
+@pytest.fixture
+def step(queue):
+    """One group of two explorer and two learner rows. Learner minus sampler: 1, -0.5 | 0.25 | 0, 0, 0.2 | -1."""
+    queue.rows = {
+        "a_0_0": row("explorer", 1.0, [-1.0, -2.0], [-2.0, -1.5], uid="a"),
+        "a_1_0": row("explorer", 0.0, [-3.0], [-3.25], uid="a"),
+        "a_2_0": row("learner", 1.0, [-1.0, -1.0, -1.0], [-1.0, -1.0, -1.2], uid="a"),
+        "a_3_0": row("learner", 1.0, [-2.0], [-1.0], uid="a"),
+    }
+    return queue
+
+
+# ---- importance weights -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("cap", "first"), [(2.0, 2.0), (3.0, e)])
+def test_an_explorer_token_weighs_learner_over_explorer_up_to_the_cap(queue, cap: float, first: float) -> None:
+    """Old -1 and behaviour -2: the learner finds the token e times as likely."""
+    queue.rows = {"a_0_0": row("explorer", 1.0, [-1.0, -2.0], [-2.0, -1.0])}
+    batch, stats = write_importance_weights(queue.batch(), cap)
+    assert queue.rows["a_0_0"]["rollout_is_weights"] == pytest.approx([first, exp(-1)])
+    assert stats["s2l/source/explorer/is_weight_mean"] == pytest.approx((first + exp(-1)) / 2)
+    assert stats["s2l/source/explorer/is_clamped_fraction"] == (0.5 if first < e else 0.0)
+    assert "rollout_is_weights" in batch.fields
+
+
+def test_learner_rows_of_the_same_step_weigh_exactly_one(step) -> None:
+    write_importance_weights(step.batch(), cap=1.5)
+    expected = [[1.5, exp(-0.5)], [exp(0.25)], [1.0, 1.0, 1.0], [1.0]]
+    assert step.column("rollout_is_weights") == [pytest.approx(one) for one in expected]
+
+
+def test_tokens_outside_the_loss_weigh_one(queue) -> None:
+    queue.rows = {"a_0_0": row("explorer", 1.0, [-1.0, -1.0], [-2.0, -2.0], response_mask=[0.0, 1.0])}
+    write_importance_weights(queue.batch(), cap=5.0)
+    assert queue.rows["a_0_0"]["rollout_is_weights"] == pytest.approx([1.0, e])
+
+
+# ---- numbers by source --------------------------------------------------------------------------------------------
+
+
+def test_sampler_ratio_is_learner_over_sampler(step) -> None:
+    """And k3 = exp(d) - 1 - d, which is not the same for -d."""
+    found = row_source_metrics(step.batch(), with_behaviour=True)
+    explorer, learner = ([1.0, -0.5, 0.25], [0.0, 0.0, 0.2, -1.0])
+    for source, ratios in (("explorer", explorer), ("learner", learner)):
+        prefix = f"s2l/source/{source}/sampler"
+        assert found[f"{prefix}_ratio_mean"] == pytest.approx(sum(map(exp, ratios)) / len(ratios), rel=1e-5)
+        assert found[f"{prefix}_ratio_max"] == pytest.approx(exp(max(ratios)), rel=1e-5)
+        assert found[f"{prefix}_k3"] == pytest.approx(sum(exp(d) - 1 - d for d in ratios) / len(ratios), rel=1e-4)
+
+
+def test_numbers_by_source_leave_padding_rows_out(step) -> None:
+    step.rows["pad_0_0"] = row("learner", 7.0, [-1.0] * 4, [-9.0] * 4, uid="pad")
+    step.rows["a_2_0"]["advantages"] = [0.75, 0.75, 0.0]
+    step.rows["a_3_0"]["metrics"] = {"generate_sequences": 5.0}
+    found = row_source_metrics(step.batch(padding=("pad_0_0",)), with_behaviour=True)
+    expected = {"rows": 2, "reward_mean": 1, "acc_mean": 1, "response_length_mean": 2, "tokens": 4}
+    expected |= {"advantage_mean": 0.25, "gen_seconds_sum": 7, "gen_seconds_max": 5}
+    assert {name: found[f"s2l/source/learner/{name}"] for name in expected} == pytest.approx(expected)
+    assert found["s2l/source/explorer/reward_mean"] == 0.5
+    assert explorer_share({"s2l/source/explorer/rows": 1.0, "s2l/source/learner/rows": 3.0}) == 0.25
+
+
+def test_without_recorded_log_probabilities_there_is_no_ratio(step) -> None:
+    for flags in ({"with_behaviour": False}, {"with_behaviour": True, "with_learner": False}):
+        assert not [name for name in row_source_metrics(step.batch(), **flags) if "sampler" in name]
+
+
+def test_guidance_tokens_are_the_first_of_a_row_and_in_no_ratio(queue) -> None:
+    """Two guidance tokens with behaviour 0; the loss reads the first row's, not the second's."""
+    old, behaviour = [-1.0, -2.0, -1.0], [0.0, 0.0, -1.5]
+    queue.rows = {
+        "a_0_0": row("learner", 1.0, old, behaviour, s2l_prefix_len=2),
+        "a_1_0": row("learner", 1.0, [*old, -1.0], [*behaviour, -1.0], s2l_prefix_len=2, response_mask=[0, 0, 1, 1]),
+        "a_2_0": row("learner", 1.0, [-1.0], [-1.0], s2l_prefix_len=0),
+    }
+    found = row_source_metrics(queue.batch(), with_behaviour=True, with_prefix=True)
+    assert found["s2l/source/learner/sampler_ratio_mean"] == pytest.approx((2 * exp(0.5) + 2) / 4)
+    counts = {name.rpartition("/")[2]: value for name, value in found.items() if name.startswith("s2l/guidance/")}
+    assert counts == {
+        "prefix_tokens": 4.0,
+        "prefix_tokens_in_loss": 2.0,
+        "continuation_tokens": 3.0,
+        "continuation_tokens_in_loss": 3.0,
+    }
+
+
+# ---- the loss's own ratio -----------------------------------------------------------------------------------------
+
+
+def test_ppo_ratio_is_new_over_old() -> None:
+    one = torch.ones(1, 1)
+    sums = ratio_sums(-one, -2 * one, one, one, 0.2, 0.2)
+    assert {name: float(value) for name, value in sums.items()} == pytest.approx(
+        {"ratio": e, "clipped": 1, "tokens": 1}
+    )
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "clipped"), [(0.7, -1.0, 1), (0.7, 1.0, 0), (1.25, 1.0, 0)])
+def test_clip_bounds_are_one_minus_low_and_one_plus_high(ratio: float, advantage: float, clipped: int) -> None:
+    """Low 0.2, high 0.28: only 0.7 at a negative advantage is cut."""
+    one = torch.ones(1, 1)
+    sums = ratio_sums(torch.log(one * ratio), torch.zeros(1, 1), one * advantage, one, 0.2, 0.28)
+    assert float(sums["clipped"]) == clipped
+
+
+def test_the_loss_reports_each_source_from_its_own_rows(monkeypatch) -> None:
+    """New minus old: explorer 1 and 0, learner -1; the explorer's weights 2 and 3, the learner's 1."""
+    monkeypatch.setattr(actor_worker, "no_padding_2_padding", lambda tensor, data: tensor)
+    config = OmegaConf.create({"clip_ratio": 0.2, "clip_ratio_low": None, "clip_ratio_high": 0.28})
+
+    def nested(*rows: list[float]) -> torch.Tensor:
+        return torch.nested.as_nested_tensor([torch.tensor(one) for one in rows], layout=torch.jagged)
+
+    data = TensorDict(
+        {
+            "response_mask": nested([1.0, 1.0], [1.0]),
+            "old_log_probs": nested([-2.0, -1.0], [-1.0]),
+            "advantages": nested([0.5, 0.5], [-0.5]),
+            "rollout_is_weights": nested([2.0, 3.0], [1.0]),
+            "s2l_source": ["explorer", "learner"],
+        },
+        batch_size=2,
+    )
+    loss = StepLoss(partial(lambda model_output, data, dp_group, config: (torch.zeros(()), {}), config=config))
+    assert (loss.clip_low, loss.clip_high) == (0.2, 0.28)
+    _, metrics = loss(model_output={"log_probs": torch.tensor([[-1.0, -1.0], [-2.0, 9.0]])}, data=data)
+    sums = {f"actor/{name}": float(value.aggregate()) for name, value in metrics.items()}
+    finished = finish_ratio_sums(sums, weights_expected=True)
+    explorer, learner = "s2l/source/explorer", "s2l/source/learner"
+    assert finished == pytest.approx(
+        {
+            f"{explorer}/ppo_ratio_mean": (e + 1) / 2,
+            f"{explorer}/ppo_clip_fraction": 0.5,
+            f"{explorer}/applied_weight_mean": 2.5,
+            f"{learner}/ppo_ratio_mean": exp(-1),
+            f"{learner}/ppo_clip_fraction": 1.0,
+            f"{learner}/applied_weight_mean": 1.0,
+        }
+    )
+    assert sums == {}, "taken out of what verl logs"
+
+
+# ---- advantages ---------------------------------------------------------------------------------------------------
+
+UNION = [0.5, -1.5, 0.5, 0.5]  # mean 0.75, standard deviation (G - 1) 0.5
+PER_SOURCE = [0.5**0.5, -(0.5**0.5), 0.0, 0.0]  # explorer: mean 0.5, standard deviation 0.5 ** 0.5
+
+
+@pytest.mark.parametrize(("baseline", "expected"), [("union", UNION), ("per_source", PER_SOURCE)])
+def test_advantages_of_verl_by_baseline(step, trainer_of, baseline: str, expected: list[float]) -> None:
+    trainer = trainer_of("s2l_po/toy", f"s2l.explorer.baseline={baseline}")
+    trainer.step_plans = {"a": PromptPlan(1, slots=2)}
+    trainer.config.actor_rollout_ref.rollout.n = 4
+    metrics: dict[str, float] = {}
+    trainer._compute_advantage(step.batch(), metrics)
+    assert [one[0] for one in step.column("advantages")] == pytest.approx(expected, abs=1e-4)
+    assert step.column("uid") == ["a"] * 4, "as it was"
+    assert metrics["s2l/explorer/missing_rows"] == metrics["s2l/learner/missing_rows"] == 0
+    assert "rollout_is_weights" not in step.rows["a_0_0"]
+
+
+def test_groups_by_source_end_with_the_block_also_after_an_error(step) -> None:
+    with pytest.raises(RuntimeError), grouped_by_source(step.batch()):
+        assert step.column("uid") == ["a/explorer", "a/explorer", "a/learner", "a/learner"]
+        raise RuntimeError
+    assert step.column("uid") == ["a"] * 4
+
+
+def test_truncated_weights_are_written_when_they_are_asked_for(step, trainer_of) -> None:
+    settings = ["s2l.explorer.correction=truncated_is", "s2l.explorer.is_cap=1.5"]
+    trainer = trainer_of("s2l_po/toy", *settings)
+    trainer.config.actor_rollout_ref.rollout.n = 4
+    trainer.step_plans = {"a": PromptPlan(1, slots=2)}
+    metrics: dict[str, float] = {}
+    batch = trainer._compute_advantage(step.batch(), metrics)
+    assert batch.fields == ["rollout_is_weights"] and step.rows["a_0_0"]["rollout_is_weights"][0] == 1.5
+    assert metrics["s2l/source/explorer/is_clamped_fraction"] == pytest.approx(1 / 3)
