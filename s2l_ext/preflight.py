@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.checks import schedule_warnings
-from s2l_ext.config.model_files import is_local, parameter_count
+from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps, whole_number
@@ -28,7 +28,7 @@ from s2l_ext.data.prompts import (
 )
 from s2l_ext.data.rollout_store import is_store
 from s2l_ext.data.store_checks import check_store
-from s2l_ext.data.tokenizers import compare
+from s2l_ext.data.tokenizers import Trust, compare, load_tokenizer, trust_of
 from s2l_ext.data.trace_checks import check_traces
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.rewards import math as math_reward
@@ -62,18 +62,19 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
-    _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path)
+    trust = trust_of(cfg)
+    _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path, trust)
     if s2l.explorer and s2l.explorer.is_live:
-        _check_model_path(EXPLORER_KEY, s2l.explorer.model)
+        _check_model_path(EXPLORER_KEY, s2l.explorer.model, trust)
     if s2l.distill and s2l.distill.teacher_path:
-        _check_model_path(TEACHER_KEY, s2l.distill.teacher_path)
+        _check_model_path(TEACHER_KEY, s2l.distill.teacher_path, trust)
     _check_data(cfg)
     _check_reward_keywords(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
     warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
     if s2l.distill and s2l.distill.teacher_path:
-        warnings += _teacher_fits(cfg.actor_rollout_ref.model.path, s2l.distill.teacher_path)
+        warnings += _teacher_fits(cfg, s2l.distill.teacher_path)
     if s2l.explorer:
         warnings += _explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer.is_live else []
         warnings += _schedule_fits(cfg, s2l.explorer)
@@ -84,7 +85,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 # ---- models -------------------------------------------------------------------------------------------------------
 
 
-def _check_model_path(key: str, path: str) -> None:
+def _check_model_path(key: str, path: str, trust: Trust) -> None:
     if not is_local(path):
         return
     folder = Path(path).expanduser()
@@ -94,6 +95,8 @@ def _check_model_path(key: str, path: str) -> None:
         raise ConfigError(f"{key}={path}: no such folder. {fix}")
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{key}={path}: not a Hugging Face model folder (config.json is missing). {fix}")
+    if not trust.code and needs_own_code(folder):
+        raise ConfigError(trust.needed(key, path))
 
 
 def _is_toy(path: Path) -> bool:
@@ -108,21 +111,24 @@ def _make_toy() -> str:
     return f"s2l data toy --out {_toy_folder()}"
 
 
-def _teacher_fits(student_path: str, teacher_path: str) -> list[str]:
-    compare(student_path, teacher_path, LEARNER_KEY, TEACHER_KEY)
+def _teacher_fits(cfg: DictConfig, teacher_path: str) -> list[str]:
+    """It scores token ids that the learner's template rendered, or that a sampler was given in that form."""
+    student_path = cfg.actor_rollout_ref.model.path
+    warnings = compare(student_path, teacher_path, LEARNER_KEY, TEACHER_KEY, trust_of(cfg), both_render=False)
     student, teacher = parameter_count(student_path), parameter_count(teacher_path)
     if student is None or teacher is None or teacher >= student:
-        return []
+        return warnings
     return [
+        *warnings,
         f"the teacher is smaller than the student: {TEACHER_KEY}={teacher_path} has {teacher:,} parameters, "
-        f"{LEARNER_KEY}={student_path} has {student:,}. Sparse-to-dense distils the larger model; are they swapped?"
+        f"{LEARNER_KEY}={student_path} has {student:,}. Sparse-to-dense distils the larger model; are they swapped?",
     ]
 
 
 def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig, teaches: bool = False) -> list[str]:
     learner_path = cfg.actor_rollout_ref.model.path
-    compare(learner_path, explorer.model, LEARNER_KEY, EXPLORER_KEY)
-    return [] if teaches else _size_warnings(learner_path, explorer.model)
+    warnings = compare(learner_path, explorer.model, LEARNER_KEY, EXPLORER_KEY, trust_of(cfg), both_render=False)
+    return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model)]
 
 
 def _schedule_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
@@ -247,9 +253,7 @@ def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:
     files = _parquet_files(cfg)
     if not files:
         return [f"s2l.guidance.trace={guidance.trace}: traces of data that is not parquet are looked at when sampled."]
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(cfg.actor_rollout_ref.model.path)
+    tokenizer = load_tokenizer(cfg.actor_rollout_ref.model.path, LEARNER_KEY, trust_of(cfg))
     return check_traces(parquet_table(files), guidance, tokenizer, cfg.data.prompt_key)
 
 

@@ -48,6 +48,15 @@ def parameter_count(path: str) -> int | None:
     return _estimate(_mapping(config, config.read_bytes())) if config.is_file() else None
 
 
+def needs_own_code(folder: Path) -> bool:
+    """Whether a local model folder names Python classes of its own, for a kind that transformers does not know."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    path = folder / "config.json"
+    config = _mapping(path, path.read_bytes())
+    return "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING_NAMES
+
+
 def _count_from_name(name: str) -> int | None:
     match = _SIZE_IN_NAME.search(name.rsplit("/", 1)[-1])
     return int(float(match[1].replace("_", ".")) * _UNIT[match[2].upper()]) if match else None

@@ -30,9 +30,10 @@ def sampling_warnings(distill: DistillConfig, sampling: Mapping[str, Any], who: 
         who: begins the sentence, for instance ``s2l.explorer samples``.
         fix: ends it.
     """
-    found = [f"temperature {sampling['temperature']:g}"] if sampling["temperature"] != distill.temperature else []
-    found += [f"top-p {sampling['top_p']:g}"] if sampling["top_p"] < 1 else []
-    found += [f"top-k {sampling['top_k']}"] if sampling["top_k"] > 0 else []
+    temperature, top_p, top_k = sampling["temperature"], sampling.get("top_p", 1.0), sampling.get("top_k", 0)
+    found = [f"temperature {temperature:g}"] if temperature != distill.temperature else []
+    found += [f"top-p {top_p:g}"] if top_p < 1 else []
+    found += [f"top-k {top_k}"] if top_k > 0 else []
     if distill.loss == "sft" or not found:
         return []
     return [

@@ -43,6 +43,7 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     _refuse_unweighted_loss(s2l, cfg)
     _refuse_replays(s2l, cfg)
     _refuse_late_files(cfg)
+    _refuse_own_code(s2l, cfg)
     return [*_loss_scale(cfg), *_no_update(s2l, cfg), *_filtered(s2l, cfg), *_deleted_checkpoint(cfg)]
 
 
@@ -98,6 +99,15 @@ def _refuse_late_files(cfg: DictConfig) -> None:
         )
 
 
+def _refuse_own_code(s2l: S2LConfig, cfg: DictConfig) -> None:
+    key = "actor_rollout_ref.model.trust_remote_code"
+    if s2l.distill is not None and not s2l.distill.in_actor and setting(cfg, key):
+        raise ConfigError(
+            f"s2l.distill.scorer=server with {key}=True: verl's teacher servers load no code of a model's own. Set "
+            "s2l.distill.scorer=fsdp."
+        )
+
+
 def _loss_scale(cfg: DictConfig) -> Iterator[str]:
     scale = "actor_rollout_ref.actor.loss_scale_factor"
     if setting(cfg, AGGREGATION) == "seq-mean-token-sum-norm" and setting(cfg, scale) is None:
@@ -112,8 +122,8 @@ def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
     steps = (setting(cfg, "trainer.critic_warmup") or 0) - 1
     if steps > 0:
         yield (
-            f"trainer.critic_warmup={steps + 1}: the first {steps} step(s) update no policy, and schedules of s2l count "
-            "them. Set trainer.critic_warmup=0."
+            f"trainer.critic_warmup={steps + 1}: no policy learns in the first {steps} step(s), and schedules of s2l "
+            "count them. Set trainer.critic_warmup=0."
         )
 
 

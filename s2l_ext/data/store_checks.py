@@ -15,7 +15,7 @@ from s2l_ext.config.teacher_rows import stored_row_warnings
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.rollout_store import RolloutStore
-from s2l_ext.data.tokenizers import digest, snapshot
+from s2l_ext.data.tokenizers import Trust, digest, load_tokenizer, snapshot, token_digest, trust_of
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 
 KEY = "s2l.explorer.store"
@@ -43,14 +43,14 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
     explorer = s2l.explorer
     assert explorer is not None and explorer.store is not None
     store = RolloutStore(explorer.store, KEY)
-    _check_tokenizer(store, str(cfg.actor_rollout_ref.model.path))
+    own = _check_tokenizer(store, str(cfg.actor_rollout_ref.model.path), trust_of(cfg))
     sampling = store.fingerprint["sampling"]
     if s2l.distill is not None and s2l.distill.loss != "sft" and sampling["temperature"] == 0:
         raise ConfigError(
             f"{KEY}={explorer.store} was sampled at temperature 0: its rows are no samples, so no average over them is "
             f"s2l.distill.loss={s2l.distill.loss}. Sample again with `s2l explore --temperature 1`."
         )
-    warnings = [] if store.complete else [_unfinished(store)]
+    warnings = [*own, *([] if store.complete else [_unfinished(store)])]
     if s2l.distill is not None:
         warnings += stored_row_warnings(s2l.distill, store.fingerprint, f"{KEY}={explorer.store}")
     if not files:
@@ -187,9 +187,7 @@ def _check_prompt_tokens(store: RolloutStore, table: PromptTable, cfg: DictConfi
 
 def _tokenizer(cfg: DictConfig) -> Any:
     """With the chat template that verl uses."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(cfg.actor_rollout_ref.model.path)
+    tokenizer = load_tokenizer(cfg.actor_rollout_ref.model.path, LEARNER_KEY, trust_of(cfg))
     template = setting(cfg, "actor_rollout_ref.model.custom_chat_template")
     if template is not None:
         tokenizer.chat_template = template
@@ -204,11 +202,18 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
-def _check_tokenizer(store: RolloutStore, learner: str) -> None:
-    if store.fingerprint["tokenizer"] == digest(snapshot(learner, LEARNER_KEY)):
-        return
+def _check_tokenizer(store: RolloutStore, learner: str, trust: Trust) -> list[str]:
+    """The sampler rendered its prompts itself: where only templates differ, the prompts' tokens decide."""
+    here, sampler = snapshot(learner, LEARNER_KEY, trust), store.fingerprint.get("model_name")
+    if store.fingerprint["tokenizer"] == digest(here):
+        return []
+    if store.fingerprint.get("tokens") == token_digest(here):
+        return [
+            f"{KEY}={store.folder} was sampled by {sampler}, whose chat template differs from {LEARNER_KEY}={learner}'s."
+            " Its rows are used where both make the same tokens of a prompt; a session of another prompt fails."
+        ]
     raise TokenizerMismatch(
-        f"{KEY}={store.folder} was sampled by {store.fingerprint.get('model_name')}, whose vocabulary, special ids or "
-        f"chat template differ from {LEARNER_KEY}={learner}'s. Its tokens would be read as others; sample a store with "
-        "a model of the learner's family."
+        f"{KEY}={store.folder} was sampled by {sampler}, whose vocabulary, special ids or chat template differ from "
+        f"{LEARNER_KEY}={learner}'s. Its tokens would be read as others; sample a store with a model of the learner's "
+        "family."
     )

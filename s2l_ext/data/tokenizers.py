@@ -8,6 +8,9 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import TokenizerMismatch
 
 if TYPE_CHECKING:
@@ -27,38 +30,79 @@ class TokenizerSnapshot:
     chat_template: str | None
 
 
+@dataclass(frozen=True)
+class Trust:
+    """Whether Python files of a model's folder may run, and the setting that says so."""
+
+    code: bool = False
+    setting: str = "actor_rollout_ref.model.trust_remote_code=True"
+
+    def needed(self, key: str, path: str) -> str:
+        """What is wrong with a model whose code may not run."""
+        return (
+            f"{key}={path} brings Python code of its own, which runs only where it is allowed. Read the code, then set "
+            f"{self.setting}."
+        )
+
+
+NO_TRUST = Trust()
+
+
+def trust_of(cfg: DictConfig) -> Trust:
+    """What verl's setting for the learner allows; every other model of a run is loaded with it too."""
+    return Trust(bool(setting(cfg, "actor_rollout_ref.model.trust_remote_code")))
+
+
+def trust_option(given: bool) -> Trust:
+    """What a command's option allows."""
+    return Trust(given, "--trust-remote-code")
+
+
 def compare(
-    path_a: str, path_b: str, key_a: str = "actor_rollout_ref.model.path", key_b: str = "s2l.explorer.model_path"
-) -> None:
-    """Raise unless both tokenizers give the same ids and the same chat prompt.
+    path_a: str,
+    path_b: str,
+    key_a: str = "actor_rollout_ref.model.path",
+    key_b: str = "s2l.explorer.model_path",
+    trust: Trust = NO_TRUST,
+    both_render: bool = True,
+) -> list[str]:
+    """Raise unless both tokenizers give the same ids and, where both render chats, the same chat prompt.
 
     Only tokenizers are compared: a model may pad its embedding beyond them (Qwen3: 151936 rows for 151669 tokens).
 
     Args:
         path_a, path_b: Hugging Face folder or hub id.
         key_a, key_b: configuration keys that hold the two paths, named in the message.
+        trust: whether code of the folders may run.
+        both_render: the second model makes prompts of its own; else it is only given token ids that the first made,
+            and another chat template is a warning.
+
+    Returns:
+        Warnings, one sentence each.
 
     Raises:
         TokenizerMismatch: a tokenizer cannot be loaded, or vocabularies, special ids or chat templates differ.
     """
-    differences = describe_differences(snapshot(path_a, key_a), snapshot(path_b, key_b))
+    a, b = snapshot(path_a, key_a, trust), snapshot(path_b, key_b, trust)
+    template = _template_difference(a.chat_template, b.chat_template)
+    differences = [*describe_token_differences(a, b), *(template if both_render else [])]
     if differences:
         raise TokenizerMismatch(
             f"{key_a}={path_a} and {key_b}={path_b} do not share a tokenizer.\n  "
             + "\n  ".join(differences)
             + "\n  Use two models of one family; sequences of one are fed to the other token by token."
         )
+    if not template:
+        return []
+    return [
+        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({_first(template)}). It is given prompts "
+        f"that {key_a} rendered, in a form that it may not have been trained on."
+    ]
 
 
-def snapshot(path: str, key: str) -> TokenizerSnapshot:
+def snapshot(path: str, key: str, trust: Trust = NO_TRUST) -> TokenizerSnapshot:
     """Load what is compared. ``path`` is a folder or hub id, ``key`` is where the user wrote it."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise TokenizerMismatch(f"{key}={path}: no tokenizer could be loaded ({reason}). Check the path.") from error
+    tokenizer = load_tokenizer(path, key, trust)
     template = tokenizer.chat_template
     return TokenizerSnapshot(
         vocabulary=dict(tokenizer.get_vocab()),
@@ -67,18 +111,43 @@ def snapshot(path: str, key: str) -> TokenizerSnapshot:
     )
 
 
+def load_tokenizer(path: str, key: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or hub id; ``key`` is where the user wrote it.
+
+    Raises:
+        TokenizerMismatch: there is none, or it needs code of its own that ``trust`` does not allow.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(path, trust_remote_code=trust.code)
+    except Exception as error:  # code of the folder may raise anything
+        if not trust.code and "trust_remote_code" in str(error):
+            raise TokenizerMismatch(trust.needed(key, path)) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise TokenizerMismatch(f"{key}={path}: no tokenizer could be loaded ({reason}). Check the path.") from error
+    return tokenizer
+
+
 def digest(tokens: TokenizerSnapshot) -> str:
-    """SHA-256 of all that is compared: two models may share sequences if theirs are equal."""
-    text = json.dumps([sorted(tokens.vocabulary.items()), tokens.special_ids, tokens.chat_template], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    """SHA-256 of all that is compared: two models may share sequences, and render alike, if theirs are equal."""
+    return _sha256([sorted(tokens.vocabulary.items()), tokens.special_ids, tokens.chat_template])
 
 
-def describe_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:
-    """Lines that say what differs; empty when nothing does."""
+def token_digest(tokens: TokenizerSnapshot) -> str:
+    """The same without the chat template: two models may share sequences of tokens if theirs are equal."""
+    return _sha256([sorted(tokens.vocabulary.items()), tokens.special_ids])
+
+
+def _sha256(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:
+    """Lines that say which token ids differ; empty when none does."""
     return [
         *_vocabulary_difference(a.vocabulary, b.vocabulary),
         *_special_difference(a.special_ids, b.special_ids),
-        *_template_difference(a.chat_template, b.chat_template),
     ]
 
 
@@ -110,3 +179,11 @@ def _template_difference(a: str | None, b: str | None) -> list[str]:
         return ["chat template: differs in line endings or a trailing newline only"]
     more = [f"... {len(lines) - MAX_DIFF_LINES} more lines"] if len(lines) > MAX_DIFF_LINES else []
     return ["chat template:", *(line[:160] for line in lines[:MAX_DIFF_LINES]), *more]
+
+
+def _first(template: list[str]) -> str:
+    """The first difference of :func:`_template_difference`'s lines, on one line."""
+    if len(template) == 1:
+        return template[0].removeprefix("chat template: ")
+    changed = [line for line in template if line.startswith(("-", "+")) and not line.startswith(("---", "+++"))]
+    return f"first difference: {changed[0]!r}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext import json_text
+from s2l_ext.data.tokenizers import trust_option
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
@@ -52,6 +53,12 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", default="auto", help="auto: the model's own; float32 without an accelerator")
     parser.add_argument("--tensor-parallel", type=int, default=1, help="accelerators for one vLLM (default 1)")
+    add_trust(parser)
+
+
+def add_trust(parser: Any) -> None:
+    """The option of every command that loads a model."""
+    parser.add_argument("--trust-remote-code", action="store_true", help="run the model folder's own Python code")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -81,6 +88,7 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         chat_options=dict(map(chat_option, args.chat_option)),
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
+        trust=trust_option(args.trust_remote_code),
     )
 
 

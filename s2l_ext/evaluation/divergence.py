@@ -36,8 +36,8 @@ def divergences(
     """
     held_out = None if teacher_rollouts is None else _held_out(teacher_rollouts)
     measure = _Pair(
-        load_causal_model(student.folder, "float32", on_cpu),
-        load_causal_model(teacher.folder, "float32", on_cpu),
+        load_causal_model(student.folder, "float32", on_cpu, student.trust_remote_code),
+        load_causal_model(teacher.folder, "float32", on_cpu, teacher.trust_remote_code),
         progress,
     )
     found = measure.mean("reverse_kl_per_token", reverse_kl, own)

@@ -51,6 +51,7 @@ def measure(
     settings: Settings,
     on_cpu: bool,
     progress: bool = True,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """Every number about these sets; their shape is in docs/diversity.md.
 
@@ -71,7 +72,7 @@ def measure(
     parameters = None
     if folders:
         more, parameters = measure_with_models(
-            ordered, folders, learner, settings.gradients, bootstrap, on_cpu, progress
+            ordered, folders, learner, settings.gradients, bootstrap, on_cpu, progress, trust_remote_code
         )
         found = {name: values | more[name] for name, values in found.items()}
     explorers = [drawn.name for drawn in sets if drawn.role == EXPLORER]

@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
     add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
     add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
+    command.add_trust(parser)
     add("--json", action="store_true", help="print the result as JSON")
 
 
@@ -83,6 +84,7 @@ class Job:
     n: int | None
     settings: Settings
     evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    trust: tokenizers.Trust = tokenizers.NO_TRUST
 
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
@@ -103,7 +105,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         sets = [_only_limit(drawn, job.evaluations[drawn.name]) for drawn in sets]
     _require_drawn_by(sets, opened)
     folders = {name: model.folder for name, model in opened.items()}
-    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, progress=not args.json)
+    trusted = args.trust_remote_code
+    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, not args.json, trusted)
     _write(job.out, result)
     return result
 
@@ -114,16 +117,16 @@ def job_of(args: argparse.Namespace) -> Job:
     files = _named_files(args.from_samples or [])
     names = [*models, *(name for name in files if "@" not in name and name not in models)]
     learner = _learner(args.learner, names)
-    settings = _settings(args, bool(models))
+    settings, trust = _settings(args, bool(models)), tokenizers.trust_option(args.trust_remote_code)
     if files:
         _refuse_sampling(args)
         _check_files(files, models, learner)
-        return Job(learner, args.out, models, files, args.n, settings)
+        return Job(learner, args.out, models, files, args.n, settings, trust=trust)
     evaluations = _evaluations(args, models, learner)
     paths = {name: evaluation.samples_path for name, evaluation in evaluations.items()}
     count = next(iter(evaluations.values())).sampling.n
     settings.compared_of(count)
-    return Job(learner, args.out, models, paths, count, settings, evaluations)
+    return Job(learner, args.out, models, paths, count, settings, evaluations, trust)
 
 
 def _models(text: str | None) -> dict[str, str]:
@@ -228,6 +231,7 @@ def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: flo
         if value is not None
         for word in (value if isinstance(value, list) else [value])
     ]
+    words += ["--trust-remote-code"] * args.trust_remote_code
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     return command.job_of(parser.parse_args(words))
@@ -235,11 +239,12 @@ def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: flo
 
 def _open_models(job: Job) -> dict[str, Model]:
     """Before hours of sampling: every model is there, and all share the learner's tokenizer."""
-    models = {name: open_model(path, f"--models {name}") for name, path in job.models.items()}
+    models = {name: open_model(path, f"--models {name}", job.trust) for name, path in job.models.items()}
     for name, model in models.items():
         if name != job.learner:
             first, second = models[job.learner].folder, model.folder
-            tokenizers.compare(str(first), str(second), f"--models {job.learner}", f"--models {name}")
+            keys = f"--models {job.learner}", f"--models {name}"
+            tokenizers.compare(str(first), str(second), *keys, job.trust)
     return models
 
 

@@ -35,6 +35,7 @@ def measure_with_models(
     bootstrap: Bootstrap,
     on_cpu: bool,
     progress: bool,
+    trust_remote_code: bool = False,
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
     """Metrics by set, and over which parameters the gradients are (None without). One model is loaded at a time.
 
@@ -43,11 +44,11 @@ def measure_with_models(
     """
     own: dict[str, list[Floats32]] = {}
     for name in [name for name in folders if name != learner]:
-        model = TokenModel(name, folders[name], on_cpu)
+        model = TokenModel(name, folders[name], on_cpu, trust_remote_code)
         for drawn in (drawn for drawn in sets if drawn.model == name):
             own[drawn.name] = _score(model, drawn, drawn.temperature, progress)
         del model
-    model = TokenModel(learner, folders[learner], on_cpu)
+    model = TokenModel(learner, folders[learner], on_cpu, trust_remote_code)
     temperature = next(drawn.temperature for drawn in sets if drawn.name == learner)
     own |= {d.name: _score(model, d, d.temperature, progress) for d in sets if d.model == learner}
     found = {drawn.name: _entropy(drawn, own[drawn.name], bootstrap) for drawn in sets}

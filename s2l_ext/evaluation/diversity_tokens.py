@@ -32,8 +32,8 @@ class TokenModel:
         ConfigError: the model does something to its logits after the output matrix.
     """
 
-    def __init__(self, name: str, folder: Path, on_cpu: bool) -> None:
-        self.model = load_causal_model(folder, "float32", on_cpu).requires_grad_(False)
+    def __init__(self, name: str, folder: Path, on_cpu: bool, trust_remote_code: bool = False) -> None:
+        self.model = load_causal_model(folder, "float32", on_cpu, trust_remote_code).requires_grad_(False)
         self.body, self.head = self.model.base_model, self.model.get_output_embeddings()
         self.device = self.head.weight.device
         self.chunk = max(1, CHUNK_LOGITS // int(self.head.weight.shape[0]))

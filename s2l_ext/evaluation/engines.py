@@ -132,6 +132,7 @@ class VLLMEngine:
             self.llm: Any = LLM(
                 str(model.folder),
                 dtype=cast(Any, machine.real_dtype),
+                trust_remote_code=model.trust_remote_code,
                 max_model_len=positions,
                 **(_cpu_options(positions) if machine.on_cpu else {}),
                 tensor_parallel_size=machine.tensor_parallel,
@@ -235,7 +236,7 @@ class TransformersEngine:
         self.stop_ids = list(model.stop_ids)
         pad = model.tokenizer.pad_token_id
         self.pad_id = self.stop_ids[0] if pad is None else int(pad)
-        self.model = load_causal_model(model.folder, machine.real_dtype, machine.on_cpu)
+        self.model = load_causal_model(model.folder, machine.real_dtype, machine.on_cpu, model.trust_remote_code)
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
         order = sorted(requests, key=lambda request: len(request.prompt_ids))

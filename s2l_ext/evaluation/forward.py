@@ -10,13 +10,14 @@ import torch
 from transformers import LogitsProcessor
 
 
-def load_causal_model(folder: Path, dtype: str, on_cpu: bool) -> Any:
+def load_causal_model(folder: Path, dtype: str, on_cpu: bool, trust_remote_code: bool = False) -> Any:
     """A model ready to sample from."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = loaded.eval()
     return model if on_cpu else model.to("cuda")
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ext import json_text
-from s2l_ext.config.model_files import is_local
+from s2l_ext.config.model_files import is_local, needs_own_code
 from s2l_ext.data.prompts import file_digests
+from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.data.toy.cache import cache_root
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.state import write_atomically
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 WEIGHTS = ("*.safetensors", "*.bin")
-SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
+SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja", "*.py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
 CACHED_FROM_BYTES = 1 << 26
 
@@ -36,6 +37,7 @@ class Model:
     tokenizer: PreTrainedTokenizerBase
     stop_ids: tuple[int, ...]
     max_positions: int | None
+    trust_remote_code: bool = False
 
     def prompt_ids(self, messages: Sequence[dict[str, str]], options: dict[str, Any]) -> list[int]:
         """Token ids of the chat, up to where the assistant speaks. ``options`` go to the chat template."""
@@ -49,24 +51,29 @@ class Model:
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
 
 
-def open_model(name: str, key: str = "--model") -> Model:
+def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Model:
     """Look at a model's folder, or fetch the hub's files.
 
     Args:
         key: where the user wrote the name, for messages.
+        trust: whether code of the folder may run.
 
     Raises:
-        ConfigError: there is no such model, or it lacks weights, a tokenizer or a chat template.
+        ConfigError: there is no such model, or it lacks weights, a tokenizer or a chat template, or it needs code of
+            its own that ``trust`` does not allow.
     """
     folder = _folder(name, key)
     config = _read_json(folder / "config.json", key, name)
     if not _some(folder, WEIGHTS):
         raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_names(folder)}.")
-    tokenizer = _tokenizer(folder, key, name)
+    if not trust.code and needs_own_code(folder):
+        raise ConfigError(trust.needed(key, name))
+    tokenizer = _tokenizer(folder, key, name, trust)
     generation = folder / "generation_config.json"
     chosen = _read_json(generation, key, name).get("eos_token_id") if generation.is_file() else None
     stop = [*_as_list(chosen), *_as_list(tokenizer.eos_token_id)]
-    return Model(name, folder, tokenizer, tuple(dict.fromkeys(stop)), config.get("max_position_embeddings"))
+    ids = tuple(dict.fromkeys(stop))
+    return Model(name, folder, tokenizer, ids, config.get("max_position_embeddings"), trust.code)
 
 
 def _folder(name: str, key: str) -> Path:
@@ -79,13 +86,13 @@ def _folder(name: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", *WEIGHTS]))
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.jinja", "*.model", "*.txt", "*.py", *WEIGHTS]))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{key} {name}: no such folder, and the hub gave no files ({reason}).") from error
 
 
-def _tokenizer(folder: Path, key: str, name: str) -> PreTrainedTokenizerBase:
+def _tokenizer(folder: Path, key: str, name: str, trust: Trust) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     if not _some(folder, TOKENIZER_FILES):
@@ -94,8 +101,10 @@ def _tokenizer(folder: Path, key: str, name: str) -> PreTrainedTokenizerBase:
             "Copy the tokenizer files of the model it was trained from."
         )
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.code)
     except Exception as error:
+        if not trust.code and "trust_remote_code" in str(error):
+            raise ConfigError(trust.needed(key, name)) from error
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{key} {name}: its tokenizer cannot be loaded ({reason}).") from error
     if tokenizer.chat_template is None:

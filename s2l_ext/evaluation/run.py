@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -67,6 +68,7 @@ class Evaluation:
     chat_options: dict[str, Any] = field(default_factory=dict)
     divergence_to: str | None = None
     teacher_rollouts: Path | None = None
+    trust: tokenizers.Trust = tokenizers.NO_TRUST
 
     @property
     def samples_path(self) -> Path:
@@ -131,7 +133,7 @@ def _open(job: Evaluation) -> _Inputs:
     problems = {problem.id: problem for problem in read_problems(files, job.benchmark, job.limit)}
     rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
-    model = open_model(job.model)
+    model = open_model(job.model, trust=job.trust)
     teacher = None if job.divergence_to is None else _open_teacher(job, model)
     prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
     return _Inputs(files, problems, rewards, functions, model, teacher, prompts)
@@ -139,8 +141,11 @@ def _open(job: Evaluation) -> _Inputs:
 
 def _open_teacher(job: Evaluation, model: Model) -> Model:
     """Before hours of sampling, not after them, a teacher that does not fit is refused."""
-    teacher = open_model(str(job.divergence_to), "--divergence-to")
-    tokenizers.compare(str(model.folder), str(teacher.folder), "--model", "--divergence-to")
+    teacher = open_model(str(job.divergence_to), "--divergence-to", job.trust)
+    folders = str(model.folder), str(teacher.folder)
+    renders = job.teacher_rollouts is not None
+    for warning in tokenizers.compare(*folders, "--model", "--divergence-to", job.trust, both_render=renders):
+        print(f"s2l: warning: {warning}", file=sys.stderr)
     if job.teacher_rollouts is not None:
         next(read_samples(job.teacher_rollouts), None)
     return teacher

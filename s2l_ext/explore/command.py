@@ -7,9 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.data.tokenizers import trust_option
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import load_benchmark
-from s2l_ext.evaluation.command import chat_option
+from s2l_ext.evaluation.command import add_trust, chat_option
 from s2l_ext.evaluation.engines import Machine, Sampling
 from s2l_ext.explore.merge import merge
 from s2l_ext.explore.pools import Placement
@@ -71,6 +72,7 @@ def _add_engines(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ray-address", metavar="ADDRESS", help="a Ray cluster, or auto (default: RAY_ADDRESS)")
     group.add_argument("--tensor-parallel", type=int, help="accelerators for one engine (default 1)")
     group.add_argument("--dtype", help="auto: the model's own; float32 without an accelerator")
+    add_trust(group)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -134,4 +136,5 @@ def job_of(args: argparse.Namespace) -> Exploration:
         reward=args.reward,
         benchmark=None if args.benchmark is None else load_benchmark(args.benchmark),
         chat_options=dict(map(chat_option, value["chat_option"])),
+        trust=trust_option(args.trust_remote_code),
     )

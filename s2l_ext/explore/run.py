@@ -17,7 +17,7 @@ from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.digests import sha256_file
 from s2l_ext.data.rollout_store import Rollout
-from s2l_ext.data.tokenizers import digest, snapshot
+from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest
 from s2l_ext.evaluation.benchmarks import Benchmark
 from s2l_ext.evaluation.engines import (
     LOGPROBS_MODE,
@@ -50,6 +50,7 @@ class Exploration:
         limit: first problems of every file only.
         reward: ``package.module:function``; None chooses by data source.
         chat_options: keyword arguments of the chat template.
+        trust: whether code of the model's folder may run.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Exploration:
     reward: str | None = None
     benchmark: Benchmark | None = None
     chat_options: dict[str, Any] = field(default_factory=dict)
+    trust: Trust = NO_TRUST
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def _open(job: Exploration) -> _Inputs:
     problems = {problem.id: problem for problem in read_problems(job.data, job.benchmark, job.limit)}
     rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
-    model = open_model(job.model)
+    model = open_model(job.model, trust=job.trust)
     prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
     positions = require_room(model, max(map(len, prompts.values())), job.sampling.max_tokens)
     return _Inputs(problems, rewards, functions, model, prompts, positions)
@@ -153,12 +155,13 @@ def _open(job: Exploration) -> _Inputs:
 
 def _fingerprint(job: Exploration, inputs: _Inputs) -> dict[str, Any]:
     """What responses depend on (writer.IDENTITY), and where they came from. Folders may move: names only."""
-    s = job.sampling
+    s, tokens = job.sampling, snapshot(str(inputs.model.folder), "--model", job.trust)
     return {
         "model": model_digest(inputs.model.folder),
         "model_name": Path(job.model).name if is_local(job.model) else job.model,
         "parameters": parameter_count(str(inputs.model.folder)),
-        "tokenizer": digest(snapshot(str(inputs.model.folder), "--model")),
+        "tokenizer": digest(tokens),
+        "tokens": token_digest(tokens),
         "dtype": dtype_of(job.machine, job.placement),
         "log_probs": LOGPROBS_MODE,
         "sampling": {

@@ -63,7 +63,8 @@ class Command:
     gives: Path | None = None
 
 
-SameTokens = tuple[tuple[str, str], tuple[str, str]]
+SameTokens = tuple[tuple[str, str], tuple[str, str], bool]
+"""Setting and path of the model that makes prompts and of one that is given them; whether their own code may run."""
 """Two models, each as configuration key and path, that share token sequences."""
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local
-from s2l_ext.data.tokenizers import compare
+from s2l_ext.data.tokenizers import Trust, compare
 from s2l_ext.errors import DataError
 from s2l_ext.pipeline.digests import Digests, damage, digest_of
 from s2l_ext.pipeline.export import require_model
@@ -101,10 +101,11 @@ class Plan:
         unsure = [self.output(stage) for stage in self.stages if decisions[stage.name].action != "skip"]
         found: dict[SameTokens, str] = {}
         for stage in self.stages:
-            for (key_a, path_a), (key_b, path_b) in self.prepared[stage.name].same_tokens:
-                pair = (key_a, self._first_model(path_a)), (key_b, self._first_model(path_b))
-                final = not any(Path(path).is_relative_to(folder) for _, path in pair for folder in unsure)
-                if final and pair not in self._compared and all(Path(path).expanduser().is_dir() for _, path in pair):
+            for (key_a, path_a), (key_b, path_b), trusted in self.prepared[stage.name].same_tokens:
+                pair = (key_a, self._first_model(path_a)), (key_b, self._first_model(path_b)), trusted
+                paths = [Path(path).expanduser() for _, path in pair[:2]]
+                final = not any(path.is_relative_to(folder) for path in paths for folder in unsure)
+                if final and pair not in self._compared and all(path.is_dir() for path in paths):
                     found.setdefault(pair, stage.name)
         _compare_apart(found)
         self._compared.update(found)
@@ -241,9 +242,9 @@ def _compare_apart(pairs: Mapping[SameTokens, str]) -> None:
     if not pairs:
         return
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
-        for ((key_a, path_a), (key_b, path_b)), stage in pairs.items():
+        for ((key_a, path_a), (key_b, path_b), trusted), stage in pairs.items():
             with in_stage(stage):
-                worker.submit(compare, path_a, path_b, key_a, key_b).result()
+                worker.submit(compare, path_a, path_b, key_a, key_b, Trust(trusted), False).result()
 
 
 def _is_here(path: str) -> bool:

@@ -21,6 +21,7 @@ from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.verl_settings import total_steps
+from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.accounting import training_result
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
@@ -275,7 +276,7 @@ def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
     model = (LEARNER_KEY, cfg.actor_rollout_ref.model.path)
     others = [(TEACHER_KEY, s2l.distill.teacher_path if s2l.distill else None)]
     others.append((EXPLORER_KEY, s2l.explorer.model_path if s2l.explorer else None))
-    return [(model, (key, path)) for key, path in others if path is not None]
+    return [(model, (key, path), trust_of(cfg).code) for key, path in others if path is not None]
 
 
 def _paths(value: Any) -> list[str]:

@@ -90,3 +90,37 @@ def test_missing_folder_names_the_key(tmp_path, monkeypatch):
     a = save_tokenizer(tmp_path / "a", BASE)
     with pytest.raises(TokenizerMismatch, match=r"s2l\.explorer\.model_path=.*nowhere: no tokenizer could be loaded"):
         compare(a, str(tmp_path / "nowhere"))
+
+
+# ---- a model that renders no chat of its own ------------------------------------------------------------------------
+
+
+def test_the_template_of_a_model_that_is_only_given_ids_is_a_warning(tmp_path):
+    a = save_tokenizer(tmp_path / "a", BASE)
+    b = save_tokenizer(tmp_path / "b", BASE, template=TEMPLATE.replace("content", "text"))
+    assert compare(a, b, "learner.path", "teacher.path", both_render=False) == [
+        f"teacher.path={b} has another chat template than learner.path={a} (first difference: "
+        "\"-{{ m['content'] }}\"). It is given prompts that learner.path rendered, in a form that it may not have been "
+        "trained on."
+    ]
+    assert compare(a, a, both_render=False) == compare(a, a) == []
+
+
+@pytest.mark.parametrize(
+    ("template", "words"), [(None, "present / absent"), (TEMPLATE + "\n", "differs in line endings or a trailing")]
+)
+def test_a_base_models_missing_template_and_a_trailing_newline_are_warnings_too(tmp_path, template, words):
+    b = save_tokenizer(tmp_path / "b", BASE, template=template)
+    (warning,) = compare(save_tokenizer(tmp_path / "a", BASE), b, both_render=False)
+    assert f"({words}" in warning
+
+
+def test_other_ids_stay_an_error_where_nothing_is_rendered(tmp_path):
+    a, template = save_tokenizer(tmp_path / "a", BASE), TEMPLATE.replace("content", "text")
+    b = save_tokenizer(tmp_path / "b", BASE, template=template, pad="<eos>")
+    with pytest.raises(TokenizerMismatch) as refused:
+        compare(a, b, "a", "b", both_render=False)
+    assert str(refused.value) == (
+        f"a={a} and b={b} do not share a tokenizer.\n  special ids: pad_token_id 0 / 2\n"
+        "  Use two models of one family; sequences of one are fed to the other token by token."
+    )

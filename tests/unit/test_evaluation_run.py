@@ -310,14 +310,27 @@ def test_ratio_error_is_the_usual_one_for_rows_of_one_length() -> None:
 def test_a_teacher_that_does_not_fit_is_refused_before_sampling(job, scripted, models, tmp_path: Path) -> None:
     engine = scripted()
     other = shutil.copytree(models[1], tmp_path / "other")
-    (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps(settings | {"pad_token": settings["eos_token"]}))
     with pytest.raises(TokenizerMismatch, match="--divergence-to"):
         evaluate(job(divergence_to=str(other)), progress=False)
+    rendering = shutil.copytree(models[1], tmp_path / "rendering")
+    (rendering / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(TokenizerMismatch, match="chat template:"):  # its own samples began with its own prompts
+        evaluate(job(divergence_to=str(rendering), teacher_rollouts=tmp_path / "none.jsonl"), progress=False)
     with pytest.raises(DataError, match=r"none\.jsonl: no such file"):
         evaluate(job(divergence_to=str(models[1]), teacher_rollouts=tmp_path / "none.jsonl"), progress=False)
     with pytest.raises(ConfigError, match="--teacher-rollouts needs --divergence-to"):
         evaluate(job(teacher_rollouts=tmp_path / "none.jsonl"), progress=False)
     assert engine.asked == []
+
+
+def test_a_teacher_that_only_scores_may_render_chats_otherwise(job, scripted, models, tmp_path: Path, capsys) -> None:
+    scripted()
+    other = shutil.copytree(models[1], tmp_path / "other")
+    (other / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    evaluate(job(divergence_to=str(other)), progress=False)
+    assert f"s2l: warning: --divergence-to={other} has another chat template" in capsys.readouterr().err
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------

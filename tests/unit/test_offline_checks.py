@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -18,11 +20,11 @@ from s2l_ext.config.schema import ExplorerConfig
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.rollout_store import Manifest, Rollout
 from s2l_ext.data.store_checks import check_counts, check_store, run_out_warnings
-from s2l_ext.data.tokenizers import digest, snapshot
+from s2l_ext.data.tokenizers import digest, snapshot, token_digest
 from s2l_ext.data.toy.models import SIZES, build_model
 from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.data.toy.world import write_files
-from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.explore.shards import write_manifest, write_shard
 from s2l_ext.preflight import gpus_needed
 
@@ -139,7 +141,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(world: Path, tmp_path: Path) -> Check:
     """A store of the first ``prompts`` prompts with eight rollouts of each, checked against a run."""
 
-    def run(*overrides: str, prompts: int = 16, complete: bool = True) -> list[str]:
+    def run(
+        *overrides: str, prompts: int = 16, complete: bool = True, fingerprint: Mapping[str, str] = MappingProxyType({})
+    ) -> list[str]:
         tokenizer, rows = build_tokenizer(), pq.read_table(world / "train.parquet").to_pylist()[:prompts]
         drawn = []
         for row in rows:
@@ -148,9 +152,9 @@ def check(world: Path, tmp_path: Path) -> Check:
             drawn += [Rollout(name, i, 0, list(ids), [3], [-0.5], False, 1.0, 1.0, "x") for i in range(8)]
         tmp_path.joinpath("store").mkdir()
         shard = write_shard(tmp_path / "store", 0, [(rollout, "p") for rollout in drawn])
-        fingerprint: dict[str, Any] = {"model_name": "toy", "sampling": {"temperature": 0.7, "chat_options": {}}}
-        fingerprint["tokenizer"] = digest(snapshot(str(world / "model"), "model"))
-        write_manifest(tmp_path / "store", Manifest(fingerprint, {"n": 8}, complete, (shard,)))
+        said: dict[str, Any] = {"model_name": "toy", "sampling": {"temperature": 0.7, "chat_options": {}}}
+        said["tokenizer"] = digest(snapshot(str(world / "model"), "model"))
+        write_manifest(tmp_path / "store", Manifest(said | dict(fingerprint), {"n": 8}, complete, (shard,)))
         words = [f"actor_rollout_ref.model.path={world / 'model'}", f"s2l.explorer.store={tmp_path / 'store'}"]
         cfg = compose_config("s2l_po/toy_offline", [*words, "data.train_batch_size=4", *overrides])
         return check_store(cfg, parse_s2l(cfg.s2l), [world / "train.parquet"])
@@ -173,6 +177,31 @@ def test_prompts_that_become_other_tokens_are_refused_before_models_load(check: 
         DataError, match=r"this run's prompt \w+ has \d+ tokens, its stored .*apply_chat_template_kwargs"
     ):
         check(template)
+
+
+def test_a_sampler_with_another_template_passes_where_it_made_the_same_prompts(
+    check: Check, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = snapshot(str(world / "model"), "model")
+    other = dataclasses.replace(here, chat_template="{# a comment #}" + str(here.chat_template))
+    assert digest(other) != digest(here) and token_digest(other) == token_digest(here)
+    (warning,) = check(fingerprint={"tokenizer": digest(other), "tokens": token_digest(other)})
+    assert warning.startswith("s2l.explorer.store=") and warning.endswith(
+        f"was sampled by toy, whose chat template differs from actor_rollout_ref.model.path={world / 'model'}'s. Its "
+        "rows are used where both make the same tokens of a prompt; a session of another prompt fails."
+    )
+
+
+@pytest.mark.parametrize("tokens", [{}, {"tokens": "of another vocabulary"}], ids=["unknown", "other"])
+def test_a_store_of_other_tokens_is_refused(check: Check, world: Path, tmp_path: Path, tokens: dict[str, str]) -> None:
+    """A store that does not say its tokens apart from its template is refused for either."""
+    with pytest.raises(TokenizerMismatch) as refused:
+        check(fingerprint={"tokenizer": "of another family", **tokens})
+    assert str(refused.value) == (
+        f"s2l.explorer.store={tmp_path / 'store'} was sampled by toy, whose vocabulary, special ids or chat template "
+        f"differ from actor_rollout_ref.model.path={world / 'model'}'s. Its tokens would be read as others; sample a "
+        "store with a model of the learner's family."
+    )
 
 
 def test_only_prompts_that_the_run_reads_need_rollouts(check: Check) -> None:

@@ -294,3 +294,13 @@ def test_a_store_of_more_prompts_than_the_run_has_gives_start_values(world, tmp_
         else:
             with pytest.raises(DataError, match="1 of 1 prompt ids are not in the training data"):
                 check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+
+
+@pytest.mark.parametrize("key", ["s2l.explorer.model_path", "s2l.distill.teacher_path"])
+def test_another_chat_template_of_a_model_that_gets_ids_is_a_warning(world, key):
+    other = world / "models" / "other"
+    make_model(other, width=9)
+    (other / "chat_template.jinja").write_text("{{ messages }}")
+    settings = ["s2l.explorer=null"] if "distill" in key else []
+    (warning,) = look(*settings, f"{key}={other}")
+    assert warning.startswith(f"{key}={other} has another chat template than actor_rollout_ref.model.path=")

@@ -110,7 +110,7 @@ def test_a_sum_over_tokens_without_a_fixed_divisor_depends_on_the_micro_batch(ru
 
 def test_steps_without_an_update_use_up_the_schedule(rules) -> None:
     assert rules("s2l_po/toy").check(trainer__critic_warmup=5) == [
-        "trainer.critic_warmup=5: the first 4 step(s) update no policy, and schedules of s2l count them. Set "
+        "trainer.critic_warmup=5: no policy learns in the first 4 step(s), and schedules of s2l count them. Set "
         "trainer.critic_warmup=0."
     ]
     assert rules("s2l_po/toy").check(trainer__critic_warmup=1) == []  # verl updates from step 1 on
