@@ -243,6 +243,5 @@ def _string_after(line: str, inside: str) -> str:
 
 def _indented_whole(code: str) -> bool:
     """Whether a block is indented as a whole program would be in a list, not as the body of a function."""
-    return (
-        code.startswith((" ", "\t")) and re.search(r"^[ \t]+(?:def|class|import|from)[ \t]", code, re.MULTILINE) is not None
-    )
+    inner = re.search(r"^[ \t]+(?:def|class|import|from)[ \t]", code, re.MULTILINE)
+    return code.startswith((" ", "\t")) and inner is not None
