@@ -125,6 +125,8 @@ def as_lines(result: dict[str, Any], out: Path) -> list[str]:
     n = result["fingerprints"]["sampling"]["n"]
     error = result["standard_error"]
     sure = "" if error is None else f" ± {error:.4f} (standard error over problems)"
+    if result["ci95"]:
+        sure += f", 95 % interval {result['ci95'][0]:.4f} to {result['ci95'][1]:.4f}"
     lines = [
         f"accuracy   {result['accuracy']:.4f}{sure}",
         f"samples    {n} for each of {result['num_problems']} problems, mean length {result['mean_length']:.1f} "

@@ -11,7 +11,8 @@ import numpy as np
 
 from s2l_ext import json_text
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation.metrics import paired_intervals, pass_at_k
+from s2l_ext.evaluation.intervals import FEWEST, paired_intervals, verdict
+from s2l_ext.evaluation.metrics import pass_at_k
 
 SAME = ("data", "benchmark", "reward", "limit")
 
@@ -46,6 +47,9 @@ def main(args: argparse.Namespace) -> int:
 def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
     """B minus A in accuracy and pass@k with 95 % bootstrap intervals over problems, and wins of B by problem.
 
+    ``verdict`` is "clear" where the interval of the accuracy leaves out 0, "not clear" where it does not, and
+    "too few" where it does but fewer than six problems differ.
+
     Args:
         allowed: sampling settings that may differ, such as ``seed``.
 
@@ -63,11 +67,13 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     values = np.array([_measures(of_b[name], ks) - _measures(of_a[name], ks) for name in sorted(of_a)])
     means, (low, high) = values.mean(axis=0), paired_intervals(values, seed)
     shares = values[:, 0]
+    differing = int(np.count_nonzero(shares))
     return {
         "a": _side(a, first),
         "b": _side(b, second),
         "difference": float(means[0]),
         "ci95": [float(low[0]), float(high[0])],
+        "verdict": verdict((float(low[0]), float(high[0])), differing),
         "wins": int((shares > 0).sum()),
         "losses": int((shares < 0).sum()),
         "ties": int((shares == 0).sum()),
@@ -84,13 +90,43 @@ def _read(path: Path) -> dict[str, Any]:
         for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
             result[key]
         result["fingerprints"]["sampling"]
-        _counts(result)
+        _require_counts(path, result)
         return dict(result)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
     except (KeyError, TypeError, ValueError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise DataError(f"{path}: not a result that s2l eval wrote ({reason}).") from error
+
+
+def _require_counts(path: Path, result: dict[str, Any]) -> None:
+    """Raises DataError for counts that no evaluation can have, with the problem."""
+    passed = result["pass_at_k"]
+    if not isinstance(passed, dict) or not all(k.isdecimal() and int(k) and _is_share(v) for k, v in passed.items()):
+        raise DataError(f"{path}: pass_at_k is {passed!r}, not shares by k. Run s2l eval again.")
+    if not _is_share(result["accuracy"]):
+        raise DataError(f"{path}: accuracy is {result['accuracy']!r}, not a share of 0 to 1. Run s2l eval again.")
+    if not result["problems"]:
+        raise DataError(f"{path}: no problems. An evaluation has at least one. Run s2l eval again.")
+    most, seen = max(map(int, passed), default=1), set[str]()
+    for row in result["problems"]:
+        name, samples, correct = row["prompt_id"], row["num_samples"], row["num_correct"]
+        wrong = _impossible(samples, correct, most) or ("stands there twice" if name in seen else "")
+        if wrong:
+            raise DataError(f"{path}: problem {name} {wrong}. No evaluation counts so. Run s2l eval again.")
+        seen.add(name)
+
+
+def _is_share(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 1
+
+
+def _impossible(samples: Any, correct: Any, most: int) -> str:
+    if type(samples) is not int or type(correct) is not int:
+        return f"has num_samples {samples!r} and num_correct {correct!r}, not whole numbers"
+    if samples < 1 or not 0 <= correct <= samples:
+        return f"has {correct} right of {samples} samples"
+    return f"has {samples} samples, pass@{most} needs {most}" if samples < most else ""
 
 
 def _require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any], allowed: tuple[str, ...]) -> None:
@@ -143,13 +179,15 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     for k, pair in found["pass_at_k"].items():
         if k != "1":
             rows.append((f"pass@{k}", *pair, found["pass_at_k_difference"][k], found["pass_at_k_ci95"][k]))
-    clear = "clear" if low > 0 or high < 0 else "not clear: the interval holds 0"
+    sentences = {"clear": "clear", "not clear": "not clear: the interval holds 0"}
+    few = f"no verdict: {found['wins'] + found['losses']} problems differ, at least {FEWEST} must"
+    said = sentences.get(found["verdict"], few)
     return [
         f"A {found['a']['file']} ({found['a']['model']})",
         f"B {found['b']['file']} ({found['b']['model']})",
         f"{'':12}{'A':>9}{'B':>9}{'B - A':>9}   95 % interval",
         *(f"{n:<12}{a:>9.4f}{b:>9.4f}{d:>+9.4f}   {ends[0]:+.4f} to {ends[1]:+.4f}" for n, a, b, d, ends in rows),
-        f"B - A {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({clear})",
+        f"B - A {found['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f} ({said})",
         f"by problem: B better on {found['wins']}, worse on {found['losses']}, equal on {found['ties']} of "
         f"{found['num_problems']}",
     ]

@@ -8,10 +8,16 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-import numpy as np
+from s2l_ext.evaluation.intervals import mean_interval, paired_interval, paired_intervals
 
-RESAMPLES = 10_000
-RESAMPLES_AT_ONCE = 500
+__all__ = [
+    "majority_correct",
+    "paired_interval",
+    "paired_intervals",
+    "pass_at_k",
+    "standard_error",
+    "summarize",
+]
 
 
 def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
@@ -63,6 +69,7 @@ def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str
     return {
         "accuracy": fmean(shares),
         "standard_error": standard_error(shares),
+        "ci95": None if (found := mean_interval(shares)) is None else list(found),
         **_by_k("pass_at_k", passed),
         **_by_k("maj_at_k", voted_right),
         "mean_score": fmean(fmean(row["scores"]) for row in problems),
@@ -85,20 +92,3 @@ def _by_k(name: str, values: dict[int, list[float]] | None) -> dict[str, Any]:
 
 def _majority(row: dict[str, Any], k: int) -> float:
     return float(majority_correct(row["answers"][:k], row["correct"][:k]))
-
-
-def paired_interval(differences: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """95 % percentile bootstrap of the mean of per-problem differences, resampling problems."""
-    low, high = paired_intervals(differences[:, None], seed, resamples)
-    return float(low[0]), float(high[0])
-
-
-def paired_intervals(differences_P_M: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """The same for ``M`` measures, all from the same resampled problems: (2, M), low and high ends."""
-    rng, count, means = np.random.default_rng(seed), len(differences_P_M), []
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        draws = range(min(RESAMPLES_AT_ONCE, resamples - start))
-        times = np.array([np.bincount(rng.integers(count, size=count), minlength=count) for _ in draws], dtype=float)
-        means.append(times @ differences_P_M / count)
-    ends: np.ndarray = np.quantile(np.concatenate(means), [0.025, 0.975], axis=0)
-    return ends

@@ -257,6 +257,7 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
         "val_accuracy_after": gain.after,
         "gain": gain.gain,
         "ci95": list(gain.ci95),
+        "verdict": gain.verdict,
         "n_val": gain.n,
         "wall_seconds": round(sum(phase_seconds.values()), 1),
         "phase_seconds": {name: round(seconds, 1) for name, seconds in phase_seconds.items()},

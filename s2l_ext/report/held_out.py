@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from s2l_ext.evaluation.metrics import standard_error
+from s2l_ext.evaluation.intervals import (
+    Interval,
+    mean_interval,
+    newcombe_interval,
+    verdict,
+    wilson_interval,
+)
 from s2l_ext.report.results import (
+    Gain,
     Validation,
     compare,
     dump_files,
     is_accuracy,
-    newcombe_interval,
     read_validation,
-    wilson_interval,
 )
 from s2l_ext.report.run import Run
 
-Interval = tuple[float, float]
 VALIDATION_DIR, FOLDER = "trainer.validation_data_dir", "validation"
 SAME = 1e-6
-Z = 1.959964
 NO_INTERVAL = (
     "Where there is no interval, the number of problems is not known. Set trainer.validation_data_dir, and the dumps "
     "tell it for a single validation set; without them the report counts the rows of data.val_files."
@@ -32,11 +34,13 @@ NO_INTERVAL = (
 
 @dataclass(frozen=True)
 class Difference:
-    """Accuracy of another run minus that of the first; ``how`` is "paired", "independent" or "" without an interval."""
+    """Accuracy of another run minus that of the first; ``how`` is "paired", "independent" or "" without an interval,
+    ``verdict`` as of :func:`s2l_ext.evaluation.intervals.verdict`, "" without one."""
 
     value: float
     ci95: Interval | None
     how: str
+    verdict: str
 
 
 def accuracy_keys(run: Run) -> list[str]:
@@ -115,9 +119,14 @@ class HeldOut:
         """95 % interval over problems of one validation; None where their number is not known."""
         problems = self.problems(key, step)
         if problems is None:
-            n = self.counts.get(source_and_samples(key)[0], 0)
+            n = self.count(key, step)
             return wilson_interval(min(max(value, 0.0), 1.0), n) if n else None
-        return interval_of(value, list(problems.accuracy.values()))
+        return mean_interval(list(problems.accuracy.values()))
+
+    def count(self, key: str, step: int) -> int:
+        """Problems of one validation; 0 where their number is not known."""
+        problems = self.problems(key, step)
+        return self.counts.get(source_and_samples(key)[0], 0) if problems is None else len(problems.accuracy)
 
     def band(self, key: str) -> list[Interval] | None:
         """:meth:`interval` of every validation, or None."""
@@ -139,15 +148,8 @@ class HeldOut:
     def gain(self, key: str) -> tuple[float, Interval | None]:
         """Last minus first validation; paired by problem where both dumps hold the same problems."""
         (first, before), (last, after) = (self.run.series(key)[index] for index in (0, -1))
-        return after - before, _paired(self.problems(key, first), self.problems(key, last))
-
-
-def interval_of(value: float, accuracies: Sequence[float]) -> Interval:
-    """Wilson for right or wrong; the normal approximation over problems where several samples each were drawn."""
-    if {0.0, 1.0}.issuperset(accuracies) or len(accuracies) < 2:
-        return wilson_interval(min(max(value, 0.0), 1.0), len(accuracies))
-    half = Z * (standard_error(accuracies) or 0.0)
-    return max(0.0, value - half), min(1.0, value + half)
+        paired = _paired(self.problems(key, first), self.problems(key, last))
+        return after - before, paired and paired.ci95
 
 
 def _difference(first: HeldOut, other: HeldOut, key: str) -> Difference | None:
@@ -157,18 +159,20 @@ def _difference(first: HeldOut, other: HeldOut, key: str) -> Difference | None:
     (step_a, value_a), (step_b, value_b) = a[-1], b[-1]
     paired = _paired(first.problems(key, step_a), other.problems(key, step_b))
     if paired is not None:
-        return Difference(value_b - value_a, paired, "paired")
+        return Difference(value_b - value_a, paired.ci95, "paired", paired.verdict)
     of_a, of_b = first.interval(key, step_a, value_a), other.interval(key, step_b, value_b)
     if of_a is None or of_b is None:
-        return Difference(value_b - value_a, None, "")
-    return Difference(value_b - value_a, newcombe_interval(value_a, of_a, value_b, of_b), "independent")
+        return Difference(value_b - value_a, None, "", "")
+    found = newcombe_interval(value_a, of_a, value_b, of_b)
+    fewest = min(first.count(key, step_a), other.count(key, step_b))
+    return Difference(value_b - value_a, found, "independent", verdict(found, fewest))
 
 
-def _paired(before: Validation | None, after: Validation | None) -> Interval | None:
+def _paired(before: Validation | None, after: Validation | None) -> Gain | None:
     """None where a dump is missing or the problems differ."""
     if before is None or after is None or before.accuracy.keys() != after.accuracy.keys():
         return None
-    return compare(before, after).ci95
+    return compare(before, after)
 
 
 def _first_file(places: list[Path]) -> Path | None:

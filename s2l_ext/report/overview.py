@@ -62,6 +62,13 @@ def lead(runs: Sequence[HeldOut]) -> str:
     return " ".join([f"{named}.", *(told if len(told) <= MOST_TOLD else [])])
 
 
+VERDICTS = {
+    "clear": "a clear difference",
+    "not clear": "no clear difference",
+    "too few": "too few problems differ for a verdict",
+}
+
+
 def _against(first: HeldOut, other: HeldOut, key: str) -> str:
     found = other.minus(first, key)
     assert found is not None
@@ -69,5 +76,5 @@ def _against(first: HeldOut, other: HeldOut, key: str) -> str:
     if found.ci95 is None:
         return f"{name}, without an interval."
     low, high = found.ci95
-    clear = "a clear difference" if low > 0 or high < 0 else "no clear difference"
+    clear = VERDICTS[found.verdict]
     return f"{name}, 95 % interval {low:+.3f} to {high:+.3f} ({found.how}): {clear}."

@@ -6,8 +6,9 @@ import html
 import re
 from typing import Any
 
+from s2l_ext.evaluation.intervals import FEWEST, mean_interval
 from s2l_ext.report.charts import Line, chart
-from s2l_ext.report.results import Metrics, Validation, series, wilson_interval
+from s2l_ext.report.results import Metrics, Validation, series
 from s2l_ext.report.style import document
 
 EXAMPLES = 3
@@ -43,6 +44,8 @@ def verdict(summary: dict[str, Any]) -> str:
     text = (
         f"Gain {summary['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} ({summary['n_val']} problems, paired)."
     )
+    if summary.get("verdict") == "too few":
+        return f"{text} Fewer than {FEWEST} problems changed: too few for a verdict."
     if low <= 0 <= high:
         return f"{text} The interval includes 0: this run does not show that the model got better or worse."
     return text if low > 0 else f"{text} The model got worse."
@@ -50,7 +53,7 @@ def verdict(summary: dict[str, Any]) -> str:
 
 def _charts(summary: dict[str, Any], lines: Metrics, validations: list[Validation]) -> list[str]:
     curve = [(float(dump.step), dump.mean) for dump in validations]
-    band = [wilson_interval(dump.mean, len(dump.accuracy)) for dump in validations]
+    band = [mean_interval(list(dump.accuracy.values())) or (0.0, 1.0) for dump in validations]
     share = []
     schedule, group = summary["explorer_slots_schedule"], summary["group_size"]
     if schedule and group:

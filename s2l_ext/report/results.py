@@ -13,7 +13,7 @@ import numpy as np
 
 from s2l_ext import json_text
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.metrics import paired_interval
+from s2l_ext.evaluation.intervals import paired_interval, verdict
 
 SLOTS = "s2l/explorer/slots"
 
@@ -45,6 +45,8 @@ class Gain:
     after: float
     ci95: tuple[float, float]
     n: int
+    differing: int
+    """Problems whose accuracy changed."""
 
     @property
     def gain(self) -> float:
@@ -52,8 +54,13 @@ class Gain:
 
     @property
     def is_clear(self) -> bool:
-        """The interval excludes 0."""
-        return self.ci95[0] > 0 or self.ci95[1] < 0
+        """The interval excludes 0, and enough problems differ."""
+        return self.verdict == "clear"
+
+    @property
+    def verdict(self) -> str:
+        """Of :func:`s2l_ext.evaluation.intervals.verdict`."""
+        return verdict(self.ci95, self.differing)
 
 
 def read_metrics(path: Path) -> Metrics:
@@ -158,18 +165,5 @@ def compare(before: Validation, after: Validation, seed: int = 0) -> Gain:
     prompts = sorted(before.accuracy)
     a = np.array([before.accuracy[prompt] for prompt in prompts])
     b = np.array([after.accuracy[prompt] for prompt in prompts])
-    return Gain(float(a.mean()), float(b.mean()), paired_interval(b - a, seed), len(prompts))
-
-
-def wilson_interval(proportion: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion of ``n`` trials (Wilson 1927)."""
-    z = 1.959964
-    centre = (proportion + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def newcombe_interval(a: float, of_a: tuple[float, float], b: float, of_b: tuple[float, float]) -> tuple[float, float]:
-    """95 % interval of ``b - a`` for two independent proportions, from the interval of each (Newcombe 1998, no. 10)."""
-    low = b - a - math.hypot(b - of_b[0], of_a[1] - a)
-    return low, b - a + math.hypot(of_b[1] - b, a - of_a[0])
+    interval, differing = paired_interval(b - a, seed), int(np.count_nonzero(b - a))
+    return Gain(float(a.mean()), float(b.mean()), interval, len(prompts), differing)

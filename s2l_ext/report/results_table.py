@@ -11,8 +11,8 @@ from s2l_ext.report.run import Run
 from s2l_ext.report.tables import table
 
 WITHIN = (
-    "Intervals are at 95 %, over problems: of one accuracy Wilson's (with several samples a problem, the normal "
-    "approximation), of a gain a paired bootstrap over the problems that both validations hold."
+    "Intervals are at 95 %, over problems: of one accuracy Wilson's (with several samples a problem, Student's t), "
+    "of a gain a paired bootstrap, corrected for few problems, over those that both validations hold."
 )
 BETWEEN = (
     "A difference is last minus last: paired by problem where both runs left dumps of the same problems, else as of "

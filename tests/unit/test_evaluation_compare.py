@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,58 @@ def test_other_files_are_named(write, tmp_path: Path) -> None:
             compare(a, write(name, document))
     with pytest.raises(DataError, match=r"none\.json: cannot be read"):
         compare(a, tmp_path / "none.json")
+
+
+def counted(rows: list[list[Any]], ks: Any) -> dict[str, Any]:
+    found = result([1] * len(rows)) if rows else result([1]) | {"problems": []}
+    for row, (samples, correct) in zip(found["problems"], rows, strict=True):
+        row |= {"num_samples": samples, "num_correct": correct}
+    return found | {"pass_at_k": ks}
+
+
+IMPOSSIBLE = {
+    "fewer samples than k": ([[4, 2], [2, 1]], {"1": 0.5, "4": 0.9}, "problem p1 has 2 samples, pass@4 needs 4"),
+    "more right than samples": ([[4, 9], [4, 1]], {"1": 0.5}, "problem p0 has 9 right of 4 samples"),
+    "negative": ([[4, 1], [4, -1]], {"1": 0.5}, "problem p1 has -1 right of 4 samples"),
+    "no samples": ([[0, 0]], {"1": 0.5}, "problem p0 has 0 right of 0 samples"),
+    "no problems": ([], {"1": 0.5}, "no problems"),
+    "text": ([["4", 1]], {"1": 0.5}, "problem p0 has num_samples '4' and num_correct 1, not whole"),
+    "true": ([[4, True]], {"1": 0.5}, "problem p0 has num_samples 4 and num_correct True, not whole"),
+    "no pass@k": ([[4, 1]], None, "pass_at_k is None"),
+    "pass@k above 1": ([[4, 1]], {"1": 25}, "pass_at_k is {'1': 25}"),
+    "k is no number": ([[4, 1]], {"x": 0.5}, "pass_at_k is {'x': 0.5}"),
+    "k is 0": ([[4, 1]], {"0": 0.5}, "pass_at_k is {'0': 0.5}"),
+}
+
+
+@pytest.mark.parametrize(("rows", "ks", "reason"), IMPOSSIBLE.values(), ids=IMPOSSIBLE)
+def test_impossible_counts_are_refused(write, rows, ks, reason) -> None:
+    path = write("a.json", counted(rows, ks))
+    with pytest.raises(DataError, match=rf"a\.json: {re.escape(reason)}"):
+        compare(path, path)
+
+
+@pytest.mark.parametrize("accuracy", [None, "0.5", 50])
+def test_an_impossible_accuracy_is_refused(write, accuracy) -> None:
+    path = write("a.json", result([1]) | {"accuracy": accuracy})
+    with pytest.raises(DataError, match=r"a\.json: accuracy is .*, not a share"):
+        compare(path, path)
+
+
+def test_a_problem_that_stands_twice_is_refused(write) -> None:
+    found = counted([[4, 1], [4, 2]], {"1": 0.5})
+    found["problems"][1]["prompt_id"] = "p0"
+    with pytest.raises(DataError, match="problem p0 stands there twice"):
+        compare(write("a.json", found), write("b.json", found))
+
+
+@pytest.mark.parametrize(("count", "said"), [(2, "too few"), (5, "too few"), (6, "clear")])
+def test_no_verdict_from_too_few_problems(write, count: int, said: str) -> None:
+    a, b = (write(f"{v}.json", counted([[1, v]] * count, {"1": float(v)})) for v in (0, 1))
+    found = compare(a, b)
+    assert found["verdict"] == said
+    few = f"(no verdict: {count} problems differ, at least 6 must)"
+    assert as_lines(found)[-2].endswith("(clear)" if said == "clear" else few)
 
 
 def test_command(write, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from s2l_ext.evaluation import pass_at_k
+from s2l_ext.evaluation.intervals import bootstrap_tail, t_quantile
 from s2l_ext.evaluation.metrics import majority_correct, paired_interval, paired_intervals, standard_error, summarize
 
 
@@ -109,6 +110,31 @@ def test_measures_are_resampled_together_and_as_one_alone() -> None:
     ends = paired_intervals(np.stack([first, 2 * first], axis=1), seed=3, resamples=500)
     assert ends[:, 1] == pytest.approx(2 * ends[:, 0])
     assert tuple(ends[:, 0]) == pytest.approx(paired_interval(first, seed=3, resamples=500))
+
+
+def test_quantiles_of_students_t_as_printed_in_tables() -> None:
+    for degrees, t in ((1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (29, 2.0452), (120, 1.9799)):
+        assert t_quantile(0.95, degrees) == pytest.approx(t, abs=5e-5)
+
+
+def test_few_problems_get_a_wider_interval() -> None:
+    """30: sqrt(30/29) * 2.04523 = 2.08019 standard deviations of a normal distribution, not 1.95996."""
+    assert bootstrap_tail(30) == pytest.approx(0.018753, abs=1e-5)
+    assert bootstrap_tail(100_000) == pytest.approx(0.025, abs=1e-5)
+    assert bootstrap_tail(1) == 0.0
+
+
+@pytest.mark.parametrize(("problems", "samples"), [(15, 1), (30, 1), (30, 4)])
+def test_coverage_with_few_problems(problems: int, samples: int) -> None:
+    """Success rates from Beta(0.8, 0.8); a plain percentile bootstrap covers 0.905, 0.931 and 0.936."""
+    rng, rounds, gain = np.random.default_rng(0), 2000, 0.54 * (0.8 * 0.8) / (1.6 * 2.6)  # E p(1 - p) of the Beta
+    covered = 0
+    for seed in range(rounds):
+        rate = rng.beta(0.8, 0.8, problems)
+        before, after = (rng.binomial(samples, p) / samples for p in (rate, rate + 0.54 * rate * (1 - rate)))
+        low, high = paired_interval(after - before, seed, resamples=1000)
+        covered += low <= gain <= high
+    assert covered / rounds == pytest.approx(0.95, abs=0.018)
 
 
 def test_paired_interval_covers_the_truth_as_often_as_it_says() -> None:

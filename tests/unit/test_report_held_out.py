@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.report.held_out import HeldOut, interval_of
-from s2l_ext.report.results import newcombe_interval, wilson_interval
+from s2l_ext.evaluation.intervals import mean_interval, newcombe_interval, wilson_interval
+from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run, names_of
 from s2l_ext.report.settings import differences, flattened, value_text
 
@@ -80,9 +80,10 @@ def test_a_validation_file_that_is_no_parquet_tells_nothing(tmp_path):
 
 
 def test_several_samples_a_problem_use_the_spread_of_the_problems():
-    """0, 0.5, 1, 0.5: mean 0.5, standard deviation 0.40825, standard error 0.20412."""
-    assert interval_of(0.5, [0.0, 0.5, 1.0, 0.5]) == pytest.approx((0.09993, 0.90007), abs=1e-4)
-    assert interval_of(0.75, [0.5, 1.0]) == pytest.approx((0.26, 1.0), abs=1e-2)
+    """0.25, 0.5, 0.75, 0.5: mean 0.5, standard error 0.10206, times 3.18245 (Student's t, three degrees)."""
+    assert mean_interval([0.25, 0.5, 0.75, 0.5]) == pytest.approx((0.17519, 0.82481), abs=1e-5)
+    assert mean_interval([0.5, 1.0]) == (0.0, 1.0)  # 0.75 -+ 12.706 * 0.25
+    assert mean_interval([0.5]) is None and mean_interval([1.0]) == pytest.approx((0.20655, 1.0), abs=1e-5)
 
 
 def test_newcombe_by_hand():

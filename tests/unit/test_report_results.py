@@ -11,14 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation.intervals import paired_interval, wilson_interval
 from s2l_ext.report.results import (
     Validation,
     compare,
-    paired_interval,
     read_metrics,
     read_validations,
     series,
-    wilson_interval,
 )
 
 
@@ -94,6 +93,14 @@ def test_pairing_is_by_problem_not_by_order():
 def test_other_problems_are_refused():
     with pytest.raises(DataError, match=r"2 problems, at step 8 2, and 1 are in both"):
         compare(validation(0, {"a": 0.0, "b": 0.0}), validation(8, {"a": 0.0, "c": 0.0}))
+
+
+def test_five_problems_that_all_improve_are_no_clear_gain():
+    """By chance 2 in 32 (sign test); six, 2 in 64."""
+    for count, said in ((5, "too few"), (6, "clear")):
+        names = [f"p{i}" for i in range(count)]
+        found = compare(validation(0, dict.fromkeys(names, 0.0)), validation(8, dict.fromkeys(names, 1.0)))
+        assert (found.verdict, found.is_clear, found.differing) == (said, said == "clear", count)
 
 
 def test_interval_agrees_with_the_normal_approximation():
