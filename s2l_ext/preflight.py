@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.checks import schedule_warnings
 from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
+from s2l_ext.config.schedule_checks import RunSteps, check_schedules, run_steps
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
-from s2l_ext.config.verl_settings import total_steps, whole_number
+from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import (
     match_pass_rates,
@@ -77,9 +77,8 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
         warnings += _teacher_fits(cfg, s2l.distill.teacher_path)
     if s2l.explorer:
         warnings += _explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer.is_live else []
-        warnings += _schedule_fits(cfg, s2l.explorer)
         warnings += check_store(cfg, s2l, _parquet_files(cfg)) if not s2l.explorer.is_live else []
-    return warnings
+    return warnings + check_schedules(s2l, cfg, steps_of_run(cfg), _counted_rows(cfg))
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -129,11 +128,6 @@ def _explorer_fits(cfg: DictConfig, explorer: ExplorerConfig, teaches: bool = Fa
     learner_path = cfg.actor_rollout_ref.model.path
     warnings = compare(learner_path, explorer.model, LEARNER_KEY, EXPLORER_KEY, trust_of(cfg), both_render=False)
     return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model)]
-
-
-def _schedule_fits(cfg: DictConfig, explorer: ExplorerConfig) -> list[str]:
-    steps = _steps_from_data(cfg) if total_steps(cfg) is None else None
-    return schedule_warnings(explorer, steps, "rows / train_batch_size x epochs") if steps else []
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
@@ -305,9 +299,17 @@ def _files(value: Any) -> Iterator[Path]:
             yield Path(path).expanduser()
 
 
+def steps_of_run(cfg: DictConfig) -> RunSteps | None:
+    """Steps until verl stops; None where neither the settings nor the data says it."""
+    return run_steps(cfg, _steps_from_data(cfg))
+
+
 def _steps_from_data(cfg: DictConfig) -> int | None:
     """At most this many steps: full batches of the parquet rows, times epochs. None when rows cannot be counted."""
+    rows, batch = _counted_rows(cfg), whole_number(cfg, "data.train_batch_size")
+    return None if rows is None or batch < 1 else rows // batch * whole_number(cfg, "trainer.total_epochs")
+
+
+def _counted_rows(cfg: DictConfig) -> int | None:
     files = [path for path in _files(cfg.data.train_files) if path.suffix == ".parquet"]
-    if not files or OmegaConf.select(cfg, "data.custom_cls.path"):
-        return None
-    return _rows(cfg, files) // whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "trainer.total_epochs")
+    return None if not files or OmegaConf.select(cfg, "data.custom_cls.path") else _rows(cfg, files)

@@ -30,7 +30,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.folder_lock import held
 from s2l_ext.masking import masked, refuse_secrets
 from s2l_ext.platform import activate_for
-from s2l_ext.preflight import check_warm_start, keep_own_ray_here, preflight
+from s2l_ext.preflight import check_warm_start, keep_own_ray_here, preflight, steps_of_run
 from s2l_ext.refusal import guarded
 from s2l_ext.state import checkpoint_folder, resume_state
 
@@ -87,7 +87,8 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)
     warnings += _ask_reward(cfg, s2l)
-    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform), warnings)
+    steps = steps_of_run(cfg)
+    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps and steps.number), warnings)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

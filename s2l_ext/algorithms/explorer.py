@@ -27,8 +27,15 @@ class Schedule(Protocol):
 
 
 def build_schedule(schedule: str, mix_steps: int, group_size: int) -> Schedule:
-    """``linear``: hand-over within ``mix_steps``; ``constant``: every session at every step."""
-    return AllSessions(group_size) if schedule == "constant" else LinearAnnealing(mix_steps, group_size)
+    """``linear``: hand-over within ``mix_steps``; ``hard_switch``: every session up to step ``mix_steps``, then none;
+    ``constant``: every session at every step.
+
+    Raises:
+        ConfigError: an argument is below 1.
+    """
+    if schedule == "constant":
+        return AllSessions(group_size)
+    return HardSwitch(mix_steps, group_size) if schedule == "hard_switch" else LinearAnnealing(mix_steps, group_size)
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,35 @@ class AllSessions:
 
 
 @dataclass(frozen=True)
+class HardSwitch:
+    """The paper's ablation of annealing (its Fig. 6): the explorer alone, then the learner alone.
+
+    Args:
+        mix_steps: the explorer's last step; the learner samples every session from the next step on.
+        group_size: G, sessions per prompt.
+
+    Raises:
+        ConfigError: an argument is below 1.
+    """
+
+    mix_steps: int
+    group_size: int
+
+    def __post_init__(self) -> None:
+        _check(self.mix_steps, self.group_size)
+
+    def slots(self, step: int) -> int:
+        """``group_size`` up to step ``mix_steps``, 0 after it; ``step`` counts from 1."""
+        if step < 1:
+            raise ValueError(f"step={step}: steps count from 1")
+        return self.group_size if step <= self.mix_steps else 0
+
+    def table(self, total_steps: int) -> list[int]:
+        """Slots of steps 1 to ``total_steps``."""
+        return [self.slots(step) for step in range(1, total_steps + 1)]
+
+
+@dataclass(frozen=True)
 class LinearAnnealing:
     """Linear hand-over from explorer to learner.
 
@@ -62,10 +98,7 @@ class LinearAnnealing:
     group_size: int
 
     def __post_init__(self) -> None:
-        if self.mix_steps < 1:
-            raise ConfigError(f"mix_steps={self.mix_steps}: the explorer needs at least one step. Use 1 or more.")
-        if self.group_size < 1:
-            raise ConfigError(f"group_size={self.group_size}: a group has at least one session.")
+        _check(self.mix_steps, self.group_size)
 
     def alpha(self, step: int) -> float:
         """Share that the formula asks for, in [0, 1]; ``step`` counts from 1."""
@@ -86,3 +119,10 @@ class LinearAnnealing:
     def table(self, total_steps: int) -> list[int]:
         """Slots of steps 1 to ``total_steps``."""
         return [self.slots(step) for step in range(1, total_steps + 1)]
+
+
+def _check(mix_steps: int, group_size: int) -> None:
+    if mix_steps < 1:
+        raise ConfigError(f"mix_steps={mix_steps}: the explorer needs at least one step. Use 1 or more.")
+    if group_size < 1:
+        raise ConfigError(f"group_size={group_size}: a group has at least one session.")

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.config.colocated_checks import check_colocated
 from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
@@ -18,10 +17,11 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.offline_checks import check_source
 from s2l_ext.config.placement_checks import check_placement
 from s2l_ext.config.row_split import check_row_split
+from s2l_ext.config.schedule_checks import given_steps_warnings
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.teacher_rows import check_teacher_rows
 from s2l_ext.config.verl_checks import check_verl
-from s2l_ext.config.verl_settings import setting, total_steps, whole_number
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
 GROUP_ESTIMATORS = frozenset(
@@ -186,21 +186,6 @@ def _estimator(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return [f"algorithm.adv_estimator={name} is not one of verl's; s2l.explorer assumes that it compares a group."]
 
 
-def _schedule(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    total = total_steps(cfg)
-    return [] if total is None else schedule_warnings(explorer, total, "trainer.total_training_steps")
-
-
-def schedule_warnings(explorer: ExplorerConfig, total: int, source: str) -> list[str]:
-    """Whether the hand-over ends inside a run of ``total`` steps; ``source`` says where that number comes from."""
-    if explorer.schedule == "constant" or explorer.mix_steps <= total:
-        return []
-    return [
-        f"s2l.explorer.mix_steps={explorer.mix_steps} is more than the run's {total} steps ({source}): "
-        "the explorer never hands over completely."
-    ]
-
-
 def _old_log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     prefix = "algorithm.rollout_correction"
     if setting(cfg, f"{prefix}.bypass_mode"):
@@ -253,28 +238,6 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def _lone_rows(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    size = setting(cfg, "actor_rollout_ref.rollout.n")
-    if explorer.baseline != "per_source" or explorer.schedule == "constant":
-        return []
-    last = min(explorer.mix_steps, total_steps(cfg) or explorer.mix_steps)
-    table = LinearAnnealing(explorer.mix_steps, size).table(last)
-    steps = [step for step, slots in enumerate(table, start=1) if slots in (1, size - 1)]
-    if not steps:
-        return []
-    return [
-        f"s2l.explorer.baseline=per_source leaves one row of a source alone in its group at step "
-        f"{ranges(steps)}: it has no baseline, so verl makes its reward its advantage."
-    ]
-
-
-def ranges(steps: list[int]) -> str:
-    """Ascending numbers in words: ``1, 3-5``."""
-    starts = [step for step in steps if step - 1 not in steps]
-    ends = [step for step in steps if step + 1 not in steps]
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
-
-
 def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     if explorer.temperature > 0:
         return []
@@ -312,11 +275,10 @@ EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = 
     _group_size,
     _constant,
     _estimator,
-    _schedule,
+    given_steps_warnings,
     _old_log_probs,
     _correction,
     _engine,
-    _lone_rows,
     _sampling,
     _overrides,
     check_faults,

@@ -25,9 +25,14 @@ def fingerprint(cfg: DictConfig) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> dict[str, Any]:
-    """Plain values only. ``explorer`` is None when the feature is off."""
+def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, steps: int | None = None) -> dict[str, Any]:
+    """Plain values only. ``explorer`` is None when the feature is off.
+
+    Args:
+        steps: of the run; None takes what the settings alone say.
+    """
     rollout, trainer = cfg.actor_rollout_ref.rollout, cfg.trainer
+    steps = total_steps(cfg) if steps is None else steps
     return {
         "recipe": recipe,
         "platform": platform,
@@ -40,8 +45,8 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str) -> d
         },
         "mode": {"name": mode_of(cfg), "batches_ahead": batches_ahead(cfg), "lag_limit": lag_limit(cfg)},
         "rollout_gpus": rollout.nnodes * rollout.n_gpus_per_node if mode_of(cfg) == "separate_async" else 0,
-        "explorer": _explorer_plan(s2l.explorer, rollout.n, total_steps(cfg)) if s2l.explorer else None,
-        "steps": total_steps(cfg),
+        "explorer": _explorer_plan(s2l.explorer, rollout.n, steps) if s2l.explorer else None,
+        "steps": steps,
         "prompts_per_step": cfg.data.train_batch_size,
         "group_size": rollout.n,
         "advantage": cfg.algorithm.adv_estimator,

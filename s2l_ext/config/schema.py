@@ -53,7 +53,8 @@ class ExplorerConfig:
     ``model_path`` is a Hugging Face folder or hub id. ``placement: dedicated`` gives the explorer GPUs of its own
     (``nnodes * n_gpus_per_node``); ``colocated`` has it sample on the learner's and sleep during updates. ``mix_steps``
     is T_mix. Sampling values are those of the authors' scripts.
-    ``schedule: constant`` lets it sample every session to the end, as the teacher does in sparse-to-dense's warm-up.
+    ``schedule: hard_switch`` lets it sample every session up to step ``mix_steps`` and none after it, ``constant``
+    every session to the end, as the teacher does in sparse-to-dense's warm-up.
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
     ``source: offline`` takes its rows, without replacement, from a ``store`` that ``s2l explore`` wrote;
     ``too_few`` says what happens to a group for which too few are left.
@@ -72,7 +73,7 @@ class ExplorerConfig:
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)
     tensor_model_parallel_size: int = limited(1, at_least=1)
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "hard_switch", "constant"] = "linear"
     mix_steps: int = limited(8, at_least=1)
     temperature: float = limited(0.7, at_least=0)
     top_p: float = limited(0.95, above=0, at_most=1)

@@ -10,9 +10,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.config.schedule_checks import run_steps
 from s2l_ext.config.schema import ExplorerConfig, S2LConfig
 from s2l_ext.config.teacher_rows import stored_row_warnings
-from s2l_ext.config.verl_settings import setting, total_steps, whole_number
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.data.tokenizers import Trust, digest, load_tokenizer, snapshot, token_digest, trust_of
@@ -90,8 +91,8 @@ def _steps_of_a_pass(cfg: DictConfig, prompts: int) -> int:
 
 
 def _steps(cfg: DictConfig, prompts: int) -> int:
-    passes = whole_number(cfg, "trainer.total_epochs")
-    return total_steps(cfg) or _steps_of_a_pass(cfg, prompts) * passes
+    steps = run_steps(cfg, _steps_of_a_pass(cfg, prompts) * whole_number(cfg, "trainer.total_epochs"))
+    return steps.number if steps else 0
 
 
 def _unfinished(store: RolloutStore) -> str:

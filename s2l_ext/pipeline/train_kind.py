@@ -26,7 +26,7 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.accounting import training_result
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
 from s2l_ext.pipeline.schema import Input
-from s2l_ext.preflight import EXPLORER_KEY, LEARNER_KEY, TEACHER_KEY, _steps_from_data, gpus_needed
+from s2l_ext.preflight import EXPLORER_KEY, LEARNER_KEY, TEACHER_KEY, gpus_needed, steps_of_run
 from s2l_ext.state import TRACKER_FILE, write_atomically
 from s2l_ext.trainer.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.trainer.run_log import TRAINING_MARK
@@ -207,15 +207,16 @@ def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
 
 
 def _steps(place: Place, cfg: DictConfig) -> int | None:
-    """Steps of the run: the recipe's, else full batches of the data's rows times epochs, once the data is there."""
+    """Steps of the run: the recipe's, or fewer if the data ends before them, once the data is there."""
     files = [Path(path).expanduser() for path in _paths(cfg.data.train_files)]
     with in_stage(place.stage.name):
-        if (given := total_steps(cfg)) is not None or not all(file.is_file() for file in files):
-            return given
+        if not all(file.is_file() for file in files):
+            return total_steps(cfg)
         try:
-            return _steps_from_data(cfg)
+            steps = steps_of_run(cfg)
         except (OSError, pa.ArrowException):
-            return None  # the check of labels says what is wrong with the file
+            return total_steps(cfg)  # the check of labels says what is wrong with the file
+        return steps and steps.number
 
 
 def _apply(place: Place, cfg: DictConfig, settings: Mapping[str, Any]) -> None:

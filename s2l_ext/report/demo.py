@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext import __version__
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.config.schema import ExplorerConfig
 from s2l_ext.errors import DataError
 from s2l_ext.report.follow import Ended, Tail, last_lines, run_followed
 from s2l_ext.report.page import headline, render, verdict
@@ -237,8 +238,9 @@ def read_plan(run: Path) -> RunPlan:
     mix_steps = OmegaConf.select(cfg, "s2l.explorer.mix_steps")
     if steps is None or group is None or mix_steps is None:
         return RunPlan(steps, group)
-    annealing = LinearAnnealing(int(mix_steps), int(group))
-    return RunPlan(int(steps), int(group), tuple(annealing.slots(step) for step in range(1, int(steps) + 1)))
+    schedule = OmegaConf.select(cfg, "s2l.explorer.schedule") or ExplorerConfig.schedule
+    slots = build_schedule(schedule, int(mix_steps), int(group)).table(int(steps))
+    return RunPlan(int(steps), int(group), tuple(slots))
 
 
 def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ext.algorithms.guidance import AdaptiveGuidance, guided_sessions
+from s2l_ext.algorithms.guidance import AdaptiveGuidance, LinearDecay, guided_sessions
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.config.guidance_checks import build_length
 from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.errors import StateMismatch
 from s2l_ext.trainer.outcomes import Session, batch_accuracy
 
 
@@ -20,7 +21,7 @@ class StepGuidance:
     Args:
         config: the ``s2l.guidance`` block.
         group_size: G, sessions per prompt.
-        total_steps: T of the decays.
+        total_steps: T of the decays: the steps that the run really has.
     """
 
     def __init__(self, config: GuidanceConfig, group_size: int, total_steps: int) -> None:
@@ -73,11 +74,26 @@ class StepGuidance:
         return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **after}.items()}
 
     def state_dict(self) -> dict[str, Any]:
+        if isinstance(self.rule, LinearDecay):
+            return {"total_steps": self.rule.total_steps}
         return self.adaptive.state_dict() if self.adaptive else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            StateMismatch: the state is another rule's, or the run was to have another number of steps.
+        """
         if self.adaptive:
             self.adaptive.load_state_dict(state)
+        elif isinstance(self.rule, LinearDecay) and state.get("total_steps", self.rule.total_steps) != (
+            self.rule.total_steps
+        ):
+            raise StateMismatch(
+                f"s2l.guidance.length.type={self.config.length.type} falls over the run's steps: the checkpoint's run "
+                f"had {state['total_steps']}, this one has {self.rule.total_steps}. Set trainer.total_training_steps "
+                "and trainer.total_epochs back, or start over with trainer.resume_mode=disable."
+            )
 
 
 def statistics(sessions: list[Session]) -> dict[str, float]:

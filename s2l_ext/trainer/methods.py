@@ -147,7 +147,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
                 self.stored.load_state_dict(self.resumed["stored_rows"])
         if self.s2l.guidance:
             group_size = self.config.actor_rollout_ref.rollout.n
-            self.guidance = StepGuidance(self.s2l.guidance, group_size, self.total_training_steps)
+            steps = min(self.total_training_steps, self.steps_per_epoch * self.config.trainer.total_epochs)
+            self.guidance = StepGuidance(self.s2l.guidance, group_size, steps)
             if "guidance" in self.resumed:
                 self.guidance.load_state_dict(self.resumed["guidance"])
         if self.s2l.curriculum is None:

@@ -12,7 +12,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.errors import DataError
+from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.rollout.plan import PREFIX_FIELD
 from s2l_ext.trainer import corrections, methods
 from s2l_ext.trainer.corrections import take_guidance_for_the_learners
@@ -126,7 +126,31 @@ def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
     step = guidance(type="linear", initial=100)
     assert [step.length(number) for number in (1, 6, 10)] == [100, 50, 10]
     step.observe(100, [Session("a", None, "learner", 100)])
-    assert step.metrics()["s2l/guidance/length"] == 100.0 and step.state_dict() == {}
+    assert step.metrics()["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
+
+
+def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> None:
+    """Five steps in the only epoch end a run that was to have 300: the length is 12 * (1 - 4 / 5) at the last."""
+    trainer = S2LTrainer.__new__(S2LTrainer)
+    trainer.config = compose_config("g2rpo_a/toy", ["trainer.total_epochs=1"])
+    trainer.s2l, trainer.explorer, trainer.resumed = parse_s2l(DECAY), None, {}
+
+    def verls(self) -> None:
+        self.total_training_steps, self.steps_per_epoch = 300, 5
+
+    monkeypatch.setattr(PPOTrainer, "_init_dataloader", verls)
+    trainer._init_dataloader()
+    assert [trainer.guidance.length(step) for step in range(1, 6)] == [12, 10, 7, 5, 2]
+    trainer.resumed = {"guidance": trainer.guidance.state_dict()}
+    trainer._init_dataloader()
+    trainer.config.trainer.total_epochs = 2
+    with pytest.raises(StateMismatch, match="the checkpoint's run had 5, this one has 10"):
+        trainer._init_dataloader()
+    trainer.resumed = {"guidance": {}}  # a checkpoint of an earlier version
+    trainer._init_dataloader()
+
+
+DECAY = {"guidance": {"length": {"type": "linear", "initial": 12, "max_length": 64}}}
 
 
 def test_rule_without_accuracy_is_refused() -> None:

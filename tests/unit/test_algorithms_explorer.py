@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.explorer import HardSwitch, LinearAnnealing, build_schedule
 from s2l_ext.errors import ConfigError
 
 
@@ -41,6 +41,14 @@ def test_share_is_the_rounded_share():
     assert sum(schedule.table(16)) / 256 == pytest.approx(0.262, abs=5e-4)
 
 
+def test_a_hard_switch_is_the_explorer_alone_and_then_the_learner_alone():
+    """The explorer's last step is ``mix_steps``: half of a run of 16 at 8."""
+    assert HardSwitch(8, 16).table(16) == [16] * 8 + [0] * 8
+    assert HardSwitch(1, 6).table(3) == [6, 0, 0]
+    assert build_schedule("hard_switch", 2, 4) == HardSwitch(2, 4)
+    assert build_schedule("linear", 2, 4) == LinearAnnealing(2, 4) and build_schedule("constant", 2, 4).slots(9) == 4
+
+
 @given(mix_steps=st.integers(2, 200), group_size=st.integers(1, 256))
 def test_floating_error_never_adds_a_slot(mix_steps, group_size):
     schedule = LinearAnnealing(mix_steps, group_size)
@@ -57,12 +65,14 @@ def test_slots_only_fall_and_stay_at_zero(mix_steps, group_size):
     assert set(table[mix_steps:]) == {0}
 
 
+@pytest.mark.parametrize("schedule", [LinearAnnealing, HardSwitch])
 @pytest.mark.parametrize(("mix_steps", "group_size"), [(0, 8), (-1, 8), (8, 0)])
-def test_impossible_arguments_are_refused(mix_steps, group_size):
+def test_impossible_arguments_are_refused(schedule, mix_steps, group_size):
     with pytest.raises(ConfigError, match=r"=-?[01]"):
-        LinearAnnealing(mix_steps, group_size)
+        schedule(mix_steps, group_size)
 
 
-def test_steps_count_from_one():
+@pytest.mark.parametrize("schedule", [LinearAnnealing, HardSwitch])
+def test_steps_count_from_one(schedule):
     with pytest.raises(ValueError, match="step=0"):
-        LinearAnnealing(8, 16).slots(0)
+        schedule(8, 16).slots(0)

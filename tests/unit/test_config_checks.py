@@ -18,7 +18,6 @@ from s2l_ext.config.checks import (
     ROLLOUT_KEYS_OUTSIDE_YAML,
     UNGROUPED_ESTIMATORS,
     check_against_verl,
-    ranges,
 )
 from s2l_ext.errors import ConfigError
 
@@ -126,11 +125,6 @@ def test_tensor_parallel_size_must_divide_the_explorers_gpus(composed):
     assert check(changed(composed, **whole_nodes, s2l__explorer__nnodes=2)) == []
 
 
-def test_lone_rows_of_a_source_are_announced_with_their_steps(composed):
-    warnings = check(changed(composed, s2l__explorer__baseline="per_source"))
-    assert len(warnings) == 1 and "at step 2:" in warnings[0]
-
-
 @pytest.mark.parametrize("with_explorer", [True, False])
 def test_an_unknown_trainer_is_refused_with_the_list(composed, with_explorer):
     cfg = changed(composed, trainer__v1__trainer_mode="one_step_off")
@@ -204,11 +198,3 @@ def test_estimators_are_verls():
     (enum,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "AdvantageEstimator")
     names = {ast.literal_eval(node.value) for node in enum.body if isinstance(node, ast.Assign)}
     assert names == GROUP_ESTIMATORS | UNGROUPED_ESTIMATORS
-
-
-def test_long_lists_of_steps_are_ranges_and_end_with_the_run(composed):
-    assert ranges([1, 3, 4, 5, 9]) == "1, 3-5, 9"
-    settings = {"s2l__explorer__baseline": "per_source", "s2l__explorer__mix_steps": 40}
-    settings["actor_rollout_ref__rollout__n"] = 4
-    warnings = check(changed(composed, **settings))  # 16 steps; ceil(4 (1 - 10 / 40)) = 3 from step 11 on
-    assert any("alone in its group at step 11-16:" in warning for warning in warnings), warnings

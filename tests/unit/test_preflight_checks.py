@@ -202,6 +202,9 @@ def test_steps_that_the_data_gives_are_compared_with_the_schedule(world):
     (warning,) = look(*settings)
     assert "mix_steps=8" in warning and "6 steps" in warning
     assert look(*settings, "s2l.explorer.mix_steps=6") == []
+    both = [*settings[1:], "trainer.total_training_steps=300"]
+    assert look(*both) == [warning]
+    assert look(*both, "s2l.explorer.mix_steps=6") == []
 
 
 # ---- what a curriculum reads --------------------------------------------------------------------------------------
