@@ -1,4 +1,4 @@
-"""Where a response states its final answer. One mode says where to look; ``auto`` takes the first mark there is."""
+"""Where a response states its final answer. One mode says where to look; ``auto`` takes the last mark there is."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+OPENED, CLOSED = "<think>", "</think>"
+THINKING = ("auto", "opened")
+MARKED_CHARS = 1_000_000
+"""Marks are looked for in this many characters from the end."""
+
+BOX = re.compile(r"\\(?:boxed|fbox|framebox(?:\[[^\]\n]{0,20}\]){0,2})\s*\{")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|or|\\[()\[\]])*")
-HASHES = re.compile(r"^####[ \t]+(\S.*?)\s*$", re.MULTILINE)
-TAGS = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL)
+HASHES = re.compile(r"^####[ \t]+(\S.*)$", re.MULTILINE)
+TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+ANSWER_LABEL = re.compile(r"\banswer\b[*_\t ]*[:\uff1a][*_\t }]*", re.IGNORECASE)
+LABELS = 50
+"""Of a hostile text no more labels than these are looked at, from the end."""
+EMPHASIS = re.compile(r"(\*\*|__|`)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
 UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 MINUS = "\u2212"
 """What models write for a minus sign as often as the hyphen."""
@@ -18,6 +27,11 @@ NUMBER = re.compile(
     rf"(?:(?<![\w)\]}}.])[-{MINUS}])?"  # 5-3 ends in 3, not in -3
     rf"(?:\\[dtc]?frac\{{-?[0-9]+\}}\{{[0-9]+\}}|(?:{UNSIGNED})(?:/[0-9]+(?![0-9.,]*[0-9]))?)"
 )
+HEADING = re.compile(r"[A-Za-z]{2}")
+"""``#### Step 2`` is a heading of Markdown; beside another mark a line of hashes counts without words only."""
+
+Mark = tuple[int, str]
+"""Where the answer begins, and the answer."""
 
 
 @dataclass(frozen=True)
@@ -34,32 +48,62 @@ class Extracted:
     whole: bool = False
 
 
-def extract(text: str, mode: str) -> Extracted:
+def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
     """The final answer of ``text`` as ``mode`` (a key of :data:`MODES`, or ``auto``) sees it.
 
     Under ``auto`` a text without any mark is handed on whole; under the other modes it has no answer.
+
+    Args:
+        thinking: see :func:`outside_thinking`.
     """
-    answer = marked_answer(text) if mode == "auto" else MODES[mode](text)
+    said = outside_thinking(text, thinking == "opened")
+    marked = said[-MARKED_CHARS:]
+    answer = marked_answer(marked) if mode == "auto" else MODES[mode](marked)
     if answer is not None:
         return Extracted(answer, bool(answer))
-    return Extracted(text.strip(), False, whole=True) if mode == "auto" else Extracted("", False)
+    return Extracted(said.strip(), False, whole=True) if mode == "auto" else Extracted("", False)
+
+
+def outside_thinking(text: str, opened: bool = False) -> str:
+    """What a response says beside its thinking: what follows the last ``</think>``, up to a ``<think>`` after that.
+
+    Args:
+        opened: the prompt opened the thinking, so a response that never closes it says nothing.
+    """
+    _, closed, said = text.rpartition(CLOSED)
+    return "" if opened and not closed else said.partition(OPENED)[0]
 
 
 def marked_answer(text: str) -> str | None:
-    """The final answer that ``text`` marks as such (box, else ``####``, else tags), or None."""
-    return next((found for look in (last_boxes, last_hashes, last_tags) if (found := look(text)) is not None), None)
+    """The final answer that ``text`` marks: of box, tags, answer line, hashes the last (the inner if nested), or None.
+
+    A heading of Markdown (``#### Step 2``) is taken where nothing else is marked only.
+    """
+    marks = [mark for look in (_box, _tags, _answer_line) if (mark := look(text)) is not None]
+    hashes = _hashes(text)
+    if hashes is not None and not (marks and HEADING.search(hashes[1])):
+        marks.append(hashes)
+    return max(marks)[1] if marks else None
 
 
 def last_hashes(text: str) -> str | None:
     """What follows the last ``####`` that begins a line."""
-    found = HASHES.findall(text)
-    return str(found[-1]) if found else None
+    return _answer(_hashes(text))
 
 
 def last_tags(text: str) -> str | None:
     """What the last ``<answer>...</answer>`` holds."""
-    found = TAGS.findall(text)
-    return str(found[-1]) if found else None
+    return _answer(_tags(text))
+
+
+def answer_line(text: str) -> str | None:
+    """What follows the last ``Answer:`` on its line (the form that DAPO's prompt asks for)."""
+    return _answer(_answer_line(text))
+
+
+def last_boxes(text: str) -> str | None:
+    """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
+    return _answer(_box(text))
 
 
 def last_number(text: str) -> str | None:
@@ -68,8 +112,37 @@ def last_number(text: str) -> str | None:
     return str(found[-1]).replace(MINUS, "-") if found else None
 
 
-def last_boxes(text: str) -> str | None:
-    """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
+def _answer(mark: Mark | None) -> str | None:
+    return None if mark is None else mark[1]
+
+
+def _hashes(text: str) -> Mark | None:
+    found = list(HASHES.finditer(text))
+    return (found[-1].start(1), found[-1][1].strip()) if found else None
+
+
+def _tags(text: str) -> Mark | None:
+    end = text.rfind("</answer>")
+    start = text.rfind("<answer>", 0, max(end, 0))
+    inside = start + len("<answer>")
+    return None if start < 0 else (inside, text[inside:end].strip())
+
+
+def _answer_line(text: str) -> Mark | None:
+    for label in reversed(list(ANSWER_LABEL.finditer(text))[-LABELS:]):
+        end = text.find("\n", label.end())
+        said = text[label.end() : len(text) if end < 0 else end].partition("</answer>")[0].strip()
+        if said:
+            return label.end(), _without_emphasis(said)
+    return None
+
+
+def _without_emphasis(text: str) -> str:
+    match = EMPHASIS.fullmatch(text)
+    return text if match is None else next(group for group in match.groups()[1:] if group is not None).strip()
+
+
+def _box(text: str) -> Mark | None:
     found = boxes(text)
     if not found:
         return None
@@ -78,34 +151,30 @@ def last_boxes(text: str) -> str | None:
         first -= 1
     (start, inside, _), end = found[first], found[-1][2]
     if first == len(found) - 1:
-        return text[inside : end - 1].strip()
-    return BOX.sub(r"\\boxed{", text[start:end])
+        return inside, text[inside : end - 1].strip()
+    return inside, BOX.sub(r"\\boxed{", text[start:end])
 
 
 def boxes(text: str) -> list[tuple[int, int, int]]:
-    """Start, start of the content and end of every box, up to the first that is not closed."""
-    found = []
-    mark = BOX.search(text)
-    while mark and (end := _closing_brace(text, mark.end())) is not None:
-        found.append((mark.start(), mark.end(), end))
-        mark = BOX.search(text, end)
+    """Start, start of the content and end of every closed box that is in no other closed box."""
+    starts = {mark.end(): mark.start() for mark in BOX.finditer(text)}
+    found: list[tuple[int, int, int]] = []
+    opened: list[int] = []
+    for brace in BRACE.finditer(text, min(starts) - 1) if starts else ():
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif brace[0] == "}" and opened and (inside := opened.pop()) in starts:
+            while found and found[-1][0] > starts[inside]:
+                found.pop()
+            found.append((starts[inside], inside, brace.end()))
     return found
-
-
-def _closing_brace(text: str, position: int) -> int | None:
-    """Index after the brace that closes a group opened just before ``position``."""
-    depth = 1
-    for match in BRACE.finditer(text, position):
-        depth += (match[0] == "{") - (match[0] == "}")
-        if depth == 0:
-            return match.end()
-    return None
 
 
 MODES: dict[str, Callable[[str], str | None]] = {
     "boxed": last_boxes,
     "hashes": last_hashes,
     "tags": last_tags,
+    "answer_line": answer_line,
     "last_number": last_number,
 }
 EXTRACTIONS = ("auto", *MODES)

@@ -6,10 +6,13 @@ import asyncio
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
-from s2l_ext.rewards import fast_math, math_helper, parts
+from s2l_ext.rewards import fast_math, math_helper, parts, spelling
 from s2l_ext.rewards.extraction import BETWEEN_BOXES, HASHES, TAGS, Extracted, boxes, extract, marked_answer
+from s2l_ext.rewards.golds import as_text
+from s2l_ext.rewards.hedges import hedged
 from s2l_ext.rewards.math_settings import Judging, Shaping, parse_judging, parse_settings
 
 __all__ = [
@@ -31,26 +34,41 @@ TAIL_CHARS = 4000
 SHOWN_CHARS = 200
 THREADS = 16
 
-Verdict = tuple[bool, str]
+LONGEST_ANSWER = 4000
+"""A longer answer is compared as text only."""
+
+
+class Verdict(NamedTuple):
+    """Whether an answer is right, the answer as judged, and whether time ran out before that was known."""
+
+    correct: bool
+    extracted: str
+    timed_out: bool = False
+
+
 NOTHING = Extracted("", False)
 
 
-def grade(prediction: str, gold: str, **judging: Any) -> bool:
+def grade(prediction: str, gold: Any, **judging: Any) -> bool:
     """Whether ``prediction`` (a final answer or a whole solution) ends in an answer equal to ``gold``.
 
-    Taken from the last 4000 characters: the last ``\\boxed{}``, else the last ``#### x``, else the last
-    ``<answer>x</answer>``, else what math-verify itself finds. What cannot be judged is wrong; no text raises.
+    What follows the last ``</think>`` is read. The answer is the last of ``\\boxed{}``, ``<answer>x</answer>``, a line
+    ``Answer: x`` and a line ``#### x``, else what math-verify finds in the last 4000 characters. What cannot be judged
+    is wrong; no text raises.
 
     Args:
+        gold: text, a number, or a list that holds one of these.
         judging: fields of :class:`math_settings.Judging`.
 
     Raises:
         ConfigError: a keyword is unknown or out of range.
+        DataError: the gold is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
     settings = parse_judging(judging)
-    extracted = _extract(prediction, gold, settings)
-    return (_quick(extracted, gold, settings) or _ask(extracted, gold, settings))[0]
+    truth = as_text(gold)
+    extracted = _extract(prediction, truth, settings)
+    return (_quick(extracted, truth, settings) or _ask(extracted, truth, settings)).correct
 
 
 def compute_score(
@@ -65,15 +83,18 @@ def compute_score(
     Returns:
         ``score``: the weighted sum, by default ``acc``; ``acc`` (1.0 when right); ``format_ok`` (1.0 when the answer
         stood where ``extraction`` looks for it); ``extracted`` (the answer that was judged, cut to 200 characters;
-        empty when none was found); ``overlong`` (what was taken off, at most 0) where that part is on.
+        empty when none was found); ``timed_out`` (1.0 when judging ran out of CPU seconds, so ``acc`` is 0 for want of
+        a verdict); ``overlong`` (what was taken off, at most 0) where that part is on.
 
     Raises:
         ConfigError: a keyword is unknown, out of range or without effect, or a length in tokens is not to be had.
+        DataError: the ground truth is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
     judging, shaping = parse_settings(kwargs)
-    extracted = _extract(solution_str, ground_truth, judging)
-    verdict = _quick(extracted, ground_truth, judging) or _ask(extracted, ground_truth, judging)
+    gold = as_text(ground_truth)
+    extracted = _extract(solution_str, gold, judging)
+    verdict = _quick(extracted, gold, judging) or _ask(extracted, gold, judging)
     return shaped(verdict, extracted, shaping, solution_str, extra_info)
 
 
@@ -86,11 +107,12 @@ async def compute_score_async(
     responses, free.
     """
     judging, shaping = parse_settings(kwargs)
-    extracted = _extract(solution_str, ground_truth, judging)
-    verdict = _quick(extracted, ground_truth, judging)
+    gold = as_text(ground_truth)
+    extracted = _extract(solution_str, gold, judging)
+    verdict = _quick(extracted, gold, judging)
     if verdict is None:
         loop = asyncio.get_running_loop()
-        verdict = await loop.run_in_executor(_threads(), _ask, extracted, ground_truth, judging)
+        verdict = await loop.run_in_executor(_threads(), _ask, extracted, gold, judging)
     return shaped(verdict, extracted, shaping, solution_str, extra_info)
 
 
@@ -99,39 +121,49 @@ def check_keywords(reward_kwargs: Mapping[str, Any]) -> None:
     parse_settings(reward_kwargs)
 
 
-def _extract(prediction: object, gold: object, judging: Judging) -> Extracted:
-    if not isinstance(prediction, str) or gold is None or not str(gold).strip():
+def _extract(prediction: object, gold: str, judging: Judging) -> Extracted:
+    if not isinstance(prediction, str) or not gold:
         return NOTHING
-    return extract(prediction[-TAIL_CHARS:], judging.extraction)
+    found = extract(prediction, judging.extraction, judging.thinking)
+    return replace(found, answer=found.answer[-TAIL_CHARS:]) if found.whole else found
 
 
-def _quick(extracted: Extracted, gold: object, judging: Judging) -> Verdict | None:
+def _quick(extracted: Extracted, gold: str, judging: Judging) -> Verdict | None:
     """The verdict where no computer algebra is needed."""
-    if not extracted.answer:
-        return False, ""
-    truth = str(gold).strip()
-    return None if judging.comparison else fast_math.verdict(extracted.answer, truth, extracted.whole)
+    answer = extracted.answer
+    if not answer:
+        return Verdict(False, "")
+    if len(answer) > LONGEST_ANSWER and not extracted.whole:
+        return Verdict(spelling.squeezed(answer) == spelling.squeezed(gold), answer)
+    if judging.comparison or (extracted.whole and hedged(answer)):
+        return None
+    found = fast_math.verdict(answer, gold, extracted.whole)
+    if found is None and not extracted.whole:
+        found = fast_math.verdict(spelling.plain(answer), spelling.plain(gold))
+        found = found and (found[0], answer)
+    return found and Verdict(*found)
 
 
-def _ask(extracted: Extracted, gold: object, judging: Judging) -> Verdict:
-    correct, found = math_helper.compare(
+def _ask(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
+    correct, found, timed_out = math_helper.compare(
         extracted.answer,
-        str(gold).strip(),
+        gold,
         extracted.whole,
         seconds=judging.timeout_s,
         size=judging.pool_size,
         **judging.comparison,
     )
-    return correct, found if extracted.whole else extracted.answer
+    return Verdict(correct, found if extracted.whole else extracted.answer, timed_out)
 
 
 def shaped(
     verdict: Verdict, extracted: Extracted, shaping: Shaping, solution: object, extra_info: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """What :func:`compute_score` returns for a verdict (right, and the answer that was judged), whoever gave it."""
-    acc, format_ok = float(verdict[0]), float(extracted.found)
+    """What :func:`compute_score` returns for a verdict, whoever gave it."""
+    acc, format_ok = float(verdict.correct), float(extracted.found)
     weighted = {"acc": (shaping.accuracy_weight, acc), "format_ok": (shaping.format_weight, format_ok)}
-    result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict[1][:SHOWN_CHARS]}
+    result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict.extracted[:SHOWN_CHARS]}
+    result["timed_out"] = float(verdict.timed_out)
     if shaping.overlong_buffer is not None:
         weight, value = _overlong(shaping, solution, extra_info)
         weighted["overlong"] = (weight, value)

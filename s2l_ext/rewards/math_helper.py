@@ -2,8 +2,8 @@
 
 math-verify stops a runaway expression (``9^{9^{9^9}}``) by SIGALRM, which Python delivers in a main thread only, and
 verl scores in threads; without its timeouts such an answer would hang a reward worker for good. A child judges in its
-own main thread. One that overruns even so, inside one long C call, is killed and its answer counts as wrong; the other
-children go on meanwhile.
+own main thread. Its limits count CPU seconds of its own, so that a busy machine changes no verdict. One that overruns
+even so, inside one long C call, is ended by the kernel; the other children go on meanwhile.
 """
 
 from __future__ import annotations
@@ -15,15 +15,26 @@ import select
 import subprocess
 import sys
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.rewards.math_child import READY
 
 HARD_SECONDS = 20.0
+"""CPU seconds of a child for one question."""
+STUCK_SECONDS, STUCK_FACTOR = 60.0, 10.0
+"""A child is stuck, not slow, after this time of the wall clock, and after this many times its limit."""
 START_SECONDS = 180.0
 POOL_SIZE = min(4, max(2, os.cpu_count() or 1))
 """A verl run has one pool for each of its ``reward.num_workers``."""
+
+
+class Comparison(NamedTuple):
+    """A verdict; ``timed_out``: none was reached, and the answer counts as wrong."""
+
+    correct: bool
+    extracted: str
+    timed_out: bool = False
 
 
 class Child:
@@ -99,10 +110,14 @@ class Pool:
         self.children: list[Child] = []
 
     def ask(self, question: dict[str, Any], seconds: float, size: int) -> dict[str, Any]:
-        """A child's reply; empty when it gave none in ``seconds`` (not counting the wait for a free child)."""
+        """A child's reply; empty when it was stuck or ended instead.
+
+        Args:
+            seconds: its limit in CPU seconds, which the question holds too.
+        """
         child = self._take(size)
         try:
-            return child.ask(question, seconds)
+            return child.ask(question, max(STUCK_SECONDS, STUCK_FACTOR * seconds))
         except (OSError, ValueError):
             child.restart()
             return {}
@@ -149,12 +164,12 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 def compare(
     text: str, gold: str, whole: bool, *, seconds: float | None = None, size: int | None = None, **options: Any
-) -> tuple[bool, str]:
-    """Whether ``text`` equals ``gold``, and the expression found in it. No verdict in time means wrong.
+) -> Comparison:
+    """Whether ``text`` equals ``gold``, and the answer found in it. No verdict in time means wrong, and says so.
 
     Args:
         text: a final answer, or free text in which math-verify has to find one (``whole``).
-        seconds: hard limit on judging, by default 20.
+        seconds: CPU seconds of judging at most, by default 20.
         size: children at most, by default :data:`POOL_SIZE`.
         options: those of :func:`math_child.judge`.
 
@@ -164,7 +179,14 @@ def compare(
     limit = HARD_SECONDS if seconds is None else seconds
     question = {"text": text, "gold": gold, "whole": whole, "seconds": limit, **options}
     reply = POOL.ask(question, limit, size or POOL_SIZE)
-    return reply.get("correct") is True, str(reply.get("extracted", ""))
+    timed_out = not reply or reply.get("timed_out") is True
+    return Comparison(reply.get("correct") is True, str(reply.get("extracted", "")), timed_out)
+
+
+def read(gold: str, *, seconds: float | None = None, size: int | None = None) -> dict[str, Any]:
+    """What the judge reads of a gold: ``kind`` and ``read`` of :func:`math_equality.read`; empty when time ran out."""
+    limit = HARD_SECONDS if seconds is None else seconds
+    return POOL.ask({"read": gold, "seconds": limit}, limit, size or POOL_SIZE)
 
 
 def start(size: int | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import ConfigError
-from s2l_ext.rewards.extraction import EXTRACTIONS
+from s2l_ext.rewards.extraction import EXTRACTIONS, THINKING
 from s2l_ext.rewards.math_helper import POOL_SIZE
 from s2l_ext.rewards.parts import FROM_VERL
 
@@ -22,14 +22,17 @@ class Judging:
     """How an answer is found and compared.
 
     Attributes:
-        extraction: ``auto`` (box, else ``####``, else tags, else what math-verify finds), ``boxed``, ``hashes``,
-            ``tags`` or ``last_number``; one that is named is the only place looked at.
-        timeout_s: seconds after which an answer counts as wrong; None is 20.
+        extraction: ``auto`` (the last mark, else what math-verify finds), ``boxed``, ``hashes``, ``tags``,
+            ``answer_line`` or ``last_number``; one that is named is the only place looked at.
+        thinking: ``auto`` (what follows the last ``</think>``; all of a response without one), or ``opened`` (the
+            prompt opens the thinking, so a response without ``</think>`` has no answer).
+        timeout_s: CPU seconds of judging after which an answer counts as wrong; None is 20.
         pool_size: child processes of math-verify at most, in this process.
         precision, strict, allow_set_relation_comp, match_types: see :func:`math_child.judge`.
     """
 
     extraction: str = "auto"
+    thinking: str = "auto"
     timeout_s: float | None = None
     pool_size: int = POOL_SIZE
     precision: int = 6
@@ -39,6 +42,7 @@ class Judging:
 
     def __post_init__(self) -> None:
         _choice("extraction", self.extraction, EXTRACTIONS)
+        _choice("thinking", self.thinking, THINKING)
         if self.timeout_s is not None:
             _number("timeout_s", self.timeout_s, above=0.0)
         _whole("pool_size", self.pool_size, 1)

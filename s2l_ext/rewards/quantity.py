@@ -11,6 +11,7 @@ from typing import Any
 
 from s2l_ext.rewards import math as mathematics
 from s2l_ext.rewards.extraction import extract
+from s2l_ext.rewards.golds import as_text
 from s2l_ext.rewards.math_settings import parse_settings
 
 TOLERANCE = 1e-4
@@ -44,9 +45,10 @@ def compute_score(
         ``\\text{}`` is passed over), right means a relative difference of at most 1e-4. Keywords are the same.
     """
     judging, shaping = parse_settings(kwargs)
-    found = extract(str(solution_str or "")[-mathematics.TAIL_CHARS :], judging.extraction)
-    have, want = None if found.whole else number(found.answer), number(str(ground_truth))
+    gold = as_text(ground_truth)
+    found = extract(str(solution_str or ""), judging.extraction, judging.thinking)
+    have, want = None if found.whole else number(found.answer), number(gold)
     if have is None or want is None or not math.isfinite(want):
         return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
-    verdict = math.isclose(have, want, rel_tol=TOLERANCE), found.answer
+    verdict = mathematics.Verdict(math.isclose(have, want, rel_tol=TOLERANCE), found.answer)
     return mathematics.shaped(verdict, found, shaping, solution_str, extra_info)

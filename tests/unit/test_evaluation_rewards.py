@@ -125,7 +125,7 @@ def test_a_quantity_takes_the_keywords_of_mathematics() -> None:
     shaped = quantity.compute_score("minerva", "so \\boxed{7.5e7}", "75000000", accuracy_weight=2.0, format_weight=0.5)
     assert (shaped["score"], shaped["acc"]) == (2.5, 1.0)
     assert quantity.compute_score("minerva", "\\boxed{1}\n#### 3", "3", extraction="hashes")["acc"] == 1.0
-    assert quantity.compute_score("minerva", "\\boxed{1}\n#### 3", "3")["acc"] == 0.0
+    assert quantity.compute_score("minerva", "\\boxed{3}\n#### 1", "3")["acc"] == 0.0
 
 
 @pytest.mark.parametrize("reward", [choice, code, livecodebench, quantity])

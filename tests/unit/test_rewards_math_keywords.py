@@ -16,12 +16,15 @@ from s2l_ext.rewards.math import check_keywords, compute_score, grade
 SAID = "\\boxed{1}\n#### 2\n<answer>3</answer> and 4 more"
 
 
+NOTHING = {"score": 0.0, "acc": 0.0, "format_ok": 0.0, "timed_out": 0.0}
+
+
 def score(text, gold="72", extra_info=None, **kwargs):
     return compute_score("gsm8k", text, gold, extra_info, **kwargs)
 
 
 @pytest.mark.parametrize(
-    ("mode", "answer"), [("auto", "1"), ("boxed", "1"), ("hashes", "2"), ("tags", "3"), ("last_number", "4")]
+    ("mode", "answer"), [("auto", "3"), ("boxed", "1"), ("hashes", "2"), ("tags", "3"), ("last_number", "4")]
 )
 def test_each_mode_looks_in_its_place_only(mode, answer):
     found = score(SAID, answer, extraction=mode)
@@ -31,7 +34,7 @@ def test_each_mode_looks_in_its_place_only(mode, answer):
 
 @pytest.mark.parametrize("mode", ["boxed", "hashes", "tags"])
 def test_without_the_mark_there_is_no_answer(mode):
-    assert score("It is 72", extraction=mode) == {"score": 0.0, "acc": 0.0, "format_ok": 0.0, "extracted": ""}
+    assert score("It is 72", extraction=mode) == {**NOTHING, "extracted": ""}
     assert score("It is 72", extraction="last_number")["acc"] == 1.0
 
 
@@ -98,7 +101,7 @@ def test_the_score_is_the_weighted_sum():
 def test_overlong_takes_the_length_that_the_caller_says():
     kwargs = {"overlong_buffer": 100, "max_response_length": 400, "overlong_penalty": 0.5}
     found = score("\\boxed{72}", extra_info={"response_length": 350}, **kwargs)
-    assert found == {"score": 0.75, "acc": 1.0, "format_ok": 1.0, "extracted": "72", "overlong": -0.25}
+    assert found == {**NOTHING, "score": 0.75, "acc": 1.0, "format_ok": 1.0, "extracted": "72", "overlong": -0.25}
     assert score("\\boxed{72}", extra_info={"response_length": 300}, **kwargs)["score"] == 1.0
     assert score("\\boxed{7}", extra_info={"response_length": 400}, **kwargs)["score"] == -0.5
 
@@ -132,8 +135,8 @@ OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
     ("kwargs", "message"),
     [
         ({"extracton": "boxed"}, r"unknown keyword extracton='boxed'.*Did you mean 'extraction'\?"),
-        ({"zzz": 1}, "unknown keyword zzz=1.*Known: extraction, timeout_s,"),
-        ({"extraction": "box"}, "extraction='box'.*one of auto, boxed, hashes, tags, last_number"),
+        ({"zzz": 1}, "unknown keyword zzz=1.*Known: extraction, thinking, timeout_s,"),
+        ({"extraction": "box"}, "extraction='box'.*one of auto, boxed, hashes, tags, answer_line, last_number"),
         ({"extraction": None}, "extraction=None"),
         ({"extraction": {"a": 1}}, "extraction=.*must be one value"),
         ({"timeout_s": 0}, "timeout_s=0 .*above 0"),

@@ -16,7 +16,7 @@ import pytest
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.rewards import math_helper
-from s2l_ext.rewards.math import compute_score_async, grade
+from s2l_ext.rewards.math import compute_score, compute_score_async, grade
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +52,9 @@ def test_a_power_tower_in_a_thread_ends(pool):
 def test_an_overrunning_child_is_replaced_and_the_next_already_starts(pool, monkeypatch):
     assert grade(*HALF, pool_size=1)
     first = pool.children[0].process
-    monkeypatch.setattr(math_helper, "HARD_SECONDS", 0.2)
-    assert not grade(TOWER, "72", pool_size=1)
+    monkeypatch.setattr(math_helper, "STUCK_SECONDS", 0.2)
+    monkeypatch.setattr(math_helper, "STUCK_FACTOR", 0.0)
+    assert compute_score("gsm8k", TOWER, "72", pool_size=1)["timed_out"] == 1.0
     assert first.poll() is not None
     second = pool.children[0].process
     assert second.pid != first.pid and second.poll() is None
@@ -98,10 +99,10 @@ def test_the_pool_grows_only_when_all_are_busy_and_not_beyond_its_size(pool):
 
 
 SPINS = """
+from itertools import repeat
 def parse(*args, **kwargs):
-    pow(7, 10**10)  # one call of C: no signal is seen before it ends
-verify = ExprExtractionConfig = lambda *args: None
-LatexExtractionConfig = type("LatexExtractionConfig", (), {})
+    all(repeat(True))  # one call of C that sees no signal
+verify = ExprExtractionConfig = LatexExtractionConfig = lambda *args, **kwargs: None
 """
 
 
@@ -113,7 +114,7 @@ def test_a_child_ends_itself_when_its_owner_is_gone(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
     assert child.stdout.readline() == "ready\n"
-    child.stdin.write(json.dumps({"text": "7", "gold": "72", "whole": False, "seconds": 0.1}) + "\n")
+    child.stdin.write(json.dumps({"text": "x", "gold": "y", "whole": False, "seconds": 0.1}) + "\n")
     child.stdin.close()
     assert child.wait(timeout=180) == -signal.SIGXCPU
     child.stdout.close()

@@ -17,10 +17,12 @@ ROWS = [
     for line in (HERE.parents[1] / "fixtures" / "grader_verdicts.jsonl").read_text(encoding="utf-8").splitlines()
 ]
 EXCEPTIONS = {
-    "math-verify/test_all::test_latex_notation_math[4]": "a box that holds dollar signs",
-    "math-verify/test_all::test_math_extraction_additional_cases[17]": "'The final answer is' after the last box",
     "math-verify/test_open_thoughts::test_open_thoughts[14]": "words between two boxes",
     "math-verify/test_open_thoughts::test_open_thoughts[24]": "words between two boxes",
+    "math-verify/test_yujianll::test_string_extraction[9]": "1-1/e is not 1+1/e",
+    "lighteval/test_math_numina_cases[26]": "two pairs are four parts; math-verify reads one list in part",
+    "lighteval/test_math_numina_cases[35]": "boxes far apart in a gold are not one answer",
+    "lighteval/test_math_numina_cases[36]": "boxes far apart in a gold are not one answer",
 }
 DOCUMENT = HERE.parents[2] / "docs" / "rewards.md"
 

@@ -62,7 +62,13 @@ def test_verl_calls_it_and_knows_whether_to_await(name):
     assert inspect.iscoroutinefunction(get_custom_reward_fn(cfg)) is name.endswith("async")
     found = scored(cfg, "so \\boxed{\\frac{4}{8}+x}", "x+1/2")
     assert found["reward_score"] == 1.5
-    assert found["reward_extra_info"] == {"score": 1.5, "acc": 1.0, "format_ok": 1.0, "extracted": "\\frac{4}{8}+x"}
+    assert found["reward_extra_info"] == {
+        "score": 1.5,
+        "acc": 1.0,
+        "format_ok": 1.0,
+        "extracted": "\\frac{4}{8}+x",
+        "timed_out": 0.0,
+    }
 
 
 def test_an_unknown_keyword_reaches_the_user():

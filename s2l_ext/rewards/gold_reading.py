@@ -1,0 +1,80 @@
+"""What the mathematical judge reads of a gold answer, so that a bad data set is seen before a run.
+
+A gold that is read in part, or not at all, is right for an answer of the very same text only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from s2l_ext.errors import DataError
+from s2l_ext.rewards import fast_math, math_helper, spelling
+from s2l_ext.rewards.golds import as_text
+
+KINDS = ("number", "expression", "several", "text", "in_part", "unread")
+UNSAFE = ("in_part", "unread")
+EXAMPLES, LONGEST = 3, 4000
+
+
+@dataclass(frozen=True)
+class GoldReading:
+    """How a gold is read.
+
+    Attributes:
+        gold: as it was given, as text.
+        kind: ``number``; ``expression``; ``several`` (a list, all of which are asked for); ``text`` (words or a letter,
+            compared as such); ``in_part`` (prose around formulas) and ``unread`` (LaTeX that math-verify cannot read, a
+            list of golds, nothing at all), which only the same text equals.
+        read: what is compared.
+    """
+
+    gold: str
+    kind: str
+    read: str
+
+
+@dataclass(frozen=True)
+class GoldSummary:
+    """``counts`` of golds by kind (all kinds of :data:`KINDS`), and up to three ``examples`` of each kind."""
+
+    counts: dict[str, int]
+    examples: dict[str, list[GoldReading]] = field(default_factory=dict)
+
+
+def read_gold(gold: Any) -> GoldReading:
+    """How the judge reads ``gold`` (text, a number, a list of one). No gold raises.
+
+    Raises:
+        ResourceError: math-verify's process cannot start.
+    """
+    try:
+        text = as_text(gold)
+    except DataError:
+        return GoldReading(str(gold), "unread", "")
+    if not text or len(text) > LONGEST:
+        return GoldReading(text, "unread", "")
+    plain = spelling.plain(text)
+    if fast_math.number(plain) is not None:
+        return GoldReading(text, "number", plain)
+    found = math_helper.read(text)
+    return GoldReading(text, str(found.get("kind", "unread")), str(found.get("read", "")))
+
+
+def summary(golds: Iterable[Any]) -> GoldSummary:
+    """Counts and examples of how the judge reads ``golds``; each gold is read once however often it comes."""
+    golds = list(golds)
+    given = {repr(gold): gold for gold in golds}
+    times = Counter(map(repr, golds))
+    counts = dict.fromkeys(KINDS, 0)
+    examples: dict[str, list[GoldReading]] = {}
+    with ThreadPoolExecutor(math_helper.POOL_SIZE, thread_name_prefix="s2l-golds") as threads:
+        for key, reading in zip(given, threads.map(read_gold, given.values()), strict=True):
+            counts[reading.kind] += times[key]
+            shown = examples.setdefault(reading.kind, [])
+            if len(shown) < EXAMPLES:
+                shown.append(reading)
+    return GoldSummary(counts, examples)

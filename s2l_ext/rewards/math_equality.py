@@ -1,0 +1,256 @@
+"""Whether an answer equals a gold: spellings made one, read whole by math-verify, compared part by part, guarded.
+
+Runs in the child process (:mod:`math_child`), for it loads math-verify.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from s2l_ext.rewards import fast_math, math_verify_guards, spelling
+from s2l_ext.rewards.cpu_limit import Budget
+from s2l_ext.rewards.extraction import boxes
+from s2l_ext.rewards.hedges import hedged
+
+STEP_SECONDS = 3.0
+PARTS = 12
+"""Lists that are longer are left to math-verify."""
+SPLIT = re.compile(
+    r"\\text\s*\{\s*(?:,?\s*(?:and|or))\s*\}|,?(?<![A-Za-z])(?:and|or)(?![A-Za-z])|(?<=[\d)])or(?=[A-Z])"
+    r"|,(?!\d{3}(?!\d))|;|\\q?quad"
+)
+BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
+PERCENT = re.compile(r"(.*?)\s*\\%", re.DOTALL)
+CLOSE_BY = re.compile(r"[^\n]{0,9}|(?=[^\n]*(?:,|;|and|or))[^\n]{0,19}")
+UNCLOSED = re.compile(r"^.*\\(?:boxed|fbox)\s*\{", re.DOTALL)
+COMMAND = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ,.]*\})?")
+PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+FORMULA = re.compile(r"[\\^_{}<>]")
+
+NUMBER, EXPRESSION, SEVERAL, TEXT, IN_PART, UNREAD = "number", "expression", "several", "text", "in_part", "unread"
+
+
+@dataclass
+class Comparison:
+    """How two answers are compared: math-verify's options, and the CPU seconds that are left."""
+
+    budget: Budget
+    targets: tuple[str, ...]
+    precision: int
+    strict: bool
+    relations: bool
+
+
+def judge(
+    text: str,
+    gold: str,
+    whole: bool,
+    seconds: float = 20.0,
+    precision: int = 6,
+    strict: bool = True,
+    allow_set_relation_comp: bool = False,
+    match_types: list[str] | tuple[str, ...] = ("latex", "expr"),
+) -> dict[str, Any]:
+    """``correct``, what was ``extracted`` from ``text``, and ``timed_out``. Must run in a main thread.
+
+    Args:
+        text: a final answer, or free text in which math-verify has to find one (``whole``).
+        seconds: CPU seconds of this process for the question; a single step has 3 at most.
+        precision: decimal places that must agree when one side is a decimal.
+        strict: variables must have the same names.
+        allow_set_relation_comp: a relation may equal a set (``1 < x < 2`` and ``(1, 2)``) on either side.
+        match_types: what is looked for: ``latex``, ``expr`` (plain numbers and arithmetic), or both.
+    """
+    logging.getLogger("math_verify").setLevel(logging.ERROR)
+    budget = Budget(seconds, min(STEP_SECONDS, seconds))
+    how = Comparison(budget, tuple(match_types), precision, strict, allow_set_relation_comp)
+    truth = _gold(gold, how)
+    found = _found(text, how) if whole else _answer(text)
+    correct = bool(found) and _same(truth, found, how)
+    if not correct and whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text and not hedged(text):
+        correct = _same(truth, spelling.plain(text), how)
+    if not correct and _is_prose(found):
+        inside = _found(found, how)
+        correct = bool(inside) and inside != found and _same(truth, inside, how)
+    return {"correct": correct, "extracted": found, "timed_out": budget.ran_out and not correct}
+
+
+def read(gold: str, seconds: float) -> dict[str, str]:
+    """``kind`` of a gold (a constant of this module) and what is ``read`` of it."""
+    budget = Budget(seconds, min(STEP_SECONDS, seconds))
+    how = Comparison(budget, ("latex", "expr"), 6, True, False)
+    text = _marked(gold)
+    if _is_prose(text) or fast_math.DELIMITED.search(text):
+        return {"kind": IN_PART if re.search(r"\d|\\|\$", text) else TEXT, "read": _found(text, how) or text}
+    if len(_parts(text)) > 1:
+        read_parts = [_expression(part, how) is not None for part in _parts(text)]
+        return {"kind": SEVERAL if all(read_parts) else UNREAD, "read": text}
+    expression = _expression(text, how)
+    if expression is None:
+        return {"kind": UNREAD if FORMULA.search(text) else TEXT, "read": text}
+    if getattr(expression, "is_number", False):
+        return {"kind": NUMBER, "read": text}
+    return {"kind": TEXT if math_verify_guards.LETTERS.fullmatch(text) else EXPRESSION, "read": text}
+
+
+def _marked(gold: str) -> str:
+    """The answer of a gold: what is in its boxes, if it has some that stand close together, else all of it."""
+    found = boxes(gold)
+    if not found:
+        return spelling.plain(UNCLOSED.sub("", gold))
+    first = len(found) - 1
+    while first > 0 and CLOSE_BY.fullmatch(gold, found[first - 1][2], found[first][0]):
+        first -= 1
+    return _answer(gold[found[first][0] : found[-1][2]])
+
+
+def _gold(gold: str, how: Comparison) -> str:
+    text = _marked(gold)
+    if _is_prose(text) or fast_math.DELIMITED.search(text):
+        return _found(text, how) if fast_math.ANCHORS.search(text) else text
+    return text
+
+
+def _answer(text: str) -> str:
+    found = boxes(text)
+    if found:
+        text = ", ".join(text[inside : end - 1] for _, inside, end in found)
+    return spelling.plain(text)
+
+
+def _is_prose(text: str) -> bool:
+    words = PROSE.findall(COMMAND.sub(" ", spelling.MATH.sub(" ", text)))
+    return len([word for word in words if word.lower() not in ("and", "or")]) >= 2
+
+
+def _found(text: str, how: Comparison) -> str:
+    """What math-verify finds in free text, as it stands there; empty when that is one of several candidates."""
+    from math_verify import parse
+
+    found: list[Any] = []
+    with how.budget.step():
+        found = parse(text, _targets(how.targets), parsing_timeout=None)
+    if not found or (hedged(text) and len(_parts(str(found[-1]))) == 1):
+        return ""
+    said = spelling.plain(str(found[-1])).strip("*")
+    return said[:-1] if said.endswith(")") and said.count(")") > said.count("(") else said
+
+
+@lru_cache(maxsize=8)
+def _targets(names: tuple[str, ...]) -> list[Any]:
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig
+
+    normal = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="all", equations=False
+    )  # units: a last letter is taken for one; ours are dropped by spelling
+    known = {"latex": LatexExtractionConfig(normalization_config=normal), "expr": ExprExtractionConfig()}
+    return [known[name] for name in names]
+
+
+def _same(gold: str, answer: str, how: Comparison, deep: bool = True) -> bool:
+    """Whether two answers in one spelling are equal."""
+    if not gold or not answer:
+        return False
+    if spelling.squeezed(gold) == spelling.squeezed(answer) or _same_words(gold, answer):
+        return True
+    if deep:
+        verdict = _parts_match(gold, answer, how)
+        if verdict is not None:
+            return verdict
+    if math_verify_guards.refused(gold, answer):
+        return False
+    if how.precision == 6:
+        quick = fast_math.verdict(answer, gold)
+        if quick is not None:
+            return quick[0]
+    return _verified(gold, answer, how) or _same_otherwise(gold, answer, how)
+
+
+def _same_words(gold: str, answer: str) -> bool:
+    words = [found[1].lower() for text in (gold, answer) if (found := math_verify_guards.LETTERS.fullmatch(text))]
+    return len(words) == 2 and len(words[0]) >= 4 and words[0] == words[1]
+
+
+def _same_otherwise(gold: str, answer: str, how: Comparison) -> bool:
+    """Equal but for a percent sign (28 and 28\\%), or but for the name of the quantity (11 and f(4)=11)."""
+    for one, other in ((gold, answer), (answer, gold)):
+        percent = PERCENT.fullmatch(one)
+        if percent and not other.endswith("%"):
+            pair = (percent[1], other) if one is gold else (other, percent[1])
+            return _same(*pair, how, deep=False)
+        named = math_verify_guards.side_of_name(one)
+        if named and "=" not in other:
+            pair = (named[1], other) if one is gold else (other, named[1])
+            return _same(*pair, how, deep=False)
+    return False
+
+
+def _verified(gold: str, answer: str, how: Comparison) -> bool:
+    from math_verify import verify
+
+    first, second = _expression(gold, how), _expression(answer, how)
+    equal = False
+    if first is not None and second is not None:
+        with how.budget.step():
+            equal = bool(verify([first], [second], how.precision, 15, how.strict, how.relations, timeout_seconds=None))
+            equal = equal and not math_verify_guards.apart(first, second)
+    return equal
+
+
+def _expression(text: str, how: Comparison) -> Any | None:
+    """The expression that the whole of ``text`` is, or None."""
+    from math_verify import parse
+
+    found: list[Any] = []
+    if fast_math.DELIMITED.search(text) or _is_prose(text):
+        return None
+    latex = "latex" in how.targets
+    with how.budget.step():
+        given = f"\\boxed{{{text}}}" if latex else text
+        found = parse(given, _targets(("latex",) if latex else how.targets), parsing_timeout=None)
+    return next((item for item in found if not isinstance(item, str)), None)
+
+
+def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
+    """Of two lists, whether each part has its partner; None where that is for math-verify to say."""
+    golds, answers = _parts(gold), _parts(answer)
+    if not (1 < len(golds) == len(answers) <= PARTS):
+        return None
+    names = [named and named[0] for named in map(math_verify_guards.side_of_name, golds)]
+    if all(names) and len(set(names)) > 1 and not any("=" in part for part in answers):
+        return all(_same(one, other, how, deep=False) for one, other in zip(golds, answers, strict=True))
+    left = list(answers)
+    for part in golds:
+        partner = next((other for other in left if _same(part, other, how, deep=False)), None)
+        if partner is None:
+            return None
+        left.remove(partner)
+    return True
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a list, at commas and the like outside brackets; ``\\pm`` makes two of a part."""
+    depth, depths = 0, {}
+    for bracket in BRACKET.finditer(text):
+        depth += 1 if bracket[0] in ("\\{", "(", "[", "{") else -1
+        depths[bracket.start()] = depth
+    cuts = [0]
+    for found in SPLIT.finditer(text):
+        before = [position for position in depths if position < found.start()]
+        if not before or depths[before[-1]] == 0:
+            cuts += [found.start(), found.end()]
+    pieces = [text[start:end].strip() for start, end in zip(cuts[::2], [*cuts[1::2], len(text)], strict=True)]
+    return [sign for piece in pieces if piece for sign in _signs(piece)]
+
+
+def _signs(text: str) -> list[str]:
+    if "\\pm" not in text and "\\mp" not in text:
+        return [text]
+    return [
+        re.sub(r"\\pm(?![A-Za-z])", first, re.sub(r"\\mp(?![A-Za-z])", second, text)) for first, second in ("+-", "-+")
+    ]

@@ -1,0 +1,136 @@
+r"""Where math-verify 0.9.0 says "equal" and is wrong. Every guard only ever takes a "right" away.
+
+Issues are those of huggingface/Math-Verify. Answers reach the guards in the spelling of :mod:`spelling`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+SIGN = re.compile(r"(<=?|>=?|\\(?:le|ge|neq?|ll|gg|nless|ngtr|sim|equiv|in|notin|subset|subseteq)(?![A-Za-z]))?")
+BASED = re.compile(r"(-?[0-9A-Fa-f.]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*([0-9]+|[a-z]+)\s*\}?\}?")
+SPACED_DIGITS = re.compile(r"(?<!frac)(?<!frac )\d\s+\d")
+OPENING = {"\\{": "set", "(": "tuple", "[": "tuple", "\\langle": "tuple"}
+LETTERS = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*\}?")
+UNREAD = re.compile(
+    r"\\(?:lor|land|vee|wedge|to|mapsto|rightarrow|Rightarrow|implies|iff|neq?|not|mid|nmid)(?![A-Za-z])"
+)
+NAME = re.compile(
+    r"\s*(?:\\(?:angle|overline|vec|operatorname|mathrm|text|widehat|hat|bar|triangle)\s*)?"
+    r"(?:\{[^{}]*\}|\\?[A-Za-z]+'*)\s*(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\w))?'*\s*"
+    r"(?:\([^()=]{0,60}\))?\s*|\s*(\||\\[lr]?vert|\\\|)[^=|]{1,40}(?:\||\\[lr]?vert|\\\|)\s*"
+)
+FRACTION = re.compile(r"\s*\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}\s*")
+COORDINATES = frozenset("xyz")
+PRODUCT = re.compile(r"[a-z]{2,4}")
+FUNCTION_OF = re.compile(r"\s*\\(?:sin|cos|tan|cot|sec|csc|log|ln|max|min|lim|det|arg|Re|Im|dim)\b.*")
+TINY, LEAST_AGREEMENT, EXACT_AGREEMENT = 2e-4, 5e-3, 1e-9
+DIGITS = 30
+
+
+def refused(gold: str, answer: str) -> bool:
+    """Whether the two texts, which differ, cannot mean the same whatever math-verify makes of them."""
+    return (
+        _sign(gold) != _sign(answer)  # drops a sign at the front: "\ge 14" is 14
+        or _other_base(gold, answer)  # drops the base: 2101_4 is 2101_3
+        or _set_and_tuple(gold, answer)  # \{3,4\} is (3,4)
+        or _other_letters(gold, answer)  # multiplies letters: EBAC is ABCE
+        or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
+        or bool(UNREAD.search(gold)) != bool(UNREAD.search(answer))  # takes the last of "3 \lor 4"
+        or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
+    )
+
+
+def apart(gold: Any, answer: Any) -> bool:
+    """Whether two expressions that math-verify calls equal are not: false chains, and tiny numbers (issue 14)."""
+    if _false_chain(answer):
+        return True
+    if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
+        return False
+    first, second = _last_side(gold), _last_side(answer)
+    return _tiny_and_apart(first, second)
+
+
+def side_of_name(text: str) -> tuple[str, str] | None:
+    r"""``("f(4)", "11")`` for ``f(4)=11``: what is before and after the only ``=``, if the first names a quantity."""
+    sides = re.split(r"(?<![<>!\\:])=(?!=)", text)
+    if len(sides) != 2 or not sides[1].strip() or not names_quantity(sides[0]):
+        return None
+    return sides[0].strip(), sides[1].strip()
+
+
+def names_quantity(text: str) -> bool:
+    """Whether ``text`` is a name (``x``, ``f(4)``, ``AB``, ``\\frac{a}{b}``), not one side of an equation."""
+    fraction = FRACTION.fullmatch(text)
+    names = list(fraction.groups()) if fraction else re.split("[:/]", text)
+    if len(names) > 1:
+        return all(NAME.fullmatch(name) and not COORDINATES & set(name) for name in names)
+    if FUNCTION_OF.fullmatch(text):
+        return not re.search(r"[+*]|(?<!^)-", text)
+    return bool(NAME.fullmatch(text)) and not PRODUCT.fullmatch(text.strip())
+
+
+def _sign(text: str) -> str:
+    found = SIGN.match(text.strip())
+    return (found and found[1]) or ""
+
+
+def _other_base(gold: str, answer: str) -> bool:
+    first, second = BASED.fullmatch(gold.strip()), BASED.fullmatch(answer.strip())
+    return bool(first and second and first.groups() != second.groups())
+
+
+def _set_and_tuple(gold: str, answer: str) -> bool:
+    kinds = {_brackets(gold), _brackets(answer)}
+    return kinds == {"set", "tuple"}
+
+
+def _brackets(text: str) -> str:
+    text = text.strip()
+    closed = text.endswith(("\\}", ")", "]", "\\rangle"))
+    return next((kind for mark, kind in OPENING.items() if text.startswith(mark)), "") if closed and "," in text else ""
+
+
+def _other_letters(gold: str, answer: str) -> bool:
+    words = [found[1] for text in (gold, answer) if (found := LETTERS.fullmatch(text.strip()))]
+    if len(words) != 2 or len(words[0]) < 3 or all(PRODUCT.fullmatch(word) for word in words):
+        return False
+    return words[0].lower().split() != words[1].lower().split()
+
+
+def _equation_for_its_right_side(gold: str, answer: str) -> bool:
+    if "=" not in gold or "=" in answer or re.search(r"[,;]|\\text|\band\b", gold):
+        return False
+    return side_of_name(gold) is None and len(re.split(r"(?<![<>!\\:])=", gold)) == 2
+
+
+def _false_chain(expression: Any) -> bool:
+    """1=2=3: a chain of numbers that are not equal."""
+    from sympy import Eq
+
+    equations = getattr(expression, "_unsorted_args", ())
+    sides = [side for equation in equations if isinstance(equation, Eq) for side in equation.args]
+    if not sides or not all(getattr(side, "is_number", False) for side in sides):
+        return False
+    values = [complex(side.evalf()) for side in sides]
+    return any(abs(value - values[0]) > 1e-6 for value in values)
+
+
+def _last_side(expression: Any) -> Any:
+    from sympy import Eq
+
+    return expression.rhs if isinstance(expression, Eq) else expression
+
+
+def _tiny_and_apart(first: Any, second: Any) -> bool:
+    """Six decimals say nothing of numbers near 0; there, three digits must agree, or nine where both are exact."""
+    from sympy import Abs, Float
+
+    sizes = [Abs(each).evalf(DIGITS) for each in (first, second)]
+    if not all(size.is_comparable for size in sizes) or max(sizes) >= TINY or first == second:
+        return False
+    if any(each.is_zero for each in (first, second)):
+        return not all(each.is_zero for each in (first, second))
+    allowed = LEAST_AGREEMENT if first.has(Float) or second.has(Float) else EXACT_AGREEMENT
+    return bool(Abs(first / second - 1).evalf(DIGITS) > allowed)
