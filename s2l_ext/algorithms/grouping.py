@@ -60,12 +60,25 @@ def source_statistics(
         if not rows.any():
             continue
         metrics.update({f"{prefix}/{key}": float(values[rows].mean()) for key, values in columns.items()})
+        metrics[f"{prefix}/advantage_std"] = float(columns["advantage_mean"][rows].std())
         metrics[f"{prefix}/tokens"] = float(columns["response_length_mean"][rows].sum())
         metrics[f"{prefix}/gen_seconds_sum"] = float(seconds[rows].sum())
         metrics[f"{prefix}/gen_seconds_max"] = float(seconds[rows].max())
         if ratio is not None:
             metrics.update(_sampler_metrics(prefix, ratio[0][rows][ratio[1][rows]]))
     return metrics
+
+
+def guided_advantage_spread(advantage: ArrayLike, guided: ArrayLike, unguided: ArrayLike) -> dict[str, float]:
+    """Population standard deviation of the advantages of guided and of unguided rows; a kind without rows has none.
+
+    Args:
+        advantage: (B,) mean advantage over the row's tokens.
+        guided, unguided: (B,) true for rows that continue a trace; for the learner's rows from the prompt alone.
+    """
+    values, kinds = np.asarray(advantage, dtype=float), {"guided": guided, "unguided": unguided}
+    rows = {f"s2l/guidance/advantage_std_{name}": values[np.asarray(kind, bool)] for name, kind in kinds.items()}
+    return {name: float(chosen.std()) for name, chosen in rows.items() if chosen.size}
 
 
 def _log_ratio_and_mask(log_ratio_B_T: ArrayLike, mask_B_T: ArrayLike | None) -> tuple[Floats, NDArray[np.bool_]]:

@@ -64,7 +64,7 @@ def sessions_of(
     sources = list(rows[SOURCE_FIELD]) if with_sources else [LEARNER] * len(keys)
     prefixes = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
     found = zip(last, list(rows["extra_fields"]), sources, prefixes, strict=True)
-    return [Session(uid, _accuracy(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
+    return [Session(uid, accuracy_of(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
 
 
 def row_order(uids: Sequence[str], keys: Sequence[str]) -> list[int]:
@@ -76,9 +76,16 @@ def row_order(uids: Sequence[str], keys: Sequence[str]) -> list[int]:
     return sorted(range(len(keys)), key=by_draw.__getitem__)
 
 
-def _accuracy(extra_fields: dict[str, Any], strict: bool) -> float | None:
+def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     """What the reward function returned as ``acc``. Where it returned a bare number, verl records ``acc`` and nothing
-    else: that is the reward, shaped or not, and no accuracy."""
+    else: that is the reward, shaped or not, and no accuracy.
+
+    Args:
+        strict: a value that is no number in [0, 1] is an error; else it counts as none.
+
+    Raises:
+        DataError: such a value.
+    """
     said = extra_fields.get("reward_extra_info") or {}
     value = said.get("acc") if set(said) != {"acc"} else None
     if value is None:

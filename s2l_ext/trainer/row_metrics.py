@@ -11,11 +11,12 @@ import torch
 import transfer_queue as tq
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.algorithms.grouping import source_statistics
-from s2l_ext.algorithms.sources import EXPLORER, SOURCES
+from s2l_ext.algorithms.grouping import guided_advantage_spread, source_statistics
+from s2l_ext.algorithms.sources import EXPLORER, LEARNER, SOURCES
 from s2l_ext.errors import S2LError
 from s2l_ext.rollout.plan import PREFIX_FIELD
 from s2l_ext.trainer.actor_worker import SUM_PREFIX
+from s2l_ext.trainer.outcomes import accuracy_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,8 @@ def row_source_metrics(
     fields = [*ROW_FIELDS, LEARNER_FIELD, BEHAVIOUR_FIELD] if with_ratio else ROW_FIELDS
     wanted = [*fields, PREFIX_FIELD] if with_prefix else fields
     rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=wanted)
-    prefix_B = prefix_lengths(keys, rows[PREFIX_FIELD]) if with_prefix else [0] * len(keys)
+    of_session_B = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
+    prefix_B = prefix_lengths(keys, of_session_B)
     lengths_B = rows["response_mask"].offsets().diff()
     source = np.array(list(rows["s2l_source"]), dtype=object)
     extra = list(rows["extra_fields"])
@@ -51,17 +53,20 @@ def row_source_metrics(
     padded = rows.to_padded_tensor()
     mask_B_T = padded["response_mask"].float()
     prefix_B_T = torch.arange(mask_B_T.shape[1])[None, :] < torch.tensor(prefix_B)[:, None]
+    advantage_B = _masked_mean(padded["advantages"], mask_B_T).numpy()
     metrics = source_statistics(
         source=source,
         reward=padded["rm_scores"].sum(dim=1).numpy(),
         acc=_accuracies(extra),
         response_length=mask_B_T.sum(dim=1).numpy(),
-        advantage=_masked_mean(padded["advantages"], mask_B_T).numpy(),
+        advantage=advantage_B,
         gen_seconds=np.array(seconds),
         log_ratio_B_T=(padded[LEARNER_FIELD] - padded[BEHAVIOUR_FIELD]).numpy() if with_ratio else None,
         mask_B_T=(mask_B_T * ~prefix_B_T).numpy(),
     )
     if with_prefix:
+        guided_B = np.array(of_session_B) > 0
+        metrics.update(guided_advantage_spread(advantage_B, guided_B, (source == LEARNER) & ~guided_B))
         metrics.update(prefix_metrics(mask_B_T, prefix_B_T, lengths_B))
     return metrics
 
@@ -152,7 +157,7 @@ def _missing(batch: KVBatchMeta, planned: Mapping[str, range]) -> tuple[int, int
 
 def _accuracies(extra_fields: list[dict[str, Any]]) -> np.ndarray | None:
     """The verifier's ``acc`` of every row, or None when the reward function returns none."""
-    values = [fields.get("reward_extra_info", {}).get("acc") for fields in extra_fields]
+    values = [accuracy_of(fields, strict=False) for fields in extra_fields]
     return None if any(value is None for value in values) else np.array(values, dtype=float)
 
 

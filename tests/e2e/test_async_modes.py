@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.algorithms.guidance import AdaptiveGuidance
 
 pytestmark = pytest.mark.long
 
@@ -177,5 +178,10 @@ def test_separate_plans_are_bounded_and_applied(separate) -> None:
 def test_separate_guidance_follows_the_accuracies_trained_on(separate) -> None:
     lengths = [metrics["s2l/guidance/length"] for metrics in separate.steps().values()]
     assert lengths[0] == 44 and all(1 <= length <= 48 for length in lengths)
+    rule = AdaptiveGuidance(initial=44, max_length=48)
+    for metrics in separate.steps().values():
+        if "s2l/guidance/accuracy" in metrics:
+            rule.observe(metrics["s2l/guidance/accuracy"], used_length=metrics["s2l/guidance/length"])
+        assert metrics["s2l/guidance/next_length"] == rule.length
     guided = [metrics["s2l/guidance/guided_rows"] for metrics in separate.steps().values()]
     assert sum(guided) > 0

@@ -236,15 +236,27 @@ def test_length_follows_the_logged_accuracies_by_the_rule(run) -> None:
     for step in STEPS:
         metrics = run.steps()[step]
         assert metrics["s2l/guidance/length"] == rule.length
-        rule.observe(metrics["s2l/guidance/accuracy"])
+        if metrics["s2l/source/learner/rows"]:
+            rule.observe(metrics["s2l/guidance/accuracy"], used_length=metrics["s2l/guidance/length"])
         assert metrics["s2l/guidance/next_length"] == rule.length
     lengths = {run.steps()[step]["s2l/guidance/length"] for step in run.steps()}
     assert len(lengths) > 1, "a length that never moves cannot show that it follows"
 
 
-def test_accuracy_of_the_rule_is_that_of_the_batch(run) -> None:
+def test_accuracy_of_the_rule_is_that_of_the_learners_rows(run) -> None:
     for metrics in run.steps().values():
-        assert metrics["s2l/guidance/accuracy"] == pytest.approx(metrics["critic/score/mean"], abs=1e-6)
+        assert metrics.get("s2l/guidance/accuracy") == metrics.get("s2l/source/learner/acc_mean")
+    assert "s2l/guidance/accuracy" not in run.steps()[1], "the explorer has every session of step 1"
+
+
+def test_spread_of_advantages_is_logged_by_source_and_by_guidance(run) -> None:
+    for metrics in run.steps().values():
+        for source in ("explorer", "learner"):
+            assert (f"s2l/source/{source}/advantage_std" in metrics) == (metrics[f"s2l/source/{source}/rows"] > 0)
+        assert ("s2l/guidance/advantage_std_guided" in metrics) == (metrics["s2l/guidance/guided_rows"] > 0)
+    alone = run.steps()[ALONE[-1]]
+    spread = [alone[f"s2l/guidance/advantage_std_{kind}"] for kind in ("guided", "unguided")]
+    assert all(0 < value < 3 for value in spread)
 
 
 def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from s2l_ext.algorithms.grouping import source_statistics, truncated_importance_weights
+from s2l_ext.algorithms.grouping import guided_advantage_spread, source_statistics, truncated_importance_weights
 
 ROWS = {
     "source": ["explorer", "learner", "explorer"],
@@ -34,6 +34,7 @@ def test_statistics_by_hand():
             "s2l/source/explorer/acc_mean": 0.5,
             "s2l/source/explorer/response_length_mean": 1.5,
             "s2l/source/explorer/advantage_mean": 0.3,
+            "s2l/source/explorer/advantage_std": 0.2,
             "s2l/source/explorer/tokens": 3,
             "s2l/source/explorer/gen_seconds_sum": 3.5,
             "s2l/source/explorer/gen_seconds_max": 2.0,
@@ -45,6 +46,7 @@ def test_statistics_by_hand():
             "s2l/source/learner/acc_mean": 0.0,
             "s2l/source/learner/response_length_mean": 3.0,
             "s2l/source/learner/advantage_mean": -1.0,
+            "s2l/source/learner/advantage_std": 0.0,
             "s2l/source/learner/tokens": 3,
             "s2l/source/learner/gen_seconds_sum": 4.0,
             "s2l/source/learner/gen_seconds_max": 4.0,
@@ -53,6 +55,17 @@ def test_statistics_by_hand():
             "s2l/source/learner/sampler_k3": 0.0,
         }
     )
+
+
+def test_spread_of_advantages_by_hand():
+    """Population standard deviation: 1, 2, 6 have mean 3 and squares 4, 1, 9; the sample's would be sqrt(14 / 2)."""
+    advantage, guided = [1.0, -0.5, 2.0, 6.0, 9.0], [True, False, True, True, False]
+    found = guided_advantage_spread(advantage, guided, [False, True, False, False, False])
+    expected = {"s2l/guidance/advantage_std_guided": math.sqrt(14 / 3), "s2l/guidance/advantage_std_unguided": 0.0}
+    assert found == pytest.approx(expected)
+    assert guided_advantage_spread([1.0], [False], [False]) == {}
+    three = {**ROWS, "source": ["learner"] * 3, "advantage": [1.0, 2.0, 6.0]}
+    assert source_statistics(**three)["s2l/source/learner/advantage_std"] == pytest.approx(math.sqrt(14 / 3))
 
 
 def test_source_without_rows_gives_rows_only():
