@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-all test-fast lint lock docs-index clean gpu-check fuzz chaos
+.PHONY: help setup demo test test-all test-fast lint lock docs-index docs-support clean gpu-check fuzz chaos
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,9 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 
 docs-index: ## renew the line numbers of docs/paper_index.md
 	@$(PYTHON) scripts/renew_paper_index.py
+
+docs-support: $(READY) ## write docs/support.md anew: compose every combination, name the tests
+	@$(BIN)/python scripts/support_matrix.py
 
 fuzz: $(READY) ## ten times the malformed inputs of the unit tests, another draw each time
 	@S2L_FUZZ=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit/test_fuzz_inputs.py $(ARGS)

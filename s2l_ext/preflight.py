@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.config.combination_checks import check_columns
 from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.schedule_checks import RunSteps, check_schedules, run_steps
@@ -69,6 +70,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if s2l.distill and s2l.distill.teacher_path:
         _check_model_path(TEACHER_KEY, s2l.distill.teacher_path, trust)
     _check_data(cfg)
+    _check_media(cfg, s2l)
     _check_reward_keywords(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
@@ -241,6 +243,11 @@ def _check_file(key: str, path: Path, prompt_key: str) -> None:
         raise DataError(f"{key}={path}: no such file. {fix}")
     if path.suffix == ".parquet":
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
+
+
+def _check_media(cfg: DictConfig, s2l: S2LConfig) -> None:
+    columns = {name for path in _parquet_files(cfg) for name in pq.read_schema(path).names}
+    check_columns(columns, s2l, cfg)
 
 
 def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from s2l_ext.config.colocated_checks import check_colocated
+from s2l_ext.config.combination_checks import check_combinations
 from s2l_ext.config.distill_checks import check_distill
 from s2l_ext.config.expo_checks import check_curriculum, check_kl
 from s2l_ext.config.fault_checks import check_faults
@@ -91,6 +92,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     _check_trainer(cfg)
     warnings = [*check_mode(s2l, cfg), *_check_kept(cfg)]
     _check_dataloader(s2l, cfg)
+    check_combinations(s2l, cfg)
     check_placement(s2l)
     if s2l.explorer is not None:
         warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]

@@ -19,6 +19,12 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.entropy_coeff": ((0, None), "adds an entropy term to the policy gradient"),
     "algorithm.rollout_correction.rollout_is": ((None,), "weights the policy gradient"),
     "algorithm.rollout_correction.rollout_rs": ((None,), "rejects rows by their distance from the policy"),
+    "algorithm.rollout_correction.bypass_mode": (
+        (False, None),
+        "takes old log-probs from the sampler; no loss reads them",
+    ),
+    "actor_rollout_ref.actor.clip_ratio_high": ((0.2, None), "bounds a ratio that no loss reads"),
+    "algorithm.norm_adv_by_std_in_grpo": ((True, None), "scales advantages, which no loss reads"),
     "critic.enable": ((False,), "trains a critic, whose values nothing reads"),
     "distillation.enabled": ((False, None), "is verl's own distillation; s2l.distill.scorer=server sets it up"),
 }

@@ -76,7 +76,6 @@ def most_draws(cfg: DictConfig) -> int | None:
 def check_mode(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on what the chosen mode cannot do; returns warnings."""
     mode = mode_of(cfg)
-    _check_updates(s2l, mode, cfg)
     if mode == "sync":
         return []
     if s2l.anything_on:
@@ -85,18 +84,6 @@ def check_mode(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     if mode == "separate_async":
         _check_separate(s2l, cfg)
     return []
-
-
-def _check_updates(s2l: S2LConfig, mode: str, cfg: DictConfig) -> None:
-    """verl takes a step's prompts in that many parts, each with its own advantages and update."""
-    key = f"trainer.v1.{mode}.parameter_sync_step"
-    if not s2l.anything_on or setting(cfg, key) is None or whole_number(cfg, key) == 1:
-        return
-    feature = next(name for name, value in s2l.to_dict().items() if value and name not in ("rollout", "placement"))
-    raise ConfigError(
-        f"{key}={setting(cfg, key)}: verl would train that many times in a step, and s2l.{feature} acts once a step. "
-        f"Set {key}=1."
-    )
 
 
 def _check_lag(s2l: S2LConfig, cfg: DictConfig) -> None:
@@ -127,6 +114,11 @@ def _check_separate(s2l: S2LConfig, cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on GPUs of its own. Set it to at least 1.")
     _check_engine(where, cfg)
     updates = whole_number(cfg, "trainer.v1.separate_async.parameter_sync_step")
+    if updates > 1 and s2l.anything_on:
+        raise ConfigError(
+            f"trainer.v1.separate_async.parameter_sync_step={updates}: verl would train that many times in a step, and "
+            "controllers of s2l act once. Set trainer.v1.separate_async.parameter_sync_step=1."
+        )
     batch, mini = (
         whole_number(cfg, key) for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
     )
@@ -134,7 +126,7 @@ def _check_separate(s2l: S2LConfig, cfg: DictConfig) -> None:
         raise ConfigError(
             f"data.train_batch_size={batch} is not trainer.v1.separate_async.parameter_sync_step={updates} x "
             f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}, which {where} needs. Set ppo_mini_batch_size="
-            f"{batch // max(updates, 1)}."
+            f"{batch // updates}."
         )
 
 

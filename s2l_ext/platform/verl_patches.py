@@ -25,23 +25,50 @@ def use_plain_gloo(distributed: ModuleType) -> None:
 
 
 def register_fsdp_engines(transformer_impl: ModuleType) -> None:
-    """FSDP engines are registered for cuda and npu only; the same classes work on CPU with ``strategy=fsdp2``."""
+    """FSDP engines are registered for cuda and npu only; the same classes work on CPU."""
     from verl.workers.engine.base import EngineRegistry
 
     backends = ["fsdp", "fsdp2"]
     EngineRegistry.register("language_model", backends, device="cpu")(transformer_impl.FSDPEngineWithLMHead)
     EngineRegistry.register("value_model", backends, device="cpu")(transformer_impl.FSDPEngineWithValueHead)
     _never_pin_memory(transformer_impl)
+    _let_fsdp1_broadcast_on_cpu()
+    _leave_fsdp1_where_it_is(transformer_impl)
+
+
+def _let_fsdp1_broadcast_on_cpu() -> None:
+    """verl sets ``sync_module_states`` with ``strategy: fsdp``. FSDP1 refuses it for tensors on the CPU, which NCCL
+    could not send; gloo can."""
+    from torch.distributed.fsdp import _init_utils
+
+    _init_utils._check_module_states_for_sync_module_states = lambda module_states: None
 
 
 def _never_pin_memory(transformer_impl: ModuleType) -> None:
-    """The forward-only reference uses ``CPUOffloadPolicy(pin_memory=True)``; pinning needs an accelerator."""
+    """The forward-only reference is offloaded to pinned memory (FSDP2's ``CPUOffloadPolicy``, FSDP1's ``CPUOffload``);
+    pinning needs an accelerator."""
 
     class UnpinnedOffloadPolicy(transformer_impl.CPUOffloadPolicy):  # type: ignore[name-defined, misc]
         def __init__(self, pin_memory: bool = True) -> None:
             super().__init__(pin_memory=False)
 
+    class UnpinnedFSDP(transformer_impl.FSDP):  # type: ignore[name-defined, misc]
+        def __init__(self, *args: Any, cpu_offload: Any = None, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+
     transformer_impl.CPUOffloadPolicy = UnpinnedOffloadPolicy
+    transformer_impl.FSDP = UnpinnedFSDP
+
+
+def _leave_fsdp1_where_it_is(transformer_impl: ModuleType) -> None:
+    """verl moves FSDP1's weights to "<device>:<id>" before it hands them out. Our id is "cpu", where they are."""
+    original, version = transformer_impl.load_fsdp_model_to_gpu, transformer_impl.fsdp_version
+
+    def load(model: Any) -> None:
+        if version(model) != 1:
+            original(model)
+
+    transformer_impl.load_fsdp_model_to_gpu = load
 
 
 def copy_received_weights(transfer: ModuleType) -> None:

@@ -309,8 +309,9 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.run_log.append(global_steps, metrics)
 
     def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
-        uids = list(self.step_plans)[: self.s2l.rollout.log_groups]
-        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, self.guidance is not None)}
+        groups, guided = self.s2l.rollout.log_groups, self.guidance is not None
+        uids = list(self.step_plans)
+        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, guided, most=groups)}
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
         metrics: dict[str, float] = {}

@@ -19,7 +19,12 @@ MOST_CHARACTERS = 20_000
 
 
 def sample_rows(
-    batch: KVBatchMeta, uids: Sequence[str], tokenizer: Any, with_sources: bool, with_prefix: bool
+    batch: KVBatchMeta,
+    uids: Sequence[str],
+    tokenizer: Any,
+    with_sources: bool,
+    with_prefix: bool,
+    most: int | None = None,
 ) -> list[dict[str, Any]]:
     """The rows of some prompts as text, by session.
 
@@ -28,8 +33,11 @@ def sample_rows(
         uids: the prompts.
         with_sources: rows carry their source; else all are the learner's.
         with_prefix: rows carry the number of their guidance tokens.
+        most: prompts, the first of ``uids`` that have rows; verl drops groups that ``algorithm.filter_groups`` leaves
+            out.
     """
-    wanted = set(uids)
+    trained = {key.rsplit("_", 2)[0] for key in batch.keys}
+    wanted = set([uid for uid in uids if uid in trained][:most])
     keys = sorted((key for key in batch.keys if key.rsplit("_", 2)[0] in wanted), key=_order)
     if not keys:
         return []

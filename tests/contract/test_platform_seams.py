@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -34,6 +35,7 @@ ACTIVE = """
     from verl.workers.engine.base import EngineRegistry
     import verl.workers.rollout.vllm_rollout.bucketed_weight_transfer as transfer
     import vllm.model_executor.layers.utils as patched
+    from torch.distributed.fsdp import _init_utils as fsdp1
 
     def keeps_weight(module):
         layer = torch.nn.Linear(64, 64, bias=False)
@@ -49,7 +51,10 @@ ACTIVE = """
         "cpu_engines": [b for b in ("fsdp", "fsdp2") if "cpu" in EngineRegistry._engines["language_model"][b]],
         "init_wrapped": hasattr(distributed.initialize_global_process_group_ray, "__wrapped__"),
         "offload": impl.CPUOffloadPolicy.__name__,
+        "fsdp1": impl.FSDP.__name__,
         "receiver": transfer.BucketedWeightReceiver.__name__,
+        "fsdp1_broadcasts": fsdp1._check_module_states_for_sync_module_states([torch.zeros(1)]) is None,
+        "fsdp1_stays": impl.load_fsdp_model_to_gpu.__module__,
         "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
         "upstream_keeps_weight": keeps_weight(upstream),
         "patched_keeps_weight": keeps_weight(patched),
@@ -155,8 +160,9 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
     assert active["current"] == "cpu"
     assert active["cpu_engines"] == ["fsdp", "fsdp2"]
     assert active["init_wrapped"] and active["alias"]
-    assert active["offload"] == "UnpinnedOffloadPolicy"
+    assert active["offload"] == "UnpinnedOffloadPolicy" and active["fsdp1"] == "UnpinnedFSDP"
     assert active["receiver"] == "CopyingReceiver"
+    assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platform.verl_patches"
 
 
 @pytest.mark.slow
@@ -209,6 +215,28 @@ def test_upstream_still_asks_for_pinned_memory() -> None:
     import verl.workers.engine.fsdp.transformer_impl as impl
 
     assert "CPUOffloadPolicy(pin_memory=True)" in inspect.getsource(impl)
+    assert "cpu_offload = CPUOffload(offload_params=True)" in inspect.getsource(impl)
+
+
+def test_fsdp1_still_refuses_to_broadcast_from_the_cpu_and_verl_still_asks_it_to() -> None:
+    import verl.workers.engine.fsdp.transformer_impl as impl
+    from torch.distributed.fsdp import _init_utils
+
+    assert "sync_module_states=True" in inspect.getsource(impl)
+    spec = importlib.util.find_spec("torch.distributed.fsdp._init_utils")
+    check = "def _check_module_states_for_sync_module_states(\n    module_states: list[torch.Tensor],\n)"
+    text = Path(spec.origin).read_text()
+    assert check in text and "_check_module_states_for_sync_module_states(module_states)\n" in text
+    assert hasattr(_init_utils, "_sync_params_and_buffers"), "which sends them, through gloo here"
+
+
+def test_verl_still_moves_fsdp1_to_a_numbered_device() -> None:
+    from verl.utils import fsdp_utils
+
+    source = inspect.getsource(fsdp_utils.load_fsdp_model_to_gpu)
+    assert 'torch.device(f"{get_device_name()}:{device_id}")' in source
+    with pytest.raises(RuntimeError, match="Invalid device string"):
+        torch.device("cpu:cpu")
 
 
 def test_torch_still_refuses_the_duplicate_backend_string_verl_builds() -> None:

@@ -67,6 +67,11 @@ def test_with_every_feature_off_all_rows_are_the_learners(batch) -> None:
     assert sample_rows(batch, ["gone"], Letters(), False, False) == []
 
 
+def test_a_group_that_was_filtered_out_takes_no_other_groups_place(batch) -> None:
+    rows = sample_rows(batch, ["gone", "b", "a"], Letters(), with_sources=True, with_prefix=True, most=1)
+    assert [row["uid"] for row in rows] == ["b"]
+
+
 def test_a_long_text_keeps_both_ends_and_says_what_is_left_out() -> None:
     text = "a" * 50 + "b" * 50
     assert shortened(text, 100) == text

@@ -35,6 +35,23 @@ SEPARATE = (
 )
 
 
+LAUNCHES = [
+    {
+        "fixture": "colocated",
+        "recipe": "combined/expo_s2l",
+        "overrides": (*COLOCATED, *COMMON),
+        "shown_by": "test_steps_train_on_prompts_of_earlier_steps_within_the_printed_limit",
+        "rows": {"resume after kill -9": "test_no_prompt_is_lost_or_trained_on_twice_through_the_kill"},
+    },
+    {
+        "fixture": "separate",
+        "recipe": "combined/g2rpo_a_s2l",
+        "overrides": (*SEPARATE, *COMMON),
+        "shown_by": "test_separate_plans_are_bounded_and_applied",
+    },
+]
+
+
 @pytest.fixture(scope="module")
 def colocated(kill_and_resume, small_run):
     """Killed after step 2, with prompts in flight, and continued by the same command."""

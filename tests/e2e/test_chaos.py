@@ -48,6 +48,15 @@ MACHINE = ("timing_", "perf/", "seconds", "_ms")
 ROUNDING = "rollout_corr/"
 """The sampler's log-probabilities against the learner's: where both are one model, float32's last digits are left."""
 RECIPE = "combined/g2rpo_a_s2l"
+LAUNCHES = [
+    {
+        "fixture": "chaos",
+        "recipe": RECIPE,
+        "overrides": OVERRIDES,
+        "shown_by": "test_plans_and_controllers_have_the_same_values_at_every_step",
+        "rows": {"resume after kill -9": "test_every_other_number_is_the_same_too"},
+    },
+]
 
 
 @dataclass

@@ -20,6 +20,14 @@ COMMON = (
     "trainer.save_freq=1",
     "trainer.max_actor_ckpt_to_keep=2",
 )
+LAUNCHES = [
+    {
+        "fixture": "run",
+        "recipe": "expo/toy",
+        "overrides": COMMON,
+        "shown_by": "test_every_worker_and_mini_batch_used_this_beta",
+    },
+]
 
 
 @pytest.fixture(scope="module")

@@ -25,15 +25,39 @@ COMPARED = (
 )
 
 
+OVERRIDES = (
+    f"trainer.total_training_steps={STEPS}",
+    "data.train_batch_size=8",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=8",  # one: verl fills several in the order in which rows arrive
+    "actor_rollout_ref.actor.use_kl_loss=true",
+    "actor_rollout_ref.model.use_remove_padding=true",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=600",
+    "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=600",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=600",
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
+    "actor_rollout_ref.actor.clip_ratio_high=0.28",
+    "actor_rollout_ref.actor.entropy_coeff=0.01",
+    "algorithm.norm_adv_by_std_in_grpo=false",
+)
+EXPO = (
+    "s2l.kl={type: accuracy, beta: 0.02, rho: linear, rho_low: 1.0, rho_high: 1.0}",
+    "s2l.curriculum={type: uniform}",
+)
+LAUNCHES = [
+    {"fixture": "both", "recipe": "grpo/toy", "overrides": OVERRIDES, "shown_by": "test_same_metric_at_every_step"},
+    {
+        "fixture": "neutral",
+        "recipe": "grpo/toy",
+        "overrides": (*OVERRIDES, *EXPO),
+        "shown_by": "test_neutralised_expo_is_grpo_at_every_step",
+    },
+]
+
+
 @pytest.fixture(scope="module")
 def overrides(small_run):
-    return (
-        *small_run,
-        f"trainer.total_training_steps={STEPS}",
-        "data.train_batch_size=8",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=8",  # one: verl fills several in the order in which rows arrive
-        "actor_rollout_ref.actor.use_kl_loss=true",
-    )
+    return (*small_run, *OVERRIDES)
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +80,7 @@ def both(launch, overrides, monkeypatch_module):
 
 @pytest.fixture(scope="module")
 def neutral(launch, overrides):
-    expo = "s2l.kl={type: accuracy, beta: 0.02, rho: linear, rho_low: 1.0, rho_high: 1.0}"
-    return launch("grpo/toy", *overrides, expo, "s2l.curriculum={type: uniform}").wait().steps()
+    return launch("grpo/toy", *overrides, *EXPO).wait().steps()
 
 
 @pytest.fixture(scope="module")

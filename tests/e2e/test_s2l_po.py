@@ -40,7 +40,30 @@ OVERRIDES = (
     "trainer.save_freq=1",
     "trainer.max_actor_ckpt_to_keep=2",
     "actor_rollout_ref.rollout.calculate_log_probs=true",
+    "actor_rollout_ref.model.use_remove_padding=true",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=600",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=600",
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum",
+    "actor_rollout_ref.actor.clip_ratio_high=0.28",
+    "actor_rollout_ref.actor.entropy_coeff=0.01",
 )
+RECIPE = "combined/g2rpo_a_s2l"
+OFFLINE = ("s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.too_few=learner")
+LAUNCHES = [
+    {
+        "fixture": "run",
+        "recipe": RECIPE,
+        "overrides": OVERRIDES,
+        "shown_by": "test_old_log_probs_are_the_learners_so_the_ratio_starts_at_one",
+    },
+    {
+        "fixture": "offline",
+        "recipe": RECIPE,
+        "overrides": (*OVERRIDES, *OFFLINE, "s2l.explorer.store=STORE"),
+        "shown_by": "test_every_number_of_every_step_is_that_of_the_live_run",
+    },
+]
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +73,7 @@ def overrides(small_run, tmp_path_factory) -> tuple[str, ...]:
 
 @pytest.fixture(scope="module")
 def run(launch, overrides):
-    started = launch("combined/g2rpo_a_s2l", *overrides)
+    started = launch(RECIPE, *overrides)
     started.wait_for(started.steps)
     started.look_who_listens()
     return started.wait()
@@ -315,10 +338,9 @@ def as_rollout(row: dict, toys, chats: dict[str, list[dict]]) -> Rollout:
 
 @pytest.fixture(scope="module")
 def offline(launch, overrides, store):
-    words = ("source=offline", "model_path=null", f"store={store}", "too_few=learner")
-    own = (*(f"s2l.explorer.{word}" for word in words), "ray_kwargs.ray_init.num_gpus=1")
+    own = (*OFFLINE, f"s2l.explorer.store={store}", "ray_kwargs.ray_init.num_gpus=1")
     shorter = f"trainer.total_training_steps={STORED_STEPS}"
-    return launch("combined/g2rpo_a_s2l", *overrides[:-1], *own, shorter).wait()
+    return launch(RECIPE, *overrides[:-1], *own, shorter).wait()
 
 
 def test_every_number_of_every_step_is_that_of_the_live_run(run, offline) -> None:

@@ -37,6 +37,25 @@ stages:
 """
 
 
+COMMON = (
+    f"trainer.total_training_steps={STEPS}",
+    "trainer.save_freq=1",
+    "actor_rollout_ref.actor.optim.lr=1e-3",
+    "actor_rollout_ref.model.use_remove_padding=true",
+    "actor_rollout_ref.actor.use_dynamic_bsz=true",
+    "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=400",
+    "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=400",
+)
+LAUNCHES = [
+    {
+        "fixture": "pipeline",
+        "recipe": "sparse_to_dense/stages/opd",
+        "overrides": COMMON,
+        "shown_by": "test_distillation_trains_on_the_students_rows_with_the_reverse_kl",
+    },
+]
+
+
 class Pipeline:
     def __init__(self, toy: Path, folder: Path, overrides: tuple[str, ...]) -> None:
         self.out, self.file, self.log = folder / "out", folder / "bridge.yaml", folder / "log.txt"
@@ -83,9 +102,7 @@ class Pipeline:
 
 @pytest.fixture(scope="module")
 def pipeline(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory, small_run: tuple[str, ...]) -> Pipeline:
-    lr = "actor_rollout_ref.actor.optim.lr=1e-3"
-    overrides = (*small_run, f"trainer.total_training_steps={STEPS}", "trainer.save_freq=1", lr)
-    pipeline = Pipeline(toy_dir, tmp_path_factory.mktemp("pipeline"), overrides)
+    pipeline = Pipeline(toy_dir, tmp_path_factory.mktemp("pipeline"), (*small_run, *COMMON))
     pipeline.drawn_before_the_kill = pipeline.kill_9_in_draw()
     pipeline.finish()
     return pipeline

@@ -52,8 +52,6 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     assert (s2l.explorer is not None) == name.startswith(OTHERS_SAMPLE)
     assert (s2l.kl is not None) == ("expo" in name)
     assert (s2l.guidance is not None) == ("g2rpo_a" in name)
-    strategies = {cfg.actor_rollout_ref.actor.strategy, cfg.actor_rollout_ref.ref.strategy}
-    assert strategies == {"fsdp2"}, "the only kind that was ever run"
     device = cfg.trainer.device
     _ask_verl(cfg)
     if device == "cpu":

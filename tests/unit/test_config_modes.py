@@ -102,33 +102,6 @@ def test_several_updates_a_step_are_refused_with_a_controller_on() -> None:
     assert check(*several, recipe="grpo/toy") == []
 
 
-FEATURES = {
-    "explorer": "{model_path: x}",
-    "guidance": "{}",
-    "kl": "{}",
-    "curriculum": "{}",
-    "distill": "{teacher_path: x}",
-}
-
-
-@pytest.mark.parametrize("feature", FEATURES)
-@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
-def test_every_feature_refuses_a_step_of_several_updates_in_every_mode(mode: str, feature: str) -> None:
-    """The first update would take every plan of the step, and the second find none."""
-    step = f"trainer.v1.{mode}.parameter_sync_step"
-    settings = (f"trainer.v1.trainer_mode={mode}", f"s2l.{feature}={FEATURES[feature]}", f"++{step}=2")
-    assert refused(*settings, recipe="grpo/toy") == (
-        f"{step}=2: verl would train that many times in a step, and s2l.{feature} acts once a step. Set {step}=1."
-    )
-
-
-@pytest.mark.parametrize("value", [0, -1])
-def test_a_step_of_no_update_is_refused(value: int) -> None:
-    assert f"parameter_sync_step={value}" in refused(
-        *SEPARATE, f"trainer.v1.separate_async.parameter_sync_step={value}"
-    )
-
-
 def test_batch_and_mini_batch_that_verl_would_not_take_are_refused_before_it_starts() -> None:
     message = refused(*SEPARATE, "actor_rollout_ref.actor.ppo_mini_batch_size=8")
     assert "ppo_mini_batch_size=8" in message and "ppo_mini_batch_size=16" in message

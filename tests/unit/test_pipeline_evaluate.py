@@ -144,34 +144,3 @@ def test_a_store_counts_when_it_is_complete_and_what_it_cost_is_told(tmp_path) -
     step = {"perf/total_num_tokens": 20, "s2l/source/explorer/tokens": 12, "s2l/source/learner/tokens": 0}
     trained = estimate_flops({1: step}, {"model": "owner/Model-1B", "explorer": None, "stored": True})
     assert trained["sampling"] == 0 and trained["total"] == 6 * 1e9 * 20, "the stage that stored them has paid"
-
-
-# ---- the paper's routes at model scale -----------------------------------------------------------------------------
-
-HALVES = {"teacher_rl": "split/1H", "warm_up": "split/1H", "opd": "split/1H", "student_rl": "split/2H"}
-ALL = dict.fromkeys(("teacher_rl", "warm_up", "opd"), "train")
-ROUTES = {
-    "qwen3_8b_to_1.7b": ("Qwen/Qwen3-8B", HALVES),
-    "qwen3_8b_to_1.7b_all_upstream": ("Qwen/Qwen3-8B", ALL),
-    "qwen3_8b_to_1.7b_replay": ("Qwen/Qwen3-8B", {**HALVES, "student_rl": "split/1H"}),
-    "llama_70b_to_8b": ("meta-llama/Llama-3.3-70B-Instruct", HALVES),
-    "llama_all_upstream": ("meta-llama/Llama-3.3-70B-Instruct", ALL),
-    "llama_raw_teacher": ("meta-llama/Llama-3.3-70B-Instruct", {"warm_up": "train", "opd": "train"}),
-    "llama_direct_grpo": ("meta-llama/Llama-3.3-70B-Instruct", {"student_rl": "train"}),
-}
-
-
-@pytest.mark.parametrize("name", ROUTES)
-def test_a_route_trains_on_the_papers_data_and_each_stage_is_accepted(tmp_path, name: str) -> None:
-    teacher, data = ROUTES[name]
-    pipeline = read_pipeline(Path(f"sparse_to_dense/{name}"), tmp_path)
-    stages = [stage for stage in pipeline.stages if stage.kind == "train"]
-    assert {stage.name: stage.inputs["data"].refs[0].removesuffix(".parquet") for stage in stages} == data
-    raw = "teacher_rl" not in data
-    for stage in stages:
-        words = prepare(pipeline, stage).commands[0].words
-        if stage.name in ("warm_up", "opd"):
-            path = teacher if raw else str(tmp_path / "models" / "teacher_rl")
-            assert f"++s2l.distill.teacher_path={path}" in words
-    evaluated = set(pipeline.stage("eval_aime25").inputs["models"].refs)
-    assert evaluated == {*data, "student", *(() if name == "llama_direct_grpo" else ["teacher"])}

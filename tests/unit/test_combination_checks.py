@@ -1,0 +1,118 @@
+"""Combinations that verl, or a method, would take in another way than the configuration says."""
+
+import re
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from s2l_ext.config import parse_s2l
+from s2l_ext.config.combination_checks import check_columns
+from s2l_ext.errors import ConfigError
+from s2l_ext.rollout.explorer_servers import explorer_config
+
+LORA = "actor_rollout_ref__model__lora_rank"
+NESTED = "actor_rollout_ref__model__lora__rank"
+ADAPTER = "actor_rollout_ref__model__lora_adapter_path"
+STRATEGY = "actor_rollout_ref__actor__strategy"
+
+
+# ---- LoRA ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
+def test_megatrons_spelling_of_lora_is_refused_with_fsdp(rules, strategy: str) -> None:
+    assert rules("expo/toy").refused(**{NESTED: 8, STRATEGY: strategy}) == (
+        f"actor_rollout_ref.model.lora.rank=8 with actor.strategy={strategy}: FSDP reads "
+        "actor_rollout_ref.model.lora_rank, so all weights would be trained. Set actor_rollout_ref.model.lora_rank=8 "
+        "and leave lora.rank out."
+    )
+
+
+def test_fsdps_spelling_of_lora_is_refused_with_megatron(rules) -> None:
+    assert rules("grpo/toy").refused(**{LORA: 8, STRATEGY: "megatron"}) == (
+        "actor_rollout_ref.model.lora_rank=8 with actor.strategy=megatron: Megatron reads "
+        "actor_rollout_ref.model.lora.rank, so all weights would be trained. Set actor_rollout_ref.model.lora.rank=8 "
+        "and leave lora_rank out."
+    )
+
+
+def test_an_adapter_that_fsdp_would_not_load_is_refused(rules) -> None:
+    assert rules("grpo/toy").refused(**{ADAPTER: "/adapters/first"}) == (
+        "actor_rollout_ref.model.lora_adapter_path=/adapters/first with actor_rollout_ref.model.lora_rank=0: FSDP "
+        "loads no adapter at rank 0. Set actor_rollout_ref.model.lora_rank to the adapter's rank."
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {LORA: 8},
+        {LORA: 8, ADAPTER: "/adapters/first"},
+        {NESTED: 8, STRATEGY: "megatron"},
+        {LORA: 8, NESTED: 8, STRATEGY: "megatron"},
+    ],
+)
+def test_the_spelling_that_the_engine_reads_is_taken(rules, settings: dict) -> None:
+    rules("s2l_po/toy").check(**settings)
+
+
+@pytest.mark.parametrize("name", [LORA, NESTED])
+def test_the_explorers_engine_waits_for_no_adapter(configured, name: str) -> None:
+    cfg = configured("s2l_po/toy", **{name: 8})
+    model = explorer_config(cfg, parse_s2l(cfg.s2l).explorer).actor_rollout_ref.model
+    assert (model.lora_rank, model.lora.rank) == (0, 0)
+    assert cfg.actor_rollout_ref.model.lora_rank + cfg.actor_rollout_ref.model.lora.rank == 8, (
+        "the learner keeps its own"
+    )
+
+
+# ---- turns and other media ----------------------------------------------------------------------------------------
+
+
+def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
+    words = rules("s2l_po/toy_offline").refused(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
+    assert words == (
+        "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent with s2l.explorer.source=offline: a stored "
+        "rollout has one turn, and the loop asks for more. Set s2l.explorer.source=live, or "
+        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent."
+    )
+
+
+def test_a_live_explorer_may_take_several_turns(rules) -> None:
+    rules("s2l_po/toy").check(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "feature"),
+    [
+        ("g2rpo_a/toy", "s2l.guidance"),
+        ("s2l_po/toy_offline", "s2l.explorer.source=offline"),
+        ("sparse_to_dense/stages/opd", "s2l.distill.scorer=fsdp"),
+    ],
+)
+@pytest.mark.parametrize(("key", "column"), [("image_key", "images"), ("video_key", "videos")])
+def test_pictures_and_videos_are_refused_where_only_text_is_known(
+    configured, recipe: str, feature: str, key: str, column: str
+) -> None:
+    cfg = configured(recipe)
+    with pytest.raises(ConfigError, match=rf"^data\.{key}={column}: the data has this column\. {re.escape(feature)} "):
+        check_columns({"prompt", column}, parse_s2l(cfg.s2l), cfg)
+    check_columns({"prompt", "pictures"}, parse_s2l(cfg.s2l), cfg)
+
+
+@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy", "expo/toy"])
+def test_pictures_pass_where_nothing_reads_the_prompts_tokens(configured, recipe: str) -> None:
+    cfg = configured(recipe)
+    check_columns({"prompt", "images"}, parse_s2l(cfg.s2l), cfg)
+
+
+def test_the_columns_are_those_of_the_training_files(configured, tmp_path: Path) -> None:
+    from s2l_ext.preflight import _check_media
+
+    row = {"prompt": [{"role": "user", "content": "<image>what?"}], "images": ["picture"]}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
+    cfg = configured("g2rpo_a/toy", data__train_files=str(tmp_path / "train.parquet"))
+    with pytest.raises(ConfigError, match=r"^data\.image_key=images: the data has this column\. s2l\.guidance "):
+        _check_media(cfg, parse_s2l(cfg.s2l))
