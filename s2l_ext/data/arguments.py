@@ -14,6 +14,9 @@ from s2l_ext.data.converting import Written, counts
 from s2l_ext.errors import DataError
 
 
+KINDS = "JSON lines (gzipped or not) or parquet"
+
+
 def add_common_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
     """``--input``, ``--out``, ``--limit``, ``--overwrite`` and ``--json``."""
     parser.add_argument(
@@ -23,6 +26,13 @@ def add_common_arguments(parser: argparse.ArgumentParser, kinds: str) -> None:
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
     parser.add_argument("--overwrite", action="store_true", help="replace files that hold other data")
     parser.add_argument("--json", action="store_true", help="print what was written and dropped as JSON")
+
+
+def add_drop_repeats(parser: argparse.ArgumentParser) -> None:
+    """``--drop-repeats``."""
+    parser.add_argument(
+        "--drop-repeats", action="store_true", help="keep the first row of a problem that comes again, and count them"
+    )
 
 
 def add_without_trace(parser: argparse.ArgumentParser, default: str) -> None:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
+from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, text_fault
+from s2l_ext.data.values import shown as _shown
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
@@ -78,6 +80,7 @@ def check_parquet(
     prompt_key: str = "prompt",
     answer: Sequence[str] = ("reward_model", "ground_truth"),
     max_rows: int | None = None,
+    one_answer: bool = False,
 ) -> int:
     """Check that every row has a chat prompt and a ground truth. Memory is bounded by one batch of rows.
 
@@ -86,6 +89,7 @@ def check_parquet(
         prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
         answer: path to the ground truth: a column, then the keys inside it.
         max_rows: look at the first rows only; None looks at all.
+        one_answer: the reward compares with one text: a list of several answers or a record is refused.
 
     Returns:
         The number of rows looked at.
@@ -98,7 +102,7 @@ def check_parquet(
         _require_columns(path, file.schema_arrow, prompt_key, answer)
         _refuse_reserved(path, file.schema_arrow.names)
         try:
-            scan = _scan(file, prompt_key, answer, max_rows)
+            scan = _scan(file, prompt_key, answer, max_rows, one_answer)
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
     for fault in scan.faults:
@@ -164,10 +168,14 @@ def _require(path: Path, name: str, found: list[str], what: str, why: str) -> No
     raise DataError(f"{path}: {what} '{name}' is missing ({why}). Found: {', '.join(found) or 'none'}.{hint}")
 
 
-def _scan(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str], max_rows: int | None) -> _Scan:
+def _scan(
+    file: pq.ParquetFile, prompt_key: str, answer: Sequence[str], max_rows: int | None, one_answer: bool
+) -> _Scan:
     prompt = _Fault(prompt_key, _prompt_problem, "A prompt is a list of {role, content} messages.")
     truth = _Fault(
-        ".".join(answer), _truth_problem, "Every row needs the answer that the reward function compares with."
+        ".".join(answer),
+        _one_answer_problem if one_answer else answer_fault,
+        "Every row needs the answer that the reward function compares with.",
     )
     scan = _Scan(faults=[prompt, truth])
     leaf = ".".join(answer)
@@ -192,7 +200,8 @@ def _at(value: Any, keys: Sequence[str]) -> Any:
 
 def _prompt_problem(value: Any) -> str | None:
     if not isinstance(value, list):
-        return f"the prompt is {_describe(value)}, not a list of messages"
+        written = ", the list written as JSON text: json.loads it" if looks_like_a_list(str(value)) else ""
+        return f"the prompt is {_describe(value)}, not a list of messages{written}"
     if not value:
         return "the prompt is an empty list"
     for message in value:
@@ -200,15 +209,19 @@ def _prompt_problem(value: Any) -> str | None:
             return f"a message is {_describe(message)}, not {{role, content}}"
         if not message["role"] or not message["content"]:
             return f"a message has an empty role or content: {_describe(message)}"
+        fault = text_fault(message["content"], latex_only=True) if isinstance(message["content"], str) else None
+        if fault:
+            return f"a message {fault}"
     return None
 
 
-def _truth_problem(value: Any) -> str | None:
-    if value is None:
-        return "the ground truth is missing"
-    if isinstance(value, str | list) and len(value.strip() if isinstance(value, str) else value) == 0:
-        return "the ground truth is empty"
-    return None
+def _one_answer_problem(value: Any) -> str | None:
+    items = as_list(value)
+    if items is not None and len(items) > 1:
+        return f"the ground truth is a list of {len(items)} answers, {_shown(items)}, and the reward compares with one"
+    if isinstance(value if items is None else next(iter(items), None), dict | list):
+        return f"the ground truth is {_describe(value)}, not text"
+    return answer_fault(value)
 
 
 def _describe(value: Any) -> str:

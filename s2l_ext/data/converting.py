@@ -1,14 +1,11 @@
-"""What the converters share: reading rows one by one, writing parquet files all or none, counting what was dropped."""
+"""What the converters share: values of a row, writing parquet files all or none, counting what was dropped."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import os
-import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,17 +13,15 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
-from s2l_ext import json_text
-from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
+from s2l_ext.data import values
+from s2l_ext.data.parquet_files import UNREADABLE
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 256
 SOURCE_KEY = b"s2l.source"
 BUCKETS = 10_000
-LONGEST_LINE = 64 << 20
-NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+REPEATED, REPEATED_OTHERWISE = "repeated problem", "repeated problem with another answer"
 
 
 @dataclass(frozen=True)
@@ -95,96 +90,62 @@ def split_of(text: str, name: str, val_share: float) -> str:
 
 
 def as_text(record: dict[str, Any], key: str, where: str) -> str:
-    """A text or number of the record, as text. Raises DataError if it is missing, blank or of another type."""
+    """A text or number of the record, as text. Raises DataError if it is missing, blank, of another type, or holds
+    control characters."""
     value = record.get(key)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        value = str(value)
+    number = values.plain_number(value)
+    if number is not None:
+        return number
     if isinstance(value, str) and value.strip():
-        return value.strip()
-    problem = "is missing" if key not in record else f"is {value!r}, not text"
+        return values.clean_text(value, where, f"column '{key}'")
+    problem = "is missing" if key not in record else f"is {values.shown(value)}, not text"
     raise DataError(f"{where}: column '{key}' {problem}. Found: {', '.join(record) or 'none'}.")
 
 
-# ---- reading ------------------------------------------------------------------------------------------------------
+def as_answer(record: dict[str, Any], key: str, where: str) -> str:
+    """The one answer of the record as exact text (:func:`values.answer_text`); ``6e4`` becomes ``60000``."""
+    if key not in record:
+        raise DataError(f"{where}: column '{key}' is missing. Found: {', '.join(record) or 'none'}.")
+    rest = f", not text. Found: {', '.join(record)}."
+    return values.without_exponent(values.answer_text(record[key], where, f"column '{key}'", rest))
 
 
-def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``file:line`` and object of every non-blank line of a plain or gzipped file.
+@dataclass
+class Repeats:
+    """Rows whose problem came before in the input: dropped and counted, or all counted and then refused.
 
-    Raises:
-        DataError: the file is missing, no UTF-8, or has a line that is no JSON object.
+    Attributes:
+        drop: keep the first of each (``--drop-repeats``).
     """
-    lines = tqdm(_lines(path), desc=path.name, unit=" rows", disable=not progress)
-    for count, (number, line) in enumerate(lines):
-        if limit is not None and count >= limit:
-            break
-        yield f"{path}:{number}", _record(line, f"{path}:{number}")
 
+    drop: bool
+    _first: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _message: str = ""
+    _count: int = 0
+    _other: int = 0
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    opener: Any = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            pieces = iter(lambda: file.readline(LONGEST_LINE + 1), "")
-            yield from ((number, line) for number, line in enumerate(pieces, start=1) if _not_blank(line, path, number))
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
+    def reason(self, index: int, where: str, answer: str, message: str) -> str | None:
+        """Why this row is left out; None for the first of its problem.
 
+        Args:
+            index: hash of the problem.
+            message: what to say of the first repeat; ``{first}`` is where the problem was first.
+        """
+        first, right = self._first.setdefault(index, (where, answer))
+        if first == where:
+            return None
+        self._count += 1
+        self._other += answer != right
+        self._message = self._message or message.format(first=first)
+        return REPEATED if answer == right else REPEATED_OTHERWISE
 
-def _not_blank(line: str, path: Path, number: int) -> bool:
-    """A compressed file of a megabyte can hold a line of a gigabyte."""
-    if len(line) > LONGEST_LINE:
-        raise DataError(
-            f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters. JSON lines have one row a line; a file "
-            "that is one JSON list is none."
-        )
-    return bool(line.strip())
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json_text.loads(line)
-    except ValueError as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{where}: not JSON ({reason}).") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}.")
-    if "\\ud" in line.lower():
-        _refuse_half_characters(line, where)
-    if NUL.search(line):
-        raise DataError(f"{where}: has a NUL character. No text has one, and readers stop at it; remove it.")
-    return record
-
-
-def _refuse_half_characters(line: str, where: str) -> None:
-    """JSON can write half of a surrogate pair; neither parquet nor a tokenizer can take one."""
-    try:
-        json.dumps(json.loads(line), ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: has half of a surrogate pair ({error.reason}). Write the whole character."
-        ) from error
-
-
-def read_parquet(
-    path: Path, columns: Sequence[str], limit: int | None = None, progress: bool = False
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``file:row`` (rows from 0) and the wanted columns that the file has, a batch in memory at a time."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file.")
-    try:
-        with pq.ParquetFile(path) as file:
-            refuse_oversized(file, path)
-            rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
-            found = [name for name in columns if name in file.schema_arrow.names]
-            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
-            records = (record for batch in batches for record in batch.to_pylist())
-            bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
-            yield from ((f"{path}:{number}", record) for number, record in bar)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+    def refuse(self) -> None:
+        """Raise DataError with the number of repeats, unless they are dropped."""
+        if self._count and not self.drop:
+            raise DataError(
+                f"{self._message} {self._count} rows are repeats, {self._other} of them with another answer. Remove "
+                "them, or keep the first of each with --drop-repeats."
+            )
 
 
 # ---- writing ------------------------------------------------------------------------------------------------------

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting, traces
-from s2l_ext.data.converting import Output, Row, Source, Written, as_text
+from s2l_ext.data import arguments, converting, reading, traces
+from s2l_ext.data.converting import Output, Repeats, Row, Source, Written, as_answer, as_text
+from s2l_ext.data.values import clean_text
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Reason step by step, then give the final answer inside \\boxed{}."
@@ -51,11 +52,12 @@ def convert(
     progress: bool = False,
     keep_without_trace: bool = True,
     overwrite: bool = False,
+    drop_repeats: bool = False,
 ) -> list[Written]:
     """Write ``<output>/<split>.parquet`` for every split found in the input. Nothing is written when a row is bad.
 
     Args:
-        input: one or more ``.jsonl`` or ``.jsonl.gz`` files.
+        input: one or more files of JSON lines (gzipped or not) or parquet.
         output: folder, created if absent.
         limit: first rows of every input file only.
         instruction: sentence appended to every problem; empty for none.
@@ -64,41 +66,40 @@ def convert(
         progress: show a progress bar on stderr.
         keep_without_trace: keep rows without a usable solution, with an empty trace.
         overwrite: replace files that hold other data.
+        drop_repeats: keep the first row of a problem that comes again in its split.
 
     Raises:
         DataError: file, line and column of the first unusable row, a duplicate, a problem that two splits share, or an
             existing file that holds other data.
     """
     files = converting.paths_of(input)
-    seen = _Seen()
+    seen = _Seen(Repeats(drop_repeats))
     with Output(output, Source("gsm8k", data_source, files), overwrite) as out:
         for path in files:
-            for problem in _read(path, limit, name, progress):
-                seen.add(problem)
-                _put(out, problem, instruction, keep_without_trace)
+            for where, record in reading.read_rows(path, None, limit, progress):
+                problem = _problem(record, where, path, name)
+                repeated = seen.add(problem)
+                if repeated:
+                    out.drop_row(problem.split, repeated)
+                else:
+                    _put(out, problem, instruction, keep_without_trace)
         seen.refuse_shared()
+        seen.repeats.refuse()
     return out.files
-
-
-def _read(path: Path, limit: int | None, name: str | None, progress: bool) -> Iterator[Problem]:
-    empty = True
-    for where, record in converting.read_jsonl(path, limit, progress):
-        empty = False
-        yield _problem(record, where, path, name)
-    if empty:
-        raise DataError(f"{path}: no rows. Expected one JSON object a line with 'problem' and 'answer'.")
 
 
 def _problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
     original = "problem" not in record and "question" in record
     text = as_text(record, "question" if original else "problem", where)
-    answer = as_text(record, "answer", where)
-    solution = answer if original else str(record.get("solution") or "")
-    if original:
-        answer = _final_answer(answer, where)
+    solution = as_text(record, "answer", where) if original else _solution(record, where)
+    answer = _final_answer(solution, where) if original else as_answer(record, "answer", where)
     split = name or _split(str(record.get("source") or ""), path, where)
     identity = str(record.get("id") or f"{split}-{converting.digest(text)[:16]}")
     return Problem(where, identity, split, text, _without_thousands(answer), solution)
+
+
+def _solution(record: dict[str, Any], where: str) -> str:
+    return clean_text(str(record.get("solution") or ""), where, "column 'solution'")
 
 
 def _final_answer(solution: str, where: str) -> str:
@@ -149,20 +150,26 @@ def _split(source: str, path: Path, where: str) -> str:
 class _Seen:
     """Where each id and each problem was first: all that is kept of the rows."""
 
+    repeats: Repeats
     ids: dict[str, str] = field(default_factory=dict)
     texts: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     shared: list[str] = field(default_factory=list)
 
-    def add(self, problem: Problem) -> None:
+    def add(self, problem: Problem) -> str | None:
+        """Why the row is left out, if it repeats another of its split. Raises DataError for an id twice."""
         here = (problem.where, problem.split, problem.id)
         where, split, name = self.texts.setdefault(problem.index, here)
         if split != problem.split:
             self.shared.append(f"{where} ({split}) and {problem.where} ({problem.split})")
-        elif where != problem.where:
-            raise DataError(f"{problem.where}: the problem of '{problem.id}' is also at {where} ('{name}').")
+            return None
+        message = f"{problem.where}: the problem of '{problem.id}' is also at {{first}} ('{name}')."
+        repeated = self.repeats.reason(problem.index, problem.where, problem.answer, message)
+        if repeated:
+            return repeated
         where = self.ids.setdefault(problem.id, problem.where)
         if where != problem.where:
             raise DataError(f"{problem.where}: id '{problem.id}' is also at {where}. Ids must be unique.")
+        return None
 
     def refuse_shared(self) -> None:
         if self.shared:
@@ -186,14 +193,16 @@ def _put(out: Output, problem: Problem, instruction: str, keep_without_trace: bo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data gsm8k``."""
-    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, arguments.KINDS)
     parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
     parser.add_argument("--name", default=None, help="split and file name for all rows (default: from the rows)")
     parser.add_argument("--data-source", default="gsm8k", help="verl's data_source (default: %(default)s)")
     arguments.add_without_trace(parser, "keep")
+    arguments.add_drop_repeats(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data gsm8k``. Returns the exit status; unusable input raises DataError."""
     keep = args.without_trace == "keep"
-    return arguments.run(args, convert, instruction=args.instruction, name=args.name, keep_without_trace=keep)
+    settings = {"instruction": args.instruction, "name": args.name, "drop_repeats": args.drop_repeats}
+    return arguments.run(args, convert, keep_without_trace=keep, **settings)

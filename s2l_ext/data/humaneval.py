@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting
-from s2l_ext.data.converting import Output, Row, Source, Written, as_text
+from s2l_ext.data import arguments, converting, reading
+from s2l_ext.data.converting import Output, Repeats, Row, Source, Written, as_text
 from s2l_ext.errors import DataError
 
 INSTRUCTION = (
@@ -61,6 +61,7 @@ def convert(
     data_source: str = "humaneval",
     overwrite: bool = False,
     progress: bool = False,
+    drop_repeats: bool = False,
 ) -> list[Written]:
     """Write ``<output>/<name>.parquet`` with the task's id as ``extra_info.id``. Nothing is written when a row is bad.
 
@@ -68,6 +69,7 @@ def convert(
         trace: ``canonical`` puts the gold program in ``extra_info.trace``. It is no reasoning trace; guidance from it
             hands over code of the solution.
         limit: first rows of every input file only.
+        drop_repeats: keep the first row of a task that comes again.
 
     Raises:
         DataError: file, line, column and reason of the first unusable row, or an existing file that holds other data.
@@ -76,15 +78,23 @@ def convert(
         raise DataError(f"trace={trace!r}: choose one of {', '.join(TRACES)}.")
     files = converting.paths_of(input)
     seen: dict[str, str] = {}
+    repeats = Repeats(drop_repeats)
     with Output(output, Source("humaneval", data_source, files, ability="code"), overwrite) as out:
         out.expect(name)
         for path in files:
-            for where, record in converting.read_jsonl(path, limit, progress):
+            for where, record in reading.read_rows(path, None, limit, progress):
                 task = _task(record, where, trace == "canonical")
+                message = f"{where}: task '{task.id}' is also at {{first}}."
+                index = converting.index_of(f"{task.id}\n{task.prompt}")
+                repeated = repeats.reason(index, where, task.ground_truth, message)
+                if repeated:
+                    out.drop_row(name, repeated)
+                    continue
                 first = seen.setdefault(task.id, where)
                 if first != where:
                     raise DataError(f"{where}: task '{task.id}' is also at {first}. Ids must be unique.")
                 out.add(_row(task, name, instruction, trace == "canonical"))
+        repeats.refuse()
     return out.files
 
 
@@ -142,7 +152,8 @@ def _row(task: Task, name: str, instruction: str, with_trace: bool) -> Row:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data humaneval``."""
-    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, arguments.KINDS)
+    arguments.add_drop_repeats(parser)
     parser.add_argument(
         "--trace",
         choices=TRACES,
@@ -156,4 +167,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data humaneval``. Returns the exit status; unusable input raises DataError."""
-    return arguments.run(args, convert, trace=args.trace, instruction=args.instruction, name=args.name)
+    settings = {"trace": args.trace, "instruction": args.instruction, "name": args.name}
+    return arguments.run(args, convert, drop_repeats=args.drop_repeats, **settings)

@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting, traces
+from s2l_ext.data import arguments, converting, reading, traces, values
 from s2l_ext.data.converting import BATCH_ROWS, Output, Row, Source, Written
+from s2l_ext.data.drawing import TierDraw
 from s2l_ext.data.gsm8k import INSTRUCTION
 from s2l_ext.errors import DataError
 from s2l_ext.rewards import math_helper
@@ -37,6 +38,7 @@ CHOICES = re.compile(r"(?:^|[\s$({\\])\(?A[).:}].+?[\s$({\\]\(?B[).:}].+?[\s$({\
 LETTER = re.compile(r"(?:\\text(?:bf)?\{)?\(?([A-E])\)?\}?\.?")
 
 NO_PROBLEM, NO_GOLD, DUPLICATE = "no problem text", "no answer", "duplicate problem"
+OTHER_GOLD, BROKEN, NOT_DRAWN = "duplicate problem with another answer", "control character inside", "not drawn"
 MULTIPLE_CHOICE, OTHER_SOURCE, NO_TRACE = "multiple choice", "other source", "no usable trace"
 UNLABELLED = "no correctness label"
 
@@ -54,6 +56,8 @@ class Options:
         name: split and file name.
         val_share: share of the problems for ``val.parquet``, by their hash.
         row_seconds: time for judging one row's generations; the rest of them is not looked at after it.
+        rows: so many rows of ``name``, drawn evenly over the tiers; None keeps all.
+        seed: of that draw.
     """
 
     trust_labels: bool = False
@@ -64,6 +68,8 @@ class Options:
     name: str = "train"
     val_share: float = 0.0
     row_seconds: float = traces.GRADE_SECONDS
+    rows: int | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,28 @@ class Judged:
 
     trace: str
     faults: list[str]
+
+
+@dataclass
+class _Seen:
+    """Answers of the problems so far, by their hash; rows of other sources, by name, and where the first is."""
+
+    answers: dict[int, str] = field(default_factory=dict)
+    sources: dict[str, int] = field(default_factory=dict)
+    first: str = ""
+
+    def other(self, source: str, where: str) -> None:
+        self.first = self.first or where
+        self.sources[source] = self.sources.get(source, 0) + 1
+
+    def refuse_other_sources(self) -> None:
+        """Raise DataError where no row has a source of MATH_TIERS."""
+        if self.sources and not self.answers:
+            raise DataError(
+                f"{self.first}: column 'source': no row has one of {', '.join(MATH_TIERS)}. Found: "
+                f"{', '.join(f'{name} ({rows} rows)' for name, rows in self.sources.items())}; a number is a class "
+                "label without its name. Write the names, or pass --other-sources keep."
+            )
 
 
 def convert(
@@ -109,7 +137,8 @@ def convert(
     """
     files = converting.paths_of(input)
     options = options or Options()
-    seen: set[int] = set()
+    seen = _Seen()
+    draw: TierDraw[Row] | None = TierDraw(options.rows, options.seed) if options.rows else None
     with (
         Output(output, Source("openr1", data_source, files), overwrite, MATH_TIERS) as out,
         _grading(options, workers) as grade,
@@ -119,21 +148,32 @@ def convert(
             rows = _candidates(_read(path, limit, progress), out, seen, options)
             while batch := list(islice(rows, BATCH_ROWS)):
                 for candidate, judged in zip(batch, grade(batch), strict=True):
-                    _put(out, candidate, judged, options)
+                    _put(out, candidate, judged, options, draw)
+        _put_drawn(out, draw, options)
+        seen.refuse_other_sources()
     return out.files
 
 
 def _read(path: Path, limit: int | None, progress: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    if path.suffix == ".parquet":
-        return converting.read_parquet(path, COLUMNS, limit, progress)
-    return converting.read_jsonl(path, limit, progress)
+    rows = reading.read_rows(path, COLUMNS, limit, progress)
+    if reading.is_parquet(path):
+        _require_columns(reading.parquet_columns(path), f"{path}:0")
+    return rows
+
+
+def _require_columns(found: Sequence[str], where: str) -> None:
+    missing = next((name for name in ("problem", "answer") if name not in found), None)
+    if missing is None:
+        return
+    verl = " It is verl parquet already, which needs no conversion." if {"prompt", "reward_model"} <= {*found} else ""
+    raise DataError(f"{where}: column '{missing}' is missing. Found: {', '.join(found) or 'none'}.{verl}")
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
 
 
 def _candidates(
-    records: Iterator[tuple[str, dict[str, Any]]], out: Output, seen: set[int], options: Options
+    records: Iterator[tuple[str, dict[str, Any]]], out: Output, seen: _Seen, options: Options
 ) -> Iterator[Candidate]:
     """Rows worth judging; the others are counted as dropped."""
     for where, record in records:
@@ -141,25 +181,25 @@ def _candidates(
         split = converting.split_of(candidate.problem, options.name, options.val_share)
         reason = _row_fault(candidate, record, options)
         index = converting.index_of(candidate.problem)
-        if reason is None and index in seen:
-            reason = DUPLICATE
+        if reason is None and index in seen.answers:
+            reason = DUPLICATE if seen.answers[index] == candidate.answer else OTHER_GOLD
+        if reason == OTHER_SOURCE:
+            seen.other(candidate.source, where)
         if reason:
             out.drop_row(split if candidate.problem else options.name, reason)
             continue
-        seen.add(index)
+        seen.answers[index] = candidate.answer
         yield candidate
 
 
 def _candidate(record: dict[str, Any], where: str, options: Options) -> Candidate:
-    for name in ("problem", "answer"):
-        if name not in record:
-            raise DataError(f"{where}: column '{name}' is missing. Found: {', '.join(record) or 'none'}.")
+    _require_columns(list(record), where)
     if options.trust_labels and LABELS not in record:
         raise DataError(f"{where}: --trust-labels needs column '{LABELS}'. Leave it out to have the traces graded.")
     texts = _generations(record, where)
     return Candidate(
         _text(record, "problem", where),
-        _text(record, "answer", where),
+        _answer(record, where),
         _text(record, "source", where) or "unknown",
         texts,
         _flags(record, "is_reasoning_complete", len(texts), where),
@@ -173,11 +213,22 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{where}: column '{key}' holds {type(value).__name__}, not text.")
-    return str(value).strip()
+    return values.plain_number(value) or str(value).strip()
+
+
+def _answer(record: dict[str, Any], where: str) -> str:
+    """Empty for none; a control character in it is counted later, as in the problem."""
+    value = record.get("answer")
+    if value is None or (isinstance(value, str) and (not value.strip() or values.text_fault(value))):
+        return value or ""
+    return converting.as_answer(record, "answer", where)
 
 
 def _generations(record: dict[str, Any], where: str) -> list[str]:
     texts = record.get("generations")
+    for name in ("generations", "messages", "is_reasoning_complete", LABELS):
+        if isinstance(record.get(name), str):
+            values.refuse_list_as_text(record[name], where, f"column '{name}'")
     if texts is None:
         turns = record.get("messages") or []
         if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
@@ -205,6 +256,8 @@ def _row_fault(candidate: Candidate, record: dict[str, Any], options: Options) -
         return NO_PROBLEM
     if not candidate.answer:
         return NO_GOLD
+    if values.text_fault(candidate.problem) or values.text_fault(candidate.answer):
+        return BROKEN
     if not options.keep_multiple_choice and is_multiple_choice(candidate, str(record.get("question_type") or "")):
         return MULTIPLE_CHOICE
     if not options.keep_other_sources and candidate.source not in MATH_TIERS:
@@ -219,7 +272,7 @@ def is_multiple_choice(candidate: Candidate, question_type: str = "") -> bool:
     return bool(LETTER.fullmatch(candidate.answer) and CHOICES.search(candidate.problem))
 
 
-def _put(out: Output, candidate: Candidate, judged: Judged, options: Options) -> None:
+def _put(out: Output, candidate: Candidate, judged: Judged, options: Options, draw: TierDraw[Row] | None) -> None:
     text = candidate.problem
     split = converting.split_of(text, options.name, options.val_share)
     for reason in judged.faults:
@@ -230,7 +283,19 @@ def _put(out: Output, candidate: Candidate, judged: Judged, options: Options) ->
     prompt = [{"role": "user", "content": content}]
     identity = f"openr1-{converting.digest(text)[:16]}"
     index = converting.index_of(text)
-    return out.add(Row(split, identity, index, prompt, candidate.answer, judged.trace, candidate.source))
+    row = Row(split, identity, index, prompt, candidate.answer, judged.trace, candidate.source)
+    if draw is None or split != options.name:
+        return out.add(row)
+    return draw.offer(row.tier, row.id, row)
+
+
+def _put_drawn(out: Output, draw: TierDraw[Row] | None, options: Options) -> None:
+    if draw is None:
+        return
+    for row in draw.drawn():
+        out.add(row)
+    for _ in range(draw.left_out):
+        out.drop_row(options.name, NOT_DRAWN)
 
 
 # ---- traces -------------------------------------------------------------------------------------------------------
@@ -253,6 +318,8 @@ def judge(candidate: Candidate, options: Options) -> Judged:
 def _fault(trace: str, candidate: Candidate, position: int, options: Options, seconds: float) -> str | None:
     if candidate.usable[position] is False:
         return traces.UNFINISHED
+    if values.text_fault(trace):
+        return BROKEN
     reason = traces.form_fault(trace, candidate.answer)
     if reason:
         return reason
@@ -285,7 +352,7 @@ def _warm_up() -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data openr1``."""
-    arguments.add_common_arguments(parser, ".parquet, .jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, arguments.KINDS)
     parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
     arguments.add_val_share(parser)
     parser.add_argument("--trust-labels", action="store_true", help=f"believe column {LABELS} instead of grading")
@@ -309,12 +376,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="time for judging the generations of one row (default: %(default)s)",
     )
+    parser.add_argument("--rows", type=int, metavar="N", help="draw N of the usable rows, evenly over the tiers")
+    parser.add_argument("--seed", type=int, default=0, help="of --rows (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data openr1``. Returns the exit status; unusable input raises DataError."""
     if args.workers < 1 or args.row_seconds <= 0:
         raise DataError(f"--workers {args.workers} must be at least 1 and --row-seconds {args.row_seconds} above 0.")
+    if args.rows is not None and args.rows < 1:
+        raise DataError(f"--rows {args.rows} must be at least 1.")
     options = Options(
         args.trust_labels,
         args.multiple_choice == "keep",
@@ -324,5 +395,7 @@ def main(args: argparse.Namespace) -> int:
         args.name,
         args.val_share,
         args.row_seconds,
+        args.rows,
+        args.seed,
     )
     return arguments.run(args, convert, options=options, workers=args.workers)

@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting, traces
-from s2l_ext.data.converting import Output, Row, Source, Written
+from s2l_ext.data import arguments, converting, reading, traces, values
+from s2l_ext.data.converting import Output, Repeats, Row, Source, Written
 from s2l_ext.errors import DataError
+from s2l_ext.data.values import shown as _shown
 from s2l_ext.rewards.math import marked_answer
 
 CHECKS = ("math", "exact", "form")
 ROLES = ("system", "user", "assistant", "tool")
 NO_TRACE = "no usable trace"
+BROKEN = "control character inside"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Options:
         instruction: sentence appended to the last message of every prompt.
         keep_without_trace: keep rows whose trace is missing or fails the check, with an empty trace.
         val_share: share of the prompts for ``val.parquet``, by their hash.
+        drop_repeats: keep the first row of a prompt that comes again.
     """
 
     check: str = "math"
@@ -47,14 +50,15 @@ class Options:
     keep_without_trace: bool = True
     name: str = "train"
     val_share: float = 0.0
+    drop_repeats: bool = False
 
 
 @dataclass
 class _Seen:
     """Where every id and prompt was first, and the type of the first tier."""
 
+    repeats: Repeats
     ids: dict[str, str] = field(default_factory=dict)
-    prompts: dict[int, str] = field(default_factory=dict)
     tier: tuple[type, str] | None = None
 
 
@@ -75,25 +79,31 @@ def convert(
             file that holds other data.
     """
     files = converting.paths_of(input)
-    fields, options, seen = fields or Fields(), options or Options(), _Seen()
+    fields, options = fields or Fields(), options or Options()
+    seen = _Seen(Repeats(options.drop_repeats))
     if options.check not in CHECKS:
         raise DataError(f"check={options.check!r}: choose one of {', '.join(CHECKS)}.")
     with Output(output, Source("jsonl", data_source, files, ability="general"), overwrite) as out:
         out.expect(options.name, *(["val"] if options.val_share else []))
         for path in files:
-            for where, record in converting.read_jsonl(path, limit, progress):
+            for where, record in reading.read_rows(path, None, limit, progress):
                 _put(out, record, where, fields, options, seen)
+        seen.repeats.refuse()
     return out.files
 
 
 def _put(out: Output, record: dict[str, Any], where: str, fields: Fields, options: Options, seen: _Seen) -> None:
     prompt = _prompt(record, fields.prompt, where)
     text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-    identity = _id(record, fields.id, text, where)
-    _refuse_repeated(seen, identity, text, where, fields)
-    answer = _text(record, fields.answer, "--answer-field", where)
-    tier = _tier(record, fields.tier, where, seen)
+    answer = _answer(record, fields.answer, options, where)
     split = converting.split_of(text, options.name, options.val_share)
+    message = f"{where}: field '{fields.prompt}' is the prompt of {{first}} again."
+    repeated = seen.repeats.reason(converting.index_of(text), where, answer, message)
+    if repeated:
+        return out.drop_row(split, repeated)
+    identity = _id(record, fields.id, text, where)
+    _refuse_used(seen, identity, where, fields)
+    tier = _tier(record, fields.tier, where, seen)
     trace = _trace(out, record, where, fields, options, answer, split)
     if not trace and fields.trace and not options.keep_without_trace:
         return out.drop_row(split, NO_TRACE)
@@ -122,17 +132,26 @@ def _at(record: dict[str, Any], name: str, flag: str, where: str) -> Any:
 
 def _text(record: dict[str, Any], name: str, flag: str, where: str) -> str:
     value = _at(record, name, flag, where)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+    number = values.plain_number(value)
+    if number is not None:
+        return number
     if isinstance(value, str) and value.strip():
-        return value.strip()
+        return values.clean_text(value, where, f"field '{name}'")
     raise DataError(f"{where}: field '{name}' is {_shown(value)}. Give text or a number, or remove the row.")
+
+
+def _answer(record: dict[str, Any], name: str, options: Options, where: str) -> str:
+    """Answers that are no mathematics keep their spelling."""
+    text = values.answer_text(_at(record, name, "--answer-field", where), where, f"field '{name}'")
+    return values.without_exponent(text) if options.check == "math" else text
 
 
 def _prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str, str]]:
     value = _at(record, name, "--prompt-field", where)
     if not isinstance(value, list):
-        return [{"role": "user", "content": _text(record, name, "--prompt-field", where)}]
+        content = _text(record, name, "--prompt-field", where)
+        values.refuse_list_as_text(content, where, f"field '{name}'")
+        return [{"role": "user", "content": content}]
     for number, message in enumerate(value):
         if not isinstance(message, dict) or not isinstance(message.get("content"), str) or not message["content"]:
             raise DataError(
@@ -144,6 +163,7 @@ def _prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str, str
                 f"{where}: field '{name}', message {number} has role {message.get('role')!r}. Roles: "
                 f"{', '.join(ROLES)}."
             )
+        values.clean_text(message["content"], where, f"field '{name}', message {number}")
     if not value or value[-1]["role"] == "assistant":
         raise DataError(f"{where}: field '{name}' does not end in a turn to be answered. End it with a user's message.")
     return [{"role": message["role"], "content": message["content"]} for message in value]
@@ -153,10 +173,7 @@ def _id(record: dict[str, Any], name: str | None, text: str, where: str) -> str:
     return _text(record, name, "--id-field", where) if name else converting.digest(text)[:16]
 
 
-def _refuse_repeated(seen: _Seen, identity: str, text: str, where: str, fields: Fields) -> None:
-    first = seen.prompts.setdefault(converting.index_of(text), where)
-    if first != where:
-        raise DataError(f"{where}: field '{fields.prompt}' is the prompt of {first} again. Remove one of the rows.")
+def _refuse_used(seen: _Seen, identity: str, where: str, fields: Fields) -> None:
     first = seen.ids.setdefault(identity, where)
     if first != where:
         raise DataError(f"{where}: field '{fields.id}': id '{identity}' is also at {first}. Ids must be unique.")
@@ -185,11 +202,6 @@ def _is_tier(value: Any) -> bool:
     return number and math.isfinite(value) and (isinstance(value, float) or abs(value) < 2**63)
 
 
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
 # ---- traces -------------------------------------------------------------------------------------------------------
 
 
@@ -202,8 +214,9 @@ def _trace(
     value = record.get(fields.trace) if "." not in fields.trace else _at(record, fields.trace, "--trace-field", where)
     if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: field '{fields.trace}' is {_shown(value)}. A trace is text; leave it out for none.")
+    values.refuse_list_as_text(value or "", where, f"field '{fields.trace}'")
     trace = traces.normalise(value or "")
-    reason = _fault(trace, answer, options.check)
+    reason = BROKEN if values.text_fault(trace) else _fault(trace, answer, options.check)
     if reason:
         out.drop_trace(split, reason)
     return "" if reason else trace
@@ -224,7 +237,7 @@ def _fault(trace: str, answer: str, check: str) -> str | None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data jsonl``."""
-    arguments.add_common_arguments(parser, ".jsonl or .jsonl.gz")
+    arguments.add_common_arguments(parser, arguments.KINDS)
     parser.add_argument("--data-source", required=True, help="verl's data_source: a name for this data")
     parser.add_argument("--prompt-field", default="prompt", help="text or list of messages (default: %(default)s)")
     parser.add_argument("--answer-field", default="answer", help="what the reward compares with (default: %(default)s)")
@@ -233,6 +246,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id-field", default=None, help="id (default: a hash of the prompt)")
     parser.add_argument("--trace-check", choices=CHECKS, default="math", help="how traces are checked (default: math)")
     arguments.add_without_trace(parser, "keep")
+    arguments.add_drop_repeats(parser)
     parser.add_argument("--instruction", default="", help="sentence appended to every prompt (default: none)")
     parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
     arguments.add_val_share(parser)
@@ -241,5 +255,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """``s2l data jsonl``. Returns the exit status; unusable input raises DataError."""
     fields = Fields(args.prompt_field, args.answer_field, args.trace_field, args.tier_field, args.id_field)
-    options = Options(args.trace_check, args.instruction, args.without_trace == "keep", args.name, args.val_share)
+    keep = args.without_trace == "keep"
+    options = Options(args.trace_check, args.instruction, keep, args.name, args.val_share, args.drop_repeats)
     return arguments.run(args, convert, fields=fields, options=options)

@@ -14,17 +14,20 @@ import yaml
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation import forms
 
+GROUP_COLUMNS = ("tier", "level")
+"""By which results are given too, where rows have them."""
 BUILT_IN = Path(__file__).parent / "benchmarks"
 KINDS = {"rename": "names to names", "wrong": "a list of names", "refuse": "a list of names"}
 """Of the keys that are not text."""
 
 
 class Asked(NamedTuple):
-    """What a row asks: chat messages, ground truth, and ``extra_info`` of the reward."""
+    """What a row asks: chat messages, ground truth, ``extra_info`` of the reward, and values of GROUP_COLUMNS."""
 
     messages: list[dict[str, str]]
     truth: str
     extra: dict[str, Any]
+    groups: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class Benchmark:
         id: column of the problem's id; where a row has none, the text's hash is the id.
         reward: ``package.module:function``; None chooses by ``data_source``.
         system: system message; empty for none.
-        rename: old name to new name, for rows that lack the new one.
+        rename: old name to new name, for rows that lack the new one; dots reach into objects.
         wrong: columns of wrong options; the prompt's ``{A}``, ``{B}``, ... are all options, the truth is a letter.
+        choices: column of options with their letters, as ``{options}`` in the prompt; the answer is a letter.
         tests: the answer is a program's tests in this form (``humaneval``, ``livecodebench``).
         refuse: columns that must be empty, for instance pictures, which a prompt cannot show.
         hub: data set that is read without ``--data``, ``owner/name[:config][@split]``.
@@ -55,6 +59,7 @@ class Benchmark:
     system: str = ""
     rename: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    choices: str | None = None
     tests: str | None = None
     refuse: list[str] = field(default_factory=list)
     hub: str | None = None
@@ -67,27 +72,44 @@ class Benchmark:
                 raise DataError(f"{where}: column '{name}' is not empty, and a prompt cannot show it. Remove the row.")
         formed = self._formed(row, where)
         named = {"id": str(row[self.id])} if self.id and row.get(self.id) is not None else {}
-        return Asked(self._messages({**row, **formed.columns}, where), formed.truth, {**named, **formed.extra})
+        messages = self._messages({**row, **formed.columns}, where)
+        return Asked(messages, formed.truth, {**named, **formed.extra}, groups_of(row))
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the problems: everything but where they are kept."""
         return {name: value for name, value in asdict(self).items() if name != "hub"}
 
     def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {(self.rename.get(key, key) if self.rename.get(key) not in row else key): row[key] for key in row}
+        inner = {old: _inside(row, old) for old in self.rename if "." in old and old not in row}
+        row = {**row, **{old: value for old, value in inner.items() if value is not None}}
+        free = {new for new in self.rename.values() if new not in row or isinstance(row[new], dict)}
+        return {(self.rename[key] if self.rename.get(key) in free else key): row[key] for key in row}
 
     def _formed(self, row: dict[str, Any], where: str) -> forms.Formed:
         if self.tests:
             return forms.TESTS[self.tests](row, self.answer, where)
+        if self.choices:
+            return forms.choices(row, self.answer, self.choices, where)
         if self.wrong:
             return forms.options(row, self.answer, self.wrong, where)
         return forms.text(row, self.answer, self.answer_pattern, where)
 
     def _messages(self, row: dict[str, Any], where: str) -> list[dict[str, str]]:
-        for name in columns_of(self.prompt):
-            forms.require_column(row, name, where)
-        user = {"role": "user", "content": self.prompt.format(**row)}
+        shown = {name: forms.prompt_value(row, name, where) for name in columns_of(self.prompt)}
+        user = {"role": "user", "content": self.prompt.format(**shown)}
         return [{"role": "system", "content": self.system}, user] if self.system else [user]
+
+
+def groups_of(row: dict[str, Any]) -> dict[str, str]:
+    """The row's tier and level, where it has them."""
+    return {name: str(row[name]) for name in GROUP_COLUMNS if row.get(name) not in (None, "")}
+
+
+def _inside(row: dict[str, Any], dotted: str) -> Any:
+    value: Any = row
+    for name in dotted.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
 
 
 def columns_of(template: str) -> Iterator[str]:
@@ -142,7 +164,7 @@ def _check(document: dict[str, Any], path: Path) -> None:
             raise DataError(f"{path}: {name} is {value!r}, expected {expected}.")
     if document.get("tests") not in (None, *forms.TESTS):
         raise DataError(f"{path}: tests is '{document['tests']}', expected one of {', '.join(forms.TESTS)}.")
-    both = [name for name in ("answer_pattern", "wrong", "tests") if document.get(name)]
+    both = [name for name in ("answer_pattern", "wrong", "choices", "tests") if document.get(name)]
     if len(both) > 1:
         raise DataError(f"{path}: {both[0]} and {both[1]} cannot both say what the answer is. Keep one.")
     try:

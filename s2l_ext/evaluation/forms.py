@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import hashlib
 import json
@@ -13,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from s2l_ext import json_text
+from s2l_ext.data import values
 from s2l_ext.errors import DataError
 from s2l_ext.rewards.code_tests import parse_tests
 from s2l_ext.rewards.livecodebench import separate_tests
@@ -39,6 +39,8 @@ class Formed(NamedTuple):
 def require_column(row: dict[str, Any], name: str, where: str) -> Any:
     """The row's value. Raises DataError with the columns that are there, or when it is blank."""
     value = row.get(name)
+    if value is None and name in row:
+        raise DataError(f"{where}: column '{name}' is blank (null). Fill it, or remove the row.")
     if value is None:
         raise DataError(f"{where}: column '{name}' is missing. Found: {', '.join(map(str, row)) or 'none'}.")
     if isinstance(value, str) and not value.strip():
@@ -47,8 +49,12 @@ def require_column(row: dict[str, Any], name: str, where: str) -> Any:
 
 
 def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> Formed:
-    """The column as text, or what ``pattern`` finds last in it. A list of texts is one answer joined by commas."""
-    content = _joined(require_column(row, answer, where))
+    """The column as exact text, or what ``pattern`` finds last in it. A list is one answer, joined by commas.
+
+    Raises:
+        DataError: the column is missing, blank, NaN, true or false, or what ``pattern`` finds last is nothing.
+    """
+    content = _joined(require_column(row, answer, where), where, f"column '{answer}'")
     found = re.findall(pattern, content, re.MULTILINE) if pattern else []
     truth = str(found[-1] if found else content).strip()
     if not truth:
@@ -56,15 +62,48 @@ def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> F
     return Formed(truth, {}, {})
 
 
-def _joined(value: Any) -> str:
+def _joined(value: Any, where: str, what: str) -> str:
     """CSV files hold a list of texts as Python or JSON writes it; ``[0, 1]``, an interval, is no such list."""
-    if isinstance(value, str) and value.lstrip()[:2] in ("['", '["'):
-        try:
-            value = ast.literal_eval(value.strip())
-        except (SyntaxError, ValueError):
-            return str(value)
-    texts = isinstance(value, (list, tuple)) and all(isinstance(part, str) for part in value)
-    return ", ".join(part.strip() for part in value) if texts else str(value)
+    parts = values.as_list(value)
+    return ", ".join(values.answer_text(part, where, what) for part in ([value] if parts is None else parts))
+
+
+def prompt_value(row: dict[str, Any], name: str, where: str) -> str:
+    """The column as text of a prompt. Raises DataError for control characters and for what is neither text nor number."""
+    value = require_column(row, name, where)
+    number = values.plain_number(value)
+    if number is None and not isinstance(value, str):
+        raise DataError(f"{where}: column '{name}' is {values.shown(value)}. A prompt needs text or a number.")
+    fault = values.text_fault(value) if isinstance(value, str) else None
+    if fault:
+        raise DataError(f"{where}: column '{name}' {fault}")
+    return number or str(value)
+
+
+def choices(row: dict[str, Any], answer: str, column: str, where: str) -> Formed:
+    """Options with letters of their own, ``{label: [...], text: [...]}`` or a list of ``{label, text}``; adds
+    ``options``, one a line. The truth is the right letter; equal texts are right too."""
+    given = require_column(row, column, where)
+    try:
+        pairs = zip(given["label"], given["text"], strict=True) if isinstance(given, dict) else map(_choice, given)
+        texts = {str(label).strip(): str(text).strip() for label, text in pairs}
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{where}: column '{column}' is {values.shown(given)}, not labels and texts of options."
+        ) from None
+    right = str(require_column(row, answer, where)).strip()
+    if list(texts) != list(LETTERS[: len(texts)]) or right not in texts or not all(texts.values()):
+        raise DataError(
+            f"{where}: column '{answer}' is '{right}' and column '{column}' has the options "
+            f"{', '.join(texts) or 'none'}. Options are A, B, ... in order, none blank, and the answer is one of them."
+        )
+    truth = "".join(letter for letter, text in texts.items() if text == texts[right])
+    lines = "\n".join(f"{letter}) {text}" for letter, text in texts.items())
+    return Formed(truth, {"options": lines}, {"options": len(texts)})
+
+
+def _choice(option: Any) -> tuple[Any, Any]:
+    return option["label"], option["text"]
 
 
 def options(row: dict[str, Any], right: str, wrong: Sequence[str], where: str) -> Formed:
@@ -96,8 +135,8 @@ def livecodebench(row: dict[str, Any], answer: str, where: str) -> Formed:
     for number, test in enumerate(tests, 1):
         if not isinstance(test, dict) or not {"input", "output"} <= test.keys() or test.get("testtype", kind) != kind:
             raise DataError(f"{where}: test {number} is {str(test)[:80]}, not an input and output of testtype {kind}.")
-    values = {"inputs": [test["input"] for test in tests], "outputs": [test["output"] for test in tests]}
-    truth = json.dumps({**values, **({"fn_name": name} if name else {})})
+    pairs = {"inputs": [test["input"] for test in tests], "outputs": [test["output"] for test in tests]}
+    truth = json.dumps({**pairs, **({"fn_name": name} if name else {})})
     _refuse_malformed(lambda: list(separate_tests(truth)), where)
     starter = str(row.get("starter_code") or "").strip("\n")
     fence = f"```python\n{starter or '# YOUR CODE HERE'}\n```"

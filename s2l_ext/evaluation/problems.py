@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.benchmarks import Benchmark
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, groups_of
 from s2l_ext.evaluation.rows import parquet_columns, read_rows, require_known_kind
 
 VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
@@ -21,7 +21,7 @@ VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
 
 @dataclass(frozen=True)
 class Problem:
-    """One prompt with what its reward function needs; ``where`` is its file and row."""
+    """One prompt with what its reward function needs; ``where`` is its file and row, ``groups`` its tier and level."""
 
     id: str
     where: str
@@ -31,20 +31,23 @@ class Problem:
     extra_info: dict[str, Any] = field(default_factory=dict)
     ability: str = ""
     reward: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
 
 
-def read_problems(paths: Sequence[Path], benchmark: Benchmark | None = None, limit: int | None = None) -> list[Problem]:
+def read_problems(
+    paths: Sequence[Path], benchmark: Benchmark | None = None, limit: int | None = None, drop_repeats: bool = False
+) -> list[Problem]:
     """Problems of all files, in order; of each file the first ``limit``.
 
     Args:
         benchmark: how rows become problems; None for verl parquet, whose rows say so themselves.
+        drop_repeats: of rows with the same id, text and ground truth the first stays; else they are refused.
 
     Raises:
         DataError: a file is missing, unreadable, empty or lacks a column, two rows are one problem, or ``benchmark``
             is missing or cannot apply.
     """
-    problems: list[Problem] = []
-    first: dict[str, str] = {}
+    first: dict[str, Problem] = {}
     for path in paths:
         require_known_kind(path)
         rows = _verl(path) if benchmark is None else _published(path, benchmark)
@@ -52,16 +55,24 @@ def read_problems(paths: Sequence[Path], benchmark: Benchmark | None = None, lim
         if not found:
             raise DataError(f"--data {path}: no rows.")
         for problem in found:
-            _refuse_duplicate(first.setdefault(problem.id, problem.where), problem)
-        problems += found
-    return problems
+            other = first.setdefault(problem.id, problem)
+            if other is not problem:
+                _refuse_duplicate(other, problem, drop_repeats)
+    return list(first.values())
 
 
-def _refuse_duplicate(where: str, problem: Problem) -> None:
-    if where != problem.where:
+def _refuse_duplicate(first: Problem, problem: Problem, drop: bool) -> None:
+    place = f"{problem.where}: problem {problem.id} is also at {first.where}"
+    if first.messages != problem.messages:
         raise DataError(
-            f"{problem.where}: problem {problem.id} is also at {where}. Keep one row a problem; more samples of it "
-            "come from --n."
+            f"{place}, with another text: one id for two problems. Give each its own id, or remove the column of ids: "
+            "the text's hash is the id then."
+        )
+    if first.ground_truth != problem.ground_truth:
+        raise DataError(f"{place}, with another answer. Keep the row whose answer is right.")
+    if not drop:
+        raise DataError(
+            f"{place}. Keep one row a problem, or pass --drop-repeats; more samples of it come from --n."
         )
 
 
@@ -78,7 +89,7 @@ def _verl(path: Path) -> Iterator[Problem]:
             raise DataError(
                 f"{path}: column 'data_source' is missing (it chooses the reward). Found: {', '.join(names)}."
             )
-        wanted = [n for n in ("prompt", "data_source", "reward_model", "extra_info", "ability") if n in names]
+        wanted = [n for n in (*sorted(VERL_COLUMNS), "extra_info", "ability", *GROUP_COLUMNS) if n in names]
         number = 0
         for batch in file.iter_batches(columns=wanted):
             for row in batch.to_pylist():
@@ -90,7 +101,8 @@ def _from_row(row: dict[str, Any], where: str) -> Problem:
     extra = row.get("extra_info") or {}
     truth = row["reward_model"]["ground_truth"]
     name, source, ability = prompt_id(row["prompt"], extra), str(row["data_source"]), str(row.get("ability") or "")
-    return Problem(name, where, row["prompt"], source, truth, extra, ability.lower())
+    groups = {**groups_of(extra), **groups_of(row)}
+    return Problem(name, where, row["prompt"], source, truth, extra, ability.lower(), None, groups)
 
 
 def _published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
@@ -103,4 +115,4 @@ def _published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
         asked = benchmark.ask(record, where)
         name = prompt_id(asked.messages, asked.extra)
         source, reward = benchmark.data_source, benchmark.reward
-        yield Problem(name, where, asked.messages, source, asked.truth, asked.extra, "", reward)
+        yield Problem(name, where, asked.messages, source, asked.truth, asked.extra, "", reward, asked.groups)

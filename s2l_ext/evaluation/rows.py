@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from s2l_ext.data.converting import read_jsonl, read_parquet
-from s2l_ext.data.parquet_files import UNREADABLE, reason
+from s2l_ext.data import reading
+from s2l_ext.data.reading import parquet_columns as parquet_columns
 from s2l_ext.data.toy.cache import cache_root
 from s2l_ext.errors import ConfigError, DataError
 
@@ -33,38 +33,27 @@ def read_rows(path: Path) -> Rows:
     Raises:
         DataError: the file is of no known kind, or cannot be read as what its name says.
     """
-    if path.name.endswith(JSON_LINES):
-        return read_jsonl(path)
-    if path.suffix == ".csv":
-        return _csv(path)
-    return read_parquet(path, parquet_columns(path))
+    return _csv(path) if path.suffix == ".csv" and not reading.is_parquet(path) else reading.read_rows(path)
 
 
 def require_known_kind(path: Path) -> None:
-    if not path.is_file():
-        raise DataError(f"--data {path}: no such file.")
+    """Raise DataError unless the file is there, of a kind that is read, and so called."""
+    reading.require_file(path, "--data")
     if not path.name.endswith(SUFFIXES):
         raise DataError(f"--data {path}: expected a file that ends in {', '.join(SUFFIXES)}.")
-
-
-def parquet_columns(path: Path) -> list[str]:
-    """Names of the columns. Raises DataError for a file that is no parquet."""
-    try:
-        return list(pq.read_schema(path).names)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
 
 
 def _csv(path: Path) -> Rows:
     csv.field_size_limit(sys.maxsize)
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        opener: Any = gzip.open if reading.kind_of(path) == reading.GZIP else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
             for row in reader:
                 if None in row:
                     raise DataError(f"{path}:{reader.line_num}: more fields than the first line has names.")
                 yield f"{path}:{reader.line_num}", row
-    except (csv.Error, OSError, UnicodeDecodeError) as error:
+    except (csv.Error, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 CSV ({error}).") from error
 
 

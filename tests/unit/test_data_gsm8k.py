@@ -128,11 +128,14 @@ def test_malformed_json_names_its_line(tmp_path):
         gsm8k.convert(path, tmp_path / "out")
 
 
-@pytest.mark.parametrize("content", [b"not gzip at all", gzip.compress(TEST.read_bytes())[:-40]])
-def test_broken_gzip(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"not gzip at all", ":1: not JSON"), (gzip.compress(TEST.read_bytes())[:-40], ": cannot be read")],
+)
+def test_broken_gzip(tmp_path, content, message):
     path = tmp_path / "test.jsonl.gz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"test\.jsonl\.gz: cannot be read"):
+    with pytest.raises(DataError, match=rf"test\.jsonl\.gz{message}"):
         gsm8k.convert(path, tmp_path / "out")
 
 

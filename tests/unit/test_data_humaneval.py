@@ -107,7 +107,7 @@ def test_a_prompt_that_is_no_python_is_named_without_a_solution_too(tmp_path, js
 
 
 def test_empty_file_and_unknown_trace(tmp_path, jsonl):
-    with pytest.raises(DataError, match=r"test\.parquet: no rows to write"):
+    with pytest.raises(DataError, match=r"a\.jsonl: the file has no rows"):
         humaneval.convert(jsonl(tmp_path / "a.jsonl", []), tmp_path)
     with pytest.raises(DataError, match="choose one of none, canonical"):
         humaneval.convert(tmp_path / "a.jsonl", tmp_path, trace="gold")

@@ -173,7 +173,7 @@ def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path, jso
     [
         ({"answer": "2"}, "a.jsonl:2: column 'problem' is missing. Found: answer"),
         ({"problem": "a"}, "a.jsonl:2: column 'answer' is missing"),
-        (row("a", answer=["2"]), "a.jsonl:2: column 'answer' holds list, not text"),
+        (row("a", answer=["2", "3"]), "a.jsonl:2: column 'answer' is a list of 2 answers: ['2', '3']"),
         (row("a", generations=3), "a.jsonl:2: column 'generations' is neither a text nor a list"),
         (row("a", generations=[3]), "a.jsonl:2: column 'generations' is neither"),
         (row("a", generations=None, messages="text"), "a.jsonl:2: column 'messages' is no list"),

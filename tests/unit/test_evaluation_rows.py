@@ -40,7 +40,7 @@ def test_every_kind_of_file_holds_the_same_problems(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"q,a\n1\n", r"a\.csv:2: column 'a' is missing"),
+        (b"q,a\n1\n", r"a\.csv:2: column 'a' is blank \(null\)\. Fill it"),
         (b"q,a\n1,2,3\n", r"a\.csv:2: more fields than the first line has names"),
         (b"q,a\n1, \n", r"a\.csv:2: column 'a' is blank"),
         (b"q,a\n,2\n", r"a\.csv:2: column 'q' is blank"),

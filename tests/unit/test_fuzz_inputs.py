@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.parse import valid_keys
-from s2l_ext.data import converting, gsm8k, humaneval, openr1, user_jsonl
+from s2l_ext.data import gsm8k, humaneval, openr1, reading, user_jsonl
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import parquet_table, prompt_ids, read_pass_rates
 from s2l_ext.data.rollout_store import Rollout, RolloutStore
@@ -294,7 +294,7 @@ VERL_ROW = {
 
 def reads(path: Path) -> None:
     refuses_or_works(lambda: check_parquet(path))
-    refuses_or_works(lambda: list(converting.read_parquet(path, list(VERL_ROW))))
+    refuses_or_works(lambda: list(reading.read_parquet(path, list(VERL_ROW))))
     refuses_or_works(lambda: prompt_ids(parquet_table([path])))
 
 

@@ -1,0 +1,214 @@
+"""Rows of files that others wrote: JSON lines or parquet, told by their content, whatever they are called."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from s2l_ext import json_text
+from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
+from s2l_ext.errors import DataError
+
+BATCH_ROWS = 256
+LONGEST_LINE = 64 << 20
+NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+GZIP, PARQUET = "gzip", "parquet"
+BEGINNINGS = {
+    b"\x1f\x8b": GZIP,
+    b"PAR1": PARQUET,
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+    b"version https://git-lfs": "Git LFS",
+}
+"""What files begin with, and what they are then."""
+FIXES = {
+    "zstd": "is compressed with zstd, which is not read here. Unpack it: zstd -d",
+    "bzip2": "is compressed with bzip2, which is not read here. Unpack it: bunzip2",
+    "xz": "is compressed with xz, which is not read here. Unpack it: unxz",
+    "zip": "is a zip archive (or a workbook), which is not read here. Unpack it: unzip",
+    "UTF-16": "is UTF-16 text, and only UTF-8 is read. Convert it: iconv -f UTF-16 -t UTF-8",
+    "Git LFS": "is a pointer of Git LFS, not the data. Fetch the file: git lfs pull --include",
+}
+SHOWN_FILES = 3
+
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def require_file(path: Path, option: str = "") -> None:
+    """Raise DataError unless there is a file of a kind that can be read. ``option`` stands before its name."""
+    name = f"{option} {path}" if option else str(path)
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.is_file())[:SHOWN_FILES]
+        raise DataError(f"{name}: is a folder, not a file. Give the files in it ({', '.join(files) or 'it has none'}).")
+    if not path.is_file():
+        raise DataError(f"{name}: no such file.")
+    fix = FIXES.get(kind_of(path))
+    if fix:
+        raise DataError(f"{name}: {fix} {path.name}")
+
+
+def kind_of(path: Path) -> str:
+    """``gzip``, ``parquet``, another kind of BEGINNINGS, or ``text``."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(max(map(len, BEGINNINGS)))
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+    return next((kind for mark, kind in BEGINNINGS.items() if start.startswith(mark)), "text")
+
+
+def read_rows(
+    path: Path, columns: Sequence[str] | None = None, limit: int | None = None, progress: bool = False
+) -> Rows:
+    """``file:line`` (parquet: ``file:row``, from 0) and columns of every row of JSON lines, plain or gzipped, or of
+    parquet.
+
+    Args:
+        columns: of parquet, those that are wanted; None takes all.
+
+    Raises:
+        DataError: no such file, a folder, a kind that is not read, no rows, or a line that is no JSON object.
+    """
+    require_file(path)
+    return read_parquet(path, columns, limit, progress) if is_parquet(path) else read_jsonl(path, limit, progress)
+
+
+def is_parquet(path: Path) -> bool:
+    """By content; a damaged file of that name is one too."""
+    kind = kind_of(path)
+    return kind == PARQUET or (kind == "text" and path.suffix == ".parquet")
+
+
+def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> Rows:
+    """``file:line`` and object of every non-blank line of a plain or gzipped file.
+
+    Raises:
+        DataError: the file is missing, no UTF-8, has no rows, or has a line that is no JSON object.
+    """
+    require_file(path)
+    lines = tqdm(_lines(path), desc=path.name, unit=" rows", disable=not progress)
+    count = 0
+    for number, line in lines:
+        if limit is not None and count >= limit:
+            break
+        count += 1
+        yield f"{path}:{number}", _record(line, path, number)
+    if count == 0:
+        raise DataError(f"{path}: the file has no rows. Expected JSON lines: one JSON object a line.")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    opener: Any = gzip.open if kind_of(path) == GZIP else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
+            pieces = iter(lambda: file.readline(LONGEST_LINE + 1), "")
+            yield from ((number, line) for number, line in enumerate(pieces, start=1) if _not_blank(line, path, number))
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
+
+
+def _not_blank(line: str, path: Path, number: int) -> bool:
+    """A compressed file of a megabyte can hold a line of a gigabyte."""
+    if len(line) > LONGEST_LINE:
+        raise DataError(
+            f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters. JSON lines have one row a line; a file "
+            "that is one JSON list is none."
+        )
+    return bool(line.strip())
+
+
+def _record(line: str, path: Path, number: int) -> dict[str, Any]:
+    where = f"{path}:{number}"
+    try:
+        record = json_text.loads(line)
+    except ValueError as error:
+        _refuse_one_document(line, path, number)
+        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{where}: not JSON ({reason}).") from error
+    if not isinstance(record, dict):
+        if isinstance(record, list) and record and isinstance(record[0], dict):
+            _refuse_one_document("[", path, number)
+        raise DataError(f"{where}: expected a JSON object, found {type(record).__name__}.")
+    if "\\ud" in line.lower():
+        _refuse_half_characters(line, where)
+    if NUL.search(line):
+        raise DataError(f"{where}: has a NUL character. No text has one, and readers stop at it; remove it.")
+    return record
+
+
+def _refuse_one_document(line: str, path: Path, number: int) -> None:
+    """Raise DataError for the first line of a file that is one JSON document over many lines."""
+    start = line.strip()
+    if number == 1 and (start == "[" or re.match(r"\[\s*\{", start)):
+        raise DataError(
+            f"{path}: is one JSON list. JSON lines are wanted: one object a line, no brackets around them. Convert it: "
+            f"jq -c '.[]' {path.name} > rows.jsonl"
+        )
+    if start == "{":
+        raise DataError(
+            f"{path}:{number}: a JSON object over several lines. JSON lines are wanted: one object a line. Convert it: "
+            f"jq -c . {path.name} > rows.jsonl"
+        )
+
+
+def _refuse_half_characters(line: str, where: str) -> None:
+    """JSON can write half of a surrogate pair; neither parquet nor a tokenizer can take one."""
+    try:
+        json.dumps(json.loads(line), ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: has half of a surrogate pair ({error.reason}). Write the whole character."
+        ) from error
+
+
+# ---- parquet ------------------------------------------------------------------------------------------------------
+
+
+def parquet_columns(path: Path) -> list[str]:
+    """Names of the columns. Raises DataError for a file that is no parquet."""
+    try:
+        return list(pq.read_schema(path).names)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+
+
+def read_parquet(
+    path: Path, columns: Sequence[str] | None = None, limit: int | None = None, progress: bool = False
+) -> Rows:
+    """``file:row`` (rows from 0) and the wanted columns that the file has, a batch in memory at a time."""
+    require_file(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            refuse_oversized(file, path)
+            if file.metadata.num_rows == 0:
+                raise DataError(f"{path}: the file has no rows.")
+            rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
+            found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
+            records = (record for batch in batches for record in python_rows(batch))
+            bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
+            yield from ((f"{path}:{number}", record) for number, record in bar)
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+
+
+def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Rows as Python values; a float32 as the shortest decimal that it is (0.1, not 0.10000000149011612)."""
+    for index, column in enumerate(batch.schema):
+        if column.type in (pa.float16(), pa.float32()):
+            exact = batch.column(index).cast(pa.float32()).cast(pa.string()).cast(pa.float64())
+            batch = batch.set_column(index, column.name, exact)
+    return list(batch.to_pylist())
