@@ -13,7 +13,6 @@ from typing import Any
 from s2l_ext.data.converting import Written, counts
 from s2l_ext.errors import DataError
 
-
 KINDS = "JSON lines (gzipped or not) or parquet"
 
 

@@ -213,7 +213,8 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(f"{where}: column '{key}' holds {type(value).__name__}, not text.")
-    return values.plain_number(value) or str(value).strip()
+    text = values.plain_number(value) or str(value)
+    return text if values.text_fault(text) else text.strip()  # strip takes a form feed off, and hides it
 
 
 def _answer(record: dict[str, Any], where: str) -> str:
@@ -308,7 +309,7 @@ def judge(candidate: Candidate, options: Options) -> Judged:
     for position, text in enumerate(candidate.generations):
         left = options.row_seconds - (time.monotonic() - started)
         trace = traces.normalise(text)
-        reason = _fault(trace, candidate, position, options, left)
+        reason = BROKEN if values.text_fault(text) else _fault(trace, candidate, position, options, left)
         if reason is None:
             return Judged(trace, faults)
         faults.append(reason)
@@ -318,8 +319,6 @@ def judge(candidate: Candidate, options: Options) -> Judged:
 def _fault(trace: str, candidate: Candidate, position: int, options: Options, seconds: float) -> str | None:
     if candidate.usable[position] is False:
         return traces.UNFINISHED
-    if values.text_fault(trace):
-        return BROKEN
     reason = traces.form_fault(trace, candidate.answer)
     if reason:
         return reason

@@ -11,8 +11,8 @@ from typing import Any
 
 from s2l_ext.data import arguments, converting, reading, traces, values
 from s2l_ext.data.converting import Output, Repeats, Row, Source, Written
-from s2l_ext.errors import DataError
 from s2l_ext.data.values import shown as _shown
+from s2l_ext.errors import DataError
 from s2l_ext.rewards.math import marked_answer
 
 CHECKS = ("math", "exact", "form")
@@ -216,7 +216,7 @@ def _trace(
         raise DataError(f"{where}: field '{fields.trace}' is {_shown(value)}. A trace is text; leave it out for none.")
     values.refuse_list_as_text(value or "", where, f"field '{fields.trace}'")
     trace = traces.normalise(value or "")
-    reason = BROKEN if values.text_fault(trace) else _fault(trace, answer, options.check)
+    reason = BROKEN if values.text_fault(value or "") else _fault(trace, answer, options.check)
     if reason:
         out.drop_trace(split, reason)
     return "" if reason else trace

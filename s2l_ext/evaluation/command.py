@@ -33,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
     parser.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
     parser.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
+    parser.add_argument("--drop-repeats", action="store_true", help="keep the first of rows that are the same problem")
     _add_sampling(parser)
     parser.add_argument("--divergence-to", metavar="TEACHER", help="add the reverse KL to this model")
     parser.add_argument("--teacher-rollouts", type=Path, metavar="FILE", help="its samples; add the forward KL on them")
@@ -82,6 +83,7 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         engine=args.engine,
         machine=Machine(args.dtype, args.tensor_parallel),
         limit=args.limit,
+        drop_repeats=args.drop_repeats,
         ks=_ks(args.k),
         reward=args.reward,
         benchmark=benchmark,

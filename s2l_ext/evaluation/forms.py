@@ -69,7 +69,7 @@ def _joined(value: Any, where: str, what: str) -> str:
 
 
 def prompt_value(row: dict[str, Any], name: str, where: str) -> str:
-    """The column as text of a prompt. Raises DataError for control characters and for what is neither text nor number."""
+    """The column as text of a prompt. Raises DataError for control characters, and what is neither text nor number."""
     value = require_column(row, name, where)
     number = values.plain_number(value)
     if number is None and not isinstance(value, str):

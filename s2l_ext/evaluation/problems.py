@@ -71,9 +71,7 @@ def _refuse_duplicate(first: Problem, problem: Problem, drop: bool) -> None:
     if first.ground_truth != problem.ground_truth:
         raise DataError(f"{place}, with another answer. Keep the row whose answer is right.")
     if not drop:
-        raise DataError(
-            f"{place}. Keep one row a problem, or pass --drop-repeats; more samples of it come from --n."
-        )
+        raise DataError(f"{place}. Keep one row a problem, or pass --drop-repeats; more samples of it come from --n.")
 
 
 def _verl(path: Path) -> Iterator[Problem]:

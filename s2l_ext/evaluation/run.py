@@ -48,6 +48,7 @@ class Evaluation:
             ``hf://owner/name[:config][@split]``.
         out: the result; samples are kept beside it in ``<out>.samples.jsonl``.
         limit: first problems of every file only.
+        drop_repeats: of rows that are the same problem the first stays.
         ks: of pass@k and maj@k; None is every k up to n.
         reward: ``package.module:function``; None chooses by data source.
         chat_options: keyword arguments of the chat template.
@@ -62,6 +63,7 @@ class Evaluation:
     engine: str = "vllm"
     machine: Machine = field(default_factory=Machine)
     limit: int | None = None
+    drop_repeats: bool = False
     ks: tuple[int, ...] | None = None
     reward: str | None = None
     benchmark: Benchmark | None = None
@@ -130,7 +132,8 @@ class _Inputs:
 
 def _open(job: Evaluation) -> _Inputs:
     files = tuple(map(local_file, job.data))
-    problems = {problem.id: problem for problem in read_problems(files, job.benchmark, job.limit)}
+    found = read_problems(files, job.benchmark, job.limit, job.drop_repeats)
+    problems = {problem.id: problem for problem in found}
     rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model, trust=job.trust)

@@ -63,6 +63,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
     group.add_argument("--benchmark", metavar="NAME|YAML", help="how rows of JSON lines become problems (gsm8k)")
     group.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
+    group.add_argument("--drop-repeats", action="store_true", help="keep the first of rows that are the same problem")
     group.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
 
 
@@ -133,6 +134,7 @@ def job_of(args: argparse.Namespace) -> Exploration:
         placement=Placement(value["engines"], args.ray_address),
         only_missing=args.only_missing,
         limit=args.limit,
+        drop_repeats=args.drop_repeats,
         reward=args.reward,
         benchmark=None if args.benchmark is None else load_benchmark(args.benchmark),
         chat_options=dict(map(chat_option, value["chat_option"])),

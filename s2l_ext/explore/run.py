@@ -48,6 +48,7 @@ class Exploration:
         out: the store's folder.
         only_missing: ask a store that is there for more responses, or for other prompts, than before.
         limit: first problems of every file only.
+        drop_repeats: of rows that are the same problem the first stays.
         reward: ``package.module:function``; None chooses by data source.
         chat_options: keyword arguments of the chat template.
         trust: whether code of the model's folder may run.
@@ -61,6 +62,7 @@ class Exploration:
     placement: Placement = field(default_factory=Placement)
     only_missing: bool = False
     limit: int | None = None
+    drop_repeats: bool = False
     reward: str | None = None
     benchmark: Benchmark | None = None
     chat_options: dict[str, Any] = field(default_factory=dict)
@@ -144,7 +146,8 @@ class _Inputs:
 
 
 def _open(job: Exploration) -> _Inputs:
-    problems = {problem.id: problem for problem in read_problems(job.data, job.benchmark, job.limit)}
+    found = read_problems(job.data, job.benchmark, job.limit, job.drop_repeats)
+    problems = {problem.id: problem for problem in found}
     rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model, trust=job.trust)
