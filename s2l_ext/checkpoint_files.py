@@ -7,14 +7,20 @@ A disk that lost its cache, a copy that was cut short or a cleared folder does; 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import StateMismatch
 from s2l_ext.state import TRACKER_FILE, write_atomically
 
 FILE_NAME = "s2l_files.json"
+FSDP = ("fsdp", "fsdp2")
+WORKERS_FILE = re.compile(r"actor/model_world_size_(\d+)_rank_\d+\.pt")
 
 
 def note_files(folder: Path) -> None:
@@ -41,6 +47,28 @@ def check_files(folder: Path | None) -> None:
         else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
     )
     raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {mend}")
+
+
+def check_workers(folder: Path | None, cfg: DictConfig) -> None:
+    """verl's FSDP checkpoints hold one file of each worker, and only as many workers can read them.
+
+    Raises:
+        StateMismatch: another number of workers wrote the folder that the run resumes.
+    """
+    if folder is None or setting(cfg, "actor_rollout_ref.actor.strategy") not in FSDP:
+        return
+    now = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    names = {*_noted(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
+    found = sorted((int(match[1]), name) for name in names if (match := WORKERS_FILE.fullmatch(name)))
+    if not found or any(workers == now for workers, _ in found):
+        return
+    workers, name = found[0]
+    raise StateMismatch(
+        f"{folder / name}: {workers} workers wrote this checkpoint, and this run has {now} (trainer.nnodes x "
+        f"trainer.n_gpus_per_node), which verl cannot resume from it. Resume with {workers}, or start a new run from "
+        f"its weights: `python -m verl.model_merger merge --backend fsdp --local_dir {folder / 'actor'} --target_dir "
+        "DIR`, then actor_rollout_ref.model.path=DIR in another trainer.default_local_dir."
+    )
 
 
 def last_complete(run: Path) -> int:

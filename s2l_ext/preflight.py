@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext.config.combination_checks import check_columns
 from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
+from s2l_ext.config.needed import needed_now, only_validates
 from s2l_ext.config.schedule_checks import RunSteps, check_schedules, run_steps
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import whole_number
@@ -57,13 +58,13 @@ def preflight(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """
     available = available_gpus(cfg)
     if available is not None:
-        check_pool(cfg, s2l, available)
+        check_pool(cfg, needed_now(cfg, s2l), available)
     return check_inputs(cfg, s2l)
 
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     """Models, tokenizers and data files alone; the trainer asks again when verl's own command started it."""
-    trust = trust_of(cfg)
+    whole, s2l, trust = s2l, needed_now(cfg, s2l), trust_of(cfg)
     _check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path, trust)
     if s2l.explorer and s2l.explorer.is_live:
         _check_model_path(EXPLORER_KEY, s2l.explorer.model, trust)
@@ -72,6 +73,8 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     _check_data(cfg)
     _check_media(cfg, s2l)
     _check_reward_keywords(cfg)
+    if not only_validates(cfg):
+        _check_step(cfg)
     if s2l.curriculum:
         _check_prompts(cfg, s2l.curriculum)
     warnings = _check_guidance(cfg, s2l.guidance) if s2l.guidance else []
@@ -80,7 +83,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if s2l.explorer:
         warnings += _explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer.is_live else []
         warnings += check_store(cfg, s2l, _parquet_files(cfg)) if not s2l.explorer.is_live else []
-    return warnings + check_schedules(s2l, cfg, steps_of_run(cfg), _counted_rows(cfg))
+    return warnings + check_schedules(whole, cfg, steps_of_run(cfg), _counted_rows(cfg))
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -146,7 +149,7 @@ def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
 
 
 def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
-    """GPUs (or logical GPU slots on a CPU machine) by who holds them."""
+    """GPUs (or logical GPU slots on a CPU machine) by who holds them; at a start, of what is needed then."""
     needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
     if s2l.explorer:
         needed |= {"explorer": s2l.explorer.n_gpus} if s2l.explorer.n_gpus else {}
@@ -167,9 +170,13 @@ def available_gpus(cfg: DictConfig) -> int | None:
     if ray_init.get("address", "local") != "local" or os.environ.get("RAY_ADDRESS"):
         return None
     if ray_init.get("num_gpus") is not None:
-        return whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
-    if current_cluster():
-        return None
+        told = whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
+        return told if cfg.trainer.device == "cpu" else min(told, _devices())
+    return None if current_cluster() else _devices()
+
+
+def _devices() -> int:
+    """Accelerators of this machine, which Ray does not count anew where it is told a number."""
     import torch
 
     return torch.npu.device_count() if hasattr(torch, "npu") else torch.cuda.device_count()
@@ -265,13 +272,18 @@ def _parquet_files(cfg: DictConfig) -> list[Path]:
     return [] if own_class or any(path.suffix != ".parquet" for path in files) else files
 
 
+def _check_step(cfg: DictConfig) -> None:
+    """Prompts for one step, before verl filters them: the trainer asks again afterwards."""
+    files = _parquet_files(cfg)
+    if files:
+        require_enough(_rows(cfg, files), whole_number(cfg, "data.train_batch_size"))
+
+
 def _check_prompts(cfg: DictConfig, curriculum: CurriculumConfig) -> None:
     """What the curriculum reads from the data, before verl filters it: the trainer asks again afterwards."""
     files = _parquet_files(cfg)
     if not files:
         return
-    rows = _rows(cfg, files)
-    require_enough(rows, whole_number(cfg, "data.train_batch_size"))
     table = parquet_table(files)
     if curriculum.type == "easy_to_hard":
         tiers_of(table, curriculum.tier_column, curriculum.tier_order)

@@ -19,10 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext import json_text
 from s2l_ext.config import S2LConfig
 from s2l_ext.config.modes import draws_ahead, mode_of
+from s2l_ext.config.needed import TRACKER_FILE as TRACKER_FILE
+from s2l_ext.config.needed import checkpoint_folder
 from s2l_ext.config.schema import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.data.rollout_store import RolloutStore
-from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.errors import StateMismatch
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,6 @@ SCHEMA_VERSION = 1
 FILE_NAME = "s2l_state.json"
 ARRAYS_NAME = "s2l_arrays.npz"
 ARRAY_MARK = "__array__"
-TRACKER_FILE = "latest_checkpointed_iteration.txt"
 
 
 EXPLORER_SETTINGS = ("schedule", "mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
@@ -107,29 +108,6 @@ def _paths(files: Any) -> list[str]:
 def _names(files: Any) -> list[str]:
     """File names without their folders: a run may be resumed from another mount."""
     return [Path(path).name for path in _paths(files)]
-
-
-def checkpoint_folder(cfg: DictConfig) -> Path | None:
-    """The ``global_step_N`` folder that verl is about to load, None for a fresh run."""
-    if cfg.trainer.resume_mode == "disable":
-        return None
-    if cfg.trainer.resume_mode == "resume_path":
-        if not cfg.trainer.resume_from_path:
-            raise ConfigError("trainer.resume_mode=resume_path needs trainer.resume_from_path=.../global_step_N.")
-        return Path(cfg.trainer.resume_from_path)
-    run_folder = Path(cfg.trainer.default_local_dir)
-    tracker = run_folder / TRACKER_FILE
-    return run_folder / f"global_step_{_latest(tracker)}" if tracker.is_file() else None
-
-
-def _latest(tracker: Path) -> str:
-    step = tracker.read_text(errors="replace").strip()
-    if not step.isdigit():
-        raise StateMismatch(
-            f"{tracker}: {step!r} is no step. Write the number of the newest complete global_step_N into it, or delete "
-            "it to start afresh."
-        )
-    return step
 
 
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from s2l_ext.checkpoint_files import check_files
+from s2l_ext.checkpoint_files import check_files, check_workers
 from s2l_ext.cluster_check import CheckedRunner, cluster_address, joining
 from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
@@ -25,6 +25,7 @@ from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.modes import TRAINERS, mode_of
+from s2l_ext.config.needed import needed_now
 from s2l_ext.config.plan import build_plan, fingerprint, render
 from s2l_ext.errors import ConfigError
 from s2l_ext.folder_lock import held
@@ -79,6 +80,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     platform = activate_for(cfg)
     warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
     check_files(checkpoint_folder(cfg))
+    check_workers(checkpoint_folder(cfg), cfg)
     check_warm_start(cfg, s2l, resume_state(s2l, cfg))
     if s2l.kl:
         cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
@@ -160,7 +162,8 @@ def _hand_over(prepared: Prepared) -> None:
     from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 
     address = cluster_address(prepared.cfg)
-    runner = CheckedRunner(TaskRunnerV1, prepared.cfg, prepared.s2l) if address else TaskRunnerV1
+    now = needed_now(prepared.cfg, prepared.s2l)
+    runner = CheckedRunner(TaskRunnerV1, prepared.cfg, now) if address else TaskRunnerV1
     with joining(address):
         run_ppo(prepared.cfg, task_runner_class=runner)
 

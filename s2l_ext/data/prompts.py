@@ -26,11 +26,11 @@ SHOWN = 3
 
 
 def require_enough(prompts: int, step_size: int) -> None:
-    """Raise DataError unless a step can have ``step_size`` different prompts."""
+    """Raise DataError unless an epoch has a step: ``step_size`` different prompts."""
     if prompts < step_size:
         raise DataError(
-            f"data.train_files has {prompts} prompts, fewer than data.train_batch_size={step_size}: with "
-            "s2l.curriculum a step needs that many different ones. Lower data.train_batch_size or add prompts."
+            f"data.train_files has {prompts} prompts, fewer than data.train_batch_size={step_size}: an epoch has whole "
+            "batches only, so it would have no step. Lower data.train_batch_size or add prompts."
         )
 
 

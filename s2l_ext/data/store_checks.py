@@ -210,8 +210,9 @@ def _check_tokenizer(store: RolloutStore, learner: str, trust: Trust) -> list[st
         return []
     if store.fingerprint.get("tokens") == token_digest(here):
         return [
-            f"{KEY}={store.folder} was sampled by {sampler}, whose chat template differs from {LEARNER_KEY}={learner}'s."
-            " Its rows are used where both make the same tokens of a prompt; a session of another prompt fails."
+            f"{KEY}={store.folder} was sampled by {sampler}, whose chat template differs from "
+            f"{LEARNER_KEY}={learner}'s. Its rows are used where both make the same tokens of a prompt; a session of "
+            "another prompt fails."
         ]
     raise TokenizerMismatch(
         f"{KEY}={store.folder} was sampled by {sampler}, whose vocabulary, special ids or chat template differ from "

@@ -7,8 +7,8 @@ from typing import Any
 
 from verl.trainer.ppo.utils import Role
 
-from s2l_ext import state
 from s2l_ext.config import ExplorerConfig
+from s2l_ext.config.needed import only_validates, steps_done
 from s2l_ext.rollout import placed
 from s2l_ext.rollout.explorer_colocated import ColocatedServers
 from s2l_ext.rollout.explorer_servers import FIRST_REPLICA_RANK, ExplorerServers
@@ -37,7 +37,9 @@ class ExplorerLife:
         return self.schedule.slots(step) if self.schedule else 0
 
     def _explorer_is_needed(self) -> bool:
-        """By the next step's prompts, or by those that were drawn before."""
+        """By the next step's prompts, or by those that were drawn before; no validation asks it."""
+        if only_validates(self.config):
+            return False
         return self._slots(self.global_steps + 1) > 0 or self.in_flight.need_explorer
 
     def _start_explorer(self) -> ExplorerServers:
@@ -56,9 +58,8 @@ class ExplorerLife:
         explorer = self.explorer
         if explorer is None or not explorer.is_live or explorer.is_colocated or self.mode != "sync":
             return None
-        checkpoint = state.checkpoint_folder(self.config)
-        done = int(checkpoint.name.rpartition("_")[2]) if checkpoint else 0
-        return EarlyStart(self._start_explorer, self._learner_is_placed) if self._slots(done + 1) > 0 else None
+        is_needed = not only_validates(self.config) and self._slots(steps_done(self.config) + 1) > 0
+        return EarlyStart(self._start_explorer, self._learner_is_placed) if is_needed else None
 
     def _learner_is_placed(self) -> bool:
         manager = getattr(self, "resource_pool_manager", None)

@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
@@ -18,12 +18,13 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import build_schedule
-from s2l_ext.checkpoint_files import check_files, note_files
-from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.checkpoint_files import check_files, check_workers, note_files
+from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
 from s2l_ext.config.expo_checks import needs_accuracy
 from s2l_ext.config.modes import most_draws
-from s2l_ext.config.verl_checks import AGENT_LOOP_MANAGER
+from s2l_ext.config.needed import needed_now, only_validates
+from s2l_ext.data.prompts import require_enough
 from s2l_ext.preflight import check_inputs, check_pool, check_warm_start
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout import placed
@@ -32,6 +33,7 @@ from s2l_ext.rollout.explorer_watch import FaultLedger
 from s2l_ext.rollout.plan import carrying
 from s2l_ext.trainer import distill
 from s2l_ext.trainer.actor_worker import S2LActorWorker
+from s2l_ext.trainer.adapting import adapt, log_like_verl
 from s2l_ext.trainer.corrections import grouped_by_source, take_guidance_for_the_learners, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.explorer_life import ExplorerLife
@@ -79,7 +81,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
 
     def __init__(self, config: DictConfig) -> None:
         require_registered("trainer")
-        _log_like_verl()
+        log_like_verl()
         self.s2l = parse_s2l(config.get("s2l"))
         self.explorer = self.s2l.explorer
         for warning in check_against_verl(self.s2l, config):
@@ -88,10 +90,11 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
                 logger.warning(warning)
         check_files(state.checkpoint_folder(config))
+        check_workers(state.checkpoint_folder(config), config)
         self.resumed = state.resume_state(self.s2l, config)
         check_warm_start(config, self.s2l, self.resumed)
         self.settings = state.fingerprint(self.s2l, config)
-        _adapt(config, self.s2l, self.mode)
+        adapt(config, self.s2l, self.mode)
         self.explorer_servers: ExplorerServers | None = None
         self.explorer_gpus_held = 0
         self.explorer_faults = FaultLedger()
@@ -102,7 +105,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.schedule = (
             build_schedule(self.explorer.schedule, self.explorer.mix_steps, group_size) if self.explorer else None
         )
-        self.distills = bool(self.s2l.distill and self.s2l.distill.in_actor)
+        distills = needed_now(config, self.s2l).distill
+        self.distills = bool(distills and distills.in_actor)
         self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
         if self.step_kl and "kl" in self.resumed:
             self.step_kl.load_state_dict(self.resumed["kl"])
@@ -141,6 +145,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
+        if not only_validates(self.config):
+            require_enough(len(self.train_dataset), self.config.data.train_batch_size)
         if self.explorer and not self.explorer.is_live:
             self.stored = StepRollouts(self.explorer, self.config.data.get("seed") or 0)
             if "stored_rows" in self.resumed:
@@ -161,7 +167,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         if self.explorer:
-            check_pool(self.config, self.s2l, available=int(ray.cluster_resources().get(get_resource_name(), 0)))
+            held = int(ray.cluster_resources().get(get_resource_name(), 0))
+            check_pool(self.config, needed_now(self.config, self.s2l), available=held)
         if self.s2l.own_sessions or self.step_kl or self.distills:
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)
@@ -385,22 +392,3 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.mode != "sync":
             controllers["in_flight"] = self.in_flight.state_dict()
         return controllers
-
-
-def _log_like_verl() -> None:
-    """Send this package's log lines where verl's task runner sends its own; the root logger shows warnings only."""
-    verl_logger, own = logging.getLogger("verl"), logging.getLogger("s2l_ext")
-    own.handlers, own.propagate = verl_logger.handlers, verl_logger.propagate
-    own.setLevel(verl_logger.level)
-
-
-def _adapt(config: DictConfig, s2l: S2LConfig, mode: str) -> None:
-    """Base class behaviour hangs on verl's own name of the mode, as does the block ``trainer.v1.<mode>``."""
-    with open_dict(config):
-        config.trainer.v1.trainer_mode = mode
-        if s2l.own_sessions:
-            config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
-        if s2l.kl:
-            config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta
-        if s2l.distill:
-            distill.adapt(config, s2l.distill)

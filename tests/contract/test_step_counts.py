@@ -8,9 +8,9 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from s2l_ext import state
 from s2l_ext.algorithms.explorer import LinearAnnealing
 from s2l_ext.algorithms.orders import FileOrder
+from s2l_ext.config import needed
 from s2l_ext.config.schema import CurriculumConfig, KLConfig
 from s2l_ext.rollout.plan import KL_BETA_FIELD, SLOTS_FIELD
 from s2l_ext.trainer import explorer_life
@@ -76,16 +76,25 @@ def test_a_resumed_run_starts_its_explorer_for_the_step_after_the_checkpoint(
     explores, monkeypatch, tmp_path, done, starts: bool
 ) -> None:
     folder = None if done is None else tmp_path / f"global_step_{done}"
-    monkeypatch.setattr(state, "checkpoint_folder", lambda config: folder)
+    monkeypatch.setattr(needed, "checkpoint_folder", lambda config: folder)
     monkeypatch.setattr(explorer_life, "EarlyStart", lambda start, placed: "started")
     assert (explores._start_explorer_early() == "started") == starts
     explores.global_steps = done or 0
     assert explores._explorer_is_needed() == starts
 
 
+def test_a_validation_alone_starts_no_explorer(explores, monkeypatch) -> None:
+    monkeypatch.setattr(explorer_life, "EarlyStart", lambda start, placed: "started")
+    assert explores._start_explorer_early() == "started"
+    explores.config.trainer.val_only = True
+    assert explores._start_explorer_early() is None and not explores._explorer_is_needed()
+    explores.config.trainer.val_before_train = False  # verl then trains whatever val_only says
+    assert explores._start_explorer_early() == "started" and explores._explorer_is_needed()
+
+
 def test_only_a_synchronous_run_knows_its_explorer_from_the_checkpoints_step(explores, monkeypatch) -> None:
     """An asynchronous one may have prompts in verl's queue that wait for it."""
-    monkeypatch.setattr(state, "checkpoint_folder", lambda config: None)
+    monkeypatch.setattr(needed, "checkpoint_folder", lambda config: None)
     explores.mode = "colocate_async"
     assert explores._start_explorer_early() is None
 

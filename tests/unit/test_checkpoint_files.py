@@ -1,15 +1,17 @@
 """Damage to a checkpoint is found before a model loads."""
 
 import errno
+import importlib.util
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext import state
-from s2l_ext.checkpoint_files import FILE_NAME, check_files, note_files
+from s2l_ext.checkpoint_files import FILE_NAME, check_files, check_workers, note_files
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.trainer.saving import disk_full_explained
 
@@ -124,3 +126,53 @@ def test_before_the_first_checkpoint(tmp_path) -> None:
 
 
 SIZE_OF_LAST = 4 + 6 + len(json.dumps({"bytes": {"actor/model.pt": 6, "data.pt": 4}}, indent=1)) + 1
+
+
+# ---- another number of workers --------------------------------------------------------------------------------------
+
+
+def learner(gpus: int, nodes: int = 1, strategy: str = "fsdp2"):
+    trainer = {"nnodes": nodes, "n_gpus_per_node": gpus}
+    return OmegaConf.create({"trainer": trainer, "actor_rollout_ref": {"actor": {"strategy": strategy}}})
+
+
+@pytest.fixture
+def of_eight(tmp_path):
+    """A checkpoint that eight workers wrote."""
+    folder = tmp_path / "global_step_8"
+    (folder / "actor").mkdir(parents=True)
+    for rank in range(8):
+        (folder / "actor" / f"model_world_size_8_rank_{rank}.pt").write_bytes(b"x")
+    note_files(folder)
+    return folder
+
+
+def test_the_number_of_workers_is_in_the_names_of_their_files(of_eight) -> None:
+    check_workers(of_eight, learner(8))
+    check_workers(of_eight, learner(4, nodes=2))
+    check_workers(of_eight, learner(4, strategy="megatron"))  # resharded by torch
+    check_workers(None, learner(4))
+
+
+@pytest.mark.parametrize("seen", ["files", "list"])
+def test_another_number_is_refused_with_the_way_on(of_eight, seen) -> None:
+    """Also where this machine sees the list only: each node may hold its own workers' files."""
+    if seen == "list":
+        shutil.rmtree(of_eight / "actor")
+    else:
+        (of_eight / FILE_NAME).unlink()
+    with pytest.raises(StateMismatch) as refused:
+        check_workers(of_eight, learner(4))
+    assert str(refused.value) == (
+        f"{of_eight}/actor/model_world_size_8_rank_0.pt: 8 workers wrote this checkpoint, and this run has 4 "
+        "(trainer.nnodes x trainer.n_gpus_per_node), which verl cannot resume from it. Resume with 8, or start a new "
+        f"run from its weights: `python -m verl.model_merger merge --backend fsdp --local_dir {of_eight}/actor "
+        "--target_dir DIR`, then actor_rollout_ref.model.path=DIR in another trainer.default_local_dir."
+    )
+
+
+def test_verl_names_its_files_so() -> None:
+    """The words are verl's source."""
+    spec = importlib.util.find_spec("verl")
+    text = Path(spec.submodule_search_locations[0], "utils", "checkpoint", "fsdp_checkpoint_manager.py").read_text()
+    assert 'f"model_world_size_{self.world_size}_rank_{self.rank}.pt"' in text

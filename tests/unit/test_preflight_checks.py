@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import shutil
 import struct
 from pathlib import Path
 
@@ -218,7 +219,42 @@ def test_fewer_prompts_than_a_step_is_refused(world):
     write_rows(world / "train.parquet", 31)
     with pytest.raises(DataError, match=r"31 prompts, fewer than data\.train_batch_size=32"):
         with_curriculum("s2l.curriculum={type: gaussian}")
-    assert with_curriculum("s2l.curriculum=null") == []
+
+
+@pytest.mark.parametrize("block", ["s2l.explorer.mix_steps=8", "s2l.explorer=null"])
+def test_without_a_curriculum_too_an_epoch_needs_a_step(world, block):
+    """verl would divide by its 0 steps an epoch once all models have loaded."""
+    write_rows(world / "train.parquet", 31)
+    with pytest.raises(DataError) as refused:
+        look("data.train_batch_size=32", block)
+    assert str(refused.value) == (
+        "data.train_files has 31 prompts, fewer than data.train_batch_size=32: an epoch has whole batches only, so it "
+        "would have no step. Lower data.train_batch_size or add prompts."
+    )
+    assert look("data.train_batch_size=31", block) == []
+    assert look("data.train_batch_size=32", block, "trainer.val_only=true") == []
+
+
+def test_a_validation_alone_asks_for_no_explorer(world):
+    shutil.rmtree(world / "models" / "small")
+    with pytest.raises(ConfigError, match=r"s2l\.explorer\.model_path=.*: no such folder"):
+        look()
+    assert look("trainer.val_only=true", "ray_kwargs.ray_init.num_gpus=1") == []
+
+
+def test_ray_is_not_believed_to_have_more_gpus_than_the_machine(world, monkeypatch):
+    settings = ["trainer.device=cuda", "ray_kwargs.ray_init.num_gpus=2"]
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(ResourceError) as refused:
+        look(*settings)
+    assert str(refused.value) == (
+        "the run needs 2 GPUs = 1 (learner) + 1 (explorer), but 1 are available. Lower trainer.n_gpus_per_node or "
+        "s2l.explorer.n_gpus_per_node, or start on more GPUs."
+    )
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    assert look(*settings) == []
+    with pytest.raises(ResourceError, match="needs 2 GPUs .* but 1 are"):  # fewer than the machine has, as asked
+        look("trainer.device=cuda", "ray_kwargs.ray_init.num_gpus=1")
 
 
 def test_train_max_samples_counts(world):
