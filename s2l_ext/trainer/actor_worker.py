@@ -18,6 +18,7 @@ from verl.workers.utils.padding import no_padding_2_padding
 from s2l_ext.algorithms.sources import SOURCES
 from s2l_ext.registration import require_registered
 from s2l_ext.rollout.plan import KL_BETA_FIELD, SOURCE_FIELD
+from s2l_ext.trainer.weight_check import WeightCheck
 
 KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
 """verl reduces a metric by the word in its name: smallest and largest over micro-batches, mini-batches and workers."""
@@ -50,6 +51,7 @@ class StepLoss:
 
     def __init__(self, loss_fn: partial) -> None:
         self.loss_fn = loss_fn
+        self.check_weights = WeightCheck()
         actor_config = loss_fn.keywords["config"]
         self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
@@ -59,6 +61,7 @@ class StepLoss:
             return self.loss_fn(data=data, **rest)
         beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
         loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
+        self.check_weights(loss_fn, model_output, data, dp_group)
         loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
         if beta is not None:
             metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
@@ -91,7 +94,7 @@ class StepLoss:
 
     @staticmethod
     def _applied_weights(data: TensorDict) -> torch.Tensor | None:
-        """The weights verl's loss multiplies in for this micro-batch, as the worker received them."""
+        """The weights of this micro-batch as the worker received them; ``check_weights`` asks whether they count."""
         if "rollout_is_weights" not in data:
             return None
         return data.select("rollout_is_weights").to_padded_tensor()["rollout_is_weights"]
