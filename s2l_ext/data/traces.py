@@ -9,7 +9,9 @@ import re
 import time
 from dataclasses import dataclass
 
+from s2l_ext.data.answer_places import canonical, first_place, given_away
 from s2l_ext.rewards import math_helper
+from s2l_ext.rewards.code_blocks import READS
 from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -33,6 +35,11 @@ CHAT_TOKENS = re.compile(
 )
 WORD = re.compile(r"\w+")
 FILLER = re.compile(r"answer|be|boxed|correct|equals|final|hence|is|it|must|result|so|solution|text|the|thus")
+
+
+LONGEST_ANSWER = 200
+BLOCK = re.compile(r"^[ \t]*(`{3,}|~{3,})[^`\n]*\n([\s\S]*?)^[ \t]*\1[ \t]*$", re.MULTILINE)
+PROGRAM = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def|class|int|void)[ \t]+(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -82,7 +89,7 @@ def _incomplete(trace: str, marked: bool) -> str | None:
 
 def is_answer_only(trace: str, answer: str | None = None) -> bool:
     """Whether nothing but words like "the final answer is" comes before the answer."""
-    start = answer_start(trace, answer)
+    start = _final_start(trace, answer)
     reasoning = trace if start is None else trace[:start]
     words = WORD.findall(reasoning.replace(OPEN, " ").replace(CLOSE, " ").lower())
     return all(FILLER.fullmatch(word) for word in words)
@@ -132,23 +139,43 @@ def fault(trace: str, answer: str, marked: bool = True, seconds: float = GRADE_S
 
 
 def answer_start(trace: str, answer: str | None = None) -> int | None:
-    """Offset in characters of the final answer; ``trace[:offset]`` gives none of it away. None if no answer is seen.
+    """Offset in characters of the first place that gives the final answer away. None if no answer is seen.
 
     The final answer is, as for the reward, the last closed ``\\boxed{}`` (neighbouring boxes are one answer), else the
     last ``#### x``, else the last ``<answer>x</answer>``, else all that follows ``</think>``. A trace that marks the
-    very same answer earlier, as many do at the end of their thinking, has its answer begin there.
+    same answer earlier, in whatever spelling, has its answer begin there. Where no mark and only a program follows the
+    thinking, the answer begins at the first fenced block that defines what the last one defines.
 
     Args:
-        answer: the right answer; finds it in a trace without any of these: where it comes first after an equals
-            sign, else where it stands last.
+        answer: the right answer. With it the answer begins where it is first announced ("the answer is 98"), computed
+            (``= 186``; a whole number of one or two digits counts only as the last result or number before the mark),
+            and in a trace without any mark where it comes first after an equals sign, else where it stands last.
+            One of more than 200 characters, as tests of a program, is not looked for.
     """
-    kinds = [_boxes(trace), *(_matches(pattern, trace) for pattern in (HASHES, TAGS))]
-    final = next((_last_group(marks, trace) for marks in kinds if marks), None)
-    if final is None:
-        return _after_thinking(trace) if CLOSE in trace else _unmarked(trace, answer)
-    same = {mark.content for mark in final}
+    known = answer if answer and len(answer) <= LONGEST_ANSWER else None
+    start = _final_start(trace, known)
+    program = None if _marked(trace) else _program(trace)
+    if program is not None:
+        return program if start is None else min(start, program)
+    earlier = given_away(trace[:start], known) if known and start is not None else None
+    return start if earlier is None else earlier
+
+
+def _final_start(trace: str, answer: str | None) -> int | None:
+    """Where the final answer begins, or the same one is marked earlier."""
+    kinds = _marked(trace)
+    if not kinds:
+        return _after_thinking(trace) if CLOSE in trace else first_place(trace, answer or "")
+    final = _last_group(kinds[0], trace)
+    same = {canonical(mark.content) for mark in final} | ({canonical(answer)} if answer else set())
     start = final[0].start
-    return min(m.start for marks in kinds for m in marks if m.content in same or m.start <= start < m.end)
+    return min(m.start for marks in kinds for m in marks if canonical(m.content) in same or m.start <= start < m.end)
+
+
+def _marked(trace: str) -> list[list[_Mark]]:
+    """Marks by kind, the kind that counts first."""
+    kinds = [_boxes(trace), *(_matches(pattern, trace) for pattern in (HASHES, TAGS))]
+    return [marks for marks in kinds if marks]
 
 
 def _boxes(text: str) -> list[_Mark]:
@@ -167,19 +194,20 @@ def _last_group(marks: list[_Mark], text: str) -> list[_Mark]:
     return marks[first:]
 
 
+def _program(trace: str) -> int | None:
+    """The first complete block that defines or reads what the last one does; None if no block ends the trace."""
+    blocks = list(BLOCK.finditer(trace))
+    if not blocks or blocks[-1].start() < trace.rfind(CLOSE):
+        return None
+    wanted = _purpose(blocks[-1][2])
+    return next((block.start() for block in blocks if _purpose(block[2]) & wanted), blocks[-1].start())
+
+
+def _purpose(code: str) -> set[str]:
+    """Functions and classes that a program defines, and whether it reads standard input."""
+    return set(PROGRAM.findall(code)) | ({"<stdin>"} if READS.search(code) else set())
+
+
 def _after_thinking(trace: str) -> int | None:
     start = trace.rindex(CLOSE) + len(CLOSE)
     return start if trace[start:].strip() else None
-
-
-def _unmarked(trace: str, answer: str | None) -> int | None:
-    if not answer:
-        return None
-    digits = r",?".join(answer) + r"(?:\.0+)?" if answer.isdecimal() else re.escape(answer)
-    after = r"\d" if answer[-1].isdecimal() else r"\w"
-    alone = rf"(?<![\w.]){digits}(?!{after}|[.,]\d)"
-    computed = re.search(rf"=\s*[$€£]?\s*({alone})", trace)
-    if computed:
-        return computed.start(1)
-    found = [match.start() for match in re.finditer(alone, trace)]
-    return found[-1] if found else None

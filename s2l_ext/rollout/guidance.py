@@ -42,8 +42,8 @@ def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool, answe
     """The part of a trace that may be handed over.
 
     Args:
-        stop_before_answer: end before the final answer.
-        answer: the right one, which finds the final answer in a trace that does not mark it.
+        stop_before_answer: end before the first place that gives the final answer away (``answer_start``).
+        answer: the right one, which finds such places. Without it only marked answers are seen.
         think_is_open: the chat template ended the prompt with ``<think>``, so the trace must not open it again.
     """
     start = answer_start(trace, answer) if stop_before_answer else None
