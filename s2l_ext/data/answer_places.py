@@ -20,7 +20,7 @@ LEADING = r"(?:\\?[$€£(\[{]|\\(?:boxed|text\w*|mathbf|mathrm)?\{|\*|~|\s)*"
 EQUALS = re.compile(rf"(?:=|≈|\\approx)\s*{LEADING}$")
 ANSWER_IS = re.compile(
     r"\banswer\b[^\n.=:]{0,30}?(?:\b(?:is|be|was|equals|becomes|comes out (?:to|as))\b|[:=])"
-    rf"(?:\s+(?:just|simply|therefore|thus|indeed|actually|probably|exactly|then))?[:\s]*{LEADING}$",
+    rf"(?:\s+(?:just|simply|therefore|thus|indeed|actually|probably|exactly|then))?[:\s]*{LEADING}(?:[a-zA-Z]\s*=\s*)?$",
     re.IGNORECASE,
 )
 CONTINUED = re.compile(r"\s*(?:[-+*/×·÷^]|\\(?:cdot|times|div)\s?)\s*[\d(\\$]")

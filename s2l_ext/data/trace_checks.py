@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.data.answer_places import spellings
 from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.rollout_store import RolloutStore
-from s2l_ext.data.traces import is_answer_only
+from s2l_ext.data.traces import LONGEST_ANSWER, answer_start, is_answer_only
 from s2l_ext.errors import DataError
 
 ROUND_TRIPS = 1000
@@ -51,7 +52,8 @@ def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, p
     """Look at every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
 
     Returns:
-        A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``).
+        A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``), and the
+        share of traces that hand over the right answer in their first ``length.initial`` tokens.
 
     Raises:
         DataError: no such column; rows without a usable trace (``missing_trace: error``), or none with one; a trace
@@ -65,7 +67,35 @@ def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, p
     faults = {row: fault for row, trace in enumerate(traces) if (fault := trace_fault(trace))}
     warnings = _judge(faults, len(traces), guidance)
     _check_round_trips([trace for row, trace in enumerate(traces) if row not in faults], tokenizer)
-    return warnings
+    known = [(traces[row], answer) for row, answer in enumerate(_answers(table)) if row not in faults and answer]
+    return [*warnings, *_handed_over(known[:ROUND_TRIPS], guidance, tokenizer)]
+
+
+def _answers(table: PromptTable) -> list[str | None]:
+    """Right answers that are short texts, in the order of the rows; none for data without them."""
+    if "reward_model" not in table.names:
+        return []
+    truths = [(value or {}).get("ground_truth") for value in table.column("reward_model", KEY)]
+    return [truth if isinstance(truth, str) and len(truth) <= LONGEST_ANSWER else None for truth in truths]
+
+
+def _handed_over(known: Sequence[tuple[str, str]], guidance: GuidanceConfig, tokenizer: Any) -> list[str]:
+    found = 0
+    for trace, answer in known:
+        text = trace[: answer_start(trace, answer)] if guidance.stop_before_answer else trace
+        ids = tokenizer.encode(text, add_special_tokens=False)[: guidance.length.initial]
+        found += spellings(answer).search(tokenizer.decode(ids)) is not None
+    if not found:
+        return []
+    cut = (
+        "a short number may stand there by chance"
+        if guidance.stop_before_answer
+        else ("s2l.guidance.stop_before_answer=true ends before it")
+    )
+    return [
+        f"s2l.guidance.length.initial={guidance.length.initial}: so many tokens of a trace hold the right answer in "
+        f"{found} of {len(known)} rows ({found / len(known):.1%}); {cut}."
+    ]
 
 
 def _judge(faults: dict[int, str], rows: int, guidance: GuidanceConfig) -> list[str]:

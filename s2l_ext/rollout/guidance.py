@@ -7,6 +7,7 @@ response. No text is tokenised twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.trace_checks import trace_fault
 from s2l_ext.data.traces import answer_start
 
-THINK = "<think>"
+THINK, THINK_END = "<think>", "</think>"
+BLANK_END = re.compile(rf"\s*{THINK_END}\s*")
 TAIL_TOKENS = 16
 """Tokens of the prompt's end that are looked at for an open think tag."""
 
@@ -53,6 +55,11 @@ def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool, answe
     return text
 
 
+def without_tags(text: str) -> str:
+    """Reasoning and answer without think tags, for a prompt in which the chat template opened and closed them."""
+    return BLANK_END.sub("\n\n", text.replace(THINK, "").lstrip()).lstrip()
+
+
 def guidance_ids(
     trace: str,
     tokenizer: Any,
@@ -62,7 +69,9 @@ def guidance_ids(
     response_length: int,
     answer: str | None = None,
 ) -> list[int]:
-    """The first tokens of a trace: never more than ``length``, than the trace has, or than leaves the model its
+    """The first tokens of a trace. A template that closes the thinking in the prompt gets it without think tags.
+
+    Never more than ``length``, than the trace has, or than leaves the model its
     ``min_continuation`` tokens of the response.
 
     Args:
@@ -71,8 +80,10 @@ def guidance_ids(
         response_length: ``data.max_response_length``.
         answer: the right answer, if the row has one.
     """
-    tail = tokenizer.decode(prompt_ids[-TAIL_TOKENS:])
-    text = usable_text(trace, config.stop_before_answer, tail.rstrip().endswith(THINK), answer)
+    tail = tokenizer.decode(prompt_ids[-TAIL_TOKENS:]).rstrip()
+    text = usable_text(trace, config.stop_before_answer, tail.endswith(THINK), answer)
+    if tail.endswith(THINK_END):
+        text = without_tags(text)
     ids = tokenizer.encode(text, add_special_tokens=False)
     return list(ids[: max(min(length, response_length - config.min_continuation), 0)])
 

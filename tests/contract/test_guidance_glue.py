@@ -99,6 +99,18 @@ def test_open_think_tag_is_not_opened_again() -> None:
     assert usable_text("<think>\nabc", False, think_is_open=True) == "abc"
 
 
+def test_a_prompt_that_closes_the_thinking_gets_no_think_tags() -> None:
+    """enable_thinking=false: the template's prompt ends with an empty thinking."""
+    trace = "<think>\n3+4=7; 7*2=14\n</think>\n\nIt is \\boxed{14}"
+    closed, whole = "question<think>\n\n</think>\n\n", {"stop_before_answer": False}
+    assert chosen(100, prompt=closed, trace=trace, response=200, **whole) == "3+4=7; 7*2=14\n\nIt is \\boxed{14}"
+    assert chosen(6, prompt=closed, trace=trace) == "3+4=7;"
+    assert chosen(100, prompt="question<think>\n", trace=trace, response=200, **whole) == trace.removeprefix(
+        "<think>\n"
+    )
+    assert chosen(100, prompt="question", trace=trace, response=200, **whole) == trace
+
+
 @pytest.mark.parametrize("row", [{}, {"extra_info": {}}, {"extra_info": {"trace": " "}}, {"extra_info": None}])
 def test_rows_without_a_trace(row: dict) -> None:
     assert trace_of(row, "extra_info.trace") is None

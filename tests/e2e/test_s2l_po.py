@@ -216,17 +216,17 @@ def test_guided_responses_start_with_the_first_l_tokens_of_the_trace(run, rollou
     """A token of the toy is a character, so the text itself shows the cut; no answer is handed over."""
     table = parquet_table([toy_dir / "train_tier3.parquet"])
     by_question = {
-        prompt[0]["content"]: extra["trace"]
-        for prompt, extra in zip(table.read("prompt"), table.read("extra_info"), strict=True)
+        prompt[0]["content"]: (extra["trace"], truth["ground_truth"])
+        for prompt, extra, truth in zip(*map(table.read, ("prompt", "extra_info", "reward_model")), strict=True)
     }
     for step, rows in rollouts.items():
         length = int(run.steps()[step]["s2l/guidance/length"])
         guided = [row for row in rows if is_guided(row, step)]
         assert len(guided) == PROMPTS * GUIDED[step - 1]
         for row in guided:
-            trace = next(trace for question, trace in by_question.items() if f"\n{question}" in row["input"])
-            guidance = trace[: answer_start(trace)][:length]
-            assert len(guidance) == min(length, answer_start(trace))
+            trace, answer = next(found for question, found in by_question.items() if f"\n{question}" in row["input"])
+            guidance = trace[: answer_start(trace, answer)][:length]
+            assert len(guidance) == min(length, answer_start(trace, answer))
             assert row["output"].startswith(guidance)
 
 

@@ -144,6 +144,68 @@ def test_an_unmarked_answer_is_found_by_its_value(reasoning, rest, answer):
     assert answer_start(reasoning + rest) is None
 
 
+EARLIER = [
+    (
+        "<think>\nSo it is ",
+        "\\boxed{\\dfrac{5}{9}} then.\n</think>\n\nThe answer is \\boxed{\\frac{5}{9}}.",
+        "\\frac{5}{9}",
+    ),
+    ("Solution 1. We find ", "\\boxed{046}.\n\nSolution 2. Adding gives \\boxed{\\textbf{(46)}}.", "46"),
+    ("We get ", "\\boxed{x=12}, so \\boxed{ 12. }", "12"),
+    ("We get ", "\\boxed{\\frac59} or \\boxed{0.4}, and \\boxed{5/9}", "\\frac{5}{9}"),
+    ("It costs ", "\\boxed{\\$1,450.50}. Yes \\boxed{1450.5\\text{ dollars}}", "1450.50"),
+    ("First we add: 150 + 36 = ", "186.\nHence the total is\n\\[ \\boxed{186} \\]", "186"),
+    ("First 186 + 5, then 150 + 36 = ", "186 and twice that is 372, halved, \\boxed{186}", "186"),
+    ("<think>\nTwice 49 is ", "98, so the answer is 98. Let me check: yes.\n</think>\n\nIt is \\boxed{98}.", "98"),
+    ("<think>So the answer is ", "7. Check: 3 + 5 = 8, and 8 - 1 = 7. Then 1 + 1 = 2.</think>\\boxed{7}", "7"),
+    ("<think>**Final Answer:** $x = ", "4$ hm 5</think>\\boxed{x = 4}", "x = 4"),
+    ("Take x = 2, then 3x = 6 and 6 - 4 = ", "2. So \\boxed{2}", "2"),
+    ("We have \\frac{1}{3} + \\frac{2}{9} = ", "\\dfrac{5}{9}, and so on, 1 = 1. \\boxed{\\frac59}", "\\frac59"),
+    ("It falls: 3 - 15 = ", "-12. So \\boxed{-12}", "-12"),
+    ("Since 12 = 12 is clear, 3 - 15 = -8 or so: ", "\\boxed{-12}", "-12"),
+    ("(x+1)^2 = ", "x^2 + 2x + 1 and 1 = 1, \\boxed{x^2+2x+1}", "x^2+2x+1"),
+]
+
+
+@pytest.mark.parametrize(("before", "rest", "answer"), EARLIER)
+def test_the_first_place_that_gives_the_answer_away(before, rest, answer):
+    assert answer_start(before + rest, answer) == len(before)
+
+
+@pytest.mark.parametrize(
+    ("before", "rest", "answer"),
+    [
+        ("The price rises by $20 000, so it sells for $80 000 + $20 000 = $", "100 000.", "100000"),
+        ("So it costs ", "1,450.50 in the end.", "1450.5"),
+        ("So it costs 3 x 483,5 = ", "1.450,5 in the end", "1.450,5"),
+        ("It weighs 3 - 0,5 = ", "2,5 kg.", "2.5"),
+        ("That makes 1\\,234 + 1 = ", "1{,}235 people", "1235"),
+        ("It comes to ", "0730 in total", "730"),
+    ],
+)
+def test_an_unmarked_answer_is_found_in_another_spelling(before, rest, answer):
+    assert answer_start(before + rest, answer) == len(before)
+
+
+SOLVE = "def solve(n):\n    return n + n\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "rest"),
+    [
+        ("We add.\n", f"```python\n{SOLVE}```\nThis adds."),
+        (
+            "<think>\nTry\n```python\nx = 1\n```\nno.\n",
+            f"```python\n{SOLVE}```\nso\n</think>\n\nHere:\n```python\n{SOLVE}```",
+        ),
+        ("<think>\nTry\n```python\nx = 1\n```\n</think>", f"\n\nHere:\n```python\n{SOLVE}```"),
+    ],
+)
+def test_a_program_is_not_handed_over(before, rest):
+    tests = '{"test": "' + "assert solve(2) == 4 " * 20 + '"}'
+    assert answer_start(before + rest) == answer_start(before + rest, tests) == len(before)
+
+
 def test_an_answer_that_is_not_there():
     assert answer_start("so it is seven", "7") is None
     assert answer_start("so it is seven", "") is None

@@ -145,6 +145,29 @@ def test_good_traces_pass() -> None:
     assert look(GOOD, GOOD) == []
 
 
+def test_traces_that_hand_the_answer_over_are_counted() -> None:
+    """Of three, "186" stands in the first 20 characters of one; 7 characters hold none; cut at the answer, none."""
+    traces = [
+        "so 150 + 36 = 186, \\boxed{186}",
+        "first we add some numbers: 186 is \\boxed{186}",
+        "what else could it be, \\boxed{3}",
+    ]
+    rows = {
+        "extra_info": [{"trace": t} for t in traces],
+        "reward_model": [{"ground_truth": t} for t in ("186", "186", "3")],
+    }
+    table = PromptTable(list(rows), rows.__getitem__)
+
+    def warned(initial: int, stop: bool) -> list[str]:
+        guidance = GuidanceConfig(stop_before_answer=stop, length=GuidanceLengthConfig(initial=initial))
+        return check_traces(table, guidance, Characters())
+
+    (warning,) = warned(20, stop=False)
+    assert "s2l.guidance.length.initial=20" in warning and "in 1 of 3 rows (33.3%)" in warning
+    assert "stop_before_answer=true" in warning
+    assert warned(7, stop=False) == [] and warned(100, stop=True) == []
+
+
 def test_rows_without_a_usable_trace_are_counted_by_reason() -> None:
     with pytest.raises(DataError) as refusal:
         look(GOOD, None, "  ", "The answer is \\boxed{2}", 7)
