@@ -57,10 +57,8 @@ def measure(path: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    print(
-        "| traces | rows | in a box | announced | last result | in the last 80 characters | median left | under 20 % left |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
+    head = ("traces", "rows", "in a box", "announced", "last result", "last 80 characters", "median left", "under 20 %")
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
     for path in parser.parse_args().files:
         print(measure(path), flush=True)
 
