@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.combination_checks import check_columns
+from s2l_ext.config.combination_checks import LOOP_COLUMN, check_columns, check_loops
 from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.needed import needed_now, only_validates
@@ -253,8 +253,11 @@ def _check_file(key: str, path: Path, prompt_key: str) -> None:
 
 
 def _check_media(cfg: DictConfig, s2l: S2LConfig) -> None:
-    columns = {name for path in _parquet_files(cfg) for name in pq.read_schema(path).names}
+    files = _parquet_files(cfg)
+    columns = {name for path in files for name in pq.read_schema(path).names}
     check_columns(columns, s2l, cfg)
+    if LOOP_COLUMN in columns and s2l.explorer and not s2l.explorer.is_live:
+        check_loops(parquet_table(files).read(LOOP_COLUMN), s2l, f"column {LOOP_COLUMN} of data.train_files")
 
 
 def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:

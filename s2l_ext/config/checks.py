@@ -224,7 +224,7 @@ def _correction(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     name = setting(cfg, "actor_rollout_ref.rollout.name")
-    if name != "vllm":
+    if explorer.is_live and name != "vllm":
         raise ConfigError(
             f"actor_rollout_ref.rollout.name={name}: the explorer's servers are vLLM's. "
             "Set actor_rollout_ref.rollout.name=vllm."

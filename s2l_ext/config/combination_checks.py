@@ -11,6 +11,9 @@ from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 
 MODEL = "actor_rollout_ref.model"
+LOOP_COLUMN = "agent_name"
+"""Of the data; its values come before ``default_agent_loop``."""
+
 MEDIA = ("image_key", "video_key", "audio_key")
 """Keys of ``data`` that name the columns of pictures, videos and sound."""
 
@@ -45,11 +48,20 @@ def _check_lora(cfg: DictConfig) -> None:
 
 def _check_turns(s2l: S2LConfig, cfg: DictConfig) -> None:
     key = "actor_rollout_ref.rollout.agent.default_agent_loop"
-    stored = s2l.explorer is not None and not s2l.explorer.is_live
-    if stored and setting(cfg, key) == "tool_agent":
+    check_loops([setting(cfg, key)], s2l, key)
+
+
+def check_loops(names: Collection[str], s2l: S2LConfig, where: str) -> None:
+    """Raise ConfigError on an agent loop of several turns where stored rollouts answer.
+
+    Args:
+        names: of agent loops.
+        where: the setting or column that names them.
+    """
+    if s2l.explorer is not None and not s2l.explorer.is_live and "tool_agent" in names:
         raise ConfigError(
-            f"{key}=tool_agent with s2l.explorer.source=offline: a stored rollout has one turn, and the loop asks for "
-            f"more. Set s2l.explorer.source=live, or {key}=single_turn_agent."
+            f"{where}=tool_agent with s2l.explorer.source=offline: a stored rollout has one turn, and the loop asks "
+            "for more. Set s2l.explorer.source=live, or name single_turn_agent there."
         )
 
 
@@ -72,4 +84,7 @@ def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> 
     }
     for feature, reason in reasons.items():
         if found and reason:
-            raise ConfigError(f"{found[0]}: the data has this column. {feature} {reason}. Leave the feature out.")
+            raise ConfigError(
+                f"{found[0]}: the data has this column. {feature} {reason}. Drop an empty "
+                "column, or leave the feature out."
+            )

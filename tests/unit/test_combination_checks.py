@@ -75,9 +75,29 @@ def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
     words = rules("s2l_po/toy_offline").refused(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
     assert words == (
         "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent with s2l.explorer.source=offline: a stored "
-        "rollout has one turn, and the loop asks for more. Set s2l.explorer.source=live, or "
-        "actor_rollout_ref.rollout.agent.default_agent_loop=single_turn_agent."
+        "rollout has one turn, and the loop asks for more. Set s2l.explorer.source=live, or name single_turn_agent there."
     )
+
+
+def test_a_row_that_names_a_loop_of_several_turns_is_refused_too(configured, tmp_path: Path) -> None:
+    from s2l_ext.preflight import _check_media
+
+    rows = [
+        {"prompt": [{"role": "user", "content": "1+1"}], "agent_name": name} for name in ("s2l_seeded", "tool_agent")
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "train.parquet")
+    cfg = configured("s2l_po/toy_offline", data__train_files=str(tmp_path / "train.parquet"))
+    with pytest.raises(
+        ConfigError, match=r"^column agent_name of data\.train_files=tool_agent with s2l\.explorer\.source="
+    ):
+        _check_media(cfg, parse_s2l(cfg.s2l))
+    live = configured("s2l_po/toy", data__train_files=str(tmp_path / "train.parquet"))
+    _check_media(live, parse_s2l(live.s2l))
+
+
+def test_stored_rollouts_need_no_engine_of_vllms(rules) -> None:
+    rules("s2l_po/toy_offline").check(actor_rollout_ref__rollout__name="sglang", s2l__explorer__store="store")
+    assert "the explorer's servers are vLLM's" in rules("s2l_po/toy").refused(actor_rollout_ref__rollout__name="sglang")
 
 
 def test_a_live_explorer_may_take_several_turns(rules) -> None:
