@@ -117,10 +117,12 @@ class ExplorerConfig:
 @dataclass(frozen=True)
 class RolloutOptions:
     """``poll_interval_s``: seconds between looks for finished groups; None keeps verl's own 2 s. ``log_groups``: groups
-    of every step that are written to ``samples.jsonl``, to be read."""
+    of every step that are written to ``samples.jsonl``, to be read. ``session_timeout_s``: a training session that the
+    learner samples fails after so many seconds, its reward included; None waits for ever, as verl does."""
 
     poll_interval_s: float | None = limited(None, above=0)
     log_groups: int = limited(1, at_least=0)
+    session_timeout_s: float | None = limited(None, above=0)
 
 
 RHO_SHAPES = ("tanh", "linear", "power")
@@ -269,6 +271,11 @@ class S2LConfig:
     def own_sessions(self) -> bool:
         """Sessions of a group differ in who samples them or what they start from."""
         return self.explorer is not None or self.guidance is not None
+
+    @property
+    def own_manager(self) -> bool:
+        """Sessions are run by this package's agent-loop workers."""
+        return self.own_sessions or self.rollout.session_timeout_s is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain containers, ready for YAML or JSON; :func:`s2l_ext.config.parse_s2l` reads them back."""

@@ -37,9 +37,9 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     Raises:
         ConfigError: a setting of verl's would be ignored, or would make a feature do nothing.
     """
+    _refuse_other_manager(s2l, cfg)
     if not s2l.anything_on:
         return list(_loss_scale(cfg))
-    _refuse_other_manager(s2l, cfg)
     _refuse_unweighted_loss(s2l, cfg)
     _refuse_replays(s2l, cfg)
     _refuse_late_files(cfg)
@@ -50,10 +50,11 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
 def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
     key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
     manager = setting(cfg, key)
-    if s2l.own_sessions and manager and manager != AGENT_LOOP_MANAGER:
-        feature = "s2l.explorer" if s2l.explorer else "s2l.guidance"
+    if s2l.own_manager and manager and manager != AGENT_LOOP_MANAGER:
+        features = ("s2l.explorer", s2l.explorer), ("s2l.guidance", s2l.guidance), ("s2l.rollout.session_timeout_s", 1)
+        feature = next(name for name, value in features if value)
         raise ConfigError(
-            f"{key}={manager}: {feature} needs its own manager, which decides who samples a session and from where. "
+            f"{key}={manager}: {feature} needs its own manager, whose workers run the sessions in its way. "
             "Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
         )
 

@@ -7,6 +7,7 @@ the worker that sampled it.
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Mapping
 from typing import Any
@@ -62,8 +63,22 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         else:
             worker = self._guided(kwargs, length) if is_guided else self
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
-        source = {SOURCE_FIELD: EXPLORER if explores else LEARNER}
-        return await _WorkerBase._run_agent_loop(worker, params, trajectory, session_id=session_id, **source, **kwargs)
+        if self.s2l.own_sessions:
+            kwargs[SOURCE_FIELD] = EXPLORER if explores else LEARNER
+        return await self._limited(worker, params, trajectory, session_id=session_id, **kwargs)
+
+    async def _limited(self, worker: Any, params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        """A session that no explorer samples now. A validation waits for all of its sessions, however long."""
+        limit = None if trajectory["validate"] else self.s2l.rollout.session_timeout_s
+        try:
+            return await asyncio.wait_for(_WorkerBase._run_agent_loop(worker, params, trajectory, **kwargs), limit)
+        except asyncio.TimeoutError as error:
+            if limit is None:
+                raise
+            raise TimeoutError(
+                f"session {kwargs['session_id']} of prompt {kwargs['uid']} took longer than "
+                f"s2l.rollout.session_timeout_s={limit:g}"
+            ) from error
 
     async def _explorer_session(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
@@ -82,8 +97,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
                 return await _WorkerBase._run_agent_loop(view, dict(params), trajectory, **source, **kwargs)
             except ExplorerFailed as failure:
                 sampler = await faults.next_sampler(view.llm_client, failure)
-        source = {SOURCE_FIELD: LEARNER}
-        return await _WorkerBase._run_agent_loop(self, sampling_params, trajectory, **source, **kwargs)
+        return await self._limited(self, sampling_params, trajectory, **{SOURCE_FIELD: LEARNER}, **kwargs)
 
     def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker:
         """This worker for a session that an explorer sampled before."""

@@ -23,7 +23,7 @@ def adapt(config: DictConfig, s2l: S2LConfig, mode: str) -> None:
     """Base class behaviour hangs on verl's own name of the mode, as does the block ``trainer.v1.<mode>``."""
     with open_dict(config):
         config.trainer.v1.trainer_mode = mode
-        if s2l.own_sessions:
+        if s2l.own_manager:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
         if s2l.kl:
             config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta

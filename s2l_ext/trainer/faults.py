@@ -20,6 +20,7 @@ from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalReques
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.cluster_check import QUEUE
 from s2l_ext.errors import S2LError
+from s2l_ext.trainer.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -152,18 +153,20 @@ class Actors:
             logger.warning("s2l: %s died and was started again", name)
 
 
-def watch_sampling(buffer: Any, check: Callable[[], None]) -> None:
+def watch_sampling(buffer: Any, check: Callable[[], None], waiting: Waiting) -> None:
     """Have a replay buffer call ``check`` whenever it waits and when it ends, also when it ends with an error.
 
     verl waits for sessions for ever, and says of failed ones only that there are no rows.
     """
     wait, sample = buffer._wait_for_next_poll, buffer.sample
 
-    def checked_wait(*args: Any, **kwargs: Any) -> Any:
+    def checked_wait(partition_id: str, *args: Any, **kwargs: Any) -> Any:
         check()
-        return wait(*args, **kwargs)
+        waiting.look(len(buffer.pending_keys[partition_id]) + len(buffer.running_keys[partition_id]), partition_id)
+        return wait(partition_id, *args, **kwargs)
 
     def checked_sample(*args: Any, **kwargs: Any) -> Any:
+        waiting.begin()
         try:
             return sample(*args, **kwargs)
         finally:

@@ -60,6 +60,7 @@ from s2l_ext.trainer.saving import disk_full_explained
 from s2l_ext.trainer.step_prompts import FILE_NAME as CURRICULUM_FILE
 from s2l_ext.trainer.step_prompts import StepPrompts
 from s2l_ext.trainer.stored import StepRollouts
+from s2l_ext.trainer.waiting import waiting_of
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         buffer = super()._build_replay_buffer()
         if self.s2l.rollout.poll_interval_s is not None:
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
-        if self.s2l.anything_on:
-            watch_sampling(buffer, self._check_processes)
+        if self.s2l.anything_on or self.s2l.own_manager:
+            watch_sampling(buffer, self._check_processes, waiting_of(self))
         return buffer
 
     def _check_processes(self) -> None:

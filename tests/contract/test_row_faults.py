@@ -6,6 +6,7 @@ from transfer_queue import KVBatchMeta
 from s2l_ext.errors import S2LError
 from s2l_ext.trainer import corrections, faults
 from s2l_ext.trainer.row_metrics import require_learner_rows
+from s2l_ext.trainer.waiting import Waiting
 
 pytestmark = pytest.mark.contract
 
@@ -48,6 +49,7 @@ class Buffer:
         return last_debug_time
 
     def sample(self, fail=False):
+        self.pending_keys = self.running_keys = {"train": {"p"}}
         self._wait_for_next_poll("train", 0.0)
         if fail:
             raise RuntimeError("terminal groups with no materializable trajectories")
@@ -62,7 +64,7 @@ def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> 
             raise problem[0]
 
     buffer = Buffer()
-    faults.watch_sampling(buffer, check)
+    faults.watch_sampling(buffer, check, Waiting(lambda: ([], 0), dict))
     assert buffer.sample() == "batch" and buffer.polls == 1
     with pytest.raises(RuntimeError, match="materializable"):
         buffer.sample(fail=True)

@@ -21,9 +21,17 @@ WEIGHTED = {"s2l__explorer__correction": "truncated_is"}
 )
 def test_ones_own_manager_is_not_replaced_silently(rules, recipe, feature) -> None:
     assert rules(recipe).refused(**MANAGER) == (
-        f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager: {feature} needs its own manager, which "
-        "decides who samples a session and from where. Leave the key out; agent loops of your own "
+        f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager: {feature} needs its own manager, whose "
+        "workers run the sessions in its way. Leave the key out; agent loops of your own "
         "(rollout.agent.agent_loop_config_path) keep working."
+    )
+
+
+def test_ones_own_manager_has_no_time_limit(rules) -> None:
+    recipe = rules("grpo/toy")
+    assert recipe.check(**MANAGER) == []
+    assert ": s2l.rollout.session_timeout_s needs its own manager, " in recipe.refused(
+        **MANAGER, s2l__rollout__session_timeout_s=60.0
     )
 
 
