@@ -20,11 +20,15 @@ class ChiSquare(NamedTuple):
     p: float
 
 
-def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike) -> ChiSquare:
+def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike, left_share: ArrayLike | None = None) -> ChiSquare:
     """Test counts against masses (any positive scale), (K,) each.
 
-    Bins with an expected count below 5 are merged into one, and that one, if still below 5, into the smallest other.
+    Bins with a variance below 5 are merged into one, and that one, if still below 5, into the smallest other.
     One bin alone gives 0 degrees and p = 1.
+
+    Args:
+        left_share: for draws without replacement, the share of each bin that was not drawn, by which the variance of
+            its count is smaller than the expected count (finite-population factor). None: 1, with replacement.
 
     Raises:
         ValueError: shapes differ, a value is negative or not finite, or nothing was observed or expected.
@@ -36,24 +40,26 @@ def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike) -> ChiSquar
     for name, values in (("counts", observed), ("masses", mass)):
         if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
             raise ValueError(f"{name} {values.tolist()} must be 0 or more, finite, and not all 0")
-    observed, expected = _merged(observed, mass / mass.sum() * observed.sum())
+    expected = mass / mass.sum() * observed.sum()
+    variance = expected if left_share is None else expected * np.asarray(left_share, dtype=np.float64)
+    observed, expected, variance = _merged(observed, expected, variance)
     degrees = observed.size - 1
     if degrees == 0:
         return ChiSquare(0.0, 0, 1.0)
-    statistic = float(((observed - expected) ** 2 / expected).sum())
+    statistic = float(((observed - expected) ** 2 / variance).sum())
     halves = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
     return ChiSquare(statistic, degrees, float(torch.special.gammaincc(halves[0], halves[1])))
 
 
 def _merged(
-    observed: NDArray[np.float64], expected: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    order = np.argsort(expected, kind="stable")
-    observed, expected = observed[order], expected[order]
-    small = int(np.count_nonzero(expected < MIN_EXPECTED))
-    if 0 < small < expected.size and expected[:small].sum() < MIN_EXPECTED:
+    observed: NDArray[np.float64], expected: NDArray[np.float64], variance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    order = np.argsort(variance, kind="stable")
+    observed, expected, variance = observed[order], expected[order], variance[order]
+    small = int(np.count_nonzero(variance < MIN_EXPECTED))
+    if 0 < small < variance.size and variance[:small].sum() < MIN_EXPECTED:
         small += 1
     if small <= 1:
-        return observed, expected
-    starts = np.array([0, *range(small, expected.size)])
-    return np.add.reduceat(observed, starts), np.add.reduceat(expected, starts)
+        return observed, expected, variance
+    starts = np.array([0, *range(small, variance.size)])
+    return np.add.reduceat(observed, starts), np.add.reduceat(expected, starts), np.add.reduceat(variance, starts)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from s2l_ext.report.charts import Line, Point, chart, empty
-from s2l_ext.report.draws import BINS, observed_and_expected
+from s2l_ext.report.draws import BINS, left_shares, observed_and_expected
 from s2l_ext.report.maps import Bars, bars, heat_map, scatter
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
 from s2l_ext.report.style import Section
@@ -157,17 +157,17 @@ def draws_by_bucket(run: Run) -> str:
         Bars("drawn", "learner", totals[0].tolist()),
         Bars("expected from the weights, without replacement", "explorer", totals[1].tolist()),
     ]
-    return bars(title, names, labels, groups, _fit(*totals))
+    return bars(title, names, labels, groups, _fit(*totals, left_shares(run.draws)))
 
 
-def _fit(observed: np.ndarray, expected: np.ndarray) -> str:
+def _fit(observed: np.ndarray, expected: np.ndarray, left: np.ndarray) -> str:
     from s2l_ext.algorithms.chi_square import chi_square  # imports torch
 
     impossible = int(observed[expected == 0].sum())
     if impossible:
         total = int(observed.sum())
         return f"{impossible} of {total} draws fell where the weights are 0: the sampler and its weights disagree."
-    return verdict(chi_square(observed, expected) if observed.any() else None, int(observed.sum()))
+    return verdict(chi_square(observed, expected, left) if observed.any() else None, int(observed.sum()))
 
 
 def verdict(test: ChiSquare | None, draws: int) -> str:

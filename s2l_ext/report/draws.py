@@ -77,6 +77,22 @@ def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.n
     return values
 
 
+def left_shares(draws: Sequence[Draw]) -> np.ndarray:
+    """By how much the counts of :func:`observed_and_expected` vary less than their expectation: draws without
+    replacement, (K,). 1 where the number of prompts in a bin is not known."""
+    before = {draw.step + 1: draw.histogram for draw in draws}
+    expected, variance = np.zeros(BINS), np.zeros(BINS)
+    for draw in draws:
+        if draw.bucket_draws is None or draw.bucket_mass is None or not draw.bucket_mass.any():
+            continue
+        prompts = before.get(draw.step)
+        mean = _expected(draw.bucket_draws.sum(), draw.bucket_mass, prompts)
+        taken = 0.0 if prompts is None else np.divide(mean, prompts, out=np.zeros(BINS), where=prompts > 0)
+        expected += mean
+        variance += mean * (1 - np.minimum(taken, 1.0))
+    return np.divide(variance, expected, out=np.ones(BINS), where=expected > 0)
+
+
 def observed_and_expected(draws: Sequence[Draw]) -> tuple[np.ndarray, np.ndarray] | None:
     """Draws per bin over all steps that had weights, and how many the weights led to expect; None without such."""
     before = {draw.step + 1: draw.histogram for draw in draws}

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l_ext.algorithms.chi_square import ChiSquare
+from s2l_ext.algorithms.chi_square import ChiSquare, chi_square
 from s2l_ext.errors import DataError
 from s2l_ext.report import curriculum
 from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, tick_text
-from s2l_ext.report.draws import BINS, observed_and_expected, read_draws
+from s2l_ext.report.draws import BINS, left_shares, observed_and_expected, read_draws
 from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
 from s2l_ext.report.style import document
@@ -266,6 +266,41 @@ def test_chi_square_by_hand(tmp_path):
     drawn = line(1, bucket_mass=spread(b2=0.4, b12=0.6), bucket_draws=spread(b2=30, b12=70))
     text = curriculum.draws_by_bucket(write(tmp_path / "run", [(1, {CURRICULUM + "visits_mean": 1.0})], [drawn]))
     assert "Chi-square 4.17, 1 degrees of freedom, p = 0.041 over 100 draws: the draws fit the weights." in text
+
+
+def test_chi_square_of_draws_without_replacement_by_hand():
+    """As above from 80 and 90 prompts: variances 40 * 40/80 and 60 * 30/90, so 100/20 + 100/20 = 10, p = 0.00157."""
+    test = chi_square([30, 70], [40, 60], [40 / 80, 30 / 90])
+    assert (test.statistic, test.degrees) == (pytest.approx(10.0), 1) and test.p == pytest.approx(0.001565, abs=1e-6)
+
+
+def test_shares_that_a_step_leaves():
+    """Equal weights, 60 of 40 + 80 drawn: half of each bin is left; the step before is not known, so it counts as 1."""
+    first = line(1, histogram=spread(b0=40, b10=80), bucket_mass=spread(b0=1.0), bucket_draws=spread(b0=10))
+    second = line(2, bucket_mass=spread(b0=1 / 3, b10=2 / 3), bucket_draws=spread(b0=20, b10=40))
+    left = left_shares(read_draws_of([first, second]))
+    assert left[10] == pytest.approx(0.5, abs=1e-6) and left[0] == pytest.approx((10 + 20 * 0.5) / 30, abs=1e-6)
+    assert left[5] == 1.0
+
+
+@pytest.mark.parametrize("drawn", [8, 64, 400])
+def test_a_true_sampler_that_draws_half_of_the_prompts_is_tested_fairly(drawn):
+    """Of 512 prompts in three bins. With the variance of draws with replacement, p is 0.98 on average for half."""
+    rng = np.random.default_rng(0)
+    prompts, weights = np.array([200, 200, 112]), np.array([1.0, 2.0, 4.0])
+    p = np.repeat(weights, prompts) / (prompts * weights).sum()
+    mass, bins = prompts * weights / (prompts * weights).sum(), np.repeat([0, 8, 16], prompts)
+    first = line(0, histogram=spread(b0=200, b8=200, b16=112), bucket_mass=None)
+    found = []
+    for _ in range(300):
+        draws = []
+        for step in range(1, 11):
+            taken = np.bincount(bins[rng.choice(512, drawn, replace=False, p=p)], minlength=20)
+            row = {"bucket_mass": spread(b0=mass[0], b8=mass[1], b16=mass[2]), "bucket_draws": taken.tolist()}
+            draws.append(line(step, histogram=first["histogram"], **row))
+        draws = read_draws_of([first, *draws])
+        found.append(chi_square(*observed_and_expected(draws), left_shares(draws)).p)
+    assert np.median(found) == pytest.approx(0.5, abs=0.1)
 
 
 def test_what_the_test_says():
