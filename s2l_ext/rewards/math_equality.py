@@ -24,7 +24,7 @@ SPLIT = re.compile(
     r"|,(?!\d{3}(?!\d))|;|\\q?quad"
 )
 BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
-PERCENT = re.compile(r"(.*?)\s*\\%", re.DOTALL)
+PERCENT = re.compile(r"([^%]*?)\s*\\%")
 CLOSE_BY = re.compile(r"[^\n]{0,9}|(?=[^\n]*(?:,|;|and|or))[^\n]{0,19}")
 UNCLOSED = re.compile(r"^.*\\(?:boxed|fbox)\s*\{", re.DOTALL)
 COMMAND = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ,.]*\})?")
@@ -43,6 +43,7 @@ class Comparison:
     precision: int
     strict: bool
     relations: bool
+    whole: bool = False
 
 
 def judge(
@@ -67,7 +68,7 @@ def judge(
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     budget = Budget(seconds, min(STEP_SECONDS, seconds))
-    how = Comparison(budget, tuple(match_types), precision, strict, allow_set_relation_comp)
+    how = Comparison(budget, tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
@@ -187,18 +188,20 @@ def _same_otherwise(gold: str, answer: str, how: Comparison) -> bool:
         if named and "=" not in other:
             pair = (named[1], other) if one is gold else (other, named[1])
             return _same(*pair, how, deep=False)
-    return False
+    values = math_verify_guards.values_of_a_constant(gold, answer)
+    return values is not None and _same(*values, how, deep=False)
 
 
 def _verified(gold: str, answer: str, how: Comparison) -> bool:
     from math_verify import verify
 
+    gold, answer = math_verify_guards.by_case(gold, answer)
     first, second = _expression(gold, how), _expression(answer, how)
     equal = False
     if first is not None and second is not None:
         with how.budget.step():
             equal = bool(verify([first], [second], how.precision, 15, how.strict, how.relations, timeout_seconds=None))
-            equal = equal and not math_verify_guards.apart(first, second)
+            equal = equal and not math_verify_guards.apart(first, second, 3 if how.whole else 2)
     return equal
 
 

@@ -16,6 +16,12 @@ LETTERS = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*(
 UNREAD = re.compile(
     r"\\(?:lor|land|vee|wedge|to|mapsto|rightarrow|Rightarrow|implies|iff|neq?|not|mid|nmid)(?![A-Za-z])"
 )
+UNEVALUATED = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim|bigcup|bigcap)(?![A-Za-z])")
+CALL = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
+CHOICE = re.compile(r"[A-Z]")
+LETTER = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ]*\})?|([A-Za-z])")
+KEPT = frozenset("deijlo")
+"""Letters with a meaning of their own, which stand for no other letter."""
 NAME = re.compile(
     r"\s*(?:\\(?:angle|overline|vec|operatorname|mathrm|text|widehat|hat|bar|triangle)\s*)?"
     r"(?:\{[^{}]*\}|\\?[A-Za-z]+'*)\s*(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\w))?'*\s*"
@@ -39,12 +45,18 @@ def refused(gold: str, answer: str) -> bool:
         or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
         or bool(UNREAD.search(gold)) != bool(UNREAD.search(answer))  # takes the last of "3 \lor 4"
         or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
+        or _letters_set_equal(gold, answer)  # "A=B" is B
+        or bool(UNEVALUATED.search(answer) and not UNEVALUATED.search(gold))  # works out the question itself
     )
 
 
-def apart(gold: Any, answer: Any) -> bool:
-    """Whether two expressions that math-verify calls equal are not: false chains, and tiny numbers (issue 14)."""
-    if _false_chain(answer):
+def apart(gold: Any, answer: Any, least_sides: int) -> bool:
+    """Whether two expressions that math-verify calls equal are not: false chains, and tiny numbers (issue 14).
+
+    Args:
+        least_sides: sides from which on an equation of unequal numbers is a false chain.
+    """
+    if _false_chain(answer, least_sides):
         return True
     if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return False
@@ -58,6 +70,15 @@ def side_of_name(text: str) -> tuple[str, str] | None:
     if len(sides) != 2 or not sides[1].strip() or not names_quantity(sides[0]):
         return None
     return sides[0].strip(), sides[1].strip()
+
+
+def values_of_a_constant(gold: str, answer: str) -> tuple[str, str] | None:
+    """The right sides of W(n)=1 and W(x)=-1: one function, constant on both sides, of variables with other names."""
+    named = [(side, CALL.fullmatch(side[0])) for text in (gold, answer) if (side := side_of_name(text))]
+    if len(named) != 2 or not all(call and call[2] not in side[1] for side, call in named):
+        return None
+    (first, one), (second, other) = named
+    return (first[1], second[1]) if one and other and one[1] == other[1] else None
 
 
 def names_quantity(text: str) -> bool:
@@ -105,13 +126,30 @@ def _equation_for_its_right_side(gold: str, answer: str) -> bool:
     return side_of_name(gold) is None and len(re.split(r"(?<![<>!\\:])=", gold)) == 2
 
 
-def _false_chain(expression: Any) -> bool:
+def by_case(gold: str, answer: str) -> tuple[str, str]:
+    """Both with other letters for capitals that also stand there small: math-verify reads ``R`` as ``r``."""
+    letters = {found[1] for text in (gold, answer) for found in LETTER.finditer(text) if found[1]}
+    capitals = sorted(letter for letter in letters if letter.isupper() and letter.lower() in letters)
+    free = [letter for letter in "abcfghkmnpqrstuvwxyz" if letter not in letters and letter.upper() not in letters]
+    if not capitals or len(capitals) > len(free) or not KEPT.isdisjoint(letter.lower() for letter in capitals):
+        return gold, answer
+    other = dict(zip(capitals, free, strict=False))
+    renamed = [LETTER.sub(lambda found: other.get(found[1] or "", found[0]), text) for text in (gold, answer)]
+    return renamed[0], renamed[1]
+
+
+def _letters_set_equal(gold: str, answer: str) -> bool:
+    sides = answer.split("=")
+    return len(sides) > 1 and bool(CHOICE.fullmatch(gold)) and all(CHOICE.fullmatch(side.strip()) for side in sides)
+
+
+def _false_chain(expression: Any, least_sides: int) -> bool:
     """1=2=3: a chain of numbers that are not equal."""
     from sympy import Eq
 
-    equations = getattr(expression, "_unsorted_args", ())
+    equations = getattr(expression, "_unsorted_args", None) or (expression,)
     sides = [side for equation in equations if isinstance(equation, Eq) for side in equation.args]
-    if not sides or not all(getattr(side, "is_number", False) for side in sides):
+    if len(sides) < least_sides or not all(getattr(side, "is_number", False) for side in sides):
         return False
     values = [complex(side.evalf()) for side in sides]
     return any(abs(value - values[0]) > 1e-6 for value in values)

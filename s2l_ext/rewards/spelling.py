@@ -31,7 +31,8 @@ VULGAR = re.compile("[¼-¾⅐-⅞]")
 MATH = re.compile(r"(?<!\\)\$\$?([^$]*)(?<!\\)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]", re.DOTALL)
 SEPARATOR = re.compile(r"(?:\s|[,;.]|\band\b|\bor\b|\\quad|-?[0-9]+(?:\.[0-9]+)?)*")
 NAMED_UNIT = re.compile(r"\s*[A-Za-z]+(?:\s+[A-Za-z]+){0,2}[.]?\s*")
-EDGE = re.compile(r"(?:(?<!\\)\\\\|\\[,;!](?=\s*$)|(?<!\.)[.](?=\s*$)|[,;:\s])+$")
+DOUBLED = re.compile(r"\\(?=\\[A-Za-z]{2})")
+EDGE = re.compile(r"(?:(?<!\\)\\(?=\s*$)|(?<!\\)\\\\|\\[,;!](?=\s*$)|(?<!\.)[.](?=\s*$)|[,;:\s])+$")
 GAP = r"(?:\{,\}|,?\\[,;:!>]\s*|\\ |~|[\u00a0\u2009\u202f])"
 THOUSANDS = re.compile(rf"(?<![\d.])\d{{1,3}}(?:{GAP}\d{{3}})+(?!\d)")
 SCIENTIFIC = re.compile(r"([-+]?)(\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})[eE]([-+]?\d{1,4})")
@@ -83,7 +84,7 @@ QUALIFIERS_TEXT = """
     or and not no nor but to than of mod at least most more less fewer greater over under below above about
     around approximately nearly almost up down between from plus minus times if for when where with without
     only is are maybe perhaps possibly hundred thousand million billion trillion dozen score half third
-    quarter fifth percent squared cubed factorial choose base each every any all none negative positive
+    quarter fifth percent squared cubed factorial choose base none negative positive
     infinity sqrt root pi inf by unknown error wrong false true never cannot isn wasn doesn unlikely
     incorrect except
 """
@@ -97,6 +98,8 @@ def plain(text: str) -> str:
     text = undelimited(_unemphasised(text.strip()).strip())
     if not text.isascii():
         text = _ascii(text)
+    if "\\begin" not in text:
+        text = DOUBLED.sub("", text)
     text = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
     text = UPRIGHT.sub(lambda found: f" {found[1] or found[2]} ", STYLED_NUMBER.sub(_styled, text))
     for pattern, replacement in REWRITES:

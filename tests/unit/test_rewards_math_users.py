@@ -87,3 +87,13 @@ def test_a_gold_that_is_read_in_part_is_right_for_the_same_text_only():
     gold = "It is $5$ when $x=3$"
     assert [grade(f"\\boxed{{{answer}}}", gold) for answer in ("3", "5", "x=3")] == [False, False, False]
     assert grade(f"<answer>{gold}</answer>", gold)
+
+
+@pytest.mark.parametrize("row", rows("adversarial_answers.jsonl"), ids=lambda row: f"{row['id']}-{row['kind']}")
+def test_adversarial_answers(row):
+    assert grade(row["prediction"], row["gold"]) is row["expected"]
+
+
+def test_the_adversarial_rows_hold_both_kinds():
+    expected = [row["expected"] for row in rows("adversarial_answers.jsonl")]
+    assert expected.count(False) >= 133 and expected.count(True) >= 51
