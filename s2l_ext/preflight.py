@@ -20,6 +20,8 @@ from s2l_ext.config.schedule_checks import RunSteps, check_schedules, run_steps
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.data.checks import check_parquet
+from s2l_ext.data.gold_report import report
+from s2l_ext.data.judges import compares_with_one_text, is_mathematical, judge_of_run, judge_warnings
 from s2l_ext.data.prompts import (
     match_pass_rates,
     parquet_table,
@@ -83,6 +85,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if s2l.explorer:
         warnings += _explorer_fits(cfg, s2l.explorer, s2l.distill is not None) if s2l.explorer.is_live else []
         warnings += check_store(cfg, s2l, _parquet_files(cfg)) if not s2l.explorer.is_live else []
+    warnings += [*judge_warnings(cfg, s2l), *_drawn_anew(cfg), *_read_golds(cfg)]
     return warnings + check_schedules(whole, cfg, steps_of_run(cfg), _counted_rows(cfg))
 
 
@@ -239,17 +242,41 @@ def _check_reward_keywords(cfg: DictConfig) -> None:
 def _check_data(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "data.custom_cls.path"):
         return
+    one_answer = compares_with_one_text(judge_of_run(cfg))
     for key in ("train_files", "val_files"):
         for path in _files(cfg.data.get(key)):
-            _check_file(f"data.{key}", path, cfg.data.prompt_key)
+            _check_file(f"data.{key}", path, cfg.data.prompt_key, one_answer)
 
 
-def _check_file(key: str, path: Path, prompt_key: str) -> None:
+def _check_file(key: str, path: Path, prompt_key: str, one_answer: bool) -> None:
     if not path.is_file():
         fix = f"Run `{_make_toy()}` to make it." if _is_toy(path) else "Check the path; `s2l data gsm8k` makes GSM8K's."
         raise DataError(f"{key}={path}: no such file. {fix}")
     if path.suffix == ".parquet":
-        check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED)
+        check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED, one_answer=one_answer)
+
+
+def _read_golds(cfg: DictConfig) -> list[str]:
+    """Print what the mathematical reward reads of the answers; a warning where that is not the whole."""
+    own_class = OmegaConf.select(cfg, "data.custom_cls.path")
+    if own_class or not is_mathematical(judge_of_run(cfg)):
+        return []
+    files = dict.fromkeys(path for key in ("train_files", "val_files") for path in _files(cfg.data.get(key)))
+    found = report([path for path in files if path.suffix == ".parquet"])
+    print("\n".join(found.as_lines()), file=sys.stderr)
+    warning = found.warning()
+    return [warning] if warning else []
+
+
+def _drawn_anew(cfg: DictConfig) -> list[str]:
+    """verl chooses ``train_max_samples`` rows at random where it shuffles, by ``data.seed``."""
+    most, rows = cfg.data.train_max_samples, sum(pq.read_metadata(path).num_rows for path in _parquet_files(cfg))
+    if not 0 < most < rows or not cfg.data.shuffle or cfg.data.seed is not None:
+        return []
+    return [
+        f"data.train_max_samples={most} of {rows} rows are drawn without data.seed: a resumed run, or another arm of a "
+        "comparison, trains on other rows. Set data.seed."
+    ]
 
 
 def _check_media(cfg: DictConfig, s2l: S2LConfig) -> None:

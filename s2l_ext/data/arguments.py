@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.data.converting import Written, counts
+from s2l_ext.data.gold_report import MOST_CONVERTED, GoldReport, report
 from s2l_ext.errors import DataError
 
 KINDS = "JSON lines (gzipped or not) or parquet"
@@ -55,8 +56,13 @@ def add_val_share(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, convert: Callable[..., list[Written]], **settings: Any) -> int:
+def run(
+    args: argparse.Namespace, convert: Callable[..., list[Written]], mathematical: bool = True, **settings: Any
+) -> int:
     """Convert with the common arguments and ``settings``, and print what was written.
+
+    Args:
+        mathematical: the answers are for the mathematical reward; what it reads of them is printed too.
 
     Returns:
         The exit status.
@@ -66,7 +72,9 @@ def run(args: argparse.Namespace, convert: Callable[..., list[Written]], **setti
     """
     _check(args)
     common = {"data_source": args.data_source, "limit": args.limit, "overwrite": args.overwrite}
-    return _show(convert(args.input, args.out, progress=not args.json, **common, **settings), args.json)
+    files = convert(args.input, args.out, progress=not args.json, **common, **settings)
+    golds = report([Path(file.path) for file in files], MOST_CONVERTED, not args.json) if mathematical else None
+    return _show(files, golds, args.json)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -82,14 +90,17 @@ def _check(args: argparse.Namespace) -> None:
         raise DataError(f"--input {twice[0]} is given twice.")
 
 
-def _show(files: list[Written], as_json: bool) -> int:
+def _show(files: list[Written], golds: GoldReport | None, as_json: bool) -> int:
     """Print what was written, for people or as one JSON object. Returns the exit status."""
     if as_json:
-        print(json.dumps({"files": [asdict(file) for file in files]}))
+        read = {} if golds is None else {"golds": golds.as_json()}
+        print(json.dumps({"files": [asdict(file) for file in files], **read}))
         return 0
     for file in files:
         print(f"{file.path}: {file.rows} rows, {file.with_trace} with a trace (counts in {file.report})")
         for title in ("dropped_rows", "dropped_traces", "tiers"):
             if getattr(file, title):
                 print(f"  {title.replace('_', ' ')}: {counts(getattr(file, title))}")
+    if golds is not None:
+        print("\n".join(golds.as_lines()))
     return 0

@@ -168,4 +168,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """``s2l data humaneval``. Returns the exit status; unusable input raises DataError."""
     settings = {"trace": args.trace, "instruction": args.instruction, "name": args.name}
-    return arguments.run(args, convert, drop_repeats=args.drop_repeats, **settings)
+    return arguments.run(args, convert, mathematical=False, drop_repeats=args.drop_repeats, **settings)

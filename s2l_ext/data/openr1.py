@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,19 +22,13 @@ from s2l_ext.data import arguments, converting, reading, traces, values
 from s2l_ext.data.converting import BATCH_ROWS, Output, Row, Source, Written
 from s2l_ext.data.drawing import TierDraw
 from s2l_ext.data.gsm8k import INSTRUCTION
+from s2l_ext.data.openr1_rows import COLUMNS, LABELS, Candidate, is_multiple_choice, require_columns
+from s2l_ext.data.openr1_rows import candidate as read_candidate
 from s2l_ext.errors import DataError
 from s2l_ext.rewards import math_helper
 
 MATH_TIERS = ("cn_contest", "aops_forum", "amc_aime", "olympiads", "olympiads_ref")
 """Sources, easiest first (G2RPO-A, curriculum learning); for ``s2l.curriculum.tier_order``."""
-
-LABELS = "correctness_math_verify"
-COLUMNS = (
-    *("problem", "answer", "source", "question_type", "messages", "generations"),
-    *("is_reasoning_complete", LABELS),
-)
-CHOICES = re.compile(r"(?:^|[\s$({\\])\(?A[).:}].+?[\s$({\\]\(?B[).:}].+?[\s$({\\]\(?C[).:}]", re.DOTALL)
-LETTER = re.compile(r"(?:\\text(?:bf)?\{)?\(?([A-E])\)?\}?\.?")
 
 NO_PROBLEM, NO_GOLD, DUPLICATE = "no problem text", "no answer", "duplicate problem"
 OTHER_GOLD, BROKEN, NOT_DRAWN = "duplicate problem with another answer", "control character inside", "not drawn"
@@ -70,18 +63,6 @@ class Options:
     row_seconds: float = traces.GRADE_SECONDS
     rows: int | None = None
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A problem with the texts that may become its trace; ``usable[i]`` and ``right[i]`` are recorded flags or None."""
-
-    problem: str
-    answer: str
-    source: str
-    generations: list[str]
-    usable: list[bool | None]
-    right: list[bool | None]
 
 
 @dataclass(frozen=True)
@@ -157,16 +138,8 @@ def convert(
 def _read(path: Path, limit: int | None, progress: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     rows = reading.read_rows(path, COLUMNS, limit, progress)
     if reading.is_parquet(path):
-        _require_columns(reading.parquet_columns(path), f"{path}:0")
+        require_columns(reading.parquet_columns(path), f"{path}:0")
     return rows
-
-
-def _require_columns(found: Sequence[str], where: str) -> None:
-    missing = next((name for name in ("problem", "answer") if name not in found), None)
-    if missing is None:
-        return
-    verl = " It is verl parquet already, which needs no conversion." if {"prompt", "reward_model"} <= {*found} else ""
-    raise DataError(f"{where}: column '{missing}' is missing. Found: {', '.join(found) or 'none'}.{verl}")
 
 
 # ---- rows ---------------------------------------------------------------------------------------------------------
@@ -177,7 +150,7 @@ def _candidates(
 ) -> Iterator[Candidate]:
     """Rows worth judging; the others are counted as dropped."""
     for where, record in records:
-        candidate = _candidate(record, where, options)
+        candidate = read_candidate(record, where, options.trust_labels)
         split = converting.split_of(candidate.problem, options.name, options.val_share)
         reason = _row_fault(candidate, record, options)
         index = converting.index_of(candidate.problem)
@@ -192,66 +165,6 @@ def _candidates(
         yield candidate
 
 
-def _candidate(record: dict[str, Any], where: str, options: Options) -> Candidate:
-    _require_columns(list(record), where)
-    if options.trust_labels and LABELS not in record:
-        raise DataError(f"{where}: --trust-labels needs column '{LABELS}'. Leave it out to have the traces graded.")
-    texts = _generations(record, where)
-    return Candidate(
-        _text(record, "problem", where),
-        _answer(record, where),
-        _text(record, "source", where) or "unknown",
-        texts,
-        _flags(record, "is_reasoning_complete", len(texts), where),
-        _flags(record, LABELS, len(texts), where),
-    )
-
-
-def _text(record: dict[str, Any], key: str, where: str) -> str:
-    value = record.get(key)
-    if value is None:
-        return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{where}: column '{key}' holds {type(value).__name__}, not text.")
-    text = values.plain_number(value) or str(value)
-    return text if values.text_fault(text) else text.strip()  # strip takes a form feed off, and hides it
-
-
-def _answer(record: dict[str, Any], where: str) -> str:
-    """Empty for none; a control character in it is counted later, as in the problem."""
-    value = record.get("answer")
-    if value is None or (isinstance(value, str) and (not value.strip() or values.text_fault(value))):
-        return value or ""
-    return converting.as_answer(record, "answer", where)
-
-
-def _generations(record: dict[str, Any], where: str) -> list[str]:
-    texts = record.get("generations")
-    for name in ("generations", "messages", "is_reasoning_complete", LABELS):
-        if isinstance(record.get(name), str):
-            values.refuse_list_as_text(record[name], where, f"column '{name}'")
-    if texts is None:
-        turns = record.get("messages") or []
-        if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-            raise DataError(f"{where}: column 'messages' is no list of {{role, content}}.")
-        texts = [turn.get("content") for turn in turns if turn.get("role") == "assistant"]
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not all(isinstance(text, str | None) for text in texts):
-        raise DataError(f"{where}: column 'generations' is neither a text nor a list of texts.")
-    return [text or "" for text in texts]
-
-
-def _flags(record: dict[str, Any], key: str, count: int, where: str) -> list[bool | None]:
-    """One recorded flag a generation; all None when the row has none."""
-    flags = record.get(key)
-    if flags is None:
-        return [None] * count
-    if not isinstance(flags, list) or len(flags) != count:
-        found = f"{len(flags)} values" if isinstance(flags, list) else type(flags).__name__
-        raise DataError(f"{where}: column '{key}' has {found} for {count} generations. It needs one for each.")
-    return flags
-
-
 def _row_fault(candidate: Candidate, record: dict[str, Any], options: Options) -> str | None:
     if not candidate.problem:
         return NO_PROBLEM
@@ -264,13 +177,6 @@ def _row_fault(candidate: Candidate, record: dict[str, Any], options: Options) -
     if not options.keep_other_sources and candidate.source not in MATH_TIERS:
         return OTHER_SOURCE
     return None
-
-
-def is_multiple_choice(candidate: Candidate, question_type: str = "") -> bool:
-    """Said by ``question_type`` (MCQ), or the answer is one letter A to E and the problem lists A, B and C."""
-    if question_type.upper() == "MCQ":
-        return True
-    return bool(LETTER.fullmatch(candidate.answer) and CHOICES.search(candidate.problem))
 
 
 def _put(out: Output, candidate: Candidate, judged: Judged, options: Options, draw: TierDraw[Row] | None) -> None:

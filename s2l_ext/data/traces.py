@@ -10,8 +10,8 @@ import time
 from dataclasses import dataclass
 
 from s2l_ext.data.answer_places import canonical, first_place, given_away
-from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.code_blocks import READS
+from s2l_ext.rewards.gold_reading import read_gold
 from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -119,7 +119,7 @@ def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str
 
     Args:
         seconds: a judgement that takes longer is given up. It ends in any case: math-verify runs in a child process
-            that is killed after ``math_helper.HARD_SECONDS``.
+            that is killed after its time is up.
     """
     started = time.monotonic()
     conclusion = conclusion_of(trace)
@@ -130,7 +130,7 @@ def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str
     stated = marked_answer(conclusion[-TAIL_CHARS:])
     if stated is None:
         return WRONG
-    return WRONG if stated and math_helper.compare(stated, answer, whole=False)[1] else UNPARSABLE
+    return UNPARSABLE if not stated or read_gold(stated).kind == "unread" else WRONG
 
 
 def fault(trace: str, answer: str, marked: bool = True, seconds: float = GRADE_SECONDS) -> str | None:

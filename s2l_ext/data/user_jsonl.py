@@ -257,4 +257,4 @@ def main(args: argparse.Namespace) -> int:
     fields = Fields(args.prompt_field, args.answer_field, args.trace_field, args.tier_field, args.id_field)
     keep = args.without_trace == "keep"
     options = Options(args.trace_check, args.instruction, keep, args.name, args.val_share, args.drop_repeats)
-    return arguments.run(args, convert, fields=fields, options=options)
+    return arguments.run(args, convert, args.trace_check == "math", fields=fields, options=options)

@@ -34,6 +34,7 @@ from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.explore.graders import Graders
 from s2l_ext.explore.pools import Placement, Pool, Setup, dtype_of, open_pool
 from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.rewards.registry import place_of
 
 OpenPool = Callable[[Setup, Placement], Pool]
 
@@ -176,7 +177,7 @@ def _fingerprint(job: Exploration, inputs: _Inputs) -> dict[str, Any]:
             "chat_options": job.chat_options,
         },
         "data": [{"name": path.name, "sha256": sha256_file(path)} for path in job.data],
-        "reward": list(inputs.functions),
+        "reward": sorted({place_of(name) for name in inputs.functions}),
         "package_version": __version__,
     }
 

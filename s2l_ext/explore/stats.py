@@ -36,6 +36,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
     responses, tokens = int(lengths.size), int(lengths.sum())
     return {
         "model": store.fingerprint["model_name"],
+        "judge": store.fingerprint.get("reward"),
         "complete": store.complete,
         "asked": store.manifest.request["n"],
         "prompts": len(counts),
@@ -90,6 +91,7 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     widest = max(found["pass_rate_histogram"]) or 1
     return [
         f"model        {found['model']}",
+        f"judge        {', '.join(found['judge'] or ['unknown'])}",
         f"responses    {found['responses']}, {several} for each of {found['prompts']} prompts ({state})",
         f"pass rate    {_number(found['pass_rate'])}; {found['never_right']} prompts never right, "
         f"{found['always_right']} always",

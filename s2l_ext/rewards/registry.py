@@ -61,6 +61,19 @@ def load(name: str) -> Reward:
     return _function(name, _module(name, module), function or FUNCTION)
 
 
+def place_of(name: str) -> str:
+    """The one spelling of a reward, however it was named: ``package.module:function`` or ``file.py:function``.
+
+    A name that nobody registered stays as it is; ``compute_score_async`` gives the verdicts of ``compute_score``.
+    """
+    place = name.removeprefix("pkg://").removeprefix("file://")
+    if not any(mark in place for mark in ":./"):
+        return rewards().get(place, place)
+    module, _, function = _split(place)
+    module = module if module.endswith(".py") else module.replace("/", ".")
+    return f"{module}:{(function or FUNCTION).removesuffix('_async')}"
+
+
 def _place(name: str) -> str:
     known = rewards()
     if name not in known:

@@ -1,0 +1,130 @@
+"""What the mathematical reward reads of a data set's answers, counted and with examples, before anything is trained."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from s2l_ext.data.values import shown
+from s2l_ext.rewards.gold_reading import KINDS, UNSAFE, GoldReading, read_gold
+
+MOST_BEFORE_A_RUN, MOST_CONVERTED = 500, 5000
+"""Different golds that are read unless they are plain numbers: about 50 a second on two busy cores."""
+PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
+EXAMPLES = 5
+THREADS = 4
+AT_ONCE = 64
+BAR_AFTER_S = 1.0
+WORDS = {"number": "number", "expression": "expression", "several": "several answers", "text": "text"} | {
+    "in_part": "read in part",
+    "unread": "not read",
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A gold that is not read whole: ``where`` is its file and row, ``read`` what is compared."""
+
+    where: str
+    gold: str
+    kind: str
+    read: str
+
+
+@dataclass(frozen=True)
+class GoldReport:
+    """Golds by kind (a repeated gold counts each time), and the first that are read in part or not at all.
+
+    Attributes:
+        distinct: different golds that the files hold.
+        looked_at: how many of these were read: all plain numbers, and others evenly spaced in the order of their rows.
+    """
+
+    counts: dict[str, int]
+    examples: tuple[Example, ...]
+    distinct: int
+    looked_at: int
+
+    @property
+    def unsafe(self) -> int:
+        return sum(self.counts[kind] for kind in UNSAFE)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def as_lines(self) -> list[str]:
+        """As a person reads it: one line of counts, one for each example."""
+        found = ", ".join(f"{number} {WORDS[kind]}" for kind, number in self.counts.items() if number)
+        sample = "" if self.looked_at == self.distinct else f" ({self.looked_at} of {self.distinct} different ones)"
+        return [f"golds as the reward reads them{sample}: {found or 'none'}", *map(_line, self.examples)]
+
+    def warning(self) -> str | None:
+        """One sentence or two on golds that are not read whole; None without any."""
+        if not self.unsafe:
+            return None
+        first = self.examples[0]
+        return (
+            f"{self.unsafe} of {sum(self.counts.values())} golds are read in part or not at all, so that only the same "
+            f"text is right (first: {first.where}: {shown(first.gold)}). Rewrite these answers or remove their rows."
+        )
+
+
+def _line(example: Example) -> str:
+    read = f", read as {shown(example.read)}" if example.read and example.read != example.gold else ""
+    return f"  {WORDS[example.kind]}: {example.where}: {shown(example.gold)}{read}"
+
+
+def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress: bool = True) -> GoldReport:
+    """Read the ground truths of verl parquet as the mathematical reward does. A bar is shown after a second.
+
+    Args:
+        most: different golds to read that are no plain numbers; None reads all.
+
+    Raises:
+        ResourceError: math-verify's process cannot start.
+    """
+    times: Counter[str] = Counter()
+    first: dict[str, tuple[str, Any]] = {}
+    for where, gold in _golds(files):
+        times[repr(gold)] += 1
+        first.setdefault(repr(gold), (where, gold))
+    chosen = _chosen(list(first), first, most)
+    counts, examples = dict.fromkeys(KINDS, 0), list[Example]()
+    bar = tqdm(total=len(chosen), desc="golds", unit=" golds", delay=BAR_AFTER_S, disable=not progress, leave=False)
+    with bar, ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-golds") as threads:
+        for start in range(0, len(chosen), AT_ONCE):
+            part = chosen[start : start + AT_ONCE]
+            for key, reading in zip(part, threads.map(read_gold, (first[key][1] for key in part)), strict=True):
+                counts[reading.kind] += times[key]
+                examples += _unsafe(reading, first[key][0]) if len(examples) < EXAMPLES else []
+            bar.update(len(part))
+    return GoldReport(counts, tuple(examples), len(first), len(chosen))
+
+
+def _chosen(keys: list[str], first: dict[str, tuple[str, Any]], most: int | None) -> list[str]:
+    others = [key for key in keys if not PLAIN.fullmatch(str(first[key][1]))]
+    step = 1 if most is None else max(-(-len(others) // most), 1)
+    left_out = set(others) - set(others[::step])
+    return [key for key in keys if key not in left_out]
+
+
+def _unsafe(reading: GoldReading, where: str) -> Iterable[Example]:
+    return [Example(where, reading.gold, reading.kind, reading.read)] if reading.kind in UNSAFE else []
+
+
+def _golds(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches(columns=["reward_model.ground_truth"]):
+                for model in batch.column("reward_model").to_pylist():
+                    yield f"{path}: row {number}", None if model is None else model["ground_truth"]
+                    number += 1
