@@ -51,10 +51,11 @@ def judge_warnings(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
         graded = read_manifest(Path(folder).expanduser(), key).fingerprint.get("reward")
         names = [registry.place_of(str(name)) for name in graded] if isinstance(graded, list) else []
         if any(name != judge for name in names):
+            again = "" if judge == VERLS_OWN else f"sample it with `s2l explore --reward {judge}`, or "
             warnings.append(
                 f"{key}={folder} was judged by {', '.join(names)}, this run by {judge}: pass rates and right answers "
-                "of the store are another judge's (its responses are judged anew). Sample it with `s2l explore "
-                f"--reward {judge}`, or set reward.custom_reward_function to the store's."
+                f"of the store are another judge's (its responses are judged anew). To have one judge, {again}set "
+                "reward.custom_reward_function to the store's."
             )
     return warnings
 
