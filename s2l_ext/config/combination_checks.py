@@ -44,6 +44,12 @@ def _check_lora(cfg: DictConfig) -> None:
             f"{MODEL}.lora_adapter_path={adapter} with {MODEL}.lora_rank={plain}: FSDP loads no adapter at rank 0. Set "
             f"{MODEL}.lora_rank to the adapter's rank."
         )
+    save = "actor_rollout_ref.actor.checkpoint.save_contents"
+    if strategy != "megatron" and plain > 0 and "hf_model" in (setting(cfg, save) or []):
+        raise ConfigError(
+            f"{save} has hf_model with {MODEL}.lora_rank={plain}: verl 0.9.1 writes base and adapter under names that "
+            "no loader knows. Leave hf_model out (`s2l pipeline` cannot hand such a model on)."
+        )
 
 
 def _check_turns(s2l: S2LConfig, cfg: DictConfig) -> None:

@@ -40,7 +40,6 @@ OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
     ),
     "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size": ((1, None), "the teacher sees whole sequences"),
     "actor_rollout_ref.model.use_fused_kernels": ((False, None), "its own output layer would be in the way"),
-    "actor_rollout_ref.model.lora_rank": ((0, None), "the output layer of an adapted model is wrapped; not tried"),
 }
 """What ``scorer: fsdp`` needs of the actor, and why."""
 

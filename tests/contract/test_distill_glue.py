@@ -10,6 +10,7 @@ import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from torch.distributed.tensor import distribute_tensor
 from transformers import AutoModelForCausalLM
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
@@ -125,9 +126,13 @@ def rank_zero(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def actor(models, rank_zero, layout):
+    return build_actor(models, layout)
+
+
+def build_actor(models, layout: bool, *overrides: str):
     """verl's training worker around our engine, as the actor worker makes it, without Ray."""
     own = [f"actor_rollout_ref.model.path={models['student']}", f"actor_rollout_ref.model.use_remove_padding={layout}"]
-    config = compose_config("grpo/toy", own).actor_rollout_ref
+    config = compose_config("grpo/toy", [*own, *overrides]).actor_rollout_ref
     OmegaConf.resolve(config)
     from verl.utils.config import omega_conf_to_dataclass
 
@@ -186,6 +191,31 @@ def test_loss_and_gradient_through_the_engine_are_the_formulas(actor, models, ba
     for name in ("forward_kl", "reverse_kl"):
         plain = expected(models, batch, name, temperature)[0]
         assert finished[f"s2l/distill/{name}"] == pytest.approx(plain.item(), rel=1e-4)
+
+
+def test_the_loss_sees_an_adapter_and_trains_nothing_else(models, rank_zero, batch, layout) -> None:
+    """LoRA on every linear layer but the output layer, as verl's default has it."""
+    adapted = build_actor(models, layout, "actor_rollout_ref.model.lora_rank=2")
+    engine = adapted.engine
+    engine.distill, engine.teacher = DistillConfig("x", "reverse_kl", chunk_size=3), adapted.teacher
+
+    def step() -> tuple[float, dict[str, torch.Tensor]]:
+        engine.optimizer_zero_grad()
+        with engine.train_mode():
+            output = engine.forward_backward_batch(batch.clone(), DistillLoss("token-mean", None))
+            found = {name: p.grad.full_tensor() for name, p in weights.items() if p.grad is not None}
+        return sum(output["loss"]), found
+
+    weights = dict(engine.module.named_parameters())
+    base, gradients = step()
+    assert base == pytest.approx(expected(models, batch, "reverse_kl", 1.0)[0].item(), rel=1e-4), "it starts as zero"
+    assert gradients and all("lora_" in name for name in gradients)
+    assert not any("lora_" in name for name, _ in adapted.teacher.module.named_parameters())
+    name, slope = max(((name, float(g.norm() ** 2)) for name, g in gradients.items()), key=lambda pair: pair[1])
+    rate = 1e-3 / slope**0.5
+    with torch.no_grad():
+        weights[name].copy_(weights[name] - rate * distribute_tensor(gradients[name], weights[name].device_mesh))
+    assert step()[0] - base == pytest.approx(-rate * slope, rel=0.05), "the loss did not follow the adapter"
 
 
 def _merged(metrics: dict) -> dict[str, Metric]:

@@ -100,6 +100,16 @@ def test_stored_rollouts_need_no_engine_of_vllms(rules) -> None:
     assert "the explorer's servers are vLLM's" in rules("s2l_po/toy").refused(actor_rollout_ref__rollout__name="sglang")
 
 
+def test_an_adapter_saved_as_a_whole_model_is_refused(rules) -> None:
+    save = {"actor_rollout_ref__actor__checkpoint__save_contents": ["model", "optimizer", "extra", "hf_model"]}
+    assert rules("sparse_to_dense/stages/opd").refused(**{LORA: 8}, **save) == (
+        "actor_rollout_ref.actor.checkpoint.save_contents has hf_model with actor_rollout_ref.model.lora_rank=8: verl "
+        "0.9.1 writes base and adapter under names that no loader knows. Leave hf_model out (`s2l pipeline` cannot hand "
+        "such a model on)."
+    )
+    rules("sparse_to_dense/stages/opd").check(**save)
+
+
 def test_a_live_explorer_may_take_several_turns(rules) -> None:
     rules("s2l_po/toy").check(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
 

@@ -71,7 +71,6 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
         ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size", 2),
         ("actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size", 2),
         ("actor_rollout_ref.model.use_fused_kernels", True),
-        ("actor_rollout_ref.model.lora_rank", 8),
     ],
 )
 def test_what_the_loss_would_ignore_or_break_is_refused_with_key_value_and_fix(recipe, key, value) -> None:
