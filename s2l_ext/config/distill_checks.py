@@ -31,7 +31,11 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
 """Settings of verl's that a run without a policy gradient would ignore: allowed values, and what they do."""
 
 OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "actor_rollout_ref.actor.strategy": (("fsdp2",), "the output layer's weight must be whole inside the forward pass"),
+    "actor_rollout_ref.actor.strategy": (
+        ("fsdp2",),
+        "the output layer's weight must be whole inside the forward pass (Megatron and FSDP1 do not keep it so; "
+        "scorer=server does without)",
+    ),
     "actor_rollout_ref.ref.strategy": (("fsdp2",), "the teacher is built from the reference's engine settings"),
     "actor_rollout_ref.actor.ulysses_sequence_parallel_size": ((1, None), "a rank must see whole sequences"),
     "actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size": (
@@ -61,7 +65,7 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
         _check_sampled(distill, cfg)
     if s2l.explorer is not None:
         _check_explorer(s2l.explorer)
-    return [*_step_warnings(cfg), *_state_warnings(distill, s2l.explorer)]
+    return [*_step_warnings(cfg), *_state_warnings(distill, s2l.explorer), *_clamp_warnings(distill)]
 
 
 def _refuse_unused(distill: DistillConfig) -> None:
@@ -182,6 +186,16 @@ def _step_warnings(cfg: DictConfig) -> list[str]:
     if (setting(cfg, "actor_rollout_ref.actor.ppo_epochs") or 1) > 1:
         warnings.append("actor_rollout_ref.actor.ppo_epochs is above 1: s2l.distill reads every row several times.")
     return warnings
+
+
+def _clamp_warnings(distill: DistillConfig) -> list[str]:
+    if distill.in_actor or distill.loss != "forward_kl":
+        return []
+    return [
+        f"s2l.distill.scorer=server with loss=forward_kl: verl sums over the teacher's {distill.topk} likeliest "
+        "tokens, without the tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens more mass "
+        "than the teacher, a token has no gradient. scorer=fsdp has the whole divergence."
+    ]
 
 
 def _state_warnings(distill: DistillConfig, explorer: ExplorerConfig | None) -> list[str]:

@@ -375,3 +375,19 @@ def test_server_scorer_is_verls_distillation(loss, mode, gradient) -> None:
         2,
     )
     assert "s2l_distill" not in config.actor_rollout_ref
+
+
+def test_verl_drops_the_gradient_of_a_token_whose_top_k_sum_is_negative(batch) -> None:
+    """The reason of a warning (verl#7855): q = (0.6, 0.4) of the teacher, p = (0.95, 0.05) of the student, k = 1."""
+    from verl.trainer.distillation.fsdp.losses import kl_divergence
+    from verl.trainer.distillation.losses import compute_forward_kl_topk
+
+    log_p = torch.tensor([[0.95, 0.05]]).log().requires_grad_()
+    sum_1 = kl_divergence(log_q=log_p[:, :1], log_p=torch.tensor([[0.6]]).log())
+    assert sum_1.item() == pytest.approx(-0.275719, rel=1e-5)  # 0.6 log(0.6 / 0.95); with the tail it is 0.556057
+    ids = batch["input_ids"]
+    rows = torch.nested.nested_tensor_from_jagged(sum_1.expand(len(ids.values())), ids.offsets())
+    output = {"distillation_losses": rows, "student_mass": rows.detach(), "teacher_mass": rows.detach()}
+    (loss_B_T, _) = compute_forward_kl_topk(None, None, output, batch)
+    loss_B_T.sum().backward()
+    assert torch.count_nonzero(loss_B_T) == 0 and torch.count_nonzero(log_p.grad) == 0

@@ -66,6 +66,7 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
         ("critic.enable", True),
         ("distillation.enabled", True),
         ("actor_rollout_ref.actor.strategy", "fsdp"),
+        ("actor_rollout_ref.actor.strategy", "megatron"),
         ("actor_rollout_ref.ref.strategy", "fsdp"),
         ("actor_rollout_ref.actor.ulysses_sequence_parallel_size", 2),
         ("actor_rollout_ref.actor.fsdp_config.ulysses_sequence_parallel_size", 2),
@@ -117,6 +118,17 @@ def test_a_key_that_the_server_does_not_read_is_refused(recipe, name, value) -> 
 def test_a_server_has_no_whole_distribution(recipe) -> None:
     message = recipe.refused(**TEACHER, s2l__distill__scorer="server")
     assert "its 128 likeliest tokens" in message and "forward_kl, sampled_k1" in message
+
+
+def test_lora_on_the_student_is_accepted_in_fsdps_spelling_alone(recipe) -> None:
+    rank = "actor_rollout_ref__model__lora_rank"
+    assert recipe.check(**TEACHER, **{rank: 8}) == []
+    assert recipe.check(**TEACHER, **{rank: 8}, actor_rollout_ref__model__lora_adapter_path="adapter") == []
+    nested = {"actor_rollout_ref__model__lora__rank": 8}
+    assert "Set actor_rollout_ref.model.lora_rank=8" in recipe.refused(**TEACHER, **nested)
+    assert "loads no adapter at rank 0" in recipe.refused(
+        **TEACHER, actor_rollout_ref__model__lora_adapter_path="adapter"
+    )
 
 
 SERVER = {"s2l__distill__scorer": "server", "s2l__distill__loss": "forward_kl"}
@@ -247,3 +259,13 @@ def test_another_tokenizer_is_refused_with_both_keys(recipe, folders, monkeypatc
 def test_a_missing_teacher_is_named(recipe, folders, monkeypatch) -> None:
     with pytest.raises(ConfigError, match=r"s2l\.distill\.teacher_path=.*nowhere: no such folder"):
         inputs(recipe, folders, "small", "nowhere", monkeypatch)
+
+
+def test_verls_top_k_loss_is_used_with_a_warning_of_what_it_drops(recipe) -> None:
+    assert recipe.check(**TEACHER, **LIVE, **SERVER, s2l__distill__topk=64) == [
+        "s2l.distill.scorer=server with loss=forward_kl: verl sums over the teacher's 64 likeliest tokens, without the "
+        "tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens more mass than the "
+        "teacher, a token has no gradient. scorer=fsdp has the whole divergence."
+    ]
+    sampled = {"s2l__distill__scorer": "server", "s2l__distill__loss": "sampled_k1"}
+    assert recipe.check(**TEACHER, **sampled) == []
