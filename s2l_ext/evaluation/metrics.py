@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from s2l_ext.algorithms.pass_at_k import pass_at_k
 from s2l_ext.evaluation.intervals import mean_interval, paired_interval, paired_intervals
 
 __all__ = [
@@ -18,24 +19,6 @@ __all__ = [
     "standard_error",
     "summarize",
 ]
-
-
-def pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that at least one of ``k`` samples drawn without replacement is right (Chen et al. 2021), unbiased.
-
-    The quotient of two whole numbers, so it is the float nearest to the exact value.
-
-    Raises:
-        ValueError: ``k`` exceeds ``num_samples``, or a number is out of range.
-    """
-    if num_samples < 1 or not 0 <= num_correct <= num_samples:
-        raise ValueError(f"num_correct={num_correct} of num_samples={num_samples}: expected 0 <= correct <= samples.")
-    if k < 1:
-        raise ValueError(f"k={k} must be at least 1.")
-    if k > num_samples:
-        raise ValueError(f"k={k} exceeds num_samples={num_samples}: pass@{k} needs at least {k} samples a problem.")
-    every = math.comb(num_samples, k)
-    return (every - math.comb(num_samples - num_correct, k)) / every
 
 
 def majority_correct(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:

@@ -16,6 +16,8 @@ STROKES = ("", " dashed", " dotted")
 MOST_RUNS = len(COLOURS) * len(STROKES)
 SHARE = (0.0, 1.0)
 ACCURACY_READING = "A model that learns rises from its first point."
+PASS = "s2l/val/"
+PASS_READING = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
 BAND = "The band is the 95 % interval over the problems of each validation on its own."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
 
@@ -83,6 +85,36 @@ def accuracy_charts(runs: Sequence[HeldOut]) -> list[str]:
     if not keys:
         return [empty("Held-out accuracy", NO_VALIDATION)]
     return [_of_many(runs, key) for key in keys]
+
+
+def pass_charts(runs: Sequence[Run]) -> list[str]:
+    """pass@k over the validations. One run: a chart for each validation set with a line for each k and verl's best@N.
+    Several: a chart for each set with its largest k."""
+    sources: dict[str, set[int]] = {}
+    for run in runs:
+        for source, k in pass_keys(run):
+            sources.setdefault(source, set()).add(k)
+    return [_pass_chart(runs, source, sorted(ks)) for source, ks in sorted(sources.items())]
+
+
+def pass_keys(run: Run) -> list[tuple[str, int]]:
+    """Data source and k of every ``s2l/val/<source>/pass@k``."""
+    named = sorted({key for _, data in run.metrics for key in data if key.startswith(PASS)})
+    parts = [key.removeprefix(PASS).rsplit("/pass@", 1) for key in named]
+    return [(source, int(k)) for source, k in (part for part in parts if len(part) == 2) if k.isdecimal()]
+
+
+def _pass_chart(runs: Sequence[Run], source: str, ks: Sequence[int]) -> str:
+    most = ks[-1]
+    if len(runs) > 1:
+        lines = [Line(run.name, colour(n), run.series(f"{PASS}{source}/pass@{most}")) for n, run in enumerate(runs)]
+        return chart(f"pass@{most}, {source}", "share of problems (0 to 1)", lines, SHARE, PASS_READING)
+    (run,) = runs
+    lines = [Line(f"pass@{k}", colour(n), run.series(f"{PASS}{source}/pass@{k}")) for n, k in enumerate(ks)]
+    best = run.series(f"val-core/{source}/acc/best@{most}/mean")
+    if best:
+        lines.append(Line(f"verl's best@{most}, biased low", colour(len(COLOURS) + len(ks) - 1), best))
+    return chart(f"pass@k, {source}", "share of problems (0 to 1)", lines, SHARE, PASS_READING)
 
 
 def _of_many(runs: Sequence[HeldOut], key: str) -> str:

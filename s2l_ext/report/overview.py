@@ -6,7 +6,7 @@ import html
 from collections.abc import Sequence
 
 from s2l_ext.report import cost, curriculum, results_table, samples, settings, single
-from s2l_ext.report.curves import CONTROLLERS, SOURCE_CURVES, TRAINING, accuracy_charts, overlay
+from s2l_ext.report.curves import CONTROLLERS, SOURCE_CURVES, TRAINING, accuracy_charts, overlay, pass_charts
 from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.run import Run, count_steps
 from s2l_ext.report.style import Section, contents, document
@@ -17,9 +17,10 @@ MOST_TOLD = 3
 def sections(runs: Sequence[HeldOut]) -> list[Section]:
     """What the page shows, in its order; parts that no run used are left out."""
     several = len(runs) > 1
+    charts = [*accuracy_charts(runs), *pass_charts([held_out.run for held_out in runs]), *cost.curves(runs)]
     found = [
         Section("results", "Results", results_table.figures(runs)),
-        Section("held_out_accuracy", "Held-out accuracy", [*accuracy_charts(runs), *cost.curves(runs)]),
+        Section("held_out_accuracy", "Held-out accuracy", charts),
         *(_overlays([held_out.run for held_out in runs]) if several else single.sections(runs[0].run)),
     ]
     for place, held_out in enumerate(runs, start=1):

@@ -18,6 +18,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext import state
 from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.algorithms.pass_at_k import validation_pass_at_k
 from s2l_ext.checkpoint_files import check_files, check_workers, note_files
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.checks import check_against_verl
@@ -345,8 +346,12 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             metrics.update(self.in_flight.metrics(step, self.step_plans))
         return metrics
 
-    def _validate(self) -> dict[str, float]:
-        metrics = super()._validate()
+    def _val_metrics_update(
+        self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
+    ) -> dict[str, float]:
+        by_sample = data_sources, sample_uids, reward_extra_infos_dict
+        metrics: dict[str, float] = super()._val_metrics_update(*by_sample, sample_turns, expected_acc_counts)
+        metrics.update(validation_pass_at_k(*by_sample, expected_acc_counts or {}))
         self.run_log.append(self.global_steps, metrics)
         return metrics
 

@@ -1,6 +1,7 @@
 """Every method and name of verl 0.9.1 that the trainer, the rollout and the launcher hang on."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import verl.trainer.main_ppo as main_ppo
@@ -48,7 +49,9 @@ TRAINER_SEAMS = {
     "_update_actor": ["self", "batch", "metrics"],
     "on_step_end": ["self"],
     "_compute_metrics": ["self", "batch", "metrics", "timing_raw", "global_steps", "epoch"],
-    "_validate": ["self"],
+    "_val_metrics_update": [
+        *("self", "data_sources", "sample_uids", "reward_extra_infos_dict", "sample_turns", "expected_acc_counts")
+    ],
     "_save_checkpoint": ["self"],
     "fit": ["self", "agent_loop_manager"],
 }
@@ -123,6 +126,29 @@ def test_step_sequence_around_the_metrics_hook() -> None:
         "self.logger.log(data=metrics",
     ]
     assert [source.index(call) for call in order] == sorted(source.index(call) for call in order)
+
+
+def test_validation_ends_in_the_metrics_that_we_add_to() -> None:
+    """verl 0.9.1: ``_validate`` returns what ``_val_metrics_update`` makes of all samples; ours adds pass@k only."""
+    source = inspect.getsource(PPOTrainer._validate)
+    assert source.count("self._val_metrics_update(") == 1 and "return self._val_metrics_update(" in source
+    assert "expected_acc_counts=expected_acc_counts" in source
+    acc = [1.0, 0.0, 0.0, 0.0]
+    samples = (["a"] * 4, ["p"] * 4, {"reward": acc, "score": acc, "acc": acc}, [2] * 4, {("a", "p"): 4})
+
+    class Alone(S2LMethods):
+        def __init__(self) -> None:
+            self.global_steps, self.run_log = (
+                3,
+                SimpleNamespace(append=lambda step, found: logged.append((step, found))),
+            )
+
+    logged: list[tuple[int, dict]] = []
+    trainer = Alone()
+    found, verls = trainer._val_metrics_update(*samples), PPOTrainer._val_metrics_update(trainer, *samples)
+    ours = {"s2l/val/a/pass@1": 0.25, "s2l/val/a/pass@2": 0.5, "s2l/val/a/pass@4": 1.0}
+    assert found == verls | ours and logged == [(3, found)]
+    assert verls["val-core/a/acc/mean@4"] == 0.25 and 0.6 < verls["val-core/a/acc/best@4/mean"] < 0.75
 
 
 def test_replay_buffer_has_a_poll_interval() -> None:

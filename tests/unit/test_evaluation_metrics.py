@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from s2l_ext.algorithms.pass_at_k import ks_up_to, validation_pass_at_k
 from s2l_ext.evaluation import pass_at_k
 from s2l_ext.evaluation.intervals import bootstrap_tail, t_quantile
 from s2l_ext.evaluation.metrics import majority_correct, paired_interval, paired_intervals, standard_error, summarize
@@ -18,6 +19,50 @@ def test_equals_exact_combinatorics_for_every_count() -> None:
             for k in range(1, n + 1):
                 exact = 1 - Fraction(math.comb(n - c, k), math.comb(n, k))
                 assert pass_at_k(n, c, k) == float(exact)
+
+
+def test_pass_at_k_of_a_validation_by_hand() -> None:
+    """a: 1 and 3 right of 4, pass@2 (1/2 + 1) / 2, pass@4 1; b: 1 right of 2, and one that failed of 2."""
+    sources = ["a"] * 8 + ["b"] * 3
+    uids = ["p"] * 4 + ["q"] * 4 + ["r", "r", "s"]
+    acc = [1.0, 0.0, 0.0, 0.0, 1, 1, True, 0, 0, 1, 0]
+    planned = {("a", "p"): 4, ("a", "q"): 4, ("b", "r"): 2, ("b", "s"): 2}
+    rewards = {"reward": acc, "score": acc, "acc": acc}
+    found = validation_pass_at_k(sources, uids, rewards, planned)
+    assert found == {
+        "s2l/val/a/pass@1": pytest.approx((1 / 4 + 3 / 4) / 2),
+        "s2l/val/a/pass@2": pytest.approx((1 / 2 + 1) / 2),
+        "s2l/val/a/pass@4": 1.0,
+        "s2l/val/b/pass@1": pytest.approx((1 / 2 + 0) / 2),
+        "s2l/val/b/pass@2": pytest.approx(1 / 2),
+    }
+    assert ks_up_to(6) == [1, 2, 4, 6] and ks_up_to(8) == [1, 2, 4, 8] and ks_up_to(1) == [1]
+    assert set(validation_pass_at_k(["c"] * 6, ["p"] * 6, {"acc": [1] * 6, "score": []}, {})) == {
+        f"s2l/val/c/pass@{k}" for k in (1, 2, 4, 6)
+    }
+
+
+def test_a_problem_of_which_every_session_failed_counts_as_wrong() -> None:
+    planned = {("a", "p"): 2, ("a", "q"): 2}
+    found = validation_pass_at_k(["a", "a"], ["p", "p"], {"acc": [1, 1], "score": [1, 1]}, planned)
+    assert found == {"s2l/val/a/pass@1": 0.5, "s2l/val/a/pass@2": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("rewards", "why"),
+    [
+        ({"reward": [1, 0]}, "no acc"),
+        ({"reward": [1, 0], "acc": [1, 0]}, "a bare reward, which verl records as acc"),
+        ({"reward": [1, 0], "acc": [1, 0.3], "score": [1, 0]}, "a shaped acc"),
+        ({"reward": [1, 0], "acc": [1, None], "score": [1, 0]}, "not every sample"),
+    ],
+)
+def test_no_pass_at_k_without_a_verdict_on_every_sample(rewards: dict, why: str) -> None:
+    assert validation_pass_at_k(["a", "a"], ["p", "p"], rewards, {("a", "p"): 2}) == {}, why
+
+
+def test_one_sample_a_problem_adds_nothing() -> None:
+    assert validation_pass_at_k(["a"], ["p"], {"acc": [1], "score": [1]}, {("a", "p"): 1}) == {}
 
 
 def test_is_what_drawing_without_replacement_gives() -> None:

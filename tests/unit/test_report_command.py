@@ -251,6 +251,20 @@ def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
     assert "Explorer&#x27;s share" in text and text.count("Held-out problems it learned to solve: ") == 2
 
 
+def test_pass_at_k_is_drawn_beside_verls_best(tmp_path, capsys):
+    both = {ACCURACY.format("toy").replace("mean@1", "mean@4"): 0.25, "val-core/toy/acc/best@4/mean": 0.68}
+    passed = {f"s2l/val/toy/pass@{k}": share for k, share in ((1, 0.25), (2, 0.5), (4, 0.875))}
+    folders = [write(tmp_path / name, [(0, both | passed), training(1), (2, both | passed)]) for name in ("a", "b")]
+    for runs in (folders[:1], folders):
+        assert cli.main(["report", *map(str, runs), "--out", str(tmp_path / "o")]) == 0
+        text = (tmp_path / "o" / "index.html").read_text()
+        if len(runs) == 1:
+            assert "pass@k, toy" in text and "pass@4, step 2: 0.875" in text and "pass@1, step 0: 0.25" in text
+            assert "verl&#x27;s best@4, biased low, step 2: 0.68" in text
+        else:
+            assert "pass@4, toy" in text and "b, step 2: 0.875" in text and "biased low" not in text
+
+
 def test_other_problems_are_compared_as_independent_samples(pair, capsys, tmp_path):
     path = pair[1] / "validation" / "2.jsonl"
     path.write_text(path.read_text().replace("9?", "other"))
