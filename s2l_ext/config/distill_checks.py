@@ -193,8 +193,8 @@ def _clamp_warnings(distill: DistillConfig) -> list[str]:
         return []
     return [
         f"s2l.distill.scorer=server with loss=forward_kl: verl sums over the teacher's {distill.topk} likeliest "
-        "tokens, without the tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens more mass "
-        "than the teacher, a token has no gradient. scorer=fsdp has the whole divergence."
+        "tokens, without the tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens "
+        "more mass than the teacher, a token has no gradient. scorer=fsdp has the whole divergence."
     ]
 
 

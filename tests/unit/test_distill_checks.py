@@ -237,6 +237,7 @@ def inputs(recipe, folders, student: str, teacher: str, monkeypatch) -> list[str
     monkeypatch.setattr("s2l_ext.preflight._check_data", lambda cfg: None)
     cfg = recipe.composed.copy()
     with open_dict(cfg):
+        cfg.data.train_files = cfg.data.val_files = None
         cfg.actor_rollout_ref.model.path = str(folders / student)
         cfg.s2l.distill = {"teacher_path": str(folders / teacher)}
     return check_inputs(cfg, parse_s2l(cfg.s2l))

@@ -238,14 +238,8 @@ def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
     text = (out / "index.html").read_text()
     page = Page(text)
     assert set(page.links) == {f"#{name}" for name in found["sections"]} | {"#cost", "#settings"}
-<<<<<<< HEAD
     assert "b minus a on toy: +0.500, 95 % interval" in text
     assert "(paired): too few problems differ for a verdict." in text
-=======
-    assert (
-        "b minus a on toy: +0.500, 95 % interval" in text and "(paired): too few problems differ for a verdict." in text
-    )
->>>>>>> d6eebf7 (verl's clamp of the top-k sum is a warning that says what it drops, and a contract test; Megatron's refusal says what does without)
     assert "a, step 2: 0.4" in text and "b, step 2: 0.9" in text
     assert "<polygon class='band learner'" in text and "<polygon class='band explorer'" in text
     assert "Explorer&#x27;s share" in text and text.count("Held-out problems it learned to solve: ") == 2
