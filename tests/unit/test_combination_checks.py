@@ -75,7 +75,8 @@ def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
     words = rules("s2l_po/toy_offline").refused(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
     assert words == (
         "actor_rollout_ref.rollout.agent.default_agent_loop=tool_agent with s2l.explorer.source=offline: a stored "
-        "rollout has one turn, and the loop asks for more. Set s2l.explorer.source=live, or name single_turn_agent there."
+        "rollout has one turn, and the loop asks for more. Set s2l.explorer.source=live, or name single_turn_agent "
+        "there."
     )
 
 
