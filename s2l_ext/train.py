@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -112,8 +113,8 @@ def _ask_verl(cfg: DictConfig) -> None:
     try:
         auto_set_device(cfg)
         validate_config(cfg, use_reference_policy=need_reference_policy(cfg), use_critic=need_critic(cfg))
-    except (AssertionError, ValueError, TypeError, OmegaConfBaseException) as error:
-        raise ConfigError(f"verl refuses the configuration: {error}") from error
+    except (AssertionError, ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
+        raise ConfigError(f"verl refuses the configuration: {' '.join(str(error).split())}") from error
 
 
 def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:

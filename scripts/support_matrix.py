@@ -46,7 +46,8 @@ class Column:
 @dataclass(frozen=True)
 class Row:
     """A part of verl: what switches it on. ``needs`` is set beside it and is no part of it; ``holds`` says when a
-    configuration has it, by default when it has ``settings``; ``columns`` are the data's, beyond verl's own."""
+    configuration has it, by default when it has ``settings``; ``columns`` are the data's, beyond verl's own;
+    ``overrides`` are for Hydra."""
 
     name: str
     settings: dict[str, Any]
@@ -54,6 +55,7 @@ class Row:
     holds: Callable[[DictConfig], bool] | None = None
     columns: frozenset[str] = frozenset()
     accelerator: bool = False
+    overrides: tuple[str, ...] = ()
 
     def of(self, cfg: DictConfig) -> bool:
         if self.holds is not None:
@@ -108,6 +110,13 @@ def _strategy(name: str) -> dict[str, Any]:
     return {f"{ACTOR}.strategy": name, "actor_rollout_ref.ref.strategy": name}
 
 
+MEGATRON = (
+    "model_engine=megatron",
+    *(f"~actor_rollout_ref.{role}.fsdp_config" for role in ("actor", "ref")),
+    *(f"actor_rollout_ref.{role}.strategy=megatron" for role in ("actor", "ref")),
+)
+
+
 def _several_updates(cfg: DictConfig) -> bool:
     actor = cfg.actor_rollout_ref.actor
     return actor.ppo_epochs > 1 and actor.ppo_mini_batch_size < cfg.data.train_batch_size
@@ -116,7 +125,7 @@ def _several_updates(cfg: DictConfig) -> bool:
 ROWS = (
     Row("FSDP2", _strategy("fsdp2")),
     Row("FSDP1 (`strategy: fsdp`)", _strategy("fsdp")),
-    Row("Megatron", _strategy("megatron"), accelerator=True),
+    Row("Megatron", _strategy("megatron"), accelerator=True, overrides=MEGATRON),
     Row("LoRA, `model.lora_rank`", {f"{MODEL}.lora_rank": 8}),
     Row("LoRA, `model.lora.rank`, with FSDP", {f"{MODEL}.lora.rank": 8}),
     Row(
@@ -124,6 +133,7 @@ ROWS = (
         {f"{MODEL}.lora.rank": 8, f"{ACTOR}.strategy": "megatron"},
         _strategy("megatron"),
         accelerator=True,
+        overrides=MEGATRON,
     ),
     Row("tensor parallel rollout", {f"{ROLLOUT}.tensor_model_parallel_size": 2}, TWO_GPUS, accelerator=True),
     Row(
@@ -196,12 +206,18 @@ def composed(recipe: str, overrides: tuple[str, ...] = ()) -> DictConfig:
     return pickle.loads(_composed[key])  # noqa: S301
 
 
-def message_of(row: Row, column: Column) -> str | None:
-    """What the checks say against a cell; None when they let it pass."""
-    cfg = composed(column.recipe)
+def cell_config(row: Row, column: Column) -> DictConfig:
+    """The column's recipe with the row's settings."""
+    cfg = composed(column.recipe, row.overrides)
     with open_dict(cfg):
         for key, value in {**column.settings, **row.needs, **row.settings}.items():
             OmegaConf.update(cfg, key, value, force_add=True)
+    return cfg
+
+
+def message_of(row: Row, column: Column) -> str | None:
+    """What the checks say against a cell; None when they let it pass."""
+    cfg = cell_config(row, column)
     try:
         s2l = parse_s2l(cfg.s2l)
         check_against_verl(s2l, cfg)

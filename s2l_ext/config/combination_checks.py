@@ -20,8 +20,20 @@ MEDIA = ("image_key", "video_key", "audio_key")
 
 def check_combinations(s2l: S2LConfig, cfg: DictConfig) -> None:
     """Raise ConfigError on what would be ignored, or would fail in the middle of a step."""
+    _check_engine(cfg)
     _check_lora(cfg)
     _check_turns(s2l, cfg)
+
+
+def _check_engine(cfg: DictConfig) -> None:
+    """verl builds an engine's settings from all keys that are there, and those of another engine are unknown to it."""
+    for role in ("actor", "ref"):
+        key = f"actor_rollout_ref.{role}"
+        if setting(cfg, f"{key}.strategy") == "megatron" and setting(cfg, f"{key}.fsdp_config") is not None:
+            raise ConfigError(
+                f"{key}.fsdp_config is set, by verl's default or by the recipe, and {key}.strategy=megatron does not "
+                f"know it. Add model_engine=megatron ~{key}.fsdp_config to the command."
+            )
 
 
 def _check_lora(cfg: DictConfig) -> None:

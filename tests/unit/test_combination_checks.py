@@ -16,6 +16,12 @@ LORA = "actor_rollout_ref__model__lora_rank"
 NESTED = "actor_rollout_ref__model__lora__rank"
 ADAPTER = "actor_rollout_ref__model__lora_adapter_path"
 STRATEGY = "actor_rollout_ref__actor__strategy"
+MEGATRON = {
+    STRATEGY: "megatron",
+    "actor_rollout_ref__ref__strategy": "megatron",
+    "actor_rollout_ref__actor__fsdp_config": None,
+    "actor_rollout_ref__ref__fsdp_config": None,
+}
 
 
 # ---- LoRA ---------------------------------------------------------------------------------------------------------
@@ -31,10 +37,19 @@ def test_megatrons_spelling_of_lora_is_refused_with_fsdp(rules, strategy: str) -
 
 
 def test_fsdps_spelling_of_lora_is_refused_with_megatron(rules) -> None:
-    assert rules("grpo/toy").refused(**{LORA: 8, STRATEGY: "megatron"}) == (
+    assert rules("grpo/toy").refused(**{LORA: 8, **MEGATRON}) == (
         "actor_rollout_ref.model.lora_rank=8 with actor.strategy=megatron: Megatron reads "
         "actor_rollout_ref.model.lora.rank, so all weights would be trained. Set actor_rollout_ref.model.lora.rank=8 "
         "and leave lora_rank out."
+    )
+
+
+def test_settings_of_fsdp_are_refused_with_megatron_before_verl_fails_on_them(rules) -> None:
+    words = rules("s2l_po/qwen3_1.7b_to_8b").refused(**{STRATEGY: "megatron"})
+    assert words == (
+        "actor_rollout_ref.actor.fsdp_config is set, by verl's default or by the recipe, and "
+        "actor_rollout_ref.actor.strategy=megatron does not know it. Add model_engine=megatron "
+        "~actor_rollout_ref.actor.fsdp_config to the command."
     )
 
 
@@ -50,8 +65,8 @@ def test_an_adapter_that_fsdp_would_not_load_is_refused(rules) -> None:
     [
         {LORA: 8},
         {LORA: 8, ADAPTER: "/adapters/first"},
-        {NESTED: 8, STRATEGY: "megatron"},
-        {LORA: 8, NESTED: 8, STRATEGY: "megatron"},
+        {NESTED: 8, **MEGATRON},
+        {LORA: 8, NESTED: 8, **MEGATRON},
     ],
 )
 def test_the_spelling_that_the_engine_reads_is_taken(rules, settings: dict) -> None:
@@ -66,6 +81,19 @@ def test_the_explorers_engine_waits_for_no_adapter(configured, name: str) -> Non
     assert cfg.actor_rollout_ref.model.lora_rank + cfg.actor_rollout_ref.model.lora.rank == 8, (
         "the learner keeps its own"
     )
+
+
+@pytest.mark.slow
+def test_what_verls_settings_do_not_know_is_one_message() -> None:
+    from s2l_ext.compose import compose_config
+    from s2l_ext.train import _ask_verl
+
+    cfg = compose_config(
+        "grpo/toy", ["actor_rollout_ref.actor.strategy=fsdp2", "+actor_rollout_ref.actor.unheard_of=1"]
+    )
+    with pytest.raises(ConfigError, match=r"^verl refuses the configuration: .*unheard_of") as refusal:
+        _ask_verl(cfg)
+    assert "\n" not in str(refusal.value)
 
 
 # ---- turns and other media ----------------------------------------------------------------------------------------

@@ -52,6 +52,15 @@ def test_a_refused_cell_has_the_message_of_the_checks(matrix: ModuleType) -> Non
     assert matrix.message_of(rows["tool agent, several turns"], columns["guidance"]) is None
 
 
+def test_verl_takes_the_settings_of_every_row(matrix: ModuleType) -> None:
+    """Else "composes" would be true for our checks alone."""
+    from s2l_ext.train import _ask_verl
+
+    for row in matrix.ROWS:
+        if matrix.message_of(row, matrix.COLUMNS[0]) is None:
+            _ask_verl(matrix.cell_config(row, matrix.COLUMNS[0]))
+
+
 def test_a_test_of_what_is_refused_is_an_error(matrix: ModuleType, known: list) -> None:
     row = matrix.Row("never", {"actor_rollout_ref.model.lora.rank": 8}, holds=lambda cfg: True)
     with pytest.raises(LookupError, match="runs what is refused"):
