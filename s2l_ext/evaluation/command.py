@@ -10,12 +10,12 @@ from typing import Any
 from s2l_ext import json_text
 from s2l_ext.data.tokenizers import trust_option
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, load_benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
 from s2l_ext.evaluation.rows import HUB
 from s2l_ext.evaluation.run import Evaluation, evaluate
 
-UNSHOWN = ("problems", "by_data_source")
+UNSHOWN = ("problems", "by_data_source", *(f"by_{column}" for column in GROUP_COLUMNS))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,9 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (default %(default)s)")
     parser.add_argument("--top-p", type=float, default=0.95, help="default %(default)s")
     parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
+    parser.add_argument(
+        "--presence-penalty", type=float, default=0.0, help="off the logits of tokens said before (default: 0, off)"
+    )
     parser.add_argument("--max-tokens", type=int, default=2048, help="longest response (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default %(default)s")
@@ -79,7 +82,9 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         model=args.model,
         data=tuple(args.data) or _from_hub(benchmark),
         out=args.out,
-        sampling=Sampling(args.n, args.temperature, args.top_p, args.top_k, args.max_tokens, args.seed),
+        sampling=Sampling(
+            args.n, args.temperature, args.top_p, args.top_k, args.max_tokens, args.seed, args.presence_penalty
+        ),
         engine=args.engine,
         machine=Machine(args.dtype, args.tensor_parallel),
         limit=args.limit,
@@ -137,6 +142,10 @@ def as_lines(result: dict[str, Any], out: Path) -> list[str]:
     ]
     if result["maj_at_k"]:
         lines.append(f"maj@k      {_by_k(result, 'maj_at_k')}")
+    for column in GROUP_COLUMNS:
+        for name, group in result.get(f"by_{column}", {}).items():
+            sure = "" if group["standard_error"] is None else f" ± {group['standard_error']:.4f}"
+            lines.append(f"{column} {name}: accuracy {group['accuracy']:.4f}{sure}, {group['num_problems']} problems")
     names = [name for name in result if name.endswith("_kl_per_token")]
     lines += [f"{name:<10} {result[name]:.4f} ± {result[f'{name}_standard_error'] or 0:.4f}" for name in names]
     return [*lines, f"written    {out}"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, cast
 
 from s2l_ext.errors import ConfigError, ResourceError
@@ -21,7 +21,8 @@ LOGPROBS_MODE = "processed_logprobs"
 
 @dataclass(frozen=True)
 class Sampling:
-    """How responses are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` bounds a response."""
+    """How responses are drawn. ``temperature`` 0 is greedy; ``top_k`` 0 is off; ``max_tokens`` bounds a response;
+    ``presence_penalty`` is taken off the logit of every token that the response has already."""
 
     n: int = 1
     temperature: float = 0.6
@@ -29,6 +30,7 @@ class Sampling:
     top_k: int = 0
     max_tokens: int = 2048
     seed: int = 0
+    presence_penalty: float = 0.0
 
     def check(self) -> None:
         """Raise ConfigError for values that cannot be, alone or together; names the options of the command line."""
@@ -39,10 +41,18 @@ class Sampling:
                 f"--temperature {self.temperature}, --top-p {self.top_p}, --top-k {self.top_k}: expected temperature "
                 ">= 0, 0 < top-p <= 1 and top-k >= 0 (0 is off)."
             )
+        if not -2 <= self.presence_penalty <= 2:
+            raise ConfigError(
+                f"--presence-penalty {self.presence_penalty}: expected a number from -2 to 2, as vLLM takes; 0 is off."
+            )
         if self.temperature == 0 and self.n > 1:
             raise ConfigError(
                 f"--temperature 0 with --n {self.n}: all responses would be the same. Use --n 1, or sample."
             )
+
+    def as_settings(self) -> dict[str, Any]:
+        """What is written into a fingerprint; a penalty of 0 is left out, as before there was one."""
+        return {name: value for name, value in asdict(self).items() if name != "presence_penalty" or value}
 
 
 def require_at_least(name: str, value: int | None, low: int) -> None:
@@ -187,6 +197,7 @@ class VLLMEngine:
             top_p=self.sampling.top_p,
             top_k=self.sampling.top_k,
             max_tokens=self.sampling.max_tokens,
+            presence_penalty=self.sampling.presence_penalty,
             seed=request.seed,
             stop_token_ids=self.stop_ids,
             detokenize=False,
@@ -249,7 +260,7 @@ class TransformersEngine:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        from s2l_ext.evaluation.forward import SeededChoice
+        from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice
 
         width = max(len(request.prompt_ids) for request in batch)
         rows = [[self.pad_id] * (width - len(request.prompt_ids)) + request.prompt_ids for request in batch]
@@ -262,7 +273,8 @@ class TransformersEngine:
         )
         self.model.generation_config = config
         s = self.sampling
-        choices = [SeededChoice([r.seed for r in batch], s.temperature, s.top_p, s.top_k)] if s.temperature > 0 else []
+        choices: list[Any] = [PresencePenalty(s.presence_penalty, width)] if s.presence_penalty else []
+        choices += [SeededChoice([r.seed for r in batch], s.temperature, s.top_p, s.top_k)] if s.temperature > 0 else []
         device = self.model.device
         with torch.inference_mode():
             output = self.model.generate(

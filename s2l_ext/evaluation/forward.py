@@ -21,6 +21,23 @@ def load_causal_model(folder: Path, dtype: str, on_cpu: bool, trust_remote_code:
     return model if on_cpu else model.to("cuda")
 
 
+class PresencePenalty(LogitsProcessor):
+    """Takes ``penalty`` off the logits of tokens that the response has, as vLLM does; the prompt does not count.
+
+    Args:
+        prompt_length: of the padded batch.
+    """
+
+    def __init__(self, penalty: float, prompt_length: int) -> None:
+        self.penalty, self.prompt_length = penalty, prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Args: input_ids (B, prompt and response), scores (B, V). Returns (B, V)."""
+        said_B_T = input_ids[:, self.prompt_length :]
+        present_B_V = torch.zeros_like(scores).scatter(1, said_B_T, 1.0)
+        return scores - self.penalty * present_B_V  # type: ignore[return-value]
+
+
 class SeededChoice(LogitsProcessor):
     """Draws each row's next token with that row's own generator and leaves it as the only one.
 

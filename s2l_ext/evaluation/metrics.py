@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -64,6 +65,18 @@ def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str
         "num_samples": sum(map(len, lengths)),
         "num_tokens": sum(map(sum, lengths)),
     }
+
+
+def by_group(problems: Sequence[dict[str, Any]], column: str, ks: Sequence[int]) -> dict[str, Any]:
+    """:func:`summarize` for each value of ``column`` (2 before 10 before "hard"); problems without one are left out."""
+    names = sorted({row[column] for row in problems if column in row}, key=numbers_first)
+    return {name: summarize([row for row in problems if row.get(column) == name], ks) for name in names}
+
+
+def numbers_first(name: str) -> tuple[bool, float, str]:
+    """A key to sort names by: numbers by their size, then the others as text."""
+    number = re.fullmatch(r"-?\d+(\.\d+)?", name)
+    return number is None, float(name) if number else 0.0, name
 
 
 def _by_k(name: str, values: dict[int, list[float]] | None) -> dict[str, Any]:

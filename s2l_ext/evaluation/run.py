@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from s2l_ext import __version__
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation.benchmarks import Benchmark
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark
 from s2l_ext.evaluation.engines import (
     ENGINES,
     Machine,
@@ -27,7 +27,7 @@ from s2l_ext.evaluation.engines import (
     sample_seed,
 )
 from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
-from s2l_ext.evaluation.metrics import summarize
+from s2l_ext.evaluation.metrics import by_group, summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.evaluation.rows import local_file
@@ -220,7 +220,7 @@ def _fingerprints(job: Evaluation, inputs: _Inputs) -> dict[str, Any]:
         "reward": list(inputs.functions),
         "engine": job.engine,
         "dtype": job.machine.real_dtype,
-        "sampling": {**asdict(job.sampling), "chat_options": job.chat_options},
+        "sampling": {**job.sampling.as_settings(), "chat_options": job.chat_options},
         "package_version": __version__,
     }
 
@@ -244,6 +244,9 @@ def _result(
         **masked({"model": job.model, "data": [str(path) for path in job.data]}),
         **summarize(rows, ks),
         "by_data_source": by_source,
+        **{
+            f"by_{column}": by_group(rows, column, ks) for column in GROUP_COLUMNS if any(column in row for row in rows)
+        },
         "fingerprints": masked(fingerprints),
         "problems": shown,
     }
@@ -253,6 +256,7 @@ def _row(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "prompt_id": problem.id,
         "data_source": problem.data_source,
+        **problem.groups,
         "num_samples": len(drawn),
         "num_correct": sum(sample.correct for sample in drawn),
         "num_truncated": sum(sample.truncated for sample in drawn),

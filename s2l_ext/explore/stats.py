@@ -91,7 +91,6 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     widest = max(found["pass_rate_histogram"]) or 1
     return [
         f"model        {found['model']}",
-        f"judge        {', '.join(found['judge'] or ['unknown'])}",
         f"responses    {found['responses']}, {several} for each of {found['prompts']} prompts ({state})",
         f"pass rate    {_number(found['pass_rate'])}; {found['never_right']} prompts never right, "
         f"{found['always_right']} always",
@@ -103,6 +102,7 @@ def as_lines(found: dict[str, Any]) -> list[str]:
         f"length       mean {length['mean']:.1f}, median {length['p50']:g}, 90 % within {length['p90']:g}, longest "
         f"{length['max']:g}; {found['truncation_rate']:.1%} truncated",
         f"log-prob     {found['log_prob_per_token']:.4f} a token",
+        f"judge        {', '.join(found['judge'] or ['unknown'])}",
         f"on disk      {found['bytes'] / 1e6:.2f} MB in {found['shards']} shards",
     ]
 

@@ -157,6 +157,61 @@ GPQA = {
 }
 
 
+TEXTS = ["bank", "library", "shop", "mall", "new york"]
+QUESTION = (
+    "A revolving door is convenient for two direction travel, but it also serves as a security measure at a what?"
+)
+PUBLISHED = [
+    {
+        "id": "1afa02df",
+        "question": QUESTION,
+        "question_concept": "revolving door",
+        "choices": {"label": list("ABCDE"), "text": TEXTS},
+        "answerKey": "A",
+    },
+    {
+        "answerKey": "A",
+        "id": "1afa02df",
+        "question": {
+            "question_concept": "revolving door",
+            "choices": [{"label": label, "text": text} for label, text in zip("ABCDE", TEXTS, strict=True)],
+            "stem": QUESTION,
+        },
+    },
+]
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=["hub", "authors"])
+def test_commonsense_qa(tmp_path: Path, row: dict[str, Any]) -> None:
+    problem = only(tmp_path, "commonsense_qa", row)
+    assert (problem.id, problem.ground_truth, problem.extra_info["options"]) == ("1afa02df", "A", 5)
+    shown = "A) bank\nB) library\nC) shop\nD) mall\nE) new york"
+    assert problem.messages[0]["content"].endswith(f"step by step before answering.\n\n{QUESTION}\n\n{shown}")
+    assert right(problem, "It is a bank.\nAnswer: A") and not right(problem, "Answer: E")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answerKey": ""}, "column 'answerKey' is blank. Fill it, or remove the row."),
+        (
+            {"answerKey": "F"},
+            "column 'answerKey' is 'F' and column 'choices' has the options A, B, C, D, E. Options are A, B, ... in "
+            "order, none blank, and the answer is one of them.",
+        ),
+        ({"choices": "A) bank"}, "column 'choices' is 'A) bank', not labels and texts of options."),
+        (
+            {"choices": {"label": ["A", "C"], "text": ["x", "y"]}},
+            "column 'answerKey' is 'A' and column 'choices' has the",
+        ),
+    ],
+)
+def test_commonsense_qa_refuses_other_rows(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError) as refusal:
+        only(tmp_path, "commonsense_qa", PUBLISHED[0] | changes)
+    assert str(refusal.value).startswith(f"{tmp_path}/rows.jsonl:1: {message}")
+
+
 def test_gpqa(tmp_path: Path) -> None:
     problem = only(tmp_path, "gpqa", GPQA)
     text = problem.messages[0]["content"]

@@ -18,9 +18,10 @@ from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError, StateMismatch, TokenizerMismatch
 from s2l_ext.evaluation import run
 from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.command import as_lines
 from s2l_ext.evaluation.divergence import ratio_error
 from s2l_ext.evaluation.engines import Request, Response, Sampling
-from s2l_ext.evaluation.forward import SeededChoice
+from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice
 from s2l_ext.evaluation.run import Evaluation, evaluate
 from s2l_ext.evaluation.samples import read_samples
 
@@ -122,6 +123,25 @@ def test_the_numbers_come_from_the_samples(job, scripted) -> None:
 def test_chosen_ks(job, scripted) -> None:
     scripted()
     assert list(evaluate(job(ks=(1, 4)), progress=False)["pass_at_k"]) == ["1", "4"]
+
+
+def test_accuracy_by_level_and_tier(job, scripted, tmp_path, models) -> None:
+    levels = [10, 2, 2, None]
+    rows = [
+        {"unique_id": f"t/{n}", "problem": f"{n}=?", "answer": str(min(n, 1)), "level": v} for n, v in enumerate(levels)
+    ]
+    rows[3]["tier"] = "hard"
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    scripted(lambda index: "\\boxed{1}" if index else "\\boxed{0}")
+    asked = job("levels", data=(path,), benchmark=load_benchmark("math500"))
+    result = evaluate(asked, progress=False)
+    assert list(result["by_level"]) == ["2", "10"] and list(result["by_tier"]) == ["hard"]
+    assert [result["by_level"][name]["accuracy"] for name in ("2", "10")] == [0.75, 0.25]
+    assert [result["by_level"][name]["num_problems"] for name in ("2", "10")] == [2, 1]
+    assert [row.get("level") for row in result["problems"]] == ["10", "2", "2", None]
+    lines = as_lines(result, asked.out)
+    assert "level 10: accuracy 0.2500, 1 problems" in lines and "level 2: accuracy 0.7500 ± 0.0000, 2 problems" in lines
 
 
 # ---- going on -----------------------------------------------------------------------------------------------------
@@ -263,6 +283,42 @@ def test_seeded_choice_has_the_right_frequencies() -> None:
     assert shares.tolist() == pytest.approx([0.5 / 0.95, 0.3 / 0.95, 0.15 / 0.95, 0.0], abs=0.03)
     only = SeededChoice([0], temperature=1.0, top_p=1.0, top_k=1)(torch.zeros(1, 1), torch.tensor([[0.1, 2.0, 1.0]]))
     assert int(only.argmax()) == 1
+
+
+def test_the_presence_penalty_is_taken_off_what_the_response_has_said_once() -> None:
+    prompt_and_response = torch.tensor([[3, 3, 1, 1, 0], [2, 0, 4, 1, 2]])
+    logits = torch.tensor([[0.5, -1.0, 2.0, 3.0, 0.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    found = PresencePenalty(1.5, prompt_length=2)(prompt_and_response, logits)
+    assert found.tolist() == [[-1.0, -2.5, 2.0, 3.0, 0.0], [1.0, -0.5, -0.5, 1.0, -0.5]]
+    assert PresencePenalty(1.5, prompt_length=5)(prompt_and_response, logits).tolist() == logits.tolist()
+
+
+def test_greedy_batches_with_a_presence_penalty(job, models) -> None:
+    from transformers import Qwen3ForCausalLM
+
+    greedy = job("penalty", sampling={"n": 1, "temperature": 0.0, "presence_penalty": 2.0})
+    result = evaluate(greedy, progress=False)
+    assert result["fingerprints"]["sampling"]["presence_penalty"] == 2.0
+    assert "presence_penalty" not in Sampling().as_settings()
+    model = Qwen3ForCausalLM.from_pretrained(models[0], dtype=torch.float32)
+    changed = 0
+    for sample in read_samples(greedy.samples_path):
+        said: list[int] = []
+        for token in sample.token_ids:
+            logits = model(torch.tensor([[*sample.prompt_ids, *said]])).logits[0, -1]
+            plain = int(logits.argmax())
+            for earlier in set(said):
+                logits[earlier] -= 2.0
+            assert int(logits.argmax()) == token
+            changed += token != plain
+            said.append(token)
+    assert changed
+
+
+def test_a_presence_penalty_out_of_range_is_refused(job) -> None:
+    with pytest.raises(ConfigError) as refusal:
+        evaluate(job(sampling={"presence_penalty": 2.5}), progress=False)
+    assert str(refusal.value) == ("--presence-penalty 2.5: expected a number from -2 to 2, as vLLM takes; 0 is off.")
 
 
 # ---- divergences --------------------------------------------------------------------------------------------------
