@@ -22,7 +22,8 @@ def sections(run: Run) -> list[Section]:
     if run.series(SHARE):
         found.append(Section("explorer_share", "Explorer", [_share(run), *_distance(run)]))
     if run.series(GUIDANCE):
-        found.append(Section("guidance", "Guided rollouts", [_signal(run), _guided_accuracy(run), _guidance(run)]))
+        charts = [_signal(run), *_spread(run), _guided_accuracy(run), _guidance(run)]
+        found.append(Section("guidance", "Guided rollouts", charts))
     if run.series(FORWARD_KL) or run.series(VALUE):
         found.append(Section("distillation", "Distillation", [_divergences(run), _entropy(run)]))
     return found
@@ -110,6 +111,13 @@ def _signal(run: Run) -> str:
         "guidance adds; it closes when the learner solves the prompts by itself."
     )
     return chart("Groups with a learning signal", "share of groups (0 to 1)", lines, (0.0, 1.0), reading)
+
+
+def _spread(run: Run) -> list[str]:
+    kinds = (("guided", "learner"), ("unguided", "third"))
+    lines = [Line(kind, role, run.series(f"s2l/guidance/advantage_std_{kind}")) for kind, role in kinds]
+    reading = "What a row teaches is in proportion to its advantage: a line near 0 is rows that teach next to nothing."
+    return [chart("Spread of advantages", "standard deviation", lines, reading=reading)] if lines[0].points else []
 
 
 def _guided_accuracy(run: Run) -> str:

@@ -14,7 +14,7 @@ import pytest
 
 from s2l_ext.algorithms.chi_square import ChiSquare, chi_square
 from s2l_ext.errors import DataError
-from s2l_ext.report import curriculum
+from s2l_ext.report import curriculum, single
 from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, tick_text
 from s2l_ext.report.draws import BINS, left_shares, observed_and_expected, read_draws
 from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
@@ -357,3 +357,10 @@ def test_many_points_are_a_line_without_dots():
     assert "<circle" not in chart("A", "y", [Line("a", "learner", points)])
     assert "r='2'" in chart("A", "y", [Line("a", "learner", points[:60])])
     assert "r='3'" in chart("A", "y", [Line("a", "learner", points[:16])])
+
+
+def test_spread_of_advantages_is_drawn_where_it_was_logged(tmp_path):
+    logged = {"s2l/guidance/length": 8.0, "s2l/guidance/advantage_std_guided": 0.9}
+    for name, data, count in (("new", logged, 1), ("old", {"s2l/guidance/length": 8.0}, 0)):
+        found = single.sections(write(tmp_path / name, [(1, data), (2, data)], None))
+        assert "".join(section.html() for section in found).count("standard deviation</text>") == count
