@@ -363,4 +363,4 @@ def test_spread_of_advantages_is_drawn_where_it_was_logged(tmp_path):
     logged = {"s2l/guidance/length": 8.0, "s2l/guidance/advantage_std_guided": 0.9}
     for name, data, count in (("new", logged, 1), ("old", {"s2l/guidance/length": 8.0}, 0)):
         found = single.sections(write(tmp_path / name, [(1, data), (2, data)], None))
-        assert "".join(section.html() for section in found).count("standard deviation</text>") == count
+        assert "".join(section.html() for section in found).count("<figcaption>Spread of advantages<") == count
