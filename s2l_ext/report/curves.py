@@ -16,8 +16,8 @@ STROKES = ("", " dashed", " dotted")
 MOST_RUNS = len(COLOURS) * len(STROKES)
 SHARE = (0.0, 1.0)
 ACCURACY_READING = "A model that learns rises from its first point."
-PASS = "s2l/val/"
-PASS_READING = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
+OF_VALIDATION = "s2l/val/"
+AT_LEAST_ONE = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
 BAND = "The band is the 95 % interval over the problems of each validation on its own."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
 
@@ -99,22 +99,22 @@ def pass_charts(runs: Sequence[Run]) -> list[str]:
 
 def pass_keys(run: Run) -> list[tuple[str, int]]:
     """Data source and k of every ``s2l/val/<source>/pass@k``."""
-    named = sorted({key for _, data in run.metrics for key in data if key.startswith(PASS)})
-    parts = [key.removeprefix(PASS).rsplit("/pass@", 1) for key in named]
+    named = sorted({key for _, data in run.metrics for key in data if key.startswith(OF_VALIDATION)})
+    parts = [key.removeprefix(OF_VALIDATION).rsplit("/pass@", 1) for key in named]
     return [(source, int(k)) for source, k in (part for part in parts if len(part) == 2) if k.isdecimal()]
 
 
 def _pass_chart(runs: Sequence[Run], source: str, ks: Sequence[int]) -> str:
     most = ks[-1]
     if len(runs) > 1:
-        lines = [Line(run.name, colour(n), run.series(f"{PASS}{source}/pass@{most}")) for n, run in enumerate(runs)]
-        return chart(f"pass@{most}, {source}", "share of problems (0 to 1)", lines, SHARE, PASS_READING)
+        lines = [Line(run.name, colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{most}")) for n, run in enumerate(runs)]
+        return chart(f"pass@{most}, {source}", "share of problems (0 to 1)", lines, SHARE, AT_LEAST_ONE)
     (run,) = runs
-    lines = [Line(f"pass@{k}", colour(n), run.series(f"{PASS}{source}/pass@{k}")) for n, k in enumerate(ks)]
+    lines = [Line(f"pass@{k}", colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{k}")) for n, k in enumerate(ks)]
     best = run.series(f"val-core/{source}/acc/best@{most}/mean")
     if best:
         lines.append(Line(f"verl's best@{most}, biased low", colour(len(COLOURS) + len(ks) - 1), best))
-    return chart(f"pass@k, {source}", "share of problems (0 to 1)", lines, SHARE, PASS_READING)
+    return chart(f"pass@k, {source}", "share of problems (0 to 1)", lines, SHARE, AT_LEAST_ONE)
 
 
 def _of_many(runs: Sequence[HeldOut], key: str) -> str:
