@@ -19,11 +19,13 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.diversity_bootstrap import RESAMPLES, Bootstrap, Floats, curve, point
 from s2l_ext.evaluation.diversity_curves import crossing_summary, half_position, pass_curves, recommend
 from s2l_ext.evaluation.diversity_models import GradientSettings, measure_with_models
-from s2l_ext.evaluation.diversity_sets import EXPLORER, NOISE, Row, RowSet, check_comparable
+from s2l_ext.evaluation.diversity_sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
 from s2l_ext.evaluation.diversity_text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 SCHEMA_VERSION = 1
 COMPARED = 16
+IN_TOKENS = ("edit_diversity", "prefix_half", "prefix_match", "mean_length")
+"""Measures whose unit is a token, which two tokenizers cut differently."""
 PREFIX_POSITIONS = 256
 
 
@@ -52,12 +54,15 @@ def measure(
     on_cpu: bool,
     progress: bool = True,
     trust_remote_code: bool = False,
+    foreign: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Every number about these sets; their shape is in docs/diversity.md.
 
     Args:
         sets: the learner's and at least one explorer's.
         folders: each model's folder, by its name; empty leaves out what needs forward passes.
+        foreign: models of another tokenizer than the learner's. Numbers in tokens are left out for their sets, and
+            for those whose prompts are other tokens.
 
     Raises:
         ConfigError, DataError: the sets cannot be compared, with the file or key and the fix.
@@ -68,13 +73,18 @@ def measure(
     bootstrap = Bootstrap(len(problems), settings.seed)
     ordered = [_in_order(drawn, problems) for drawn in sets]
     curves = {drawn.name: bootstrap.means(_pass_curves(drawn)) for drawn in ordered}
+    apart = [d.name for d in sets if d.model in foreign or d.name in with_other_tokens(sets, learner)]
     found = {d.name: _describe(d) | _from_samples(d, curves[d.name], compared, bootstrap, progress) for d in ordered}
+    for name in apart:
+        found[name] = {key: value for key, value in found[name].items() if key not in IN_TOKENS}
     parameters = None
     if folders:
+        alike = [drawn for drawn in ordered if drawn.name not in apart]
+        folders = {name: folder for name, folder in folders.items() if name in {drawn.model for drawn in alike}}
         more, parameters = measure_with_models(
-            ordered, folders, learner, settings.gradients, bootstrap, on_cpu, progress, trust_remote_code
+            alike, folders, learner, settings.gradients, bootstrap, on_cpu, progress, trust_remote_code
         )
-        found = {name: values | more[name] for name, values in found.items()}
+        found = {name: values | more.get(name, {}) for name, values in found.items()}
     explorers = [drawn.name for drawn in sets if drawn.role == EXPLORER]
     noise = next((drawn.name for drawn in sets if drawn.role == NOISE), None)
     return {
@@ -87,6 +97,7 @@ def measure(
         "interval": f"95 % percentile bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
         "recommendation": recommend(curves, learner, explorers, noise),
         "crossings": {d.name: crossing_summary(curves[d.name], curves[learner]) for d in sets if d.name != learner},
+        "other_tokens": apart,
         "gradient_parameters": parameters,
         "sets": found,
     }

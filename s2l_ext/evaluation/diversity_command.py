@@ -95,7 +95,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """
     require_libraries()
     job = job_of(args)
-    opened = _open_models(job)
+    opened = {name: open_model(path, f"--models {name}", job.trust) for name, path in job.models.items()}
+    foreign = _of_another_tokenizer(job, opened)
     for name, evaluation in job.evaluations.items():
         if not args.json:
             print(f"sampling {name}", flush=True)
@@ -106,7 +107,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     _require_drawn_by(sets, opened)
     folders = {name: model.folder for name, model in opened.items()}
     trusted = args.trust_remote_code
-    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, not args.json, trusted)
+    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, not args.json, trusted, foreign)
     _write(job.out, result)
     return result
 
@@ -237,15 +238,23 @@ def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: flo
     return command.job_of(parser.parse_args(words))
 
 
-def _open_models(job: Job) -> dict[str, Model]:
-    """Before hours of sampling: every model is there, and all share the learner's tokenizer."""
-    models = {name: open_model(path, f"--models {name}", job.trust) for name, path in job.models.items()}
+def _of_another_tokenizer(job: Job, models: dict[str, Model]) -> list[str]:
+    """Models whose token ids are not the learner's. Those that share them must make the same prompts: raises
+    TokenizerMismatch before hours of sampling."""
+    if not models:
+        return []
+    first, key = str(models[job.learner].folder), f"--models {job.learner}"
+    tokens = tokenizers.snapshot(first, key, job.trust)
+    foreign = []
     for name, model in models.items():
-        if name != job.learner:
-            first, second = models[job.learner].folder, model.folder
-            keys = f"--models {job.learner}", f"--models {name}"
-            tokenizers.compare(str(first), str(second), *keys, job.trust)
-    return models
+        if name == job.learner:
+            continue
+        other = tokenizers.snapshot(str(model.folder), f"--models {name}", job.trust)
+        if tokenizers.describe_token_differences(tokens, other):
+            foreign.append(name)
+        else:
+            tokenizers.compare(first, str(model.folder), key, f"--models {name}", job.trust)
+    return foreign
 
 
 def _only_limit(drawn: RowSet, evaluation: Evaluation) -> RowSet:

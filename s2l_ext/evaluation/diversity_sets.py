@@ -187,9 +187,19 @@ def _require_same_problems(first: RowSet, other: RowSet) -> None:
             f"{first.path} has {len(first.rows)} problems, {other.path} {len(other.rows)}, and {len(shared)} are in "
             "both. Diversity is compared on the same problems: run s2l eval for both on the same data and --limit."
         )
-    different = [name for name in first.prompts if not np.array_equal(first.prompts[name], other.prompts[name])]
-    if different:
+    options = [each.fingerprint.get("chat_options") for each in (first, other)]
+    if options[0] != options[1]:
         raise DataError(
-            f"{first.path} and {other.path} have other prompt tokens for problem {different[0]}: another tokenizer, "
-            "chat template or --chat-option. Use models of one family and the same options."
+            f"{first.path} and {other.path} were drawn with other chat options: {options[0]} and {options[1]}. Sample "
+            "both with the same --chat-option."
         )
+
+
+def with_other_tokens(sets: Sequence[RowSet], learner: str) -> list[str]:
+    """Sets whose prompts are other tokens than the learner's: another tokenizer or chat template made them."""
+    of_learner = next(drawn.prompts for drawn in sets if drawn.name == learner)
+    return [
+        drawn.name
+        for drawn in sets
+        if any(not np.array_equal(of_learner[name], ids) for name, ids in drawn.prompts.items())
+    ]

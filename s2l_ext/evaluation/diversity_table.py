@@ -78,13 +78,20 @@ def notes(result: dict[str, Any]) -> list[str]:
     ]
     drawn = [f"{name} {v['temperature']:g} / {v['top_p']:g}" for name, v in result["sets"].items()]
     said.append(f"Temperature / top-p: {', '.join(drawn)}.")
+    if apart := result.get("other_tokens"):
+        said.append(
+            f"Left out for {', '.join(apart)}: numbers in tokens, and what the models say of tokens. The tokenizer or "
+            f"chat template is not {result['learner']}'s, so tokens cannot be compared."
+        )
     chosen = result["gradient_parameters"]
     if chosen is not None:
         sketch = "" if chosen["sketch"] is None else f", sketched to {chosen['sketch']:,} numbers"
         groups = ", ".join(
-            f"{name} {values['gradients']['num_with_signal']}" for name, values in result["sets"].items()
+            f"{name} {values['gradients']['num_with_signal']}"
+            for name, values in result["sets"].items()
+            if "gradients" in values
         )
-        number = next(iter(result["sets"].values()))["gradients"]["num_problems"]
+        number = result["sets"][result["learner"]]["gradients"]["num_problems"]
         said.append(
             f"Gradients over {chosen['parameters']} parameters ({chosen['count']:,}{sketch}) on {number} problems; "
             f"groups with an advantage: {groups}."

@@ -107,7 +107,9 @@ def pass_keys(run: Run) -> list[tuple[str, int]]:
 def _pass_chart(runs: Sequence[Run], source: str, ks: Sequence[int]) -> str:
     most = ks[-1]
     if len(runs) > 1:
-        lines = [Line(run.name, colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{most}")) for n, run in enumerate(runs)]
+        lines = [
+            Line(run.name, colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{most}")) for n, run in enumerate(runs)
+        ]
         return chart(f"pass@{most}, {source}", "share of problems (0 to 1)", lines, SHARE, AT_LEAST_ONE)
     (run,) = runs
     lines = [Line(f"pass@{k}", colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{k}")) for n, k in enumerate(ks)]

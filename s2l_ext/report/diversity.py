@@ -26,6 +26,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6
 BAND_ALPHA = 0.15
 DPI = 110
 KEYS = ("values", "low", "high")
+NOTHING = {"value": None, "ci95": None}
 SCALARS = (("distinct\nanswers", "distinct_answers"), ("Self-BLEU", "self_bleu"), ("edit\ndiversity", "edit_diversity"))
 GRADIENTS = (
     ("variance\nA·g", "advantage", "relative_variance"),
@@ -123,7 +124,7 @@ def _png(figure: Any) -> bytes:
 
 
 def _panels(result: dict[str, Any]) -> list[Panel]:
-    first = next(iter(result["sets"].values()))
+    first = result["sets"][result["learner"]]
     panels: list[Panel] = [_pass_at_k, _prefix_match, _scalars]
     panels += [_entropy, _autocorrelation] if "entropy" in first else []
     return [*panels, _gradients] if "gradients" in first else panels
@@ -171,7 +172,7 @@ def _prefix_match(axis: Any, result: dict[str, Any]) -> None:
 
 
 def _scalars(axis: Any, result: dict[str, Any]) -> None:
-    _dots(axis, result, [(label, lambda values, key=key: values[key]) for label, key in SCALARS])
+    _dots(axis, result, [(label, lambda values, key=key: values.get(key, NOTHING)) for label, key in SCALARS])
     _named(axis, f"Diversity of a problem's samples (n = {result['n']})", "low Self-BLEU: diverse", "0 to 1")
 
 
@@ -183,7 +184,8 @@ def _entropy(axis: Any, result: dict[str, Any]) -> None:
 def _by_position(axis: Any, result: dict[str, Any], kind: str, places: str) -> None:
     """One line a set, on an axis of doubling positions."""
     for name, values, colour in _coloured(result):
-        _line(axis, values[kind][places], values[kind], colour, name)
+        if kind in values:
+            _line(axis, values[kind][places], values[kind], colour, name)
     _doubling(axis)
 
 
@@ -204,7 +206,10 @@ def _autocorrelation(axis: Any, result: dict[str, Any]) -> None:
 
 
 def _gradients(axis: Any, result: dict[str, Any]) -> None:
-    measures = [(label, lambda v, kind=kind, key=key: v["gradients"][kind][key]) for label, kind, key in GRADIENTS]
+    measures = [
+        (label, lambda v, kind=kind, key=key: v["gradients"][kind][key] if "gradients" in v else NOTHING)
+        for label, kind, key in GRADIENTS
+    ]
     _dots(axis, result, measures)
     axis.axhline(0, color="black", linewidth=0.8)
     _named(

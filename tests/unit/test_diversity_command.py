@@ -208,7 +208,6 @@ FILES = ("--from-samples", FILE, "--from-samples", LARGE)
         (("--models", "a=x,a=y"), ("two models are named a",)),
         (("--models", "a b=x,c=y"), ("--models a b=x", "NAME=MODEL")),
         (("--models", "a=,c=y"), ("--models a=", "NAME=MODEL")),
-        (("--models", "small={w}/small,foreign={w}/foreign"), ("--models foreign", "vocabulary")),
         (("--models", "small={w}/small,large={w}/nothing"), ("--models large", "no such folder")),
         (("--high-temperature", "0.9"), ("--high-temperature 0.9", "--temperature 1.0")),
         (("--temperature", "0"), ("--temperature 0", "--n")),
@@ -345,7 +344,7 @@ def test_a_response_without_tokens_is_refused(tmp_path: Path) -> None:
     ("counts", "other", "words"),
     [
         ({"p": 2, "r": 2}, {}, "2 problems, .* 2, and 1 are in both"),
-        ({"p": 2, "q": 2}, {"prompt": (1, 3)}, "other prompt tokens for problem p.*--chat-option"),
+        ({"p": 2, "q": 2}, {"chat_options": {"a": 1}}, "other chat options: None and {'a': 1}.*--chat-option"),
         ({"p": 2, "q": 2}, {"data": "e"}, "differ in data: d and e"),
         ({"p": 2, "q": 2}, {"reward": ["x"]}, "differ in reward"),
         ({"p": 3, "q": 3}, {}, r"2 samples a problem, .* 3.*--n 2"),
@@ -356,6 +355,31 @@ def test_sets_that_differ_are_refused(tmp_path: Path, counts, other, words: str)
     second = read_set("b", "b", write(tmp_path / "b", counts, **other))
     with pytest.raises(DataError, match=words):
         check_comparable([first, second])
+
+
+def test_another_tokenizer_keeps_what_texts_tell(tmp_path: Path) -> None:
+    """Prompts of other tokens: Self-BLEU, answers and pass@k are there, numbers in tokens are not."""
+    first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}, prompt=(1, 3)))
+    second = read_set("b", "b", write(tmp_path / "b", {"p": 2, "q": 2}))
+    found = measure([first, second], "b", {}, Settings(), True, progress=False)
+    assert found["other_tokens"] == ["a"]
+    lost = {"edit_diversity", "prefix_half", "prefix_match", "mean_length"}
+    assert set(found["sets"]["b"]) - set(found["sets"]["a"]) == lost
+    assert found["sets"]["a"]["self_bleu"] == found["sets"]["b"]["self_bleu"]
+    said = "Left out for a: numbers in tokens, and what the models say of tokens. The tokenizer or chat template is not"
+    assert any(line.startswith(said) for line in as_lines(found))
+    assert command.draw(found).startswith(b"\x89PNG")
+
+
+def test_models_of_another_tokenizer_are_sampled_without_forward_passes(world: Path, tmp_path: Path, capsys) -> None:
+    more = ("--gradient-problems", "2", "--learner", "small", "--high-temperature", "0")
+    words = sampling(world, *more, models="foreign,small")
+    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
+    found = json.loads((tmp_path / "out" / "diversity.json").read_text())
+    assert found["other_tokens"] == ["foreign"] and "Left out for foreign" in capsys.readouterr().out
+    own, other = found["sets"]["small"], found["sets"]["foreign"]
+    assert "entropy" in own and own["gradients"]["num_problems"] == 2 and "mean_length" in own
+    assert not {"entropy", "gradients", "kl_to_learner", "mean_length"} & set(other) and "self_bleu" in other
 
 
 def test_one_problem_or_one_sample_is_too_few(tmp_path: Path) -> None:
