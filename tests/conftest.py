@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import settings
 
 from s2l_ext.platform import CPU_ENVIRONMENT
 
@@ -12,6 +13,9 @@ if not torch.cuda.is_available():
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+settings.register_profile("any machine", deadline=None)  # a busy one takes longer for an example
+settings.load_profile("any machine")
 
 
 @pytest.fixture

@@ -75,9 +75,10 @@ async def _call(method: Any, *args: Any) -> Any:
 
 
 def first_line(error: Exception) -> str:
-    """Of the cause: Ray's own text begins with a traceback of another process."""
+    """Of the cause: Ray's own text begins with a traceback of another process, an OSError's arguments with a number."""
     cause = getattr(error, "cause", None) or error
-    lines = str(cause.args[0] if cause.args else cause).strip().splitlines()
+    said = getattr(cause, "strerror", None) or (cause.args[0] if cause.args else cause)
+    lines = str(said).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 

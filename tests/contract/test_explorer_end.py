@@ -37,7 +37,7 @@ class FakeRay:
 
     def available_resources(self):
         self.looked.set()
-        return {"GPU": self.gpus}
+        return {} if self.gpus is None else {"GPU": self.gpus}
 
 
 class Verls:
@@ -98,6 +98,23 @@ def test_a_restart_that_waits_for_room_builds_nothing_after_the_end(machine) -> 
     fake.gpus = 1
     thread.join(10)
     assert not thread.is_alive() and built == [] and released == []
+
+
+def test_a_restart_waits_for_room_and_for_its_engine_and_knows_its_processes(machine, monkeypatch) -> None:
+    """Ray does not list GPUs of which it has none; the engine takes longer than the second that is always left."""
+    monkeypatch.setattr(explorer_replica, "_find_processes", lambda replica: {"n1": [(7, 1.0)]})
+    fake, _ = machine
+    fake.gpus, verls = None, Verls()
+    replica = Replica(lambda suffix: verls, 1000, gpus=1)
+    thread = Thread(target=replica.start, args=(60.0, Event()), daemon=True)
+    thread.start()
+    assert fake.looked.wait(10) and not verls.placed.wait(0.1)
+    fake.gpus = 1
+    assert verls.placed.wait(10)
+    time.sleep(1.2)
+    verls.go_on.set()
+    thread.join(10)
+    assert replica._processes == {"n1": [(7, 1.0)]}
 
 
 @pytest.mark.parametrize("before_stop", [True, False])

@@ -176,6 +176,16 @@ class OutOfRange(Rarest):
         return np.arange(n) + len(self.seen) - 1
 
 
+class JustOutOfRange(Rarest):
+    def draw(self, n, rng):
+        return np.arange(n) + len(self.seen) - n + 1
+
+
+class Column(Rarest):
+    def draw(self, n, rng):
+        return np.arange(n)[:, None]
+
+
 class Incomplete:
     def __init__(self, num_prompts):
         pass
@@ -223,6 +233,8 @@ def test_the_example_is_a_curriculum(monkeypatch) -> None:
         ("Repeats", "gave 16 prompts, 1 of them different"),
         ("TooFew", "gave 15 prompts"),
         ("OutOfRange", "from 0 to 49"),
+        ("JustOutOfRange", "gave 16 prompts, 16 of them different; .* from 0 to 49"),
+        ("Column", "must give 16 different numbers"),
     ],
 )
 def test_wrong_draws_are_refused_by_class(name: str, words: str) -> None:

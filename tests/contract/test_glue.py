@@ -104,7 +104,8 @@ def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None
 def test_request_seeds_differ_by_step_prompt_and_session() -> None:
     seeds = {request_seed(0, step, prompt, session) for step in range(5) for prompt in "abcde" for session in range(5)}
     assert len(seeds) == 125
-    assert request_seed(0, 1, "a", 3) == request_seed(0, 1, "a", 3) != request_seed(1, 1, "a", 3)
+    assert request_seed(0, 1, "a", 3) == 0x433C1BFD, "crc32 of 0/1/a/3: the same in every process and release"
+    assert request_seed(1, 1, "a", 3) != request_seed(0, 1, "a", 3)
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
@@ -115,4 +116,13 @@ def test_explorers_engine_has_its_own_model_place_and_overrides() -> None:
     rollout = copied.actor_rollout_ref.rollout
     assert copied.actor_rollout_ref.model.path.endswith("models/small")
     assert (rollout.nnodes, rollout.n_gpus_per_node, rollout.load_format, rollout.max_num_seqs) == (1, 1, "auto", 7)
+    assert copied.actor_rollout_ref.model.lora_rank == 0 and copied.actor_rollout_ref.model.tokenizer_path is None
     assert OmegaConf.to_container(config, resolve=True) == before
+
+
+@pytest.mark.parametrize(("placement", "place"), [("dedicated", (3, 5)), ("colocated", (2, 4))])
+def test_a_colocated_explorer_has_the_learners_nodes_and_one_of_its_own_has_its_own(placement: str, place) -> None:
+    explorer = f"s2l.explorer={{model_path: x, placement: {placement}, nnodes: 3, n_gpus_per_node: 5}}"
+    config = compose_config("s2l_po/toy", ["trainer.nnodes=2", "trainer.n_gpus_per_node=4", explorer])
+    rollout = explorer_config(config, parse_s2l(config.s2l).explorer).actor_rollout_ref.rollout
+    assert (rollout.nnodes, rollout.n_gpus_per_node) == place

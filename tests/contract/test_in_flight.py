@@ -9,6 +9,7 @@ import transfer_queue as tq
 from tensordict import NonTensorData, TensorDict
 from verl.utils import tensordict_utils as tu
 
+from s2l_ext.algorithms.stored_rows import Taken
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
@@ -96,6 +97,22 @@ def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
         table.add(plans(3, "g", "h"))
 
 
+@pytest.mark.parametrize("between", [lambda table: table.take_all(), lambda table: table.take({"a", "b"}, set())])
+def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> None:
+    table = InFlight(most_draws=2)
+    for step in (1, 2):
+        table.add(plans(step, "a", "b"))
+        between(table)
+    table.add(plans(3, "a", "b"))
+    with pytest.raises(S2LError, match="3 prompts were drawn"):
+        table.add(plans(3, "c"))
+
+
+def test_a_prompt_that_is_trained_on_waits_no_longer_even_if_verl_still_lists_it(table) -> None:
+    assert list(table.take({"a"}, waiting={"a", "b", "c", "d"})) == ["a"]
+    assert list(table.plans) == ["c", "b", "d"] and table.evicted == 0
+
+
 def test_prompts_that_verl_sends_again_keep_their_age(table, monkeypatch) -> None:
     """Only what is in the queue is written: a tag of a prompt that is gone would bring it back."""
     put = {}
@@ -126,3 +143,23 @@ def test_a_plan_stands_on_its_row_so_that_verl_keeps_it_with_the_prompt() -> Non
     for one in (kept, kept[:1], kept.chunk(2)[1], TensorDict.cat([kept, kept])):
         rows = zip(*(list(one[name]) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD)), strict=True)
         assert set(rows) == {(3, 4, 30)}
+
+
+class Stored:
+    """Draws two stored rollouts for ``a``, one of them again, and none for ``b``."""
+
+    def send(self, batch, slots: int):
+        self.slots = slots
+        return [Taken([3, 5], again=1), Taken([])]
+
+
+@pytest.mark.parametrize(("slots", "planned", "guided"), [(None, 0, 4), (6, 6, 2), (8, 8, 0)])
+def test_slots_guided_sessions_and_stored_rollouts_of_a_plan(slots, planned: int, guided: int) -> None:
+    """Half of eight sessions are guided, or what the explorer leaves; without an explorer nothing is said of it."""
+    batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object)})
+    guidance = StepGuidance(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30)), 8, 10)
+    stored = Stored()
+    made = make_plans(batch, 5, slots, guidance, stored, prompts=None)
+    values = {"slots": planned, "guided": guided, "length": 30}
+    assert made == plans(5, "a", **values, stored=2, reused=1) | plans(5, "b", **values, stored=0)
+    assert stored.slots == planned and (SLOTS_FIELD in batch) == (slots is not None)

@@ -128,8 +128,9 @@ def test_a_worker_with_another_coefficient_stops_the_run(step_kl) -> None:
     beta = step_kl.applied["beta"]
     with pytest.raises(RuntimeError, match="used KL coefficients"):
         step_kl.receive(reported(beta, beta * 1.0001))
-    with pytest.raises(RuntimeError, match="did not reach the loss"):
-        step_kl.receive({"actor/kl_loss": 0.25})
+    for half in ({}, {"actor/s2l_kl_beta_min": beta}, {"actor/s2l_kl_beta_max": beta}):
+        with pytest.raises(RuntimeError, match="did not reach the loss"):
+            step_kl.receive({"actor/kl_loss": 0.25, **half})
 
 
 def test_target_controller_sees_the_kl_and_is_saved() -> None:
@@ -150,3 +151,11 @@ def test_accuracy_conditioned_kl_refuses_rows_without_accuracy() -> None:
     kl = StepKL(KLConfig(), compose_config("expo/toy", []))
     with pytest.raises(DataError, match="s2l.kl.type=accuracy needs"):
         kl.send(KVBatchMeta(partition_id="train", keys=[], tags=[]), [Session("a", None, "learner")])
+
+
+@pytest.mark.parametrize(("second", "applied"), [(0.0, {"accuracy": 0.5}), (None, {})])
+def test_a_coefficient_that_needs_no_accuracy_logs_it_where_every_row_has_one(second, applied) -> None:
+    kl = StepKL(KLConfig(type="constant", beta=0.03), compose_config("expo/toy", []))
+    batch = KVBatchMeta(partition_id="train", keys=[], tags=[])
+    kl.send(batch, [Session("a", 1.0, "learner"), Session("a", second, "learner")])
+    assert kl.applied == {"beta": 0.03, **applied} and batch.extra_info[KL_BETA_FIELD] == 0.03

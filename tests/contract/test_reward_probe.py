@@ -105,6 +105,11 @@ def test_every_data_source_is_asked(asked, tmp_path) -> None:
         asked("by_source", data__train_files=files)
 
 
+def test_files_that_are_no_parquet_are_not_read(asked, tmp_path) -> None:
+    (tmp_path / "train.jsonl").write_text("{}")
+    assert "could not be asked for beforehand" in asked("good", data__train_files=str(tmp_path / "train.jsonl"))[0]
+
+
 def test_verls_own_reward_that_returns_a_number_is_refused(asked) -> None:
     """Unknown data sources make verl's default raise: then the first step tells."""
     assert "could not be asked" in asked("good", reward__custom_reward_function__path=None)[0]

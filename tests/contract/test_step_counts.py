@@ -197,5 +197,5 @@ def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined) -> 
 
 def test_rows_come_in_the_order_of_draw_session_and_output() -> None:
     """Prompts as they were drawn, not by name; the tenth after the ninth; unknown prompts last."""
-    keys = ["new_0_0", "a_10_0", "b_0_0", "a_9_1", "a_9_0", "b_0_11", "b_0_2"]
-    assert row_order(["b", "a"], keys) == [2, 6, 5, 4, 3, 1, 0]
+    keys = ["new_0_0", "a_10_0", "b_x_0_0", "a_9_1", "a_9_0", "b_x_0_11", "b_x_0_2"]
+    assert row_order(["b_x", "a"], keys) == [2, 6, 5, 4, 3, 1, 0]

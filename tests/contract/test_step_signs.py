@@ -87,13 +87,25 @@ def test_sampler_ratio_is_learner_over_sampler(step) -> None:
 def test_numbers_by_source_leave_padding_rows_out(step) -> None:
     step.rows["pad_0_0"] = row("learner", 7.0, [-1.0] * 4, [-9.0] * 4, uid="pad")
     step.rows["a_2_0"]["advantages"] = [0.75, 0.75, 0.0]
-    step.rows["a_3_0"]["metrics"] = {"generate_sequences": 5.0}
+    step.rows["a_3_0"] |= {"metrics": {"generate_sequences": 5.0}, "advantages": [-0.25]}
     found = row_source_metrics(step.batch(padding=("pad_0_0",)), with_behaviour=True)
     expected = {"rows": 2, "reward_mean": 1, "acc_mean": 1, "response_length_mean": 2, "tokens": 4}
-    expected |= {"advantage_mean": 0.25, "gen_seconds_sum": 7, "gen_seconds_max": 5}
+    expected |= {"advantage_mean": 0.125, "gen_seconds_sum": 7, "gen_seconds_max": 5}
     assert {name: found[f"s2l/source/learner/{name}"] for name in expected} == pytest.approx(expected)
     assert found["s2l/source/explorer/reward_mean"] == 0.5
     assert explorer_share({"s2l/source/explorer/rows": 1.0, "s2l/source/learner/rows": 3.0}) == 0.25
+
+
+def test_a_row_that_is_out_of_the_loss_has_advantage_zero_and_no_tokens(step) -> None:
+    step.rows["a_3_0"] |= {"response_mask": [0.0], "advantages": [9.0]}
+    step.rows["a_2_0"]["advantages"] = [0.5] * 3
+    found = row_source_metrics(step.batch(), with_behaviour=True)
+    assert (found["s2l/source/learner/advantage_mean"], found["s2l/source/learner/tokens"]) == (0.25, 3.0)
+
+
+def test_accuracy_is_left_out_where_one_row_has_none(step) -> None:
+    step.rows["a_2_0"]["extra_fields"] = {"reward_extra_info": {"score": 1.0}}
+    assert not [name for name in row_source_metrics(step.batch(), with_behaviour=False) if "acc_mean" in name]
 
 
 def test_without_recorded_log_probabilities_there_is_no_ratio(step) -> None:

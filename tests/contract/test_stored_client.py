@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 
@@ -39,6 +40,14 @@ def test_log_probs_only_when_verl_records_them() -> None:
 def test_a_rollout_longer_than_the_budget_is_cut_as_sampling_would_have_been() -> None:
     _, output = answer(logprobs=True, max_tokens=2)
     assert (output.token_ids, output.log_probs, output.stop_reason) == ([7, 8], [-0.1, -0.2], "length")
+
+
+@pytest.mark.parametrize(
+    ("budget", "was_cut", "reason"), [(3, False, "completed"), (4, True, "length"), (2, 0, "length")]
+)
+def test_a_rollout_is_complete_unless_it_was_cut_or_is_cut_now(budget: int, was_cut: bool, reason: str) -> None:
+    rollout = dataclasses.replace(ROLLOUT, truncated=bool(was_cut))
+    assert answer(rollout=rollout, max_tokens=budget)[1].stop_reason == reason
 
 
 def test_another_prompt_is_refused() -> None:

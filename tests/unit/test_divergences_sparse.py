@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.algorithms.divergences import (
+    _BucketLogProbs,
     forward_kl,
     jsd,
     policy_gradient_k1,
@@ -164,3 +165,14 @@ def test_what_the_estimators_descend_as_losses(estimator, full):
 def test_unknown_estimators_are_refused():
     with pytest.raises(ValueError, match="estimator='k4': choose k1, k2 or k3"):
         sampled_kl(torch.zeros(1), torch.zeros(1), "k4")
+
+
+def test_gradient_of_one_bucket_by_hand():
+    """p = (0.2, 0.3, 0.5), bucket 0 and the rest: d log p_0 = e_0 - p, d log(p_1 + p_2) = (0, 0.375, 0.625) - p.
+
+    Divergences read both with gradients that add up to 0, where a wrong sign of p would not show."""
+    logits = torch.tensor([[0.2, 0.3, 0.5]], dtype=torch.float64).log().requires_grad_()
+    buckets = _BucketLogProbs.apply(logits, torch.tensor([[0]]), 4)
+    for column, want in enumerate(([0.8, -0.3, -0.5], [-0.2, 0.075, 0.125])):
+        (grad,) = torch.autograd.grad(buckets[0, column], logits, retain_graph=True)
+        assert grad[0].tolist() == pytest.approx(want)

@@ -193,6 +193,7 @@ def test_a_saved_state_does_not_follow_later_updates():
         ({"visits": np.zeros(3)}, r"visits: float64 of shape.*int32 of shape"),
         ({"rates": np.array([0.5, math.nan, 0.5])}, "damaged"),
         ({"rates": np.array([0.5, 1.1, 0.5])}, "damaged"),
+        ({"rates": np.array([0.5, -0.1, 0.5])}, "damaged"),
         ({"visits": np.array([0, -1, 0], np.int32)}, "damaged"),
     ],
 )
@@ -239,6 +240,8 @@ def test_draws_from_another_distribution_are_rejected():
         ([1, 2], [1], "shape"),
         ([0, 0], [1, 1], "counts"),
         ([1, 1], [1, math.nan], "masses"),
+        ([1, 1], [1, math.inf], "masses"),
+        ([math.inf, 1], [1, 1], "counts"),
         ([1, -1], [1, 1], "counts"),
     ],
 )

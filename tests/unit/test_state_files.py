@@ -158,6 +158,9 @@ def test_a_held_line_is_used_once_and_only_for_its_step(tmp_path) -> None:
     for resumed in (2, 1):
         RunLog(tmp_path, resumed_step=resumed)
         assert steps(tmp_path) == list(range(1, resumed + 1))
+    log.hold_metrics(3, {"loss": 0.125})
+    RunLog(tmp_path, resumed_step=1)
+    assert steps(tmp_path) == [1], "the checkpoint of step 3 is not the one that the run goes on from"
 
 
 def test_lines_of_prompts_are_held_as_well(tmp_path) -> None:

@@ -20,12 +20,21 @@ def test_every_rollout_once_before_any_twice():
     assert again.again == 2 and len(set(again.rollouts)) == 2
 
 
+def test_a_round_that_does_not_divide_is_left_before_its_end():
+    """Five rollouts in twos: the fifth of the first round is never taken, the third group is of the second round."""
+    draws = WithoutReplacement({"a": 5}, "reuse", seed=3)
+    groups = [draws.take("a", 2) for _ in range(5)]
+    assert [one.again for one in groups] == [0, 0, 2, 2, 2]
+    assert draws.state_dict() == {"used": {"a": 12}}
+    assert len({*groups[0].rollouts, *groups[1].rollouts}) == len({*groups[2].rollouts, *groups[3].rollouts}) == 4
+
+
 def test_groups_of_another_prompt_or_seed_have_another_order():
     def orders(seed: int) -> list[list[int]]:
         draws = WithoutReplacement({"a": 32, "b": 32}, seed=seed)
         return [draws.take("a", 8).rollouts, draws.take("b", 8).rollouts]
 
-    assert orders(1) == orders(1)
+    assert orders(1)[0] == [1, 3, 8, 10, 14, 15, 17, 23], "the same in every process, or a resumed run draws others"
     assert orders(1)[0] != orders(1)[1] and orders(1)[0] != orders(2)[0]
 
 

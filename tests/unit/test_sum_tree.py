@@ -115,3 +115,11 @@ def test_chunks_cover_everything_once():
     assert [part.start for part in parts] == [0, CHUNK, 2 * CHUNK]
     assert parts[-1].stop == 2 * CHUNK + 5
     assert CHUNK % FAN_OUT == 0
+
+
+def test_leaves_beyond_the_last_item_weigh_nothing():
+    """Of 66 items the second block has two."""
+    tree = tree_of(np.arange(1, 67))
+    leaves = tree._leaves(np.array([1, 0]), np.array([3]))
+    assert leaves[0].tolist() == [65, 66] + [0] * 62
+    assert leaves[1].tolist() == [1, 2, 3, 0, *range(5, 65)]
