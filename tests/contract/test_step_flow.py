@@ -231,7 +231,7 @@ def test_a_step_is_held_with_verls_numbers_before_they_are_written(trainer_of, v
         metrics.update(epoch=epoch, step=step, seconds=timing["step"])
 
     verls("_compute_metrics", verls_metrics)
-    monkeypatch.setattr(methods, "sample_rows", lambda batch, uids, *_: uids)
+    monkeypatch.setattr(methods, "sample_rows", lambda batch, uids, *_, most: uids[:most])
     trainer = trainer_of("expo/toy", "s2l.rollout.log_groups=2")
     trainer.run_log, trainer.prompt_log, trainer.sample_log, trainer.tokenizer = Log(), Log(), Log(), None
     trainer.step_plans = {uid: PromptPlan(5) for uid in "cab"}
@@ -291,7 +291,7 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     monkeypatch.setattr(methods, "StepGuidance", part)
     stored = "s2l.explorer={source: offline, store: x, mix_steps: 3}"
     trainer = trainer_of("s2l_po/toy", stored, "s2l.guidance={alpha: 0.5}", "data.seed=6", "trainer.total_epochs=2")
-    trainer.total_training_steps, trainer.steps_per_epoch = 9, 3
+    trainer.total_training_steps, trainer.steps_per_epoch, trainer.train_dataset = 9, 3, range(64)
     trainer.resumed = {"stored_rows": "rows", "guidance": "length"}
     trainer._init_dataloader()
     assert loaded == ["rows", "length"] and trainer.prompts is None
@@ -303,6 +303,6 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     trainer._init_dataloader()
     assert len(loaded) == 2 and trainer.stored.arguments == (trainer.explorer, 0)
     live = trainer_of("s2l_po/toy")
-    live.resumed = {}
+    live.resumed, live.train_dataset = {}, range(64)
     live._init_dataloader()
     assert live.stored is None and live.guidance is None
