@@ -37,6 +37,7 @@ from s2l_ext.trainer.actor_worker import S2LActorWorker
 from s2l_ext.trainer.adapting import adapt, log_like_verl
 from s2l_ext.trainer.corrections import grouped_by_source, take_guidance_for_the_learners, write_importance_weights
 from s2l_ext.trainer.distill_worker import DistillActorWorker
+from s2l_ext.trainer.evicted import Evicted
 from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, own_managers, uid_of, watch_sampling
 from s2l_ext.trainer.guided import StepGuidance
@@ -101,6 +102,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.explorer_gpus_held = 0
         self.explorer_faults = FaultLedger()
         self.fallen: list[str] = []
+        self.evicted = Evicted(self.s2l)
         self.lifeline: Lifeline | None = None
         super().__init__(config)
         group_size = config.actor_rollout_ref.rollout.n
@@ -128,6 +130,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         buffer = super()._build_replay_buffer()
         if self.s2l.rollout.poll_interval_s is not None:
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
+        self.evicted.watch(buffer, self.config)
         if self.s2l.anything_on or self.s2l.own_manager:
             watch_sampling(buffer, self._check_processes, waiting_of(self))
         return buffer
@@ -264,6 +267,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.prompts or self.step_kl or self.guidance:
             needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
             self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
+            self.sessions += self.evicted.take(metrics)
         if self.prompts:
             self.prompts.train_on(self.step_plans)
             self.prompts.observe(self.sessions)

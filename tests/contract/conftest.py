@@ -18,6 +18,7 @@ from verl.utils import tensordict_utils as tu
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.rollout.explorer_watch import FaultLedger
+from s2l_ext.trainer.evicted import Evicted
 from s2l_ext.trainer.in_flight import InFlight
 from s2l_ext.trainer.s2l_trainer import S2LTrainer
 
@@ -86,7 +87,7 @@ def trainer_of(composed) -> Callable[..., Any]:
         trainer.prompts = trainer.step_kl = trainer.guidance = trainer.stored = None
         trainer.explorer_servers = trainer.lifeline = trainer.updated = None
         trainer.explorer_gpus_held, trainer.explorer_faults, trainer.placed_after = 0, FaultLedger(), 0
-        trainer.in_flight, trainer.global_steps = InFlight(), 1
+        trainer.in_flight, trainer.global_steps, trainer.evicted = InFlight(), 1, Evicted(trainer.s2l)
         return trainer
 
     return make

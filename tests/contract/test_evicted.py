@@ -1,0 +1,116 @@
+"""Accuracies of groups that verl's own buffers drop, by hand; the TransferQueue is a table of tags and rows."""
+
+import numpy as np
+import pytest
+import transfer_queue as tq
+from omegaconf import OmegaConf
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+from s2l_ext.config import parse_s2l
+from s2l_ext.trainer.evicted import Evicted
+from s2l_ext.trainer.outcomes import batch_accuracy
+
+pytestmark = pytest.mark.contract
+
+GROUPS = {"right": [1.0, 1.0], "mixed": [1.0, 0.0], "later": [0.0, 1.0], "old": [0.0, 0.0], "failed": [0.0]}
+DRAWN = {"right": 5, "mixed": 4, "later": 5, "old": 1, "failed": 5}
+"""Accuracies of each prompt's sessions, and the step that drew it. Step 5 samples one prompt."""
+
+
+@pytest.fixture
+def table(monkeypatch):
+    """The queue with the named prompts' groups finished."""
+    tags: dict[str, dict] = {}
+
+    def fill(*uids: str):
+        for uid in uids:
+            status = "failure" if uid == "failed" else "finished"
+            tags[uid] = {"is_prompt": True, "global_steps": DRAWN[uid], "status": status}
+            tags.update({f"{uid}_{number}_0": {"status": "success"} for number in range(len(GROUPS[uid]))})
+
+    def get(keys, partition_id, select_fields):
+        accs = [GROUPS[key.split("_")[0]][int(key.split("_")[1])] for key in keys]
+        column = np.empty(len(keys), dtype=object)
+        column[:] = [{"reward_extra_info": {"acc": acc, "score": acc}} for acc in accs]
+        return {"extra_fields": column}
+
+    monkeypatch.setattr(tq, "kv_list", lambda: {"train": {key: dict(tag) for key, tag in tags.items()}})
+    monkeypatch.setattr(tq, "kv_batch_get", get)
+    monkeypatch.setattr(tq, "kv_clear", lambda partition_id, keys: [tags.pop(key, None) for key in keys])
+    return fill
+
+
+@pytest.fixture
+def filtered(composed, table):
+    """``filtered(kind, *uids)`` -> (uids of the batch, sessions counted beside it, metrics)."""
+
+    def sample(kind, *uids: str, recipe: str = "expo/toy", settings: tuple[str, ...] = ()):
+        table(*uids)
+        cfg = composed(recipe, "s2l.curriculum=null", "algorithm.filter_groups.enable=true", *settings)
+        sizes = {"train_batch_size": 1, "gen_batch_size": 1} if kind is ReplayBuffer else {}
+        buffer = kind(
+            "sync" if kind is ReplayBuffer else "colocate_async",
+            OmegaConf.create({}),
+            max_off_policy_threshold=2,
+            max_off_policy_strategy="drop",
+            sampler_kwargs={},
+            poll_interval=0.01,
+            refill_fn=lambda count: None,
+            filter_groups_metric="acc",
+            **sizes,
+        )
+        evicted, metrics = Evicted(parse_s2l(cfg.s2l)), {}
+        evicted.watch(buffer, cfg)
+        batch, _ = buffer.sample(global_steps=5, partition_id="train", batch_size=1)
+        return {key.split("_")[0] for key in batch.keys}, evicted.take(metrics), metrics, evicted
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("expo/toy", ()), ("g2rpo_a/toy", ("s2l.guidance.missing_trace=skip_guidance",))],
+    ids=["kl", "guidance"],
+)
+def test_dropped_groups_count_as_what_they_were(filtered, monkeypatch, recipe, settings) -> None:
+    """Right 1 1, mixed 1 0 and the surplus 0 1: 4 of 6, and not the 1 of 2 that the step trains on."""
+    if recipe != "expo/toy":  # rows of guided groups say who sampled them
+        monkeypatch.setattr("s2l_ext.trainer.evicted.sessions_of", _without_sources)
+    trained, counted, metrics, evicted = filtered(
+        ReplayBuffer, "right", "mixed", "later", recipe=recipe, settings=settings
+    )
+    assert trained == {"mixed"}
+    assert sorted((session.uid, session.acc) for session in counted) == [
+        ("later", 0.0),
+        ("later", 1.0),
+        ("right", 1.0),
+        ("right", 1.0),
+    ]
+    assert metrics == {"s2l/filter/rows_counted": 4.0}
+    every = sum(session.acc for session in counted) + sum(GROUPS["mixed"])
+    assert every / 6 == pytest.approx(4 / 6) and batch_accuracy(counted, "test") == 0.75
+    assert evicted.take(metrics := {}) == [] and metrics == {}, "each once"
+
+
+def _without_sources(batch, with_sources, with_prefix):
+    from s2l_ext.trainer.outcomes import sessions_of
+
+    assert with_sources and with_prefix
+    return sessions_of(batch, False)
+
+
+def test_what_is_too_old_or_failed_is_not_counted(filtered) -> None:
+    """Drawn at step 1 with a threshold of 2 at step 5: another policy's. A failed group has no verdict on all rows."""
+    trained, counted, _, _ = filtered(ReplayBufferAsync, "right", "mixed", "old", "failed")
+    assert trained == {"mixed"}
+    assert [(session.uid, session.acc) for session in counted] == [("right", 1.0), ("right", 1.0)]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [("s2l.kl=null",), ("algorithm.filter_groups.enable=false",), ("+trainer.v1.sampler.custom_sampler.name=Mine",)],
+    ids=["nobody asks", "nothing is dropped", "not verl's buffer"],
+)
+def test_otherwise_the_buffer_is_verls(filtered, settings) -> None:
+    settings = tuple(word.lstrip("+") for word in settings)
+    assert filtered(ReplayBuffer, "right", "mixed", settings=settings)[1] == []
