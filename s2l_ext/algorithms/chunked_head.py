@@ -44,9 +44,11 @@ def divergence_from_hidden(
 ) -> TokenDivergence:
     """Divergence of each token, with gradients to the student's hidden states and output matrix.
 
-    Products are taken in the dtype of each weight, everything after in float32 (float64 for float64); the gradient of
-    the weight is summed in float32. Backward computes the logits again, so both weights must stay as they are until
-    then. Autocast is off inside.
+    Hidden states are cast to the dtype of each weight. The products of the two are float32 (float64 for float64), also
+    those of bfloat16: a logit rounded to bfloat16 would move a per-token KL of 1e-5 by its own size. So is everything
+    after. In bfloat16 stay: the inputs, and the gradient of the logits where it is multiplied with the weight (the
+    gradient of the hidden states). The gradient of the weight is summed in float32. Backward computes the logits again,
+    so both weights must stay as they are until then. Autocast is off inside.
 
     Args:
         student_hidden_N_H: last hidden states of N tokens; leave masked tokens out.
@@ -109,7 +111,7 @@ class _Head:
         """(C, vocab_size) log-probabilities of a part of the tokens."""
         weight = weight_V_H[: self.vocab_size]
         hidden_C_H = hidden_N_H[part].to(device=weight.device, dtype=weight.dtype)
-        return rows.log_probs(hidden_C_H @ weight.T, self._at(self.temperature_N, part))
+        return rows.log_probs(rows.product(hidden_C_H, weight), self._at(self.temperature_N, part))
 
     def teacher(self, part: slice) -> Tensor | None:
         if self.teacher_hidden_N_D is None or self.teacher_weight_W_D is None:

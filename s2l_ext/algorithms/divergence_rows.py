@@ -43,6 +43,19 @@ def check(kind: str, beta: float, chunk_size: int) -> None:
         raise ValueError(f"chunk_size={chunk_size}: a chunk has at least one token")
 
 
+def product(hidden_C_H: Tensor, weight_V_H: Tensor) -> Tensor:
+    """(C, V) hidden @ weight.T in the wide dtype, without rounding to a narrower one in between.
+
+    CUDA multiplies bfloat16 and keeps its float32 sums; the CPU has no such product, so both factors are copied wide.
+    """
+    dtype = wide(weight_V_H.dtype)
+    if dtype == weight_V_H.dtype:
+        return hidden_C_H @ weight_V_H.T
+    if weight_V_H.is_cuda:
+        return torch.mm(hidden_C_H, weight_V_H.T, out_dtype=dtype)
+    return hidden_C_H.to(dtype) @ weight_V_H.to(dtype).T
+
+
 def log_probs(logits_C_V: Tensor, temperature_C: Tensor | None = None) -> Tensor:
     """(C, V) log softmax(logits / temperature) in the wide dtype."""
     dtype = wide(logits_C_V.dtype)

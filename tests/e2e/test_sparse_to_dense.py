@@ -37,6 +37,7 @@ stages:
 """
 
 
+LORA = "actor_rollout_ref.model.lora_rank=8"
 COMMON = (
     f"trainer.total_training_steps={STEPS}",
     "trainer.save_freq=1",
@@ -52,6 +53,12 @@ LAUNCHES = [
         "recipe": "sparse_to_dense/stages/opd",
         "overrides": COMMON,
         "shown_by": "test_distillation_trains_on_the_students_rows_with_the_reverse_kl",
+    },
+    {
+        "fixture": "adapted",
+        "recipe": "sparse_to_dense/stages/opd",
+        "overrides": (*COMMON, LORA),
+        "shown_by": "test_an_adapter_is_distilled_and_sampled_from",
     },
 ]
 
@@ -171,3 +178,22 @@ def test_a_second_call_does_nothing(pipeline: Pipeline) -> None:
     before = (pipeline.out / "manifest.json").read_bytes()
     pipeline.finish()
     assert (pipeline.out / "manifest.json").read_bytes() == before
+
+
+@pytest.fixture(scope="module")
+def adapted(launch, small_run: tuple[str, ...], toy_dir: Path):
+    teacher = f"s2l.distill.teacher_path={toy_dir}/models/medium"
+    return launch("sparse_to_dense/stages/opd", *small_run, *COMMON, LORA, teacher).wait()
+
+
+def test_an_adapter_is_distilled_and_sampled_from(adapted) -> None:
+    """The student of the loss is the student that sampled, in later steps too, where the adapter is no longer zero."""
+    steps = adapted.steps()
+    assert sorted(steps) == list(range(1, STEPS + 1))
+    for data in steps.values():
+        assert data["actor/loss"] == pytest.approx(data["s2l/distill/reverse_kl"], rel=1e-4)
+        assert data["s2l/distill/reverse_kl"] > 0 and data["actor/grad_norm"] > 0
+        error = abs(data["s2l/distill/student_log_prob"] + data["s2l/distill/student_entropy"])
+        assert error < 5 / math.sqrt(data["s2l/distill/tokens"])
+    meta = json.loads((adapted.folder / f"global_step_{STEPS}" / "actor" / "lora_train_meta.json").read_text())
+    assert meta["r"] == 8

@@ -115,3 +115,32 @@ def test_hidden_form_refuses(change, message):
 def test_logit_form_refuses(teacher, mask, message):
     with pytest.raises(ValueError, match=message):
         forward_kl(torch.zeros(2, 7, V), torch.zeros(teacher), torch.ones(mask))
+
+
+# ---- bfloat16 weights ----------------------------------------------------------------------------------------------
+
+
+def near_models(distance):
+    """Hidden states and two output matrices in bfloat16 whose logits differ by about ``distance``; 8,000 tokens."""
+    draw = torch.Generator().manual_seed(0)
+    hidden = torch.randn(64, 64, generator=draw)
+    weight = torch.randn(8000, 64, generator=draw) * 1.5 / 8
+    other = weight + distance * torch.randn(8000, 64, generator=draw) / 8
+    return [tensor.bfloat16() for tensor in (hidden, weight, hidden, other)]
+
+
+def value_and_gradient(tensors, kind):
+    hidden = tensors[0].detach().requires_grad_()
+    value = divergence_from_hidden(hidden, *tensors[1:], kind=kind).value.mean()
+    return value.item(), torch.autograd.grad(value, hidden)[0].double()
+
+
+@pytest.mark.parametrize("kind", ["forward_kl", "reverse_kl"])
+def test_logits_of_bfloat16_weights_are_not_rounded_to_bfloat16(kind):
+    """A mean KL of 1.3e-5 a token is right within 2 %. Products in bfloat16 made it 2.8e-5 (gradient cosine 0.54)."""
+    tensors = near_models(0.005)
+    value, gradient = value_and_gradient(tensors, kind)
+    exact, wanted = value_and_gradient([tensor.double() for tensor in tensors], kind)
+    assert 5e-6 < exact < 3e-5
+    assert value == pytest.approx(exact, rel=0.02)
+    assert torch.cosine_similarity(gradient.flatten(), wanted.flatten(), dim=0) > 0.9999
