@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+from s2l_ext.data.judges import compares_with_one_text
+from s2l_ext.data.values import answer_text
 from s2l_ext.errors import ConfigError, DataError, S2LError
 from s2l_ext.evaluation.problems import Problem
 from s2l_ext.rewards import registry
 from s2l_ext.rewards.extraction import marked_answer
+from s2l_ext.rewards.registry import place_of
 
 TOY, MATH, CODE = (f"s2l_ext.rewards.{name}:compute_score" for name in ("toy", "math", "code"))
 BY_DATA_SOURCE = (
@@ -50,6 +53,27 @@ def reward_name(problem: Problem, chosen: str | None = None) -> str:
             f"'{problem.ability}'). Choose one: --reward {MATH}"
         )
     return name
+
+
+def rewarded(problems: Sequence[Problem], chosen: str | None = None) -> tuple[dict[str, Problem], dict[str, str]]:
+    """Problems by id, and the name of each one's reward.
+
+    A reward that compares with one text gets one: numbers in exact digits, a list of one as its item.
+
+    Raises:
+        DataError: a reward is not known, or a ground truth is a list of several, NaN, or no answer otherwise.
+    """
+    names = {problem.id: reward_name(problem, chosen) for problem in problems}
+    one = {name: compares_with_one_text(place_of(name)) for name in set(names.values())}
+    return {problem.id: _with_one_text(problem) if one[names[problem.id]] else problem for problem in problems}, names
+
+
+def _with_one_text(problem: Problem) -> Problem:
+    truth = problem.ground_truth
+    if isinstance(truth, str):
+        return problem
+    text = answer_text(truth, problem.where, "column 'reward_model.ground_truth'")
+    return replace(problem, ground_truth=text)
 
 
 def load_reward(name: str) -> Reward:

@@ -26,7 +26,7 @@ from s2l_ext.evaluation.engines import (
     require_at_least,
     sample_seed,
 )
-from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
+from s2l_ext.evaluation.grading import Reward, grade, load_reward, rewarded
 from s2l_ext.evaluation.metrics import by_group, summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
@@ -133,8 +133,7 @@ class _Inputs:
 def _open(job: Evaluation) -> _Inputs:
     files = tuple(map(local_file, job.data))
     found = read_problems(files, job.benchmark, job.limit, job.drop_repeats)
-    problems = {problem.id: problem for problem in found}
-    rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
+    problems, rewards = rewarded(found, job.reward)
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model, trust=job.trust)
     teacher = None if job.divergence_to is None else _open_teacher(job, model)

@@ -28,7 +28,7 @@ from s2l_ext.evaluation.engines import (
     require_at_least,
     sample_seed,
 )
-from s2l_ext.evaluation.grading import Reward, grade, load_reward, reward_name
+from s2l_ext.evaluation.grading import Reward, grade, load_reward, rewarded
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model, require_room
 from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.explore.graders import Graders
@@ -148,8 +148,7 @@ class _Inputs:
 
 def _open(job: Exploration) -> _Inputs:
     found = read_problems(job.data, job.benchmark, job.limit, job.drop_repeats)
-    problems = {problem.id: problem for problem in found}
-    rewards = {name: reward_name(problem, job.reward) for name, problem in problems.items()}
+    problems, rewards = rewarded(found, job.reward)
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model, trust=job.trust)
     prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}

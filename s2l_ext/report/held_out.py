@@ -90,6 +90,11 @@ class HeldOut:
         found = Validation(step, kept, dump.output, dump.truth)
         return found if kept and abs(found.mean - logged) < SAME else None
 
+    def accuracies(self, step: int) -> dict[str, float]:
+        """By prompt, of all data sources whose problems the dump tells (:meth:`problems`)."""
+        found = [self.problems(key, step) for key in self.keys]
+        return {prompt: acc for each in found if each for prompt, acc in each.accuracy.items()}
+
     def _read(self, step: int) -> Validation | None:
         if step not in self.dumps:
             return None
@@ -106,7 +111,7 @@ class HeldOut:
         """Problems by data source in the validation files that the configuration names; empty if one is not there,
         or if verl took some of them and there are several sources."""
         named = self.run.setting("data.val_files", [])
-        files = [_first_file(self.run.located(str(name))) for name in (named if isinstance(named, list) else [named])]
+        files = [first_file(self.run.located(str(name))) for name in (named if isinstance(named, list) else [named])]
         found = [None if file is None else _data_sources(file) for file in files]
         known = [count for count in found if count is not None]
         total = dict(sum(known, Counter())) if len(known) == len(found) else {}
@@ -175,7 +180,8 @@ def _paired(before: Validation | None, after: Validation | None) -> Gain | None:
     return compare(before, after)
 
 
-def _first_file(places: list[Path]) -> Path | None:
+def first_file(places: list[Path]) -> Path | None:
+    """The first place where a file is."""
     return next((path for path in places if path.is_file()), None)
 
 

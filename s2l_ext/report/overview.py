@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Sequence
 
-from s2l_ext.report import cost, curriculum, results_table, samples, settings, single
+from s2l_ext.report import cost, curriculum, groups, results_table, samples, settings, single
 from s2l_ext.report.curves import CONTROLLERS, SOURCE_CURVES, TRAINING, accuracy_charts, overlay, pass_charts
 from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.run import Run, count_steps
@@ -19,7 +19,7 @@ def sections(runs: Sequence[HeldOut]) -> list[Section]:
     several = len(runs) > 1
     charts = [*accuracy_charts(runs), *pass_charts([held_out.run for held_out in runs]), *cost.curves(runs)]
     found = [
-        Section("results", "Results", results_table.figures(runs)),
+        Section("results", "Results", [*results_table.figures(runs), *groups.figures(runs)]),
         Section("held_out_accuracy", "Held-out accuracy", charts),
         *(_overlays([held_out.run for held_out in runs]) if several else single.sections(runs[0].run)),
     ]

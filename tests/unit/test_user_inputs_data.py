@@ -20,6 +20,7 @@ from s2l_ext.data.user_jsonl import Fields, Options
 from s2l_ext.data.values import answer_text, plain_number, text_fault
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.grading import rewarded
 from s2l_ext.evaluation.problems import read_problems
 
 PLAIN = '{"prompt": "What is 3+4?", "answer": "7"}\n'
@@ -500,3 +501,29 @@ def test_a_list_of_answers_is_refused_where_the_reward_compares_with_one(tmp_pat
     assert check_parquet(path) == 1
     with pytest.raises(DataError, match=r"is a list of 2 answers, \['7', '8'\], and the reward compares with one \(1"):
         check_parquet(path, one_answer=True)
+
+
+def with_source(folder: Path, truth: Any, source: str) -> Path:
+    row = {"prompt": [{"role": "user", "content": "q"}], "data_source": source, "reward_model": {"ground_truth": truth}}
+    pq.write_table(pa.Table.from_pylist([row]), folder / "v.parquet")
+    return folder / "v.parquet"
+
+
+@pytest.mark.parametrize(
+    ("truth", "text"), [(["0.035\n"], "0.035"), (3e-05, "0.00003"), ([4e21], "4" + "0" * 21), (7, "7")]
+)
+def test_evaluation_of_verl_parquet_hands_the_reward_one_exact_text(tmp_path, truth, text):
+    problems, _ = rewarded(read_problems([with_source(tmp_path, truth, "math_dapo")]))
+    assert [problem.ground_truth for problem in problems.values()] == [text]
+
+
+def test_a_list_of_several_truths_is_refused_for_mathematics_and_left_to_other_rewards(tmp_path):
+    found = read_problems([with_source(tmp_path, ["7", "8"], "math_dapo")])
+    with pytest.raises(DataError) as error:
+        rewarded(found)
+    assert str(error.value).replace(f"{tmp_path}/", "") == (
+        "v.parquet: row 0: column 'reward_model.ground_truth' is a list of 2 answers: ['7', '8']. The reward compares "
+        "with one text. Join the parts of one answer by commas, or keep one of several equal ones."
+    )
+    problems, _ = rewarded(found, "code")
+    assert [problem.ground_truth for problem in problems.values()] == [["7", "8"]]
