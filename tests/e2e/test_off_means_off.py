@@ -35,7 +35,6 @@ OVERRIDES = (
     "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=600",
     "actor_rollout_ref.ref.log_prob_max_token_len_per_gpu=600",
     "actor_rollout_ref.rollout.log_prob_max_token_len_per_gpu=600",
-    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
     "actor_rollout_ref.actor.clip_ratio_high=0.28",
     "actor_rollout_ref.actor.entropy_coeff=0.01",
     "algorithm.norm_adv_by_std_in_grpo=false",
