@@ -32,11 +32,15 @@ Reward = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Grade:
-    """``correct``: full marks (``acc``, else the score, is at least 1); ``answer`` is what a vote counts."""
+    """``correct``: full marks (``acc``, else the score, is at least 1); ``answer`` is what a vote counts.
+
+    ``timed_out``: the reward says that it ran out of time, so it is not correct for want of a verdict.
+    """
 
     score: float
     correct: bool
     answer: str | None
+    timed_out: bool = False
 
 
 def reward_name(problem: Problem, chosen: str | None = None) -> str:
@@ -109,4 +113,5 @@ def grade(reward: Reward, problem: Problem, text: str) -> Grade:
         name = f"{getattr(reward, '__module__', '?')}:{getattr(reward, '__name__', reward)}"
         raise DataError(f"{problem.where}: the reward {name} failed ({type(error).__name__}: {error}).") from error
     answer = values.get("extracted") or marked_answer(text)
-    return Grade(score, correct, " ".join(str(answer).split()) if answer else None)
+    timed_out = bool(values.get("timed_out"))
+    return Grade(score, correct, " ".join(str(answer).split()) if answer else None, timed_out)

@@ -207,6 +207,7 @@ class _Work:
             score=found.score,
             correct=found.correct,
             answer=found.answer,
+            timed_out=found.timed_out,
         )
 
 
@@ -242,6 +243,7 @@ def _result(
         "schema_version": SCHEMA_VERSION,
         **masked({"model": job.model, "data": [str(path) for path in job.data]}),
         **summarize(rows, ks),
+        "num_timed_out": sum(row["num_timed_out"] for row in rows),
         "by_data_source": by_source,
         **{
             f"by_{column}": by_group(rows, column, ks) for column in GROUP_COLUMNS if any(column in row for row in rows)
@@ -259,6 +261,7 @@ def _row(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
         "num_samples": len(drawn),
         "num_correct": sum(sample.correct for sample in drawn),
         "num_truncated": sum(sample.truncated for sample in drawn),
+        "num_timed_out": sum(sample.timed_out for sample in drawn),
         "lengths": [sample.length for sample in drawn],
         "answers": [sample.answer for sample in drawn],
         "correct": [sample.correct for sample in drawn],

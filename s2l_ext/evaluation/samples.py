@@ -32,10 +32,11 @@ class Sample:
     score: float
     correct: bool
     answer: str | None
+    timed_out: bool = False
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(len(self.token_ids), self.truncated, self.score, self.correct, self.answer)
+        return Outcome(len(self.token_ids), self.truncated, self.score, self.correct, self.answer, self.timed_out)
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Outcome:
     score: float
     correct: bool
     answer: str | None
+    timed_out: bool = False
 
 
 class SampleFile:

@@ -182,14 +182,17 @@ def _same_otherwise(gold: str, answer: str, how: Comparison) -> bool:
     for one, other in ((gold, answer), (answer, gold)):
         percent = PERCENT.fullmatch(one)
         if percent and not other.endswith("%"):
-            pair = (percent[1], other) if one is gold else (other, percent[1])
-            return _same(*pair, how, deep=False)
+            return _same_with(percent[1], one is gold, other, how)
         named = math_verify_guards.side_of_name(one)
         if named and "=" not in other:
-            pair = (named[1], other) if one is gold else (other, named[1])
-            return _same(*pair, how, deep=False)
+            return _same_with(named[1], one is gold, other, how)
     values = math_verify_guards.values_of_a_constant(gold, answer)
-    return values is not None and _same(*values, how, deep=False)
+    return values is not None and _same(values[0], values[1], how, deep=False)
+
+
+def _same_with(changed: str, is_gold: bool, other: str, how: Comparison) -> bool:
+    gold, answer = (changed, other) if is_gold else (other, changed)
+    return _same(gold, answer, how, deep=False)
 
 
 def _verified(gold: str, answer: str, how: Comparison) -> bool:

@@ -44,7 +44,7 @@ from s2l_ext.trainer.guided import StepGuidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.lifeline import Lifeline
-from s2l_ext.trainer.outcomes import Session, row_order, sessions_of
+from s2l_ext.trainer.outcomes import Session, row_order, sessions_of, timed_out_rows
 from s2l_ext.trainer.planning import make_plans, planned_length
 from s2l_ext.trainer.reward_probe import check_reward
 from s2l_ext.trainer.row_metrics import (
@@ -327,7 +327,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, guided, most=groups)}
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
-        metrics: dict[str, float] = {}
+        metrics = timed_out_rows(batch) if self.s2l.anything_on else {}
         if self.explorer:
             metrics["s2l/explorer/slots"] = mean(plan.slots for plan in self.step_plans.values())
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held

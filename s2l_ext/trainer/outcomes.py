@@ -67,6 +67,17 @@ def sessions_of(
     return [Session(uid, accuracy_of(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
 
 
+def timed_out_rows(batch: KVBatchMeta) -> dict[str, float]:
+    """``s2l/reward/timed_out``: rows whose judge ran out of time, of rewards that say so; padding rows left out."""
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    if not keys:
+        return {}
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
+    said = [(fields.get("reward_extra_info") or {}).get("timed_out") for fields in rows["extra_fields"]]
+    counted = [bool(value) for value in said if value is not None]
+    return {"s2l/reward/timed_out": float(sum(counted))} if counted else {}
+
+
 def row_order(uids: Sequence[str], keys: Sequence[str]) -> list[int]:
     """Places of the rows ``{uid}_{session}_{index}`` sorted by prompt as ``uids`` lists them (others last), session
     and output."""

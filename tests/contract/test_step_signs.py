@@ -12,6 +12,7 @@ from s2l_ext.trainer import actor_worker
 from s2l_ext.trainer.actor_worker import StepLoss, ratio_sums
 from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
 from s2l_ext.trainer.in_flight import PromptPlan
+from s2l_ext.trainer.outcomes import timed_out_rows
 from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, row_source_metrics
 
 pytestmark = pytest.mark.contract
@@ -106,6 +107,14 @@ def test_a_row_that_is_out_of_the_loss_has_advantage_zero_and_no_tokens(step) ->
 def test_accuracy_is_left_out_where_one_row_has_none(step) -> None:
     step.rows["a_2_0"]["extra_fields"] = {"reward_extra_info": {"score": 1.0}}
     assert not [name for name in row_source_metrics(step.batch(), with_behaviour=False) if "acc_mean" in name]
+
+
+def test_rows_whose_judge_ran_out_of_time_are_counted(step) -> None:
+    assert timed_out_rows(step.batch()) == {}
+    for key, value in (("a_0_0", 1.0), ("a_1_0", 0.0), ("a_2_0", 1.0)):
+        step.rows[key]["extra_fields"] = {"reward_extra_info": {"acc": 0.0, "timed_out": value}}
+    step.rows["pad_0_0"] = step.rows["a_0_0"]
+    assert timed_out_rows(step.batch(padding=("pad_0_0",))) == {"s2l/reward/timed_out": 2.0}
 
 
 def test_without_recorded_log_probabilities_there_is_no_ratio(step) -> None:

@@ -174,6 +174,7 @@ def test_a_reward_that_is_not_there_is_refused(name: str) -> None:
         (0.5, Grade(0.5, False, "7")),
         ({"score": -1.0, "acc": True}, Grade(-1.0, True, "7")),
         ({"score": 1.5, "acc": 0.0, "extracted": " a  b"}, Grade(1.5, False, "a b")),
+        ({"score": 0.0, "acc": 0.0, "extracted": "a", "timed_out": 1.0}, Grade(0.0, False, "a", timed_out=True)),
     ],
 )
 def test_what_a_reward_may_return(returned: Any, expected: Grade) -> None:
