@@ -1,6 +1,6 @@
 """DAPO-Math-17k (and its AIME 2024) to verl parquet: one row a problem, with a prompt that asks for what is judged.
 
-The published file has 1,791,700 rows of about 17,000 problems; each prompt is DAPO's instruction around the problem.
+The published files repeat their problems; each prompt is DAPO's instruction around the problem.
 """
 
 from __future__ import annotations
