@@ -19,7 +19,7 @@ POINT = r"(?:\.|,|\{,\})"
 LEADING = r"(?:\\?[$€£(\[{]|\\(?:boxed|text\w*|mathbf|mathrm)?\{|\*|~|\s)*"
 EQUALS = re.compile(rf"(?:=|≈|\\approx)\s*{LEADING}$")
 ANSWER_IS = re.compile(
-    r"\banswer\b[^\n.=:]{0,30}?(?:\b(?:is|be|was|equals|becomes|comes out (?:to|as))\b|[:=])"
+    r"\b(?:answer|result|solution)\b[^\n.=:]{0,30}?(?:\b(?:is|be|was|equals|becomes|comes out (?:to|as))\b|[:=])"
     rf"(?:\s+(?:just|simply|therefore|thus|indeed|actually|probably|exactly|then))?[:\s]*{LEADING}(?:[a-zA-Z]\s*=\s*)?$",
     re.IGNORECASE,
 )
@@ -112,24 +112,30 @@ def first_place(trace: str, answer: str) -> int | None:
 def given_away(trace: str, answer: str) -> int | None:
     """The first place of a text without its marked answers that gives the answer away; None if there is none.
 
-    That is where it is announced ("the answer is X"), where it is computed (``= X``), if it is no short whole number
-    that comes up by chance, and where it is the last number or the last result of the text.
+    That is where it is announced ("the answer is X"), where it is computed (``= X``), and where it is the last number
+    or the last result of the text. Short whole numbers come up by chance: of two digits, a computed one counts in the
+    second half of the text; of one digit, not at all.
     """
     if not answer.strip():
         return None
     found = list(spellings(answer).finditer(trace))
-    starts = [match.start() for match in found]
-    distinct = is_distinct(answer)
-    told = [
-        match.start()
-        for match in found
-        if _after(ANSWER_IS, trace, match.start())
-        or (distinct and _after(EQUALS, trace, match.start()) and not CONTINUED.match(trace, match.end()))
-    ]
+    start = _computed_from(trace, answer)
+    told = [match.start() for match in found if _after(ANSWER_IS, trace, match.start())]
+    told += [match.start() for match in found if match.start() >= start and _is_result(trace, match)]
     numbers = [match.start() for match in ANY_NUMBER.finditer(trace)] if value_of(canonical(answer)) is not None else []
     results = [match.end() for match in RESULT.finditer(trace)]
-    ends = [_run(found, numbers), _run_of_results(trace, starts, results)]
+    ends = [_run(found, numbers), _run_of_results(trace, [match.start() for match in found], results)]
     return min([*told, *(end for end in ends if end is not None)], default=None)
+
+
+def _computed_from(trace: str, answer: str) -> int:
+    if is_distinct(answer):
+        return 0
+    return len(trace) // 2 if len(canonical(answer).lstrip("-")) > 1 else len(trace)
+
+
+def _is_result(trace: str, match: re.Match[str]) -> bool:
+    return _after(EQUALS, trace, match.start()) and not CONTINUED.match(trace, match.end())
 
 
 def is_distinct(answer: str) -> bool:

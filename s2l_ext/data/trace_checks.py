@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
-from s2l_ext.data.answer_places import spellings
+from s2l_ext.data.answer_places import is_distinct, spellings
 from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.data.traces import LONGEST_ANSWER, answer_start, is_answer_only
@@ -80,22 +80,25 @@ def _answers(table: PromptTable) -> list[str | None]:
 
 
 def _handed_over(known: Sequence[tuple[str, str]], guidance: GuidanceConfig, tokenizer: Any) -> list[str]:
-    found = 0
-    for trace, answer in known:
-        text = trace[: answer_start(trace, answer)] if guidance.stop_before_answer else trace
-        ids = tokenizer.encode(text, add_special_tokens=False)[: guidance.length.initial]
-        found += spellings(answer).search(tokenizer.decode(ids)) is not None
+    found = sum(_holds(trace, answer, guidance, tokenizer) for trace, answer in known)
     if not found:
         return []
-    cut = (
-        "a short number may stand there by chance"
-        if guidance.stop_before_answer
-        else ("s2l.guidance.stop_before_answer=true ends before it")
+    fix = (
+        "Shorten it if that is too much" if guidance.stop_before_answer else "Set s2l.guidance.stop_before_answer=true"
     )
     return [
-        f"s2l.guidance.length.initial={guidance.length.initial}: so many tokens of a trace hold the right answer in "
-        f"{found} of {len(known)} rows ({found / len(known):.1%}); {cut}."
+        f"s2l.guidance.length.initial={guidance.length.initial}: so many tokens of a trace hand over the right answer "
+        f"in {found} of {len(known)} rows ({found / len(known):.1%}). {fix}."
     ]
+
+
+def _holds(trace: str, answer: str, guidance: GuidanceConfig, tokenizer: Any) -> bool:
+    """Whether the first tokens give the answer away, or hold one that does not stand in a text by chance."""
+    start = answer_start(trace, answer)
+    text = trace[:start] if guidance.stop_before_answer else trace
+    text = tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)[: guidance.length.initial])
+    given = not guidance.stop_before_answer and start is not None and start < len(text)
+    return given or (is_distinct(answer) and spellings(answer).search(text) is not None)
 
 
 def _judge(faults: dict[int, str], rows: int, guidance: GuidanceConfig) -> list[str]:

@@ -147,10 +147,10 @@ def answer_start(trace: str, answer: str | None = None) -> int | None:
     thinking, the answer begins at the first fenced block that defines what the last one defines.
 
     Args:
-        answer: the right answer. With it the answer begins where it is first announced ("the answer is 98"), computed
-            (``= 186``; a whole number of one or two digits counts only as the last result or number before the mark),
-            and in a trace without any mark where it comes first after an equals sign, else where it stands last.
-            One of more than 200 characters, as tests of a program, is not looked for.
+        answer: the right answer. With it the answer begins where it is first announced ("the answer is 98") or computed
+            (``= 186``; a whole number of two digits in the second half only, of one digit only as the last result or
+            number before the mark). In a trace without any mark it begins where it comes first after an equals sign,
+            else where it stands last. More than 200 characters, as tests of a program, are not looked for.
     """
     known = answer if answer and len(answer) <= LONGEST_ANSWER else None
     start = _final_start(trace, known)

@@ -148,7 +148,7 @@ def test_good_traces_pass() -> None:
 def test_traces_that_hand_the_answer_over_are_counted() -> None:
     """Of three, "186" stands in the first 20 characters of one; 7 characters hold none; cut at the answer, none."""
     traces = [
-        "so 150 + 36 = 186, \\boxed{186}",
+        "3 and 150 + 36 = 186, \\boxed{186}",
         "first we add some numbers: 186 is \\boxed{186}",
         "what else could it be, \\boxed{3}",
     ]
@@ -166,6 +166,8 @@ def test_traces_that_hand_the_answer_over_are_counted() -> None:
     assert "s2l.guidance.length.initial=20" in warning and "in 1 of 3 rows (33.3%)" in warning
     assert "stop_before_answer=true" in warning
     assert warned(7, stop=False) == [] and warned(100, stop=True) == []
+    (whole,) = warned(100, stop=False)
+    assert "in 3 of 3 rows" in whole
 
 
 def test_rows_without_a_usable_trace_are_counted_by_reason() -> None:
