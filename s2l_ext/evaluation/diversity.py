@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from s2l_ext import __version__
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.diversity_bootstrap import RESAMPLES, Bootstrap, Floats, curve, point
+from s2l_ext.evaluation.diversity_bootstrap import RESAMPLES, Bootstrap, Floats
 from s2l_ext.evaluation.diversity_curves import crossing_summary, half_position, pass_curves, recommend
 from s2l_ext.evaluation.diversity_models import GradientSettings, measure_with_models
 from s2l_ext.evaluation.diversity_sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
@@ -94,9 +94,11 @@ def measure(
         "num_problems": len(problems),
         "n": n,
         "compared": compared,
-        "interval": f"95 % percentile bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
-        "recommendation": recommend(curves, learner, explorers, noise),
-        "crossings": {d.name: crossing_summary(curves[d.name], curves[learner]) for d in sets if d.name != learner},
+        "interval": f"95 % bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
+        "recommendation": recommend(curves, learner, explorers, noise, bootstrap),
+        "crossings": {
+            d.name: crossing_summary(curves[d.name], curves[learner], bootstrap) for d in sets if d.name != learner
+        },
         "other_tokens": apart,
         "gradient_parameters": parameters,
         "sets": found,
@@ -130,14 +132,16 @@ def _from_samples(drawn: RowSet, passed: Floats, compared: int, bootstrap: Boots
     bar = tqdm(drawn.rows.values(), desc=f"texts of {drawn.name}", unit="problem", disable=not progress)
     by_problem = [_of_problem(rows, compared, positions) for rows in bar]
     shares = bootstrap.means(np.array([prefix for _, prefix in by_problem]))
-    scalars = {name: point(bootstrap.means([values[name] for values, _ in by_problem])) for name in by_problem[0][0]}
+    scalars = {
+        name: bootstrap.point(bootstrap.means([values[name] for values, _ in by_problem])) for name in by_problem[0][0]
+    }
     return {
-        "pass_at_1": point(passed[:, 0]),
-        "pass_at_n": point(passed[:, -1]),
+        "pass_at_1": bootstrap.point(passed[:, 0]),
+        "pass_at_n": bootstrap.point(passed[:, -1]),
         **scalars,
-        "prefix_half": point(np.array([half_position(row) for row in shares])),
-        "pass_at_k": {"k": list(range(1, drawn.n + 1)), **curve(passed)},
-        "prefix_match": {"positions": list(range(1, positions + 1)), **curve(shares)},
+        "prefix_half": bootstrap.point(np.array([half_position(row) for row in shares])),
+        "pass_at_k": {"k": list(range(1, drawn.n + 1)), **bootstrap.curve(passed)},
+        "prefix_match": {"positions": list(range(1, positions + 1)), **bootstrap.curve(shares)},
     }
 
 

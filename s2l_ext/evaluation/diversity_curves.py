@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ext.evaluation.diversity_bootstrap import Floats, excludes_zero, point
+from s2l_ext.evaluation.diversity_bootstrap import Bootstrap, Floats
+from s2l_ext.evaluation.intervals import FEWEST
 from s2l_ext.evaluation.metrics import pass_at_k
 
 HALF = 0.5
@@ -31,7 +32,7 @@ def crossings(first_K: Floats, second_K: Floats) -> list[float]:
     return found
 
 
-def crossing_summary(first: Floats, second: Floats) -> dict[str, Any]:
+def crossing_summary(first: Floats, second: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
     """Crossings of two curves (1 + R, K), and of how many resamples they are true.
 
     ``share_of_resamples`` is how many of them cross at all; ``ci95`` of the first crossing is over those.
@@ -41,9 +42,11 @@ def crossing_summary(first: Floats, second: Floats) -> dict[str, Any]:
     return {
         "at_k": crossings(first[0], second[0]),
         "share_of_resamples": len(firsts) / len(every),
-        "ci95": [float(value) for value in np.quantile(firsts, [0.025, 0.975])] if firsts else None,
-        "difference_at_1": point(first[:, 0] - second[:, 0]),
-        "difference_at_n": point(first[:, -1] - second[:, -1]),
+        "ci95": [float(value) for value in np.quantile(firsts, [bootstrap.tail, 1 - bootstrap.tail])]
+        if firsts
+        else None,
+        "difference_at_1": bootstrap.point(first[:, 0] - second[:, 0]),
+        "difference_at_n": bootstrap.point(first[:, -1] - second[:, -1]),
     }
 
 
@@ -54,7 +57,7 @@ def half_position(shares_K: Floats) -> float:
 
 
 def recommend(
-    curves: Mapping[str, Floats], learner: str, explorers: Sequence[str], noise: str | None
+    curves: Mapping[str, Floats], learner: str, explorers: Sequence[str], noise: str | None, bootstrap: Bootstrap
 ) -> dict[str, Any]:
     """Which explorer finds a right answer most often within one group of n: ``explorer`` (None: no clear winner, or
     none better than the learner), ``clear`` and a ``sentence`` with the numbers.
@@ -67,29 +70,32 @@ def recommend(
     at_n = {name: curve[:, -1] for name, curve in curves.items()}
     best, *rest = sorted(explorers, key=lambda name: -float(at_n[name][0]))
     gain = at_n[best] - at_n[learner]
-    numbers = f"pass@{n} {at_n[best][0]:.3f} against {at_n[learner][0]:.3f} of {learner}, {_difference(gain)}"
-    rivals = [name for name in rest if not excludes_zero(at_n[best] - at_n[name])]
-    if not excludes_zero(gain):
+    numbers = (
+        f"pass@{n} {at_n[best][0]:.3f} against {at_n[learner][0]:.3f} of {learner}, {_difference(gain, bootstrap)}"
+    )
+    rivals = [name for name in rest if not bootstrap.is_clear(at_n[best] - at_n[name])]
+    if not bootstrap.is_clear(gain):
         why = "the interval holds 0" if at_n[learner][0] < 1 else "the learner solves every problem; take harder ones"
+        why = why if bootstrap.enough else f"fewer than {FEWEST} problems allow no verdict"
         return _verdict(None, False, f"No clear winner: {best} has {numbers}; {why}")
     if gain[0] < 0:
         return _verdict(None, True, f"None of them: {best}, the best explorer, has {numbers}")
     if rivals:
-        against = f"{rivals[0]} ({at_n[rivals[0]][0]:.3f}, {_difference(at_n[best] - at_n[rivals[0]])})"
+        against = f"{rivals[0]} ({at_n[rivals[0]][0]:.3f}, {_difference(at_n[best] - at_n[rivals[0]], bootstrap)})"
         return _verdict(None, False, f"No clear winner: {best} has {numbers}, but is not clearly better than {against}")
-    return _verdict(best, True, f"Use {best}: {numbers}{_against_noise(at_n, best, noise)}")
+    return _verdict(best, True, f"Use {best}: {numbers}{_against_noise(at_n, best, noise, bootstrap)}")
 
 
-def _against_noise(at_n: Mapping[str, Floats], best: str, noise: str | None) -> str:
+def _against_noise(at_n: Mapping[str, Floats], best: str, noise: str | None, bootstrap: Bootstrap) -> str:
     if noise is None:
         return ""
     more = at_n[best] - at_n[noise]
-    clear = "" if excludes_zero(more) else "; noise in the tokens may do as well"
-    return f"; over {noise} {_difference(more)}{clear}"
+    clear = "" if bootstrap.is_clear(more) else "; noise in the tokens may do as well"
+    return f"; over {noise} {_difference(more, bootstrap)}{clear}"
 
 
-def _difference(means: Floats) -> str:
-    found = point(means)
+def _difference(means: Floats, bootstrap: Bootstrap) -> str:
+    found = bootstrap.point(means)
     low, high = found["ci95"]
     return f"{found['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
 

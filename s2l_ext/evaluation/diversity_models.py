@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from s2l_ext.evaluation.diversity_bootstrap import Bootstrap, Floats, curve, point
+from s2l_ext.evaluation.diversity_bootstrap import Bootstrap, Floats
 from s2l_ext.evaluation.diversity_series import autocorrelation, lag_sums
 from s2l_ext.evaluation.diversity_sets import RowSet
 from s2l_ext.evaluation.diversity_tokens import Floats32, TokenModel
@@ -84,8 +84,8 @@ def _entropy(drawn: RowSet, scored: Sequence[Floats32], bootstrap: Bootstrap) ->
             np.add.at(totals[problem], place, values[1].astype(float))
             np.add.at(counts[problem], place, 1.0)
     overall = bootstrap.means(totals.sum(axis=1), counts.sum(axis=1))
-    by_position = {"starts": starts, **curve(bootstrap.means(totals, counts))}
-    return {"entropy": point(overall), "entropy_by_position": by_position}
+    by_position = {"starts": starts, **bootstrap.curve(bootstrap.means(totals, counts))}
+    return {"entropy": bootstrap.point(overall), "entropy_by_position": by_position}
 
 
 def position_starts(longest: int) -> list[int]:
@@ -101,10 +101,10 @@ def _log_ratio(drawn: RowSet, ratios: Sequence[Floats], bootstrap: Bootstrap) ->
     as_it_is, shuffled = autocorrelation([lag_sums(rows, mean, LAGS) for rows in groups], bootstrap)
     totals, tokens = [sum(row.sum() for row in rows) for rows in groups], [sum(map(len, rows)) for rows in groups]
     return {
-        "kl_to_learner": point(bootstrap.means(totals, tokens)),
-        "autocorrelation": {"lags": list(range(1, LAGS + 1)), **curve(as_it_is)},
-        "autocorrelation_shuffled": {"lags": list(range(1, LAGS + 1)), **curve(shuffled)},
-        "autocorrelation_excess": point(as_it_is[:, 0] - shuffled[:, 0]),
+        "kl_to_learner": bootstrap.point(bootstrap.means(totals, tokens)),
+        "autocorrelation": {"lags": list(range(1, LAGS + 1)), **bootstrap.curve(as_it_is)},
+        "autocorrelation_shuffled": {"lags": list(range(1, LAGS + 1)), **bootstrap.curve(shuffled)},
+        "autocorrelation_excess": bootstrap.point(as_it_is[:, 0] - shuffled[:, 0]),
     }
 
 
@@ -122,6 +122,6 @@ def _gradients(
         for kind in kinds:
             values[kind][place] = [found[kind][measure] for measure in MEASURES]
     means = {kind: bootstrap.means(values[kind]) for kind in kinds}
-    summary = {kind: {m: point(means[kind][:, c]) for c, m in enumerate(MEASURES)} for kind in kinds}
+    summary = {kind: {m: bootstrap.point(means[kind][:, c]) for c, m in enumerate(MEASURES)} for kind in kinds}
     with_signal = int((~np.isnan(values["advantage"][:, 0])).sum())
     return {"num_problems": len(chosen), "num_with_signal": with_signal, **summary}

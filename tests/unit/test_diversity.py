@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation import diversity_text
-from s2l_ext.evaluation.diversity_bootstrap import Bootstrap, curve, excludes_zero, point
+from s2l_ext.evaluation.diversity_bootstrap import Bootstrap
 from s2l_ext.evaluation.diversity_curves import crossing_summary, crossings, half_position, pass_curves, recommend
 from s2l_ext.evaluation.diversity_models import position_starts
 from s2l_ext.evaluation.diversity_series import autocorrelation, lag_sums
@@ -106,7 +106,9 @@ def test_touching_and_equal_curves_do_not_cross() -> None:
 
 def test_the_share_of_resamples_that_cross() -> None:
     bootstrap = Bootstrap(2)
-    found = crossing_summary(bootstrap.means(pass_curves([1, 1], 4)), bootstrap.means(pass_curves([4, 0], 4)))
+    found = crossing_summary(
+        bootstrap.means(pass_curves([1, 1], 4)), bootstrap.means(pass_curves([4, 0], 4)), bootstrap
+    )
     # Half of the resamples hold both problems; two of a kind make the learner's curve 0 or 1, which is not crossed.
     assert found["at_k"] == [2.0] and found["ci95"] == [2.0, 2.0]
     assert found["share_of_resamples"] == pytest.approx(0.5, abs=0.05)
@@ -124,40 +126,49 @@ def curves_of(**right: list[int]) -> dict[str, np.ndarray]:
     return {name.replace("_at_", "@"): bootstrap.means(pass_curves(counts, 4)) for name, counts in right.items()}
 
 
+def recommended(curves: dict[str, np.ndarray], explorers: list[str], noise: str | None = None, problems: int = 40):
+    return recommend(curves, "large", explorers, noise, Bootstrap(problems))
+
+
+def test_two_problems_recommend_nobody() -> None:
+    found = recommended(curves_of(small=[1] * 2, large=[0] * 2), ["small"], problems=2)
+    assert found["explorer"] is None and not found["clear"] and "fewer than 6 problems" in found["sentence"]
+
+
 def test_a_clear_winner_is_recommended_with_its_numbers() -> None:
     curves = curves_of(small=[1] * 40, medium=[0] * 30 + [1] * 10, large=[4] * 10 + [0] * 30)
-    found = recommend(curves, "large", ["medium", "small"], None)
+    found = recommended(curves, ["medium", "small"], None)
     assert (found["explorer"], found["clear"]) == ("small", True)
     assert found["sentence"].startswith("Use small: pass@4 1.000 against 0.250 of large, +0.750 [+0.6")
 
 
 def test_equal_explorers_are_no_winner_though_better_than_the_learner() -> None:
     curves = curves_of(small=[1] * 40, medium=[2] * 39 + [0], large=[4] * 10 + [0] * 30)
-    found = recommend(curves, "large", ["medium", "small"], None)
+    found = recommended(curves, ["medium", "small"], None)
     assert found["explorer"] is None and not found["clear"]
     assert "No clear winner: small" in found["sentence"] and "not clearly better than medium" in found["sentence"]
 
 
 def test_an_interval_that_holds_zero_is_no_winner() -> None:
-    found = recommend(curves_of(small=[1, 1, 0, 0] * 5, large=[0, 1, 1, 0] * 5), "large", ["small"], None)
+    found = recommended(curves_of(small=[1, 1, 0, 0] * 5, large=[0, 1, 1, 0] * 5), ["small"], None)
     assert found["explorer"] is None and not found["clear"] and "the interval holds 0" in found["sentence"]
 
 
 def test_problems_that_the_learner_solves_say_nothing() -> None:
-    found = recommend(curves_of(small=[1] * 9, large=[2] * 9), "large", ["small"], None)
+    found = recommended(curves_of(small=[1] * 9, large=[2] * 9), ["small"], None)
     assert found["explorer"] is None and "the learner solves every problem; take harder ones" in found["sentence"]
 
 
 def test_a_better_learner_needs_no_explorer() -> None:
-    found = recommend(curves_of(small=[0] * 40, large=[1] * 40), "large", ["small"], None)
+    found = recommended(curves_of(small=[0] * 40, large=[1] * 40), ["small"], None)
     assert found["explorer"] is None and found["clear"] and found["sentence"].startswith("None of them: small")
 
 
 def test_noise_that_does_as_well_is_said() -> None:
     curves = curves_of(small=[1] * 40, large_at_1=[2] * 39 + [0], large=[0] * 40)
-    assert "noise in the tokens may do as well" in recommend(curves, "large", ["small"], "large@1")["sentence"]
+    assert "noise in the tokens may do as well" in recommended(curves, ["small"], "large@1")["sentence"]
     curves = curves_of(small=[1] * 40, large_at_1=[0] * 40, large=[0] * 40)
-    sentence = recommend(curves, "large", ["small"], "large@1")["sentence"]
+    sentence = recommended(curves, ["small"], "large@1")["sentence"]
     assert "over large@1 +1.000" in sentence and "as well" not in sentence
 
 
@@ -187,7 +198,7 @@ def test_autocorrelation_of_a_known_process() -> None:
     as_it_is, shuffled = autocorrelation([lag_sums(rows[i : i + 4], mean, 5) for i in range(0, 200, 4)], Bootstrap(50))
     assert as_it_is[0] == pytest.approx(rho ** np.arange(1, 6), abs=0.02)
     assert abs(shuffled[0, 0]) < 0.03
-    low, high = point(as_it_is[:, 0])["ci95"]
+    low, high = Bootstrap(50).point(as_it_is[:, 0])["ci95"]
     assert low < rho < high and high - low < 0.03
 
 
@@ -197,7 +208,7 @@ def test_rows_that_differ_as_a_whole_are_not_correlated_in_time() -> None:
     mean = float(np.concatenate(rows).mean())
     as_it_is, shuffled = autocorrelation([lag_sums(rows[i : i + 4], mean, 3) for i in range(0, 400, 4)], Bootstrap(100))
     assert as_it_is[0] == pytest.approx([0.5] * 3, abs=0.07)
-    assert not excludes_zero(as_it_is[:, 0] - shuffled[:, 0])
+    assert not Bootstrap(100).is_clear(as_it_is[:, 0] - shuffled[:, 0])
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=5))
@@ -221,22 +232,32 @@ def test_rows_of_one_token_and_constant_rows_give_nothing() -> None:
 
 
 def test_means_are_ratios_of_sums() -> None:
-    means = Bootstrap(3).means([6.0, 2.0, math.nan], [2.0, 2.0, 7.0])
+    bootstrap = Bootstrap(3)
+    means = bootstrap.means([6.0, 2.0, math.nan], [2.0, 2.0, 7.0])
     assert means[0] == 2.0 and np.nanmin(means[1:]) == 1.0 and np.nanmax(means[1:]) == 3.0
     assert np.isnan(means[1:]).any()  # a resample of the third problem alone
-    assert point(means)["value"] == 2.0 and point(means)["ci95"] == [1.0, 3.0]
+    assert bootstrap.point(means)["value"] == 2.0 and bootstrap.point(means)["ci95"] == [1.0, 3.0]
 
 
 def test_an_interval_is_near_the_analytic_one() -> None:
     values = np.random.default_rng(2).normal(size=400)
-    low, high = point(Bootstrap(400).means(values))["ci95"]
+    bootstrap = Bootstrap(400)
+    low, high = bootstrap.point(bootstrap.means(values))["ci95"]
     assert (high - low) == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
+def test_few_problems_have_a_wider_interval() -> None:
+    """Eight problems: sqrt(8/7) * 2.36462 = 2.52788 standard deviations instead of 1.95996."""
+    bootstrap = Bootstrap(8, resamples=40_000)
+    means = bootstrap.means(np.arange(8.0))
+    low, high = bootstrap.point(means)["ci95"]
+    assert (high - low) == pytest.approx(2 * 2.52788 * np.arange(8.0).std() / math.sqrt(8), rel=0.04)
 
 
 def test_nothing_to_measure_is_none() -> None:
     bootstrap = Bootstrap(2)
-    assert point(bootstrap.means([math.nan, math.nan])) == {"value": None, "ci95": None}
-    found = curve(bootstrap.means(np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[1, 0], [1, 0]])))
+    assert bootstrap.point(bootstrap.means([math.nan, math.nan])) == {"value": None, "ci95": None}
+    found = bootstrap.curve(bootstrap.means(np.array([[1.0, 0.0], [3.0, 0.0]]), np.array([[1, 0], [1, 0]])))
     assert found == {"values": [2.0, None], "low": [1.0, None], "high": [3.0, None]}
 
 
