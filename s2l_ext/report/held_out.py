@@ -154,7 +154,7 @@ class HeldOut:
         """Last minus first validation; paired by problem where both dumps hold the same problems."""
         (first, before), (last, after) = (self.run.series(key)[index] for index in (0, -1))
         paired = _paired(self.problems(key, first), self.problems(key, last))
-        return after - before, paired and paired.ci95
+        return after - before, paired.ci95 if paired else None
 
 
 def _difference(first: HeldOut, other: HeldOut, key: str) -> Difference | None:
