@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
+
+from s2l_ext.data.values import as_list, plain_number
 
 WRAPPED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|boldsymbol|bm|bf)\s*\{([^{}]*)\}")
 SHORT_FRACTION = re.compile(r"\\frac(?:\{([^{}]+)\}|([^{}\s]))(?:\{([^{}]+)\}|([^{}\s]))")
@@ -28,9 +31,19 @@ RESULT = re.compile(r"=|≈|\\approx")
 ANY_NUMBER = re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)?")
 REACH = 80
 """Characters before an answer in which the words that announce it are looked for."""
+LONGEST_ANSWER = 200
 DISTINCT_DIGITS = 3
 DISTINCT_CHARS = 4
 """Whole numbers of this many digits, and expressions of this many characters, seldom come up by chance."""
+
+
+def known_answer(truth: Any) -> str | None:
+    """The right answer of a row as text: a text, a number, or a list of one of these. None for several answers and
+    for more than 200 characters, as tests of a program are."""
+    items = as_list(truth)
+    single = items[0] if items is not None and len(items) == 1 else truth
+    text = plain_number(single) or single
+    return text if isinstance(text, str) and len(text) <= LONGEST_ANSWER else None
 
 
 def canonical(text: str) -> str:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
-from s2l_ext.data.answer_places import is_distinct, spellings
+from s2l_ext.data.answer_places import is_distinct, known_answer, spellings
 from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.rollout_store import RolloutStore
-from s2l_ext.data.traces import LONGEST_ANSWER, answer_start, is_answer_only
+from s2l_ext.data.traces import answer_start, is_answer_only
 from s2l_ext.errors import DataError
 
 ROUND_TRIPS = 1000
@@ -75,8 +75,7 @@ def _answers(table: PromptTable) -> list[str | None]:
     """Right answers that are short texts, in the order of the rows; none for data without them."""
     if "reward_model" not in table.names:
         return []
-    truths = [(value or {}).get("ground_truth") for value in table.column("reward_model", KEY)]
-    return [truth if isinstance(truth, str) and len(truth) <= LONGEST_ANSWER else None for truth in truths]
+    return [known_answer((value or {}).get("ground_truth")) for value in table.column("reward_model", KEY)]
 
 
 def _handed_over(known: Sequence[tuple[str, str]], guidance: GuidanceConfig, tokenizer: Any) -> list[str]:

@@ -9,7 +9,7 @@ import re
 import time
 from dataclasses import dataclass
 
-from s2l_ext.data.answer_places import canonical, first_place, given_away
+from s2l_ext.data.answer_places import canonical, first_place, given_away, known_answer
 from s2l_ext.rewards.code_blocks import READS
 from s2l_ext.rewards.gold_reading import read_gold
 from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
@@ -37,7 +37,6 @@ WORD = re.compile(r"\w+")
 FILLER = re.compile(r"answer|be|boxed|correct|equals|final|hence|is|it|must|result|so|solution|text|the|thus")
 
 
-LONGEST_ANSWER = 200
 BLOCK = re.compile(r"^[ \t]*(`{3,}|~{3,})[^`\n]*\n([\s\S]*?)^[ \t]*\1[ \t]*$", re.MULTILINE)
 PROGRAM = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def|class|int|void)[ \t]+(\w+)", re.MULTILINE)
 
@@ -152,7 +151,7 @@ def answer_start(trace: str, answer: str | None = None) -> int | None:
             number before the mark). In a trace without any mark it begins where it comes first after an equals sign,
             else where it stands last. More than 200 characters, as tests of a program, are not looked for.
     """
-    known = answer if answer and len(answer) <= LONGEST_ANSWER else None
+    known = known_answer(answer)
     start = _final_start(trace, known)
     program = None if _marked(trace) else _program(trace)
     if program is not None:

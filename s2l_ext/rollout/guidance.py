@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from s2l_ext.config.schema import GuidanceConfig
+from s2l_ext.data.answer_places import known_answer
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.trace_checks import trace_fault
 from s2l_ext.data.traces import answer_start
@@ -89,9 +90,8 @@ def guidance_ids(
 
 
 def answer_of(row: dict[str, Any]) -> str | None:
-    """The ground truth of a row's columns, if it is text."""
-    truth = (row.get("reward_model") or {}).get("ground_truth")
-    return truth if isinstance(truth, str) else None
+    """The ground truth of a row's columns, if it is one short answer."""
+    return known_answer((row.get("reward_model") or {}).get("ground_truth"))
 
 
 class GuidedClient:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -86,6 +87,8 @@ def test_an_answer_that_the_trace_does_not_mark_is_found_by_the_ground_truth() -
     found = guidance_ids(gsm8k, Characters(), ids("q"), 1000, config, 200, answer="14")
     assert Characters().decode(found) == "She has 3 + 4 = 7 apples, 7 * 2 = "
     assert answer_of({"reward_model": {"ground_truth": "14"}}) == "14" and answer_of({}) is None
+    for truth, answer in ((["14"], "14"), (np.array(["14"]), "14"), (14, "14"), (["1", "2"], None), ("x" * 201, None)):
+        assert answer_of({"reward_model": {"ground_truth": truth}}) == answer
 
 
 def test_the_model_keeps_its_continuation() -> None:

@@ -164,6 +164,7 @@ EARLIER = [
     ("Let n = 49 first. Then 1 + 1 = 2, and so on for ever, until at last 2 + 2 = 4: ", "\\boxed{49}", "49"),
     ("The result is ", "98. Hm, 1 = 1, and that is all that there is to say about it. \\boxed{98}", "98"),
     ("We have \\frac{1}{3} + \\frac{2}{9} = ", "\\dfrac{5}{9}, and so on, 1 = 1. \\boxed{\\frac59}", "\\frac59"),
+    ("Let n = 186 + 5 - 5, then 150 + 36 = ", "186, and so on, 1 = 1. \\boxed{186}", "186"),
     ("It falls: 3 - 15 = ", "-12. So \\boxed{-12}", "-12"),
     ("Since 12 = 12 is clear, 3 - 15 = -8 or so: ", "\\boxed{-12}", "-12"),
     ("(x+1)^2 = ", "x^2 + 2x + 1 and 1 = 1, \\boxed{x^2+2x+1}", "x^2+2x+1"),

@@ -278,6 +278,15 @@ def test_a_fence_inside_a_docstring_ends_nothing():
     assert extract_program(f"```python\n{unclosed}```\nthen\n```python\ny = 1\n```") == ("y = 1\n", True)
 
 
+def test_a_helper_comes_from_the_nearest_block_before():
+    """half is written three times: the second stands nearest before the program that calls it."""
+    program = "def twice(n):\n    return half(4 * n)\n"
+    blocks = [HALF.replace("/ 2", "/ 3"), HALF, program, HALF.replace("/ 2", "/ 5")]
+    text = "\nthen\n".join(f"```python\n{block}```" for block in blocks)
+    truth = {"test": "def check(candidate):\n    assert candidate(3) == 6\n", "entry_point": "twice"}
+    assert extract_program(text, parse_tests(truth)) == (HALF + program, True)
+
+
 def test_both_functions_that_the_tests_call_are_kept():
     text = f"```python\n{TWICE}```\n```python\n{HALF}```\n```python\nassert half(twice(1)) == 2\n```"
     assert extract_program(text, parse_tests("assert half(twice(3)) == 3")) == (TWICE + HALF, True)
