@@ -361,4 +361,5 @@ def _steps_from_data(cfg: DictConfig) -> int | None:
 
 def _counted_rows(cfg: DictConfig) -> int | None:
     files = [path for path in _files(cfg.data.train_files) if path.suffix == ".parquet"]
-    return None if not files or OmegaConf.select(cfg, "data.custom_cls.path") else _rows(cfg, files)
+    countable = files and all(path.is_file() for path in files) and not OmegaConf.select(cfg, "data.custom_cls.path")
+    return _rows(cfg, files) if countable else None

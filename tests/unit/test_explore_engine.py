@@ -42,7 +42,7 @@ class FakeLLM:
 def engine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=FakeLLM, SamplingParams=lambda **given: given))
-    model = SimpleNamespace(name="toy", folder=Path("toy"), stop_ids=(9,))
+    model = SimpleNamespace(name="toy", folder=Path("toy"), stop_ids=(9,), trust_remote_code=False)
 
     def make(log_probs: bool) -> VLLMEngine:
         return VLLMEngine(model, Sampling(8, 0.7, 0.95, 0, 32, 0), Machine(), 64, log_probs)  # type: ignore[arg-type]
