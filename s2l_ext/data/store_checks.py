@@ -45,6 +45,7 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
     assert explorer is not None and explorer.store is not None
     store = RolloutStore(explorer.store, KEY)
     own = _check_tokenizer(store, str(cfg.actor_rollout_ref.model.path), trust_of(cfg))
+    _refuse_traces(store, s2l)
     sampling = store.fingerprint["sampling"]
     if s2l.distill is not None and s2l.distill.loss != "sft" and sampling["temperature"] == 0:
         raise ConfigError(
@@ -71,6 +72,16 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
     steps = _steps(cfg, len(kept))
     once = _steps_of_a_pass(cfg, len(kept)) if s2l.curriculum is None else 1
     return warnings + run_out_warnings(counts, kept, explorer, slots.table(steps), once)
+
+
+def _refuse_traces(store: RolloutStore, s2l: S2LConfig) -> None:
+    """Nobody sampled them: they have no log-probabilities, and no advantage or divergence is an average over them."""
+    if "traces" in store.fingerprint and (s2l.distill is None or s2l.distill.loss != "sft"):
+        loss = "the policy gradient" if s2l.distill is None else f"s2l.distill.loss={s2l.distill.loss}"
+        raise ConfigError(
+            f"{KEY}={store.folder} holds reasoning traces that no model sampled, which {loss} cannot use. Set "
+            "s2l.distill.loss=sft, or sample a store with `s2l explore`."
+        )
 
 
 _SOME_PROMPTS = (

@@ -23,7 +23,8 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).parents[2]
 RECIPES = recipe_names([REPOSITORY / "recipes"])
 STAGES = "sparse_to_dense/stages/"
-OTHERS_SAMPLE = ("s2l_po/", "combined/", f"{STAGES}warm_up", f"{STAGES}teacher_sample_sft")
+TRACES = "g2rpo_a/sft_on_traces"
+OTHERS_SAMPLE = ("s2l_po/", "combined/", f"{STAGES}warm_up", f"{STAGES}teacher_sample_sft", TRACES)
 METHOD_FOLDERS = sorted({name.split("/")[0] for name in RECIPES})
 
 
@@ -51,7 +52,7 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     assert warnings == []
     assert (s2l.explorer is not None) == name.startswith(OTHERS_SAMPLE)
     assert (s2l.kl is not None) == ("expo" in name)
-    assert (s2l.guidance is not None) == ("g2rpo_a" in name)
+    assert (s2l.guidance is not None) == ("g2rpo_a" in name and name != TRACES)
     device = cfg.trainer.device
     _ask_verl(cfg)
     if device == "cpu":

@@ -1,0 +1,150 @@
+"""``s2l data traces-as-store``: reasoning traces as a store's rows, for SFT on them (arXiv 2508.13023, SFT column).
+
+A trace becomes the one response of its prompt: its tokens after the chat template's generation prompt, and the end
+token. Nobody sampled it, so it has no log-probabilities; only ``s2l.distill.loss=sft`` reads such a store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.data.digests import sha256_file
+from s2l_ext.data.prompts import parquet_table, prompt_ids, values_at
+from s2l_ext.data.rollout_store import Manifest, Rollout, is_store
+from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest, trust_option
+from s2l_ext.data.trace_checks import trace_fault
+from s2l_ext.data.traces import CLOSE, OPEN
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.command import add_trust, chat_option
+from s2l_ext.evaluation.model_folder import Model, open_model
+from s2l_ext.explore.shards import write_manifest, write_shard
+
+SHARD_ROWS = 5000
+TAIL_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class TraceStore:
+    """``trace`` is the dotted name of the column; ``without_trace`` "drop" leaves rows without a usable one out."""
+
+    model: str
+    data: tuple[Path, ...]
+    out: Path
+    trace: str = "extra_info.trace"
+    without_trace: str = "error"
+    chat_options: dict[str, Any] = field(default_factory=dict)
+    trust: Trust = NO_TRUST
+
+
+def write(job: TraceStore) -> dict[str, int]:
+    """Write the store; returns ``rows``, ``dropped`` and ``tokens``.
+
+    Raises:
+        DataError: the folder holds something, a file or the column is missing, or rows have no usable trace.
+        ConfigError: no such model.
+    """
+    if job.out.is_dir() and any(job.out.iterdir()):
+        what = "a store" if is_store(job.out) else "files"
+        raise DataError(f"--out {job.out}: the folder holds {what}. Give a new folder.")
+    model = open_model(job.model, trust=job.trust)
+    rows = list(_rollouts(job, model))
+    kept = [row for row in rows if row is not None]
+    if not kept:
+        raise DataError(f"--trace {job.trace}: none of the {len(rows)} rows has a usable trace.")
+    job.out.mkdir(parents=True, exist_ok=True)
+    parts = [kept[start : start + SHARD_ROWS] for start in range(0, len(kept), SHARD_ROWS)]
+    shards = tuple(write_shard(job.out, number, part) for number, part in enumerate(parts))
+    text = "\n".join(
+        f"{rollout.prompt_id} {problem}" for rollout, problem in sorted(kept, key=lambda r: r[0].prompt_id)
+    )
+    request = {"n": 1, "prompts": len(kept), "problems": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    write_manifest(job.out, Manifest(_fingerprint(job, model), request, True, shards))
+    tokens = sum(len(rollout.token_ids) for rollout, _ in kept)
+    return {"rows": len(kept), "dropped": len(rows) - len(kept), "tokens": tokens}
+
+
+def _rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | None]:
+    table = parquet_table(list(job.data))
+    names, chats = prompt_ids(table), table.read("prompt")
+    seen: set[str] = set()
+    for row, (name, chat, trace) in enumerate(
+        zip(names, chats, values_at(table, job.trace, "--trace"), strict=True), start=1
+    ):
+        if name in seen:
+            raise DataError(f"--data: row {row} is prompt {name} a second time. Keep one row of each problem.")
+        seen.add(name)
+        fault = trace_fault(trace)
+        if fault and job.without_trace == "error":
+            raise DataError(f"--data: row {row} has {fault}. Correct it, or set --without-trace drop.")
+        yield None if fault else _rollout(name, model.prompt_ids(chat, job.chat_options), trace, model)
+
+
+def _rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
+    text = continuation(trace, model.tokenizer.decode(prompt[-TAIL_TOKENS:]))
+    ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]]
+    problem = hashlib.sha256(json.dumps([prompt, trace]).encode()).hexdigest()[:16]
+    return Rollout(name, 0, 0, prompt, ids, [0.0] * len(ids), False, 0.0, None, text), problem
+
+
+def continuation(trace: str, prompt_end: str) -> str:
+    """What the assistant says after a prompt: thinking that the template opened is not opened again, and a template
+    that closed the thinking gets the trace without its tags."""
+    text, end = trace.strip(), prompt_end.rstrip()
+    if end.endswith(OPEN):
+        return text.removeprefix(OPEN).lstrip("\n")
+    if end.endswith(CLOSE):
+        return text.replace(OPEN, "").replace(CLOSE, "\n\n").strip()
+    return text
+
+
+def _fingerprint(job: TraceStore, model: Model) -> dict[str, Any]:
+    tokens = snapshot(str(model.folder), "--model", job.trust)
+    sampling = {"temperature": 0, "top_p": 1.0, "top_k": 0, "seed": 0, "chat_options": job.chat_options}
+    return {
+        "traces": job.trace,
+        "model_name": f"traces of {job.trace}",
+        "tokenizer": digest(tokens),
+        "tokens": token_digest(tokens),
+        "log_probs": "none",
+        "sampling": sampling,
+        "data": [{"name": path.name, "sha256": sha256_file(path)} for path in job.data],
+        "reward": [],
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l data traces-as-store``."""
+    parser.add_argument("--model", required=True, help="the learner, whose tokenizer and chat template are used")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="verl parquet with traces")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the store")
+    parser.add_argument("--trace", default="extra_info.trace", help="column of the traces (default: %(default)s)")
+    parser.add_argument(
+        "--without-trace", choices=("error", "drop"), default="error", help="rows without one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="for the chat template; repeat"
+    )
+    add_trust(parser)
+    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l data traces-as-store``. Returns the exit status; unusable input raises DataError."""
+    if any(path.suffix != ".parquet" for path in args.data):
+        raise ConfigError(f"--data {args.data[0]}: expected verl parquet. `s2l data` makes it.")
+    options = dict(map(chat_option, args.chat_option))
+    trust = trust_option(args.trust_remote_code)
+    found = write(TraceStore(args.model, tuple(args.data), args.out, args.trace, args.without_trace, options, trust))
+    if args.json:
+        print(json.dumps(found | {"out": str(args.out)}))
+    else:
+        print(
+            f"{found['rows']} traces ({found['tokens']} tokens) written to {args.out}, {found['dropped']} rows dropped"
+        )
+    return 0
