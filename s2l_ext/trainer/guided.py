@@ -96,6 +96,21 @@ class StepGuidance:
             )
 
 
+def resumed_guidance(config: GuidanceConfig, group_size: int, steps: int, saved: dict[str, Any] | None) -> StepGuidance:
+    """Guidance of a run that continues ``saved``, or of a fresh one if that is None.
+
+    Args:
+        steps: of the run; 0 where the data gives no step, as in a validation of few prompts.
+
+    Raises:
+        StateMismatch: as in :meth:`StepGuidance.load_state_dict`.
+    """
+    guidance = StepGuidance(config, group_size, max(steps, 1))
+    if saved is not None:
+        guidance.load_state_dict(saved)
+    return guidance
+
+
 def statistics(sessions: list[Session]) -> dict[str, float]:
     """Rows, applied lengths, accuracies and groups with a learning signal, guided and not.
 

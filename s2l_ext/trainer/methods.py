@@ -40,7 +40,7 @@ from s2l_ext.trainer.distill_worker import DistillActorWorker
 from s2l_ext.trainer.evicted import Evicted
 from s2l_ext.trainer.explorer_life import ExplorerLife
 from s2l_ext.trainer.faults import Actors, fallback_rows, own_actors, own_managers, uid_of, watch_sampling
-from s2l_ext.trainer.guided import StepGuidance
+from s2l_ext.trainer.guided import StepGuidance, resumed_guidance
 from s2l_ext.trainer.in_flight import InFlight, PromptPlan, keep_ages, waiting_prompts
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.lifeline import Lifeline
@@ -157,11 +157,9 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             if "stored_rows" in self.resumed:
                 self.stored.load_state_dict(self.resumed["stored_rows"])
         if self.s2l.guidance:
-            group_size = self.config.actor_rollout_ref.rollout.n
             steps = min(self.total_training_steps, self.steps_per_epoch * self.config.trainer.total_epochs)
-            self.guidance = StepGuidance(self.s2l.guidance, group_size, steps)
-            if "guidance" in self.resumed:
-                self.guidance.load_state_dict(self.resumed["guidance"])
+            size, saved = self.config.actor_rollout_ref.rollout.n, self.resumed.get("guidance")
+            self.guidance = resumed_guidance(self.s2l.guidance, size, steps, saved)
         if self.s2l.curriculum is None:
             return
         saved = self.resumed.get("curriculum")

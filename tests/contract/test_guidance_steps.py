@@ -16,6 +16,7 @@ from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.rollout.plan import PREFIX_FIELD
 from s2l_ext.trainer import corrections, methods
 from s2l_ext.trainer.corrections import take_guidance_for_the_learners
+from s2l_ext.trainer.evicted import Evicted
 from s2l_ext.trainer.guided import StepGuidance, statistics
 from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.outcomes import Session, pass_rates
@@ -92,6 +93,7 @@ def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(monkeyp
     trainer.guidance = guidance(initial=10, max_length=64)
     trainer.guidance.adaptive.observe(0.5)
     trainer.explorer = trainer.prompts = trainer.step_kl = trainer.lifeline = None
+    trainer.evicted = Evicted(trainer.s2l)
     trainer.config = compose_config("g2rpo_a/toy", [])
     trainer.step_plans = {"a": plan_of(1, 20), "b": plan_of(2, 40)}
     rows = [Session("a", 0.25, "learner", 20), Session("b", 0.25, "learner")]
@@ -136,7 +138,7 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> No
     trainer.s2l, trainer.explorer, trainer.resumed = parse_s2l(DECAY), None, {}
 
     def verls(self) -> None:
-        self.total_training_steps, self.steps_per_epoch = 300, 5
+        self.total_training_steps, self.steps_per_epoch, self.train_dataset = 300, 5, range(80)
 
     monkeypatch.setattr(PPOTrainer, "_init_dataloader", verls)
     trainer._init_dataloader()
