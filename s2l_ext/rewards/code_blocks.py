@@ -38,15 +38,17 @@ class Block:
     code: str
     tagged: bool
     defined: set[str] = field(default_factory=set)
+    as_written: str = ""
+    """With its indentation, which ``code`` loses where it is a whole program in a list."""
 
     def __post_init__(self) -> None:
-        self.code = self.code.lstrip("\ufeff")
+        self.code = self.as_written = self.code.lstrip("\ufeff")
         if _indented_whole(self.code):
             self.code = textwrap.dedent(self.code)
         self.defined = set(DEFINED.findall(self.code))
 
     def is_body(self) -> bool:
-        return self.code.lstrip("\n").startswith((" ", "\t"))
+        return self.as_written.lstrip("\n").startswith((" ", "\t"))
 
 
 def extract_program(text: str, tests: Tests | None = None) -> tuple[str, bool]:
@@ -71,6 +73,9 @@ def extract_program(text: str, tests: Tests | None = None) -> tuple[str, bool]:
     if not closed:
         return text, False
     chosen = _chosen(closed, tests, names)
+    last = closed[chosen[-1]]
+    if isinstance(tests, FunctionTests) and tests.prompt and last.is_body() and not names & last.defined:
+        return last.as_written, True
     return _joined(closed, chosen), True
 
 
@@ -106,8 +111,8 @@ def _chosen(blocks: list[Block], tests: Tests | None, names: set[str]) -> list[i
 
 def _joined(blocks: list[Block], chosen: list[int]) -> str:
     """The chosen blocks with the others that define what they use, in the order of the text, imports first."""
-    if len(blocks) == 1 or any(blocks[number].is_body() for number in chosen):
-        return blocks[chosen[-1]].code
+    if len(blocks) == 1:
+        return blocks[0].code
     homes: dict[str, list[int]] = {}
     for number, block in enumerate(blocks):
         for name in block.defined:

@@ -266,6 +266,17 @@ def test_the_program_is_the_block_that_the_tests_call(text, program):
     assert extract_program(text, parse_tests(truth)) == (program, True)
 
 
+def test_the_body_of_a_function_keeps_its_indentation_though_it_defines_another():
+    body = "    def add(a, b):\n        return a + b\n    return add(n, n)\n"
+    prompt = 'def twice(n: int) -> int:\n    """Return 2 * n."""\n'
+    truth = {"test": "def check(candidate):\n    assert candidate(3) == 6\n", "entry_point": "twice", "prompt": prompt}
+    for text in (f"```python\n{body}```", f"```python\n{body}```\nso\n```python\nprint(twice(5))\n```"):
+        assert extract_program(text, parse_tests(truth)) == (body, True)
+        assert compute_score("humaneval", text, truth)["acc"] == 1.0
+    whole = "- so\n  ```python\n  import math\n  def twice(n):\n      return n + n\n  ```"
+    assert extract_program(whole, parse_tests(truth)) == ("import math\ndef twice(n):\n    return n + n\n", True)
+
+
 def test_a_fence_inside_a_docstring_ends_nothing():
     code = (
         'def twice(n):\n    """Doubles.\n\n    ```python\n    twice(3)  # \'\'\'\n    ```\n    """\n    return n + n\n'
