@@ -102,8 +102,9 @@ def test_it_is_freed_when_the_run_fails(tmp_path):
 
 def test_damaged_content_is_no_holder(tmp_path):
     (tmp_path / FILE_NAME).write_text("{")
+    assert not is_held(tmp_path)
     with run(tmp_path):
-        pass
+        assert is_held(tmp_path) and json.loads((tmp_path / FILE_NAME).read_text())["pid"] == os.getpid()
 
 
 @pytest.mark.usefixtures("no_locks")
