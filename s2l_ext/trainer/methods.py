@@ -105,10 +105,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.evicted = Evicted(self.s2l)
         self.lifeline: Lifeline | None = None
         super().__init__(config)
-        group_size = config.actor_rollout_ref.rollout.n
-        self.schedule = (
-            build_schedule(self.explorer.schedule, self.explorer.mix_steps, group_size) if self.explorer else None
-        )
+        explorer, size = self.explorer, config.actor_rollout_ref.rollout.n
+        self.schedule = build_schedule(explorer.schedule, explorer.mix_steps, size) if explorer else None
         distills = needed_now(config, self.s2l).distill
         self.distills = bool(distills and distills.in_actor)
         self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
@@ -162,8 +160,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             self.guidance = resumed_guidance(self.s2l.guidance, size, steps, saved)
         if self.s2l.curriculum is None:
             return
-        saved = self.resumed.get("curriculum")
-        sampler = resumed_sampler(self.s2l.curriculum, self.config, self.train_dataset, saved)
+        sampler = resumed_sampler(self.s2l.curriculum, self.config, self.train_dataset, self.resumed.get("curriculum"))
         self.prompts = StepPrompts(self.s2l.curriculum, sampler)
         self.train_dataloader = replace_sampler(self, sampler)
 
