@@ -81,3 +81,26 @@ def test_room_is_two_batches(engine) -> None:
     assert (found.room, found.unfinished) == (2, 4)
     found.add(REQUESTS)
     assert found.room == 0
+
+
+# ---- the transformers engine's end ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("generated", "kept", "truncated"),
+    [
+        ([5, 6, 2, 0, 0], [5, 6, 2], False),
+        ([5, 3, 2, 6, 2], [5, 3], False),
+        ([2, 5, 6, 7, 8], [2], False),
+        ([5, 6, 7, 8, 9], [5, 6, 7, 8], True),
+        ([5, 6, 7, 2, 2], [5, 6, 7, 2], False),
+    ],
+)
+def test_a_response_ends_with_its_first_stop_token_or_is_cut_at_the_limit(generated, kept, truncated) -> None:
+    """Stop tokens 2 and 3, padding 0, at most 4 tokens: vLLM's responses end so too."""
+    from s2l_ext.evaluation.engines import Request, Sampling, TransformersEngine
+
+    engine = TransformersEngine.__new__(TransformersEngine)
+    engine.sampling, engine.stop_ids = Sampling(max_tokens=4), [2, 3]
+    response = engine._response(Request("p", 0, [7], 0), generated)
+    assert (response.token_ids, response.truncated) == (kept, truncated)
