@@ -200,3 +200,29 @@ def test_a_gold_of_a_megabyte_ends_in_time(pool):
     started = time.monotonic()
     assert not grade("\\boxed{x+1}", "x" * 10**6, timeout_s=2)
     assert time.monotonic() - started < 2 + 30
+
+
+def test_a_busy_machine_changes_no_verdict(pool):
+    """The limit counts the child's own CPU seconds: a child that gets no CPU for twice its limit still answers."""
+    assert grade(*HALF, pool_size=1)
+    child = pool.children[0].process
+    child.send_signal(signal.SIGSTOP)
+    threading.Timer(2.0, child.send_signal, [signal.SIGCONT]).start()
+    started = time.monotonic()
+    found = compute_score("gsm8k", "\\boxed{\\frac{5}{10}+y}", "y+1/2", timeout_s=1, pool_size=1)
+    assert time.monotonic() - started > 1.5
+    assert (found["acc"], found["timed_out"]) == (1.0, 0.0)
+    assert pool.children[0].process is child
+
+
+def test_a_verdict_that_runs_out_of_cpu_seconds_says_so(pool):
+    found = compute_score("gsm8k", TOWER, "72", timeout_s=1)
+    assert (found["score"], found["acc"], found["format_ok"], found["timed_out"]) == (0.0, 0.0, 1.0, 1.0)
+    assert compute_score("gsm8k", "\\boxed{\\frac{4}{9}+x}", "x+1/2", timeout_s=1)["timed_out"] == 0.0
+
+
+def test_an_answer_and_a_gold_in_time_leave_no_limit_behind(pool):
+    for _ in range(2):
+        assert grade(*HALF, timeout_s=1, pool_size=1)
+        time.sleep(1.2)
+    assert len(pool.children) == 1
