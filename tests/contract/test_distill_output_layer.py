@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ext.algorithms.output_layer import amplified, largest_difference
 from s2l_ext.errors import ConfigError
+from s2l_ext.evaluation.diversity_tokens import TokenModel
 from s2l_ext.trainer.distill_worker import OutputLayer
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -71,6 +72,15 @@ def test_a_plain_output_layer_passes_and_stays_as_it_was(family, options) -> Non
     before = model(ids).logits
     OutputLayer(model, "some/model").require_plain_logits(model)
     assert torch.equal(model(ids).logits, before)
+
+
+def test_forward_passes_in_chunks_refuse_the_same_models(tmp_path) -> None:
+    """``s2l diversity`` asks the same question of its models."""
+    for family, options in (("gemma2", {"final_logit_softcapping": 30.0}), ("qwen3", {"tie_word_embeddings": True})):
+        tiny(family, **options).save_pretrained(tmp_path / family)
+    TokenModel("plain", tmp_path / "qwen3", on_cpu=True)
+    with pytest.raises(ConfigError, match=r"--models capped=.*gemma2: its logits are not .* largest difference 0\.4"):
+        TokenModel("capped", tmp_path / "gemma2", on_cpu=True)
 
 
 def test_a_layer_that_the_forward_pass_does_not_call_is_refused() -> None:
