@@ -71,6 +71,16 @@ def test_the_explorer_stays_while_prompts_of_an_earlier_step_wait_for_it(explore
     assert explores.explorer_servers is None and explores.explorer_gpus_held == 0
 
 
+def test_one_slot_is_enough_to_keep_the_explorer(explores, servers) -> None:
+    explores.schedule = LinearAnnealing(mix_steps=5, group_size=2)  # slots 2, 2, 1, 1, 0
+    explores.global_steps, explores.explorer_servers = 3, servers(gpus=5, freed=5)
+    explores.on_step_end()
+    assert explores.explorer_servers is not None
+    explores.global_steps = 4
+    explores.on_step_end()
+    assert explores.explorer_servers is None
+
+
 @pytest.mark.parametrize(("done", "starts"), [(None, True), (1, True), (2, False), (3, False)])
 def test_a_resumed_run_starts_its_explorer_for_the_step_after_the_checkpoint(
     explores, monkeypatch, tmp_path, done, starts: bool
@@ -191,8 +201,14 @@ def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined) -> 
     """Group a lacks one of three learner rows; a guided row is the learner's."""
     metrics: dict[str, float] = {}
     batch = observed(queue, combined)
+    seen: list[float] = []
+    combined.guidance = SimpleNamespace(observe=lambda length, sessions: seen.extend([length, len(sessions)]))
+    lengths = {"a": 4, "b": 7}
+    combined.step_plans = {uid: PromptPlan(1, slots=1, guided=2, length=lengths[uid]) for uid in lengths}
     combined._observe(batch, metrics)
     assert (metrics["s2l/explorer/missing_rows"], metrics["s2l/learner/missing_rows"]) == (0.0, 1.0)
+    assert metrics["s2l/explorer/restarts"] == metrics["s2l/explorer/fallback_rows"] == 0.0
+    assert seen == [5.5, 7], "the length that the rows were drawn with, and every session"
 
 
 def test_rows_come_in_the_order_of_draw_session_and_output() -> None:

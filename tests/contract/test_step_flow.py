@@ -13,7 +13,7 @@ from s2l_ext.algorithms.orders import FileOrder
 from s2l_ext.config.schema import CurriculumConfig, KLConfig
 from s2l_ext.errors import DataError
 from s2l_ext.rollout.plan import KL_BETA_FIELD
-from s2l_ext.trainer import explorer_life, methods
+from s2l_ext.trainer import explorer_life, guided, methods
 from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.kl import StepKL
 from s2l_ext.trainer.outcomes import Session
@@ -225,7 +225,7 @@ class Log:
 
 
 def test_a_step_is_held_with_verls_numbers_before_they_are_written(trainer_of, verls, monkeypatch) -> None:
-    """Step 5 of 4 a pass is of epoch 1; the step's own timer still runs: 2 + 3 seconds."""
+    """Step 8 of 4 a pass is of epoch 1; the step's own timer still runs: 2 + 3 seconds."""
 
     def verls_metrics(self, batch, metrics, timing, step, epoch):
         metrics.update(epoch=epoch, step=step, seconds=timing["step"])
@@ -236,15 +236,15 @@ def test_a_step_is_held_with_verls_numbers_before_they_are_written(trainer_of, v
     trainer.run_log, trainer.prompt_log, trainer.sample_log, trainer.tokenizer = Log(), Log(), Log(), None
     trainer.step_plans = {uid: PromptPlan(5) for uid in "cab"}
     trainer.prompts = SimpleNamespace(metrics=lambda: {"drawn": 7.0}, line=lambda: {"indices": [1]})
-    trainer.global_steps, trainer.steps_per_epoch, trainer.timing_raw = 5, 4, {"gen": 2.0, "update": 3.0}
+    trainer.global_steps, trainer.steps_per_epoch, trainer.timing_raw = 8, 4, {"gen": 2.0, "update": 3.0}
     trainer._hold_lines()
     assert trainer.run_log.lines == [], "no update yet"
     trainer.updated = (rows(), {"actor/loss": 1.0})
     trainer._hold_lines()
-    numbers = {"actor/loss": 1.0, "drawn": 7.0, "epoch": 1, "step": 5, "seconds": 5.0}
-    assert trainer.run_log.lines == [("hold_metrics", 5, numbers)]
-    assert trainer.prompt_log.lines == [("hold", 5, {"indices": [1]})]
-    assert trainer.sample_log.lines == [("hold", 5, {"rows": ["c", "a"]})]
+    numbers = {"actor/loss": 1.0, "drawn": 7.0, "epoch": 1, "step": 8, "seconds": 5.0}
+    assert trainer.run_log.lines == [("hold_metrics", 8, numbers)]
+    assert trainer.prompt_log.lines == [("hold", 8, {"indices": [1]})]
+    assert trainer.sample_log.lines == [("hold", 8, {"rows": ["c", "a"]})]
     assert trainer.updated[1] == {"actor/loss": 1.0}, "verl's own numbers of the step are not touched"
     metrics: dict[str, float] = {}
     trainer._compute_metrics(rows(), metrics, {"step": 6.0}, 5, 1)
@@ -288,7 +288,7 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     verls("_init_dataloader", lambda self: None)
     part = lambda *arguments: SimpleNamespace(arguments=arguments, load_state_dict=loaded.append)  # noqa: E731
     monkeypatch.setattr(methods, "StepRollouts", part)
-    monkeypatch.setattr(methods, "StepGuidance", part)
+    monkeypatch.setattr(guided, "StepGuidance", part)
     stored = "s2l.explorer={source: offline, store: x, mix_steps: 3}"
     trainer = trainer_of("s2l_po/toy", stored, "s2l.guidance={alpha: 0.5}", "data.seed=6", "trainer.total_epochs=2")
     trainer.total_training_steps, trainer.steps_per_epoch, trainer.train_dataset = 9, 3, range(64)
@@ -306,3 +306,39 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     live.resumed, live.train_dataset = {}, range(64)
     live._init_dataloader()
     assert live.stored is None and live.guidance is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "called"),
+    [
+        (["s2l.kl=null", "s2l.curriculum=null", "s2l.guidance={alpha: 0.5}"], []),
+        (["s2l={distill: {teacher_path: x, correct_only: false}}"], []),
+        (["s2l={distill: {teacher_path: x, correct_only: true}}"], ["leave_out_wrong"]),
+    ],
+    ids=["guidance alone", "every row", "correct rows only"],
+)
+def test_nothing_but_what_is_asked_for_touches_verls_advantages(
+    trainer_of, verls, monkeypatch, settings, called
+) -> None:
+    found: list[str] = []
+    verls("_compute_advantage", lambda self, batch, metrics: batch)
+    for module, name in ((methods, "write_importance_weights"), (methods.distill, "leave_out_wrong")):
+        monkeypatch.setattr(module, name, lambda batch, *_, name=name: found.append(name) or (batch, {name: 1.0}))
+    trainer = trainer_of("expo/toy", *settings)
+    trainer._observe = lambda batch, metrics: None
+    metrics: dict[str, float] = {}
+    batch = rows("a_0_0")
+    assert trainer._compute_advantage(batch, metrics) is batch and found == list(metrics) == called
+
+
+@pytest.mark.parametrize(("in_loss", "recorded", "taken"), [(True, True, 1), (True, False, 0), (False, True, 0)])
+def test_guidance_tokens_get_the_learners_log_probs_where_the_loss_reads_them(
+    trainer_of, verls, monkeypatch, in_loss: bool, recorded: bool, taken: int
+) -> None:
+    verls("_compute_old_log_prob", lambda self, batch, metrics: batch)
+    monkeypatch.setattr(methods, "take_guidance_for_the_learners", lambda batch: {"taken": 1.0})
+    trainer = trainer_of("s2l_po/toy", f"s2l.guidance={{alpha: 0.5, loss_on_guidance: {in_loss}}}")
+    trainer.config.actor_rollout_ref.rollout.calculate_log_probs = recorded
+    metrics: dict[str, float] = {}
+    trainer._compute_old_log_prob(rows("a_0_0"), metrics)
+    assert metrics == {"taken": 1.0} if taken else metrics == {}

@@ -126,12 +126,15 @@ def test_guidance_tokens_are_the_first_of_a_row_and_in_no_ratio(queue) -> None:
     """Two guidance tokens with behaviour 0; the loss reads the first row's, not the second's."""
     old, behaviour = [-1.0, -2.0, -1.0], [0.0, 0.0, -1.5]
     queue.rows = {
-        "a_0_0": row("learner", 1.0, old, behaviour, s2l_prefix_len=2),
+        "a_0_0": row("learner", 1.0, old, behaviour, s2l_prefix_len=2, advantages=[1.0] * 3),
         "a_1_0": row("learner", 1.0, [*old, -1.0], [*behaviour, -1.0], s2l_prefix_len=2, response_mask=[0, 0, 1, 1]),
-        "a_2_0": row("learner", 1.0, [-1.0], [-1.0], s2l_prefix_len=0),
+        "a_2_0": row("learner", 1.0, [-1.0], [-1.0], s2l_prefix_len=0, advantages=[7.0]),
     }
+    queue.rows["a_1_0"]["advantages"] = [0.0, 0.0, 3.0, 3.0]
     found = row_source_metrics(queue.batch(), with_behaviour=True, with_prefix=True)
     assert found["s2l/source/learner/sampler_ratio_mean"] == pytest.approx((2 * exp(0.5) + 2) / 4)
+    advantages = {name.rpartition("_")[2]: value for name, value in found.items() if "guidance/advantage_std" in name}
+    assert advantages == pytest.approx({"guided": 1.0, "unguided": 0.0}), "1 and 3 of guided rows, 7 of the other"
     counts = {
         name.rpartition("/")[2]: value for name, value in found.items() if "guidance" in name and "tokens" in name
     }
@@ -180,6 +183,8 @@ def test_the_loss_reports_each_source_from_its_own_rows(monkeypatch) -> None:
         },
         batch_size=2,
     )
+    own = StepLoss(partial(print, config=OmegaConf.merge(config, {"clip_ratio_low": 0.1})))
+    assert (own.clip_low, own.clip_high) == (0.1, 0.28)
     loss = StepLoss(partial(lambda model_output, data, dp_group, config: (torch.zeros(()), {}), config=config))
     assert (loss.clip_low, loss.clip_high) == (0.2, 0.28)
     _, metrics = loss(model_output={"log_probs": torch.tensor([[-1.0, -1.0], [-2.0, 9.0]])}, data=data)
