@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,15 @@ def test_tiers_give_equal_shares_and_what_one_lacks_goes_to_the_others():
         f"{tier}{number}" for tier, rows in (("easy", 20), ("hard", 1), ("middle", 30)) for number in range(rows)
     ]
     assert len(drawn) == 10 and drawn == [name for name in offered if name in drawn]
+
+
+def test_rows_with_the_smallest_lots_are_drawn():
+    draw: TierDraw[str] = TierDraw(3, seed=7)
+    names = [f"p{number}" for number in range(20)]
+    for name in names:
+        draw.offer("one", name, name)
+    lots = {name: hashlib.sha256(f"7 {name}".encode()).hexdigest() for name in names}
+    assert set(draw.drawn()) == set(sorted(names, key=lots.__getitem__)[:3])
 
 
 def test_the_draw_is_the_same_in_any_order_and_another_with_another_seed():

@@ -170,7 +170,7 @@ def graded(tmp_path: Path, acc: dict[str, tuple[float, float]], rows: list[dict]
 ACC = {"1+1": (0, 1), "11+1": (0, 0), "9*9": (0.5, 1), "8*8": (0, 0.25), "?": (0, 0)}
 LEVELS = [
     {"text": "1+1", "level": 2, "extra_info": {"tier": "easy"}},
-    {"text": "11+1", "level": 2, "extra_info": {"tier": "easy"}},
+    {"text": "11+1", "level": 2, "extra_info": {"tier": "middle"}},
     {"text": "9*9", "level": 10, "extra_info": {"tier": "hard"}},
     {"text": "8*8", "level": None, "extra_info": {"tier": "hard"}},
 ]
@@ -184,8 +184,9 @@ def test_accuracy_by_tier_and_level_of_the_first_and_last_validation(tmp_path):
     tier, level = groups.figures([graded(tmp_path, ACC, [dict(row) for row in LEVELS])])
     assert cells(tier) == [
         ["tier", "problems", "first", "last"],
-        ["easy", "2", "0.000 (0.000 to 0.658)", "0.500 (0.095 to 0.905)"],
+        ["easy", "1", "0.000 (0.000 to 0.793)", "1.000 (0.207 to 1.000)"],
         ["hard", "2", "0.250 (0.000 to 1.000)", "0.625 (0.000 to 1.000)"],
+        ["middle", "1", "0.000 (0.000 to 0.793)", "0.000 (0.000 to 0.793)"],
     ]
     assert cells(level)[1:] == [
         ["2", "2", "0.000 (0.000 to 0.658)", "0.500 (0.095 to 0.905)"],

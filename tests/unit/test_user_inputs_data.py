@@ -87,15 +87,15 @@ def test_gzip_and_parquet_are_known_by_their_content(tmp_path, _):
 
 @pytest.mark.parametrize("_", ["H069-duplicates_refused_one_at_a_time"])
 def test_repeats_are_counted_and_dropped_when_asked(tmp_path, _):
-    rows = [PLAIN, PLAIN, '{"prompt": "What is  3+4? ", "answer": 8}\n', '{"prompt": "2+2?", "answer": 4}\n']
+    rows = [PLAIN, PLAIN, PLAIN, '{"prompt": "What is  3+4? ", "answer": 8}\n', '{"prompt": "2+2?", "answer": 4}\n']
     path = write(tmp_path, "dup.jsonl", "".join(rows))
     assert refusal(tmp_path, path) == (
-        "dup.jsonl:2: field 'prompt' is the prompt of dup.jsonl:1 again. 2 rows are repeats, 1 of them with another "
+        "dup.jsonl:2: field 'prompt' is the prompt of dup.jsonl:1 again. 3 rows are repeats, 1 of them with another "
         "answer. Remove them, or keep the first of each with --drop-repeats."
     )
     (written,) = user_jsonl.convert(path, tmp_path / "out", "mine", options=Options(drop_repeats=True))
     assert written.rows == 2
-    assert written.dropped_rows == {"repeated problem": 1, "repeated problem with another answer": 1}
+    assert written.dropped_rows == {"repeated problem": 2, "repeated problem with another answer": 1}
 
 
 @pytest.mark.parametrize("_", ["H074-column_that_a_sibling_benchmark_takes"])
