@@ -20,13 +20,19 @@ class OpenSession(NamedTuple):
 
 
 def open_sessions(worker: Any) -> list[OpenSession]:
-    """Of the agent-loop worker in whose event loop this is called."""
+    """Of the agent-loop worker in whose process this is called, in its event loop or beside it."""
     found: dict[tuple[str, int], OpenSession] = {}
-    for session in map(_session, asyncio.all_tasks()):
+    for session in map(_session, _tasks(worker)):
         # with a time limit a session is two tasks, of which the inner one knows more
         if session is not None and (session[:2] not in found or session.stage != SAMPLING):
             found[session[:2]] = session
     return sorted(found.values())
+
+
+def _tasks(worker: Any) -> set[asyncio.Task[Any]]:
+    """verl keeps the task of every prompt: its loop has those of the sessions too."""
+    loops = {task.get_loop() for task in list(getattr(worker, "background_tasks", ()))}
+    return {task for loop in loops for task in asyncio.all_tasks(loop)}
 
 
 def _session(task: asyncio.Task[Any]) -> OpenSession | None:

@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import RayError
 
 from s2l_ext.algorithms.sources import EXPLORER, LEARNER
+from s2l_ext.rollout.explorer_client import first_line
 from s2l_ext.rollout.sessions import OpenSession, open_sessions
 from s2l_ext.trainer.in_flight import PromptPlan
 
@@ -32,8 +33,9 @@ def ask_workers(workers: Sequence[Any], seconds: float = ANSWER_S) -> tuple[list
     for answer in ready:
         try:
             found += ray.get(answer)
-        except RayError:
+        except RayError as error:
             failed += 1
+            logger.warning("s2l: an agent-loop worker cannot say which sessions are open: %s", first_line(error))
     return found, len(silent) + failed
 
 

@@ -92,6 +92,7 @@ def worker(composed, monkeypatch, table):
         explorer.for_session = lambda: explorer
         made.llm_client = SimpleNamespace(explorer=explorer)
         made.sampling, made.in_reward, made.go = sampling, in_reward, asyncio.Event()
+        made.background_tasks = set()
         return made
 
     return make
@@ -106,14 +107,21 @@ def start(worker, loop, table, slots: int = 0, validate: bool = False) -> None:
     """Have the group of prompt ``p`` sampled; ``slots`` sessions are the explorer's."""
     table.tags["val" if validate else "train"]["p"] = {"is_prompt": True, "global_steps": 1, "status": "pending"}
     prompt = {"uid": "p", SLOTS_FIELD: slots}
-    asyncio.run_coroutine_threadsafe(worker._run_prompt(prompt, {}, {"validate": validate}), loop)
+
+    async def begin():
+        worker.background_tasks.add(asyncio.create_task(worker._run_prompt(prompt, {}, {"validate": validate})))
+
+    asyncio.run_coroutine_threadsafe(begin(), loop).result(5)
 
 
 def asked(worker, loop) -> list[OpenSession]:
+    """In the worker's loop and beside it, as Ray may call."""
+
     async def ask():
         return open_sessions(worker)
 
-    return asyncio.run_coroutine_threadsafe(ask(), loop).result(5)
+    inside, beside = asyncio.run_coroutine_threadsafe(ask(), loop).result(5), open_sessions(worker)
+    return inside if inside == beside else []
 
 
 def until(condition) -> None:
