@@ -51,6 +51,11 @@ def _check_lora(cfg: DictConfig) -> None:
             f"{MODEL}.lora.rank={nested} with actor.strategy={strategy}: FSDP reads {MODEL}.lora_rank, so all weights "
             f"would be trained. Set {MODEL}.lora_rank={nested} and leave lora.rank out."
         )
+    if strategy == "fsdp" and plain > 0 and setting(cfg, "trainer.device") == "cpu":
+        raise ConfigError(
+            f"{MODEL}.lora_rank={plain} with actor.strategy=fsdp on the CPU: verl hands vLLM an adapter without "
+            "weights, and the run hangs. Set actor_rollout_ref.actor.strategy=fsdp2."
+        )
     if strategy != "megatron" and adapter is not None and plain <= 0:
         raise ConfigError(
             f"{MODEL}.lora_adapter_path={adapter} with {MODEL}.lora_rank={plain}: FSDP loads no adapter at rank 0. Set "

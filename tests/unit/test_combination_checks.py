@@ -53,6 +53,14 @@ def test_settings_of_fsdp_are_refused_with_megatron_before_verl_fails_on_them(ru
     )
 
 
+def test_an_adapter_under_fsdp1_on_the_cpu_is_refused(rules) -> None:
+    assert rules("grpo/toy").refused(**{LORA: 8, STRATEGY: "fsdp"}) == (
+        "actor_rollout_ref.model.lora_rank=8 with actor.strategy=fsdp on the CPU: verl hands vLLM an adapter without "
+        "weights, and the run hangs. Set actor_rollout_ref.actor.strategy=fsdp2."
+    )
+    rules("grpo/toy").check(**{LORA: 8, STRATEGY: "fsdp", "trainer__device": "cuda"})
+
+
 def test_an_adapter_that_fsdp_would_not_load_is_refused(rules) -> None:
     assert rules("grpo/toy").refused(**{ADAPTER: "/adapters/first"}) == (
         "actor_rollout_ref.model.lora_adapter_path=/adapters/first with actor_rollout_ref.model.lora_rank=0: FSDP "
