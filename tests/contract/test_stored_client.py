@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,3 +60,36 @@ def test_a_second_turn_is_refused() -> None:
     client, _ = answer()
     with pytest.raises(DataError, match="second turn"):
         asyncio.run(client.generate("r", prompt_ids=[5, 6], sampling_params={}))
+
+
+@pytest.mark.parametrize("columns", [["raw_prompt", "extra_info"], ["raw_prompt"]])
+def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_others(monkeypatch, columns) -> None:
+    """Of two prompts, one has three rollouts and one has two; each step takes two or what is left."""
+    from verl.utils import tensordict_utils as tu
+
+    from s2l_ext.config.schema import ExplorerConfig
+    from s2l_ext.data.prompts import prompt_id
+    from s2l_ext.rollout.plan import STORED_FIELD
+    from s2l_ext.trainer import stored
+
+    chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]
+    extras = [{"index": 4}, {"index": 9}] if "extra_info" in columns else [None, None]
+    names = [prompt_id(chat, extra) for chat, extra in zip(chats, extras, strict=True)]
+    store = SimpleNamespace(counts=lambda: dict(zip(names, (3, 2), strict=True)))
+    monkeypatch.setattr(stored, "RolloutStore", lambda path, key, verify: store if path == "folder" else None)
+    settings = ExplorerConfig(source="offline", store="folder", too_few="learner")
+
+    def step(rollouts) -> tuple[list[list[str]], list[int]]:
+        batch = tu.get_tensordict({name: {"raw_prompt": chats, "extra_info": extras}[name] for name in columns})
+        taken = rollouts.send(batch, 2)
+        sent = [text.split() for text in batch[STORED_FIELD]]
+        assert sent == [[str(number) for number in one.rollouts] for one in taken]
+        return sent, [len(one) for one in sent]
+
+    first = stored.StepRollouts(settings, seed=3)
+    one, counts = step(first)
+    assert counts == [2, 2] and one[1] == ["0", "1"]
+    resumed = stored.StepRollouts(settings, seed=3)
+    resumed.load_state_dict(first.state_dict())
+    two, counts = step(resumed)
+    assert counts == [1, 0] and sorted(one[0] + two[0]) == ["0", "1", "2"]
