@@ -86,7 +86,7 @@ def _rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | N
 
 
 def _rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
-    text = continuation(trace, model.tokenizer.decode(prompt[-TAIL_TOKENS:]))
+    text = continuation(trace, str(model.tokenizer.decode(prompt[-TAIL_TOKENS:])))
     ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]]
     problem = hashlib.sha256(json.dumps([prompt, trace]).encode()).hexdigest()[:16]
     return Rollout(name, 0, 0, prompt, ids, [0.0] * len(ids), False, 0.0, None, text), problem

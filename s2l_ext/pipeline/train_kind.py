@@ -216,7 +216,7 @@ def _steps(place: Place, cfg: DictConfig) -> int | None:
             steps = steps_of_run(cfg)
         except (OSError, pa.ArrowException):
             return total_steps(cfg)  # the check of labels says what is wrong with the file
-        return steps and steps.number
+        return None if steps is None else steps.number
 
 
 def _apply(place: Place, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
