@@ -1,0 +1,58 @@
+"""The last value that an argument may have is taken, with the result that it gives."""
+
+import math
+
+import numpy as np
+import pytest
+
+from s2l_ext.algorithms.grouping import truncated_importance_weights
+from s2l_ext.algorithms.guidance import AdaptiveGuidance, LinearDecay, StepwiseDecay
+from s2l_ext.algorithms.orders import FileOrder
+from s2l_ext.algorithms.pass_rates import PassRates
+from s2l_ext.algorithms.stored_rows import WithoutReplacement
+
+
+def test_what_is_left_of_a_store_to_the_last_rollout():
+    draws = WithoutReplacement({"a": 5}, "error")
+    taken = draws.take("a", 3).rollouts + draws.take("a", 2).rollouts
+    assert sorted(taken) == [0, 1, 2, 3, 4]
+
+
+def test_one_prompt_and_an_average_that_keeps_nothing():
+    rates = PassRates(1, ema=0.0)
+    rates.update([0], [0.75])
+    assert rates.rates.tolist() == [0.75]
+
+
+def test_a_cap_below_one_cuts_weights_below_one():
+    weights, _ = truncated_importance_weights([[0.0, math.log(0.25)]], [[1, 1]], [True], cap=0.5)
+    assert weights.tolist() == [[0.5, 0.25]]
+
+
+def test_a_window_of_one_compares_with_the_last_accuracy():
+    """100 tokens * 0.5 / 0.25."""
+    rule = AdaptiveGuidance(initial=100, max_length=1000, window=1)
+    for accuracy in (0.5, 0.25):
+        rule.observe(accuracy)
+    assert rule.length == 200
+
+
+def test_decays_of_one_step_a_stage_and_of_no_tokens():
+    assert [StepwiseDecay(initial=80, gamma=0.5, every=1).at(step) for step in range(3)] == [80, 40, 20]
+    assert LinearDecay(initial=0, total_steps=3).at(1) == 0
+
+
+def test_an_order_that_ended_its_pass_goes_on_with_the_next():
+    order = FileOrder(4)
+    order.draw(4, np.random.default_rng(0))
+    assert order.state_dict()["position"] == 4
+    resumed = FileOrder(4)
+    resumed.load_state_dict(order.state_dict())
+    assert resumed.draw(3, np.random.default_rng(0)).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("position", [-1, 5])
+def test_a_position_outside_the_pass_is_refused(position: int):
+    order = FileOrder(4)
+    with pytest.raises(ValueError, match=f"saved position {position} is outside the 4 prompts"):
+        order.load_state_dict({**order.state_dict(), "position": position})
