@@ -7,7 +7,7 @@ r"""The mathematical reward against labels, against math-verify, in throughput, 
   differ are listed with their reasons in tests/fixtures/grader_verdicts.jsonl, and must differ;
 - pairs: 100,000 generated pairs that the fast path decides, against math-verify;
 - throughput: the solutions again, math-verify alone and the reward, one thread;
-- hostile: 200 inputs meant to hang or kill, from several threads, each within its timeout.
+- hostile: 200 inputs meant to hang or kill, from several threads; each ends, and the pool judges on.
 
 Prints a line for each and exits with 1 when one fails.
 """
@@ -37,7 +37,6 @@ from s2l_ext.rewards.math_child import mend_percent
 EXCEPTIONS = Path(__file__).parents[1] / "tests" / "fixtures" / "grader_verdicts.jsonl"
 OPTIONS = ("match_types", "precision", "strict", "allow_set_relation_comp")
 REQUIRED_SPEEDUP = 5.0
-SPARE_SECONDS = 0.5
 
 Pair = tuple[str, str, bool]
 
@@ -289,15 +288,15 @@ def check_hostile(arguments: argparse.Namespace) -> bool:
     with ThreadPoolExecutor(size) as threads:  # as many as children, so that no time is spent in a queue
         right = sum(tqdm(threads.map(one, hostile()), total=200, leave=False))
     works = grade("\\boxed{\\frac{4}{8}+x}", "x+1/2")
-    killed = sum(wait >= seconds for wait in waits)
+    stuck = sum(wait >= max(math_helper.STUCK_SECONDS, math_helper.STUCK_FACTOR * seconds) for wait in waits)
     print(
-        f"hostile: {len(taken)} inputs, {len(waits)} of them put to a process; the longest wait was {max(waits):.2f} s "
-        f"(timeout {seconds:g} s), {killed} were killed; with the start of a new process the slowest took "
-        f"{max(taken)[0]:.1f} s; {right} judged right; judges afterwards: {works}"
+        f"hostile: {len(taken)} inputs, {len(waits)} of them put to a process of {seconds:g} CPU seconds; the longest "
+        f"wait was {max(waits):.2f} s of the wall clock, {stuck} were stuck; with a new process the slowest "
+        f"took {max(taken)[0]:.1f} s; {right} judged right; judges afterwards: {works}"
     )
     if arguments.verbose:
         print("".join(f"  {spent:.1f} s {text!r}\n" for spent, text in sorted(taken, reverse=True)[:25]), end="")
-    return len(taken) == 200 and max(waits) < seconds + SPARE_SECONDS and not right and works
+    return len(taken) == 200 and not stuck and not right and works
 
 
 def _waits(seconds: float) -> list[float]:
@@ -310,7 +309,7 @@ def _waits(seconds: float) -> list[float]:
         try:
             return line(child, limit)
         finally:
-            if limit == seconds:
+            if limit == max(math_helper.STUCK_SECONDS, math_helper.STUCK_FACTOR * seconds):
                 found.append(time.monotonic() - started)
 
     math_helper.Child._line = timed  # type: ignore[method-assign]
