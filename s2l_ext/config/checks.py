@@ -92,7 +92,6 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     _check_trainer(cfg)
     warnings = [*check_mode(s2l, cfg), *_check_kept(cfg)]
     _check_dataloader(s2l, cfg)
-    check_combinations(s2l, cfg)
     check_placement(s2l)
     if s2l.explorer is not None:
         warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
@@ -106,6 +105,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         warnings += check_distill(s2l.distill, s2l, cfg)
     if s2l.distill is not None and s2l.explorer is not None:
         warnings += check_teacher_rows(s2l.distill, s2l.explorer)
+    check_combinations(s2l, cfg)
     warnings += check_verl(s2l, cfg)
     check_row_split(cfg)
     return warnings
