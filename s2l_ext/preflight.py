@@ -297,9 +297,10 @@ def _check_guidance(cfg: DictConfig, guidance: GuidanceConfig) -> list[str]:
 
 def _parquet_files(cfg: DictConfig) -> list[Path]:
     """The training files, if all of them are local parquet that verl's own data set reads; else none."""
-    files = list(_files(cfg.data.train_files))
+    named, files = cfg.data.train_files, list(_files(cfg.data.train_files))
+    remote = len(files) < (1 if isinstance(named, str) else len(named or ()))
     own_class = OmegaConf.select(cfg, "data.custom_cls.path")
-    return [] if own_class or any(path.suffix != ".parquet" for path in files) else files
+    return [] if remote or own_class or any(path.suffix != ".parquet" for path in files) else files
 
 
 def _check_step(cfg: DictConfig) -> None:
@@ -360,6 +361,5 @@ def _steps_from_data(cfg: DictConfig) -> int | None:
 
 
 def _counted_rows(cfg: DictConfig) -> int | None:
-    files = [path for path in _files(cfg.data.train_files) if path.suffix == ".parquet"]
-    countable = files and all(path.is_file() for path in files) and not OmegaConf.select(cfg, "data.custom_cls.path")
-    return _rows(cfg, files) if countable else None
+    files = _parquet_files(cfg)
+    return _rows(cfg, files) if files and all(path.is_file() for path in files) else None

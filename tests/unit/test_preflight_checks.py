@@ -17,7 +17,7 @@ from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
-from s2l_ext.preflight import check_pool, check_warm_start, preflight
+from s2l_ext.preflight import check_pool, check_warm_start, preflight, steps_of_run
 
 TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]
 
@@ -233,6 +233,19 @@ def test_without_a_curriculum_too_an_epoch_needs_a_step(world, block):
     )
     assert look("data.train_batch_size=31", block) == []
     assert look("data.train_batch_size=32", block, "trainer.val_only=true") == []
+
+
+@pytest.mark.parametrize("other", ["{world}/more.jsonl", "hdfs://cluster/more.parquet"])
+def test_rows_of_files_that_cannot_be_counted_are_not_counted_as_none(world, other):
+    """31 rows here and any number there: neither a refusal nor a number of steps follows."""
+    write_rows(world / "train.parquet", 31)
+    (world / "more.jsonl").write_text("{}\n")
+    files = f"data.train_files=[{world}/train.parquet,{other.format(world=world)}]"
+    assert look("data.train_batch_size=32", "s2l.explorer=null", files) == []
+    cfg = compose_config(
+        "grpo/toy", [files, "data.train_batch_size=4", "trainer.total_epochs=1", "trainer.total_training_steps=100"]
+    )
+    assert steps_of_run(cfg).number == 100
 
 
 def test_a_validation_alone_asks_for_no_explorer(world):
