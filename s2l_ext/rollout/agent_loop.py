@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,10 +71,11 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
     async def _limited(self, worker: Any, params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         """A session that no explorer samples now. A validation waits for all of its sessions, however long."""
         limit = None if trajectory["validate"] else self.s2l.rollout.session_timeout_s
+        started = time.monotonic()
         try:
             return await asyncio.wait_for(_WorkerBase._run_agent_loop(worker, params, trajectory, **kwargs), limit)
         except asyncio.TimeoutError as error:
-            if limit is None:
+            if limit is None or time.monotonic() - started < limit:  # the session's own, of a tool or a reward
                 raise
             raise TimeoutError(
                 f"session {kwargs['session_id']} of prompt {kwargs['uid']} took longer than "

@@ -92,7 +92,7 @@ class Waiting:
             parts = [f"{begun}, and no agent-loop worker has an open session."]
         if silent:
             parts.append(f"{silent} agent-loop worker(s) did not say.")
-        if self._limit_s is None:
+        if self._limit_s is None and partition != "val":  # a validation has no limit
             parts.append("s2l.rollout.session_timeout_s would end a learner's session.")
         return " ".join(parts)
 

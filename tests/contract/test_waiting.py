@@ -187,6 +187,32 @@ def test_workers_that_say_nothing_are_named_and_each_wait_begins_anew(caplog) ->
     ]
 
 
+def test_a_validation_is_told_of_no_limit_that_it_does_not_have(caplog) -> None:
+    watch = Waiting(lambda: ([], 0), dict, None, now=iter([0.0, 0.0, 60.0, 120.0]).__next__)
+    with caplog.at_level(logging.WARNING, logger=waiting.__name__):
+        watch.begin()
+        watch.look(7, "val")
+        watch.look(7, "train")
+    said = [
+        record.getMessage().partition(" no agent-loop worker has an open session. ")[2] for record in caplog.records
+    ]
+    assert said == ["", "s2l.rollout.session_timeout_s would end a learner's session."]
+
+
+def test_an_error_of_the_session_is_not_taken_for_the_limit(worker, loop, table, caplog, monkeypatch) -> None:
+    """A tool or a reward may raise TimeoutError too."""
+
+    async def fails(self, session_id):
+        raise TimeoutError("the judge's socket")
+
+    made = worker("s2l.rollout.session_timeout_s=1000")
+    monkeypatch.setattr(agent_loop._WorkerBase, "_compute_score", fails)
+    start(made, loop, table)
+    until(lambda: table.tags["train"]["p"]["status"] == "failure")
+    failed = [record for record in caplog.records if "Error in _run_prompt" in record.getMessage()]
+    assert {str(record.exc_info[1]) for record in failed} == {"the judge's socket"}
+
+
 @pytest.mark.parametrize("recipe", ["s2l_po/toy", "grpo/toy"])
 def test_a_session_over_the_limit_fails_and_its_group_goes_on_without_it(worker, loop, table, caplog, recipe) -> None:
     made = worker("s2l.rollout.session_timeout_s=0.2", recipe=recipe, sampling={2})
