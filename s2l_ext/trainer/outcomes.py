@@ -101,8 +101,11 @@ def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     value = said.get("acc") if set(said) != {"acc"} else None
     if value is None:
         return None
-    number = float(value)
-    if not math.isfinite(number) or not 0.0 <= number <= 1.0:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0.0 <= number <= 1.0:
         if not strict:
             return None
         raise DataError(

@@ -1,6 +1,7 @@
 """From rows in the TransferQueue to accuracy by batch and by prompt, with a stand-in for the queue's one read."""
 
 import math
+import re
 
 import pytest
 from transfer_queue import KVBatchMeta
@@ -55,14 +56,15 @@ def test_tenth_session_and_output_sort_as_numbers(read) -> None:
     assert read({"u_0_9": (0, "learner"), "u_0_10": (1, "learner")})[0].acc == 1.0
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5, 1.5, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.5, 1.5, 2, "right", [1]])
 def test_accuracy_out_of_range_is_refused_with_the_value(read, value: float) -> None:
-    with pytest.raises(DataError, match=f"acc={value!r}: .*Return the shaped reward as 'score'"):
+    with pytest.raises(DataError, match=f"acc={re.escape(repr(value))}: .*Return the shaped reward as 'score'"):
         read({"u_0_0": (value, "learner")})
 
 
-def test_where_accuracy_does_not_count_a_strange_one_is_none(read) -> None:
-    assert read({"u_0_0": (-1.0, "learner")}, strict=False)[0].acc is None
+@pytest.mark.parametrize("value", [-1.0, math.inf, "right", [1]])
+def test_where_accuracy_does_not_count_a_strange_one_is_none(read, value) -> None:
+    assert read({"u_0_0": (value, "learner")}, strict=False)[0].acc is None
 
 
 def test_a_bare_reward_is_no_accuracy(monkeypatch) -> None:
