@@ -180,7 +180,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         with rewards, early or nullcontext():
             super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
-        keep = self.global_steps if not self.config.trainer.get("val_only", False) else None
+        keep = None if only_validates(self.config) else self.global_steps
         self.run_log = RunLog(folder, resumed_step=keep)
         self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)

@@ -1,5 +1,6 @@
 """Which step, which rows and which prompts: every count of the driver by a value worked out by hand."""
 
+import json
 from math import exp
 from types import SimpleNamespace
 
@@ -100,6 +101,20 @@ def test_a_validation_alone_starts_no_explorer(explores, monkeypatch) -> None:
     assert explores._start_explorer_early() is None and not explores._explorer_is_needed()
     explores.config.trainer.val_before_train = False  # verl then trains whatever val_only says
     assert explores._start_explorer_early() == "started" and explores._explorer_is_needed()
+
+
+@pytest.mark.parametrize(("before_train", "kept"), [(True, [4, 5]), (False, [4])])
+def test_only_a_validation_leaves_the_logs_of_a_run_as_they_are(
+    trainer_of, monkeypatch, tmp_path, before_train: bool, kept: list[int]
+) -> None:
+    """``val_only`` without its validation trains, and step 5 comes again."""
+    trainer = trainer_of("grpo/toy", "trainer.val_only=true", f"trainer.val_before_train={before_train}")
+    trainer.config.trainer.default_local_dir, trainer.global_steps = str(tmp_path), 4
+    monkeypatch.setattr(PPOTrainer, "_setup", lambda self: None)
+    monkeypatch.setattr(trainer, "_record_placement", lambda: None)
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps({"step": n, "data": {}}) + "\n" for n in (4, 5)))
+    trainer._setup()
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == kept
 
 
 def test_only_a_synchronous_run_knows_its_explorer_from_the_checkpoints_step(explores, monkeypatch) -> None:
