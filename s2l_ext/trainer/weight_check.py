@@ -12,12 +12,14 @@ from verl.workers.utils.padding import no_padding_2_padding
 from s2l_ext.errors import S2LError
 
 WEIGHTS = "rollout_is_weights"
+LEAST = 1e-3
+"""A weight that is nearer to 1 may change no bit of a gradient."""
 
 
 class WeightCheck:
     """Compares a loss with and without the weights, on micro-batches until one can tell; then it is silent.
 
-    One can tell that has tokens whose weight is not 1 and whose log-probability the unweighted loss moves.
+    One can tell that has tokens whose weight is not about 1 and whose log-probability the unweighted loss moves.
     """
 
     def __init__(self) -> None:
@@ -30,7 +32,7 @@ class WeightCheck:
         if self.done or WEIGHTS not in data or "log_probs" not in model_output:
             return
         rows = data.select(WEIGHTS, "response_mask").to_padded_tensor()
-        weighted = (rows[WEIGHTS] != 1) & rows["response_mask"].bool()
+        weighted = ((rows[WEIGHTS] - 1).abs() > LEAST) & rows["response_mask"].bool()
         if not weighted.any():
             return
         without = _gradient(loss_fn, model_output, data.exclude(WEIGHTS), dp_group)

@@ -81,7 +81,9 @@ def test_every_loss_of_the_list_passes_the_check(loss_of, mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "advantage"), [([[1.0, 1.0, 1.0], [1.0]], 1.0), (WEIGHTS, 0.0)], ids=["all 1", "no gradient"]
+    ("weights", "advantage"),
+    [([[1.0, 1.0, 1.0], [1.0]], 1.0), ([[1.0, 1.0, 1.0], [1 + 1e-7]], 1.0), (WEIGHTS, 0.0)],
+    ids=["all 1", "changes no bit of the gradient", "no gradient"],
 )
 def test_a_micro_batch_that_cannot_tell_leaves_the_question_open(loss_of, weights, advantage: float) -> None:
     loss = loss_of("vanilla")
