@@ -65,7 +65,6 @@ class Command:
 
 SameTokens = tuple[tuple[str, str], tuple[str, str], bool]
 """Setting and path of the model that makes prompts and of one that is given them; whether their own code may run."""
-"""Two models, each as configuration key and path, that share token sequences."""
 
 
 @dataclass(frozen=True)

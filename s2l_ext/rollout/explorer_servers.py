@@ -46,10 +46,8 @@ def point_to_model(model: DictConfig, path: str) -> None:
     """Make ``actor_rollout_ref.model`` describe another model, in place."""
     with open_dict(model):
         model.update(path=path, tokenizer_path=None, hf_config_path=None, lora_rank=0, lora_adapter_path=None)
-        if "lora" in model:
-            model.lora.update(rank=0, adapter_path=None)  # Megatron's spelling
         if model.get("lora"):
-            model.lora.rank = 0  # Megatron's spelling
+            model.lora.update(rank=0, adapter_path=None)  # Megatron's spelling
 
 
 class ExplorerServerManager(LLMServerManager):

@@ -20,7 +20,7 @@ def log_like_verl() -> None:
 
 
 def adapt(config: DictConfig, s2l: S2LConfig, mode: str) -> None:
-    """Base class behaviour hangs on verl's own name of the mode, as does the block ``trainer.v1.<mode>``."""
+    """Set what a feature needs. verl's base class and its block ``trainer.v1.<mode>`` go by verl's own mode name."""
     with open_dict(config):
         config.trainer.v1.trainer_mode = mode
         if s2l.own_manager:

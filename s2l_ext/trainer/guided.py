@@ -53,7 +53,7 @@ class StepGuidance:
             sessions: of the step.
 
         Raises:
-            DataError: the rule lives on accuracies and the reward function gave none.
+            DataError: the rule reads accuracies and the reward function gave none.
         """
         self.applied = {"length": float(length), **statistics(sessions)}
         if self.adaptive is None:

@@ -33,7 +33,7 @@ class StepKL:
         """Choose the coefficient before the update and put it into what the workers receive.
 
         Raises:
-            DataError: the coefficient hangs on accuracy and the reward function gave none.
+            DataError: the coefficient follows accuracy and the reward function gave none.
         """
         known = self.reads_accuracy or all(session.acc is not None for session in sessions)
         accuracy = batch_accuracy(sessions, "s2l.kl.type=accuracy") if known else None

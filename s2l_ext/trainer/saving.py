@@ -1,4 +1,4 @@
-"""A checkpoint that did not fit on the disk, told apart from other failures: torch names neither disk nor mend."""
+"""A checkpoint that did not fit on the disk: torch names neither the disk nor a fix."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class StepPrompts:
         """Update the curriculum with the step's pass rates.
 
         Raises:
-            DataError: the curriculum lives on accuracies and the reward function gave none.
+            DataError: the curriculum reads accuracies and the reward function gave none.
         """
         missing = sum(session.acc is None for session in sessions)
         needing = needs_accuracy(None, self.config)

@@ -113,9 +113,11 @@ def test_explorer_and_teacher_are_loaded_with_the_learners_setting(configured, r
 
     model = configured(recipe, actor_rollout_ref__model__trust_remote_code=True).actor_rollout_ref.model
     model.lora.rank = model.lora_rank = 8
+    model.lora.adapter_path = "adapter"
     point_to_model(model, "another")
     assert (model.path, model.trust_remote_code) == ("another", True)
-    assert (model.lora_rank, model.lora.rank) == (0, 0), "the learner's adapter is not theirs"
+    lora = model.lora_rank, model.lora.rank, model.lora.adapter_path
+    assert lora == (0, 0, None), "the learner's adapter is not theirs"
 
 
 def test_verls_teacher_servers_cannot_run_it(rules) -> None:
