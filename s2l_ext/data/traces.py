@@ -15,6 +15,8 @@ from s2l_ext.rewards.gold_reading import read_gold
 from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
 
 OPEN, CLOSE = "<think>", "</think>"
+TAIL_TOKENS = 16
+"""Tokens of a prompt's end that show whether the chat template opened or closed the thinking."""
 GRADE_SECONDS = 30.0
 
 MISSING = "missing"
@@ -29,6 +31,7 @@ TOO_SLOW = "not judged in time"
 
 OPENING = re.compile(r"<\s*(?:think|thinking|thought)\s*>|<\|begin_of_thought\|>", re.IGNORECASE)
 CLOSING = re.compile(r"<\s*/\s*(?:think|thinking|thought)\s*>|<\|end_of_thought\|>", re.IGNORECASE)
+BLANK_CLOSE = re.compile(rf"\s*{CLOSE}\s*")
 SOLUTION_TAGS = re.compile(r"<\|(?:begin|end)_of_solution\|>")
 CHAT_TOKENS = re.compile(
     r"<\|(?:im_start|im_end|endoftext|eot_id|end_of_text|begin_of_text)\|>|<｜(?:begin|end)▁of▁sentence｜>|</s>"
@@ -61,6 +64,19 @@ def normalise(text: str) -> str:
     while ends := [match for match in CHAT_TOKENS.finditer(text) if match.end() == len(text)]:
         text = text[: ends[0].start()].rstrip()
     return f"{OPEN}\n{text}" if CLOSE in text and OPEN not in text else text
+
+
+def after_prompt(text: str, prompt_end: str) -> str:
+    """A trace, or its beginning, as what the assistant says after a prompt that ends with ``prompt_end``.
+
+    Thinking that the chat template opened is not opened again. A template that closed it gets the text without tags.
+    """
+    end = prompt_end.rstrip()
+    if end.endswith(OPEN) and text.lstrip().startswith(OPEN):
+        return text.lstrip().removeprefix(OPEN).lstrip("\n")
+    if end.endswith(CLOSE):
+        return BLANK_CLOSE.sub("\n\n", text.replace(OPEN, "").lstrip()).lstrip()
+    return text
 
 
 def conclusion_of(trace: str) -> str:

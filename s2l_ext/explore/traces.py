@@ -19,14 +19,13 @@ from s2l_ext.data.prompts import parquet_table, prompt_ids, values_at
 from s2l_ext.data.rollout_store import Manifest, Rollout, is_store
 from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest, trust_option
 from s2l_ext.data.trace_checks import trace_fault
-from s2l_ext.data.traces import CLOSE, OPEN
+from s2l_ext.data.traces import TAIL_TOKENS, after_prompt
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.command import add_trust, chat_option
 from s2l_ext.evaluation.model_folder import Model, open_model
 from s2l_ext.explore.shards import write_manifest, write_shard
 
 SHARD_ROWS = 5000
-TAIL_TOKENS = 16
 
 
 @dataclass(frozen=True)
@@ -86,21 +85,10 @@ def _rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | N
 
 
 def _rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
-    text = continuation(trace, str(model.tokenizer.decode(prompt[-TAIL_TOKENS:])))
+    text = after_prompt(trace.strip(), str(model.tokenizer.decode(prompt[-TAIL_TOKENS:])))
     ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]]
     problem = hashlib.sha256(json.dumps([prompt, trace]).encode()).hexdigest()[:16]
     return Rollout(name, 0, 0, prompt, ids, [0.0] * len(ids), False, 0.0, None, text), problem
-
-
-def continuation(trace: str, prompt_end: str) -> str:
-    """What the assistant says after a prompt: thinking that the template opened is not opened again, and a template
-    that closed the thinking gets the trace without its tags."""
-    text, end = trace.strip(), prompt_end.rstrip()
-    if end.endswith(OPEN):
-        return text.removeprefix(OPEN).lstrip("\n")
-    if end.endswith(CLOSE):
-        return text.replace(OPEN, "").replace(CLOSE, "\n\n").strip()
-    return text
 
 
 def _fingerprint(job: TraceStore, model: Model) -> dict[str, Any]:

@@ -7,7 +7,6 @@ response. No text is tokenised twice.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,12 +14,7 @@ from s2l_ext.config.schema import GuidanceConfig
 from s2l_ext.data.answer_places import known_answer
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.trace_checks import trace_fault
-from s2l_ext.data.traces import answer_start
-
-THINK, THINK_END = "<think>", "</think>"
-BLANK_END = re.compile(rf"\s*{THINK_END}\s*")
-TAIL_TOKENS = 16
-"""Tokens of the prompt's end that are looked at for an open think tag."""
+from s2l_ext.data.traces import OPEN, TAIL_TOKENS, after_prompt, answer_start
 
 
 def trace_of(row: dict[str, Any], dotted: str, teacher_rollouts: dict[str, str] | None = None) -> str | None:
@@ -50,15 +44,7 @@ def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool, answe
         think_is_open: the chat template ended the prompt with ``<think>``, so the trace must not open it again.
     """
     start = answer_start(trace, answer) if stop_before_answer else None
-    text = trace if start is None else trace[:start]
-    if think_is_open and text.lstrip().startswith(THINK):
-        text = text.lstrip()[len(THINK) :].lstrip("\n")
-    return text
-
-
-def without_tags(text: str) -> str:
-    """Reasoning and answer without think tags, for a prompt in which the chat template opened and closed them."""
-    return BLANK_END.sub("\n\n", text.replace(THINK, "").lstrip()).lstrip()
+    return after_prompt(trace if start is None else trace[:start], OPEN if think_is_open else "")
 
 
 def guidance_ids(
@@ -81,10 +67,8 @@ def guidance_ids(
         response_length: ``data.max_response_length``.
         answer: the right answer, if the row has one.
     """
-    tail = tokenizer.decode(prompt_ids[-TAIL_TOKENS:]).rstrip()
-    text = usable_text(trace, config.stop_before_answer, tail.endswith(THINK), answer)
-    if tail.endswith(THINK_END):
-        text = without_tags(text)
+    text = usable_text(trace, config.stop_before_answer, think_is_open=False, answer=answer)
+    text = after_prompt(text, tokenizer.decode(prompt_ids[-TAIL_TOKENS:]))
     ids = tokenizer.encode(text, add_special_tokens=False)
     return list(ids[: max(min(length, response_length - config.min_continuation), 0)])
 

@@ -243,3 +243,16 @@ def test_conclusion():
     assert conclusion_of("a") == "a"
     assert conclusion_of("<think>a") == ""
     assert conclusion_of("<think>a</think>b") == "b"
+
+
+@pytest.mark.parametrize(
+    ("prompt_end", "said"),
+    [
+        ("<|im_start|>assistant\n", "<think>\nOkay.\n</think>\n\n7"),
+        ("<|im_start|>assistant\n<think>\n", "Okay.\n</think>\n\n7"),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "Okay.\n\n7"),
+    ],
+)
+def test_a_trace_goes_on_where_the_template_stopped(prompt_end: str, said: str) -> None:
+    """The same for guidance and for a store of traces: one blank line is between reasoning and answer."""
+    assert traces.after_prompt("<think>\nOkay.\n</think>\n\n7", prompt_end) == said

@@ -17,7 +17,6 @@ from s2l_ext.data.store_checks import check_store
 from s2l_ext.data.toy.models import ModelSize, build_model
 from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.errors import ConfigError
-from s2l_ext.explore.traces import continuation
 
 TRACES = ["<think>1+1=2</think>\\boxed{2}", "<think>2+1=3</think>\\boxed{3}", "<think>3+1=4</think>\\boxed{4}"]
 
@@ -62,18 +61,6 @@ def test_a_row_is_the_prompts_tokens_the_traces_tokens_and_one_end_token(model, 
         said = trace.removeprefix("<think>") if tokenizer.decode(prompt).rstrip().endswith("<think>") else trace
         assert row.token_ids == [*tokenizer.encode(said, add_special_tokens=False), tokenizer.eos_token_id]
         assert not row.truncated and row.acc is None
-
-
-@pytest.mark.parametrize(
-    ("prompt_end", "said"),
-    [
-        ("<|im_start|>assistant\n", "<think>\nOkay.\n</think>\n\n7"),
-        ("<|im_start|>assistant\n<think>\n", "Okay.\n</think>\n\n7"),
-        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "Okay.\n\n\n\n\n7"),
-    ],
-)
-def test_a_trace_goes_on_where_the_template_stopped(prompt_end, said) -> None:
-    assert continuation("<think>\nOkay.\n</think>\n\n7\n", prompt_end) == said
 
 
 def test_rows_without_a_trace_are_an_error_or_dropped_and_counted(model, tmp_path, capsys) -> None:
