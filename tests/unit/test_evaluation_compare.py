@@ -115,11 +115,11 @@ def counted(rows: list[list[Any]], ks: Any) -> dict[str, Any]:
 
 
 IMPOSSIBLE = {
-    "fewer samples than k": ([[4, 2], [2, 1]], {"1": 0.5, "4": 0.9}, "problem p1 has 2 samples, pass@4 needs 4"),
-    "more right than samples": ([[4, 9], [4, 1]], {"1": 0.5}, "problem p0 has 9 right of 4 samples"),
+    "H089 fewer samples than k": ([[4, 2], [2, 1]], {"1": 0.5, "4": 0.9}, "problem p1 has 2 samples, pass@4 needs 4"),
+    "H090 more right than samples": ([[4, 9], [4, 1]], {"1": 0.5}, "problem p0 has 9 right of 4 samples"),
     "negative": ([[4, 1], [4, -1]], {"1": 0.5}, "problem p1 has -1 right of 4 samples"),
     "no samples": ([[0, 0]], {"1": 0.5}, "problem p0 has 0 right of 0 samples"),
-    "no problems": ([], {"1": 0.5}, "no problems"),
+    "H091 no problems": ([], {"1": 0.5}, "no problems"),
     "text": ([["4", 1]], {"1": 0.5}, "problem p0 has num_samples '4' and num_correct 1, not whole"),
     "true": ([[4, True]], {"1": 0.5}, "problem p0 has num_samples 4 and num_correct True, not whole"),
     "no pass@k": ([[4, 1]], None, "pass_at_k is None"),
@@ -150,7 +150,7 @@ def test_a_problem_that_stands_twice_is_refused(write) -> None:
         compare(write("a.json", found), write("b.json", found))
 
 
-@pytest.mark.parametrize(("count", "said"), [(2, "too few"), (5, "too few"), (6, "clear")])
+@pytest.mark.parametrize(("count", "said"), [(2, "too few"), (5, "too few"), (6, "clear")], ids=["H092", "five", "six"])
 def test_no_verdict_from_too_few_problems(write, count: int, said: str) -> None:
     a, b = (write(f"{v}.json", counted([[1, v]] * count, {"1": float(v)})) for v in (0, 1))
     found = compare(a, b)
