@@ -78,17 +78,19 @@ def take_guidance_for_the_learners(batch: KVBatchMeta) -> dict[str, float]:
     and weigh or reject whole rows for it. Must come before verl's advantages, which apply its rollout correction.
 
     Returns:
-        verl's metrics of how far sampler and learner are apart, computed anew.
+        verl's metrics of how far sampler and learner are apart, computed anew; none where no row has guidance.
     """
-    fields = ["old_log_probs", "rollout_log_probs", "response_mask", "responses"]
+    fields = ["old_log_probs", "rollout_log_probs"]
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
     rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=[*fields, PREFIX_FIELD])
     prefix_B = prefix_lengths(keys, rows[PREFIX_FIELD])
     found = zip(keys, prefix_B, rows["old_log_probs"].unbind(), rows["rollout_log_probs"].unbind(), strict=True)
     changed = {key: torch.cat([old[:n], sampler[n:]]) for key, n, old, sampler in found if n}
-    if changed:
-        nested = torch.nested.as_nested_tensor(list(changed.values()), layout=torch.jagged)
-        written = TensorDict({"rollout_log_probs": nested}, batch_size=len(changed))
-        tq.kv_batch_put(keys=list(changed), partition_id=batch.partition_id, fields=written)
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
+    if not changed:
+        return {}
+    nested = torch.nested.as_nested_tensor(list(changed.values()), layout=torch.jagged)
+    written = TensorDict({"rollout_log_probs": nested}, batch_size=len(changed))
+    tq.kv_batch_put(keys=list(changed), partition_id=batch.partition_id, fields=written)
+    wanted = [*fields, "response_mask", "responses"]
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
     return calculate_debug_metrics(DataProto(batch=data.to_padded_tensor()))

@@ -251,7 +251,7 @@ def test_only_guidance_of_a_sessions_first_output_is_taken_over(queue) -> None:
     later.batch.keys[0] = "a_0_1"
     later.rows["a_0_1"], later.prefix["a_0_1"] = later.rows["a_0_0"], 2
     queue.rows, queue.prefix = later.rows, later.prefix
-    take_guidance_for_the_learners(later.batch)
+    assert take_guidance_for_the_learners(later.batch) == {}, "nothing changed, so verl's metrics stand"
     assert queue.rows["a_0_1"]["rollout_log_probs"].tolist() == pytest.approx(SAMPLER["a_0_0"])
 
 
