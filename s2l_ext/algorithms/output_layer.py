@@ -17,7 +17,7 @@ from torch import Tensor
 LARGEST_LOGIT = 50.0
 """Logits of real models reach it; the caps in use lie between 15 and 50."""
 TOLERANCE = 1e-3
-"""Of the largest logit. A plain layer's difference is 0: both numbers come from one product."""
+"""Of the largest logit. A plain layer's difference is 0, or the rounding of its dtype where two kernels multiply."""
 PROBE_TOKENS = 4
 
 
@@ -40,6 +40,11 @@ def amplified(layer: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """Share of the largest logit by which a plain layer's numbers in ``dtype`` may differ."""
+    return max(TOLERANCE, 2 * torch.finfo(dtype).eps)
 
 
 def largest_difference(logits: Tensor, product: Tensor) -> float:

@@ -30,7 +30,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import TrainingWorker
 
 from s2l_ext.algorithms.divergences import TokenDivergence, divergence_from_hidden, policy_gradient_k1
-from s2l_ext.algorithms.output_layer import TOLERANCE, amplified, largest_difference, probe_ids
+from s2l_ext.algorithms.output_layer import amplified, largest_difference, probe_ids, tolerance
 from s2l_ext.config.schema import DistillConfig
 from s2l_ext.errors import ConfigError
 from s2l_ext.rollout.explorer_servers import point_to_model
@@ -119,7 +119,7 @@ class OutputLayer:
         with amplified(self.layer), self.replaced(watch):
             logits = module(input_ids=probe_ids(get_device_id()), use_cache=False).logits
         difference = largest_difference(logits, products[0]) if products else float("inf")
-        if difference > TOLERANCE:
+        if not products or difference > tolerance(products[0].dtype):
             raise ConfigError(
                 f"{self.path}: its logits are not its output matrix times its last hidden state (a cap or a scale; "
                 f"largest difference {difference:.2g} of the largest logit). s2l.distill.scorer=fsdp computes them "

@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ext.algorithms.output_layer import amplified, largest_difference
+from s2l_ext.algorithms.output_layer import amplified, largest_difference, tolerance
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.diversity_tokens import TokenModel
 from s2l_ext.trainer.distill_worker import OutputLayer
@@ -72,6 +72,19 @@ def test_a_plain_output_layer_passes_and_stays_as_it_was(family, options) -> Non
     before = model(ids).logits
     OutputLayer(model, "some/model").require_plain_logits(model)
     assert torch.equal(model(ids).logits, before)
+
+
+def test_rounding_of_bfloat16_is_no_other_distribution(monkeypatch) -> None:
+    """A second kernel may round the largest logit, 50, to a neighbour 0.25 away; a cap moves it by much more."""
+    model = tiny("llama").bfloat16()
+    layer = OutputLayer(model, "some/model")
+    plain = layer._plain
+    monkeypatch.setattr(layer, "_plain", lambda hidden: plain(hidden) * (1 + 2**-7))
+    layer.require_plain_logits(model)
+    monkeypatch.setattr(layer, "_plain", lambda hidden: 30 * torch.tanh(plain(hidden) / 30))
+    with pytest.raises(ConfigError, match="its logits are not its output matrix"):
+        layer.require_plain_logits(model)
+    assert (tolerance(torch.float32), tolerance(torch.bfloat16)) == (1e-3, 2**-6)
 
 
 def test_forward_passes_in_chunks_refuse_the_same_models(tmp_path) -> None:
