@@ -5,10 +5,7 @@ A gold that is read in part, or not at all, is right for an answer of the very s
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from s2l_ext.errors import DataError
@@ -17,7 +14,7 @@ from s2l_ext.rewards.golds import as_text
 
 KINDS = ("number", "expression", "several", "text", "in_part", "unread")
 UNSAFE = ("in_part", "unread")
-EXAMPLES, LONGEST = 3, 4000
+LONGEST = 4000
 
 
 @dataclass(frozen=True)
@@ -37,14 +34,6 @@ class GoldReading:
     read: str
 
 
-@dataclass(frozen=True)
-class GoldSummary:
-    """``counts`` of golds by kind (all kinds of :data:`KINDS`), and up to three ``examples`` of each kind."""
-
-    counts: dict[str, int]
-    examples: dict[str, list[GoldReading]] = field(default_factory=dict)
-
-
 def read_gold(gold: Any) -> GoldReading:
     """How the judge reads ``gold`` (text, a number, a list of one). No gold raises.
 
@@ -62,19 +51,3 @@ def read_gold(gold: Any) -> GoldReading:
         return GoldReading(text, "number", plain)
     found = math_helper.read(text)
     return GoldReading(text, str(found.get("kind", "unread")), str(found.get("read", "")))
-
-
-def summary(golds: Iterable[Any]) -> GoldSummary:
-    """Counts and examples of how the judge reads ``golds``; each gold is read once however often it comes."""
-    golds = list(golds)
-    given = {repr(gold): gold for gold in golds}
-    times = Counter(map(repr, golds))
-    counts = dict.fromkeys(KINDS, 0)
-    examples: dict[str, list[GoldReading]] = {}
-    with ThreadPoolExecutor(math_helper.POOL_SIZE, thread_name_prefix="s2l-golds") as threads:
-        for key, reading in zip(given, threads.map(read_gold, given.values()), strict=True):
-            counts[reading.kind] += times[key]
-            shown = examples.setdefault(reading.kind, [])
-            if len(shown) < EXAMPLES:
-                shown.append(reading)
-    return GoldSummary(counts, examples)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from s2l_ext.errors import DataError
-from s2l_ext.rewards.gold_reading import read_gold, summary
+from s2l_ext.rewards.gold_reading import read_gold
 from s2l_ext.rewards.math import compute_score, grade
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -74,13 +74,6 @@ def test_a_gold_that_is_no_answer_is_refused(gold):
 def test_what_is_read_of_a_gold(gold, kind, read):
     found = read_gold(gold)
     assert (found.kind, found.read) == (kind, read)
-
-
-def test_the_summary_counts_every_row_and_shows_three_examples_of_a_kind():
-    found = summary(["7", "7", "8", "9", "10", "x+1", "It is $5$ when $x=3$", None])
-    assert found.counts == {"number": 5, "expression": 1, "several": 0, "text": 0, "in_part": 1, "unread": 1}
-    assert [reading.gold for reading in found.examples["number"]] == ["7", "8", "9"]
-    assert found.examples["in_part"][0].read == "x=3"
 
 
 def test_a_gold_that_is_read_in_part_is_right_for_the_same_text_only():
