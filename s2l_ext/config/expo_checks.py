@@ -62,7 +62,6 @@ def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
     _refuse_unused_kl(kl)
     _check_kl_knobs(kl, cfg)
-    refuse_split_steps(cfg, "s2l.kl")
     build_kl(kl, cfg)
     warnings = []
     if kl.beta == 0:
@@ -74,13 +73,6 @@ def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
             "with is aggregated in that way, not a mean over tokens."
         )
     return warnings
-
-
-def refuse_split_steps(cfg: DictConfig, feature: str) -> None:
-    """One value a step needs one update a step."""
-    key = "trainer.v1.sync.parameter_sync_step"
-    if (setting(cfg, key) or 1) > 1:
-        raise ConfigError(f"{key}={setting(cfg, key)} splits a step into several updates; {feature} acts once a step.")
 
 
 def _refuse_unused_kl(kl: KLConfig) -> None:
@@ -171,7 +163,6 @@ def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]
         refuse_unused(curriculum, {"type", "rows", "on_mismatch", "options"}, "s2l.curriculum")
     _refuse_other_prompts(cfg)
     _check_order(curriculum, cfg)
-    refuse_split_steps(cfg, "s2l.curriculum")
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if custom:
         return [f"trainer.v1.sampler.custom_sampler={custom} must hand on the prompts that s2l.curriculum drew."]

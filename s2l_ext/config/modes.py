@@ -76,14 +76,27 @@ def most_draws(cfg: DictConfig) -> int | None:
 def check_mode(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on what the chosen mode cannot do; returns warnings."""
     mode = mode_of(cfg)
+    if s2l.anything_on:
+        _refuse_split_steps(mode, cfg)
     if mode == "sync":
         return []
     if s2l.anything_on:
         _check_lag(s2l, cfg)
         _check_seeds(mode, cfg)
     if mode == "separate_async":
-        _check_separate(s2l, cfg)
+        _check_separate(cfg)
     return []
+
+
+def _refuse_split_steps(mode: str, cfg: DictConfig) -> None:
+    """verl reads the key in every mode; plans and controllers are of one update a step."""
+    key = f"trainer.v1.{mode}.parameter_sync_step"
+    updates = setting(cfg, key) or 1
+    if updates > 1:
+        raise ConfigError(
+            f"{key}={updates}: verl would train that many times in a step, and controllers of s2l act once. Set "
+            f"{key}=1."
+        )
 
 
 def _check_lag(s2l: S2LConfig, cfg: DictConfig) -> None:
@@ -105,7 +118,7 @@ def _check_seeds(mode: str, cfg: DictConfig) -> None:
         )
 
 
-def _check_separate(s2l: S2LConfig, cfg: DictConfig) -> None:
+def _check_separate(cfg: DictConfig) -> None:
     """What verl asserts inside its task runner, with keys and fixes; and what is not built."""
     where = f"{MODE_KEY}=separate_async"
     for name in ("nnodes", "n_gpus_per_node"):
@@ -114,11 +127,6 @@ def _check_separate(s2l: S2LConfig, cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on GPUs of its own. Set it to at least 1.")
     _check_engine(where, cfg)
     updates = whole_number(cfg, "trainer.v1.separate_async.parameter_sync_step")
-    if updates > 1 and s2l.anything_on:
-        raise ConfigError(
-            f"trainer.v1.separate_async.parameter_sync_step={updates}: verl would train that many times in a step, and "
-            "controllers of s2l act once. Set trainer.v1.separate_async.parameter_sync_step=1."
-        )
     batch, mini = (
         whole_number(cfg, key) for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
     )

@@ -102,6 +102,16 @@ def test_several_updates_a_step_are_refused_with_a_controller_on() -> None:
     assert check(*several, recipe="grpo/toy") == []
 
 
+@pytest.mark.parametrize("mode", ["sync", "colocate_async"])
+@pytest.mark.parametrize("recipe", ["s2l_po/toy", "g2rpo_a/toy", "sparse_to_dense/stages/opd", "expo/toy"])
+def test_several_updates_a_step_are_refused_in_every_mode_and_for_every_method(mode: str, recipe: str) -> None:
+    """verl reads the key of whatever mode it runs; the plans of a step would be gone at its second update."""
+    key = f"trainer.v1.{mode}.parameter_sync_step"
+    assert refused(f"trainer.v1.trainer_mode={mode}", f"++{key}=2", recipe=recipe) == (
+        f"{key}=2: verl would train that many times in a step, and controllers of s2l act once. Set {key}=1."
+    )
+
+
 def test_batch_and_mini_batch_that_verl_would_not_take_are_refused_before_it_starts() -> None:
     message = refused(*SEPARATE, "actor_rollout_ref.actor.ppo_mini_batch_size=8")
     assert "ppo_mini_batch_size=8" in message and "ppo_mini_batch_size=16" in message
