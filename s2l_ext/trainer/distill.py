@@ -19,6 +19,7 @@ from s2l_ext.config.schema import DistillConfig
 from s2l_ext.errors import DataError
 from s2l_ext.rollout.plan import DISTILL_BLOCK
 from s2l_ext.trainer.actor_worker import SUM_PREFIX
+from s2l_ext.trainer.outcomes import accuracy_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,13 +89,13 @@ def leave_out_wrong(batch: KVBatchMeta) -> tuple[KVBatchMeta, dict[str, float]]:
 
 
 def _is_right(extra_fields: dict[str, Any]) -> bool:
-    value = (extra_fields.get("reward_extra_info") or {}).get("acc")
-    if value is None:
+    acc = accuracy_of(extra_fields, strict=True)
+    if acc is None:
         raise DataError(
             "s2l.distill.correct_only=True needs the verifier's correctness, but the reward function gave a row no "
             "'acc'. Return it beside 'score', or set s2l.distill.correct_only=false."
         )
-    return float(value) > 0.5
+    return acc > 0.5
 
 
 def _get(batch: KVBatchMeta, fields: list[str]) -> TensorDict:

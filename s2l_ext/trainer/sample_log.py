@@ -11,6 +11,7 @@ from transfer_queue import KVBatchMeta
 
 from s2l_ext.algorithms.sources import LEARNER
 from s2l_ext.rollout.plan import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.trainer.outcomes import accuracy_of
 from s2l_ext.trainer.row_metrics import prefix_lengths
 
 FILE_NAME = "samples.jsonl"
@@ -58,7 +59,6 @@ def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     uid, session, _ = _order(key)
     [placed], response = prefix_lengths([key], [row.get(PREFIX_FIELD, 0)]), row["responses"].tolist()
     truth = (_plain(row["reward_model"]) or {}).get("ground_truth")
-    said = (_plain(row["extra_fields"]) or {}).get("reward_extra_info") or {}
     return {
         "uid": uid,
         "session": session,
@@ -67,7 +67,7 @@ def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "guidance": tokenizer.decode(response[:placed], skip_special_tokens=True),
         "response": shortened(tokenizer.decode(response[placed:], skip_special_tokens=True)),
         "score": float(row["rm_scores"].sum()),
-        "acc": None if said.get("acc") is None else float(said["acc"]),
+        "acc": accuracy_of(_plain(row["extra_fields"]) or {}, strict=False),
         "ground_truth": None if truth is None else str(truth),
     }
 

@@ -267,9 +267,9 @@ def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> N
 class Rows:
     """What the TransferQueue holds of two rows, right and wrong."""
 
-    def __init__(self, acc=(1.0, 0.0)) -> None:
+    def __init__(self) -> None:
         self.fields = {"response_mask": nested([[1, 0, 1], [1, 1]])}
-        self.extra = [{"reward_extra_info": {} if a is None else {"acc": a, "score": a}} for a in acc]
+        self.extra = [{"reward_extra_info": {"acc": acc, "score": acc}} for acc in (1.0, 0.0)]
 
     def get(self, keys, partition_id, select_fields):
         data = TensorDict(dict(self.fields), batch_size=2)
@@ -284,8 +284,8 @@ class Rows:
 
 @pytest.fixture
 def rows(monkeypatch):
-    def use(**options) -> Rows:
-        rows = Rows(**options)
+    def use() -> Rows:
+        rows = Rows()
         monkeypatch.setattr(distill.tq, "kv_batch_get", rows.get)
         monkeypatch.setattr(distill.tq, "kv_batch_put", rows.put)
         return rows
@@ -308,9 +308,14 @@ def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None
     assert batch.extra_info["temperature"] == 1.0
 
 
-def test_correct_only_without_a_verdict_is_an_error(rows) -> None:
-    rows(acc=(1.0, None))
-    with pytest.raises(DataError, match="correct_only"):
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [({}, "gave a row no 'acc'"), ({"acc": 0.9}, "gave a row no 'acc'"), ({"acc": 2.0, "score": 2.0}, r"acc=2\.0: it")],
+    ids=["nothing", "a bare reward, which verl calls acc", "no share"],
+)
+def test_correct_only_without_a_verdict_is_an_error(rows, said: dict, words: str) -> None:
+    rows().extra[1] = {"reward_extra_info": said}
+    with pytest.raises(DataError, match=words):
         distill.leave_out_wrong(step())
 
 

@@ -17,6 +17,11 @@ ROWS = {
 }
 
 
+def said(score: float, acc: float | None) -> dict:
+    """Of a reward function, by verl: it calls a bare number ``acc``."""
+    return {"acc": score} if acc is None else {"acc": acc, "score": score}
+
+
 class Letters:
     def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         assert skip_special_tokens
@@ -38,7 +43,7 @@ def batch(monkeypatch) -> KVBatchMeta:
             "prompts": nested([row[0] for row in rows]),
             "responses": nested([row[1] for row in rows]),
             "rm_scores": nested([[0.0] * (len(row[1]) - 1) + [row[2]] for row in rows]),
-            "extra_fields": stack([{"reward_extra_info": {} if row[3] is None else {"acc": row[3]}} for row in rows]),
+            "extra_fields": stack([{"reward_extra_info": said(row[2], row[3])} for row in rows]),
             "reward_model": stack([{"ground_truth": "42"} for _ in rows]),
             "s2l_source": stack([row[4] for row in rows]),
             "s2l_prefix_len": torch.tensor([row[5] for row in rows]),
