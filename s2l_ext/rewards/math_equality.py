@@ -72,7 +72,8 @@ def judge(
     truth = _gold(gold, how)
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
-    if not correct and whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text and not hedged(text):
+    short = whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text
+    if not correct and short and (len(_parts(truth)) > 1 or not hedged(text)):
         correct = _same(truth, spelling.plain(text), how)
     if not correct and _is_prose(found):
         inside = _found(found, how)
@@ -157,6 +158,8 @@ def _same(gold: str, answer: str, how: Comparison, deep: bool = True) -> bool:
     """Whether two answers in one spelling are equal."""
     if not gold or not answer:
         return False
+    if fast_math.number(gold) is not None:
+        answer = spelling.without_letter_unit(answer)
     if spelling.squeezed(gold) == spelling.squeezed(answer) or _same_words(gold, answer):
         return True
     if deep:

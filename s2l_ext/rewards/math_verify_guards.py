@@ -10,13 +10,14 @@ from typing import Any
 
 SIGN = re.compile(r"(<=?|>=?|\\(?:le|ge|neq?|ll|gg|nless|ngtr|sim|equiv|in|notin|subset|subseteq)(?![A-Za-z]))?")
 BASED = re.compile(r"(-?[0-9A-Fa-f.]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*([0-9]+|[a-z]+)\s*\}?\}?")
-SPACED_DIGITS = re.compile(r"(?<!frac)(?<!frac )\d\s+\d")
+SPACED_DIGITS = re.compile(r"(?<!frac)(?<!frac )(?<!log_)\d\s+\d")
 OPENING = {"\\{": "set", "(": "tuple", "[": "tuple", "\\langle": "tuple"}
 LETTERS = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*\}?")
 UNREAD = re.compile(
     r"\\(?:lor|land|vee|wedge|to|mapsto|rightarrow|Rightarrow|implies|iff|neq?|not|mid|nmid)(?![A-Za-z])"
 )
 UNEVALUATED = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim|bigcup|bigcap)(?![A-Za-z])")
+PRIMED = re.compile(r"[A-Za-z]\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)+")
 CALL = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
 CHOICE = re.compile(r"[A-Z]")
 LETTER = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ]*\})?|([A-Za-z])")
@@ -44,6 +45,7 @@ def refused(gold: str, answer: str) -> bool:
         or _other_letters(gold, answer)  # multiplies letters: EBAC is ABCE
         or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
         or bool(UNREAD.search(gold)) != bool(UNREAD.search(answer))  # takes the last of "3 \lor 4"
+        or bool(PRIMED.fullmatch(gold) or PRIMED.fullmatch(answer))  # drops a prime: B' is B
         or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
         or _letters_set_equal(gold, answer)  # "A=B" is B
         or bool(UNEVALUATED.search(answer) and not UNEVALUATED.search(gold))  # works out the question itself
@@ -99,6 +101,9 @@ def _sign(text: str) -> str:
 
 def _other_base(gold: str, answer: str) -> bool:
     first, second = BASED.fullmatch(gold.strip()), BASED.fullmatch(answer.strip())
+    if first and not second:
+        parts = [BASED.fullmatch(part.strip()) for part in re.split("[,;]", answer)]
+        return any(part and part.groups() != first.groups() for part in parts)
     return bool(first and second and first.groups() != second.groups())
 
 

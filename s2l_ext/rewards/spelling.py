@@ -79,6 +79,8 @@ UNITS_TEXT = """
 """
 UNITS = frozenset(UNITS_TEXT.split())
 LETTER_UNITS = frozenset("mgL")
+THOUSAND = re.compile(r"\{\s*k\s*\}")
+UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+[hsmgLNJVWAK]")
 TAIL_WORDS = re.compile(r"(?<=[\d})])\s*((?:(?:^|\s+)[A-Za-z][A-Za-z/]*\.?)+|[A-Za-z/]{2,4})\s*(?:\^\s*\{?[23]\}?)?$")
 QUALIFIERS_TEXT = """
     or and not no nor but to than of mod at least most more less fewer greater over under below above about
@@ -131,6 +133,12 @@ def squeezed(text: str) -> str:
 def qualified(text: str) -> bool:
     """Whether a word in ``text`` changes what a number beside it says: "at least", "or", "not", "million"."""
     return any(word.lower() in QUALIFIERS for word in WORD.findall(text))
+
+
+def without_letter_unit(text: str) -> str:
+    """``8`` for ``8 h``: for a gold that is a plain number, so that the letter can be no variable of the question."""
+    found = UNIT_OF_NUMBER.fullmatch(text)
+    return found[1] if found else text
 
 
 def _unemphasised(text: str) -> str:
@@ -219,7 +227,7 @@ def _written_out(sign: str, digits: str, power: str) -> str:
 def _without_units(text: str) -> str:
     found = TEXT_UNIT.search(text)
     before = text[: found.start()].strip() if found else ""
-    if found and not qualified(found[0]) and re.search(r"[\w})]$|\\%$", before):
+    if found and not qualified(found[0]) and not THOUSAND.search(found[0]) and re.search(r"[\w})]$|\\%$", before):
         return before
     whole = re.fullmatch(r"\\(?:text|mathrm|textbf|mbox)\s*\{\s*(-?[\d.,/]+)\s+([A-Za-z][A-Za-z .]*)\}", text)
     if whole and not qualified(whole[2]):
