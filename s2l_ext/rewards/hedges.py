@@ -14,7 +14,9 @@ DENIED = re.compile(
     rf"\s*(?:equal to\s+|be\s+|exactly\s+|simply\s+|just\s+|a\s+|the\s+)?:?\s*{VALUE}\W*$",
     re.IGNORECASE,
 )
-LISTED = re.compile(rf"(?:^|\b(?:is|are|be|was)|[:=])\s*{VALUE}(?:\s*(?:,\s|;|\band\b|&)\s*{VALUE})+\W*$", re.IGNORECASE)
+LISTED = re.compile(
+    rf"(?:^|\b(?:is|are|be|was)|[:=])\s*{VALUE}(?:\s*(?:,\s|;|\band\b|&)\s*{VALUE})+\W*$", re.IGNORECASE
+)
 BETWEEN = re.compile(rf"\bbetween\s+{VALUE}\s+and\s+{VALUE}\W*$", re.IGNORECASE)
 SCALE = r"hundred|thousand|million|billion|trillion|dozen"
 SCALED = re.compile(rf"{VALUE}\s+(?:or (?:more|less|fewer)|{SCALE})\b\W*$", re.IGNORECASE)
@@ -23,6 +25,6 @@ TAIL_CHARS = 300
 
 
 def hedged(text: str) -> bool:
-    """Whether the last statement with a value says "3 or 5", "3, 5", "between 3 and 5", "not 5", "at least 5" or "5 million"."""
+    """Whether the last statement with a value says "3 or 5", "3, 5", "between 3 and 5", "not 5", "at least 5" or the like."""
     sentences = [each for each in SENTENCE.split(text[-TAIL_CHARS:].strip()) if re.search(r"\d|\$|\\", each)]
     return bool(sentences) and any(form.search(sentences[-1]) for form in (EITHER, DENIED, LISTED, BETWEEN, SCALED))
