@@ -25,6 +25,6 @@ TAIL_CHARS = 300
 
 
 def hedged(text: str) -> bool:
-    """Whether the last statement with a value says "3 or 5", "3, 5", "between 3 and 5", "not 5", "at least 5" or the like."""
+    """Whether the last statement with a value says "3 or 5", "3, 5", "between 3 and 5", "not 5" or "at least 5"."""
     sentences = [each for each in SENTENCE.split(text[-TAIL_CHARS:].strip()) if re.search(r"\d|\$|\\", each)]
     return bool(sentences) and any(form.search(sentences[-1]) for form in (EITHER, DENIED, LISTED, BETWEEN, SCALED))
