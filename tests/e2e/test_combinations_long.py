@@ -1,7 +1,9 @@
-"""Filtered groups, rejection sampling, another reward manager and the loss summed over tokens, with explorer, guidance
-and KL on, and distillation in several turns: what test_combinations.py leaves out."""
+"""What test_combinations.py leaves out: verl's own features with every method off, rollout corrections, filtered
+groups, another reward manager, the loss summed over tokens, and distillation in several turns."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,10 +14,12 @@ GROUP = 4
 TOOL_TEXT = "\ntool\nsure?\nassistant\n"
 TOOL_TOKENS = len(TOOL_TEXT) + 3
 """With the start of two turns and the end of one, a token each."""
+GUIDANCE = "s2l.guidance={alpha: 0.5, min_continuation: 16, length: {initial: 40, max_length: 48}}"
 KL = ("s2l.kl={type: accuracy, beta: 0.02}", "actor_rollout_ref.actor.use_kl_loss=true")
 LOGGED = ("s2l.rollout.log_groups=8", "actor_rollout_ref.rollout.calculate_log_probs=true")
 MANAGER = "reward.reward_manager.name=dapo"
 FILTER = ("algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc")
+IS = ("algorithm.rollout_correction.rollout_is=token", "algorithm.rollout_correction.rollout_is_threshold=2.0")
 RS = (
     "algorithm.rollout_correction.rollout_rs=seq_mean_k1",
     "algorithm.rollout_correction.rollout_rs_threshold=0.5_2.0",
@@ -30,6 +34,68 @@ TOOLS = (
 )
 RESUMED = ("trainer.total_training_steps=3", "trainer.save_freq=1", "trainer.max_actor_ckpt_to_keep=2")
 
+TWO_STEPS = "trainer.total_training_steps=2"
+
+PLAIN = (
+    *LOGGED,
+    *UPDATES,
+    *TOOLS,
+    *FILTER,
+    *IS,
+    *RS,
+    MANAGER,
+    TWO_STEPS,
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum",
+    "actor_rollout_ref.model.lora_rank=8",
+)
+PLAIN_FSDP1 = (
+    *LOGGED,
+    TWO_STEPS,
+    "algorithm.rollout_correction.bypass_mode=true",
+    "actor_rollout_ref.actor.strategy=fsdp",
+    "actor_rollout_ref.ref.strategy=fsdp",
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+    "actor_rollout_ref.actor.loss_scale_factor=64",
+)
+CORRECTED = (
+    GUIDANCE,
+    *LOGGED,
+    *IS,
+    *RS,
+    MANAGER,
+    TWO_STEPS,
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum-norm",
+    "actor_rollout_ref.actor.loss_scale_factor=64",
+)
+BYPASS = (
+    GUIDANCE,
+    *LOGGED,
+    TWO_STEPS,
+    "algorithm.rollout_correction.bypass_mode=true",
+    "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum",
+)
+EVERYTHING = (
+    GUIDANCE,
+    *LOGGED,
+    *RS,
+    MANAGER,
+    TWO_STEPS,
+    "s2l.explorer.mix_steps=3",
+    "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+)
+STORED = (
+    *LOGGED,
+    *UPDATES,
+    *FILTER,
+    *RS,
+    MANAGER,
+    TWO_STEPS,
+    "s2l.explorer.mix_steps=3",
+    "algorithm.norm_adv_by_std_in_grpo=false",
+    "actor_rollout_ref.actor.strategy=fsdp",
+    "actor_rollout_ref.ref.strategy=fsdp",
+    "actor_rollout_ref.actor.loss_agg_mode=token-sum",
+)
 FILTERED = (
     *KL,
     *LOGGED,
@@ -51,7 +117,44 @@ DISTILLED = (
     "actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean",
 )
 RECIPE, OPD = "combined/g2rpo_a_s2l", "sparse_to_dense/stages/opd"
+EXPO, COMBINED = "expo/toy", "combined/expo_s2l"
 LAUNCHES = [
+    {
+        "fixture": "plain",
+        "recipe": "grpo/toy",
+        "overrides": PLAIN,
+        "shown_by": "test_verls_own_features_run_with_every_method_off",
+    },
+    {
+        "fixture": "plain_fsdp1",
+        "recipe": "grpo/toy",
+        "overrides": PLAIN_FSDP1,
+        "shown_by": "test_fsdp1_in_bypass_with_every_method_off",
+    },
+    {
+        "fixture": "corrected",
+        "recipe": EXPO,
+        "overrides": CORRECTED,
+        "shown_by": "test_corrections_see_no_guidance_and_weigh_nothing_away",
+    },
+    {
+        "fixture": "bypass",
+        "recipe": EXPO,
+        "overrides": BYPASS,
+        "shown_by": "test_in_bypass_the_sampler_is_the_old_policy",
+    },
+    {
+        "fixture": "everything",
+        "recipe": COMBINED,
+        "overrides": EVERYTHING,
+        "shown_by": "test_rejection_goes_with_all_methods",
+    },
+    {
+        "fixture": "stored",
+        "recipe": "s2l_po/toy_offline",
+        "overrides": (*STORED, "s2l.explorer.store=STORE"),
+        "shown_by": "test_stored_rows_go_with_filtered_groups_and_several_updates",
+    },
     {
         "fixture": "filtered",
         "recipe": RECIPE,
@@ -76,6 +179,100 @@ def rows_by_step(run) -> dict[int, list[dict]]:
 def outcomes(rows: list[dict]) -> dict[str, set[float]]:
     """Accuracies that occur in each group."""
     return {uid: {row["acc"] for row in rows if row["uid"] == uid} for uid in {row["uid"] for row in rows}}
+
+
+# ---- every method off ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def plain(launch, small_run):
+    return launch("grpo/toy", *small_run, *PLAIN).wait()
+
+
+@pytest.fixture(scope="module")
+def plain_fsdp1(launch, small_run):
+    return launch("grpo/toy", *small_run, *PLAIN_FSDP1).wait()
+
+
+def test_verls_own_features_run_with_every_method_off(plain) -> None:
+    """Groups are mixed, the tool was asked, and the adapter that was trained is the one that samples."""
+    for step, rows in rows_by_step(plain).items():
+        metrics = plain.steps()[step]
+        assert len(rows) == 8 * GROUP and all(len(found) == 2 for found in outcomes(rows).values())
+        assert any(TOOL_TEXT in row["response"] for row in rows)
+        assert metrics["rollout_corr/k3_kl"] < 1e-4 and metrics["actor/grad_norm"] > 1e-4
+        assert metrics["rollout_corr/rollout_is_mean"] == pytest.approx(1, abs=1e-3)
+        assert metrics["training/filter_groups/evicted_samples"] > 0
+        assert not [name for name in metrics if name.startswith("s2l/")]
+
+
+def test_fsdp1_in_bypass_with_every_method_off(plain_fsdp1) -> None:
+    for metrics in plain_fsdp1.steps().values():
+        assert metrics["actor/ppo_kl"] == pytest.approx(0, abs=1e-4) and metrics["actor/grad_norm"] > 1e-4
+        assert "actor/entropy" not in metrics, "old log-probs, which it comes with, were computed after all"
+        assert not [name for name in metrics if name.startswith("s2l/")]
+
+
+# ---- methods ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def corrected(launch, small_run):
+    return launch(EXPO, *small_run, *CORRECTED).wait()
+
+
+@pytest.fixture(scope="module")
+def bypass(launch, small_run):
+    return launch(EXPO, *small_run, *BYPASS).wait()
+
+
+@pytest.fixture(scope="module")
+def everything(launch, small_run):
+    return launch(COMBINED, *small_run, *EVERYTHING).wait()
+
+
+def test_corrections_see_no_guidance_and_weigh_nothing_away(corrected) -> None:
+    """Sampler and learner are one model: each weight is 1, and no own token is rejected for its guidance."""
+    for metrics in corrected.steps().values():
+        assert metrics["rollout_corr/rollout_is_mean"] == pytest.approx(1, abs=1e-3)
+        assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 0
+        assert metrics["s2l/guidance/prefix_tokens"] > 0 and metrics["s2l/guidance/prefix_tokens_in_loss"] == 0
+        own = metrics["s2l/guidance/continuation_tokens"]
+        assert own == metrics["s2l/guidance/continuation_tokens_in_loss"] > 0
+
+
+def test_in_bypass_the_sampler_is_the_old_policy(bypass) -> None:
+    for metrics in bypass.steps().values():
+        assert "actor/entropy" not in metrics, "old log-probs, which it comes with, were computed after all"
+        assert metrics["s2l/source/learner/ppo_ratio_mean"] == pytest.approx(1, abs=1e-4)
+        assert metrics["s2l/guidance/prefix_tokens_in_loss"] == 0 and metrics["actor/grad_norm"] > 1e-4
+
+
+def test_rejection_goes_with_all_methods(everything) -> None:
+    """The rejection is computed over rows of both models, and rejects none of the toy's: they are close enough."""
+    for step, metrics in everything.steps().items():
+        assert metrics["s2l/source/explorer/rows"] == {1: 4, 2: 2}[step] * 4
+        assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 0
+        assert metrics["s2l/kl/beta_reported_low"] == metrics["s2l/kl/beta_reported_high"] == metrics["s2l/kl/beta"]
+        assert metrics["s2l/guidance/prefix_tokens_in_loss"] == 0
+
+
+@pytest.fixture(scope="module")
+def stored(launch, small_run, toy_dir, tmp_path_factory):
+    store = tmp_path_factory.mktemp("store") / "explorer"
+    words = f"--model {toy_dir}/models/small --data {toy_dir}/train.parquet --n {GROUP} --max-tokens 64 --out {store}"
+    subprocess.run([sys.executable, "-m", "s2l_ext.cli", "explore", *words.split()], check=True, timeout=600)
+    return launch("s2l_po/toy_offline", *small_run, *STORED, f"s2l.explorer.store={store}").wait()
+
+
+def test_stored_rows_go_with_filtered_groups_and_several_updates(stored) -> None:
+    for step, rows in rows_by_step(stored).items():
+        metrics = stored.steps()[step]
+        slots = {1: 4, 2: 2}[step]
+        assert all(len(found) == 2 for found in outcomes(rows).values())
+        assert metrics["s2l/source/explorer/rows"] == metrics["s2l/explorer/stored_rows"] == slots * 8
+        assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 0
+        assert abs(metrics["s2l/source/explorer/ppo_ratio_mean"] - 1) > 1e-6, "later updates are off-policy"
 
 
 @pytest.fixture(scope="module")
