@@ -16,7 +16,7 @@ BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|or|\\[()\[\]])*")
 HASHES = re.compile(r"^####[ \t]+(\S.*)$", re.MULTILINE)
 TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-ANSWER_LABEL = re.compile(r"\banswer\b[*_\t ]*[:\uff1a][*_\t }]*", re.IGNORECASE)
+ANSWER_LABEL = re.compile(r"[Aa](?<!\w.)(?i:nswer)\b[*_\t ]*[:\uff1a][*_\t }]*")
 LABELS = 50
 """Of a hostile text no more labels than these are looked at, from the end."""
 EMPHASIS = re.compile(r"(\*\*|__|`)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)

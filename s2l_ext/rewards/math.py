@@ -138,7 +138,7 @@ def _quick(extracted: Extracted, gold: str, judging: Judging) -> Verdict | None:
     if judging.comparison or (extracted.whole and hedged(answer)):
         return None
     found = fast_math.verdict(answer, gold, extracted.whole)
-    if found is None and not extracted.whole:
+    if found is None and not extracted.whole and len(answer) <= fast_math.SHORT_CHARS:
         found = fast_math.verdict(spelling.plain(answer), spelling.plain(gold))
         found = found and (found[0], answer)
     return found and Verdict(*found)

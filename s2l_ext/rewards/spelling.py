@@ -92,12 +92,14 @@ QUALIFIERS_TEXT = """
 """
 QUALIFIERS = frozenset(QUALIFIERS_TEXT.split())
 """Words that change what a number says; text with one of them is no unit."""
+BLANKS = re.compile(r"\s{3,}")
+"""Long runs of blanks make the patterns below slow."""
 WORD = re.compile(r"[A-Za-z]+")
 
 
 def plain(text: str) -> str:
     """``text`` in the one spelling. It never raises; a text that cannot be rewritten comes back as it is."""
-    text = undelimited(_unemphasised(text.strip()).strip())
+    text = undelimited(_unemphasised(BLANKS.sub(" ", text.strip())).strip())
     if not text.isascii():
         text = _ascii(text)
     if "\\begin" not in text:
