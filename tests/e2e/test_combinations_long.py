@@ -2,8 +2,6 @@
 groups, another reward manager, the loss summed over tokens, and distillation in several turns."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -83,19 +81,6 @@ EVERYTHING = (
     "s2l.explorer.mix_steps=3",
     "actor_rollout_ref.actor.loss_agg_mode=token-sum",
 )
-STORED = (
-    *LOGGED,
-    *UPDATES,
-    *FILTER,
-    *RS,
-    MANAGER,
-    TWO_STEPS,
-    "s2l.explorer.mix_steps=3",
-    "algorithm.norm_adv_by_std_in_grpo=false",
-    "actor_rollout_ref.actor.strategy=fsdp",
-    "actor_rollout_ref.ref.strategy=fsdp",
-    "actor_rollout_ref.actor.loss_agg_mode=token-sum",
-)
 FILTERED = (
     *KL,
     *LOGGED,
@@ -148,12 +133,6 @@ LAUNCHES = [
         "recipe": COMBINED,
         "overrides": EVERYTHING,
         "shown_by": "test_rejection_goes_with_all_methods",
-    },
-    {
-        "fixture": "stored",
-        "recipe": "s2l_po/toy_offline",
-        "overrides": (*STORED, "s2l.explorer.store=STORE"),
-        "shown_by": "test_stored_rows_go_with_filtered_groups_and_several_updates",
     },
     {
         "fixture": "filtered",
@@ -255,24 +234,6 @@ def test_rejection_goes_with_all_methods(everything) -> None:
         assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 0
         assert metrics["s2l/kl/beta_reported_low"] == metrics["s2l/kl/beta_reported_high"] == metrics["s2l/kl/beta"]
         assert metrics["s2l/guidance/prefix_tokens_in_loss"] == 0
-
-
-@pytest.fixture(scope="module")
-def stored(launch, small_run, toy_dir, tmp_path_factory):
-    store = tmp_path_factory.mktemp("store") / "explorer"
-    words = f"--model {toy_dir}/models/small --data {toy_dir}/train.parquet --n {GROUP} --max-tokens 64 --out {store}"
-    subprocess.run([sys.executable, "-m", "s2l_ext.cli", "explore", *words.split()], check=True, timeout=600)
-    return launch("s2l_po/toy_offline", *small_run, *STORED, f"s2l.explorer.store={store}").wait()
-
-
-def test_stored_rows_go_with_filtered_groups_and_several_updates(stored) -> None:
-    for step, rows in rows_by_step(stored).items():
-        metrics = stored.steps()[step]
-        slots = {1: 4, 2: 2}[step]
-        assert all(len(found) == 2 for found in outcomes(rows).values())
-        assert metrics["s2l/source/explorer/rows"] == metrics["s2l/explorer/stored_rows"] == slots * 8
-        assert metrics["rollout_corr/rollout_rs_masked_fraction"] == 0
-        assert abs(metrics["s2l/source/explorer/ppo_ratio_mean"] - 1) > 1e-6, "later updates are off-policy"
 
 
 @pytest.fixture(scope="module")
