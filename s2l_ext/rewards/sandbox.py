@@ -109,7 +109,7 @@ class Sandbox:
         return self._with_worker(lambda worker: worker.run_judged(source, job, timeout_s, limits or Limits()))
 
     def _with_worker(self, action: Any) -> Finished:
-        """A zygote that fails is replaced and the job is tried once more; then the failure is the caller's."""
+        """A zygote that fails is replaced, idle ones too, and the job is tried once more; then the caller fails."""
         with self._slots:
             for attempt in (1, 2):
                 worker = self._take()
@@ -117,6 +117,7 @@ class Sandbox:
                     finished: Finished = action(worker)
                 except OSError as error:
                     worker.close()
+                    self.close()  # what ended one zygote may have ended those that wait
                     if attempt == 2:
                         raise SandboxUnavailable(f"the sandbox failed twice: {error}") from error
                     continue
