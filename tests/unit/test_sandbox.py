@@ -146,6 +146,17 @@ def test_a_killed_zygote_is_replaced():
     pool.close()
 
 
+def test_processes_that_died_while_idle_do_not_use_up_the_second_try():
+    pool = Sandbox(workers=2)
+    pool._idle += [pool._take(), pool._take()]
+    for worker in pool._idle:
+        worker._process.kill()
+        worker._process.wait(10)
+    assert len(pool._idle) == 2
+    assert pool.run_script("print(7)", "", 10).stdout == "7\n"
+    pool.close()
+
+
 def test_a_pool_whose_zygotes_always_die_says_so(monkeypatch):
     pool = Sandbox(workers=1)
     monkeypatch.setattr(sandbox.Worker, "fork", lambda *_: (_ for _ in ()).throw(OSError("gone")))
