@@ -48,7 +48,7 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
         **(_explorer_settings(s2l.explorer) if s2l.explorer else {}),
         **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
         **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
-        **(_guidance_settings(s2l.guidance, cfg) if s2l.guidance else {}),
+        **(_guidance_settings(s2l.guidance) if s2l.guidance else {}),
         **(_distill_settings(s2l.distill) if s2l.distill else {}),
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
@@ -80,14 +80,11 @@ def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[
     }
 
 
-def _guidance_settings(guidance: GuidanceConfig, cfg: DictConfig) -> dict[str, Any]:
-    """The decays hang on the number of steps as well."""
+def _guidance_settings(guidance: GuidanceConfig) -> dict[str, Any]:
+    """Without the steps of a decay: its state holds the number that the run really has, whatever the settings say."""
     plain = asdict(guidance)
     length = {f"guidance.length.{name}": value for name, value in plain.pop("length").items()}
-    settings = {f"guidance.{name}": value for name, value in plain.items()} | length
-    if guidance.length.type in ("linear", "concave"):
-        settings["guidance.total_steps"] = cfg.trainer.total_training_steps
-    return settings
+    return {f"guidance.{name}": value for name, value in plain.items()} | length
 
 
 def _distill_settings(distill: DistillConfig) -> dict[str, Any]:

@@ -21,6 +21,8 @@ from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 
 ALWAYS = {"initial", "max_length"}
+CONTROLLERS = ("adaptive", "additive")
+"""Types whose length follows accuracies."""
 CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
 LENGTH_KEYS = {
     "adaptive": CONTROLLED | {"cadence", "max_change"},
@@ -63,6 +65,13 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
+def sessions_seen(guidance: GuidanceConfig, group: int, slots: int) -> int:
+    """Sessions of a group whose accuracy moves the length, where an explorer samples ``slots`` of them."""
+    own = group - slots
+    unguided = own - min(guided_sessions(guidance.alpha, group), own)
+    return {"all": own, "unguided": unguided, "every_source": group}[guidance.length.signal]
+
+
 def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
     budget = whole_number(cfg, "data.max_response_length")
     room = budget - guidance.min_continuation
@@ -98,7 +107,7 @@ def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
 
 def _longest(length: GuidanceLengthConfig) -> tuple[str, int]:
     """The key and value of the longest length: only a controlled one ever exceeds the initial length."""
-    if length.type in ("adaptive", "additive"):
+    if length.type in CONTROLLERS:
         return "max_length", length.max_length
     return "initial", length.initial
 

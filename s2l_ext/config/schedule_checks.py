@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import build_schedule
+from s2l_ext.config.guidance_checks import CONTROLLERS, sessions_seen
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps, whole_number
+from s2l_ext.errors import ConfigError
 
 STEPS_KEY = "trainer.total_training_steps"
 FROM_DATA = "rows / train_batch_size x epochs"
@@ -45,6 +47,9 @@ def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, row
     Args:
         steps: of the run; None where they are not known.
         rows: of the training data; None where they cannot be counted.
+
+    Raises:
+        ConfigError: a guidance length that is to follow accuracies would see none in the whole run.
     """
     group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     warnings = lone_row_warnings(s2l.explorer, group, steps) if s2l.explorer else []
@@ -52,6 +57,8 @@ def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, row
         warnings += schedule_warnings(s2l.explorer, group, steps)
     if s2l.guidance and steps:
         warnings += _stepwise(s2l.guidance, steps)
+    if s2l.guidance and s2l.explorer:
+        warnings += unmoved_warnings(s2l.guidance, s2l.explorer, group, steps)
     if s2l.curriculum and rows:
         warnings += _unfinished_pass(s2l.curriculum, cfg, rows)
     return warnings
@@ -93,6 +100,31 @@ def lone_row_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps | No
         f"s2l.explorer.baseline=per_source leaves one row of a source alone in its group at step "
         f"{ranges(alone)}: it has no baseline, so verl makes its reward its advantage."
     ]
+
+
+def unmoved_warnings(
+    guidance: GuidanceConfig, explorer: ExplorerConfig, group: int, steps: RunSteps | None
+) -> list[str]:
+    """Steps at which explorer and guidance leave no session whose accuracy moves the guidance length.
+
+    Raises:
+        ConfigError: all of the run's.
+    """
+    length = guidance.length
+    last = explorer.mix_steps + 1 if steps is None else steps.number
+    if length.type not in CONTROLLERS or not last:
+        return []
+    table = build_schedule(explorer.schedule, explorer.mix_steps, group).table(last)
+    still = [step for step, slots in enumerate(table, start=1) if sessions_seen(guidance, group, slots) == 0]
+    key, who = "s2l.guidance.length.signal", "explorer and guidance" if length.signal == "unguided" else "the explorer"
+    taken = f"{key}={length.signal}: {who} leave none of a group's {group} sessions to it"
+    if len(still) == last:
+        raise ConfigError(
+            f"{taken} at any step of the run, so a length of type={length.type} would never move. Set {key}="
+            "every_source, or let the explorer hand over earlier (s2l.explorer.mix_steps)."
+        )
+    said = still and length.signal == "unguided"  # else the explorer alone has whole groups, as its schedule begins
+    return [f"{taken} at step {ranges(still)}, where the length stays."] if said else []
 
 
 def ranges(steps: list[int]) -> str:

@@ -20,12 +20,17 @@ Interval = tuple[float, float]
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Of the mean of shares between 0 and 1, one a problem: Wilson's where all are 0 or 1, else Student's t, cut to
-    [0, 1]. None for no value, or for one that is a share."""
+    """Of the mean of shares between 0 and 1, one a problem: Student's t, cut to [0, 1].
+
+    Where all are 0 or 1, Wilson's. Where all are equal too: t would have no width, as if nothing were left to chance,
+    and no shares of that mean vary more than 0 and 1 do. None for no value, or for one that is a share.
+    """
     if values and {0.0, 1.0}.issuperset(values):
         return wilson_interval(fmean(values), len(values))
     if len(values) < 2:
         return None
+    if min(values) == max(values):
+        return wilson_interval(values[0], len(values))
     half = t_quantile(LEVEL, len(values) - 1) * stdev(values) / math.sqrt(len(values))
     return max(0.0, fmean(values) - half), min(1.0, fmean(values) + half)
 

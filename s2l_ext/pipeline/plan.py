@@ -56,6 +56,7 @@ class Plan:
         self.stages = ordered(pipeline)
         self._seen: dict[tuple[str, ...], Seen] = {}
         self._compared: set[SameTokens] = set()
+        self._differ: list[str] = []
         self.prepared: dict[str, Prepared] = {stage.name: prepare(pipeline, stage) for stage in self.stages}
 
     def renew(self, finished: Stage) -> None:
@@ -66,9 +67,9 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings of all stages, each once."""
-        found = (f"stage {s.name}: {warning}" for s in self.stages for warning in self.prepared[s.name].warnings)
-        return list(dict.fromkeys(found))
+        """Warnings of all stages, each once; after :meth:`check` also those of the models that are there."""
+        found = [f"stage {s.name}: {warning}" for s in self.stages for warning in self.prepared[s.name].warnings]
+        return list(dict.fromkeys([*found, *self._differ]))
 
     def place(self, stage: Stage) -> Place:
         return Place(self.pipeline, stage)
@@ -91,13 +92,20 @@ class Plan:
                 )
         self.check_final(decisions)
 
-    def check_final(self, decisions: Mapping[str, Decision]) -> None:
-        """Labels and tokenizers, as far as the files are there and no stage will change them."""
-        self._check_labels(decisions)
-        self._check_tokenizers(decisions)
+    def check_final(self, decisions: Mapping[str, Decision]) -> list[str]:
+        """Labels and tokenizers, as far as the files are there and no stage will change them.
 
-    def _check_tokenizers(self, decisions: Mapping[str, Decision]) -> None:
-        """Raise TokenizerMismatch for models that share token sequences, as far as they are there and final."""
+        Returns:
+            Warnings that :attr:`warnings` did not have before.
+        """
+        self._check_labels(decisions)
+        found = self._check_tokenizers(decisions)
+        self._differ += found
+        return found
+
+    def _check_tokenizers(self, decisions: Mapping[str, Decision]) -> list[str]:
+        """Raise TokenizerMismatch for models that share token sequences, as far as they are there and final; warn of
+        chat templates that differ."""
         unsure = [self.output(stage) for stage in self.stages if decisions[stage.name].action != "skip"]
         found: dict[SameTokens, str] = {}
         for stage in self.stages:
@@ -107,8 +115,9 @@ class Plan:
                 final = not any(path.is_relative_to(folder) for path in paths for folder in unsure)
                 if final and pair not in self._compared and all(path.is_dir() for path in paths):
                     found.setdefault(pair, stage.name)
-        _compare_apart(found)
+        warnings = _compare_apart(found)
         self._compared.update(found)
+        return warnings
 
     def _first_model(self, path: str) -> str:
         """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
@@ -237,14 +246,17 @@ class Plan:
         return output_folder(self.pipeline, stage)
 
 
-def _compare_apart(pairs: Mapping[SameTokens, str]) -> None:
+def _compare_apart(pairs: Mapping[SameTokens, str]) -> list[str]:
     """Compare in a process that ends: tokenizers bring torch along, which the pipeline would hold while stages run."""
     if not pairs:
-        return
+        return []
+    found: list[str] = []
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
         for ((key_a, path_a), (key_b, path_b), trusted), stage in pairs.items():
             with in_stage(stage):
-                worker.submit(compare, path_a, path_b, key_a, key_b, Trust(trusted), False).result()
+                warnings = worker.submit(compare, path_a, path_b, key_a, key_b, Trust(trusted), False).result()
+            found += [f"stage {stage}: {warning}" for warning in warnings]
+    return found
 
 
 def _is_here(path: str) -> bool:

@@ -56,7 +56,8 @@ class Runner:
                 raise ConfigError(f"--only {stage.name}: {decision.why}. Run the pipeline without --only first.")
             if decision.action != "skip":
                 self.plan.check_inside(stage)
-                self.plan.check_final(decisions)
+                for warning in self.plan.check_final(decisions):
+                    self.progress.say(f"warning: {warning}")
                 self._run(stage, decision)
                 self.plan.renew(stage)
             self.plan.digests.save()

@@ -78,7 +78,8 @@ def take_guidance_for_the_learners(batch: KVBatchMeta) -> dict[str, float]:
     and weigh or reject whole rows for it. Must come before verl's advantages, which apply its rollout correction.
 
     Returns:
-        verl's metrics of how far sampler and learner are apart, computed anew; none where no row has guidance.
+        verl's metrics of how far sampler and learner are apart, over the tokens that were sampled; none where no row
+        has guidance.
     """
     fields = ["old_log_probs", "rollout_log_probs"]
     keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
@@ -92,5 +93,8 @@ def take_guidance_for_the_learners(batch: KVBatchMeta) -> dict[str, float]:
     written = TensorDict({"rollout_log_probs": nested}, batch_size=len(changed))
     tq.kv_batch_put(keys=list(changed), partition_id=batch.partition_id, fields=written)
     wanted = [*fields, "response_mask", "responses"]
-    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted)
-    return calculate_debug_metrics(DataProto(batch=data.to_padded_tensor()))
+    data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=wanted).to_padded_tensor()
+    prefix = dict(zip(keys, prefix_B, strict=True))
+    for row, key in enumerate(batch.keys):
+        data["response_mask"][row, : prefix.get(key, 0)] = 0
+    return calculate_debug_metrics(DataProto(batch=data))

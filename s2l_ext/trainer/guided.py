@@ -59,6 +59,7 @@ class StepGuidance:
         if self.adaptive is None:
             return
         seen = [session for session in sessions if self._counts(session)]
+        self.applied["signal_rows"] = float(len(seen))
         if seen:
             accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
             self.applied["accuracy"] = accuracy

@@ -9,6 +9,7 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
+from s2l_ext import state
 from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
@@ -17,7 +18,7 @@ from s2l_ext.rollout.plan import PREFIX_FIELD
 from s2l_ext.trainer import corrections, methods
 from s2l_ext.trainer.corrections import take_guidance_for_the_learners
 from s2l_ext.trainer.evicted import Evicted
-from s2l_ext.trainer.guided import StepGuidance, statistics
+from s2l_ext.trainer.guided import StepGuidance, resumed_guidance, statistics
 from s2l_ext.trainer.in_flight import PromptPlan
 from s2l_ext.trainer.outcomes import Session, pass_rates
 from s2l_ext.trainer.planning import planned_length
@@ -74,6 +75,7 @@ def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
         step = guidance(signal=signal)
         step.observe(1, rows)
         assert step.metrics()["s2l/guidance/accuracy"] == accuracy
+        assert step.metrics()["s2l/guidance/signal_rows"] == {"all": 2, "unguided": 1}[signal]
 
 
 def plan_of(step: int, length: int, slots: int = 0) -> PromptPlan:
@@ -122,6 +124,7 @@ def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
     step = guidance()
     step.observe(3072, [Session("a", 0.5, "explorer")] * 2)
     assert "s2l/guidance/accuracy" not in step.metrics() and step.state_dict()["previous"] == []
+    assert step.metrics()["s2l/guidance/signal_rows"] == 0
 
 
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
@@ -150,6 +153,24 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> No
         trainer._init_dataloader()
     trainer.resumed = {"guidance": {}}  # a checkpoint of an earlier version
     trainer._init_dataloader()
+
+
+def test_only_the_steps_that_a_decay_really_has_decide_whether_it_goes_on(tmp_path) -> None:
+    """A checkpoint of 300 steps that one epoch cut to 5 goes on as one of 1,000 that the epoch cuts to 5."""
+    s2l = parse_s2l(DECAY)
+    first, longer = (
+        compose_config(
+            "g2rpo_a/toy", [f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={tmp_path}"]
+        )
+        for steps in (300, 1000)
+    )
+    step = StepGuidance(s2l.guidance, 8, 5)
+    state.save_state(tmp_path / "global_step_2", state.fingerprint(s2l, first), {"guidance": step.state_dict()})
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
+    saved = state.resume_state(s2l, longer)["guidance"]
+    assert resumed_guidance(s2l.guidance, 8, 5, saved).length(5) == 2
+    with pytest.raises(StateMismatch, match="the checkpoint's run had 5, this one has 10"):
+        resumed_guidance(s2l.guidance, 8, 10, saved)
 
 
 DECAY = {"guidance": {"length": {"type": "linear", "initial": 12, "max_length": 64}}}
@@ -246,7 +267,10 @@ def test_only_guidance_of_a_sessions_first_output_is_taken_over(queue) -> None:
     metrics = take_guidance_for_the_learners(queue.batch)
     assert queue.rows["a_0_0"]["rollout_log_probs"].tolist() == pytest.approx([*OLD["a_0_0"][:2], -1.2, -1.9, -0.5])
     assert queue.rows["a_2_0"]["rollout_log_probs"].tolist() == [0.0]
-    assert metrics["training/rollout_probs_diff_max"] == pytest.approx(math.exp(-1.0) - math.exp(-1.2))
+    e = math.exp  # of the own tokens alone: e^-1 - e^-1.2, e^-1.9 - e^-2, 0, and 0, 0 of the plain row
+    assert metrics["training/rollout_probs_diff_max"] == pytest.approx(e(-1.0) - e(-1.2))
+    assert metrics["training/rollout_probs_diff_mean"] == pytest.approx((e(-1.0) - e(-1.2) + e(-1.9) - e(-2.0)) / 5)
+    assert queue.rows["a_0_0"]["response_mask"].tolist() == [1] * 5, "the loss reads them all the same"
     later = Queue()
     later.batch.keys[0] = "a_0_1"
     later.rows["a_0_1"], later.prefix["a_0_1"] = later.rows["a_0_0"], 2

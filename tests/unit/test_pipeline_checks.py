@@ -237,6 +237,20 @@ def test_a_teacher_that_will_speak_other_tokens_is_refused_before_it_is_trained(
         distilled(models, "other").check()
 
 
+def test_a_teacher_with_another_chat_template_is_a_warning_that_is_said_once(models, monkeypatch) -> None:
+    monkeypatch.setattr(
+        "s2l_ext.pipeline.plan.ProcessPoolExecutor", lambda count, mp_context: ThreadPoolExecutor(count)
+    )
+    template = models / "same" / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# of its own #}")
+    plan = distilled(models, "same")
+    assert [warning for warning in plan.warnings if "chat template" in warning] == []
+    plan.check()
+    (warning,) = [warning for warning in plan.warnings if "chat template" in warning]
+    assert warning.startswith(f"stage opd: s2l.distill.teacher_path={models / 'same'} has another chat template than ")
+    assert plan.check_final(plan.decisions()) == [], "said before"
+
+
 @pytest.mark.slow
 def test_tokenizers_are_compared_in_a_process_that_ends_with_its_torch(models) -> None:
     with pytest.raises(TokenizerMismatch, match=r"^stage opd: .* do not share a tokenizer"):

@@ -85,6 +85,8 @@ def test_several_samples_a_problem_use_the_spread_of_the_problems():
     """0.25, 0.5, 0.75, 0.5: mean 0.5, standard error 0.10206, times 3.18245 (Student's t, three degrees)."""
     assert mean_interval([0.25, 0.5, 0.75, 0.5]) == pytest.approx((0.17519, 0.82481), abs=1e-5)
     assert mean_interval([0.5, 1.0]) == (0.0, 1.0)  # 0.75 -+ 12.706 * 0.25
+    assert mean_interval([0.5] * 4) == pytest.approx((0.15004, 0.84996), abs=1e-5)  # as of 2 of 4
+    assert mean_interval([0.25] * 12) == mean_interval([1.0] * 3 + [0.0] * 9)
     assert mean_interval([0.5]) is None and mean_interval([1.0]) == pytest.approx((0.20655, 1.0), abs=1e-5)
 
 

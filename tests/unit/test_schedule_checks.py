@@ -7,6 +7,7 @@ import pytest
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.plan import build_plan, render
 from s2l_ext.config.schedule_checks import FROM_DATA, STEPS_KEY, RunSteps, check_schedules, ranges, run_steps
+from s2l_ext.errors import ConfigError
 
 
 @pytest.fixture
@@ -78,6 +79,49 @@ def test_a_stepwise_length_that_never_falls_is_said(warned) -> None:
     assert warned(1000, "g2rpo_a/toy", **five, **stepwise, s2l__guidance__length__every=74) == []
     assert len(warned(1000, "g2rpo_a/toy", **five, **stepwise, s2l__guidance__length__every=75)) == 1
     assert warned(1000, "g2rpo_a/toy", **five) == []
+
+
+BOTH = "combined/g2rpo_a_s2l"
+SIGNAL = "s2l__guidance__length__signal"
+
+
+def test_steps_at_which_nothing_can_move_the_length_are_said(warned) -> None:
+    """Groups of 8, slots 8 7 6 5 4 3 2 0, of the rest at most 4 guided: 0 0 0 0 0 1 2 4 sessions are unguided."""
+    six = {"trainer__total_training_steps": 6, "s2l__explorer__mix_steps": 8}
+    (warning,) = warned(None, BOTH, **six, **{SIGNAL: "unguided"})
+    assert warning == (
+        "s2l.guidance.length.signal=unguided: explorer and guidance leave none of a group's 8 sessions to it at step "
+        "1-5, where the length stays."
+    )
+    assert warned(None, BOTH, **six, **{SIGNAL: "all"}) == warned(None, BOTH, **six, **{SIGNAL: "every_source"}) == []
+    fixed = {"s2l__guidance__length__type": "constant", "s2l__guidance__length__max_length": 3072}
+    assert warned(None, BOTH, **six, **fixed) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "signal", "who"),
+    [(5, "unguided", "explorer and guidance"), (1, "all", "the explorer")],
+)
+def test_a_length_that_could_never_move_is_refused(warned, steps: int, signal: str, who: str) -> None:
+    settings = {"trainer__total_epochs": 1, SIGNAL: signal}
+    with pytest.raises(ConfigError) as refused:
+        warned(16 * steps, BOTH, **settings)
+    assert str(refused.value) == (
+        f"s2l.guidance.length.signal={signal}: {who} leave none of a group's 8 sessions to it at any step of the run, "
+        "so a length of type=adaptive would never move. Set s2l.guidance.length.signal=every_source, or let the "
+        "explorer hand over earlier (s2l.explorer.mix_steps)."
+    )
+    warned(16 * (steps + 1), BOTH, **settings)
+
+
+def test_without_a_number_of_steps_the_run_is_taken_to_see_the_hand_over(configured) -> None:
+    settings = {"trainer__total_training_steps": None, SIGNAL: "unguided"}
+    cfg = configured(BOTH, **settings)
+    (warning,) = check_schedules(parse_s2l(cfg.s2l), cfg, None, None)
+    assert "at step 1-5, where the length stays" in warning
+    cfg = configured(BOTH, **settings, s2l__explorer__schedule="constant")
+    with pytest.raises(ConfigError, match="at any step of the run"):
+        check_schedules(parse_s2l(cfg.s2l), cfg, None, None)
 
 
 @pytest.mark.parametrize("kind", ["easy_to_hard", "file_order"])
