@@ -65,13 +65,6 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def sessions_seen(guidance: GuidanceConfig, group: int, slots: int) -> int:
-    """Sessions of a group whose accuracy moves the length, where an explorer samples ``slots`` of them."""
-    own = group - slots
-    unguided = own - min(guided_sessions(guidance.alpha, group), own)
-    return {"all": own, "unguided": unguided, "every_source": group}[guidance.length.signal]
-
-
 def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
     budget = whole_number(cfg, "data.max_response_length")
     room = budget - guidance.min_continuation

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from omegaconf import DictConfig
 
 from s2l_ext.algorithms.explorer import build_schedule
-from s2l_ext.config.guidance_checks import CONTROLLERS, sessions_seen
+from s2l_ext.algorithms.guidance import guided_sessions
+from s2l_ext.config.expo_checks import needs_accuracy
+from s2l_ext.config.guidance_checks import CONTROLLERS
 from s2l_ext.config.schema import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
 from s2l_ext.config.verl_settings import total_steps, whole_number
 from s2l_ext.errors import ConfigError
@@ -49,7 +51,7 @@ def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, row
         rows: of the training data; None where they cannot be counted.
 
     Raises:
-        ConfigError: a guidance length that is to follow accuracies would see none in the whole run.
+        ConfigError: a guidance length or pass rates that are to follow accuracies would never see one.
     """
     group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     warnings = lone_row_warnings(s2l.explorer, group, steps) if s2l.explorer else []
@@ -57,8 +59,7 @@ def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, row
         warnings += schedule_warnings(s2l.explorer, group, steps)
     if s2l.guidance and steps:
         warnings += _stepwise(s2l.guidance, steps)
-    if s2l.guidance and s2l.explorer:
-        warnings += unmoved_warnings(s2l.guidance, s2l.explorer, group, steps)
+    warnings += unmoved_warnings(s2l, group, steps)
     if s2l.curriculum and rows:
         warnings += _unfinished_pass(s2l.curriculum, cfg, rows)
     return warnings
@@ -102,29 +103,68 @@ def lone_row_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps | No
     ]
 
 
-def unmoved_warnings(
-    guidance: GuidanceConfig, explorer: ExplorerConfig, group: int, steps: RunSteps | None
-) -> list[str]:
+@dataclass(frozen=True)
+class Reader:
+    """A setting that says whose accuracies move something."""
+
+    setting: str
+    value: str
+    moves: str
+    everything: str
+    """The value with which every session counts."""
+    own: bool
+    """Only sessions of the learner count that no guidance started; else all of the learner's."""
+
+    def sessions(self, group: int, slots: int, guided: int) -> int:
+        """Of a group that count, where an explorer samples ``slots`` of them."""
+        return group - slots - (min(guided, group - slots) if self.own else 0)
+
+
+def _readers(s2l: S2LConfig) -> list[Reader]:
+    """With ``warm_start`` the pass rates may be meant to stay as they are."""
+    guidance, curriculum, found = s2l.guidance, s2l.curriculum, []
+    if guidance and guidance.length.type in CONTROLLERS and guidance.length.signal != "every_source":
+        signal, moves = guidance.length.signal, f"no length of type={guidance.length.type}"
+        found.append(Reader("s2l.guidance.length.signal", signal, moves, "every_source", own=signal == "unguided"))
+    learns = curriculum and needs_accuracy(None, curriculum) and curriculum.warm_start is None
+    if curriculum and learns and curriculum.rows == "learner":
+        found.append(Reader("s2l.curriculum.rows", "learner", "no pass rate", "all", own=True))
+    return found
+
+
+def unmoved_warnings(s2l: S2LConfig, group: int, steps: RunSteps | None) -> list[str]:
     """Steps at which explorer and guidance leave no session whose accuracy moves the guidance length.
 
+    A run that ends before the hand-over may be a trial, so it is warned.
+
     Raises:
-        ConfigError: all of the run's.
+        ConfigError: however long the run, the guidance length or the pass rates never move.
     """
-    length = guidance.length
-    last = explorer.mix_steps + 1 if steps is None else steps.number
-    if length.type not in CONTROLLERS or not last:
-        return []
-    table = build_schedule(explorer.schedule, explorer.mix_steps, group).table(last)
-    still = [step for step, slots in enumerate(table, start=1) if sessions_seen(guidance, group, slots) == 0]
-    key, who = "s2l.guidance.length.signal", "explorer and guidance" if length.signal == "unguided" else "the explorer"
-    taken = f"{key}={length.signal}: {who} leave none of a group's {group} sessions to it"
-    if len(still) == last:
-        raise ConfigError(
-            f"{taken} at any step of the run, so a length of type={length.type} would never move. Set {key}="
-            "every_source, or let the explorer hand over earlier (s2l.explorer.mix_steps)."
-        )
-    said = still and length.signal == "unguided"  # else the explorer alone has whole groups, as its schedule begins
-    return [f"{taken} at step {ranges(still)}, where the length stays."] if said else []
+    slots, after = _slots(s2l.explorer, group, steps)
+    guided = guided_sessions(s2l.guidance.alpha, group) if s2l.guidance else 0
+    warnings = []
+    for reader in _readers(s2l):
+        who = "explorer and guidance leave" if reader.own else "the explorer leaves"
+        taken = f"{reader.setting}={reader.value}: {who} none of a group's {group} sessions to it"
+        if reader.sessions(group, after, guided) == 0:
+            raise ConfigError(
+                f"{taken} at any step, so {reader.moves} would ever move. Set {reader.setting}={reader.everything}, a "
+                "smaller s2l.guidance.alpha or an s2l.explorer.schedule that ends."
+            )
+        still = [step for step, number in enumerate(slots, start=1) if reader.sessions(group, number, guided) == 0]
+        if still and (reader.value == "unguided" or len(still) == len(slots)):
+            warnings.append(f"{taken} at step {ranges(still)}, where {reader.moves} moves.")
+    return warnings
+
+
+def _slots(explorer: ExplorerConfig | None, group: int, steps: RunSteps | None) -> tuple[list[int], int]:
+    """The explorer's sessions of a group at every step of the run, and after its schedule; steps that are not known are
+    those of the schedule and one more."""
+    if explorer is None:
+        return [0] * (steps.number if steps else 1), 0
+    end = explorer.mix_steps + 1
+    schedule = build_schedule(explorer.schedule, explorer.mix_steps, group)
+    return schedule.table(steps.number if steps else end), schedule.slots(end)
 
 
 def ranges(steps: list[int]) -> str:
