@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from s2l_ext.algorithms import curriculum as module
-from s2l_ext.algorithms.curriculum import GaussianCurriculum
+from s2l_ext.methods.curriculum import gaussian as module
+from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 
 STEP_SIZE = 1024
 SIZES = [2 * STEP_SIZE, 10**4, 10**5, 10**6, 10**7]

@@ -51,7 +51,7 @@ def inputs(tokens: int, dtype: torch.dtype, vocabulary: int = VOCABULARY) -> Sim
 
 
 def hidden(given: SimpleNamespace, chunk_size: int) -> torch.Tensor:
-    from s2l_ext.algorithms.divergences import divergence_from_hidden
+    from s2l_ext.methods.distill.divergences import divergence_from_hidden
 
     return divergence_from_hidden(
         given.hidden, given.weight, given.teacher_hidden, given.teacher_weight, chunk_size=chunk_size

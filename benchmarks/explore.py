@@ -20,11 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from s2l_ext.data.toy.cache import pretrained_folder
-from s2l_ext.data.toy.world import write_files
 from s2l_ext.evaluation.engines import Machine, Request, Sampling, VLLMEngine
 from s2l_ext.explore.pools import LocalPool, Placement, Setup
 from s2l_ext.explore.run import Exploration, explore
+from s2l_ext.toy.cache import pretrained_folder
+from s2l_ext.toy.world import write_files
 
 REQUIRED = 0.95
 Timed = tuple[int, float, float]

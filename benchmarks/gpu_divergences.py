@@ -24,7 +24,7 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
-from s2l_ext.algorithms.divergences import divergence_from_hidden
+from s2l_ext.methods.distill.divergences import divergence_from_hidden
 
 STUDENT_WIDTH, TEACHER_WIDTH = 1024, 2048
 SLICE, TOLERANCE = 32, 0.02

@@ -12,7 +12,7 @@ import argparse
 
 import numpy as np
 
-from s2l_ext.algorithms.guidance import AdaptiveGuidance
+from s2l_ext.methods.guidance.length import AdaptiveGuidance
 
 
 def last_length(accuracy: float, rows: int, steps: int, max_change: float | None, rng: np.random.Generator) -> int:

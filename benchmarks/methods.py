@@ -20,7 +20,7 @@ from pathlib import Path
 from expo_sensitivity import interval
 from tqdm import tqdm
 
-from s2l_ext.data.toy import prepare
+from s2l_ext.toy import prepare
 
 ARMS = {
     "GRPO": "grpo/toy",
@@ -51,7 +51,7 @@ def train(recipe: str, seed: int, steps: int, tier: int, folder: Path, toy: Path
             f"trainer.validation_data_dir={folder / 'validation'}",
         ]
         with open(folder / "log.txt", "w") as log:
-            command = [sys.executable, "-m", "s2l_ext.train", *words]
+            command = [sys.executable, "-m", "s2l_ext.launch.train", *words]
             environment = {**os.environ, "S2L_TOY_DIR": str(toy)}
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode:
                 raise SystemExit(f"a run failed; see {folder / 'log.txt'}")

@@ -20,8 +20,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from s2l_ext.rewards.code import Outcome, run_tests
-from s2l_ext.rewards.sandbox import Level, Sandbox
-from s2l_ext.rewards.sandbox_levels import parse_level
+from s2l_ext.sandbox.levels import parse_level
+from s2l_ext.sandbox.runner import Level, Sandbox
 
 REQUIRED = 40.0
 TIMEOUT_S = 20.0

@@ -1,7 +1,7 @@
 """What verl and vLLM load through their entry points: registrations, nothing else.
 
 verl imports this module in every process that imports verl and swallows any exception at DEBUG level, so
-:func:`s2l_ext.registration.require_registered` is called on the driver and inside the workers, where a failure is loud.
+``training.registration.require_registered`` is called on the driver and inside the workers, where a failure is loud.
 """
 
 from __future__ import annotations
@@ -10,21 +10,23 @@ from types import ModuleType
 
 import wrapt
 
-from s2l_ext.platform import cpu_chosen
+from s2l_ext.platforms import cpu_chosen
 
 SEEDED_AGENT_LOOP = "s2l_seeded"
 
 
 def _register_trainer(_: ModuleType) -> None:
-    from s2l_ext.trainer import s2l_trainer  # noqa: F401  (registers the trainers with verl)
+    from s2l_ext.training import trainers_by_mode as s2l_trainer  # noqa: F401  (registers the trainers with verl)
 
 
 def _register_agent_loop(agent_loop: ModuleType) -> None:
-    agent_loop._agent_loop_registry[SEEDED_AGENT_LOOP] = {"_target_": "s2l_ext.rollout.seeded.SeededAgentLoop"}
+    agent_loop._agent_loop_registry[SEEDED_AGENT_LOOP] = {
+        "_target_": "s2l_ext.training.seeded_agent_loop.SeededAgentLoop"
+    }
 
 
 def _register_checkpoint_engine(_: ModuleType) -> None:
-    from s2l_ext.platform import object_store_engine  # noqa: F401  (registers itself with verl)
+    from s2l_ext.platforms import object_store_engine  # noqa: F401  (registers itself with verl)
 
 
 def _hook_all(patches: dict) -> None:
@@ -35,7 +37,7 @@ def _hook_all(patches: dict) -> None:
 def register_vllm() -> None:
     """Entry point ``vllm.general_plugins``: called in vLLM's own worker processes too."""
     if cpu_chosen():
-        from s2l_ext.platform import vllm_cpu
+        from s2l_ext.platforms import vllm_cpu
 
         vllm_cpu.install_alias()
         _hook_all(vllm_cpu.PATCHES)
@@ -50,7 +52,7 @@ def register_verl() -> None:
         }
     )
     if cpu_chosen():
-        from s2l_ext.platform import cpu, verl_patches
+        from s2l_ext.platforms import cpu, verl_patches
 
         cpu.register()
         _hook_all(verl_patches.PATCHES)

@@ -17,11 +17,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import S2LConfig, parse_s2l
-from s2l_ext.config.checks import check_against_verl
-from s2l_ext.config.combination_checks import check_columns
 from s2l_ext.errors import S2LError
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.combination_rules import check_columns
+from s2l_ext.training.rules import check_against_verl
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "support.md"

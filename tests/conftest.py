@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from s2l_ext.platform import CPU_ENVIRONMENT
+from s2l_ext.platforms import CPU_ENVIRONMENT
 
 if not torch.cuda.is_available():
     for name, value in CPU_ENVIRONMENT.items():

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from s2l_ext.algorithms.pass_rates import PassRates, section
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum.pass_rates import PassRates, section
 
 
 class Learnability:

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
 from s2l_ext.errors import ConfigError
+from s2l_ext.utils import json_text
 
 LONGEST_HEADER = 100 << 20
 """Safetensors' own limit."""

@@ -6,15 +6,15 @@ import math
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.schema import S2LConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import S2LConfig
 
 TRAINERS = {"sync": "s2l", "colocate_async": "s2l_colocate_async", "separate_async": "s2l_separate_async"}
 """verl's modes, and the names under which our trainers of these modes are registered."""
 
 CPU_ENGINE = "s2l_cpu"
-"""Checkpoint engine for new weights where there is no accelerator (``platform/object_store_engine.py``)."""
+"""Checkpoint engine for new weights where there is no accelerator (``platforms/object_store_engine.py``)."""
 
 MODE_KEY = "trainer.v1.trainer_mode"
 THRESHOLD_KEY = "trainer.v1.sampler.max_off_policy_threshold"

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from s2l_ext.config.nearest import did_you_mean, nearest
-from s2l_ext.config.schema import Limits, S2LConfig
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import Limits, S2LConfig
 
 ROOT = "s2l"
 MISSING = "???"

@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from s2l_ext import json_text
-from s2l_ext.data.digests import file_digests as file_digests
-from s2l_ext.data.digests import sha256_file as sha256_file
 from s2l_ext.data.parquet_files import UNREADABLE, reason
-from s2l_ext.data.rollout_store import RolloutStore
 from s2l_ext.errors import DataError
+from s2l_ext.store.reader import RolloutStore
+from s2l_ext.utils import json_text
+from s2l_ext.utils.digests import file_digests as file_digests
+from s2l_ext.utils.digests import sha256_file as sha256_file
 
 ID_DIGITS = 16
 SHOWN = 3

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from s2l_ext import json_text
 from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
 from s2l_ext.errors import DataError
+from s2l_ext.utils import json_text
 
 BATCH_ROWS = 256
 LONGEST_LINE = 64 << 20

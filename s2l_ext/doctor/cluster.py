@@ -6,14 +6,14 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from s2l_ext import cluster_check
-from s2l_ext.cluster_check import Answer
 from s2l_ext.doctor.finding import Finding, judged
 from s2l_ext.doctor.machine import MIN_DISK_GB
 from s2l_ext.doctor.network import asks_for_token, is_loopback
 from s2l_ext.errors import ResourceError
-from s2l_ext.masking import masked_text
-from s2l_ext.placement import Node
+from s2l_ext.launch import cluster as cluster_check
+from s2l_ext.launch.cluster import Answer
+from s2l_ext.launch.placement import Node
+from s2l_ext.utils.secrets import masked_text
 
 NODE_SECONDS = 300.0
 """Importing verl on a cold network file system takes minutes."""

@@ -30,7 +30,7 @@ def platform() -> list[Finding]:
 
 def accelerators() -> list[Finding]:
     """What torch sees, and whether the CPU was chosen."""
-    from s2l_ext.platform import cpu_chosen
+    from s2l_ext.platforms import cpu_chosen
 
     try:
         names = _devices()
@@ -97,7 +97,7 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
 
 def sandbox() -> list[Finding]:
     """The level at which code rewards run programs here."""
-    from s2l_ext.rewards import sandbox as room
+    from s2l_ext.sandbox import runner as room
 
     try:
         level, minimum = room.active_level(), room.minimum_level()

@@ -15,7 +15,7 @@ import psutil
 
 from s2l_ext.doctor.finding import Finding, judged
 from s2l_ext.doctor.machine import ray_folder
-from s2l_ext.masking import masked_text
+from s2l_ext.utils.secrets import masked_text
 
 CONNECT_SECONDS = 1.0
 REFUSED_WITHOUT_TOKEN = (401, 403)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from s2l_ext import json_text
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.intervals import FEWEST, paired_intervals, verdict
 from s2l_ext.evaluation.metrics import pass_at_k
+from s2l_ext.utils import json_text
 
 SAME = ("data", "benchmark", "reward", "limit")
 

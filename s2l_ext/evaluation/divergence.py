@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from s2l_ext.algorithms.divergences import forward_kl, reverse_kl
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.forward import load_causal_model
 from s2l_ext.evaluation.model_folder import Model
 from s2l_ext.evaluation.samples import Sample, read_samples
+from s2l_ext.methods.distill.divergences import forward_kl, reverse_kl
 
 BATCH_LOGITS = 1 << 27
 """Logits of one batch of rows, per model: half a GB in float32. A single longer row has as many as it needs."""

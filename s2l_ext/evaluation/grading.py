@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from s2l_ext.data.judges import compares_with_one_text
 from s2l_ext.data.values import answer_text
 from s2l_ext.errors import ConfigError, DataError, S2LError
 from s2l_ext.evaluation.problems import Problem
 from s2l_ext.rewards import registry
 from s2l_ext.rewards.extraction import marked_answer
 from s2l_ext.rewards.registry import place_of
+from s2l_ext.training.judges import compares_with_one_text
 
 TOY, MATH, CODE = (f"s2l_ext.rewards.{name}:compute_score" for name in ("toy", "math", "code"))
 BY_DATA_SOURCE = (

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
 from s2l_ext.errors import DataError, StateMismatch
-from s2l_ext.masking import masked
+from s2l_ext.utils import json_text
+from s2l_ext.utils.secrets import masked
 
 SCHEMA_VERSION = 1
 HEADER = "s2l_samples"

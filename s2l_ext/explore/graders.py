@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.evaluation.engines import Response
+from s2l_ext.store.reader import Rollout
 
 WAITING = 1024
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, VLLMEngine
 from s2l_ext.evaluation.model_folder import Model
-from s2l_ext.preflight import current_cluster, keep_own_ray_here
+from s2l_ext.training.preflight import current_cluster, keep_own_ray_here
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import ray
 from s2l_ext.errors import ResourceError
 from s2l_ext.evaluation.engines import Request, Response
 from s2l_ext.explore.pools import Placement, Setup
-from s2l_ext.platform import CPU_ENVIRONMENT, cpu_chosen
+from s2l_ext.platforms import CPU_ENVIRONMENT, cpu_chosen
 
 TURN_SECONDS = 0.25
 """An actor steps its engine this long before it reports: short against a response, long against a call."""

@@ -15,8 +15,6 @@ from tqdm import tqdm
 
 from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local, parameter_count
-from s2l_ext.data.digests import sha256_file
-from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest
 from s2l_ext.evaluation.benchmarks import Benchmark
 from s2l_ext.evaluation.engines import (
@@ -33,8 +31,10 @@ from s2l_ext.evaluation.model_folder import Model, model_digest, open_model, req
 from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.explore.graders import Graders
 from s2l_ext.explore.pools import Placement, Pool, Setup, dtype_of, open_pool
-from s2l_ext.explore.writer import StoreWriter
 from s2l_ext.rewards.registry import place_of
+from s2l_ext.store.reader import Rollout
+from s2l_ext.store.writer import StoreWriter
+from s2l_ext.utils.digests import sha256_file
 
 OpenPool = Callable[[Setup, Placement], Pool]
 

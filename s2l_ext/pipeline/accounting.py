@@ -23,7 +23,7 @@ import numpy as np
 
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.report.results import Metrics, is_accuracy, read_metrics
-from s2l_ext.trainer.run_log import FILE_NAME, TRAINING_MARK
+from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 
 TOKENS = "perf/total_num_tokens"
 STEP_SECONDS = "timing_s/step"

@@ -7,9 +7,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from s2l_ext import json_text
 from s2l_ext.data.prompts import sha256_file
-from s2l_ext.state import write_atomically
+from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils import json_text
 
 FILE_NAME = ".digests.json"
 

@@ -6,13 +6,13 @@ import importlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from s2l_ext.config.schema import limited
-from s2l_ext.data.rollout_store import is_store, read_manifest
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import limited
 from s2l_ext.pipeline.accounting import sampling_result
 from s2l_ext.pipeline.eval_words import EXPLORATION, understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
 from s2l_ext.pipeline.other_kinds import S2L, Keeps
+from s2l_ext.store.reader import is_store, read_manifest
 
 
 @dataclass(frozen=True)

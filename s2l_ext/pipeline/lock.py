@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from s2l_ext.folder_lock import held, is_held
+from s2l_ext.utils.run_lock import held, is_held
 
 __all__ = ["MARKER", "end_processes", "is_held", "locked"]
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from s2l_ext.masking import masked_text
 from s2l_ext.pipeline.lock import MARKER, end_processes
+from s2l_ext.utils.secrets import masked_text
 
 POLL_SECONDS = 0.2
 

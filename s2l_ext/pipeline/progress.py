@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from s2l_ext import json_text
 from s2l_ext.pipeline.plan import Decision
 from s2l_ext.pipeline.process import clock
-from s2l_ext.report.follow import last_lines
 from s2l_ext.report.results import is_accuracy
-from s2l_ext.trainer.run_log import FILE_NAME, TRAINING_MARK
+from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
+from s2l_ext.utils import json_text
+from s2l_ext.utils.follow import last_lines
 
 WORDS = {"skip": "skipped", "run": "runs", "resume": "resumes", "export": "exports", "wait": "waits"}
 LINES = 6

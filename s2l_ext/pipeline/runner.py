@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
 from s2l_ext.errors import ConfigError
 from s2l_ext.pipeline.accounting import training_seconds
 from s2l_ext.pipeline.digests import digest_of
@@ -20,7 +19,8 @@ from s2l_ext.pipeline.plan import Decision, Plan
 from s2l_ext.pipeline.process import run_guarded
 from s2l_ext.pipeline.progress import Progress
 from s2l_ext.pipeline.schema import Stage
-from s2l_ext.state import write_atomically
+from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils import json_text
 
 LOG_FILE = "log.txt"
 

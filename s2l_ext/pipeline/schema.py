@@ -12,10 +12,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from s2l_ext.compose import is_pipeline, search_folders
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.compose import is_pipeline, search_folders
 
 STAGE_MARK = "stage:"
 """Begins a value of ``models`` or ``splits`` that a stage makes, such as ``stage:toy/models/large``."""

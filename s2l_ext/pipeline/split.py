@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import DataError
-from s2l_ext.refusal import guarded
+from s2l_ext.utils.refusal import guarded
 
 
 def split(data: Path, out: Path, seed: int, names: Sequence[str]) -> list[Path]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from s2l_ext.algorithms.sources import SOURCES
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, empty
 from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.run import Run
+from s2l_ext.training.sources import SOURCES
 
 COLOURS = ("learner", "explorer", "third", "fourth", "fifth", "sixth")
 STROKES = ("", " dashed", " dotted")

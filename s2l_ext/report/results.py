@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.intervals import paired_interval, verdict
+from s2l_ext.utils import json_text
 
 SLOTS = "s2l/explorer/slots"
 

@@ -9,11 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
 from s2l_ext.errors import DataError
-from s2l_ext.masking import masked
 from s2l_ext.report.draws import Draw, read_draws
 from s2l_ext.report.results import Metrics, read_metrics, series
+from s2l_ext.utils import json_text
+from s2l_ext.utils.secrets import masked
 
 METRICS_FILE = "metrics.jsonl"
 CURRICULUM_FILE = "curriculum.jsonl"

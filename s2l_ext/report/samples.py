@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
-from s2l_ext.algorithms.sources import EXPLORER, LEARNER
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import empty
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.results import SLOTS, dump_files, read_json_lines
 from s2l_ext.report.run import Run
+from s2l_ext.training.sources import EXPLORER, LEARNER
+from s2l_ext.utils import json_text
 
 LOGGED = "samples.jsonl"
 ROLLOUT_DIR, FOLDER = "trainer.rollout_data_dir", "rollouts"

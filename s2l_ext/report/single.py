@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from s2l_ext.report import curriculum
 from s2l_ext.report.charts import Line, chart
+from s2l_ext.report.demo_page import by_source
 from s2l_ext.report.held_out import HeldOut, set_name
-from s2l_ext.report.page import by_source
 from s2l_ext.report.run import Run, count_steps
 from s2l_ext.report.style import Section
 

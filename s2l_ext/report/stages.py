@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext import json_text
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, empty
 from s2l_ext.report.curves import COLOURS
@@ -15,6 +14,7 @@ from s2l_ext.report.held_out import accuracy_keys
 from s2l_ext.report.run import METRICS_FILE, Run, read_run
 from s2l_ext.report.single import FORWARD_KL, REVERSE_KL
 from s2l_ext.report.style import Section, document
+from s2l_ext.utils import json_text
 
 MANIFEST, TABLE = "manifest.json", "table.json"
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.rewards import parts, sandbox
+from s2l_ext.rewards import parts
 from s2l_ext.rewards.code_blocks import extract_program
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests, compare_output, parse_tests
-from s2l_ext.rewards.sandbox import Finished, Level, Limits
+from s2l_ext.sandbox import runner as sandbox
+from s2l_ext.sandbox.runner import Finished, Level, Limits
 
 TIMEOUT_S = 10.0
 SHOWN_CHARS = 200

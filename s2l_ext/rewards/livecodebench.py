@@ -10,7 +10,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.rewards import code, parts
 from s2l_ext.rewards.code_blocks import extract_program
 from s2l_ext.rewards.code_tests import IDENTIFIER, parse_tests
-from s2l_ext.rewards.sandbox import Level
+from s2l_ext.sandbox.runner import Level
 
 TIMEOUT_S = 6.0
 """Seconds for one test (lcb_runner/evaluation/testing_util.py)."""

@@ -14,11 +14,11 @@ from verl.workers.rollout.vllm_rollout import vllm_async_server
 
 from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
-from s2l_ext.rollout import explorer_watch
-from s2l_ext.rollout.explorer_colocated import ColocatedManager, ColocatedReplica, ColocatedServers
-from s2l_ext.rollout.explorer_servers import ExplorerServers, ending
-from s2l_ext.trainer.explorer_life import ExplorerLife
-from s2l_ext.trainer.s2l_trainer import S2LTrainer
+from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving.colocated import ColocatedManager, ColocatedReplica, ColocatedServers
+from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLife
+from s2l_ext.methods.explorer.serving.servers import ExplorerServers, ending
+from s2l_ext.training.trainers_by_mode import S2LTrainer
 
 
 def test_verl_places_a_colocated_replica_in_a_pool_that_exists() -> None:

@@ -20,20 +20,20 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWith
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from s2l_ext.compose import compose_config
-from s2l_ext.config.schema import DistillConfig
-from s2l_ext.data.toy.models import ModelSize, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.errors import DataError
-from s2l_ext.trainer import distill
-from s2l_ext.trainer.actor_worker import SUM_PREFIX
-from s2l_ext.trainer.distill_worker import (
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.config import DistillConfig
+from s2l_ext.methods.distill import controller as distill
+from s2l_ext.methods.distill.worker import (
     STUDENT_ENGINE,
     DistillLoss,
     StudentEngine,
     build_teacher,
     response_tokens,
 )
+from s2l_ext.toy.models import ModelSize, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.training.actor_worker import SUM_PREFIX
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 

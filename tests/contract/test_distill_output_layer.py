@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ext.algorithms.output_layer import amplified, largest_difference, tolerance
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.diversity_tokens import TokenModel
-from s2l_ext.trainer.distill_worker import OutputLayer
+from s2l_ext.methods.distill.output_layer import amplified, largest_difference, tolerance
+from s2l_ext.methods.distill.worker import OutputLayer
+from s2l_ext.studies.diversity.tokens import TokenModel
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
@@ -143,8 +143,8 @@ def test_verls_adapter_leaves_the_output_layer_alone() -> None:
 TWO_RANKS = """
 import sys, torch
 from s2l_ext.errors import ConfigError
-from s2l_ext.compose import compose_config
-from s2l_ext.trainer.distill_worker import build_teacher
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.distill.worker import build_teacher
 from omegaconf import OmegaConf
 rank, store, *paths = sys.argv[1:]
 torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=int(rank), world_size=2)
@@ -161,7 +161,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_every_rank_says_the_same_under_fsdp2(tmp_path) -> None:
-    from s2l_ext.data.toy.tokenizer import build_tokenizer
+    from s2l_ext.toy.tokenizer import build_tokenizer
 
     paths = []
     for family, options in (SCALED[0], PLAIN[2]):

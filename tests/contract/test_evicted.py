@@ -7,8 +7,8 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.trainer.evicted import Evicted
-from s2l_ext.trainer.outcomes import batch_accuracy
+from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.outcomes import batch_accuracy
 
 pytestmark = pytest.mark.contract
 
@@ -75,7 +75,7 @@ def filtered(composed, table):
 def test_dropped_groups_count_as_what_they_were(filtered, monkeypatch, recipe, settings) -> None:
     """Right 1 1, mixed 1 0 and the surplus 0 1: 4 of 6, and not the 1 of 2 that the step trains on."""
     if recipe != "expo/toy":  # rows of guided groups say who sampled them
-        monkeypatch.setattr("s2l_ext.trainer.evicted.sessions_of", _without_sources)
+        monkeypatch.setattr("s2l_ext.training.evicted.sessions_of", _without_sources)
     trained, counted, metrics, evicted = filtered(
         ReplayBuffer, "right", "mixed", "later", recipe=recipe, settings=settings
     )
@@ -93,7 +93,7 @@ def test_dropped_groups_count_as_what_they_were(filtered, monkeypatch, recipe, s
 
 
 def _without_sources(batch, with_sources, with_prefix):
-    from s2l_ext.trainer.outcomes import sessions_of
+    from s2l_ext.training.outcomes import sessions_of
 
     assert with_sources and with_prefix
     return sessions_of(batch, False)

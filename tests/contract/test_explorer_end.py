@@ -9,9 +9,10 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from s2l_ext.config import ExplorerConfig
-from s2l_ext.rollout import explorer_replica, explorer_watch
-from s2l_ext.rollout.explorer_replica import Replica
-from s2l_ext.rollout.explorer_watch import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import replica as explorer_replica
+from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.replica import Replica
 
 pytestmark = pytest.mark.contract
 

@@ -13,12 +13,13 @@ from verl.workers.rollout.replica import TokenOutput
 
 from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
-from s2l_ext.rollout import explorer_client, explorer_watch
-from s2l_ext.rollout.explorer_client import ExplorerClient, ExplorerFailed, SessionFaults
-from s2l_ext.rollout.explorer_router import ExplorerRouter
-from s2l_ext.rollout.explorer_watch import FaultLedger, Restarts, Watch
-from s2l_ext.rollout.processes import kill_processes
-from s2l_ext.trainer import faults
+from s2l_ext.methods.explorer.serving import client as explorer_client
+from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
+from s2l_ext.methods.explorer.serving.health import FaultLedger, Restarts, Watch
+from s2l_ext.methods.explorer.serving.processes import kill_processes
+from s2l_ext.methods.explorer.serving.router import ExplorerRouter
+from s2l_ext.training import faults
 
 pytestmark = pytest.mark.contract
 

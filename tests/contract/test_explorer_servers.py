@@ -10,15 +10,17 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from s2l_ext.config import ExplorerConfig, parse_s2l
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.errors import S2LError
-from s2l_ext.rollout import agent_loop, explorer_servers, explorer_watch
-from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.rollout.explorer_client import first_line
-from s2l_ext.rollout.explorer_servers import ExplorerServerManager, ExplorerServers
-from s2l_ext.rollout.explorer_watch import FaultLedger, Watch
-from s2l_ext.rollout.plan import SOURCE_FIELD, STORED_FIELD
-from s2l_ext.rollout.seeded import SeededAgentLoop
+from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import servers as explorer_servers
+from s2l_ext.methods.explorer.serving.client import first_line
+from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers
+from s2l_ext.store.reader import Rollout
+from s2l_ext.training import agent_loop
+from s2l_ext.training.agent_loop import S2LAgentLoopWorker
+from s2l_ext.training.batch_fields import SOURCE_FIELD, STORED_FIELD
+from s2l_ext.training.seeded_agent_loop import SeededAgentLoop
 
 pytestmark = pytest.mark.contract
 

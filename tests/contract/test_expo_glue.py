@@ -10,15 +10,15 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import create_rl_sampler
 
-from s2l_ext.algorithms.curriculum import GaussianCurriculum
-from s2l_ext.algorithms.orders import FileOrder, UniformOrder
-from s2l_ext.compose import compose_config
-from s2l_ext.config.schema import CurriculumConfig
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.trainer.in_flight import PromptPlan
-from s2l_ext.trainer.outcomes import Session, row_order
-from s2l_ext.trainer.sampler import CurriculumSampler, build_sampler, resumed_sampler
-from s2l_ext.trainer.step_prompts import StepPrompts
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.config import CurriculumConfig
+from s2l_ext.methods.curriculum.controller import StepPrompts
+from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
+from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder
+from s2l_ext.methods.curriculum.sampler import CurriculumSampler, build_sampler, resumed_sampler
+from s2l_ext.training.outcomes import Session, row_order
+from s2l_ext.training.pending_prompts import PromptPlan
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 

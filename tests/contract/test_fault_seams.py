@@ -16,10 +16,10 @@ from verl.workers.rollout.replica import RolloutReplica
 from verl.workers.rollout.router import GlobalRequestLoadBalancer
 from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer, vLLMReplica
 
-from s2l_ext import cluster_check
-from s2l_ext.compose import compose_config
-from s2l_ext.rollout.agent_loop import BesideLearner
-from s2l_ext.trainer import faults
+from s2l_ext.launch import cluster as cluster_check
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training import faults
+from s2l_ext.training.agent_loop import BesideLearner
 
 pytestmark = pytest.mark.contract
 

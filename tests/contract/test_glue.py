@@ -5,14 +5,14 @@ import torch
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError, S2LError, TokenizerMismatch
-from s2l_ext.rollout.explorer_servers import explorer_config
-from s2l_ext.rollout.seeded import request_seed
-from s2l_ext.train import _ask_verl
-from s2l_ext.trainer.actor_worker import ratio_sums
-from s2l_ext.trainer.row_metrics import finish_ratio_sums, require_explorer_rows
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.train import _ask_verl
+from s2l_ext.methods.explorer.serving.servers import explorer_config
+from s2l_ext.training.actor_worker import ratio_sums
+from s2l_ext.training.row_metrics import finish_ratio_sums, require_explorer_rows
+from s2l_ext.training.seeded_agent_loop import request_seed
 
 pytestmark = pytest.mark.contract
 
@@ -80,20 +80,21 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
 ) -> None:
     import ray
 
-    from s2l_ext.trainer.s2l_trainer import S2LTrainer
+    from s2l_ext.training.trainers_by_mode import S2LTrainer
 
     config = compose_config("s2l_po/toy", ["s2l.explorer.n_gpus_per_node=3"])
     trainer = S2LTrainer.__new__(S2LTrainer)
     trainer.config, trainer.s2l = config, parse_s2l(config.s2l)
     trainer.explorer = trainer.s2l.explorer
-    monkeypatch.setattr("s2l_ext.trainer.methods.get_resource_name", lambda: accelerator)
+    monkeypatch.setattr("s2l_ext.training.trainer.get_resource_name", lambda: accelerator)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {accelerator: 2.0})
     with pytest.raises(ResourceError, match=r"needs 4 GPUs = 1 \(learner\) \+ 3 \(explorer\), but 2 are available"):
         trainer._init_resource_pool_mgr()
 
 
 def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None:
-    from s2l_ext.trainer import methods, s2l_trainer
+    from s2l_ext.training import trainer as methods
+    from s2l_ext.training import trainers_by_mode as s2l_trainer
 
     config = compose_config("s2l_po/toy", [])
     monkeypatch.setattr(methods, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))

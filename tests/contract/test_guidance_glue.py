@@ -13,17 +13,17 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.schema import GuidanceConfig
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
-from s2l_ext.rollout import agent_loop
-from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.rollout.explorer_client import ExplorerFailed
-from s2l_ext.rollout.guidance import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
-from s2l_ext.rollout.plan import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD
-from s2l_ext.trainer.actor_worker import StepLoss
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.config import GuidanceConfig
+from s2l_ext.methods.explorer.serving.client import ExplorerFailed
+from s2l_ext.methods.guidance.client import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
+from s2l_ext.training import agent_loop
+from s2l_ext.training.actor_worker import StepLoss
+from s2l_ext.training.agent_loop import S2LAgentLoopWorker
+from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD, SLOTS_FIELD
 
 pytestmark = pytest.mark.contract
 

@@ -9,21 +9,22 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from s2l_ext import state
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.errors import DataError, StateMismatch
-from s2l_ext.rollout.plan import PREFIX_FIELD
-from s2l_ext.trainer import corrections, methods
-from s2l_ext.trainer.corrections import take_guidance_for_the_learners
-from s2l_ext.trainer.evicted import Evicted
-from s2l_ext.trainer.guided import StepGuidance, resumed_guidance, statistics
-from s2l_ext.trainer.in_flight import PromptPlan
-from s2l_ext.trainer.outcomes import Session, pass_rates
-from s2l_ext.trainer.planning import planned_length
-from s2l_ext.trainer.row_metrics import prefix_lengths, prefix_metrics
-from s2l_ext.trainer.s2l_trainer import S2LTrainer
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.controller import StepGuidance, resumed_guidance, statistics
+from s2l_ext.training import controller_state as state
+from s2l_ext.training import corrections
+from s2l_ext.training import trainer as methods
+from s2l_ext.training.batch_fields import PREFIX_FIELD
+from s2l_ext.training.corrections import take_guidance_for_the_learners
+from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.outcomes import Session, pass_rates
+from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.planning import planned_length
+from s2l_ext.training.row_metrics import prefix_lengths, prefix_metrics
+from s2l_ext.training.trainers_by_mode import S2LTrainer
 
 pytestmark = pytest.mark.contract
 

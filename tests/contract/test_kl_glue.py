@@ -11,13 +11,13 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import reduce_metrics
 
-from s2l_ext.compose import compose_config
-from s2l_ext.config.schema import KLConfig
 from s2l_ext.errors import DataError
-from s2l_ext.rollout.plan import KL_BETA_FIELD
-from s2l_ext.trainer.actor_worker import StepLoss
-from s2l_ext.trainer.kl import StepKL
-from s2l_ext.trainer.outcomes import Session
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.config import KLConfig
+from s2l_ext.methods.kl.controller import StepKL
+from s2l_ext.training.actor_worker import StepLoss
+from s2l_ext.training.batch_fields import KL_BETA_FIELD
+from s2l_ext.training.outcomes import Session
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 

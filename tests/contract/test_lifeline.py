@@ -9,8 +9,8 @@ from threading import Thread, Timer
 import pytest
 
 from s2l_ext.errors import S2LError
-from s2l_ext.trainer import lifeline
-from s2l_ext.trainer.lifeline import Lifeline
+from s2l_ext.training import watchdog as lifeline
+from s2l_ext.training.watchdog import Lifeline
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(60)]
 
@@ -91,7 +91,7 @@ def test_who_goes_on_all_the_same_is_ended() -> None:
     program = """
 import time
 from s2l_ext.errors import S2LError
-from s2l_ext.trainer import lifeline
+from s2l_ext.training import watchdog as lifeline
 lifeline.LOOK_SECONDS = 0.05
 class Dead:
     def check(self): raise S2LError("the queue died")

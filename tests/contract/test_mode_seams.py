@@ -16,11 +16,11 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 
 from s2l_ext.config.modes import CPU_ENGINE
-from s2l_ext.platform.object_store_engine import ObjectStoreEngine, buckets
-from s2l_ext.platform.weight_box import WeightBox
-from s2l_ext.rollout.plan import carrying
-from s2l_ext.trainer.detached_workers import DetachedActorWorker, DetachedDistillWorker
-from s2l_ext.trainer.s2l_trainer import S2LSeparateAsyncTrainer
+from s2l_ext.platforms.object_store_engine import ObjectStoreEngine, buckets
+from s2l_ext.platforms.weight_box import WeightBox
+from s2l_ext.training.batch_fields import carrying
+from s2l_ext.training.detached_workers import DetachedActorWorker, DetachedDistillWorker
+from s2l_ext.training.trainers_by_mode import S2LSeparateAsyncTrainer
 
 pytestmark = pytest.mark.contract
 

@@ -7,8 +7,8 @@ import pytest
 from transfer_queue import KVBatchMeta
 
 from s2l_ext.errors import DataError
-from s2l_ext.trainer import outcomes
-from s2l_ext.trainer.outcomes import Session, batch_accuracy, pass_rates, sessions_of
+from s2l_ext.training import outcomes
+from s2l_ext.training.outcomes import Session, batch_accuracy, pass_rates, sessions_of
 
 pytestmark = pytest.mark.contract
 

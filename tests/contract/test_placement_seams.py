@@ -13,9 +13,9 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.workers.rollout.replica import RolloutReplica
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.placement_checks import check_placement
 from s2l_ext.errors import ConfigError
-from s2l_ext.rollout import placed
+from s2l_ext.training import label_selectors as placed
+from s2l_ext.training.placement_rules import check_placement
 
 pytestmark = pytest.mark.contract
 EXPLORER = {"pool": "explorer"}

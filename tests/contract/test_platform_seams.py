@@ -66,13 +66,13 @@ NOT_CHOSEN = """
     import verl
     from verl.plugin.platform import PlatformRegistry, get_platform
     import s2l_ext.plugin
-    from s2l_ext.platform import verl_patches
+    from s2l_ext.platforms import verl_patches
     import wrapt.importer as importer
     hooks = set(importer._post_import_hooks)
     state = {
         "cpu_registered": "cpu" in PlatformRegistry.registered_names(),
         "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
-        "platform_loaded": "s2l_ext.platform.cpu" in sys.modules,
+        "platform_loaded": "s2l_ext.platforms.cpu" in sys.modules,
         "hooked": sorted(hooks & {*verl_patches.PATCHES, "vllm.model_executor.layers.utils"}),
     }
     get_platform()
@@ -80,7 +80,7 @@ NOT_CHOSEN = """
     sys.modules.setdefault("vllm", None)
     from verl.trainer.ppo.v1 import trainer_base
     trainer_base.TRAINER_REGISTRY.setdefault("s2l", object)
-    from s2l_ext.registration import require_registered
+    from s2l_ext.training.registration import require_registered
     try:
         require_registered("a test")
         state["said"] = None
@@ -93,7 +93,7 @@ NO_PLUGIN = """
     import json
     import verl
     from verl.plugin.platform import PlatformRegistry
-    from s2l_ext.registration import require_registered
+    from s2l_ext.training.registration import require_registered
     try:
         require_registered("a test")
         said = None
@@ -108,7 +108,7 @@ ALIAS = """
         before = m.version("vllm")
     except m.PackageNotFoundError:
         before = None
-    from s2l_ext.platform import vllm_cpu
+    from s2l_ext.platforms import vllm_cpu
     vllm_cpu.install_alias(); vllm_cpu.install_alias()
     finders = sum(type(f).__name__ == "AliasFinder" for f in sys.meta_path)
     print(json.dumps([before, m.version("vllm"), m.metadata("vllm")["Name"], finders]))
@@ -162,7 +162,7 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
     assert active["init_wrapped"] and active["alias"]
     assert active["offload"] == "UnpinnedOffloadPolicy" and active["fsdp1"] == "UnpinnedFSDP"
     assert active["receiver"] == "CopyingReceiver"
-    assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platform.verl_patches"
+    assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platforms.verl_patches"
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_without_the_plugin_there_is_no_cpu_platform_and_the_process_is_told() -
 def test_what_a_process_is_told_before_it_trains(monkeypatch) -> None:
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 
-    from s2l_ext import registration
+    from s2l_ext.training import registration
 
     monkeypatch.setattr(registration, "cpu_chosen", lambda: True)
     monkeypatch.setattr("verl.plugin.platform.get_platform", lambda: SimpleNamespace(device_name="cuda"))
@@ -261,7 +261,7 @@ def test_received_weights_would_be_views_of_the_buffer() -> None:
 def test_copying_receiver_hands_out_copies() -> None:
     from types import ModuleType
 
-    from s2l_ext.platform.verl_patches import copy_received_weights
+    from s2l_ext.platforms.verl_patches import copy_received_weights
 
     buffer = torch.arange(3.0)
 
@@ -279,7 +279,7 @@ def test_copying_receiver_hands_out_copies() -> None:
 
 
 def test_platform_answers_everything_verl_asks() -> None:
-    from s2l_ext.platform.cpu import PlatformCPU
+    from s2l_ext.platforms.cpu import PlatformCPU
 
     platform = PlatformCPU()
     assert platform.device_name == "cpu" and platform.communication_backend_name() == "gloo"

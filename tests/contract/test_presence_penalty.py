@@ -8,7 +8,7 @@ from s2l_ext.evaluation.forward import PresencePenalty
 
 
 def test_both_engines_take_the_same_off_the_same_tokens():
-    from s2l_ext.platform import vllm_cpu
+    from s2l_ext.platforms import vllm_cpu
 
     vllm_cpu.install_alias()
     from vllm.model_executor.layers.utils import apply_penalties

@@ -7,10 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
-from s2l_ext.trainer.reward_probe import check_reward
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.reward_probe import check_reward
 
 pytestmark = pytest.mark.contract
 

@@ -4,9 +4,9 @@ import pytest
 from transfer_queue import KVBatchMeta
 
 from s2l_ext.errors import S2LError
-from s2l_ext.trainer import corrections, faults
-from s2l_ext.trainer.row_metrics import require_learner_rows
-from s2l_ext.trainer.waiting import Waiting
+from s2l_ext.training import corrections, faults
+from s2l_ext.training.row_metrics import require_learner_rows
+from s2l_ext.training.waiting import Waiting
 
 pytestmark = pytest.mark.contract
 

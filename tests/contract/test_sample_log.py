@@ -5,8 +5,8 @@ import torch
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.trainer import sample_log
-from s2l_ext.trainer.sample_log import sample_rows, shortened
+from s2l_ext.training import sample_log
+from s2l_ext.training.sample_log import sample_rows, shortened
 
 pytestmark = pytest.mark.contract
 

@@ -9,17 +9,17 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.algorithms.orders import FileOrder
-from s2l_ext.config import needed
-from s2l_ext.config.schema import CurriculumConfig, KLConfig
-from s2l_ext.rollout.plan import KL_BETA_FIELD, SLOTS_FIELD
-from s2l_ext.trainer import explorer_life
-from s2l_ext.trainer.in_flight import InFlight, PromptPlan
-from s2l_ext.trainer.kl import StepKL
-from s2l_ext.trainer.outcomes import Session, row_order
-from s2l_ext.trainer.sampler import CurriculumSampler
-from s2l_ext.trainer.step_prompts import StepPrompts
+from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.curriculum.controller import StepPrompts
+from s2l_ext.methods.curriculum.orders import FileOrder
+from s2l_ext.methods.curriculum.sampler import CurriculumSampler
+from s2l_ext.methods.explorer.schedule import LinearAnnealing
+from s2l_ext.methods.explorer.serving import lifecycle as explorer_life
+from s2l_ext.methods.kl.controller import StepKL
+from s2l_ext.training import needed
+from s2l_ext.training.batch_fields import KL_BETA_FIELD, SLOTS_FIELD
+from s2l_ext.training.outcomes import Session, row_order
+from s2l_ext.training.pending_prompts import InFlight, PromptPlan
 
 pytestmark = pytest.mark.contract
 
@@ -126,7 +126,7 @@ def test_only_a_synchronous_run_knows_its_explorer_from_the_checkpoints_step(exp
 
 def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, queue, monkeypatch) -> None:
     """Of an asynchronous step at 3: one prompt of step 1 and two of step 2."""
-    monkeypatch.setattr("s2l_ext.trainer.methods.row_source_metrics", lambda *_, **__: SHARE)
+    monkeypatch.setattr("s2l_ext.training.trainer.row_source_metrics", lambda *_, **__: SHARE)
     explores.mode, explores.explorer_gpus_held = "colocate_async", 2
     explores.step_plans = {"p": PromptPlan(1, slots=4), "q": PromptPlan(2, slots=2), "r": PromptPlan(2, slots=2)}
     explores.in_flight.add({"s": PromptPlan(3)})

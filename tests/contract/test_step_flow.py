@@ -8,17 +8,19 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from s2l_ext import state
-from s2l_ext.algorithms.orders import FileOrder
-from s2l_ext.config.schema import CurriculumConfig, KLConfig
 from s2l_ext.errors import DataError
-from s2l_ext.rollout.plan import KL_BETA_FIELD
-from s2l_ext.trainer import explorer_life, guided, methods
-from s2l_ext.trainer.in_flight import PromptPlan
-from s2l_ext.trainer.kl import StepKL
-from s2l_ext.trainer.outcomes import Session
-from s2l_ext.trainer.sampler import CurriculumSampler
-from s2l_ext.trainer.step_prompts import StepPrompts
+from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.curriculum.controller import StepPrompts
+from s2l_ext.methods.curriculum.orders import FileOrder
+from s2l_ext.methods.curriculum.sampler import CurriculumSampler
+from s2l_ext.methods.explorer.serving import lifecycle as explorer_life
+from s2l_ext.methods.guidance import controller as guided
+from s2l_ext.methods.kl.controller import StepKL
+from s2l_ext.training import controller_state as state
+from s2l_ext.training import trainer as methods
+from s2l_ext.training.batch_fields import KL_BETA_FIELD
+from s2l_ext.training.outcomes import Session
+from s2l_ext.training.pending_prompts import PromptPlan
 
 pytestmark = pytest.mark.contract
 

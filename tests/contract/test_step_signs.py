@@ -8,12 +8,12 @@ import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 
-from s2l_ext.trainer import actor_worker
-from s2l_ext.trainer.actor_worker import StepLoss, ratio_sums
-from s2l_ext.trainer.corrections import grouped_by_source, write_importance_weights
-from s2l_ext.trainer.in_flight import PromptPlan
-from s2l_ext.trainer.outcomes import timed_out_rows
-from s2l_ext.trainer.row_metrics import explorer_share, finish_ratio_sums, row_source_metrics
+from s2l_ext.training import actor_worker
+from s2l_ext.training.actor_worker import StepLoss, ratio_sums
+from s2l_ext.training.corrections import grouped_by_source, write_importance_weights
+from s2l_ext.training.outcomes import timed_out_rows
+from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.row_metrics import explorer_share, finish_ratio_sums, row_source_metrics
 
 pytestmark = pytest.mark.contract
 

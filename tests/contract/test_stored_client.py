@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from s2l_ext.data.rollout_store import Rollout
 from s2l_ext.errors import DataError
+from s2l_ext.store.reader import Rollout
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
@@ -21,7 +21,7 @@ class Learner:
 
 
 def answer(prompt_ids=(5, 6), rollout=ROLLOUT, **params):
-    from s2l_ext.rollout.stored import StoredClient
+    from s2l_ext.methods.explorer.serving.stored_client import StoredClient
 
     client = StoredClient(Learner(), rollout, step=4)
     return client, asyncio.run(client.generate("r", prompt_ids=list(prompt_ids), sampling_params=params, priority=1))
@@ -67,10 +67,10 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     """Of two prompts, one has three rollouts and one has two; each step takes two or what is left."""
     from verl.utils import tensordict_utils as tu
 
-    from s2l_ext.config.schema import ExplorerConfig
     from s2l_ext.data.prompts import prompt_id
-    from s2l_ext.rollout.plan import STORED_FIELD
-    from s2l_ext.trainer import stored
+    from s2l_ext.methods.config import ExplorerConfig
+    from s2l_ext.methods.explorer import stored_controller as stored
+    from s2l_ext.training.batch_fields import STORED_FIELD
 
     chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]
     extras = [{"index": 4}, {"index": 9}] if "extra_info" in columns else [None, None]

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from s2l_ext.data.prompts import dataset_table, tiers_of
-from s2l_ext.data.toy.tokenizer import build_tokenizer
+from s2l_ext.toy.tokenizer import build_tokenizer
 
 ROWS = 12
 

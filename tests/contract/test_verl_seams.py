@@ -22,11 +22,11 @@ from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMHttpServer
 from verl.workers.utils import losses
 
 from s2l_ext.config.modes import TRAINERS
-from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.trainer.actor_worker import S2LActorWorker
-from s2l_ext.trainer.methods import S2LMethods
-from s2l_ext.trainer.row_metrics import ROW_FIELDS
-from s2l_ext.trainer.s2l_trainer import S2LColocateAsyncTrainer, S2LSeparateAsyncTrainer, S2LTrainer
+from s2l_ext.training.actor_worker import S2LActorWorker
+from s2l_ext.training.agent_loop import S2LAgentLoopWorker
+from s2l_ext.training.row_metrics import ROW_FIELDS
+from s2l_ext.training.trainer import S2LMethods
+from s2l_ext.training.trainers_by_mode import S2LColocateAsyncTrainer, S2LSeparateAsyncTrainer, S2LTrainer
 
 pytestmark = pytest.mark.contract
 
@@ -108,7 +108,7 @@ def test_tracker_file_names_the_checkpoint_to_resume(tmp_path) -> None:
     from omegaconf import OmegaConf
     from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
 
-    from s2l_ext.state import checkpoint_folder
+    from s2l_ext.training.controller_state import checkpoint_folder
 
     (tmp_path / "global_step_7").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("7")

@@ -18,13 +18,12 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.rollout import agent_loop
-from s2l_ext.rollout.agent_loop import S2LAgentLoopWorker
-from s2l_ext.rollout.plan import SLOTS_FIELD
-from s2l_ext.rollout.sessions import REWARD, SAMPLING, OpenSession, open_sessions
-from s2l_ext.trainer import faults, waiting
-from s2l_ext.trainer.in_flight import PromptPlan
-from s2l_ext.trainer.waiting import Waiting
+from s2l_ext.training import agent_loop, faults, waiting
+from s2l_ext.training.agent_loop import S2LAgentLoopWorker
+from s2l_ext.training.batch_fields import SLOTS_FIELD
+from s2l_ext.training.open_sessions import REWARD, SAMPLING, OpenSession, open_sessions
+from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.waiting import Waiting
 
 pytestmark = pytest.mark.contract
 

@@ -10,9 +10,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.utils.losses import ppo_loss
 
-from s2l_ext.config.verl_checks import WEIGHTED_LOSSES
 from s2l_ext.errors import S2LError
-from s2l_ext.trainer.actor_worker import StepLoss
+from s2l_ext.training.actor_worker import StepLoss
+from s2l_ext.training.verl_rules import WEIGHTED_LOSSES
 
 pytestmark = pytest.mark.contract
 

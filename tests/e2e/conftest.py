@@ -124,7 +124,7 @@ def _descendants(pid: int) -> list[psutil.Process]:
 @pytest.fixture(scope="session")
 def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy world with its small and medium models; built once per machine, then cached."""
-    from s2l_ext.data.toy import prepare
+    from s2l_ext.toy import prepare
 
     return prepare(tmp_path_factory.mktemp("toy"), sizes=("small", "medium")).root
 
@@ -152,7 +152,7 @@ def launch(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
     def start(config: str, *overrides: str, folder: Path | None = None, command: list[str] | None = None) -> Launch:
         folder = folder or tmp_path_factory.mktemp("run")
-        command = command or [sys.executable, "-m", "s2l_ext.train", "--config-name", config]
+        command = command or [sys.executable, "-m", "s2l_ext.launch.train", "--config-name", config]
         log_path = folder / f"log_{len(started)}.txt"
         environment = {**os.environ, "S2L_TOY_DIR": str(toy_dir), "RAY_DEDUP_LOGS": "0"}
         with open(log_path, "w") as log:

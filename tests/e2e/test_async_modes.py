@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.algorithms.guidance import AdaptiveGuidance
+from s2l_ext.methods.explorer.schedule import LinearAnnealing
+from s2l_ext.methods.guidance.length import AdaptiveGuidance
 
 pytestmark = pytest.mark.long
 

@@ -9,7 +9,7 @@ import signal
 import psutil
 import pytest
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.methods.explorer.schedule import LinearAnnealing
 
 pytestmark = pytest.mark.long
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
+from s2l_ext.methods.explorer.schedule import LinearAnnealing
 
 pytestmark = pytest.mark.long
 

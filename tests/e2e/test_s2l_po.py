@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from s2l_ext.algorithms.explorer import LinearAnnealing
-from s2l_ext.algorithms.guidance import AdaptiveGuidance
 from s2l_ext.data.prompts import parquet_table, prompt_ids
-from s2l_ext.data.rollout_store import Rollout, RolloutStore
 from s2l_ext.data.tokenizers import digest, snapshot
 from s2l_ext.data.traces import answer_start
-from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.methods.explorer.schedule import LinearAnnealing
+from s2l_ext.methods.guidance.length import AdaptiveGuidance
+from s2l_ext.store.reader import Rollout, RolloutStore
+from s2l_ext.store.writer import StoreWriter
 
 MIX_STEPS, GROUP, PROMPTS, TOTAL = 4, 4, 8, 8
 STEPS = range(1, TOTAL + 1)

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from s2l_ext.data.rollout_store import RolloutStore
+from s2l_ext.store.reader import RolloutStore
 
 TIMEOUT_S = 900
 STEPS = 3
@@ -92,7 +92,7 @@ class Pipeline:
         _gone, alive = psutil.wait_procs(children, timeout=60)
         for child in alive:
             child.kill()
-        assert not [child for child in alive if "s2l_ext.train" in " ".join(child.cmdline() or [])]
+        assert not [child for child in alive if "s2l_ext.launch.train" in " ".join(child.cmdline() or [])]
 
     def finish(self) -> None:
         assert self.start().wait(TIMEOUT_S) == 0, self.said()

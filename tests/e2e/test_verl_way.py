@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext.compose import compose_config
+from s2l_ext.launch.compose import compose_config
 
 BETA, PROMPTS, TOTAL = 0.02, 8, 4
 STEPS = range(1, TOTAL + 1)

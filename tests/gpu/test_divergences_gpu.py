@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s2l_ext.algorithms.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl
+from s2l_ext.methods.distill.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 N, H, D, V = 300, 64, 96, 5000

@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data.toy.tokenizer import EOS_ID, encode
 from s2l_ext.evaluation.engines import Request, Response, Sampling
 from s2l_ext.evaluation.model_folder import open_model
 from s2l_ext.explore import run
 from s2l_ext.explore.run import Exploration
-from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.store.writer import StoreWriter
+from s2l_ext.toy.tokenizer import EOS_ID, encode
 
 SHARD_ROWS = 7
 

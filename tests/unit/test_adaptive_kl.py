@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.adaptive_kl import (
+from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.methods.kl.coefficient import (
     AccuracyConditionedKL,
     AdaptiveTargetKL,
     ConstantKL,
@@ -14,7 +15,6 @@ from s2l_ext.algorithms.adaptive_kl import (
     check_rho,
     tanh_rho,
 )
-from s2l_ext.errors import ConfigError, StateMismatch
 
 UNIT = st.floats(0, 1)
 

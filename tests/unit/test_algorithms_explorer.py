@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.explorer import HardSwitch, LinearAnnealing, build_schedule
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.explorer.schedule import HardSwitch, LinearAnnealing, build_schedule
 
 
 @pytest.mark.parametrize(

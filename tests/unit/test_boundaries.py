@@ -5,11 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from s2l_ext.algorithms.grouping import truncated_importance_weights
-from s2l_ext.algorithms.guidance import AdaptiveGuidance, LinearDecay, StepwiseDecay
-from s2l_ext.algorithms.orders import FileOrder
-from s2l_ext.algorithms.pass_rates import PassRates
-from s2l_ext.algorithms.stored_rows import WithoutReplacement
+from s2l_ext.methods.curriculum.orders import FileOrder
+from s2l_ext.methods.curriculum.pass_rates import PassRates
+from s2l_ext.methods.explorer.stored_draws import WithoutReplacement
+from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, StepwiseDecay
+from s2l_ext.training.source_statistics import truncated_importance_weights
 
 
 def test_what_is_left_of_a_store_to_the_last_rollout():

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext import state
-from s2l_ext.checkpoint_files import FILE_NAME, check_files, check_workers, note_files
 from s2l_ext.errors import ResourceError, StateMismatch
-from s2l_ext.trainer.saving import disk_full_explained
+from s2l_ext.training import controller_state as state
+from s2l_ext.training.checkpoint_files import FILE_NAME, check_files, check_workers, note_files
+from s2l_ext.training.disk_full import disk_full_explained
 
 
 @pytest.fixture

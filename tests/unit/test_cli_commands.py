@@ -11,9 +11,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from s2l_ext import __version__, cli, registration, train
-from s2l_ext.config.plan import render
+from s2l_ext import __version__, cli
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch import train
+from s2l_ext.launch.plan_summary import render
+from s2l_ext.training import registration
 
 PRETENDED_CHECKS = ("preflight", "activate_for", "_ask_verl")
 

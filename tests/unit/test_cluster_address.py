@@ -12,10 +12,12 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from s2l_ext import cluster_check, registration, train
-from s2l_ext.cluster_check import CheckedRunner, cluster_address
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.launch import cluster as cluster_check
+from s2l_ext.launch import train
+from s2l_ext.launch.cluster import CheckedRunner, cluster_address
+from s2l_ext.training import registration
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +58,7 @@ def test_a_cluster_that_was_started_here_is_joined_unless_told_not_to(configured
 
 OWN_RAY = """
 import os, sys
-from s2l_ext.train import prepare
+from s2l_ext.launch.train import prepare
 from s2l_ext.errors import S2LError
 try:
     prepare("s2l_po/toy", sys.argv[1:])

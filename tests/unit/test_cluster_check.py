@@ -11,10 +11,12 @@ import pytest
 import ray
 from ray import cloudpickle
 
-from s2l_ext import __version__, cluster_check, registration
-from s2l_ext.cluster_check import CheckedRunner, Node, judge
+from s2l_ext import __version__
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ResourceError
+from s2l_ext.launch import cluster as cluster_check
+from s2l_ext.launch.cluster import CheckedRunner, Node, judge
+from s2l_ext.training import registration
 
 pytestmark = pytest.mark.slow
 

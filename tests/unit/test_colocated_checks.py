@@ -3,12 +3,12 @@
 import pytest
 from omegaconf import DictConfig, open_dict
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.colocated_checks import check_colocated
-from s2l_ext.config.plan import build_plan, render
 from s2l_ext.errors import ConfigError
-from s2l_ext.preflight import gpus_needed
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.plan_summary import build_plan, render
+from s2l_ext.methods.explorer.colocated_rules import check_colocated
+from s2l_ext.training.preflight import gpus_needed
 
 pytestmark = pytest.mark.slow
 

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.combination_checks import check_columns
 from s2l_ext.errors import ConfigError
-from s2l_ext.rollout.explorer_servers import explorer_config
+from s2l_ext.methods.explorer.serving.servers import explorer_config
+from s2l_ext.training.combination_rules import check_columns
 
 LORA = "actor_rollout_ref__model__lora_rank"
 NESTED = "actor_rollout_ref__model__lora__rank"
@@ -93,8 +93,8 @@ def test_the_explorers_engine_waits_for_no_adapter(configured, name: str) -> Non
 
 @pytest.mark.slow
 def test_what_verls_settings_do_not_know_is_one_message() -> None:
-    from s2l_ext.compose import compose_config
-    from s2l_ext.train import _ask_verl
+    from s2l_ext.launch.compose import compose_config
+    from s2l_ext.launch.train import _ask_verl
 
     cfg = compose_config(
         "grpo/toy", ["actor_rollout_ref.actor.strategy=fsdp2", "+actor_rollout_ref.actor.unheard_of=1"]
@@ -117,7 +117,7 @@ def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
 
 
 def test_a_row_that_names_a_loop_of_several_turns_is_refused_too(configured, tmp_path: Path) -> None:
-    from s2l_ext.preflight import _check_media
+    from s2l_ext.training.preflight import _check_media
 
     rows = [
         {"prompt": [{"role": "user", "content": "1+1"}], "agent_name": name} for name in ("s2l_seeded", "tool_agent")
@@ -176,7 +176,7 @@ def test_pictures_pass_where_nothing_reads_the_prompts_tokens(configured, recipe
 
 
 def test_the_columns_are_those_of_the_training_files(configured, tmp_path: Path) -> None:
-    from s2l_ext.preflight import _check_media
+    from s2l_ext.training.preflight import _check_media
 
     row = {"prompt": [{"role": "user", "content": "<image>what?"}], "images": ["picture"]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
 from s2l_ext.errors import ConfigError
-from s2l_ext.train import _ask_verl
+from s2l_ext.launch.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
+from s2l_ext.launch.train import _ask_verl
+from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 
@@ -240,7 +240,7 @@ def test_missing_config_folder_is_named(tmp_path):
 
 def test_composing_does_not_import_verl(tmp_path):
     code = (
-        "import sys; from s2l_ext.compose import compose_config; compose_config('s2l_po/toy', []); "
+        "import sys; from s2l_ext.launch.compose import compose_config; compose_config('s2l_po/toy', []); "
         "sys.exit(', '.join({'verl', 'ray', 'torch'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path)

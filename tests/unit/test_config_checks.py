@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import (
+from s2l_ext.errors import ConfigError
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.rules import (
     GROUP_ESTIMATORS,
     PREFETCH_RULES,
     ROLLOUT_KEYS_OUTSIDE_YAML,
     UNGROUPED_ESTIMATORS,
     check_against_verl,
 )
-from s2l_ext.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.modes import TRAINERS, batches_ahead, check_mode, lag_limit, mode_of, most_draws
 from s2l_ext.errors import ConfigError
-from s2l_ext.preflight import gpus_needed
-from s2l_ext.state import fingerprint
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.controller_state import fingerprint
+from s2l_ext.training.preflight import gpus_needed
 
 pytestmark = pytest.mark.slow
 

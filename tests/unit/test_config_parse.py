@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 from s2l_ext import errors
 from s2l_ext.config import ExplorerConfig, RolloutOptions, S2LConfig, parse_s2l
 from s2l_ext.config.parse import valid_keys
-from s2l_ext.config.schema import (
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import (
     CurriculumConfig,
     DistillConfig,
     GuidanceConfig,
@@ -21,7 +22,6 @@ from s2l_ext.config.schema import (
     KLConfig,
     PlacementConfig,
 )
-from s2l_ext.errors import ConfigError
 
 
 def explorer(**settings):
@@ -182,8 +182,8 @@ def test_errors_survive_pickling(name):
 
 def test_configuration_and_schedule_import_nothing_heavy():
     code = (
-        "import sys, s2l_ext.config.checks, s2l_ext.config.plan, s2l_ext.config.model_files, "
-        "s2l_ext.algorithms.explorer; "
+        "import sys, s2l_ext.training.rules, s2l_ext.launch.plan_summary, s2l_ext.config.model_files, "
+        "s2l_ext.methods.explorer.schedule; "
         "sys.exit(', '.join({'verl', 'ray', 'torch', 'vllm'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms import curriculum as module
-from s2l_ext.algorithms.chi_square import chi_square
-from s2l_ext.algorithms.curriculum import GaussianCurriculum
-from s2l_ext.algorithms.sum_tree import CHUNK
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum import gaussian as module
+from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
+from s2l_ext.methods.curriculum.sum_tree import CHUNK
+from s2l_ext.report.chi_square import chi_square
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "curriculum.py"
 PATHS = {"tree": 0, "keys": 10**9}

@@ -16,12 +16,12 @@ from s2l_ext.config import parse_s2l
 from s2l_ext.data import dapo, openr1
 from s2l_ext.data.drawing import TierDraw
 from s2l_ext.data.gold_report import report
-from s2l_ext.data.judges import VERLS_OWN, judge_of_run, judge_warnings
-from s2l_ext.data.rollout_store import Manifest
 from s2l_ext.errors import DataError
-from s2l_ext.explore.shards import write_manifest
-from s2l_ext.preflight import _drawn_anew, _read_golds
 from s2l_ext.rewards.registry import place_of
+from s2l_ext.store.reader import Manifest
+from s2l_ext.store.shards import write_manifest
+from s2l_ext.training.judges import VERLS_OWN, judge_of_run, judge_warnings
+from s2l_ext.training.preflight import _drawn_anew, _read_golds
 
 MATH = "s2l_ext.rewards.math:compute_score"
 TRACE = "<think>\nOne and one make two, as counting shows.\n</think>\n\nThe answer is \\boxed{2}."

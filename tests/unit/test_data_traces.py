@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ext.data import traces
-from s2l_ext.data.toy import tasks
 from s2l_ext.data.traces import answer_fault, answer_start, conclusion_of, fault, form_fault, is_answer_only, normalise
+from s2l_ext.toy import tasks
 
 REASONING = st.text(st.sampled_from("abc 012+=*\n.$(),é🙂"), max_size=60)
 ANSWERS = st.sampled_from(["7", "-3", "\\frac{1}{2}", "x^{2}+1", "(1,2)", "\\text{A}"])

@@ -4,12 +4,12 @@ import pytest
 from omegaconf import open_dict
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.distill_checks import NO_POLICY_GRADIENT, OWN_ENGINE
-from s2l_ext.config.plan import build_plan, render
-from s2l_ext.config.schema import DistillConfig
 from s2l_ext.errors import ConfigError, TokenizerMismatch
-from s2l_ext.preflight import check_inputs
-from s2l_ext.state import fingerprint
+from s2l_ext.launch.plan_summary import build_plan, render
+from s2l_ext.methods.config import DistillConfig
+from s2l_ext.methods.distill.rules import NO_POLICY_GRADIENT, OWN_ENGINE
+from s2l_ext.training.controller_state import fingerprint
+from s2l_ext.training.preflight import check_inputs
 
 TEACHER = {"s2l__distill__teacher_path": "big"}
 LIVE = {
@@ -219,8 +219,8 @@ def test_a_checkpoint_of_another_loss_is_told_apart(recipe) -> None:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A small and a larger model, and one that says its words in another order."""
-    from s2l_ext.data.toy.models import ModelSize, build_model
-    from s2l_ext.data.toy.tokenizer import build_tokenizer
+    from s2l_ext.toy.models import ModelSize, build_model
+    from s2l_ext.toy.tokenizer import build_tokenizer
 
     root = tmp_path_factory.mktemp("models")
     for name, size in (("small", ModelSize(32, 1)), ("big", ModelSize(64, 2))):
@@ -234,7 +234,7 @@ def folders(tmp_path_factory):
 
 
 def inputs(recipe, folders, student: str, teacher: str, monkeypatch) -> list[str]:
-    monkeypatch.setattr("s2l_ext.preflight._check_data", lambda cfg: None)
+    monkeypatch.setattr("s2l_ext.training.preflight._check_data", lambda cfg: None)
     cfg = recipe.composed.copy()
     with open_dict(cfg):
         cfg.data.train_files = cfg.data.val_files = None

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl
+from s2l_ext.methods.distill.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl
 
 KINDS = ["forward_kl", "reverse_kl", "jsd", "sft"]
 FROM_LOGITS = {"forward_kl": forward_kl, "reverse_kl": reverse_kl, "jsd": jsd}

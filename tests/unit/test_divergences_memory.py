@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from s2l_ext.algorithms.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl, topk_divergence
+from s2l_ext.methods.distill.divergences import divergence_from_hidden, forward_kl, jsd, reverse_kl, topk_divergence
 
 N, H, D, V, W = 13, 8, 6, 50, 53
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.divergences import (
+from s2l_ext.methods.distill.divergences import (
     _BucketLogProbs,
     forward_kl,
     jsd,

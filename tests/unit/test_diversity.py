@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation import diversity_text
-from s2l_ext.evaluation.diversity_bootstrap import Bootstrap
-from s2l_ext.evaluation.diversity_curves import crossing_summary, crossings, half_position, pass_curves, recommend
-from s2l_ext.evaluation.diversity_models import position_starts
-from s2l_ext.evaluation.diversity_series import autocorrelation, lag_sums
-from s2l_ext.evaluation.diversity_text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
+from s2l_ext.studies.diversity import text as diversity_text
+from s2l_ext.studies.diversity.bootstrap import Bootstrap
+from s2l_ext.studies.diversity.curves import crossing_summary, crossings, half_position, pass_curves, recommend
+from s2l_ext.studies.diversity.models import position_starts
+from s2l_ext.studies.diversity.series import autocorrelation, lag_sums
+from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(np.array), min_size=2, max_size=5)
 

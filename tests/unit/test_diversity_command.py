@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from s2l_ext import cli
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
-from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation import diversity_text
-from s2l_ext.evaluation.diversity import Settings, measure
-from s2l_ext.evaluation.diversity_sets import check_comparable, noise_name, read_set
-from s2l_ext.evaluation.diversity_table import as_lines
 from s2l_ext.evaluation.samples import Sample, SampleFile, read_samples
-from s2l_ext.report import diversity as command
+from s2l_ext.studies.diversity import page as command
+from s2l_ext.studies.diversity import text as diversity_text
+from s2l_ext.studies.diversity.measure import Settings, measure
+from s2l_ext.studies.diversity.sets import check_comparable, noise_name, read_set
+from s2l_ext.studies.diversity.table import as_lines
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.toy.world import write_files
 
 pytestmark = pytest.mark.slow
 
@@ -173,7 +173,7 @@ def test_the_learner_may_be_any_model_and_explorers_sample_as_told(world: Path, 
 
 
 def args_of(words: list[str], monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> None:
-    from s2l_ext.evaluation import diversity_command
+    from s2l_ext.studies.diversity import job as diversity_command
 
     monkeypatch.setattr(command, "main", lambda args: asked.update(job=diversity_command.job_of(args)))
     assert cli.main(words) == 0

@@ -12,21 +12,22 @@ from hypothesis import strategies as st
 from torch import nn
 from tqdm import tqdm
 
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation import diversity_tokens, gradient_diagnostics
-from s2l_ext.evaluation.diversity_bootstrap import Bootstrap
-from s2l_ext.evaluation.diversity_models import GradientSettings, measure_with_models
-from s2l_ext.evaluation.diversity_sets import EXPLORER, LEARNER, NOISE, Row, RowSet
-from s2l_ext.evaluation.diversity_tokens import TokenModel
-from s2l_ext.evaluation.gradient_diagnostics import (
+from s2l_ext.studies.diversity import gradients as gradient_diagnostics
+from s2l_ext.studies.diversity import tokens as diversity_tokens
+from s2l_ext.studies.diversity.bootstrap import Bootstrap
+from s2l_ext.studies.diversity.gradients import (
     GradientReader,
     count_sketch,
     group_advantages,
     group_statistics,
     problem_statistics,
 )
+from s2l_ext.studies.diversity.models import GradientSettings, measure_with_models
+from s2l_ext.studies.diversity.sets import EXPLORER, LEARNER, NOISE, Row, RowSet
+from s2l_ext.studies.diversity.tokens import TokenModel
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
 
 V = 5
 

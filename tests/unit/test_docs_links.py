@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
-from s2l_ext.preflight import check_pool
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.preflight import check_pool
+from s2l_ext.training.rules import check_against_verl
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(

@@ -18,24 +18,28 @@ READERS = ("report", "pipeline")
 ANY = "<>"
 
 COMPOSED: dict[str, list[tuple[str, str]]] = {
-    "s2l/kl/": [("trainer/kl.py", "send"), ("trainer/kl.py", "receive"), ("algorithms/adaptive_kl.py", "metrics")],
+    "s2l/kl/": [
+        ("methods/kl/controller.py", "send"),
+        ("methods/kl/controller.py", "receive"),
+        ("methods/kl/coefficient.py", "metrics"),
+    ],
     "s2l/curriculum/": [
-        ("trainer/step_prompts.py", "metrics"),
-        ("algorithms/pass_rates.py", "metrics"),
-        ("algorithms/curriculum.py", "metrics"),
-        ("algorithms/orders.py", "metrics"),
+        ("methods/curriculum/controller.py", "metrics"),
+        ("methods/curriculum/pass_rates.py", "metrics"),
+        ("methods/curriculum/gaussian.py", "metrics"),
+        ("methods/curriculum/orders.py", "metrics"),
     ],
     "s2l/guidance/": [
-        ("trainer/guided.py", "observe"),
-        ("trainer/guided.py", "statistics"),
-        ("trainer/row_metrics.py", "prefix_metrics"),
-        ("algorithms/guidance.py", "metrics"),
+        ("methods/guidance/controller.py", "observe"),
+        ("methods/guidance/controller.py", "statistics"),
+        ("training/row_metrics.py", "prefix_metrics"),
+        ("methods/guidance/length.py", "metrics"),
     ],
-    "s2l/distill/": [("trainer/distill_worker.py", "REPORTED"), ("trainer/distill_worker.py", "VALUE")],
+    "s2l/distill/": [("methods/distill/worker.py", "REPORTED"), ("methods/distill/worker.py", "VALUE")],
     f"s2l/source/{ANY}/": [
-        ("trainer/row_metrics.py", "SUMS"),
-        ("algorithms/grouping.py", "source_statistics"),
-        ("algorithms/grouping.py", "_sampler_metrics"),
+        ("training/row_metrics.py", "SUMS"),
+        ("training/source_statistics.py", "source_statistics"),
+        ("training/source_statistics.py", "_sampler_metrics"),
     ],
 }
 """Where the last part of ``f"s2l/kl/{name}"`` comes from: the dictionary keys of a function, or a constant."""

@@ -54,7 +54,7 @@ def test_a_refused_cell_has_the_message_of_the_checks(matrix: ModuleType) -> Non
 
 def test_verl_takes_the_settings_of_every_row(matrix: ModuleType) -> None:
     """Else "composes" would be true for our checks alone."""
-    from s2l_ext.train import _ask_verl
+    from s2l_ext.launch.train import _ask_verl
 
     for row in matrix.ROWS:
         if matrix.message_of(row, matrix.COLUMNS[0]) is None:

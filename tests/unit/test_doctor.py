@@ -20,12 +20,13 @@ import psutil
 import pytest
 
 import s2l_ext
-from s2l_ext import cli, cluster_check, doctor
-from s2l_ext.cluster_check import Node
+from s2l_ext import cli, doctor
 from s2l_ext.doctor import machine, network, packages
 from s2l_ext.doctor.finding import Finding
 from s2l_ext.doctor.network import Listener
-from s2l_ext.rewards import sandbox
+from s2l_ext.launch import cluster as cluster_check
+from s2l_ext.launch.cluster import Node
+from s2l_ext.sandbox import runner as sandbox
 
 EVERY = ["packages", "verl", "registration", "accelerator", "machine", "sandbox", "platform", "disk", "ports", "ray"]
 EVERY += ["tested set", "shared memory", "ray dashboard", "ray ports", "head ports", "free ports"]

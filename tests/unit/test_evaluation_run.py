@@ -12,18 +12,18 @@ import pytest
 import torch
 
 from s2l_ext import cli
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tokenizer import EOS_ID, build_tokenizer, encode
-from s2l_ext.data.toy.world import write_files
+from s2l_ext.cli.eval import as_lines
 from s2l_ext.errors import ConfigError, DataError, StateMismatch, TokenizerMismatch
 from s2l_ext.evaluation import run
 from s2l_ext.evaluation.benchmarks import load_benchmark
-from s2l_ext.evaluation.command import as_lines
 from s2l_ext.evaluation.divergence import ratio_error
 from s2l_ext.evaluation.engines import Request, Response, Sampling
 from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice
 from s2l_ext.evaluation.run import Evaluation, evaluate
 from s2l_ext.evaluation.samples import read_samples
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tokenizer import EOS_ID, build_tokenizer, encode
+from s2l_ext.toy.world import write_files
 
 N = 4
 
@@ -204,7 +204,7 @@ def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypa
 
     scripted()
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left"):
-        patch.setattr("s2l_ext.state.os.replace", full)
+        patch.setattr("s2l_ext.training.controller_state.os.replace", full)
         evaluate(job(), progress=False)
     assert not job().out.exists()
     again = scripted()
@@ -221,7 +221,7 @@ def test_an_interrupted_write_leaves_the_old_result_whole(job, scripted, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("s2l_ext.state.os.fsync", interrupted)
+        patch.setattr("s2l_ext.training.controller_state.os.fsync", interrupted)
         evaluate(job(), progress=False)
     assert job().out.read_bytes() == before
     assert evaluate(job(), progress=False)["num_problems"] == 6

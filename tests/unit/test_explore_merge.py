@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from s2l_ext import cli
-from s2l_ext.data.rollout_store import Rollout, RolloutStore
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.explore import merge as merging
-from s2l_ext.explore import shards
-from s2l_ext.explore.merge import merge
-from s2l_ext.explore.stats import as_lines, stats
-from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.store import merge as merging
+from s2l_ext.store import shards
+from s2l_ext.store.merge import merge
+from s2l_ext.store.reader import Rollout, RolloutStore
+from s2l_ext.store.stats import as_lines, stats
+from s2l_ext.store.writer import StoreWriter
 
 FINGERPRINT: dict[str, Any] = {
     "model": "m1",

@@ -23,11 +23,7 @@ import pytest
 
 from s2l_ext import cli
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.data.rollout_store import Rollout, RolloutStore, is_store
 from s2l_ext.data.tokenizers import digest, snapshot
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
-from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError, ResourceError, StateMismatch
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, sample_seed
 from s2l_ext.evaluation.model_folder import model_digest, open_model
@@ -35,6 +31,10 @@ from s2l_ext.explore import pools
 from s2l_ext.explore.graders import Graders
 from s2l_ext.explore.pools import LocalPool, Placement
 from s2l_ext.explore.run import Drawn, Exploration, explore
+from s2l_ext.store.reader import Rollout, RolloutStore, is_store
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.toy.world import write_files
 
 STAND_IN = Path(__file__).with_name("explore_stand_in.py")
 N = 4
@@ -417,7 +417,7 @@ def test_grading_runs_beside_the_drawing_but_not_far_behind() -> None:
 
 @pytest.fixture
 def command(model: Path, data: Path, tmp_path: Path, stand_in, monkeypatch: pytest.MonkeyPatch):
-    from s2l_ext.explore import command
+    from s2l_ext.cli import explore as command
 
     pool = stand_in.StandIn()
     monkeypatch.setattr(
@@ -445,7 +445,7 @@ def test_command(command, tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_defaults_are_the_papers(model: Path, data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from s2l_ext.explore import command
+    from s2l_ext.cli import explore as command
 
     jobs: list[Exploration] = []
     monkeypatch.setattr(command, "explore", lambda job, progress: jobs.append(job) or Drawn())

@@ -6,10 +6,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
-from s2l_ext.config.expo_checks import build_kl, needs_accuracy
-from s2l_ext.config.schema import CurriculumConfig, KLConfig
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.kl.rules import build_kl, needs_accuracy
+from s2l_ext.training.rules import check_against_verl
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,10 @@
 
 import pytest
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 

@@ -13,14 +13,14 @@ import sys
 
 import pytest
 
-from s2l_ext import folder_lock
 from s2l_ext.errors import ResourceError
-from s2l_ext.folder_lock import FILE_NAME, held, is_held
+from s2l_ext.utils import run_lock as folder_lock
+from s2l_ext.utils.run_lock import FILE_NAME, held, is_held
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from s2l_ext.folder_lock import held
+from s2l_ext.utils.run_lock import held
 with held(Path(sys.argv[1]), "training run", "Wait"):
     print("held", flush=True)
     time.sleep(60)

@@ -19,24 +19,24 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.config.parse import valid_keys
 from s2l_ext.data import gsm8k, humaneval, openr1, reading, user_jsonl
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import parquet_table, prompt_ids, read_pass_rates
-from s2l_ext.data.rollout_store import Rollout, RolloutStore
 from s2l_ext.errors import S2LError
 from s2l_ext.evaluation.benchmarks import load_benchmark
 from s2l_ext.evaluation.forms import _decoded
 from s2l_ext.evaluation.samples import SampleFile
-from s2l_ext.explore.journal import Journal, encode
-from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.launch.compose import compose_config
 from s2l_ext.pipeline.graph import check_names, ordered
 from s2l_ext.pipeline.manifest import Entry, Manifest
 from s2l_ext.pipeline.schema import read_pipeline
-from s2l_ext.refusal import printable
-from s2l_ext.state import load_state, save_state
+from s2l_ext.store.journal import Journal, encode
+from s2l_ext.store.reader import Rollout, RolloutStore
+from s2l_ext.store.writer import StoreWriter
+from s2l_ext.training.controller_state import load_state, save_state
+from s2l_ext.utils.refusal import printable
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.slow]
 TIMES = int(os.environ.get("S2L_FUZZ", "1"))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from s2l_ext.algorithms.grouping import guided_advantage_spread, source_statistics, truncated_importance_weights
+from s2l_ext.training.source_statistics import guided_advantage_spread, source_statistics, truncated_importance_weights
 
 ROWS = {
     "source": ["explorer", "learner", "explorer"],

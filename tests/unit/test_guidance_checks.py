@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from s2l_ext.config.expo_checks import needs_accuracy
-from s2l_ext.config.guidance_checks import LENGTH_KEYS
-from s2l_ext.config.schema import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.data.prompts import PromptTable
-from s2l_ext.data.trace_checks import check_traces, read_teacher_rollouts
 from s2l_ext.errors import DataError
+from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.rules import LENGTH_KEYS
+from s2l_ext.methods.guidance.trace_checks import check_traces, read_teacher_rollouts
+from s2l_ext.methods.kl.rules import needs_accuracy
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.guidance import (
+from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.methods.guidance.length import (
     AdaptiveGuidance,
     AdditiveGuidance,
     ConcaveDecay,
@@ -14,7 +15,6 @@ from s2l_ext.algorithms.guidance import (
     StepwiseDecay,
     guided_sessions,
 )
-from s2l_ext.errors import ConfigError, StateMismatch
 
 
 def after(*accuracies: float, length: int = 1000, **settings) -> AdaptiveGuidance:

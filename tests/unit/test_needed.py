@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.needed import TRACKER_FILE, needed_now, only_validates, steps_done
 from s2l_ext.errors import ResourceError
-from s2l_ext.preflight import check_pool, gpus_needed
+from s2l_ext.training.needed import TRACKER_FILE, needed_now, only_validates, steps_done
+from s2l_ext.training.preflight import check_pool, gpus_needed
 
 RECIPE = "s2l_po/qwen3_1.7b_to_8b"
 

@@ -11,22 +11,22 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ext import state
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.checks import check_against_verl
-from s2l_ext.config.plan import build_plan, render
-from s2l_ext.config.schema import ExplorerConfig
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.data.rollout_store import Manifest, Rollout
-from s2l_ext.data.store_checks import check_counts, check_store, run_out_warnings
 from s2l_ext.data.tokenizers import digest, snapshot, token_digest
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
-from s2l_ext.data.toy.world import write_files
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
-from s2l_ext.explore.shards import write_manifest, write_shard
-from s2l_ext.preflight import gpus_needed
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.plan_summary import build_plan, render
+from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.store_checks import check_counts, check_store, run_out_warnings
+from s2l_ext.store.reader import Manifest, Rollout
+from s2l_ext.store.shards import write_manifest, write_shard
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.toy.world import write_files
+from s2l_ext.training import controller_state as state
+from s2l_ext.training.preflight import gpus_needed
+from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ import torch
 from torchdata.stateful_dataloader import StatefulDataLoader
 from torchdata.stateful_dataloader.sampler import RandomSampler
 
-from s2l_ext.algorithms.orders import EasyToHard, FileOrder, UniformOrder
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum.orders import EasyToHard, FileOrder, UniformOrder
 
 UNUSED = np.random.default_rng(0)
 

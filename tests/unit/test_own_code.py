@@ -16,7 +16,7 @@ from s2l_ext.config import parse_s2l
 from s2l_ext.data.tokenizers import Trust, compare, load_tokenizer
 from s2l_ext.errors import ConfigError, TokenizerMismatch
 from s2l_ext.evaluation.model_folder import model_digest, open_model
-from s2l_ext.preflight import check_inputs
+from s2l_ext.training.preflight import check_inputs
 
 SPEC = importlib.util.spec_from_file_location("own_code_model", Path(__file__).with_name("own_code_model.py"))
 own_code_model = importlib.util.module_from_spec(SPEC)
@@ -109,7 +109,7 @@ def test_such_a_model_is_evaluated(world, tmp_path, capsys) -> None:
 @pytest.mark.parametrize("recipe", ["s2l_po/toy", "sparse_to_dense/stages/opd"])
 def test_explorer_and_teacher_are_loaded_with_the_learners_setting(configured, recipe) -> None:
     """Both are made from a copy of the learner's model block."""
-    from s2l_ext.rollout.explorer_servers import point_to_model
+    from s2l_ext.methods.explorer.serving.servers import point_to_model
 
     model = configured(recipe, actor_rollout_ref__model__trust_remote_code=True).actor_rollout_ref.model
     model.lora.rank = model.lora_rank = 8

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.chi_square import chi_square
-from s2l_ext.algorithms.pass_rates import PassRates
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum.pass_rates import PassRates
+from s2l_ext.report.chi_square import chi_square
 
 
 def with_rates(values):

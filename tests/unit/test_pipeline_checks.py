@@ -13,15 +13,15 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext import cli
-from s2l_ext.compose import compose_config
-from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.errors import ConfigError, TokenizerMismatch
+from s2l_ext.launch.compose import compose_config
 from s2l_ext.pipeline import accounting
 from s2l_ext.pipeline.digests import Digests
 from s2l_ext.pipeline.kinds import Place, kind_of, prepare
 from s2l_ext.pipeline.manifest import Manifest
 from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.schema import Pipeline, read_pipeline
+from s2l_ext.toy.tokenizer import build_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +80,7 @@ def test_warnings_are_shown_once_by_a_dry_run_and_by_a_start(tmp_path, capsys, m
     assert cli.main([*words, "--dry-run"]) == 0 and capsys.readouterr().out.count(shown) == 1
     assert cli.main([*words, "--dry-run", "--json"]) == 0
     assert f"warning: {json.loads(capsys.readouterr().out)['warnings'][0]}".startswith(shown)
-    monkeypatch.setattr("s2l_ext.pipeline.command.Runner.run", lambda self, only: None)
+    monkeypatch.setattr("s2l_ext.cli.pipeline.Runner.run", lambda self, only: None)
     assert cli.main(words) == 0 and capsys.readouterr().out.count(shown) == 1
 
 

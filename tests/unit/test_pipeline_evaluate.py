@@ -121,10 +121,10 @@ def test_words_that_the_exploration_would_refuse(tmp_path, options: dict, words:
 
 
 def test_a_store_counts_when_it_is_complete_and_what_it_cost_is_told(tmp_path) -> None:
-    from s2l_ext.data.rollout_store import Manifest, Rollout
-    from s2l_ext.explore.shards import write_manifest, write_shard
     from s2l_ext.pipeline.accounting import estimate_flops
     from s2l_ext.pipeline.kinds import Place, kind_of
+    from s2l_ext.store.reader import Manifest, Rollout
+    from s2l_ext.store.shards import write_manifest, write_shard
 
     pipeline = stored_warm_up(tmp_path)
     stage = pipeline.stage("draw")

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.compose import compose_config
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.launch.compose import compose_config
 from s2l_ext.pipeline import accounting
 from s2l_ext.pipeline.kinds import prepare, relative
 from s2l_ext.pipeline.labels import Seen, check_overlaps, seen_by
@@ -45,7 +45,7 @@ def prepared(pipeline: Pipeline, name: str):
 def test_the_command_of_a_train_stage_composes_to_what_was_checked(toy) -> None:
     warm_up = prepared(toy, "warm_up")
     words = warm_up.commands[0].words
-    assert words[1:5] == ("-m", "s2l_ext.train", "--config-name", "sparse_to_dense/stages/warm_up")
+    assert words[1:5] == ("-m", "s2l_ext.launch.train", "--config-name", "sparse_to_dense/stages/warm_up")
     cfg = compose_config(words[4], words[5:])
     teacher = f"{OUT}/models/teacher_rl"
     assert cfg.actor_rollout_ref.model.path == f"{OUT}/stages/toy/run/models/small"

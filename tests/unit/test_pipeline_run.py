@@ -262,7 +262,7 @@ def test_a_call_with_from_goes_on_without_it(world, capsys, monkeypatch) -> None
     def stop(self, only) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("s2l_ext.pipeline.command.Runner.run", stop)
+    monkeypatch.setattr("s2l_ext.cli.pipeline.Runner.run", stop)
     assert s2l("--from", "opd") == 130
     assert "stopped. Run it again without --from: it goes on from here." in capsys.readouterr().err
     assert s2l() == 130 and "stopped. The same command goes on from here." in capsys.readouterr().err

@@ -5,7 +5,7 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext import platform
+from s2l_ext import platforms as platform
 from s2l_ext.errors import ResourceError
 
 

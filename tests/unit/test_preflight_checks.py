@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config import parse_s2l
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
-from s2l_ext.preflight import check_pool, check_warm_start, preflight, steps_of_run
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.training.preflight import check_pool, check_warm_start, preflight, steps_of_run
 
 TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]
 
@@ -301,7 +301,7 @@ def test_warm_start_of_other_prompts_is_refused(world):
 
 
 def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load():
-    from s2l_ext.preflight import _check_reward_keywords
+    from s2l_ext.training.preflight import _check_reward_keywords
 
     def keywords(path: str, manager: str = "register", **given: object) -> None:
         function = {"path": path, "name": "compute_score", "reward_kwargs": given}
@@ -330,8 +330,8 @@ def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load
 
 
 def test_a_store_of_more_prompts_than_the_run_has_gives_start_values(world, tmp_path):
-    from s2l_ext.data.rollout_store import Manifest, Rollout
-    from s2l_ext.explore.shards import write_manifest, write_shard
+    from s2l_ext.store.reader import Manifest, Rollout
+    from s2l_ext.store.shards import write_manifest, write_shard
 
     files = parquet_table([Path(composed("s2l.explorer=null").data.train_files)])
     for name, names in (("more", [prompt_ids(files)[0], "elsewhere"]), ("other", ["elsewhere"])):

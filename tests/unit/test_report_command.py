@@ -330,7 +330,7 @@ def test_a_full_disk_leaves_the_earlier_page(plain, capsys, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("s2l_ext.report.command.write_atomically", full)
+    monkeypatch.setattr("s2l_ext.cli.report.write_atomically", full)
     assert cli.main(["report", str(plain)]) == 2
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
     assert (plain / "report" / "index.html").read_text() == before

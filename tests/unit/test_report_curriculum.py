@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l_ext.algorithms.chi_square import ChiSquare, chi_square
 from s2l_ext.errors import DataError
 from s2l_ext.report import curriculum, single
 from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, tick_text
+from s2l_ext.report.chi_square import ChiSquare, chi_square
 from s2l_ext.report.draws import BINS, left_shares, observed_and_expected, read_draws
 from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run

@@ -15,13 +15,13 @@ from html.parser import HTMLParser
 import psutil
 import pytest
 
+from s2l_ext.cli import demo as demo_module
+from s2l_ext.cli.demo import Demo, add_arguments, main, run_demo, train_command
 from s2l_ext.errors import DataError
-from s2l_ext.report import demo as demo_module
-from s2l_ext.report import follow, memory
 from s2l_ext.report.charts import Line, chart, nice_step
-from s2l_ext.report.demo import Demo, add_arguments, main, run_demo, train_command
-from s2l_ext.report.follow import Tail, last_lines, run_followed
-from s2l_ext.report.progress import Phase, Progress
+from s2l_ext.utils import follow, memory
+from s2l_ext.utils.follow import Tail, last_lines, run_followed
+from s2l_ext.utils.progress import Phase, Progress
 
 FAKE_TRAINER = """
 import json, os, pathlib, sys, time

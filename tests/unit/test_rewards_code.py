@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.rewards.code import compute_score, extract_program, run_tests
 from s2l_ext.rewards.code_tests import TOLERANCE, compare_output, parse_tests
-from s2l_ext.rewards.sandbox import Limits, SandboxUnavailable
+from s2l_ext.sandbox.runner import Limits, SandboxUnavailable
 
 pytestmark = pytest.mark.slow
 
@@ -390,7 +390,8 @@ def test_bad_arguments_are_refused():
 
 
 def test_no_sandbox_is_an_error_not_a_zero(monkeypatch):
-    from s2l_ext.rewards import sandbox, sandbox_levels
+    from s2l_ext.sandbox import levels as sandbox_levels
+    from s2l_ext.sandbox import runner as sandbox
 
     monkeypatch.setattr(sandbox, "_default", None)
     monkeypatch.setattr(sandbox_levels, "interpreter", lambda: "/nonexistent/python")

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from s2l_ext.rewards.code import compute_score, run_tests
-from s2l_ext.rewards.sandbox import Level, Sandbox
+from s2l_ext.sandbox.runner import Level, Sandbox
 
 pytestmark = pytest.mark.slow  # half a minute on two cores
 
@@ -100,9 +100,9 @@ PROGRAMS = {
     "integer too long to read": LINK + "say({'value': None})\nsay({'value': ['h', 0]})\nsay({'value': ['i', '0x' + 'f' * 7000000]})\n"
     + WRAPPED.format("0"),
     "closing the link": "import os\nos.close(3)\n" + WRAPPED.format("0"),
-    "replacing the codec": "import sys\nw = sys.modules['s2l_ext.rewards.sandbox_wire']\n"
+    "replacing the codec": "import sys\nw = sys.modules['s2l_ext.sandbox.wire']\n"
     "w.encode = lambda v, o: {'passed': True}\n" + WRAPPED.format("0"),
-    "code object over the codec": "import sys\nw = sys.modules['s2l_ext.rewards.sandbox_wire']\n"
+    "code object over the codec": "import sys\nw = sys.modules['s2l_ext.sandbox.wire']\n"
     "w.encode = lambda v, o: ['h', '__import__(\"os\")._exit(0)']\n" + WRAPPED.format("0"),
     "walking frames": "import sys\ndef add(a, b):\n    f = sys._getframe()\n    while f:\n        f.f_locals.get('counter')"
     " and f.f_locals['counter'].right()\n        f.f_globals['check'] = print\n        f = f.f_back\n",

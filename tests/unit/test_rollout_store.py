@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.data.prompts import read_pass_rates
-from s2l_ext.data.rollout_store import SCHEMA, Manifest, Rollout, RolloutStore, Shard, is_store
-from s2l_ext.data.trace_checks import read_teacher_rollouts
 from s2l_ext.errors import DataError
-from s2l_ext.explore.shards import write_manifest, write_shard
+from s2l_ext.methods.guidance.trace_checks import read_teacher_rollouts
+from s2l_ext.store.reader import SCHEMA, Manifest, Rollout, RolloutStore, Shard, is_store
+from s2l_ext.store.shards import write_manifest, write_shard
 
 FINGERPRINT = {"model": "m", "model_name": "toy", "tokenizer": "t", "sampling": {"temperature": 0.7}}
 

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.data.rollout_store import Rollout, RolloutStore, read_manifest
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.explore import journal, shards, writer
-from s2l_ext.explore.journal import decode, encode
-from s2l_ext.explore.writer import StoreWriter
+from s2l_ext.store import journal, shards, writer
+from s2l_ext.store.journal import decode, encode
+from s2l_ext.store.reader import Rollout, RolloutStore, read_manifest
+from s2l_ext.store.writer import StoreWriter
 
 FINGERPRINT = {
     "model": "m1",

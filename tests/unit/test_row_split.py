@@ -2,9 +2,9 @@
 
 import pytest
 
-from s2l_ext.compose import compose_config
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.compose import compose_config
 
 pytestmark = pytest.mark.slow
 

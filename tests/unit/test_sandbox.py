@@ -19,9 +19,11 @@ import psutil
 import pytest
 
 from s2l_ext.errors import ConfigError, ResourceError
-from s2l_ext.rewards import sandbox, sandbox_levels, sandbox_wire
 from s2l_ext.rewards.code import run_tests
-from s2l_ext.rewards.sandbox import PRIVATE, Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
+from s2l_ext.sandbox import levels as sandbox_levels
+from s2l_ext.sandbox import runner as sandbox
+from s2l_ext.sandbox import wire as sandbox_wire
+from s2l_ext.sandbox.runner import PRIVATE, Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
 
 pytestmark = pytest.mark.slow
 
@@ -189,7 +191,7 @@ def test_threads_that_end_do_not_take_their_zygote_along():
 def test_zygotes_end_with_their_parent(level):
     pool_of(level).close()
     script = (
-        "import sys, time\nfrom s2l_ext.rewards.sandbox import Level, Sandbox\n"
+        "import sys, time\nfrom s2l_ext.sandbox.runner import Level, Sandbox\n"
         f"pool = Sandbox(Level({int(level)}), workers=1)\nprint(pool._idle[0]._process.pid, pool._idle[0]._scratch, flush=True)\n"
         "pool.run_script('while True: pass', '', 60)\n"
     )

@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ext.rewards import sandbox_worker
 from s2l_ext.rewards.code import run_tests
-from s2l_ext.rewards.sandbox import Level, Limits, Sandbox, SandboxUnavailable
+from s2l_ext.sandbox import worker as sandbox_worker
+from s2l_ext.sandbox.runner import Level, Limits, Sandbox, SandboxUnavailable
 
 pytestmark = pytest.mark.slow  # half a minute on two cores
 

@@ -13,7 +13,7 @@ import pytest
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.rewards.code import Outcome, run_tests
-from s2l_ext.rewards.sandbox import Level, Sandbox, SandboxUnavailable
+from s2l_ext.sandbox.runner import Level, Sandbox, SandboxUnavailable
 
 pytestmark = pytest.mark.slow
 

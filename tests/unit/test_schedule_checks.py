@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from s2l_ext.config import parse_s2l
-from s2l_ext.config.plan import build_plan, render
-from s2l_ext.config.schedule_checks import FROM_DATA, STEPS_KEY, RunSteps, check_schedules, ranges, run_steps
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.plan_summary import build_plan, render
+from s2l_ext.training.schedule_rules import FROM_DATA, STEPS_KEY, RunSteps, check_schedules, ranges, run_steps
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_plan_shows_the_switch_and_the_steps_of_the_run(configured) -> None:
 
 
 def test_fingerprint_tells_the_switch_from_annealing(configured) -> None:
-    from s2l_ext.state import fingerprint
+    from s2l_ext.training.controller_state import fingerprint
 
     prints = [
         fingerprint(parse_s2l(cfg.s2l), cfg)
@@ -197,7 +197,7 @@ def test_fingerprint_tells_the_switch_from_annealing(configured) -> None:
 
 
 def test_demo_draws_the_schedule_that_the_run_had(tmp_path) -> None:
-    from s2l_ext.report.demo import CONFIG_FILE, read_plan
+    from s2l_ext.cli.demo import CONFIG_FILE, read_plan
 
     text = "trainer: {total_training_steps: 4}\nactor_rollout_ref: {rollout: {n: 8}}\n"
     (tmp_path / CONFIG_FILE).write_text(text + "s2l: {explorer: {mix_steps: 2, schedule: hard_switch}}\n")

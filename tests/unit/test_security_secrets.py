@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from s2l_ext import train
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.samples import SampleFile
-from s2l_ext.explore.writer import StoreWriter
-from s2l_ext.masking import MASK, is_secret_key, masked, masked_text, refuse_secrets
+from s2l_ext.launch import train
 from s2l_ext.pipeline.manifest import Entry, Manifest
 from s2l_ext.pipeline.process import run_guarded
-from s2l_ext.refusal import guarded
 from s2l_ext.report.run import read_run
+from s2l_ext.store.writer import StoreWriter
+from s2l_ext.utils.refusal import guarded
+from s2l_ext.utils.secrets import MASK, is_secret_key, masked, masked_text, refuse_secrets
 
 HF = "hf_" + "aB3" * 11
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -5,10 +5,10 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext import state
 from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.trainer.run_log import RunLog, StepFile
+from s2l_ext.training import controller_state as state
+from s2l_ext.training.run_log import RunLog, StepFile
 
 
 def config(folder, resume_mode="auto", n=16):

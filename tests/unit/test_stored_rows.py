@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.stored_rows import Taken, WithoutReplacement
 from s2l_ext.errors import DataError
+from s2l_ext.methods.explorer.stored_draws import Taken, WithoutReplacement
 
 
 def test_every_rollout_once_before_any_twice():

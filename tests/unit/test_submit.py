@@ -13,8 +13,9 @@ import pytest
 import ray
 from aiohttp import web
 
-from s2l_ext import cli, submit
+from s2l_ext import cli
 from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.launch import submit
 
 NO_SIZES = ("ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null")
 TRAIN = ("train", "--config-name", "s2l_po/toy", *NO_SIZES, "trainer.default_local_dir=/shared/run")
@@ -112,7 +113,7 @@ def server(monkeypatch) -> Iterator[JobServer]:
 
 @pytest.fixture
 def quick(monkeypatch, composed_once):
-    monkeypatch.setattr("s2l_ext.compose.compose_config", composed_once)
+    monkeypatch.setattr("s2l_ext.launch.compose.compose_config", composed_once)
 
 
 def s2l(server: JobServer, *words: str) -> int:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.algorithms.chi_square import chi_square
-from s2l_ext.algorithms.sum_tree import CHUNK, FAN_OUT, MAX_ITEMS, TOP_SIZE, SumTree, chunks, fixed_point
+from s2l_ext.methods.curriculum.sum_tree import CHUNK, FAN_OUT, MAX_ITEMS, TOP_SIZE, SumTree, chunks, fixed_point
+from s2l_ext.report.chi_square import chi_square
 
 
 def tree_of(weights):

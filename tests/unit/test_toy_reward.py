@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ext.data.toy.tasks import sample
 from s2l_ext.rewards.toy import compute_score
+from s2l_ext.toy.tasks import sample
 
 
 @pytest.mark.parametrize(

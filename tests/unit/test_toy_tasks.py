@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.data.toy import tasks
 from s2l_ext.errors import DataError
+from s2l_ext.toy import tasks
 
 
 @pytest.mark.parametrize(

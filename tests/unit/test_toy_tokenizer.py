@@ -5,9 +5,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from s2l_ext.data.toy import tokenizer as toy
-from s2l_ext.data.toy.models import SIZES, build_model
-from s2l_ext.data.toy.tasks import from_question
+from s2l_ext.toy import tokenizer as toy
+from s2l_ext.toy.models import SIZES, build_model
+from s2l_ext.toy.tasks import from_question
 
 TOKENIZER = toy.build_tokenizer()
 

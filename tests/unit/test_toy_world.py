@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import Qwen3ForCausalLM
 
+from s2l_ext.cli.data_toy import add_arguments, main
 from s2l_ext.data.checks import check_parquet
-from s2l_ext.data.toy import cache, measure, pretrain, tasks, world
-from s2l_ext.data.toy.command import add_arguments, main
-from s2l_ext.data.toy.measure import describe, format_table, generate, unbiased_pass_at_k
-from s2l_ext.data.toy.tokenizer import EOS_ID, prompt_ids, response_ids
 from s2l_ext.errors import DataError
+from s2l_ext.toy import cache, measure, pretrain, tasks, world
+from s2l_ext.toy.measure import describe, format_table, generate, unbiased_pass_at_k
+from s2l_ext.toy.tokenizer import EOS_ID, prompt_ids, response_ids
 
 FEW_STEPS = pretrain.PretrainConfig(
     tier_shares=((0, 0.5), (3, 0.5)), careful_share=0.5, lr=4e-3, batch_size=4, skill_steps=2, mode_steps=1

@@ -12,11 +12,11 @@ import pytest
 from s2l_ext.cli import main
 from s2l_ext.config import parse_s2l
 from s2l_ext.data.prompts import parquet_table, prompt_ids
-from s2l_ext.data.rollout_store import RolloutStore
-from s2l_ext.data.store_checks import check_store
-from s2l_ext.data.toy.models import ModelSize, build_model
-from s2l_ext.data.toy.tokenizer import build_tokenizer
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.explorer.store_checks import check_store
+from s2l_ext.store.reader import RolloutStore
+from s2l_ext.toy.models import ModelSize, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
 
 TRACES = ["<think>1+1=2</think>\\boxed{2}", "<think>2+1=3</think>\\boxed{3}", "<think>3+1=4</think>\\boxed{4}"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from s2l_ext.methods.guidance.client import usable_text
 from s2l_ext.rewards.code import compute_score
-from s2l_ext.rollout.guidance import usable_text
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "user_traces_and_programs.jsonl"
 ROWS = [json.loads(line) for line in FIXTURE.read_text(encoding="utf-8").splitlines()]

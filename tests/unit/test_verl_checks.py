@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ext.config.verl_checks import OTHER_USE, WEIGHTED_LOSSES
+from s2l_ext.training.verl_rules import OTHER_USE, WEIGHTED_LOSSES
 
 ACTOR = "actor_rollout_ref__actor"
 MANAGER = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "my.Manager"}

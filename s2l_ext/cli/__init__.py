@@ -1,0 +1,84 @@
+"""The ``s2l`` command. A command's module is imported only when that command runs, so that help is instant."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from s2l_ext import __version__
+from s2l_ext.utils.refusal import EXIT_REFUSED, guarded
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a command lives: a module with a function that adds its options and one that runs it."""
+
+    summary: str
+    module: str
+    arguments: str = "add_arguments"
+    run: str = "main"
+
+
+COMMANDS: dict[tuple[str, ...], Command] = {
+    ("train",): Command("train a recipe", "s2l_ext.launch.train", "add_arguments", "train_command"),
+    ("check",): Command(
+        "everything train does, except run", "s2l_ext.launch.train", "add_check_arguments", "check_command"
+    ),
+    ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.cli.data_toy"),
+    ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
+    ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
+    ("data", "dapo"): Command("DAPO-Math-17k, one row a problem, to verl parquet", "s2l_ext.data.dapo"),
+    ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
+    ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
+    ("data", "traces-as-store"): Command("reasoning traces as a store, for SFT on them", "s2l_ext.explore.traces"),
+    ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.cli.eval"),
+    ("explore",): Command("draw an explorer's responses into a store", "s2l_ext.cli.explore"),
+    ("compare",): Command("two evaluations, paired by problem", "s2l_ext.evaluation.compare"),
+    ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.studies.diversity.page"),
+    ("pipeline",): Command("run stages that hand a model on", "s2l_ext.cli.pipeline"),
+    ("submit",): Command("run a command as a job on a Ray cluster", "s2l_ext.launch.submit"),
+    ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.cli.demo"),
+    ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
+    ("report",): Command("one page about a run or several: curves, cost, samples", "s2l_ext.cli.report"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, run one command and return the exit code (2: refused, with one message)."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = _command_name(words)
+    if name is None:
+        return _help(words)
+    command = COMMANDS[name]
+    module = importlib.import_module(command.module)
+    parser = argparse.ArgumentParser(prog=f"s2l {' '.join(name)}", description=f"{command.summary}.")
+    getattr(module, command.arguments)(parser)
+    rest = words[len(name) :]
+    # argparse's intermixed parsing takes words after -- for options all the same
+    parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
+    return guarded(getattr(module, command.run), parse(rest))
+
+
+def _command_name(words: Sequence[str]) -> tuple[str, ...] | None:
+    return next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
+
+
+def _help(words: Sequence[str]) -> int:
+    """``s2l``, ``s2l --help``, ``s2l data --help``, ``s2l --version``; anything else is a wrong command."""
+    if "--version" in words[:1]:
+        print(f"s2l {__version__}")
+        return 0
+    group = tuple(word for word in words if not word.startswith("-"))
+    listed = {name: command for name, command in COMMANDS.items() if name[: len(group)] == group}
+    if not listed:
+        print(f"s2l: error: no command '{' '.join(words)}'. Commands:\n{_list(COMMANDS)}", file=sys.stderr)
+        return EXIT_REFUSED
+    print(f"usage: {' '.join(('s2l', *group))} COMMAND ...\n\n{_list(listed)}\n\nEach has --help.")
+    return 0 if any(word in ("-h", "--help") for word in words) else EXIT_REFUSED
+
+
+def _list(commands: dict[tuple[str, ...], Command]) -> str:
+    return "\n".join(f"  s2l {' '.join(name):<12} {command.summary}" for name, command in commands.items())

@@ -1,0 +1,160 @@
+"""``s2l pipeline``: run the stages of a file, each in a process of its own, and go on where an earlier call stopped."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.pipeline.digests import Digests
+from s2l_ext.pipeline.graph import check_names, downstream, require_stage
+from s2l_ext.pipeline.lock import is_held, locked
+from s2l_ext.pipeline.manifest import Manifest
+from s2l_ext.pipeline.plan import Plan
+from s2l_ext.pipeline.progress import Progress
+from s2l_ext.pipeline.runner import Runner, StageFailed
+from s2l_ext.pipeline.schema import Pipeline, read_pipeline
+from s2l_ext.pipeline.table import final_rows, final_table, grid, status_rows
+from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.follow import last_lines
+
+LOG_LINES = 30
+EXIT_FAILED, EXIT_STOPPED = 1, 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``s2l pipeline``."""
+    parser.add_argument("file", type=Path, metavar="PIPELINE.yaml", help="a file with stages: or base:")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="instead of the file's output_dir")
+    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="make it and what takes from it again")
+    parser.add_argument("--only", metavar="STAGE", help="run this stage alone; its inputs must be finished")
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and why, and run nothing")
+    parser.add_argument("--status", action="store_true", help="print the state of every stage")
+    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="a key of the file, STAGE.key, or a key of every train stage"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """0: everything asked for is finished; 1: a stage failed; 2: refused, with one message."""
+    pipeline = read_pipeline(args.file, args.out, args.overrides)
+    check_names(pipeline)
+    for option, name in (("--from", args.from_stage), ("--only", args.only)):
+        if name is not None:
+            require_stage(pipeline, name, option)
+    _refuse_apart(args)
+    remade = downstream(pipeline, args.from_stage) if args.from_stage else []
+    if args.dry_run or args.status:
+        return _look(args, pipeline, remade)
+    with locked(pipeline.out) as token:
+        plan = _plan(pipeline)
+        plan.check(remade)
+        plan.manifest.invalidate(remade)
+        return _run(args, plan, token)
+
+
+def _refuse_apart(args: argparse.Namespace) -> None:
+    if args.from_stage and args.only and args.from_stage != args.only:
+        raise ConfigError(
+            f"--from {args.from_stage} --only {args.only}: --from would set aside what --only then waits for. Name one "
+            "stage twice, or leave one of the options out."
+        )
+
+
+def _goes_on(args: argparse.Namespace) -> str:
+    """How an interrupted call is gone on with: --from makes its stages again on every call."""
+    return "Run it again without --from: it" if args.from_stage else "The same command"
+
+
+def _plan(pipeline: Pipeline) -> Plan:
+    return Plan(pipeline, Manifest(pipeline.out, pipeline.name), Digests(pipeline.out))
+
+
+# ---- looking ------------------------------------------------------------------------------------------------------
+
+
+def _look(args: argparse.Namespace, pipeline: Pipeline, remade: list[str]) -> int:
+    plan = _plan(pipeline)
+    if args.dry_run:
+        plan.check(remade)
+    decisions = plan.decisions(remade)
+    rows = status_rows(plan, decisions, is_held(pipeline.out))
+    if args.dry_run:
+        rows = [row | {"commands": _commands(plan, row["stage"])} for row in rows if args.only in (None, row["stage"])]
+    plan.digests.save()
+    warnings = plan.warnings if args.dry_run else []
+    if args.json:
+        shown = {"pipeline": pipeline.name, "out": str(pipeline.out), "stages": rows}
+        print(json.dumps(shown | ({"warnings": warnings} if args.dry_run else {}), indent=1))
+    else:
+        print("\n".join([_dry_run_text(rows) if args.dry_run else _status_text(rows), *_as_lines(warnings)]))
+    return 0
+
+
+def _as_lines(warnings: list[str]) -> list[str]:
+    return [f"warning: {warning}" for warning in warnings]
+
+
+def _commands(plan: Plan, stage: str) -> list[str]:
+    return [shlex.join(command.words) for command in plan.prepared[stage].commands]
+
+
+def _status_text(rows: list[dict[str, Any]]) -> str:
+    head = ["stage", "kind", "state", "why", "attempts"]
+    return grid(head, [[str(row[name]) for name in head] for row in rows])
+
+
+def _dry_run_text(rows: list[dict[str, Any]]) -> str:
+    lines = []
+    for number, row in enumerate(rows, start=1):
+        lines.append(f"[{number}/{len(rows)}] {row['stage']} ({row['kind']}): {row['state']}: {row['why']}")
+        lines += [f"    {command}" for command in row["commands"] if row["state"] != "done"]
+    return "\n".join(lines)
+
+
+# ---- running ------------------------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
+    stream = sys.stderr if args.json else sys.stdout
+    progress = Progress(len(plan.stages), stream)
+    for line in _as_lines(plan.warnings):
+        progress.say(line)
+    try:
+        with contextlib.redirect_stdout(stream):
+            Runner(plan, token, progress).run(args.only)
+    except StageFailed as failure:
+        print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
+        print(f"s2l pipeline: {failure} The whole log: {failure.log}", file=sys.stderr)
+        print(f"{_goes_on(args)} goes on from the stage's last checkpoint.", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print(f"s2l pipeline: stopped. {_goes_on(args)} goes on from here.", file=sys.stderr)
+        return EXIT_STOPPED
+    except OSError as error:
+        free = shutil.disk_usage(plan.pipeline.out).free / 1e9
+        raise ResourceError(
+            f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). What is finished "
+            f"is kept. {_goes_on(args)} goes on from here."
+        ) from error
+    _show_result(args, plan)
+    return 0
+
+
+def _show_result(args: argparse.Namespace, plan: Plan) -> None:
+    rows, out = final_rows(plan), plan.pipeline.out
+    table = final_table(rows)
+    write_atomically(out / "table.json", json.dumps(rows, indent=1) + "\n")
+    write_atomically(out / "table.md", table + "\n")
+    if args.json:
+        print(json.dumps(plan.manifest.to_dict() | {"out": str(out), "table": rows}, indent=1))
+    else:
+        print(f"{table}\nFiles:   {out / 'manifest.json'}, {out / 'table.md'}, {out / 'models'}")

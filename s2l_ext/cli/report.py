@@ -1,0 +1,140 @@
+"""``s2l report``: what the folders of runs say, as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.errors import DataError
+from s2l_ext.report import overview, stages
+from s2l_ext.report.curves import check_count
+from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.run import Run, count_steps, names_of, read_run
+from s2l_ext.report.style import GENERATOR, Section
+from s2l_ext.training.controller_state import write_atomically
+
+INDEX, EARLIER = "index.html", "curriculum.html"
+"""The page, and a second one that earlier versions wrote."""
+COMPARED = Path("outputs/report")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l report``."""
+    parser.add_argument(
+        "run",
+        type=Path,
+        nargs="+",
+        metavar="RUN",
+        help="a run's trainer.default_local_dir, several of them, or the output of s2l demo or s2l pipeline",
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: RUN/report; of several runs {COMPARED}")
+    parser.add_argument("--json", action="store_true", help="print the page, the runs' numbers and sections as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l report``."""
+    folders: list[Path] = args.run
+    out = args.out or (folders[0] / "report" if len(folders) == 1 else COMPARED)
+    if len(folders) == 1 and stages.is_pipeline(folders[0]):
+        return _report_pipeline(folders[0], out, args.json)
+    runs = [HeldOut(run) for run in read_runs(folders)]
+    path, sections = write_page(runs, out)
+    if args.json:
+        print(json.dumps(as_json(runs, path, sections)))
+    elif len(runs) == 1:
+        print(f"{count_steps(runs[0].run)}. Open {path}.")
+    else:
+        print(f"{len(runs)} runs. Open {path}.")
+    return 0
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """The runs, under names that tell them apart.
+
+    Raises:
+        DataError: a folder holds no run or a pipeline, two are the same, or they are more than a page can show.
+    """
+    check_count(len(folders))
+    for folder in folders:
+        if stages.is_pipeline(folder) and len(folders) > 1:
+            raise DataError(
+                f"{folder}: the output of a pipeline, which has a page of its own. Beside other runs give one of its "
+                "stages, stages/NAME/run."
+            )
+    runs = [read_run(folder) for folder in folders]
+    seen: dict[Path, Path] = {}
+    for run, folder in zip(runs, folders, strict=True):
+        if run.folder in seen:
+            raise DataError(f"{folder} is the same run as {seen[run.folder]}. Give each run once.")
+        seen[run.folder] = folder
+    return [replace(run, name=name) for run, name in zip(runs, names_of([run.folder for run in runs]), strict=True)]
+
+
+def _report_pipeline(folder: Path, out: Path, as_json: bool) -> int:
+    found = stages.read_stages(folder)
+    sections = stages.sections(found)
+    _write(out, stages.page(folder.resolve().name, folder, sections))
+    names = [section.name for section in sections if section.is_drawn]
+    if as_json:
+        print(json.dumps({"pages": [str(out / INDEX)], "stages": [stage.name for stage in found], "sections": names}))
+    else:
+        print(f"{len(found)} training stages. Open {out / INDEX}.")
+    return 0
+
+
+def write_page(runs: Sequence[HeldOut], out: Path) -> tuple[Path, list[Section]]:
+    """The page written and its sections.
+
+    Raises:
+        DataError: ``out`` cannot be written, or holds a page of the same name that this command did not make.
+    """
+    sections = overview.sections(runs)
+    return _write(out, overview.page(runs, sections)), sections
+
+
+def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
+    """For programs: what is printed with ``--json``. ``steps`` of a single run stands at the top too."""
+    found: dict[str, Any] = {"pages": [str(page)], "runs": [_numbers(runs[0], held_out) for held_out in runs]}
+    more = {"steps": runs[0].run.steps} if len(runs) == 1 else {}
+    return found | more | {"sections": [section.name for section in sections if section.is_drawn]}
+
+
+def _numbers(first: HeldOut, held_out: HeldOut) -> dict[str, Any]:
+    run, ledger = held_out.run, Ledger(held_out.run)
+    totals = {name: vars(ledger.totals(all_in)) for name, all_in in (("learner_only", False), ("all_in", True))}
+    accuracy = {key: _accuracy(first, held_out, key) for key in held_out.keys}
+    return {"name": run.name, "folder": str(run.folder), "steps": run.steps, "accuracy": accuracy, "cost": totals}
+
+
+def _accuracy(first: HeldOut, held_out: HeldOut, key: str) -> dict[str, Any]:
+    step, value = held_out.run.series(key)[-1]
+    found: dict[str, Any] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
+    other = held_out.minus(first, key) if held_out is not first else None
+    return found | ({"difference": vars(other)} if other else {})
+
+
+def _write(out: Path, text: str) -> Path:
+    """The page in its folder; an earlier report there is replaced, its second page removed.
+
+    Raises:
+        DataError: the folder cannot be made or written, or the page there is not ours.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be made ({error.strerror}). Choose another folder with --out.") from error
+    earlier = [path for path in (out / INDEX, out / EARLIER) if path.exists()]
+    for path in earlier:
+        if GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:200]:
+            raise DataError(f"{path}: not made by s2l report, so it is kept. Choose another folder with --out.")
+    try:
+        write_atomically(out / INDEX, text)
+        (out / EARLIER).unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written ({error.strerror}). Choose another folder with --out.") from error
+    return out / INDEX

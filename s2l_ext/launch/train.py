@@ -1,0 +1,205 @@
+"""``s2l train`` and ``s2l check``: compose a recipe, validate it, look at the machine, print the plan, run verl.
+
+Also runs as ``python -m s2l_ext.launch.train --config-name s2l_po/toy [overrides]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.config.model_files import parameter_count
+from s2l_ext.config.modes import TRAINERS, mode_of
+from s2l_ext.errors import ConfigError
+from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.plan_summary import build_plan, fingerprint, render
+from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.platforms import activate_for
+from s2l_ext.training.checkpoint_files import check_files, check_workers
+from s2l_ext.training.controller_state import checkpoint_folder, resume_state
+from s2l_ext.training.needed import needed_now
+from s2l_ext.training.preflight import check_warm_start, keep_own_ray_here, preflight, steps_of_run
+from s2l_ext.training.rules import check_against_verl
+from s2l_ext.utils.refusal import guarded
+from s2l_ext.utils.run_lock import held
+from s2l_ext.utils.secrets import masked, refuse_secrets
+
+CONFIG_FILE = "s2l_config.yaml"
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that nothing speaks against."""
+
+    cfg: DictConfig
+    s2l: S2LConfig
+    plan: dict[str, Any]
+    warnings: list[str]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that train and check share."""
+    parser.add_argument("--config-name", required=True, metavar="RECIPE", help="e.g. s2l_po/toy, or a YAML file")
+    parser.add_argument(
+        "--config-dir", action="append", default=[], metavar="DIR", type=Path, help="more recipes, searched first"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
+    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra: a.b=1, +a.b=1, ++a.b=1, ~a.b")
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print plan, warnings and fingerprint as JSON")
+
+
+def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
+    """Everything before the run: compose, parse, choose the platform, check, look at the machine, ask verl.
+
+    Sets ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too.
+
+    Raises:
+        S2LError: with one message that names the setting, the reason and the fix.
+    """
+    cfg = compose_config(config_name, overrides, config_dirs)
+    refuse_secrets(_plain(cfg))
+    s2l = parse_s2l(cfg.s2l)
+    if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
+        keep_own_ray_here()
+    platform = activate_for(cfg)
+    warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
+    check_files(checkpoint_folder(cfg))
+    check_workers(checkpoint_folder(cfg), cfg)
+    check_warm_start(cfg, s2l, resume_state(s2l, cfg))
+    if s2l.kl:
+        cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
+    cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
+    if cfg.trainer.get("validation_data_dir") is None:
+        cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
+    _ask_verl(cfg)
+    warnings += _ask_reward(cfg, s2l)
+    steps = steps_of_run(cfg)
+    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps and steps.number), warnings)
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    return {str(name): value for name, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _masked_yaml(cfg: DictConfig) -> str:
+    """What is written down of a configuration; keys of a form that :func:`refuse_secrets` lets pass are hidden."""
+    return OmegaConf.to_yaml(OmegaConf.create(masked(_plain(cfg))))
+
+
+def _ask_verl(cfg: DictConfig) -> None:
+    """What verl's own main does between composing and running."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+    from verl.utils.device import auto_set_device
+
+    try:
+        auto_set_device(cfg)
+        validate_config(cfg, use_reference_policy=need_reference_policy(cfg), use_critic=need_critic(cfg))
+    except (AssertionError, ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
+        raise ConfigError(f"verl refuses the configuration: {' '.join(str(error).split())}") from error
+
+
+def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    if not needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill):
+        return []
+    from s2l_ext.training.reward_probe import check_reward
+
+    return check_reward(cfg, s2l)
+
+
+def parameters(prepared: Prepared) -> dict[str, int | None]:
+    """How many each model has; None where its folder does not say or no such model runs."""
+    s2l = prepared.s2l
+    paths = {
+        "learner": prepared.cfg.actor_rollout_ref.model.path,
+        "explorer": s2l.explorer.model_path if s2l.explorer else None,
+        "teacher": s2l.distill.teacher_path if s2l.distill else None,
+    }
+    return {name: parameter_count(path) if path else None for name, path in paths.items()}
+
+
+def run(prepared: Prepared) -> None:
+    """Train. Blocks until verl's task runner ends; an exception inside it is raised here.
+
+    Raises:
+        ResourceError: another run writes to the same folder; the run names a cluster that does not answer or fit.
+    """
+    from s2l_ext.training.registration import require_registered
+
+    require_registered("driver")
+    folder = Path(prepared.cfg.trainer.default_local_dir)
+    with held(folder, "training run", "Wait for it or choose another trainer.default_local_dir"):
+        _write_description(prepared, folder)
+        _hand_over(prepared)
+
+
+def _write_description(prepared: Prepared, folder: Path) -> None:
+    from s2l_ext.training.controller_state import write_atomically
+
+    write_atomically(folder / CONFIG_FILE, _masked_yaml(prepared.cfg))
+    plan = prepared.plan | {"parameters": parameters(prepared)}
+    write_atomically(folder / PLAN_FILE, json.dumps(masked(plan), indent=1) + "\n")
+
+
+def _hand_over(prepared: Prepared) -> None:
+    from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+
+    address = cluster_address(prepared.cfg)
+    now = needed_now(prepared.cfg, prepared.s2l)
+    runner = CheckedRunner(TaskRunnerV1, prepared.cfg, now) if address else TaskRunnerV1
+    with joining(address):
+        run_ppo(prepared.cfg, task_runner_class=runner)
+
+
+def train_command(args: argparse.Namespace) -> int:
+    prepared = prepare(args.config_name, args.overrides, args.config_dir)
+    _show(prepared, "s2l train")
+    run(prepared)
+    return 0
+
+
+def check_command(args: argparse.Namespace) -> int:
+    if not args.json:
+        _show(prepare(args.config_name, args.overrides, args.config_dir), "s2l check")
+        print("s2l check: nothing speaks against this run.")
+        return 0
+    with contextlib.redirect_stdout(sys.stderr):  # verl prints while it validates
+        prepared = prepare(args.config_name, args.overrides, args.config_dir)
+    result = {"plan": prepared.plan, "warnings": prepared.warnings, "fingerprint": fingerprint(prepared.cfg)}
+    print(json.dumps(result, indent=1))
+    return 0
+
+
+def _show(prepared: Prepared, title: str) -> None:
+    print(f"{title}: plan\n{render(prepared.plan)}", flush=True)
+    for warning in prepared.warnings:
+        print(f"s2l: warning: {warning}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``python -m s2l_ext.launch.train``."""
+    parser = argparse.ArgumentParser(prog="python -m s2l_ext.launch.train", description=__doc__.splitlines()[0])
+    add_arguments(parser)
+    return guarded(train_command, parser.parse_intermixed_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

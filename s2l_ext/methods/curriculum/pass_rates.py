@@ -1,0 +1,194 @@
+"""What is known of every prompt's difficulty: a moving average of its pass rate, and how often it was visited.
+
+State kept: (N,) float64 pass rates and (N,) int32 visits, 12 bytes a prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum.sum_tree import MAX_ITEMS, Indices, chunks
+
+Floats = NDArray[np.float64]
+
+HISTOGRAM_BINS = 20
+QUANTILES = (10, 25, 50, 75, 90)
+FINE_BINS = 4096
+"""Bins in which an order statistic is looked for before the values of one bin are sorted."""
+
+
+def bin_of(rates: Floats, bins: int) -> Indices:
+    """Bin of each pass rate, any shape: ``[k / bins, (k + 1) / bins)``, the last one closed at 1."""
+    return np.minimum((rates * bins).astype(np.int64), bins - 1)
+
+
+def section(state: Mapping[str, Any], name: str) -> Any:
+    """Part ``name`` of a saved state; ValueError if there is none."""
+    if name not in state:
+        raise ValueError(f"the saved state has no {name!r}, only {sorted(state)}")
+    return state[name]
+
+
+class PassRates:
+    """Exponential moving average of the pass rate of each of N prompts.
+
+    Args:
+        num_prompts: N.
+        ema: share of the old value that an update keeps, in [0, 1).
+        start: pass rate of a prompt that was never visited.
+
+    Raises:
+        ConfigError: an argument is out of range.
+    """
+
+    def __init__(self, num_prompts: int, ema: float = 0.9, start: float = 0.5) -> None:
+        if not 1 <= num_prompts <= MAX_ITEMS:
+            raise ConfigError(f"num_prompts={num_prompts}: use 1 to {MAX_ITEMS} prompts; is the data set empty?")
+        if not 0 <= ema < 1:
+            raise ConfigError(
+                f"ema={ema}: the share of the old value that is kept must be in [0, 1). The paper has 0.9."
+            )
+        if not 0 <= start <= 1:
+            raise ConfigError(f"start={start}: a pass rate lies in [0, 1]. The paper starts at 0.5.")
+        self.ema = ema
+        self.rates: Floats = np.full(num_prompts, start)
+        self.visits: NDArray[np.int32] = np.zeros(num_prompts, np.int32)
+        self.version = 0
+        """Grows with every change, so that sums over pass rates can tell whether they are current."""
+
+    def __len__(self) -> int:
+        return self.rates.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both arrays."""
+        return self.rates.nbytes + self.visits.nbytes
+
+    def update(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
+        """One visit each: ``ema * old + (1 - ema) * new`` (n,); all of them or, on an error, none.
+
+        Raises:
+            ValueError: as in :meth:`check`.
+        """
+        index_n, new_n = self.check(indices, pass_rates)
+        self.rates[index_n] = self.ema * self.rates[index_n] + (1 - self.ema) * new_n
+        self.visits[index_n] += 1
+        self.version += 1
+
+    def set_rates(self, indices: ArrayLike, rates: ArrayLike) -> None:
+        """Replace pass rates (n,), for instance by those of an earlier run. It is no visit.
+
+        Raises:
+            ValueError: as in :meth:`check`.
+        """
+        index_n, new_n = self.check(indices, rates)
+        self.rates[index_n] = new_n
+        self.version += 1
+
+    def check(self, indices: ArrayLike, pass_rates: ArrayLike) -> tuple[Indices, Floats]:
+        """Both as (n,) arrays.
+
+        Raises:
+            ValueError: shapes differ, or an index is no whole number, out of range or given twice, or a pass rate is
+                NaN or outside [0, 1]. Names the value and its position.
+        """
+        index_n, rate_n = np.asarray(indices), np.asarray(pass_rates, dtype=np.float64)
+        if index_n.ndim != 1 or index_n.shape != rate_n.shape:
+            raise ValueError(f"indices of shape {index_n.shape} and pass rates of shape {rate_n.shape}: one rate each")
+        if index_n.size and index_n.dtype.kind not in "iu":
+            raise ValueError(f"indices are {index_n.dtype}, positions of prompts are whole numbers")
+        index_n = index_n.astype(np.int64)
+        _refuse(index_n, (index_n < 0) | (index_n >= len(self)), "indices", f"prompts go from 0 to {len(self) - 1}")
+        _refuse(index_n, _repeated(index_n), "indices", "the same prompt was given before")
+        _refuse(rate_n, ~((rate_n >= 0) & (rate_n <= 1)), "pass_rates", "a pass rate lies in [0, 1]")
+        return index_n, rate_n
+
+    def histogram(self, bins: int = HISTOGRAM_BINS) -> Indices:
+        """(bins,) prompts by pass rate, bins as in :func:`bin_of`."""
+        counts = np.zeros(bins, np.int64)
+        for part in chunks(len(self)):
+            counts += np.bincount(bin_of(self.rates[part], bins), minlength=bins)
+        return counts
+
+    def quantiles(self, percents: Sequence[float] = QUANTILES) -> Floats:
+        """Smallest pass rate that at least ``percents`` % of the prompts do not exceed; exact, without a copy."""
+        rank = np.maximum(np.ceil(np.asarray(percents) * len(self) / 100).astype(np.int64), 1) - 1
+        end = self.histogram(FINE_BINS).cumsum()
+        wanted = np.zeros(FINE_BINS, bool)
+        wanted[np.searchsorted(end, rank, side="right")] = True
+        values, counts = self._values_in(wanted)
+        below = np.where(wanted, 0, np.diff(end, prepend=0)).cumsum()
+        last = counts.cumsum() - 1 + below[bin_of(values, FINE_BINS)]
+        return values[np.searchsorted(last, rank)]
+
+    def _values_in(self, wanted: NDArray[np.bool_]) -> tuple[Floats, Indices]:
+        """Distinct pass rates in the wanted fine bins, ascending, and the number of prompts with each."""
+        parts = [self.rates[part] for part in chunks(len(self))]
+        found = [np.unique(rates[wanted[bin_of(rates, wanted.size)]], return_counts=True) for rates in parts]
+        values, position = np.unique(np.concatenate([value for value, _ in found]), return_inverse=True)
+        counts = np.zeros(values.size, np.int64)
+        np.add.at(counts, position, np.concatenate([count for _, count in found]))
+        return values, counts
+
+    def visit_counts(self, limit: int = 50) -> Indices:
+        """(limit + 1,) prompts that were visited 0, 1, ... times; the last entry is ``limit`` or more."""
+        counts = np.zeros(limit + 1, np.int64)
+        for part in chunks(len(self)):
+            counts += np.bincount(np.minimum(self.visits[part], limit), minlength=limit + 1)
+        return counts
+
+    def metrics(self) -> dict[str, float]:
+        """Mean, quantiles and histogram (shares) of the pass rates; visits. Names without prefix."""
+        quantiles = zip(QUANTILES, self.quantiles(), strict=True)
+        shares = self.histogram() / len(self)
+        return {
+            "pass_rate_mean": float(self.rates.mean()),
+            **{f"pass_rate_q{percent}": float(value) for percent, value in quantiles},
+            "never_seen_share": float(np.count_nonzero(self.visits == 0) / len(self)),
+            "visits_mean": float(self.visits.mean()),
+            **{f"pass_rate_hist/{index:02d}": float(share) for index, share in enumerate(shares)},
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Copies of ``rates`` (N,) float64 and ``visits`` (N,) int32."""
+        return {"rates": self.rates.copy(), "visits": self.visits.copy()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`.
+
+        Raises:
+            ValueError: an array is missing, of another length or dtype, or has impossible values. Nothing is loaded.
+        """
+        rates, visits = self._saved(state, "rates", self.rates), self._saved(state, "visits", self.visits)
+        if not (rates.min() >= 0 and rates.max() <= 1 and visits.min() >= 0):
+            raise ValueError("saved pass rates must lie in [0, 1] and saved visits be 0 or more; the state is damaged")
+        self.rates[:], self.visits[:] = rates, visits
+        self.version += 1
+
+    @staticmethod
+    def _saved(state: Mapping[str, Any], name: str, like: NDArray[Any]) -> NDArray[Any]:
+        saved = np.asarray(section(state, name))
+        if saved.shape != like.shape or saved.dtype != like.dtype:
+            raise ValueError(
+                f"saved {name}: {saved.dtype} of shape {saved.shape}, this data set needs {like.dtype} of shape "
+                f"{like.shape}"
+            )
+        return saved
+
+
+def _repeated(index_n: Indices) -> NDArray[np.bool_]:
+    """True where a value occurred before."""
+    repeated = np.ones(index_n.size, bool)
+    repeated[np.unique(index_n, return_index=True)[1]] = False
+    return repeated
+
+
+def _refuse(values: NDArray[Any], bad: NDArray[np.bool_], name: str, reason: str) -> None:
+    if bad.any():
+        first = int(bad.argmax())
+        raise ValueError(f"{name}[{first}]={values[first]}: {reason} ({int(bad.sum())} of {bad.size} are like this)")

@@ -1,0 +1,245 @@
+"""A curriculum under verl's data loader: which prompts a step trains on, and what is known of them.
+
+State kept: the curriculum's own, the random generator, and prompts of a draw that were not asked for yet: none in a
+synchronous run, where a checkpoint is written between steps and the loader does not fetch ahead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig
+from torch.utils.data import Sampler
+from torchdata.stateful_dataloader import StatefulDataLoader
+from verl.utils.dataset.rl_dataset import collate_fn
+
+from s2l_ext.config.resolve import resolve
+from s2l_ext.data.prompts import (
+    dataset_table,
+    match_pass_rates,
+    prompt_ids,
+    read_pass_rates,
+    require_enough,
+    tiers_of,
+)
+from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.methods.config import CURRICULA, CurriculumConfig
+from s2l_ext.methods.curriculum.gaussian import Curriculum, GaussianCurriculum
+from s2l_ext.methods.curriculum.orders import EasyToHard, FileOrder, UniformOrder
+from s2l_ext.methods.kl.rules import CURRICULUM_GROUP
+from s2l_ext.training.controller_state import check_saveable
+
+logger = logging.getLogger(__name__)
+
+METHODS = ("draw", "update", "state_dict", "load_state_dict")
+
+
+class CurriculumSampler(Sampler[int]):
+    """Yields the prompts of one step after another, without end; a step is drawn when its first prompt is asked for.
+
+    Args:
+        curriculum: who draws.
+        num_prompts: N, prompts in the data set.
+        step_size: prompts of a step, all different.
+        seed: of the generator that the curriculum draws with; None is 0.
+    """
+
+    def __init__(self, curriculum: Curriculum, num_prompts: int, step_size: int, seed: int | None = None) -> None:
+        self.curriculum = curriculum
+        self.num_prompts = num_prompts
+        self.step_size = step_size
+        self.rng = np.random.default_rng(0 if seed is None else seed)
+        self.drawn: list[int] = []
+        self.waiting: list[int] = []
+        self._handed: list[int] = []
+
+    def __len__(self) -> int:
+        return self.num_prompts
+
+    def __iter__(self) -> Iterator[int]:
+        return _Prompts(self)
+
+    def draw_step(self) -> list[int]:
+        """The prompts of the next step, in the order the loader will hand them out."""
+        drawn = np.asarray(self.curriculum.draw(self.step_size, self.rng))
+        self._check(drawn)
+        self.drawn = [int(index) for index in drawn]
+        return self.drawn
+
+    def hand_out(self) -> int:
+        """The next prompt; a new step is drawn when the last one is used up."""
+        if not self.waiting:
+            self.waiting = list(self.draw_step())
+        self._handed.append(self.waiting.pop(0))
+        return self._handed[-1]
+
+    def take_handed(self) -> list[int]:
+        """Prompts handed out since this was last called, in their order."""
+        handed, self._handed = self._handed, []
+        return handed
+
+    def _check(self, drawn: np.ndarray) -> None:
+        if drawn.dtype.kind not in "iu":
+            raise ConfigError(
+                f"s2l.curriculum: {type(self.curriculum).__name__}.draw({self.step_size}, rng) gave {drawn.dtype}; it "
+                "must give whole numbers, positions in the data set."
+            )
+        distinct = np.unique(drawn)
+        in_range = distinct.size and distinct[0] >= 0 and distinct[-1] < self.num_prompts
+        if drawn.shape != (self.step_size,) or distinct.size != self.step_size or not in_range:
+            raise ConfigError(
+                f"s2l.curriculum: {type(self.curriculum).__name__}.draw({self.step_size}, rng) gave {drawn.size} "
+                f"prompts, {distinct.size} of them different; it must give {self.step_size} different numbers from 0 "
+                f"to {self.num_prompts - 1}."
+            )
+
+    def controller_state(self) -> dict[str, Any]:
+        """For ``s2l_state.json``."""
+        state = {"rng": self.rng.bit_generator.state, "curriculum": self.curriculum.state_dict()}
+        return {**state, "waiting": list(self.waiting)} if self.waiting else state
+
+    def load_controller_state(self, state: dict[str, Any]) -> None:
+        """Continue where the checkpoint ends.
+
+        Raises:
+            StateMismatch: the state is another class's or belongs to another number of prompts.
+        """
+        try:
+            self.rng.bit_generator.state = state["rng"]
+            self.curriculum.load_state_dict(state["curriculum"])
+            self.waiting = [int(index) for index in state.get("waiting", [])]
+        except (KeyError, ValueError, TypeError) as error:
+            raise StateMismatch(
+                f"the checkpoint's curriculum state does not fit this run: {type(error).__name__}: {error}. "
+                "s2l.curriculum.on_mismatch=reset keeps the model and starts the curriculum afresh."
+            ) from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """For verl's ``data.pt``: empty, so that the loader neither fast-forwards nor holds a second copy."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do: see :meth:`load_controller_state`."""
+
+
+class _Prompts(Iterator[int]):
+    """Hands out a step's prompts one by one. Stateful in torchdata's sense, with nothing to keep."""
+
+    def __init__(self, sampler: CurriculumSampler) -> None:
+        self.sampler = sampler
+
+    def __next__(self) -> int:
+        return self.sampler.hand_out()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        return None
+
+
+# ---- construction -------------------------------------------------------------------------------------------------
+
+
+def resumed_sampler(
+    config: CurriculumConfig, cfg: DictConfig, dataset: Any, saved: dict[str, Any] | None
+) -> CurriculumSampler:
+    """The sampler of a run that continues ``saved``, or of a fresh one if that is None.
+
+    Raises:
+        StateMismatch: the saved state does not fit, and ``on_mismatch`` is ``error``.
+    """
+    if saved is None:
+        return build_sampler(config, cfg, dataset)
+    sampler = build_sampler(dataclasses.replace(config, warm_start=None), cfg, dataset)
+    try:
+        sampler.load_controller_state(saved)
+    except StateMismatch as error:
+        if config.on_mismatch == "error":
+            raise
+        logger.warning("%s The curriculum starts afresh.", error)
+        return build_sampler(config, cfg, dataset)
+    return sampler
+
+
+def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
+    """The sampler of a fresh run.
+
+    Raises:
+        DataError: fewer prompts than a step needs, no usable tiers, or a warm-start file of other prompts.
+        ConfigError: one's own class cannot be built or lacks a method.
+    """
+    step_size = cfg.data.train_batch_size
+    require_enough(len(dataset), step_size)
+    curriculum = build_curriculum(config, cfg, dataset)
+    if config.warm_start is not None:
+        _warm_start(curriculum, config, cfg, dataset)
+    sampler = CurriculumSampler(curriculum, len(dataset), step_size, cfg.data.get("seed"))
+    check_saveable({"curriculum": sampler.controller_state()})
+    return sampler
+
+
+def build_curriculum(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Curriculum:
+    size = len(dataset)
+    if config.type == "gaussian":
+        return GaussianCurriculum(size, center=config.center, sigma=config.sigma, ema=config.ema)
+    if config.type == "uniform":
+        return UniformOrder(size, seed=cfg.data.get("seed"), ema=config.ema)
+    if config.type == "file_order":
+        return FileOrder(size, ema=config.ema)
+    if config.type == "easy_to_hard":
+        tiers = tiers_of(dataset_table(dataset), config.tier_column, config.tier_order)
+        return EasyToHard(tiers, ema=config.ema)
+    return _own_curriculum(config, dataset)
+
+
+def _own_curriculum(config: CurriculumConfig, dataset: Any) -> Curriculum:
+    """One's own class, called with ``num_prompts``, the options, and ``dataset`` if it has a parameter of that name."""
+    kind = resolve(config.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
+    arguments = {"num_prompts": len(dataset), **config.options}
+    try:
+        if "dataset" in inspect.signature(kind).parameters:
+            arguments["dataset"] = dataset
+        curriculum = kind(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"s2l.curriculum.type={config.type} cannot be built with {', '.join(arguments)}: {error}. Its arguments "
+            "come from s2l.curriculum.options."
+        ) from error
+    missing = [name for name in METHODS if not callable(getattr(curriculum, name, None))]
+    if missing:
+        raise ConfigError(f"s2l.curriculum.type={config.type} lacks {', '.join(missing)}; see docs/extending.md.")
+    return curriculum
+
+
+def _warm_start(curriculum: Any, config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> None:
+    assert config.warm_start is not None
+    ids = prompt_ids(dataset_table(dataset), cfg.data.prompt_key)
+    rates_by_id = read_pass_rates(config.warm_start)
+    positions, rates = match_pass_rates(rates_by_id, ids, config.warm_start, strict=False)
+    curriculum.set_pass_rates(positions, rates)
+    logger.info(
+        "warm start: %d of %d prompts start with their pass rate from %s, which has %d",
+        len(positions),
+        len(dataset),
+        config.warm_start,
+        len(rates_by_id),
+    )
+
+
+def replace_sampler(trainer: Any, sampler: CurriculumSampler) -> StatefulDataLoader:
+    """verl's training data loader with another sampler; everything else as in ``PPOTrainer._init_dataloader``."""
+    data = trainer.config.data
+    return StatefulDataLoader(
+        dataset=trainer.train_dataset,
+        batch_size=data.get("gen_batch_size", None) or data.train_batch_size,
+        num_workers=0,
+        drop_last=True,
+        collate_fn=collate_fn,
+        sampler=sampler,
+    )

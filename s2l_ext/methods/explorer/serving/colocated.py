@@ -1,0 +1,93 @@
+"""The explorer's replicas on the learner's accelerators: verl's colocated mode, asleep while the learner updates."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from omegaconf import DictConfig
+from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
+
+from s2l_ext.config import ExplorerConfig
+from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.serving.health import FaultLedger, answers
+from s2l_ext.methods.explorer.serving.replica import Replica
+from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers, ending
+
+logger = logging.getLogger(__name__)
+
+
+class ColocatedReplica(Replica):
+    """Leaves its placement group alone, which is the learner's, and holds no accelerator of its own."""
+
+    def kill(self) -> list[Any]:
+        super().kill()
+        return []
+
+
+class ColocatedManager(ExplorerServerManager):
+    """verl's manager; its replicas take their bundles from the learner's pool."""
+
+    def __init__(self, config: DictConfig, explorer: ExplorerConfig, pool: RayResourcePool) -> None:
+        super().__init__(config, explorer)
+        self._size, self._pool = explorer.tensor_model_parallel_size, pool
+
+    async def _initialize_llm_servers(self, start_rank: int | None = None) -> None:
+        first = self.start_rank if start_rank is None else start_rank
+        pools = split_resource_pool(self._pool, split_size=self._size)
+        self.rollout_replicas = [self._new_replica(first + number, "") for number in range(len(pools))]
+        await asyncio.gather(
+            *[replica.init_colocated(pool) for replica, pool in zip(self.rollout_replicas, pools, strict=True)]
+        )
+        self.server_handles = [replica.server_handle for replica in self.rollout_replicas]
+        self.server_addresses = [replica.server_address for replica in self.rollout_replicas]
+
+    def replicas(self) -> list[Replica]:
+        """None is started again: ``on_failure`` is ``fail``."""
+        wrapped: list[Replica] = []
+        for started in self.rollout_replicas:
+            wrapped.append(ColocatedReplica(_never, started.replica_rank, gpus=0))
+            wrapped[-1].adopt(started)
+        return wrapped
+
+
+def _never(suffix: str) -> Any:
+    raise AssertionError("a colocated replica is not started again")
+
+
+class ColocatedServers(ExplorerServers):
+    """The explorer's servers, awake while rows are sampled."""
+
+    def __init__(
+        self, config: DictConfig, explorer: ExplorerConfig, ledger: FaultLedger, pool: RayResourcePool
+    ) -> None:
+        manager = ColocatedManager.create(config, explorer, pool)
+        super().__init__(config, explorer, ledger, manager)
+        self.sleeps = bool(manager.rollout_config.free_cache_engine)
+        self._awake = True
+        when = "asleep during updates" if self.sleeps else "always awake (free_cache_engine=false)"
+        logger.info("explorer colocated with the learner: %d replica(s), %s", len(manager.rollout_replicas), when)
+
+    def sleep(self) -> None:
+        """Weights to the host, key-value cache away."""
+        self._turn("sleep", awake=False)
+
+    def wake_up(self) -> None:
+        self._turn("wake_up", awake=True)
+
+    def _turn(self, call: str, awake: bool) -> None:
+        """May take as long as a start, for it moves the same weights; the watch finds a server that hangs before.
+
+        Raises:
+            S2LError: a server did not do it.
+        """
+        if not self.sleeps or not self.running or self._awake == awake:
+            return
+        calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._watch.up)}
+        problems = answers(calls, self._explorer.start_timeout_s)
+        self.check()  # it knows the reason when the watch ended the server meanwhile
+        for replica, problem in problems.items():
+            if problem:
+                raise S2LError(ending(self._explorer, f"server {replica.address}: {call}: {problem}"))
+        self._awake = awake

@@ -1,0 +1,236 @@
+"""Watching the explorer's servers from the driver: who is down, who is started again and when, what it cost."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from threading import Event, Lock, RLock, Thread
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from s2l_ext.config import ExplorerConfig
+from s2l_ext.methods.explorer.serving.client import ROUTER_TIMEOUT_S, first_line
+from s2l_ext.methods.explorer.serving.replica import Replica, release
+
+logger = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+"""Seconds between two looks at what workers reported."""
+
+
+class Restarts:
+    """How many are left and how long the next one waits: first_s, 2 first_s, 4 first_s, ..."""
+
+    def __init__(self, most: int, first_s: float) -> None:
+        self.most, self._first_s, self.used = most, first_s, 0
+
+    def take(self) -> float | None:
+        """Seconds until the next restart; None when all are used up."""
+        if self.used >= self.most:
+            return None
+        self.used += 1
+        return self._first_s * 2.0 ** (self.used - 1)
+
+
+class FaultLedger:
+    """What failed since the process started; outlives the servers, so that every step has its numbers."""
+
+    def __init__(self) -> None:
+        self.restarts = 0
+        self._down_since: dict[int, float] = {}
+        self._down_s = 0.0
+        self._failed_requests = 0
+        self._told = (0.0, 0)
+        self._lock = Lock()
+
+    def down(self, rank: int, now: float) -> None:
+        with self._lock:
+            self._down_since.setdefault(rank, now)
+
+    def back(self, rank: int, now: float) -> None:
+        self.gone(rank, now)
+        with self._lock:
+            self.restarts += 1
+
+    def gone(self, rank: int, now: float) -> None:
+        """The server is no longer wanted, so it is no longer down."""
+        with self._lock:
+            if rank in self._down_since:
+                self._down_s += now - self._down_since.pop(rank)
+
+    def saw_failed_requests(self, total: int) -> None:
+        with self._lock:
+            self._failed_requests = max(self._failed_requests, total)
+
+    def down_seconds(self, now: float) -> float:
+        """Added up over servers, those that are still down included."""
+        with self._lock:
+            return self._down_s + sum(now - since for since in self._down_since.values())
+
+    def step_metrics(self, now: float | None = None) -> dict[str, float]:
+        """``restarts`` since the start of the process; the others since the last call."""
+        down_s = self.down_seconds(time.monotonic() if now is None else now)
+        told_s, told_requests = self._told
+        self._told = (down_s, self._failed_requests)
+        return {
+            "s2l/explorer/restarts": float(self.restarts),
+            "s2l/explorer/failed_requests": float(self._failed_requests - told_requests),
+            "s2l/explorer/down_seconds": down_s - told_s,
+        }
+
+
+class Watch(Thread):
+    """Asks every server whether it lives; ends and starts again what does not.
+
+    Args:
+        explorer: policy, limits and times.
+        replicas: all of them, all up.
+        router: the actor of :class:`ExplorerRouter`.
+        ledger: where failures are counted.
+    """
+
+    def __init__(self, explorer: ExplorerConfig, replicas: Sequence[Replica], router: Any, ledger: FaultLedger) -> None:
+        super().__init__(name="s2l-explorer-watch", daemon=True)
+        self._explorer, self._router, self._ledger = explorer, router, ledger
+        self.up, self._down, self._lost_for_good = list(replicas), list[Replica](), list[Replica]()
+        self._restarts = Restarts(explorer.max_restarts, explorer.restart_backoff_s)
+        self._step: int | None = None
+        self._lock = RLock()
+        self._over = Event()
+        self._asked_at = time.monotonic()
+
+    # ---- the driver's side ------------------------------------------------------------------------------------
+
+    def set_step(self, step: int) -> None:
+        """Give rows the current weight version; a server that cannot take it is looked at."""
+        with self._lock:
+            self._step, replicas = step, list(self.up)
+        calls = {replica: [one.set_global_steps.remote(step) for one in replica.servers] for replica in replicas}
+        for replica, problem in answers(calls, self._explorer.health_timeout_s).items():
+            if problem:
+                self._router.suspect.remote(replica.address, problem)
+
+    def status(self) -> dict[str, Any]:
+        status = ray.get(self._router.status.remote(), timeout=ROUTER_TIMEOUT_S)
+        self._ledger.saw_failed_requests(status["failed_requests"])
+        return status
+
+    def stop(self) -> list[Replica]:
+        """No more restarts. Returns every replica, up or not."""
+        self._over.set()
+        self.join(self._explorer.health_timeout_s)
+        with self._lock:
+            for replica in self._down:
+                self._ledger.gone(replica.rank, time.monotonic())
+            return [*self.up, *self._down]
+
+    # ---- the thread's side ------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self._over.wait(LOOK_S):
+            try:
+                self.look()
+            except Exception:
+                logger.exception("s2l: a look at the explorer's servers failed; the next one follows")
+
+    def look(self) -> None:
+        """Servers that workers complained of are asked at once, all of them every ``health_interval_s``."""
+        suspects = self.status()["suspects"]
+        due = time.monotonic() - self._asked_at >= self._explorer.health_interval_s
+        self._asked_at = time.monotonic() if due else self._asked_at
+        with self._lock:
+            asked = [replica for replica in self.up if due or replica.address in suspects]
+        calls = {replica: replica.ask() for replica in asked}
+        for replica, problem in answers(calls, self._explorer.health_timeout_s).items():
+            if problem:
+                self._lost(replica, problem)
+            elif replica.address in suspects:
+                self._take_in(replica)
+
+    def _take_in(self, replica: Replica) -> None:
+        with self._lock:
+            if self._step is not None:
+                ray.get(
+                    [server.set_global_steps.remote(self._step) for server in replica.servers], timeout=ROUTER_TIMEOUT_S
+                )
+            ray.get(self._router.add_servers.remote({replica.address: replica.handle}), timeout=ROUTER_TIMEOUT_S)
+
+    def _lost(self, replica: Replica, problem: str) -> None:
+        logger.warning("s2l: explorer server %s failed: %s", replica.address, problem)
+        self._ledger.down(replica.rank, time.monotonic())
+        ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
+        with self._lock:
+            self.up.remove(replica)
+            self._down.append(replica)
+        if self._explorer.on_failure == "fail":
+            ray.get(self._router.give_up.remote(f"server {replica.address}: {problem}"), timeout=ROUTER_TIMEOUT_S)
+        Thread(target=self._bring_back, args=(replica, problem), daemon=True).start()
+
+    def _bring_back(self, replica: Replica, problem: str) -> None:
+        self._clear_away(replica)
+        while not self._over.is_set():
+            delay = self._restarts.take() if self._explorer.on_failure != "fail" else None
+            if delay is None:
+                return self._stay_down(replica, problem)
+            logger.warning("s2l: explorer restart %d of %d in %g s", self._restarts.used, self._restarts.most, delay)
+            if self._over.wait(delay):
+                return None
+            try:
+                replica.start(self._explorer.start_timeout_s, self._over)
+                return self._back(replica)
+            except Exception as error:
+                problem = f"restart failed: {first_line(error)}"
+                logger.warning("s2l: explorer %s", problem)
+                self._clear_away(replica)
+        return None
+
+    def _clear_away(self, replica: Replica) -> None:
+        """Whatever goes wrong here must not keep sessions waiting for a restart that nobody makes."""
+        try:
+            with contextlib.suppress(RayError):  # the router ends with the servers; before, status() says it is gone
+                ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
+            release(replica.kill())
+        except Exception:
+            logger.exception("s2l: something of explorer replica %d could not be cleared away", replica.rank)
+
+    def _back(self, replica: Replica) -> None:
+        with self._lock:
+            if self._over.is_set():  # the servers were stopped before this one was up
+                return self._clear_away(replica)
+            self._take_in(replica)
+            self._down.remove(replica)
+            self.up.append(replica)
+            self._ledger.back(replica.rank, time.monotonic())
+        logger.warning("s2l: explorer server %s is back", replica.address)
+
+    def _stay_down(self, replica: Replica, problem: str) -> None:
+        with self._lock:
+            self._lost_for_good.append(replica)
+            hope = len(self._down) > len(self._lost_for_good)
+        logger.warning("s2l: explorer replica %d stays down: %s", replica.rank, problem)
+        if not self.up and not hope:
+            reason = f"s2l.explorer.max_restarts={self._restarts.most} are used up, at last: {problem}"
+            ray.get(self._router.give_up.remote(reason), timeout=ROUTER_TIMEOUT_S)
+            if self._explorer.on_failure == "learner":
+                logger.warning("s2l: the learner samples the explorer's sessions for the rest of its schedule")
+
+
+def answers(calls: Mapping[Replica, list[Any]], timeout_s: float) -> dict[Replica, str | None]:
+    """What is wrong with each replica: None when all of its calls came back within ``timeout_s`` seconds."""
+    refs = [ref for own in calls.values() for ref in own]
+    done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
+    return {replica: _problem(own, set(done), timeout_s) for replica, own in calls.items()}
+
+
+def _problem(refs: list[Any], done: set[Any], timeout_s: float) -> str | None:
+    if not set(refs) <= done:
+        return f"no answer within {timeout_s:g} s"
+    try:
+        ray.get(refs)
+    except Exception as error:
+        return first_line(error)
+    return None

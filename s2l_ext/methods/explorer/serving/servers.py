@@ -1,0 +1,159 @@
+"""The explorer's own vLLM replicas: a second, frozen model on its own GPUs."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, OmegaConf, open_dict
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from verl.workers.rollout.llm_server import LLMServerManager
+
+from s2l_ext.config import ExplorerConfig, parse_s2l
+from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.serving.client import ExplorerClient, first_line
+from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.replica import Replica, release
+from s2l_ext.methods.explorer.serving.router import ExplorerRouter
+from s2l_ext.training.label_selectors import placed_replica
+
+FIRST_REPLICA_RANK = 1000
+"""Replica ranks name Ray actors; the learner's count from 0."""
+
+
+def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
+    """verl's configuration with the explorer's model and placement in place of the learner's rollout."""
+    copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    with open_dict(copied):
+        model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
+        point_to_model(model, explorer.model)
+        rollout.update(
+            nnodes=copied.trainer.nnodes if explorer.is_colocated else explorer.nnodes,
+            n_gpus_per_node=copied.trainer.n_gpus_per_node if explorer.is_colocated else explorer.n_gpus_per_node,
+            tensor_model_parallel_size=explorer.tensor_model_parallel_size,
+            data_parallel_size=1,
+            pipeline_model_parallel_size=1,
+            load_format="auto",
+            router_config_path=None,  # a router plugin is the learner's
+        )
+        copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
+    return copied
+
+
+def point_to_model(model: DictConfig, path: str) -> None:
+    """Make ``actor_rollout_ref.model`` describe another model, in place."""
+    with open_dict(model):
+        model.update(path=path, tokenizer_path=None, hf_config_path=None, lora_rank=0, lora_adapter_path=None)
+        if model.get("lora"):
+            model.lora.update(rank=0, adapter_path=None)  # Megatron's spelling
+
+
+class ExplorerServerManager(LLMServerManager):
+    """verl's manager with a router of ours, on the driver's node, which no other node takes along, and with replicas
+    that start, and start again, on the nodes of ``s2l.placement.explorer``."""
+
+    def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
+        super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
+        self._policy = explorer.on_failure
+        selector = parse_s2l(config.get("s2l")).placement.explorer
+        self.rollout_replica_class = placed_replica(self.rollout_replica_class, selector)
+
+    async def _init_global_load_balancer(self) -> None:
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        router = ray.remote(ExplorerRouter).options(num_cpus=0, scheduling_strategy=here)
+        self.global_load_balancer = router.remote(
+            servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
+            policy=self._policy,
+            full_determinism=bool(self.rollout_config.get("full_determinism", False)),
+        )
+        await self.global_load_balancer.status.remote()  # a fresh process imports verl for a while
+
+    def replicas(self) -> list[Replica]:
+        """Every replica that verl started, as something that can be started again."""
+        wrapped = []
+        for started in self.rollout_replicas:
+            build = partial(self._new_replica, started.replica_rank)
+            wrapped.append(Replica(build, started.replica_rank, started.world_size))
+            wrapped[-1].adopt(started)
+        return wrapped
+
+    def _new_replica(self, rank: int, suffix: str) -> Any:
+        return self.rollout_replica_class(
+            replica_rank=rank,
+            config=self.rollout_config,
+            model_config=self.model_config,
+            gpus_per_node=self.rollout_config.n_gpus_per_node,
+            name_suffix=suffix,
+        )
+
+
+class ExplorerServers:
+    """Starts, versions, watches and stops the explorer's replicas. Holds no training state."""
+
+    def __init__(
+        self,
+        config: DictConfig,
+        explorer: ExplorerConfig,
+        ledger: FaultLedger,
+        manager: ExplorerServerManager | None = None,
+    ) -> None:
+        self._explorer = explorer
+        manager = manager or ExplorerServerManager.create(config=config, explorer=explorer)
+        self._manager: ExplorerServerManager | None = manager
+        self._watch = Watch(explorer, manager.replicas(), manager.global_load_balancer, ledger)
+        self._watch.start()
+
+    @property
+    def running(self) -> bool:
+        return self._manager is not None
+
+    @property
+    def gpus_held(self) -> int:
+        """GPUs of servers that are up; those of the others went back to Ray."""
+        return sum(replica.gpus for replica in self._watch.up) if self.running else 0
+
+    def client(self) -> ExplorerClient | None:
+        if self._manager is None:
+            return None
+        return self._manager.get_client(client_cls=ExplorerClient, timeout_s=self._explorer.request_timeout_s)
+
+    def set_step(self, step: int) -> None:
+        """Give rows the current weight version; a frozen model is never stale, and verl's metrics need a number."""
+        if self._manager:
+            self._watch.set_step(step)
+
+    def check(self) -> None:
+        """Raise S2LError when the explorer failed and ``on_failure`` lets nobody stand in."""
+        if self._manager is None or self._explorer.on_failure == "learner":
+            return
+        try:
+            reason = self._watch.status()["given_up"]
+        except RayError as error:
+            reason = f"its router is gone ({first_line(error)})"
+        if reason:
+            raise S2LError(ending(self._explorer, reason))
+
+    def stop(self) -> int:
+        """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
+        if self._manager is None:
+            return 0
+        replicas = self._watch.stop()
+        for replica in replicas:
+            replica.shut_down()
+        groups = [group for replica in replicas for group in replica.kill()]
+        ray.kill(self._manager.global_load_balancer)
+        self._manager = None
+        return release(groups)
+
+
+def ending(explorer: ExplorerConfig, reason: str) -> str:
+    ended = (
+        f"the explorer failed: {reason}. s2l.explorer.on_failure={explorer.on_failure} ends the run here. The same "
+        "command resumes from the last checkpoint"
+    )
+    if explorer.is_colocated:
+        return f"{ended}; only s2l.explorer.placement=dedicated can go on without it."
+    others = {"fail": "wait (for its restart) or learner (which samples meanwhile)"}.get(explorer.on_failure, "learner")
+    return f"{ended}; s2l.explorer.on_failure={others} lets a run go on."

@@ -1,0 +1,137 @@
+"""Rules of ``s2l.guidance``: among its own keys, and against verl's settings."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.length import (
+    AdaptiveGuidance,
+    AdditiveGuidance,
+    ConcaveDecay,
+    Constant,
+    LinearDecay,
+    StepwiseDecay,
+    guided_sessions,
+)
+from s2l_ext.methods.kl.rules import refuse_unused
+
+ALWAYS = {"initial", "max_length"}
+CONTROLLERS = ("adaptive", "additive")
+"""Types whose length follows accuracies."""
+CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
+LENGTH_KEYS = {
+    "adaptive": CONTROLLED | {"cadence", "max_change"},
+    "additive": CONTROLLED | {"delta"},
+    "constant": ALWAYS,
+    "linear": ALWAYS,
+    "concave": ALWAYS | {"power"},
+    "stepwise": ALWAYS | {"gamma", "every"},
+}
+"""Keys of ``s2l.guidance.length`` that each type reads."""
+
+
+class Schedule(Protocol):
+    """A length that follows from the step alone."""
+
+    def at(self, step: int) -> int:
+        """Tokens at ``step``, counted from 0."""
+
+
+def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
+    """Raise ConfigError on the impossible, return warnings."""
+    refuse_unused(guidance.length, LENGTH_KEYS[guidance.length.type] | {"type"}, "s2l.guidance.length")
+    if guidance.teacher_rollouts is not None and guidance.trace != GuidanceConfig.trace:
+        raise ConfigError(
+            f"s2l.guidance.trace={guidance.trace} would be ignored with s2l.guidance.teacher_rollouts="
+            f"{guidance.teacher_rollouts}: traces come from one place. Leave one of them out."
+        )
+    build_length(guidance.length, total_steps=1)
+    _check_budget(guidance, cfg)
+    _check_correction(guidance, cfg)
+    group = whole_number(cfg, "actor_rollout_ref.rollout.n")
+    guided = guided_sessions(guidance.alpha, group)
+    if guided == 0:
+        return ["s2l.guidance.alpha=0: no session is guided. Set s2l.guidance=null to leave the feature out."]
+    if guided == group and guidance.length.signal == "unguided":
+        raise ConfigError(
+            f"s2l.guidance.length.signal=unguided with s2l.guidance.alpha={guidance.alpha:g}: all {group} sessions of "
+            "a group are guided, so no accuracy would ever be seen. Set signal=all or a smaller alpha."
+        )
+    return []
+
+
+def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
+    budget = whole_number(cfg, "data.max_response_length")
+    room = budget - guidance.min_continuation
+    if room < 1:
+        raise ConfigError(
+            f"s2l.guidance.min_continuation={guidance.min_continuation} leaves nothing of data.max_response_length="
+            f"{budget} for guidance. Lower s2l.guidance.min_continuation or raise data.max_response_length."
+        )
+    key, longest = _longest(guidance.length)
+    if longest > room:
+        raise ConfigError(
+            f"s2l.guidance.length.{key}={longest} is longer than the response budget: data.max_response_length="
+            f"{budget} minus s2l.guidance.min_continuation={guidance.min_continuation} is {room}. Lower it to {room}, "
+            "or raise data.max_response_length."
+        )
+    model_length = setting(cfg, "actor_rollout_ref.rollout.max_model_len")
+    needed = whole_number(cfg, "data.max_prompt_length") + budget
+    if model_length is not None and model_length < needed:
+        raise ConfigError(
+            f"actor_rollout_ref.rollout.max_model_len={model_length} is below data.max_prompt_length + "
+            f"data.max_response_length = {needed}: a guided prompt could fill it. Raise it to {needed}."
+        )
+
+
+def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
+    key = "algorithm.rollout_correction.bypass_mode"
+    if guidance.loss_on_guidance and setting(cfg, key):
+        raise ConfigError(
+            f"{key}=True with s2l.guidance.loss_on_guidance=True: it takes the sampler's log-probs for the old ones, "
+            f"and guidance tokens were placed, not sampled. Set {key}=False, or s2l.guidance.loss_on_guidance=False."
+        )
+
+
+def _longest(length: GuidanceLengthConfig) -> tuple[str, int]:
+    """The key and value of the longest length: only a controlled one ever exceeds the initial length."""
+    if length.type in CONTROLLERS:
+        return "max_length", length.max_length
+    return "initial", length.initial
+
+
+def build_length(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance | Schedule:
+    """The controller or schedule that the block describes; ConfigError names the key.
+
+    Args:
+        total_steps: T of the decays.
+    """
+    if config.initial > config.max_length:
+        raise ConfigError(
+            f"s2l.guidance.length.initial={config.initial} is above s2l.guidance.length.max_length="
+            f"{config.max_length}, the bound of every type. Lower initial or raise max_length."
+        )
+    try:
+        return _build(config, total_steps)
+    except ConfigError as error:
+        raise ConfigError(f"s2l.guidance.length: {error}") from None
+
+
+def _build(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance | Schedule:
+    bounds = (config.initial, config.max_length, config.min_length, config.window)
+    if config.type == "adaptive":
+        return AdaptiveGuidance(*bounds, cadence=config.cadence, max_change=config.max_change)
+    if config.type == "additive":
+        return AdditiveGuidance(*bounds, delta=config.delta)
+    if config.type == "constant":
+        return Constant(config.initial)
+    if config.type == "stepwise":
+        return StepwiseDecay(config.initial, config.gamma, config.every)
+    if config.type == "concave":
+        return ConcaveDecay(config.initial, total_steps, config.power)
+    return LinearDecay(config.initial, total_steps)

@@ -1,0 +1,315 @@
+"""One zygote seen from outside: starts it, hands it descriptors, watches a job, and ends everything the job started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import select
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from s2l_ext.errors import ResourceError
+from s2l_ext.sandbox.levels import ENVIRONMENT, Level, command
+from s2l_ext.sandbox.walls import PRIVATE, empty
+
+START_SECONDS = 30.0
+END_SECONDS = 10.0
+GRACE_SECONDS = 1.0
+TAIL_CHARS = 4000
+LOOK_SECONDS = 0.1
+
+
+class SandboxUnavailable(ResourceError):
+    """Untrusted programs cannot be run here as safely as configured."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one program. Sizes in bytes.
+
+    Attributes:
+        memory_bytes: address space of each process.
+        scratch_bytes: all files in the private folder together.
+        tasks: threads and processes together, where the kernel can count them apart from the user's own.
+        processes: allow fork and exec (only at level ``namespaces`` or above; denied elsewhere).
+    """
+
+    memory_bytes: int = 2**30
+    file_bytes: int = 16 * 2**20
+    scratch_bytes: int = 64 * 2**20
+    scratch_files: int = 1024
+    output_bytes: int = 2**20
+    open_files: int = 64
+    tasks: int = 64
+    processes: bool = False
+
+
+@dataclass
+class Finished:
+    """What a job left behind. ``reason`` is empty when it ended by itself; ``status`` is a script's wait status."""
+
+    stdout: str = ""
+    stderr: str = ""
+    status: int | None = None
+    reason: str = ""
+    seconds: float = 0.0
+    verdict: dict[str, Any] = field(default_factory=dict)
+
+
+class Worker:
+    """A running zygote. Not thread-safe. Every failure of the sandbox itself is an OSError."""
+
+    def __init__(self, level: Level, packages: list[str]) -> None:
+        self.level = level
+        self._own_folder = level <= Level.LANDLOCK
+        self._scratch = tempfile.mkdtemp(prefix="s2l-sandbox-") if self._own_folder else f"{PRIVATE}/s2l"
+        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._control.settimeout(START_SECONDS)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            with theirs:
+                self._process = self._start(theirs.fileno(), packages)
+            self._greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, control: int, packages: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command(self.level, control, self._scratch, packages),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            pass_fds=[control],
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+
+    def _greet(self) -> None:
+        hello = self._receive()[0]
+        if "ready" not in hello:
+            raise OSError(hello.get("refused", f"unexpected greeting {hello}"))
+        self.inner: str = hello["ready"]
+        self.notes: list[str] = hello["notes"]
+
+    def _receive(self) -> tuple[dict[str, Any], list[int]]:
+        data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
+        if not data:
+            raise OSError(f"the zygote ended: {self._log_tail()}")
+        return json.loads(data), descriptors
+
+    def _log_tail(self) -> str:
+        self._log.seek(0)
+        return self._log.read()[-500:].decode(errors="replace").strip() or "it left no message"
+
+    def run_script(self, source: str, stdin: str, timeout_s: float, limits: Limits) -> Finished:
+        with contextlib.ExitStack() as stack:
+            job = _Job(self, stack, timeout_s, limits)
+            nothing = job.own(os.open(os.devnull, os.O_RDWR))
+            program = [job.text(stdin), *job.outputs(), nothing, job.text(source), job.ready]
+            watched = job.fork("program", program, mode="script")
+            return job.finish(watched)
+
+    def run_judged(self, source: str, tests: dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
+        with contextlib.ExitStack() as stack:
+            job = _Job(self, stack, timeout_s, limits)
+            nothing = job.own(os.open(os.devnull, os.O_RDWR))
+            ours, theirs = (job.own(end.detach()) for end in socket.socketpair())
+            judge = [nothing, nothing, nothing, ours, job.text(json.dumps(tests)), job.verdict(), job.ready]
+            program = [nothing, *job.outputs(), theirs, job.text(source), job.ready]
+            watched = job.fork("judge", judge, seconds=timeout_s)
+            job.fork("program", program, mode="functions")
+            return job.finish(watched)
+
+    def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
+        """Start one child; returns a descriptor that is readable once the child has ended."""
+        socket.send_fds(self._control, [json.dumps({"do": "fork", **request}).encode()], descriptors)
+        reply, handles = self._receive()
+        if not handles:
+            raise OSError(reply.get("failed", "the zygote could not fork"))
+        return handles[0]
+
+    def end(self) -> list[int]:
+        """Kill what is left of the job; returns the wait statuses of its children."""
+        self._control.settimeout(END_SECONDS)
+        self._control.send(b'{"do": "end"}')
+        return list(self._receive()[0]["statuses"])
+
+    def over_scratch(self, limits: Limits) -> bool:
+        """Whether the private folder holds too much, where no file system of its own bounds it."""
+        if not self._own_folder:
+            return False
+        size = count = 0
+        folders = [self._scratch]
+        while folders and size <= limits.scratch_bytes and count <= limits.scratch_files:
+            with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    size += entry.stat(follow_symlinks=False).st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+        return size > limits.scratch_bytes or count > limits.scratch_files
+
+    def close(self) -> None:
+        """End the zygote and everything behind its walls."""
+        self._control.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS if self.inner_is_plain() else 0.5)
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+        if not self._own_folder:
+            return
+        with contextlib.suppress(OSError):
+            empty(self._scratch)
+            os.rmdir(self._scratch)
+
+    def inner_is_plain(self) -> bool:
+        """Without a PID namespace the zygote must clean up after itself."""
+        return getattr(self, "inner", "namespaces") != "namespaces"
+
+
+class _Job:
+    """The descriptors of one job and the loop that watches them."""
+
+    def __init__(self, worker: Worker, stack: contextlib.ExitStack, timeout_s: float, limits: Limits) -> None:
+        self._worker = worker
+        self._stack = stack
+        self._limits = {**asdict(limits), "cpu_s": math.ceil(timeout_s) + 1}
+        self.bounds = limits
+        self.timeout_s = timeout_s
+        self._theirs: list[int] = []
+        self._open: dict[int, bytearray] = {}
+        self._forked = 0
+        self._out = self._err = self._verdict = -1
+        stack.callback(self._close_theirs)
+        self._ready, self.ready = self._pipe()
+
+    def _close_theirs(self) -> None:
+        while self._theirs:
+            os.close(self._theirs.pop())
+
+    def own(self, descriptor: int) -> int:
+        self._theirs.append(descriptor)
+        return descriptor
+
+    def _pipe(self) -> tuple[int, int]:
+        reader, writer = os.pipe()
+        self._stack.callback(os.close, reader)
+        os.set_blocking(reader, False)
+        self._open[reader] = bytearray()
+        return reader, self.own(writer)
+
+    def outputs(self) -> tuple[int, int]:
+        self._out, out = self._pipe()
+        self._err, err = self._pipe()
+        return out, err
+
+    def verdict(self) -> int:
+        self._verdict, writer = self._pipe()
+        return writer
+
+    def text(self, text: str) -> int:
+        """A file in memory that holds ``text``."""
+        descriptor = self.own(os.memfd_create("s2l"))
+        with open(os.dup(descriptor), "wb") as file:
+            file.write(text.encode(errors="surrogatepass"))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return descriptor
+
+    def fork(self, role: str, descriptors: list[int], **request: Any) -> int:
+        handle = self._worker.fork({"role": role, "limits": self._limits, **request}, descriptors)
+        self._stack.callback(os.close, handle)
+        self._forked += 1
+        return handle
+
+    def finish(self, watched: int) -> Finished:
+        self._close_theirs()
+        self._wait_until_ready(watched)
+        started = time.monotonic()
+        reason = self._watch(watched, started + self.timeout_s) or self._over_scratch()
+        seconds = time.monotonic() - started
+        statuses = self._worker.end()
+        streams = {each: self._drain(each) for each in list(self._open)}
+        verdict = _parsed(streams.get(self._verdict, b""))
+        if len(streams[self._ready]) < self._forked and "malformed" not in verdict:
+            raise OSError(f"a child could not be confined: {_tail(streams[self._err])}")
+        return Finished(_text(streams[self._out]), _tail(streams[self._err]), statuses[0], reason, seconds, verdict)
+
+    def _wait_until_ready(self, watched: int) -> None:
+        """Let every child finish confining itself; it costs the program none of its time."""
+        deadline = time.monotonic() + START_SECONDS
+        poller = select.poll()
+        poller.register(watched, select.POLLIN)
+        poller.register(self._ready, select.POLLIN)
+        while len(self._open[self._ready]) < self._forked and time.monotonic() < deadline:
+            for descriptor, _ in poller.poll(1000 * LOOK_SECONDS):
+                if descriptor == watched or not self._read(descriptor):
+                    return
+
+    def _watch(self, watched: int, deadline: float) -> str:
+        """Read until the watched child ends; returns why it was cut short, if it was."""
+        poller = select.poll()
+        for descriptor in [watched, *self._open]:
+            poller.register(descriptor, select.POLLIN)
+        if self._verdict >= 0:
+            deadline += GRACE_SECONDS
+        look = 0.0
+        while (now := time.monotonic()) < deadline:
+            for descriptor, _ in poller.poll(1000 * min(deadline - now, LOOK_SECONDS)):
+                if descriptor == watched:
+                    return ""
+                if not self._read(descriptor):
+                    poller.unregister(descriptor)
+                if len(self._open.get(descriptor, b"")) > self.bounds.output_bytes:
+                    return f"more than {self.bounds.output_bytes} bytes of output"
+            if now > look + LOOK_SECONDS:
+                look = now
+                if over := self._over_scratch():
+                    return over
+        return "out of time"
+
+    def _over_scratch(self) -> str:
+        if not self._worker.over_scratch(self.bounds):
+            return ""
+        return f"more than {self.bounds.scratch_bytes} bytes or {self.bounds.scratch_files} files written"
+
+    def _read(self, descriptor: int) -> bool:
+        """Take what is there; False at the end of the stream."""
+        try:
+            data = os.read(descriptor, 1 << 16)
+        except BlockingIOError:
+            return True
+        self._open[descriptor] += data
+        return bool(data)
+
+    def _drain(self, descriptor: int) -> bytearray:
+        data = self._open[descriptor]
+        while len(data) <= self.bounds.output_bytes and (before := len(data)) >= 0:
+            if not self._read(descriptor) or len(data) == before:
+                break
+        return data
+
+
+def _text(data: bytearray | bytes) -> str:
+    return data.decode(errors="replace")
+
+
+def _tail(data: bytearray | bytes) -> str:
+    return data[-TAIL_CHARS:].decode(errors="replace")
+
+
+def _parsed(data: bytearray | bytes) -> dict[str, Any]:
+    try:
+        return dict(json.loads(data)) if data else {}
+    except ValueError:
+        return {}

@@ -1,0 +1,99 @@
+"""Several stores of one explorer as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.store.reader import Manifest, Rollout, RolloutStore, Shard
+from s2l_ext.store.shards import write_manifest, write_shard
+from s2l_ext.store.writer import SHARD_ROWS, refuse_other, request_of, united
+from s2l_ext.toy.cache import staged, writable
+
+KEY = "--merge"
+
+
+def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> dict[str, int]:
+    """Write the responses of all stores into a new one, which appears whole or not at all.
+
+    Returns:
+        Number of ``responses`` written, of ``prompts``, and of ``duplicates`` that were left out.
+
+    Raises:
+        ConfigError: fewer than two stores, one of them twice, or ``out`` is there.
+        DataError: a store is damaged, or two hold different responses under one prompt and index.
+        StateMismatch: the stores' responses depend on different things.
+    """
+    if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
+        raise ConfigError(f"{KEY} {' '.join(map(str, folders))}: expected two or more different stores.")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"--out {out} is there already. A merged store is a new folder.")
+    stores = [RolloutStore(folder, KEY) for folder in folders]
+    for store in stores[1:]:
+        refuse_other(f"{KEY} {stores[0].folder}", stores[0].fingerprint, store.fingerprint, f"in {store.folder}")
+    problems = _problems(stores)
+    with writable(out.parent, "Choose another --out."), staged(out) as stage:
+        rows = _Rows(stores, problems)
+        shards = [write_shard(stage, number, part) for number, part in enumerate(_parts(rows.each(), shard_rows))]
+        write_manifest(stage, _manifest(stores, problems, shards))
+    return {"responses": sum(shard.rows for shard in shards), "prompts": len(problems), "duplicates": rows.duplicates}
+
+
+class _Rows:
+    """Responses of all stores, prompt by prompt; ``duplicates`` counts those that were in several."""
+
+    def __init__(self, stores: Sequence[RolloutStore], problems: dict[str, str]) -> None:
+        self.stores, self.problems, self.duplicates = stores, problems, 0
+
+    def each(self) -> Iterator[tuple[Rollout, str]]:
+        for name, problem in self.problems.items():
+            found: dict[int, tuple[Rollout, RolloutStore]] = {}
+            for store in self.stores:
+                for rollout in store.rollouts(name):
+                    first, owner = found.setdefault(rollout.index, (rollout, store))
+                    self.duplicates += owner is not store
+                    if first != rollout:
+                        raise DataError(
+                            f"{KEY}: {owner.folder} and {store.folder} hold different responses {rollout.index} of "
+                            f"prompt {name}. Stores to merge hold different prompts, or the same responses."
+                        )
+            yield from ((found[index][0], problem) for index in sorted(found))
+
+
+def _problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
+    """Digests by prompt id; the same prompt must be the same problem everywhere."""
+    problems: dict[str, str] = {}
+    for store in stores:
+        for name, problem in store.problems().items():
+            if problems.setdefault(name, problem) != problem:
+                raise DataError(
+                    f"{KEY}: prompt {name} of {store.folder} was drawn or graded with another prompt, ground truth or "
+                    "reward than in a store before it. They cannot be one store."
+                )
+    return problems
+
+
+def _parts(rows: Iterator[tuple[Rollout, str]], size: int) -> Iterator[list[tuple[Rollout, str]]]:
+    part: list[tuple[Rollout, str]] = []
+    for row in rows:
+        part.append(row)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def _manifest(stores: Sequence[RolloutStore], problems: dict[str, str], shards: Sequence[Shard]) -> Manifest:
+    """Asked for the most that a store was asked for, and complete if that is there of every prompt."""
+    first = stores[0].fingerprint
+    lists: dict[str, list[Any]] = {
+        name: reduce(united, (store.fingerprint[name] for store in stores)) for name in ("data", "reward")
+    }
+    n = max(store.manifest.request["n"] for store in stores)
+    indices = (set().union(*(store.indices(name) for store in stores)) for name in problems)
+    complete = all(store.complete for store in stores) and all(set(range(n)) <= found for found in indices)
+    return Manifest(first | lists, request_of(n, problems), complete, tuple(shards))

@@ -1,0 +1,284 @@
+"""``s2l diversity``: sample each model on the same problems, or take stored samples, and compare how they differ.
+
+``s2l_ext.studies.diversity.page`` is the command; it adds the picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.cli import eval as command
+from s2l_ext.data import tokenizers
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation import run
+from s2l_ext.evaluation.engines import ENGINES, Machine
+from s2l_ext.evaluation.model_folder import Model, model_digest, open_model
+from s2l_ext.evaluation.run import Evaluation
+from s2l_ext.studies.diversity.gradients import CHOICES
+from s2l_ext.studies.diversity.measure import Settings, measure
+from s2l_ext.studies.diversity.models import GradientSettings
+from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
+from s2l_ext.studies.diversity.text import require_libraries
+from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils import json_text
+
+RESULT, SAMPLES = "diversity.json", "samples"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+N, TEMPERATURE, TOP_P, HIGH_TEMPERATURE = 16, 1.0, 1.0, 1.5
+OF_EVAL = (
+    *("data", "benchmark", "reward", "limit", "chat_option", "temperature", "top_p", "top_k", "max_tokens", "seed"),
+    *("engine", "dtype", "tensor_parallel"),
+)
+"""Options that mean what they mean for ``s2l eval``, whose own parser reads them."""
+SAMPLING_ONLY = (*OF_EVAL, "explorer_temperature", "explorer_top_p", "high_temperature")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l diversity``. None is "not given", so that what cannot apply is refused."""
+    add = parser.add_argument
+    add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
+    add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
+    add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the picture, the page and samples")
+    add("--data", action="append", metavar="FILE|hf://NAME", help="as of s2l eval; repeat")
+    add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
+    add("--n", type=int, help="samples a problem; take the training's group size (default 16; of files: all)")
+    _add_sampling(parser)
+    add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
+    add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
+    add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
+    command.add_trust(parser)
+    add("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_sampling(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--temperature", type=float, help="of every model (default 1.0)")
+    add("--top-p", type=float, help="of every model (default 1.0)")
+    add("--explorer-temperature", type=float, help="default: --temperature; S2L-PO's code trains with 0.7")
+    add("--explorer-top-p", type=float, help="default: --top-p; S2L-PO's code trains with 0.95")
+    add("--high-temperature", type=float, help="of the learner's token noise, 0 for none (default 1.5)")
+    add("--top-k", type=int, help="0 is off (default)")
+    add("--max-tokens", type=int, help="longest response (default 2048)")
+    add("--seed", type=int, help="of the samples (default 0)")
+    add("--engine", choices=ENGINES, help="default vllm")
+    add("--limit", type=int, metavar="L", help="first L problems of every file")
+    add("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
+    add("--reward", metavar="pkg.module:function", help="default: by data source")
+    add("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
+    add("--dtype", help="auto: the model's own; float32 without an accelerator")
+    add("--tensor-parallel", type=int, help="accelerators for one vLLM (default 1)")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to compare: ``files`` of samples by set's name, which ``evaluations`` draw first where they are given."""
+
+    learner: str
+    out: Path
+    models: dict[str, str]
+    files: dict[str, Path]
+    n: int | None
+    settings: Settings
+    evaluations: dict[str, Evaluation] = field(default_factory=dict)
+    trust: tokenizers.Trust = tokenizers.NO_TRUST
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Sample what is missing, measure, write ``diversity.json`` and return what it holds.
+
+    Raises:
+        ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
+    """
+    require_libraries()
+    job = job_of(args)
+    opened = {name: open_model(path, f"--models {name}", job.trust) for name, path in job.models.items()}
+    foreign = _of_another_tokenizer(job, opened)
+    for name, evaluation in job.evaluations.items():
+        if not args.json:
+            print(f"sampling {name}", flush=True)
+        run.evaluate(evaluation, progress=not args.json)
+    sets = [read_set(name, job.learner, path, job.n) for name, path in job.files.items()]
+    if job.evaluations:
+        sets = [_only_limit(drawn, job.evaluations[drawn.name]) for drawn in sets]
+    _require_drawn_by(sets, opened)
+    folders = {name: model.folder for name, model in opened.items()}
+    trusted = args.trust_remote_code
+    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, not args.json, trusted, foreign)
+    _write(job.out, result)
+    return result
+
+
+def job_of(args: argparse.Namespace) -> Job:
+    """Raises ConfigError for arguments that cannot be, alone or together; no file is opened."""
+    models = _models(args.models)
+    files = _named_files(args.from_samples or [])
+    names = [*models, *(name for name in files if "@" not in name and name not in models)]
+    learner = _learner(args.learner, names)
+    settings, trust = _settings(args, bool(models)), tokenizers.trust_option(args.trust_remote_code)
+    if files:
+        _refuse_sampling(args)
+        _check_files(files, models, learner)
+        return Job(learner, args.out, models, files, args.n, settings, trust=trust)
+    evaluations = _evaluations(args, models, learner)
+    paths = {name: evaluation.samples_path for name, evaluation in evaluations.items()}
+    count = next(iter(evaluations.values())).sampling.n
+    settings.compared_of(count)
+    return Job(learner, args.out, models, paths, count, settings, evaluations, trust)
+
+
+def _models(text: str | None) -> dict[str, str]:
+    models: dict[str, str] = {}
+    for word in (text or "").split(",") if text else []:
+        name, equals, path = word.strip().partition("=")
+        if not equals:
+            name, path = Path(name).name, name
+        if not NAME.fullmatch(name) or not path:
+            raise ConfigError(f"--models {word}: expected NAME=MODEL with a name of letters, digits, '.', '_' and '-'.")
+        if name in models:
+            raise ConfigError(f"--models: two models are named {name}. Name them: first={models[name]},second={path}.")
+        models[name] = path
+    return models
+
+
+def _named_files(words: list[str]) -> dict[str, Path]:
+    files: dict[str, Path] = {}
+    for word in words:
+        name, equals, path = word.partition("=")
+        if not equals or not path or not NAME.fullmatch(name.partition("@")[0]):
+            raise ConfigError(f"--from-samples {word}: expected NAME=FILE, such as small=small.json.samples.jsonl.")
+        if name in files:
+            raise ConfigError(f"--from-samples {name}: given twice, {files[name]} and {path}. Keep one file a name.")
+        files[name] = Path(path)
+    return files
+
+
+def _learner(chosen: str | None, names: list[str]) -> str:
+    if len(names) < 2:
+        raise ConfigError(f"--models {','.join(names) or '(none)'}: a learner and at least one explorer are needed.")
+    if chosen is not None and chosen not in names:
+        raise ConfigError(f"--learner {chosen}: no such name. Names: {', '.join(names)}.")
+    return chosen or names[-1]
+
+
+def _settings(args: argparse.Namespace, has_models: bool) -> Settings:
+    for name, low in (("n", 2), ("compared", 2), ("gradient_problems", 0)):
+        value = getattr(args, name)
+        if value is not None and value < low:
+            why = " (pairs of samples are compared)" if low == 2 else ""
+            raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}.")
+    given = {"problems": args.gradient_problems, "parameters": args.gradient_parameters}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not has_models:
+        raise ConfigError(f"--gradient-{next(iter(given))}: gradients need --models beside --from-samples.")
+    if given.get("problems") == 0 and "parameters" in given:
+        raise ConfigError("--gradient-parameters with --gradient-problems 0: there are no gradients. Leave one out.")
+    return Settings(args.compared, GradientSettings(**given))
+
+
+def _refuse_sampling(args: argparse.Namespace) -> None:
+    given = [name for name in SAMPLING_ONLY if getattr(args, name) is not None]
+    if given:
+        raise ConfigError(
+            f"--{given[0].replace('_', '-')} with --from-samples: nothing is sampled, so it cannot apply. Leave it out."
+        )
+
+
+def _check_files(files: dict[str, Path], models: dict[str, str], learner: str) -> None:
+    roles = {name: role_of(name, learner) for name in files}
+    if learner not in files:
+        raise ConfigError(f"--from-samples: the learner {learner} has none. Add --from-samples {learner}=FILE.")
+    if EXPLORER not in [role for _, role in roles.values()]:
+        raise ConfigError("--from-samples: no explorer has samples. Add --from-samples NAME=FILE for one.")
+    if models and (different := models.keys() ^ {model for model, _ in roles.values()}):
+        name = min(different)
+        lack = "no samples; add --from-samples" if name in models else "no model; add it to --models"
+        raise ConfigError(f"{name} has {lack} {name}=..., or leave --models out for what needs no model.")
+
+
+def _evaluations(args: argparse.Namespace, models: dict[str, str], learner: str) -> dict[str, Evaluation]:
+    temperature, top_p = _or(args.temperature, TEMPERATURE), _or(args.top_p, TOP_P)
+    explorers = _or(args.explorer_temperature, temperature), _or(args.explorer_top_p, top_p)
+    own = {name: (temperature, top_p) if name == learner else explorers for name in models}
+    found = {name: _evaluation(args, name, models[name], *drawn) for name, drawn in own.items()}
+    high = _or(args.high_temperature, HIGH_TEMPERATURE)
+    if high != 0:
+        if not high > temperature:
+            raise ConfigError(
+                f"--high-temperature {high}: expected more than --temperature {temperature}, or 0 for no noise."
+            )
+        name = noise_name(learner, high)
+        found[name] = _evaluation(args, name, models[learner], high, top_p)
+    for evaluation in found.values():
+        run.check(evaluation)
+    return found
+
+
+def _or(value: Any, default: Any) -> Any:
+    return default if value is None else value
+
+
+def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: float, top_p: float) -> Evaluation:
+    """What ``s2l eval`` would make of these words."""
+    values = {option: getattr(args, option) for option in OF_EVAL}
+    values |= {"n": _or(args.n, N), "temperature": temperature, "top_p": top_p, "model": path}
+    values["out"] = args.out / SAMPLES / f"{name}.json"
+    words = [
+        f"--{option.replace('_', '-')}={word}"
+        for option, value in values.items()
+        if value is not None
+        for word in (value if isinstance(value, list) else [value])
+    ]
+    words += ["--trust-remote-code"] * args.trust_remote_code
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return command.job_of(parser.parse_args(words))
+
+
+def _of_another_tokenizer(job: Job, models: dict[str, Model]) -> list[str]:
+    """Models whose token ids are not the learner's. Those that share them must make the same prompts: raises
+    TokenizerMismatch before hours of sampling."""
+    if not models:
+        return []
+    first, key = str(models[job.learner].folder), f"--models {job.learner}"
+    tokens = tokenizers.snapshot(first, key, job.trust)
+    foreign = []
+    for name, model in models.items():
+        if name == job.learner:
+            continue
+        other = tokenizers.snapshot(str(model.folder), f"--models {name}", job.trust)
+        if tokenizers.describe_token_differences(tokens, other):
+            foreign.append(name)
+        else:
+            tokenizers.compare(first, str(model.folder), key, f"--models {name}", job.trust)
+    return foreign
+
+
+def _only_limit(drawn: RowSet, evaluation: Evaluation) -> RowSet:
+    """A file may hold problems of an earlier, larger --limit."""
+    result = json_text.loads(evaluation.out.read_text(encoding="utf-8"))
+    names = [row["prompt_id"] for row in result["problems"]]
+    prompts = {name: drawn.prompts[name] for name in names}
+    return replace(drawn, prompts=prompts, rows={name: drawn.rows[name] for name in names})
+
+
+def _require_drawn_by(sets: list[RowSet], models: dict[str, Model]) -> None:
+    digests = {name: model_digest(model.folder) for name, model in models.items()}
+    for drawn in sets:
+        if drawn.model in digests and drawn.fingerprint.get("model") != digests[drawn.model]:
+            raise DataError(
+                f"{drawn.path}: drawn by a model with fingerprint {drawn.fingerprint.get('model')}, but --models "
+                f"{drawn.model} has {digests[drawn.model]}. Name the model that drew them, or sample again."
+            )
+
+
+def _write(out: Path, result: dict[str, Any]) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / RESULT, json.dumps(result, indent=1) + "\n")
+    except OSError as error:
+        raise DataError(f"{out / RESULT}: cannot be written ({error.strerror}). The samples are kept.") from error

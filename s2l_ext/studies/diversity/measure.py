@@ -1,0 +1,159 @@
+"""Which explorer should this learner use? Diversity of several models' samples on the same problems.
+
+S2L-PO (arXiv 2605.30789) claims that a smaller model's samples differ more from each other than the learner's, that
+what sets them apart is correlated in time where token noise is not, and that this helps. Each claim is a number here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from s2l_ext import __version__
+from s2l_ext.errors import ConfigError
+from s2l_ext.studies.diversity.bootstrap import RESAMPLES, Bootstrap, Floats
+from s2l_ext.studies.diversity.curves import crossing_summary, half_position, pass_curves, recommend
+from s2l_ext.studies.diversity.models import GradientSettings, measure_with_models
+from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
+from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
+
+SCHEMA_VERSION = 1
+COMPARED = 16
+IN_TOKENS = ("edit_diversity", "prefix_half", "prefix_match", "mean_length")
+"""Measures whose unit is a token, which two tokenizers cut differently."""
+PREFIX_POSITIONS = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``compared``: samples of a problem in Self-BLEU and edit diversity, whose cost grows with its square; None is up
+    to 16. ``seed`` is the bootstrap's."""
+
+    compared: int | None = None
+    gradients: GradientSettings = field(default_factory=GradientSettings)
+    seed: int = 0
+
+    def compared_of(self, n: int) -> int:
+        if self.compared is None:
+            return min(COMPARED, n)
+        if not 2 <= self.compared <= n:
+            raise ConfigError(f"--compared {self.compared}: expected 2 to {n}, the samples a problem (--n).")
+        return self.compared
+
+
+def measure(
+    sets: Sequence[RowSet],
+    learner: str,
+    folders: Mapping[str, Path],
+    settings: Settings,
+    on_cpu: bool,
+    progress: bool = True,
+    trust_remote_code: bool = False,
+    foreign: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Every number about these sets; their shape is in docs/diversity.md.
+
+    Args:
+        sets: the learner's and at least one explorer's.
+        folders: each model's folder, by its name; empty leaves out what needs forward passes.
+        foreign: models of another tokenizer than the learner's. Numbers in tokens are left out for their sets, and
+            for those whose prompts are other tokens.
+
+    Raises:
+        ConfigError, DataError: the sets cannot be compared, with the file or key and the fix.
+    """
+    check_comparable(sets)
+    n, problems = sets[0].n, sorted(sets[0].rows)
+    compared = settings.compared_of(n)
+    bootstrap = Bootstrap(len(problems), settings.seed)
+    ordered = [_in_order(drawn, problems) for drawn in sets]
+    curves = {drawn.name: bootstrap.means(_pass_curves(drawn)) for drawn in ordered}
+    apart = [d.name for d in sets if d.model in foreign or d.name in with_other_tokens(sets, learner)]
+    found = {d.name: _describe(d) | _from_samples(d, curves[d.name], compared, bootstrap, progress) for d in ordered}
+    for name in apart:
+        found[name] = {key: value for key, value in found[name].items() if key not in IN_TOKENS}
+    parameters = None
+    if folders:
+        alike = [drawn for drawn in ordered if drawn.name not in apart]
+        folders = {name: folder for name, folder in folders.items() if name in {drawn.model for drawn in alike}}
+        more, parameters = measure_with_models(
+            alike, folders, learner, settings.gradients, bootstrap, on_cpu, progress, trust_remote_code
+        )
+        found = {name: values | more.get(name, {}) for name, values in found.items()}
+    explorers = [drawn.name for drawn in sets if drawn.role == EXPLORER]
+    noise = next((drawn.name for drawn in sets if drawn.role == NOISE), None)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "package_version": __version__,
+        "learner": learner,
+        "num_problems": len(problems),
+        "n": n,
+        "compared": compared,
+        "interval": f"95 % bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
+        "recommendation": recommend(curves, learner, explorers, noise, bootstrap),
+        "crossings": {
+            d.name: crossing_summary(curves[d.name], curves[learner], bootstrap) for d in sets if d.name != learner
+        },
+        "other_tokens": apart,
+        "gradient_parameters": parameters,
+        "sets": found,
+    }
+
+
+def _in_order(drawn: RowSet, problems: Sequence[str]) -> RowSet:
+    """Files hold samples as they finished; the bootstrap pairs problems by place."""
+    return replace(drawn, rows={name: drawn.rows[name] for name in problems})
+
+
+def _pass_curves(drawn: RowSet) -> Floats:
+    return pass_curves([sum(row.correct for row in rows) for rows in drawn.rows.values()], drawn.n)
+
+
+def _describe(drawn: RowSet) -> dict[str, Any]:
+    return {
+        "role": drawn.role,
+        "model": drawn.model,
+        "samples": str(drawn.path),
+        "temperature": drawn.temperature,
+        "top_p": float(drawn.fingerprint["top_p"]),
+        "fingerprint": drawn.fingerprint,
+    }
+
+
+def _from_samples(drawn: RowSet, passed: Floats, compared: int, bootstrap: Bootstrap, progress: bool) -> dict[str, Any]:
+    """What needs no model."""
+    longest = max(len(row.token_ids) for rows in drawn.rows.values() for row in rows)
+    positions = min(PREFIX_POSITIONS, longest)
+    bar = tqdm(drawn.rows.values(), desc=f"texts of {drawn.name}", unit="problem", disable=not progress)
+    by_problem = [_of_problem(rows, compared, positions) for rows in bar]
+    shares = bootstrap.means(np.array([prefix for _, prefix in by_problem]))
+    scalars = {
+        name: bootstrap.point(bootstrap.means([values[name] for values, _ in by_problem])) for name in by_problem[0][0]
+    }
+    return {
+        "pass_at_1": bootstrap.point(passed[:, 0]),
+        "pass_at_n": bootstrap.point(passed[:, -1]),
+        **scalars,
+        "prefix_half": bootstrap.point(np.array([half_position(row) for row in shares])),
+        "pass_at_k": {"k": list(range(1, drawn.n + 1)), **bootstrap.curve(passed)},
+        "prefix_match": {"positions": list(range(1, positions + 1)), **bootstrap.curve(shares)},
+    }
+
+
+def _of_problem(rows: Sequence[Row], compared: int, positions: int) -> tuple[dict[str, float], Floats]:
+    tokens, first = [row.token_ids for row in rows], rows[:compared]
+    scalars = {
+        "distinct_answers": distinct_answer_ratio([row.answer for row in rows]),
+        "self_bleu": self_bleu([row.text for row in first]),
+        "edit_diversity": edit_diversity([row.token_ids for row in first]),
+        "answered": float(np.mean([bool(row.answer) for row in rows])),
+        "mixed_groups": float(0 < sum(row.correct for row in rows) < len(rows)),
+        "mean_length": float(np.mean([len(row) for row in tokens])),
+        "truncation_rate": float(np.mean([row.truncated for row in rows])),
+    }
+    return scalars, prefix_match(tokens, positions)

@@ -1,0 +1,98 @@
+"""Put the toy world into a folder: models with their tokenizer, and data files in verl's layout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.errors import DataError
+from s2l_ext.toy.cache import locked, pretrained_folder, read_manifest, staged, writable
+from s2l_ext.toy.models import get_size
+from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
+
+ROWS = {"train": 2048, "val": 256, "test": 512}
+
+
+@dataclass(frozen=True)
+class ToyWorld:
+    """Where everything is.
+
+    Attributes:
+        models: size -> folder of model and tokenizer.
+        files: ``train``, ``val``, ``test`` (tier 0) and ``<split>_tier<K>`` -> parquet file.
+    """
+
+    root: Path
+    models: dict[str, Path]
+    files: dict[str, Path]
+
+
+def prepare(
+    out_dir: str | Path, sizes: Sequence[str] = ("small", "medium"), seed: int = 0, progress: bool = True
+) -> ToyWorld:
+    """Write models to ``out_dir/models/<size>`` and data to ``out_dir/<name>.parquet``.
+
+    Pre-trains what the cache does not have; a second call copies nothing and returns at once.
+
+    Args:
+        sizes: any of small, medium, large.
+        seed: of the data files and of pre-training. No seed can make splits overlap.
+        progress: show a progress bar while pre-training.
+
+    Raises:
+        DataError: unknown size, a folder that cannot be written, or something else in the place of a model.
+    """
+    root = Path(out_dir)
+    if isinstance(sizes, str):
+        raise DataError(f"sizes={sizes!r}: give a list of sizes, such as [{sizes!r}].")
+    for size in sizes:
+        get_size(size)
+    with writable(root, "Choose another output folder."):
+        files = write_files(root, seed)
+        (root / "models").mkdir(exist_ok=True)
+    cached = {size: pretrained_folder(size, seed, progress=progress) for size in sizes}
+    with writable(root, "Choose another output folder."), locked(root / "models" / ".install"):
+        models = {size: _install(folder, root / "models" / size) for size, folder in cached.items()}
+    return ToyWorld(root, models, files)
+
+
+def write_files(root: Path, seed: int, rows: dict[str, int] | None = None) -> dict[str, Path]:
+    """One parquet file per tier and split, each put in place in one step. ``rows`` is split -> number of rows."""
+    files = {}
+    for tier in TIERS:
+        for split in SPLITS:
+            name = split if tier == 0 else f"{split}_tier{tier}"
+            problems = sample(tier, split, (rows or ROWS)[split], seed)
+            files[name] = root / f"{name}.parquet"
+            _write_parquet(files[name], [to_row(problem, tier, split) for problem in problems])
+    return files
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    partial = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _install(source: Path, target: Path) -> Path:
+    """Copy a cached model, unless it is there already. Only what an earlier call installed is replaced."""
+    if target.exists():
+        present = read_manifest(target) if target.is_dir() else None
+        if present is None:
+            raise DataError(f"{target}: something else is there. Move it away or choose another output folder.")
+        if present == read_manifest(source):
+            return target
+        shutil.rmtree(target)
+    with staged(target) as stage:
+        shutil.copytree(source, stage, dirs_exist_ok=True)
+    return target

@@ -1,0 +1,115 @@
+"""verl's actor worker with a loss that takes the step's KL coefficient and reports by row source."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.single_controller.base.decorator import Dispatch, register
+from verl.utils import tensordict_utils as tu
+from verl.utils.metric import AggregationType, Metric
+from verl.workers.engine_workers import ActorRolloutRefWorker
+from verl.workers.utils.padding import no_padding_2_padding
+
+from s2l_ext.training.batch_fields import KL_BETA_FIELD, SOURCE_FIELD
+from s2l_ext.training.registration import require_registered
+from s2l_ext.training.sources import SOURCES
+from s2l_ext.training.weight_check import WeightCheck
+
+KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
+"""verl reduces a metric by the word in its name: smallest and largest over micro-batches, mini-batches and workers."""
+
+SUM_PREFIX = "s2l_sum"
+"""Numerators and denominators travel as sums; the driver divides (see ``row_metrics.finish_ratio_sums``)."""
+
+
+def ratio_sums(
+    log_prob_B_T: torch.Tensor,
+    old_log_prob_B_T: torch.Tensor,
+    advantage_B_T: torch.Tensor,
+    mask_B_T: torch.Tensor,
+    clip_low: float,
+    clip_high: float,
+) -> dict[str, torch.Tensor]:
+    """Summed over valid tokens: ratio pi/pi_old, tokens whose clipped surrogate is active, and tokens."""
+    ratio = torch.exp(torch.clamp(log_prob_B_T - old_log_prob_B_T, -20.0, 20.0))
+    clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
+    active = (-advantage_B_T * clipped > -advantage_B_T * ratio).float()
+    return {"ratio": (ratio * mask_B_T).sum(), "clipped": (active * mask_B_T).sum(), "tokens": mask_B_T.sum()}
+
+
+class StepLoss:
+    """verl's loss, carried out as the step's batch says: what a step does not ask for is verl's own.
+
+    Args:
+        loss_fn: verl's loss as a partial with its ``config``.
+    """
+
+    def __init__(self, loss_fn: partial) -> None:
+        self.loss_fn = loss_fn
+        self.check_weights = WeightCheck()
+        actor_config = loss_fn.keywords["config"]
+        self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
+        self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
+
+    def __call__(self, model_output: Any = None, data: Any = None, dp_group: Any = None, **rest: Any) -> Any:
+        if model_output is None:  # verl's distillation asks for something about logits
+            return self.loss_fn(data=data, **rest)
+        beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
+        loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
+        self.check_weights(loss_fn, model_output, data, dp_group)
+        loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
+        if beta is not None:
+            metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
+        if SOURCE_FIELD in data and "log_probs" in model_output:
+            with torch.no_grad():
+                metrics.update(self._by_source(model_output, data))
+        return loss, metrics
+
+    def _with_coefficient(self, beta: float) -> Callable[..., Any]:
+        """The loss with another ``kl_loss_coef``; a copy, because verl's configuration is frozen."""
+        config = copy.copy(self.loss_fn.keywords["config"])
+        object.__setattr__(config, "kl_loss_coef", beta)
+        return partial(self.loss_fn, config=config)
+
+    def _by_source(self, model_output: Any, data: TensorDict) -> dict[str, Metric]:
+        rows = data.select("old_log_probs", "advantages", "response_mask").to_padded_tensor()
+        log_prob = no_padding_2_padding(model_output["log_probs"], data)
+        sources = list(data[SOURCE_FIELD])
+        metrics = {}
+        weights = self._applied_weights(data)
+        for source in SOURCES:
+            is_source = torch.tensor([row == source for row in sources], device=log_prob.device)
+            mask = rows["response_mask"].float() * is_source[:, None]
+            sums = ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+            if weights is not None:
+                sums["weight"] = (weights * mask).sum()
+            for name, value in sums.items():
+                metrics[f"{SUM_PREFIX}/{source}/{name}"] = Metric(value=value, aggregation=AggregationType.SUM)
+        return metrics
+
+    @staticmethod
+    def _applied_weights(data: TensorDict) -> torch.Tensor | None:
+        """The weights of this micro-batch as the worker received them; ``check_weights`` asks whether they count."""
+        if "rollout_is_weights" not in data:
+            return None
+        return data.select("rollout_is_weights").to_padded_tensor()["rollout_is_weights"]
+
+
+def _first(value: float | None, fallback: float) -> float:
+    return fallback if value is None else value
+
+
+class S2LActorWorker(ActorRolloutRefWorker):
+    """verl's actor, rollout and reference worker; the one change is the wrapped loss."""
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    def init_model(self) -> None:
+        require_registered("actor worker")
+        super().init_model()
+        self.loss_fn = StepLoss(self.loss_fn)
+        self.actor.set_loss_fn(self.loss_fn)

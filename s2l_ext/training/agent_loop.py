@@ -1,0 +1,171 @@
+"""What a session is: the explorer's for the first slots of every group, then guided ones, then plain ones.
+
+The plan for a step is made on the driver and travels with the batch as ``s2l_explorer_slots``, ``s2l_guided_sessions``
+and ``s2l_guidance_length``; workers keep no state. Every row leaves with ``s2l_source`` and ``s2l_prefix_len`` set by
+the worker that sampled it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from s2l_ext.config import S2LConfig, parse_s2l
+from s2l_ext.data.prompts import prompt_id
+from s2l_ext.errors import DataError
+from s2l_ext.methods.explorer.serving.client import ExplorerFailed, SessionFaults
+from s2l_ext.methods.explorer.serving.stored_client import StoredClient
+from s2l_ext.methods.guidance.client import GuidedClient, answer_of, guidance_ids, trace_of
+from s2l_ext.methods.guidance.trace_checks import read_teacher_rollouts
+from s2l_ext.store.reader import RolloutStore
+from s2l_ext.training.batch_fields import (
+    GUIDED_FIELD,
+    LENGTH_FIELD,
+    PREFIX_FIELD,
+    SLOTS_FIELD,
+    SOURCE_FIELD,
+    STORED_FIELD,
+)
+from s2l_ext.training.registration import require_registered
+from s2l_ext.training.sources import EXPLORER, LEARNER
+
+_WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
+
+
+class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
+    """verl's worker; the changes are the client and sampling parameters of a session, and the mask of its guidance."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        require_registered("agent-loop worker")
+        super().__init__(*args, **kwargs)
+        self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
+        teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None
+        self._teacher_rollouts = read_teacher_rollouts(teacher) if teacher else None
+        explorer = self.s2l.explorer
+        self._store = RolloutStore(explorer.store, verify=False) if explorer and explorer.store else None
+
+    def _with_client(self, client: Any) -> S2LAgentLoopWorker:
+        """This worker talking through another client: everything else is shared."""
+        view = copy.copy(self)
+        view.llm_client = client
+        return view
+
+    async def _run_agent_loop(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
+    ) -> Any:
+        slots, guided, length = (kwargs.pop(name, 0) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD))
+        stored = kwargs.pop(STORED_FIELD, "").split()
+        slots = len(stored) if self._store else slots
+        explores = not trajectory["validate"] and session_id < slots
+        is_guided = not trajectory["validate"] and slots <= session_id < slots + guided
+        if explores and self._store is None:
+            return await self._explorer_session(sampling_params, trajectory, session_id=session_id, **kwargs)
+        if explores:
+            worker = self._from_store(kwargs, int(stored[session_id]))
+        else:
+            worker = self._guided(kwargs, length) if is_guided else self
+        params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
+        if self.s2l.own_sessions:
+            kwargs[SOURCE_FIELD] = EXPLORER if explores else LEARNER
+        return await self._limited(worker, params, trajectory, session_id=session_id, **kwargs)
+
+    async def _limited(self, worker: Any, params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        """A session that no explorer samples now. A validation waits for all of its sessions, however long."""
+        limit = None if trajectory["validate"] else self.s2l.rollout.session_timeout_s
+        started = time.monotonic()
+        try:
+            return await asyncio.wait_for(_WorkerBase._run_agent_loop(worker, params, trajectory, **kwargs), limit)
+        except asyncio.TimeoutError as error:
+            if limit is None or time.monotonic() - started < limit:  # the session's own, of a tool or a reward
+                raise
+            raise TimeoutError(
+                f"session {kwargs['session_id']} of prompt {kwargs['uid']} took longer than "
+                f"s2l.rollout.session_timeout_s={limit:g}"
+            ) from error
+
+    async def _explorer_session(
+        self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        """From its first turn to its last sampled by the explorer, or by whom ``on_failure`` names in its place."""
+        explorer, client = self.s2l.explorer, getattr(self.llm_client, "explorer", None)
+        assert explorer is not None
+        if client is None:
+            raise RuntimeError(f"session {kwargs['session_id']} is the explorer's, but its servers are not running")
+        params, faults = {**sampling_params, **self._explorer_sampling()}, SessionFaults(explorer)
+        sampler = EXPLORER
+        while sampler == EXPLORER:
+            view = self._with_client(client.for_session())
+            source = {SOURCE_FIELD: EXPLORER}
+            try:
+                return await _WorkerBase._run_agent_loop(view, dict(params), trajectory, **source, **kwargs)
+            except ExplorerFailed as failure:
+                sampler = await faults.next_sampler(view.llm_client, failure)
+        return await self._limited(self, sampling_params, trajectory, **{SOURCE_FIELD: LEARNER}, **kwargs)
+
+    def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker:
+        """This worker for a session that an explorer sampled before."""
+        assert self._store is not None
+        name = prompt_id([dict(message) for message in row["raw_prompt"]], row.get("extra_info"))
+        return self._with_client(
+            StoredClient(self.llm_client, self._store.rollout(name, number), int(row["global_steps"]) - 1)
+        )
+
+    def _explorer_sampling(self) -> dict[str, Any]:
+        explorer = self.s2l.explorer
+        assert explorer is not None
+        return {"temperature": explorer.temperature, "top_p": explorer.top_p, "top_k": explorer.top_k}
+
+    def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker:
+        """This worker for a session that continues the row's trace; itself for a row without one."""
+        guidance = self.s2l.guidance
+        assert guidance is not None
+        trace = trace_of(row, guidance.trace, self._teacher_rollouts)
+        if trace is None:
+            if guidance.missing_trace == "error":
+                raise DataError(
+                    f"s2l.guidance.trace={guidance.trace}: prompt {row.get('index')} has no trace to start from."
+                )
+            return self
+        budget, answer = self.config.actor_rollout_ref.rollout.response_length, answer_of(row)
+
+        def choose(prompt_ids: list[int]) -> list[int]:
+            return guidance_ids(trace, self.tokenizer, prompt_ids, length, guidance, budget, answer)
+
+        return self._with_client(GuidedClient(self.llm_client, choose, budget))
+
+    async def _agent_loop_postprocess(self, output: Any, validate: bool, **kwargs: Any) -> None:
+        if self.s2l.guidance is None or validate:
+            return await super()._agent_loop_postprocess(output, validate, **kwargs)
+        placed = getattr(self.llm_client, "placed", None) or []
+        first = output[0] if isinstance(output, list) else output
+        if not self.s2l.guidance.loss_on_guidance:
+            first.response_mask[: len(placed)] = [0] * len(placed)
+        return await super()._agent_loop_postprocess(output, validate, **{PREFIX_FIELD: len(placed)}, **kwargs)
+
+
+class S2LAgentLoopManager(AgentLoopManagerTQ):
+    """verl's manager with our worker; named in ``rollout.agent.agent_loop_manager_class`` by the trainer."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        learner = parse_s2l(self.config.get("s2l")).placement.learner
+        workers = ray.remote(S2LAgentLoopWorker)
+        self.agent_loop_workers_class = BesideLearner(workers, learner) if learner else workers
+
+
+class BesideLearner:
+    """An actor class whose actors go to the nodes of ``s2l.placement.learner``, so that none goes down with another
+    node. verl deals them out to every node that is there."""
+
+    def __init__(self, actor_class: Any, labels: Mapping[str, str]) -> None:
+        self._class, self._labels = actor_class, dict(labels)
+
+    def options(self, **options: Any) -> Any:
+        del options["scheduling_strategy"]
+        return self._class.options(label_selector=self._labels, **options)

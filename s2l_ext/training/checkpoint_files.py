@@ -1,0 +1,123 @@
+"""Is every file of a checkpoint there, as long as it was when it was written?
+
+verl names a checkpoint the latest after all of its files, so a killed run leaves none that is half written and named.
+A disk that lost its cache, a copy that was cut short or a cleared folder does; torch then fails inside a worker.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.errors import StateMismatch
+from s2l_ext.training.controller_state import TRACKER_FILE, write_atomically
+
+FILE_NAME = "s2l_files.json"
+FSDP = ("fsdp", "fsdp2")
+WORKERS_FILE = re.compile(r"actor/model_world_size_(\d+)_rank_\d+\.pt")
+
+
+def note_files(folder: Path) -> None:
+    """Write names and sizes in bytes of a finished ``global_step_N`` folder, as seen from this machine."""
+    write_atomically(folder / FILE_NAME, json.dumps({"bytes": dict(_sizes(folder))}, indent=1) + "\n")
+
+
+def check_files(folder: Path | None) -> None:
+    """Compare the folder that a run resumes with what was noted; nothing was noted in checkpoints of verl alone.
+
+    Raises:
+        StateMismatch: the folder or a file is gone, or a file has another size. An older complete checkpoint is named
+            where there is one.
+    """
+    if folder is None:
+        return
+    wrong = next(_differences(folder), None) if folder.is_dir() else ("", "no such folder")
+    if wrong is None:
+        return
+    older = _complete_before(folder)
+    mend = (
+        f"Set trainer.resume_mode=resume_path trainer.resume_from_path={older}; later steps are run again."
+        if older
+        else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
+    )
+    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {mend}")
+
+
+def check_workers(folder: Path | None, cfg: DictConfig) -> None:
+    """verl's FSDP checkpoints hold one file of each worker, and only as many workers can read them.
+
+    Raises:
+        StateMismatch: another number of workers wrote the folder that the run resumes.
+    """
+    if folder is None or setting(cfg, "actor_rollout_ref.actor.strategy") not in FSDP:
+        return
+    now = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    names = {*_noted(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
+    found = sorted((int(match[1]), name) for name in names if (match := WORKERS_FILE.fullmatch(name)))
+    if not found or any(workers == now for workers, _ in found):
+        return
+    workers, name = found[0]
+    raise StateMismatch(
+        f"{folder / name}: {workers} workers wrote this checkpoint, and this run has {now} (trainer.nnodes x "
+        f"trainer.n_gpus_per_node), which verl cannot resume from it. Resume with {workers}, or start a new run from "
+        f"its weights: `python -m verl.model_merger merge --backend fsdp --local_dir {folder / 'actor'} --target_dir "
+        "DIR`, then actor_rollout_ref.model.path=DIR in another trainer.default_local_dir."
+    )
+
+
+def last_complete(run: Path) -> int:
+    """Step of the checkpoint that verl names the latest, or of the newest whole one before it; 0 where none is."""
+    tracker = run / TRACKER_FILE
+    named = tracker.read_text(errors="replace").strip() if tracker.is_file() else ""
+    latest = run / f"global_step_{named if named.isdigit() else sys.maxsize}"
+    if latest.is_dir() and next(_differences(latest), None) is None:
+        return _step(latest)
+    older = _complete_before(latest)
+    return _step(older) if older else 0
+
+
+def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != FILE_NAME:
+            yield path.relative_to(folder).as_posix(), path.stat().st_size
+
+
+def _differences(folder: Path) -> Iterator[tuple[str, str]]:
+    """File and what is wrong with it."""
+    for name, size in _noted(folder).items():
+        path = folder / name
+        if not path.is_file():
+            yield name, "is gone"
+        elif path.stat().st_size != size:
+            yield name, f"has {path.stat().st_size} bytes, {size} were written"
+
+
+def _noted(folder: Path) -> dict[str, int]:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        return {}
+    try:
+        sizes = json.loads(path.read_text(encoding="utf-8"))["bytes"]
+        return {str(name): int(size) for name, size in sizes.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StateMismatch(f"{path}: unreadable ({error}). Delete it to resume without this check.") from error
+
+
+def _complete_before(folder: Path) -> Path | None:
+    """The newest checkpoint before ``folder`` whose files are all there."""
+    before = [path for path in folder.parent.glob("global_step_*") if _step(path) < _step(folder)]
+    for path in sorted(before, key=_step, reverse=True):
+        if _noted(path) and next(_differences(path), None) is None:
+            return path
+    return None
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("_")[2]
+    return int(number) if number.isdigit() else -1

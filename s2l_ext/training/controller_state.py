@@ -1,0 +1,309 @@
+"""Controller state beside verl's checkpoint: written atomically, refused when it belongs to another run."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import zipfile
+import zlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config import S2LConfig
+from s2l_ext.config.modes import draws_ahead, mode_of
+from s2l_ext.data.prompts import file_digests
+from s2l_ext.errors import StateMismatch
+from s2l_ext.methods.config import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
+from s2l_ext.store.reader import RolloutStore
+from s2l_ext.training.needed import TRACKER_FILE as TRACKER_FILE
+from s2l_ext.training.needed import checkpoint_folder
+from s2l_ext.utils import json_text
+
+logger = logging.getLogger(__name__)
+
+SCHEMA_VERSION = 1
+FILE_NAME = "s2l_state.json"
+ARRAYS_NAME = "s2l_arrays.npz"
+ARRAY_MARK = "__array__"
+
+
+EXPLORER_SETTINGS = ("schedule", "mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
+DISTILL_SETTINGS = ("loss", "scorer", "temperature", "jsd_beta", "correct_only", "topk")
+DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
+"""verl's settings that decide which rows of the files are prompts, and in which order."""
+
+
+def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
+    """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
+    if not s2l.anything_on:
+        return None
+    settings = {
+        **(_explorer_settings(s2l.explorer) if s2l.explorer else {}),
+        **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
+        **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
+        **(_guidance_settings(s2l.guidance) if s2l.guidance else {}),
+        **(_distill_settings(s2l.distill) if s2l.distill else {}),
+        "group_size": cfg.actor_rollout_ref.rollout.n,
+        "prompts_per_step": cfg.data.train_batch_size,
+        "train_files": _names(cfg.data.train_files),
+        **({"trainer_mode": mode_of(cfg)} if draws_ahead(cfg) else {}),
+    }
+    return json.loads(json.dumps(settings, default=str))  # as it will be read back
+
+
+def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
+    """``too_few`` is left out: it changes nothing of what was taken, and a run that it ended goes on with another."""
+    settings = {f"explorer.{name}": getattr(explorer, name) for name in EXPLORER_SETTINGS}
+    if explorer.is_live:
+        return {"explorer.model": Path(explorer.model).name, **settings}
+    assert explorer.store is not None
+    store = RolloutStore(explorer.store, verify=False).digest
+    return {"explorer.source": "offline", "explorer.store.sha256": store, **settings}
+
+
+def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[str, Any]:
+    """``warm_start`` is left out: it gives start values, which a resumed run no longer reads."""
+    own = {name: value for name, value in asdict(curriculum).items() if name not in ("warm_start", "on_mismatch")}
+    return {
+        **{f"curriculum.{name}": value for name, value in own.items()},
+        **{f"curriculum.data.{name}": cfg.data.get(name) for name in DATA_SETTINGS},
+        "curriculum.data.custom_cls": OmegaConf.select(cfg, "data.custom_cls.path"),
+        "curriculum.data.apply_chat_template_kwargs": _plain(cfg.data.get("apply_chat_template_kwargs")),
+        "curriculum.data.sha256": file_digests(_paths(cfg.data.train_files)),
+    }
+
+
+def _guidance_settings(guidance: GuidanceConfig) -> dict[str, Any]:
+    """Without the steps of a decay: its state holds the number that the run really has, whatever the settings say."""
+    plain = asdict(guidance)
+    length = {f"guidance.length.{name}": value for name, value in plain.pop("length").items()}
+    return {f"guidance.{name}": value for name, value in plain.items()} | length
+
+
+def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
+    """Not the chunk size and the placement: they change no value."""
+    settings = {f"distill.{name}": getattr(distill, name) for name in DISTILL_SETTINGS}
+    teacher = Path(distill.teacher_path).name if distill.teacher_path else None
+    return {"distill.teacher": teacher, **settings}
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _paths(files: Any) -> list[str]:
+    return [files] if isinstance(files, str) else list(files)
+
+
+def _names(files: Any) -> list[str]:
+    """File names without their folders: a run may be resumed from another mount."""
+    return [Path(path).name for path in _paths(files)]
+
+
+def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
+    """Controllers' states of the checkpoint that this run resumes; empty for a fresh run or with everything off.
+
+    With ``s2l.curriculum.on_mismatch=reset`` a curriculum of another data set or another order is left out, with a
+    warning, and the rest is resumed.
+
+    Raises:
+        StateMismatch: the checkpoint belongs to other settings, or to a run in which a feature was on that is off now.
+    """
+    folder = checkpoint_folder(cfg)
+    if folder is None or not folder.is_dir():
+        return {}
+    current = fingerprint(s2l, cfg)
+    has_state = (folder / FILE_NAME).exists()
+    if current is None and not has_state:
+        return {}
+    reset = s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
+    if reset and not has_state and not any((s2l.explorer, s2l.kl, s2l.guidance, s2l.distill)):
+        logger.warning(
+            "%s has no controller state; s2l.curriculum.on_mismatch=reset starts the curriculum afresh", folder
+        )
+        return {}
+    return load_state(folder, current or {}, reset_curriculum=reset)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` so that a reader or a crash sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str, dict[str, Any]]) -> None:
+    """Write ``s2l_state.json`` into a ``global_step_N`` folder, and before it ``s2l_arrays.npz`` if a state has arrays.
+
+    Args:
+        controllers: state by controller; values are JSON values, numpy arrays, and mappings of these.
+    """
+    plain, arrays = check_saveable(controllers)
+    document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
+    if arrays:
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        write_atomically(folder / ARRAYS_NAME, buffer.getvalue())
+        document["arrays_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    write_atomically(folder / FILE_NAME, _to_json(document))
+
+
+def check_saveable(controllers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The plain part and the arrays of the controllers' states.
+
+    Raises:
+        StateMismatch: a state holds something that could not be written, or not be read back.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    plain = _take_arrays(controllers, "", arrays)
+    _to_json(plain)
+    return plain, arrays
+
+
+def _to_json(document: dict[str, Any]) -> str:
+    try:
+        return json.dumps(document, indent=1, sort_keys=True, default=_plain_number)
+    except TypeError as error:
+        raise StateMismatch(
+            f"the controllers' state cannot be saved ({error}): state_dict() may hold numbers, text, lists, mappings "
+            "with text keys and numpy arrays."
+        ) from None
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _take_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """``value`` with every array moved to ``arrays`` and its place marked."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise StateMismatch(f"the controllers' state cannot be saved: {path} is an array of Python objects.")
+        arrays[path] = value
+        return {ARRAY_MARK: path}
+    if isinstance(value, dict):
+        return {key: _take_arrays(item, f"{path}.{key}" if path else str(key), arrays) for key, item in value.items()}
+    return value
+
+
+def _put_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {ARRAY_MARK}:
+            return arrays[value[ARRAY_MARK]]
+        return {key: _put_arrays(item, arrays) for key, item in value.items()}
+    return value
+
+
+def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool = False) -> dict[str, dict[str, Any]]:
+    """Read the controllers' states back.
+
+    Raises:
+        StateMismatch: a file is missing, unreadable or damaged, has another schema, or another fingerprint.
+    """
+    path = folder / FILE_NAME
+    document = _read(path)
+    if document.get("schema_version") != SCHEMA_VERSION:
+        raise StateMismatch(
+            f"{path}: schema_version is {document.get('schema_version')!r}, this version reads {SCHEMA_VERSION}. "
+            "Resume with the version that wrote it, or start over with trainer.resume_mode=disable."
+        )
+    if not isinstance(document.get("fingerprint"), dict) or not _is_states(document.get("controllers")):
+        raise _unreadable(path, "fingerprint and controllers are no mappings")
+    different = _differences(document["fingerprint"], fingerprint)
+    if different and reset_curriculum and all(map(_is_curriculums, different)):
+        logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _shown(different))
+        document["controllers"].pop("curriculum", None)
+    elif different:
+        raise StateMismatch(_refusal(path, different, has_curriculum="curriculum.type" in fingerprint))
+    controllers, arrays = document["controllers"], _read_arrays(folder, document.get("arrays_sha256"))
+    try:
+        return _put_arrays(controllers, arrays)
+    except (KeyError, TypeError) as error:
+        raise _unreadable(path, f"no array {error}") from None
+
+
+def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:
+    if sha256 is None:
+        return {}
+    path = folder / ARRAYS_NAME
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise StateMismatch(
+            f"{path} is missing or damaged: its content is not what {FILE_NAME} was written with. Resume from an "
+            "earlier checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
+        )
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (EOFError, KeyError, OSError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _is_states(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(state, dict) for state in value.values())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json_text.loads(path.read_bytes())
+        return document if isinstance(document, dict) else {}
+    except FileNotFoundError:
+        raise StateMismatch(
+            f"{path} is missing: the checkpoint was written by verl alone or with every s2l feature off, so the "
+            "controllers cannot be resumed exactly. Start over with trainer.resume_mode=disable."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, str(error)) from None
+
+
+def _unreadable(path: Path, reason: str) -> StateMismatch:
+    return StateMismatch(
+        f"{path} cannot be read ({reason}). Resume from an earlier checkpoint with trainer.resume_mode=resume_path "
+        "trainer.resume_from_path=.../global_step_N."
+    )
+
+
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Keys whose values differ, with the checkpoint's value and this run's."""
+    keys = sorted(saved.keys() | current.keys())
+    return {key: (saved.get(key), current.get(key)) for key in keys if saved.get(key) != current.get(key)}
+
+
+def _is_curriculums(key: str) -> bool:
+    return key.startswith("curriculum.") or key == "train_files"
+
+
+def _shown(different: dict[str, tuple[Any, Any]]) -> str:
+    return "\n".join(f"  {key}: checkpoint {old!r}, this run {new!r}" for key, (old, new) in different.items())
+
+
+def _refusal(path: Path, different: dict[str, tuple[Any, Any]], has_curriculum: bool) -> str:
+    fix = "Set them back, or start over with trainer.resume_mode=disable and another trainer.default_local_dir."
+    if has_curriculum and all(map(_is_curriculums, different)):
+        fix += (
+            " Only data or curriculum changed: s2l.curriculum.on_mismatch=reset keeps the model and starts the "
+            "curriculum afresh."
+        )
+    return f"{path} belongs to a run with other settings:\n{_shown(different)}\n{fix}"

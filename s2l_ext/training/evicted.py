@@ -1,0 +1,65 @@
+"""Groups that ``algorithm.filter_groups`` drops still say how often the policy is right.
+
+verl drops a group whose rewards are all alike and trains on the others. An accuracy of the others alone cannot see
+success or collapse: with G = 8 a true 0.02 looks like 0.134, 0.95 like 0.851.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from omegaconf import DictConfig
+from transfer_queue import KVBatchMeta
+
+from s2l_ext.config import S2LConfig
+from s2l_ext.config.verl_settings import setting
+from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.training.outcomes import Session, sessions_of
+
+
+class Evicted:
+    """Sessions of the finished groups that verl's replay buffer drops before a step, read before they are gone.
+
+    Groups that are dropped because they are too old say nothing of today's policy and are left out, failed ones too.
+    """
+
+    def __init__(self, s2l: S2LConfig) -> None:
+        self._s2l = s2l
+        self._held: list[Session] = []
+        self._stale: Collection[str] = ()
+
+    def watch(self, buffer: Any, cfg: DictConfig) -> None:
+        """Listen where an accuracy is needed and verl's own buffer filters groups."""
+        custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
+        filters = setting(cfg, "algorithm.filter_groups.enable") and not custom
+        if not filters or not needs_accuracy(self._s2l.kl, None, self._s2l.guidance):
+            return
+        evict, clear = buffer._evict_terminal_groups, buffer._clear_groups
+
+        def heard_evict(global_steps: int, partition_id: str, reasons: Any) -> Any:
+            self._stale = reasons[0]
+            try:
+                return evict(global_steps, partition_id, reasons)
+            finally:
+                self._stale = ()
+
+        def heard_clear(partition_id: str, uids: set[str]) -> None:
+            if partition_id != "val":
+                self._hold(buffer, partition_id, (uids & buffer.finished_keys[partition_id]) - set(self._stale))
+            clear(partition_id, uids)
+
+        buffer._evict_terminal_groups, buffer._clear_groups = heard_evict, heard_clear
+
+    def _hold(self, buffer: Any, partition_id: str, uids: set[str]) -> None:
+        rows = {key: tag for key, tag in buffer.partitions[partition_id].items() if key.rsplit("_", 2)[0] in uids}
+        if rows:
+            batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
+            self._held += sessions_of(batch, self._s2l.own_sessions, self._s2l.guidance is not None)
+
+    def take(self, metrics: dict[str, Any]) -> list[Session]:
+        """Those since the last step; their number goes to ``metrics``."""
+        held, self._held = self._held, []
+        if held:
+            metrics["s2l/filter/rows_counted"] = float(len(held))
+        return held

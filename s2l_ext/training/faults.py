@@ -1,0 +1,175 @@
+"""What the driver notices of processes that fail in a step: rows that changed their sampler, actors that died."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+import transfer_queue as tq
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from transfer_queue import KVBatchMeta
+from verl.experimental.reward_loop.reward_loop import RewardLoopManager, RewardLoopWorker
+from verl.workers.rollout.llm_server import LLMServerManager
+from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
+
+from s2l_ext.errors import S2LError
+from s2l_ext.launch.cluster import QUEUE
+from s2l_ext.training.sources import LEARNER
+from s2l_ext.training.waiting import Waiting
+
+logger = logging.getLogger(__name__)
+
+REWARD_RESTARTS = 3
+"""Times that Ray starts one reward worker again, and runs again what it was asked when it died."""
+
+
+# ---- rows ---------------------------------------------------------------------------------------------------------
+
+
+def fallback_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> list[str]:
+    """Keys of rows that the plan gave to the explorer and the learner sampled.
+
+    Args:
+        batch: the step's rows; keys are ``{uid}_{session}_{index}``.
+        slots: explorer sessions that the group of each ``uid`` was planned to have.
+    """
+    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
+    planned = [key for key in keys if int(key.rsplit("_", 2)[1]) < slots[uid_of(key)]]
+    if not planned:
+        return []
+    rows = tq.kv_batch_get(keys=planned, partition_id=batch.partition_id, select_fields=["s2l_source"])
+    fallen = [key for key, source in zip(planned, rows["s2l_source"], strict=True) if source == LEARNER]
+    if fallen:
+        logger.info("%d of %d explorer rows were sampled by the learner", len(fallen), len(planned))
+    return fallen
+
+
+def uid_of(key: str) -> str:
+    return key.rsplit("_", 2)[0]
+
+
+# ---- actors -------------------------------------------------------------------------------------------------------
+
+
+class RestartedRewardLoop(RewardLoopManager):
+    """verl's manager; the one change: Ray starts a dead worker, which keeps no state, and repeats what it was asked."""
+
+    def _init_reward_loop_workers(self) -> None:
+        options = {"max_restarts": REWARD_RESTARTS, "max_task_retries": REWARD_RESTARTS}
+        self.reward_loop_workers_class = ray.remote(**options)(RewardLoopWorker)
+        super()._init_reward_loop_workers()
+
+
+class RouterBesideTrainer(LLMServerManager):
+    """verl's manager; the one change: the learner's router is on this node, so that no other node takes it along."""
+
+    async def _init_global_load_balancer(self) -> None:
+        if self._load_balancer_cls is not None or self.rollout_config.get("router_config_path"):
+            return await super()._init_global_load_balancer()
+        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+        router = ray.remote(GlobalRequestLoadBalancer).options(num_cpus=0, scheduling_strategy=here)
+        self.global_load_balancer = router.remote(
+            servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
+            max_cache_size=DEFAULT_ROUTING_CACHE_SIZE,
+            full_determinism=bool(self.rollout_config.get("full_determinism", False)),
+        )
+        return None
+
+
+@contextmanager
+def own_managers() -> Iterator[None]:
+    """Inside this block verl's trainers, which name their managers' classes in their modules, build ours."""
+    from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async  # they load our trainers, which load this
+
+    ours: list[tuple[Any, str, type]] = [
+        (trainer_base, "RewardLoopManager", RestartedRewardLoop),
+        (trainer_base, "LLMServerManager", RouterBesideTrainer),
+        (trainer_separate_async, "LLMServerManager", RouterBesideTrainer),
+    ]
+    originals = [(module, name, getattr(module, name)) for module, name, _ in ours]
+    for module, name, manager in ours:
+        setattr(module, name, manager)
+    try:
+        yield
+    finally:
+        for module, name, manager in originals:
+            setattr(module, name, manager)
+
+
+def own_actors(trainer: Any) -> dict[str, Any]:
+    """Those that a step waits for without asking whether they live, by the name that a message gives them."""
+    queue = trainer.config.transfer_queue.backend
+    units = queue.SimpleStorage.num_data_storage_units if queue.storage_backend == "SimpleStorage" else 0
+    kinds = {
+        "reward worker": trainer.get_reward_handles() or [],
+        "agent-loop worker": trainer.agent_loop_manager.agent_loop_workers,
+        "TransferQueue storage unit": [ray.get_actor(f"TransferQueueStorageUnit#{number}") for number in range(units)],
+        "the learner's router": [_server_manager(trainer).global_load_balancer],
+        "TransferQueue controller": [ray.get_actor(**QUEUE)],
+    }
+    return {f"{kind} {number}": one for kind, actors in kinds.items() for number, one in enumerate(actors)}
+
+
+def _server_manager(trainer: Any) -> Any:
+    """The one whose router hands out sessions: in ``separate_async`` that of the servers on GPUs of their own."""
+    return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
+
+
+class Actors:
+    """Asks actors for their process whenever it is told to, without waiting for answers."""
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._actors = dict(named)
+        self._asked: dict[str, Any] = {}
+        self._pids: dict[str, int] = {}
+        self.restarts = 0
+
+    def check(self) -> None:
+        """Raise S2LError for one that is dead for good; count those that Ray started again."""
+        for name, actor in self._actors.items():
+            if name not in self._asked:
+                self._asked[name] = actor.__ray_call__.remote(lambda _: os.getpid())
+            if ray.wait([self._asked[name]], timeout=0)[0]:
+                self._read(name, self._asked.pop(name))
+
+    def _read(self, name: str, asked: Any) -> None:
+        try:
+            pid = ray.get(asked)
+        except ActorDiedError as error:
+            raise S2LError(
+                f"{name} died and is not started again. The same command resumes from the last checkpoint. Ray says: "
+                f"{' '.join(str(error).split())[:500]}"
+            ) from error
+        except ActorUnavailableError:
+            return  # it is being started again
+        if self._pids.setdefault(name, pid) != pid:
+            self._pids[name] = pid
+            self.restarts += 1
+            logger.warning("s2l: %s died and was started again", name)
+
+
+def watch_sampling(buffer: Any, check: Callable[[], None], waiting: Waiting) -> None:
+    """Have a replay buffer call ``check`` whenever it waits and when it ends, also when it ends with an error.
+
+    verl waits for sessions for ever, and says of failed ones only that there are no rows.
+    """
+    wait, sample = buffer._wait_for_next_poll, buffer.sample
+
+    def checked_wait(partition_id: str, *args: Any, **kwargs: Any) -> Any:
+        check()
+        waiting.look(len(buffer.pending_keys[partition_id]) + len(buffer.running_keys[partition_id]), partition_id)
+        return wait(partition_id, *args, **kwargs)
+
+    def checked_sample(*args: Any, **kwargs: Any) -> Any:
+        waiting.begin()
+        try:
+            return sample(*args, **kwargs)
+        finally:
+            check()
+
+    buffer._wait_for_next_poll, buffer.sample = checked_wait, checked_sample

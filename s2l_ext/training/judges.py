@@ -1,0 +1,75 @@
+"""Who judges: the reward of a run, that of a store, and whether they are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config.verl_settings import setting
+from s2l_ext.methods.config import S2LConfig
+from s2l_ext.rewards import registry
+from s2l_ext.store.reader import is_store, read_manifest
+
+VERLS_OWN = "verl's own reward for each data_source"
+ONE_TEXT = ("math", "quantity", "choice", "toy")
+"""Rewards of this package that compare with one text."""
+
+
+def judge_of_run(cfg: DictConfig) -> str:
+    """``package.module:function`` of the run's reward, or :data:`VERLS_OWN`.
+
+    Raises:
+        ConfigError: ``reward_kwargs.reward`` names no reward.
+    """
+    key = "reward.custom_reward_function"
+    path, name = setting(cfg, f"{key}.path"), setting(cfg, f"{key}.name") or registry.FUNCTION
+    if not path:
+        return VERLS_OWN
+    place = registry.place_of(f"{path}:{name}")
+    if place != registry.place_of(registry.__name__):
+        return place
+    return registry.place_of(str(_plain(cfg, f"{key}.reward_kwargs").get("reward") or place))
+
+
+def compares_with_one_text(judge: str) -> bool:
+    """Whether the reward is one of this package's that take one text as ground truth."""
+    return judge in {registry.BUILT_IN[name] for name in ONE_TEXT}
+
+
+def is_mathematical(judge: str) -> bool:
+    """Whether the reward reads its golds as :func:`s2l_ext.rewards.gold_reading.read_gold` does."""
+    return judge == registry.BUILT_IN["math"]
+
+
+def judge_warnings(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    """Stores that the run reads and that another reward judged, one sentence or two each."""
+    judge = judge_of_run(cfg)
+    warnings = []
+    for key, folder in _stores(s2l):
+        graded = read_manifest(Path(folder).expanduser(), key).fingerprint.get("reward")
+        names = [registry.place_of(str(name)) for name in graded] if isinstance(graded, list) else []
+        if any(name != judge for name in names):
+            again = "" if judge == VERLS_OWN else f"sample it with `s2l explore --reward {judge}`, or "
+            warnings.append(
+                f"{key}={folder} was judged by {', '.join(names)}, this run by {judge}: pass rates and right answers "
+                f"of the store are another judge's (its responses are judged anew). To have one judge, {again}set "
+                "reward.custom_reward_function to the store's."
+            )
+    return warnings
+
+
+def _stores(s2l: S2LConfig) -> Iterator[tuple[str, str]]:
+    named = {
+        "s2l.explorer.store": s2l.explorer.store if s2l.explorer else None,
+        "s2l.curriculum.warm_start": s2l.curriculum.warm_start if s2l.curriculum else None,
+        "s2l.guidance.teacher_rollouts": s2l.guidance.teacher_rollouts if s2l.guidance else None,
+    }
+    return ((key, folder) for key, folder in named.items() if folder and is_store(folder))
+
+
+def _plain(cfg: DictConfig, key: str) -> dict[str, object]:
+    found = setting(cfg, key)
+    plain = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+    return {str(name): value for name, value in plain.items()} if isinstance(plain, dict) else {}

@@ -1,0 +1,35 @@
+"""Making sure that a process really runs with this package's registrations."""
+
+from __future__ import annotations
+
+from s2l_ext.config.modes import TRAINERS
+from s2l_ext.errors import S2LError
+from s2l_ext.platforms import cpu_chosen
+
+TRAINER_NAME = TRAINERS["sync"]
+
+
+class PluginNotRegistered(S2LError, RuntimeError):
+    """A process runs verl without this package's registrations."""
+
+
+def require_registered(where: str) -> None:
+    """Raise unless verl in this process knows our trainer and runs on the platform that was chosen.
+
+    Args:
+        where: the process, as it should read in the message ("driver", "agent-loop worker", ...).
+    """
+    import verl.trainer.ppo.v1  # noqa: F401
+    from verl.plugin.platform import get_platform
+    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+
+    if TRAINER_NAME not in TRAINER_REGISTRY:
+        raise PluginNotRegistered(
+            f"{where}: verl does not know trainer '{TRAINER_NAME}'. Install s2l_ext in this process's environment "
+            "(pip install -e .) and leave VERL_USE_EXTERNAL_PLUGINS unset or include 's2l' in it."
+        )
+    if cpu_chosen() and get_platform().device_name != "cpu":
+        raise PluginNotRegistered(
+            f"{where}: VERL_PLATFORM=cpu is set, but verl started on '{get_platform().device_name}': "
+            "verl was imported before the variable was set."
+        )

@@ -1,0 +1,122 @@
+"""Does the reward function say how correct an answer is? Asked once, with an empty answer, before models load."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+from verl.trainer.ppo.reward import get_custom_reward_fn
+from verl.utils.reward_score import get_default_compute_score
+
+from s2l_ext.errors import ConfigError, S2LError
+from s2l_ext.methods.config import S2LConfig
+from s2l_ext.methods.kl.rules import needs_accuracy
+
+ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
+FUNCTION_KEY = "reward.custom_reward_function"
+
+
+def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
+    """Refuse a reward without ``acc`` where a feature needs it.
+
+    Returns:
+        A warning when the reward function could not be asked; the first step then tells.
+
+    Raises:
+        ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
+    """
+    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill))
+    if not needing:
+        return []
+    function, name = _function(cfg, needing)
+    rows = _rows_to_ask(cfg)
+    if function is None or not rows:
+        return [f"{needing} needs a reward with `acc`, which could not be asked for beforehand; the first step tells."]
+    return [warning for row in rows for warning in _check_answer(needing, function, name, row)]
+
+
+def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
+    try:
+        answer = _ask(function, row)
+    except S2LError:
+        raise
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return [
+            f"{needing} needs a reward with `acc`; {name} could not be asked with an empty answer ({reason}); the "
+            "first step tells."
+        ]
+    name = f"{name} (data_source {row.get('data_source')})"
+    if not isinstance(answer, dict):
+        raise ConfigError(
+            f"{needing} needs the verifier's correctness, but {name} returns a bare {type(answer).__name__} "
+            f"({answer!r}), which verl would take for it, shaped or not. "
+            'Return {"score": reward, "acc": 1.0 if correct else 0.0}, as s2l_ext.rewards.math does.'
+        )
+    if answer.get("acc") is None:
+        raise ConfigError(
+            f"{needing} needs the verifier's correctness, but {name} returns only {', '.join(map(str, answer))}. "
+            "Add 'acc': 1.0 if correct else 0.0 to what it returns."
+        )
+    return []
+
+
+def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
+    """The reward function and what to call it; None when only a reward manager of one's own knows."""
+    path = OmegaConf.select(cfg, f"{FUNCTION_KEY}.path")
+    model = cfg.reward.reward_model
+    if model.enable and not model.enable_resource_pool:
+        raise ConfigError(
+            f"{needing} needs the verifier's correctness with each row, but a reward model that shares the learner's "
+            "GPUs judges later and passes on a score only. Set reward.reward_model.enable_resource_pool=True or "
+            "reward.reward_model.enable=False."
+        )
+    if path:
+        name = f"{FUNCTION_KEY} {OmegaConf.select(cfg, f'{FUNCTION_KEY}.name')} of {path}"
+        try:
+            return get_custom_reward_fn(cfg), name
+        except Exception as error:
+            raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
+    if model.enable:
+        raise ConfigError(
+            f"{needing} needs the verifier's correctness, and reward.reward_model gives a score only. "
+            f"Set {FUNCTION_KEY}.path and .name to a function that returns score and acc."
+        )
+    manager = cfg.reward.reward_manager
+    if manager.source != "register":
+        return None, str(manager.name)
+    return get_default_compute_score(manager.name), "verl's default_compute_score"
+
+
+def _rows_to_ask(cfg: DictConfig) -> list[dict[str, Any]]:
+    """The first row of each data source in local parquet files; verl's default reward depends on the source."""
+    files = cfg.data.train_files
+    paths = [Path(path).expanduser() for path in ([files] if isinstance(files, str) else files) if "://" not in path]
+    rows: dict[Any, dict[str, Any]] = {}
+    for path in paths:
+        if path.suffix == ".parquet" and path.is_file():
+            for row in _first_by_source(pq.ParquetFile(path)):
+                rows.setdefault(row.get("data_source"), row)
+    return list(rows.values())
+
+
+def _first_by_source(file: pq.ParquetFile) -> list[dict[str, Any]]:
+    wanted = [name for name in ROW_COLUMNS if name in file.schema_arrow.names]
+    sources = file.read(["data_source"]).column(0).to_pylist() if "data_source" in wanted else [None]
+    firsts = {source: position for position, source in reversed(list(enumerate(sources)))}
+    table = file.read(wanted)
+    return [table.slice(position, 1).to_pylist()[0] for position in firsts.values() if position < table.num_rows]
+
+
+def _ask(function: Any, row: dict[str, Any]) -> Any:
+    answer = function(
+        data_source=row.get("data_source"),
+        solution_str="",
+        ground_truth=(row.get("reward_model") or {}).get("ground_truth"),
+        extra_info=dict(row.get("extra_info") or {}),
+    )
+    return asyncio.run(answer) if inspect.iscoroutine(answer) else answer

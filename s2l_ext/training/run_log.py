@@ -1,0 +1,119 @@
+"""``metrics.jsonl`` of a run: one line per logged step, kept across restarts.
+
+verl's own ``file`` logger opens its file for writing at start and so loses everything before a resume.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.training.controller_state import write_atomically
+
+FILE_NAME = "metrics.jsonl"
+TRAINING_MARK = "training/global_step"
+
+
+class StepFile:
+    """JSON lines that begin with their step. On resume, lines of steps that will be repeated move to
+    ``<name>.dropped.jsonl``; nothing is deleted.
+
+    Args:
+        path: the file.
+        resumed_step: last step of the checkpoint; 0 for a fresh run, which sets an earlier file aside
+            (``<name>.1.jsonl``); None leaves the file as it is.
+    """
+
+    def __init__(self, path: Path, resumed_step: int | None) -> None:
+        self.path = path
+        self.held_path = path.with_name(f".{path.name}.held")
+        if resumed_step == 0:
+            _set_aside(path)
+        elif resumed_step is not None and path.exists():
+            self._rewind(resumed_step)
+
+    def write(self, step: int, fields: dict[str, Any]) -> None:
+        _append(self.path, [_line(step, fields)])
+
+    def hold(self, step: int, fields: dict[str, Any]) -> None:
+        """Keep what is known of a step whose line comes later than its checkpoint; a run that is killed in between
+        finds it here."""
+        write_atomically(self.held_path, _line(step, fields))
+
+    def _rewind(self, resumed_step: int) -> None:
+        kept, dropped = _split(self.path, resumed_step)
+        held = self.held_path.read_text() if self.held_path.exists() else ""
+        if held and json.loads(held)["step"] == resumed_step and not any(map(self._is_twin(held), kept)):
+            kept.append(held)
+        _append(self.path.with_name(f"{self.path.stem}.dropped{self.path.suffix}"), dropped)
+        write_atomically(self.path, "".join(kept))
+
+    def _is_twin(self, held: str) -> Callable[[str], bool]:
+        """Whether a line says of its step what the held line says."""
+        step = json.loads(held)["step"]
+        return lambda line: json.loads(line)["step"] == step
+
+
+class RunLog(StepFile):
+    """Append-only metrics file of a run's folder (``trainer.default_local_dir``)."""
+
+    def __init__(self, folder: Path, resumed_step: int | None) -> None:
+        super().__init__(folder / FILE_NAME, resumed_step)
+        if not self.path.exists():
+            write_atomically(self.path, "")
+
+    def append(self, step: int, data: dict[str, Any]) -> None:
+        self.write(step, {"data": _plain_values(data)})
+
+    def hold_metrics(self, step: int, data: dict[str, Any]) -> None:
+        """:meth:`hold` for metrics of a training step."""
+        self.hold(step, {"data": {TRAINING_MARK: step, **_plain_values(data)}})
+
+    def _is_twin(self, held: str) -> Callable[[str], bool]:
+        """Validation writes a line of its own with the same step."""
+        same_step = super()._is_twin(held)
+        return lambda line: same_step(line) and TRAINING_MARK in json.loads(line)["data"]
+
+
+def _line(step: int, fields: dict[str, Any]) -> str:
+    return json.dumps({"step": step, **fields}) + "\n"
+
+
+def _append(path: Path, lines: list[str]) -> None:
+    if lines:
+        with open(path, "a") as file:
+            file.writelines(lines)
+
+
+def _set_aside(path: Path) -> None:
+    """Keep what an earlier run that left no checkpoint has logged: ``metrics.1.jsonl``, ``metrics.2.jsonl``, ..."""
+    if not path.exists() or not path.stat().st_size:
+        return
+    number = 1
+    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
+        number += 1
+    path.rename(kept)
+
+
+def _split(path: Path, resumed_step: int) -> tuple[list[str], list[str]]:
+    """Lines of steps that are in the checkpoint, and the others. A torn last line (killed writer) is neither."""
+    kept, dropped = [], []
+    for line in path.read_text().splitlines():
+        try:
+            (kept if json.loads(line)["step"] <= resumed_step else dropped).append(line + "\n")
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    return kept, dropped
+
+
+def _plain_values(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: _plain(value) for key, value in data.items() if not isinstance(value, dict)}
+
+
+def _plain(value: Any) -> Any:
+    """A JSON value: numpy and torch scalars become numbers, a non-finite number becomes null."""
+    number = value.item() if hasattr(value, "item") else value
+    return None if isinstance(number, float) and not math.isfinite(number) else number

@@ -1,0 +1,84 @@
+"""``samples.jsonl``: whole groups of every step, to read what was sampled, by whom, and what it was judged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import transfer_queue as tq
+from transfer_queue import KVBatchMeta
+
+from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.training.outcomes import accuracy_of
+from s2l_ext.training.row_metrics import prefix_lengths
+from s2l_ext.training.sources import LEARNER
+
+FILE_NAME = "samples.jsonl"
+MOST_CHARACTERS = 20_000
+"""Of a response; what is longer keeps its two ends."""
+
+
+def sample_rows(
+    batch: KVBatchMeta,
+    uids: Sequence[str],
+    tokenizer: Any,
+    with_sources: bool,
+    with_prefix: bool,
+    most: int | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of some prompts as text, by session.
+
+    Args:
+        batch: keys ``{uid}_{session}_{index}`` and tags of the step's rows.
+        uids: the prompts.
+        with_sources: rows carry their source; else all are the learner's.
+        with_prefix: rows carry the number of their guidance tokens.
+        most: prompts, the first of ``uids`` that have rows; verl drops groups that ``algorithm.filter_groups`` leaves
+            out.
+    """
+    trained = {key.rsplit("_", 2)[0] for key in batch.keys}
+    wanted = set([uid for uid in uids if uid in trained][:most])
+    keys = sorted((key for key in batch.keys if key.rsplit("_", 2)[0] in wanted), key=_order)
+    if not keys:
+        return []
+    fields = ["prompts", "responses", "rm_scores", "extra_fields", "reward_model"]
+    fields += [SOURCE_FIELD] * with_sources + [PREFIX_FIELD] * with_prefix
+    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    columns = {name: list(rows[name].unbind() if torch.is_tensor(rows[name]) else rows[name]) for name in fields}
+    each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    return [_row(key, row, tokenizer) for key, row in zip(keys, each, strict=True)]
+
+
+def _order(key: str) -> tuple[str, int, int]:
+    uid, session, index = key.rsplit("_", 2)
+    return uid, int(session), int(index)
+
+
+def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    uid, session, _ = _order(key)
+    [placed], response = prefix_lengths([key], [row.get(PREFIX_FIELD, 0)]), row["responses"].tolist()
+    truth = (_plain(row["reward_model"]) or {}).get("ground_truth")
+    return {
+        "uid": uid,
+        "session": session,
+        "source": str(row.get(SOURCE_FIELD, LEARNER)),
+        "prompt": tokenizer.decode(row["prompts"].tolist(), skip_special_tokens=True),
+        "guidance": tokenizer.decode(response[:placed], skip_special_tokens=True),
+        "response": shortened(tokenizer.decode(response[placed:], skip_special_tokens=True)),
+        "score": float(row["rm_scores"].sum()),
+        "acc": accuracy_of(_plain(row["extra_fields"]) or {}, strict=False),
+        "ground_truth": None if truth is None else str(truth),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return getattr(value, "data", value)
+
+
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """``text``, or its two ends with the number of characters left out between."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[... {len(text) - 2 * half} characters ...]\n{text[-half:]}"

@@ -1,0 +1,56 @@
+"""verl's V1 trainers with the methods of this package, one class for each of verl's modes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from verl.trainer.ppo.v1 import trainer_separate_async
+from verl.trainer.ppo.v1.trainer_base import register_trainer
+from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
+from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+from s2l_ext.config.modes import TRAINERS
+from s2l_ext.training.detached_workers import DetachedActorWorker, DetachedDistillWorker
+from s2l_ext.training.trainer import S2LMethods
+
+
+@register_trainer(TRAINERS["sync"])
+class S2LTrainer(S2LMethods, PPOTrainerSync):
+    """Every step samples its own prompts and trains on them."""
+
+    mode = "sync"
+
+
+@register_trainer(TRAINERS["colocate_async"])
+class S2LColocateAsyncTrainer(S2LMethods, PPOTrainerColocateAsync):
+    """Prompts are drawn ahead; sessions that are unfinished when a step has enough go on after its update."""
+
+    mode = "colocate_async"
+
+
+@register_trainer(TRAINERS["separate_async"])
+class S2LSeparateAsyncTrainer(S2LMethods, PPOTrainerSeparateAsync):
+    """Prompts are drawn ahead and sampled on GPUs of their own while the learner trains."""
+
+    mode = "separate_async"
+    actor_worker = DetachedActorWorker
+    distill_worker = DetachedDistillWorker
+
+    def _setup(self) -> None:
+        with _without_verls_faulty_line():
+            super()._setup()
+
+
+@contextmanager
+def _without_verls_faulty_line() -> Iterator[None]:
+    """With ``actor_rollout_ref.hybrid_engine=False`` verl 0.9.1 calls ``logger.info(..., flush=True)``, a TypeError
+    unless that logger is silent."""
+    level = trainer_separate_async.logger.level
+    trainer_separate_async.logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        trainer_separate_async.logger.setLevel(level)

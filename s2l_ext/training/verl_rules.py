@@ -1,0 +1,147 @@
+"""Settings of verl's that a feature would silently override, that would silently switch it off, or that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.config import S2LConfig
+from s2l_ext.methods.kl.rules import needs_accuracy
+
+AGENT_LOOP_MANAGER = "s2l_ext.training.agent_loop.S2LAgentLoopManager"
+LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
+AGGREGATION = "actor_rollout_ref.actor.loss_agg_mode"
+ROUTER_REPLAY = ("megatron", "veomni")
+"""Blocks of ``actor_rollout_ref.actor`` that can replay the experts which the rollout chose."""
+
+WEIGHTED_LOSSES = frozenset(
+    {"vanilla", "dppo_tv", "dppo_kl", "gspo", "sapo", "gpg", "clip_cov", "kl_cov", "dro", "cispo"}
+)
+"""Policy losses of verl 0.9.1 that multiply each token's loss by its ``rollout_is_weights``."""
+
+OTHER_USE = {
+    "bypass_mode": "computes weights of its own and ignores these",
+    "geo_mean": "takes one weight per sequence, so no token has its own",
+}
+
+
+def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
+    """Apply every rule of this module.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        ConfigError: a setting of verl's would be ignored, or would make a feature do nothing.
+    """
+    _refuse_other_manager(s2l, cfg)
+    if not s2l.anything_on:
+        return list(_loss_scale(cfg))
+    _refuse_unweighted_loss(s2l, cfg)
+    _refuse_replays(s2l, cfg)
+    _refuse_late_files(cfg)
+    _refuse_own_code(s2l, cfg)
+    return [*_loss_scale(cfg), *_no_update(s2l, cfg), *_filtered(s2l, cfg), *_deleted_checkpoint(cfg)]
+
+
+def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    manager = setting(cfg, key)
+    if s2l.own_manager and manager and manager != AGENT_LOOP_MANAGER:
+        features = ("s2l.explorer", s2l.explorer), ("s2l.guidance", s2l.guidance), ("s2l.rollout.session_timeout_s", 1)
+        feature = next(name for name, value in features if value)
+        raise ConfigError(
+            f"{key}={manager}: {feature} needs its own manager, whose workers run the sessions in its way. "
+            "Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
+        )
+
+
+def _refuse_unweighted_loss(s2l: S2LConfig, cfg: DictConfig) -> None:
+    if s2l.explorer is None or s2l.explorer.correction != "truncated_is":
+        return
+    fix = f"Set {LOSS_MODE} to one of: {', '.join(sorted(WEIGHTED_LOSSES))}; or s2l.explorer.correction=none."
+    mode = setting(cfg, LOSS_MODE) or "vanilla"
+    if mode not in WEIGHTED_LOSSES:
+        why = OTHER_USE.get(mode, "is not known to multiply them into each token's loss")
+        raise ConfigError(f"{LOSS_MODE}={mode} {why}, and s2l.explorer.correction=truncated_is writes weights. {fix}")
+    if setting(cfg, "distillation.enabled"):
+        raise ConfigError(
+            "distillation.enabled=True adds a loss that ignores the weights of s2l.explorer.correction=truncated_is. "
+            "Set distillation.enabled=False, or s2l.explorer.correction=none."
+        )
+
+
+def _refuse_replays(s2l: S2LConfig, cfg: DictConfig) -> None:
+    for name in ("rollout", "rollout_tq", "async_rollout"):
+        key = f"skip.{name}.enable"
+        if setting(cfg, key):
+            raise ConfigError(
+                f"{key}=True replays stored rollouts, and s2l plans anew which session is whose. Set {key}=False; "
+                "s2l.explorer.source=offline trains on rollouts that `s2l explore` stored."
+            )
+    for block in ROUTER_REPLAY if s2l.explorer else ():
+        key = f"actor_rollout_ref.actor.{block}.router_replay.mode"
+        if setting(cfg, key) == "R3":
+            raise ConfigError(
+                f"{key}=R3 makes the learner use the experts that the sampler chose, and an explorer row's sampler is "
+                f"another model. Set {key}=R2 or disabled."
+            )
+
+
+def _refuse_late_files(cfg: DictConfig) -> None:
+    key = "actor_rollout_ref.actor.checkpoint.async_save"
+    if setting(cfg, key):
+        raise ConfigError(
+            f"{key}=True writes weights after the step, and the sizes in a checkpoint's s2l_files.json would be of "
+            f"unfinished files. Set {key}=False."
+        )
+
+
+def _refuse_own_code(s2l: S2LConfig, cfg: DictConfig) -> None:
+    key = "actor_rollout_ref.model.trust_remote_code"
+    if s2l.distill is not None and not s2l.distill.in_actor and setting(cfg, key):
+        raise ConfigError(
+            f"s2l.distill.scorer=server with {key}=True: verl's teacher servers load no code of a model's own. Set "
+            "s2l.distill.scorer=fsdp."
+        )
+
+
+def _loss_scale(cfg: DictConfig) -> Iterator[str]:
+    scale = "actor_rollout_ref.actor.loss_scale_factor"
+    if setting(cfg, AGGREGATION) == "seq-mean-token-sum-norm" and setting(cfg, scale) is None:
+        yield (
+            f"{AGGREGATION}=seq-mean-token-sum-norm without {scale}: verl divides by the longest response of each "
+            f"micro-batch, so the loss depends on how rows are split. Set {scale}, for instance to "
+            f"data.max_response_length={setting(cfg, 'data.max_response_length')}."
+        )
+
+
+def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
+    steps = (setting(cfg, "trainer.critic_warmup") or 0) - 1
+    if steps > 0:
+        yield (
+            f"trainer.critic_warmup={steps + 1}: no policy learns in the first {steps} step(s), and schedules of s2l "
+            "count them. Set trainer.critic_warmup=0."
+        )
+
+
+def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
+    """verl's own buffer hands over the groups that it drops (``training/evicted.py``); a user's need not."""
+    reading = needs_accuracy(s2l.kl, None, s2l.guidance)
+    custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
+    if reading and custom:
+        yield (
+            f"trainer.v1.sampler.custom_sampler.name={custom}: groups that it drops are not counted in the accuracy "
+            f"of {reading[0]}, which then sees the surviving groups only."
+        )
+
+
+def _deleted_checkpoint(cfg: DictConfig) -> Iterator[str]:
+    if setting(cfg, "trainer.del_local_ckpt_after_load"):
+        yield (
+            "trainer.del_local_ckpt_after_load=True deletes the checkpoint's weights once they are loaded: a run that "
+            "ends before its next checkpoint cannot be resumed. Set it to False."
+        )
