@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.cli.eval import add_trust, chat_option
 from s2l_ext.data.prompts import parquet_table, prompt_ids, values_at
 from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest, trust_option
 from s2l_ext.data.traces import TAIL_TOKENS, after_prompt
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.arguments import add_trust, chat_option
 from s2l_ext.evaluation.model_folder import Model, open_model
 from s2l_ext.methods.guidance.trace_checks import trace_fault
 from s2l_ext.store.reader import Manifest, Rollout, is_store

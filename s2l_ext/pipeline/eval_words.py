@@ -36,12 +36,12 @@ def understand(stage: str, words: Sequence[str], room: str = EVALUATION, command
     """Parse and check the words after ``s2l eval`` (or another command that samples); no model or data is opened.
 
     Args:
-        room: package with the command's ``command.job_of`` and ``run.check``.
+        room: package with the command's ``arguments.job_of`` and ``run.check``.
 
     Raises:
         ConfigError, DataError: for what the command would refuse, with the stage's name.
     """
-    module = importlib.import_module(f"{room}.command")
+    module = importlib.import_module(f"{room}.arguments")
     check = importlib.import_module(f"{room}.run").check
     parser = _Parser(prog=command, add_help=False)
     module.add_arguments(parser)

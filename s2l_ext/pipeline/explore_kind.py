@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from s2l_ext.pipeline.eval_words import EXPLORATION, understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
 from s2l_ext.pipeline.other_kinds import S2L, Keeps
 from s2l_ext.store.reader import is_store, read_manifest
+from s2l_ext.store.stats import stats
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,6 @@ class Explore(Keeps):
         return is_store(place.run) and read_manifest(place.run).complete
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
-        said = importlib.import_module(f"{EXPLORATION}.stats").stats(place.run)
+        said = stats(place.run)
         tokens = said["prompt_tokens"] + said["response_tokens"]
         return {"rollouts": said["responses"], **sampling_result(tokens, prepared.accounting["model"])}

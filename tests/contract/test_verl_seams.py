@@ -184,7 +184,9 @@ def test_launcher_hands_over_to_run_ppo() -> None:
 
 
 def test_seeded_agent_loop_is_registered_and_matches_its_base() -> None:
-    assert agent_loop_module._agent_loop_registry["s2l_seeded"]["_target_"].endswith("seeded.SeededAgentLoop")
+    assert agent_loop_module._agent_loop_registry["s2l_seeded"]["_target_"].endswith(
+        "seeded_agent_loop.SeededAgentLoop"
+    )
     assert parameters(inspect.unwrap(SingleTurnAgentLoop.run)) == ["self", "sampling_params", "priority", "kwargs"]
     assert "SamplingParams(max_tokens=max_tokens, **sampling_params)" in inspect.getsource(vLLMHttpServer.generate)
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ext.cli.eval import add_arguments, job_of
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.arguments import add_arguments, job_of
 from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.problems import read_problems
 from s2l_ext.evaluation.rows import local_file, read_rows

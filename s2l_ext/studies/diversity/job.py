@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.cli import eval as command
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation import arguments as command
 from s2l_ext.evaluation import run
 from s2l_ext.evaluation.engines import ENGINES, Machine
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model
