@@ -188,7 +188,11 @@ ROWS = (
     Row("resume after kill -9", {"trainer.save_freq": 1}, holds=lambda cfg: False),
     Row("fused kernels", {f"{MODEL}.use_fused_kernels": True}, accelerator=True),
     Row("Liger kernels", {f"{MODEL}.use_liger": True}, accelerator=True),
-    Row("own agent-loop manager", {f"{ROLLOUT}.agent.agent_loop_manager_class": "my.package.Manager"}),
+    Row(
+        "own agent-loop manager",
+        {f"{ROLLOUT}.agent.agent_loop_manager_class": "my.package.Manager"},
+        holds=lambda cfg: cfg.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class") is not None,
+    ),
     Row("own reward manager", {"reward.reward_manager.name": "dapo"}),
 )
 

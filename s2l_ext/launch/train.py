@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.modes import TRAINERS, mode_of
+from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
@@ -32,6 +33,7 @@ from s2l_ext.training.controller_state import checkpoint_folder, resume_state
 from s2l_ext.training.needed import needed_now
 from s2l_ext.training.preflight import check_warm_start, keep_own_ray_here, preflight, steps_of_run
 from s2l_ext.training.rules import check_against_verl
+from s2l_ext.training.verl_rules import MANAGER_KEY
 from s2l_ext.utils.refusal import guarded
 from s2l_ext.utils.run_lock import held
 from s2l_ext.utils.secrets import masked, refuse_secrets
@@ -89,6 +91,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)
+    _ask_for_manager(cfg)
     warnings += _ask_reward(cfg, s2l)
     steps = steps_of_run(cfg)
     return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps and steps.number), warnings)
@@ -115,6 +118,22 @@ def _ask_verl(cfg: DictConfig) -> None:
         validate_config(cfg, use_reference_policy=need_reference_policy(cfg), use_critic=need_critic(cfg))
     except (AssertionError, ValueError, TypeError, OmegaConfBaseException, InstantiationException) as error:
         raise ConfigError(f"verl refuses the configuration: {' '.join(str(error).split())}") from error
+
+
+def _ask_for_manager(cfg: DictConfig) -> None:
+    """Load a user's agent-loop manager, which verl does after the models."""
+    from verl.utils.import_utils import load_class_from_fqn
+
+    name = setting(cfg, MANAGER_KEY)
+    if name is None:
+        return
+    try:
+        load_class_from_fqn(name, "AgentLoopManager")
+    except Exception as error:
+        raise ConfigError(
+            f"{MANAGER_KEY}={name}: this class cannot be loaded ({type(error).__name__}: {error}). Write "
+            "package.module.Class, and put the package's folder on PYTHONPATH."
+        ) from error
 
 
 def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:

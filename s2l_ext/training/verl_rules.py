@@ -11,6 +11,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.methods.config import S2LConfig
 from s2l_ext.methods.kl.rules import needs_accuracy
 
+MANAGER_KEY = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
 AGENT_LOOP_MANAGER = "s2l_ext.training.agent_loop.S2LAgentLoopManager"
 LOSS_MODE = "actor_rollout_ref.actor.policy_loss.loss_mode"
 AGGREGATION = "actor_rollout_ref.actor.loss_agg_mode"
@@ -48,13 +49,12 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
 
 
 def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
-    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
-    manager = setting(cfg, key)
+    manager = setting(cfg, MANAGER_KEY)
     if s2l.own_manager and manager and manager != AGENT_LOOP_MANAGER:
         features = ("s2l.explorer", s2l.explorer), ("s2l.guidance", s2l.guidance), ("s2l.rollout.session_timeout_s", 1)
         feature = next(name for name, value in features if value)
         raise ConfigError(
-            f"{key}={manager}: {feature} needs its own manager, whose workers run the sessions in its way. "
+            f"{MANAGER_KEY}={manager}: {feature} needs its own manager, whose workers run the sessions in its way. "
             "Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
         )
 

@@ -129,15 +129,23 @@ def toy_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prepare(tmp_path_factory.mktemp("toy"), sizes=("small", "medium")).root
 
 
-@pytest.fixture(scope="session")
-def clusters() -> ModuleType:
-    """``cluster.py`` beside this file: with pytest's import mode tests cannot import their neighbours."""
-    path = Path(__file__).with_name("cluster.py")
-    spec = importlib.util.spec_from_file_location("s2l_e2e_cluster", path)
+def neighbour(name: str) -> ModuleType:
+    """A file beside this one: with pytest's import mode tests cannot import their neighbours."""
+    spec = importlib.util.spec_from_file_location(f"s2l_e2e_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def clusters() -> ModuleType:
+    return neighbour("cluster")
+
+
+@pytest.fixture(scope="session")
+def saved_rows() -> ModuleType:
+    return neighbour("saved_rows")
 
 
 @pytest.fixture(scope="session")

@@ -145,6 +145,22 @@ def test_another_trainer_is_refused(no_machine):
         train.prepare("grpo/toy", ["trainer.v1.trainer_mode=one_step_off"])
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("nowhere.at.all.Manager", "ImportError: Failed to import module 'nowhere.at.all' for AgentLoopManager: "),
+        ("s2l_ext.errors.Manger", "AttributeError: Class 'Manger' not found in module 's2l_ext.errors': "),
+        ("Manager", "ValueError: Invalid AgentLoopManager 'Manager'. "),
+    ],
+)
+def test_a_manager_that_cannot_be_loaded_is_refused_before_the_models(no_machine, name, why):
+    key = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
+    with pytest.raises(ConfigError) as refused:
+        train.prepare("grpo/toy", [f"+{key}={name}"])
+    assert str(refused.value).startswith(f"{key}={name}: this class cannot be loaded ({why}")
+    assert str(refused.value).endswith("Write package.module.Class, and put the package's folder on PYTHONPATH.")
+
+
 def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):
     order: list[str] = []
     for name in ("check_against_verl", *PRETENDED_CHECKS):
