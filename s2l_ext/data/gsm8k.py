@@ -15,7 +15,7 @@ from typing import Any
 
 from s2l_ext.data import arguments, converting, reading, traces
 from s2l_ext.data.converting import Output, Repeats, Row, Source, Written, as_answer, as_text
-from s2l_ext.data.values import clean_text
+from s2l_ext.data.values import clean_text, refuse_list_as_text, shown
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Reason step by step, then give the final answer inside \\boxed{}."
@@ -93,13 +93,19 @@ def _problem(record: dict[str, Any], where: str, path: Path, name: str | None) -
     text = as_text(record, "question" if original else "problem", where)
     solution = as_text(record, "answer", where) if original else _solution(record, where)
     answer = _final_answer(solution, where) if original else as_answer(record, "answer", where)
+    refuse_list_as_text(text, where, f"column '{'question' if original else 'problem'}'")
     split = name or _split(str(record.get("source") or ""), path, where)
-    identity = str(record.get("id") or f"{split}-{converting.digest(text)[:16]}")
+    given = record.get("id") not in (None, "")
+    identity = as_text(record, "id", where) if given else f"{split}-{converting.digest(text)[:16]}"
     return Problem(where, identity, split, text, _without_thousands(answer), solution)
 
 
 def _solution(record: dict[str, Any], where: str) -> str:
-    return clean_text(str(record.get("solution") or ""), where, "column 'solution'")
+    solution = record.get("solution")
+    if not isinstance(solution, str | None):
+        raise DataError(f"{where}: column 'solution' is {shown(solution)}. A solution is text; leave it out for none.")
+    refuse_list_as_text(solution or "", where, "column 'solution'")
+    return clean_text(solution or "", where, "column 'solution'")
 
 
 def _final_answer(solution: str, where: str) -> str:
@@ -142,7 +148,7 @@ def _split(source: str, path: Path, where: str) -> str:
             if split in words:
                 return "val" if split == "validation" else split
     raise DataError(
-        f"{where}: neither column 'source' ({source!r}) nor the file name says train, test or val. Pass --name."
+        f"{where}: neither column 'source' ({shown(source)}) nor the file name says train, test or val. Pass --name."
     )
 
 

@@ -152,7 +152,7 @@ def _candidates(
     for where, record in records:
         candidate = read_candidate(record, where, options.trust_labels)
         split = converting.split_of(candidate.problem, options.name, options.val_share)
-        reason = _row_fault(candidate, record, options)
+        reason = _row_fault(candidate, options)
         index = converting.index_of(candidate.problem)
         if reason is None and index in seen.answers:
             reason = DUPLICATE if seen.answers[index] == candidate.answer else OTHER_GOLD
@@ -165,14 +165,14 @@ def _candidates(
         yield candidate
 
 
-def _row_fault(candidate: Candidate, record: dict[str, Any], options: Options) -> str | None:
+def _row_fault(candidate: Candidate, options: Options) -> str | None:
     if not candidate.problem:
         return NO_PROBLEM
     if not candidate.answer:
         return NO_GOLD
     if values.text_fault(candidate.problem) or values.text_fault(candidate.answer):
         return BROKEN
-    if not options.keep_multiple_choice and is_multiple_choice(candidate, str(record.get("question_type") or "")):
+    if not options.keep_multiple_choice and is_multiple_choice(candidate):
         return MULTIPLE_CHOICE
     if not options.keep_other_sources and candidate.source not in MATH_TIERS:
         return OTHER_SOURCE

@@ -29,6 +29,7 @@ class Candidate:
     generations: list[str]
     usable: list[bool | None]
     right: list[bool | None]
+    question_type: str = ""
 
 
 def require_columns(found: Sequence[str], where: str) -> None:
@@ -53,6 +54,7 @@ def candidate(record: dict[str, Any], where: str, trust_labels: bool) -> Candida
         texts,
         _flags(record, "is_reasoning_complete", len(texts), where),
         _flags(record, LABELS, len(texts), where),
+        _text(record, "question_type", where),
     )
 
 
@@ -60,17 +62,21 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if value is None:
         return ""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(f"{where}: column '{key}' holds {type(value).__name__}, not text.")
-    text = values.plain_number(value) or str(value)
+    number = values.plain_number(value)
+    if number is None and not isinstance(value, str):
+        raise DataError(f"{where}: column '{key}' holds {values.shown(value)}, not text. Write text, or null for none.")
+    text = str(value) if number is None else number
+    values.refuse_list_as_text(text, where, f"column '{key}'")
     return text if values.text_fault(text) else text.strip()  # strip takes a form feed off, and hides it
 
 
 def _answer(record: dict[str, Any], where: str) -> str:
     """Empty for none; a control character in it is counted later, as in the problem."""
     value = record.get("answer")
-    if value is None or (isinstance(value, str) and (not value.strip() or values.text_fault(value))):
-        return value or ""
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    if isinstance(value, str) and values.text_fault(value):
+        return value
     return converting.as_answer(record, "answer", where)
 
 
@@ -98,11 +104,14 @@ def _flags(record: dict[str, Any], key: str, count: int, where: str) -> list[boo
     if not isinstance(flags, list) or len(flags) != count:
         found = f"{len(flags)} values" if isinstance(flags, list) else type(flags).__name__
         raise DataError(f"{where}: column '{key}' has {found} for {count} generations. It needs one for each.")
+    other = [flag for flag in flags if not isinstance(flag, bool | None)]
+    if other:
+        raise DataError(f"{where}: column '{key}' has {values.shown(other[0])}. A flag is true, false or null.")
     return flags
 
 
-def is_multiple_choice(candidate: Candidate, question_type: str = "") -> bool:
+def is_multiple_choice(candidate: Candidate) -> bool:
     """Said by ``question_type`` (MCQ), or the answer is one letter A to E and the problem lists A, B and C."""
-    if question_type.upper() == "MCQ":
+    if candidate.question_type.upper() == "MCQ":
         return True
     return bool(LETTER.fullmatch(candidate.answer) and CHOICES.search(candidate.problem))

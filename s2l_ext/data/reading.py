@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
 import zlib
+from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from s2l_ext.data import values
 from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
 from s2l_ext.errors import DataError
 from s2l_ext.utils import json_text
@@ -29,20 +33,30 @@ BEGINNINGS = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
     b"PK\x03\x04": "zip",
+    b"PK\x05\x06": "zip",
+    b"ARROW1": "Arrow",
+    b"\xff\xfe\x00\x00": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
     b"version https://git-lfs": "Git LFS",
 }
-"""What files begin with, and what they are then."""
+"""What files begin with, and what they are then; the first that fits."""
+TAR, TAR_AT = b"ustar", 257
+BEGINNING_BYTES = TAR_AT + len(TAR)
 FIXES = {
     "zstd": "is compressed with zstd, which is not read here. Unpack it: zstd -d",
     "bzip2": "is compressed with bzip2, which is not read here. Unpack it: bunzip2",
     "xz": "is compressed with xz, which is not read here. Unpack it: unxz",
     "zip": "is a zip archive (or a workbook), which is not read here. Unpack it: unzip",
+    "tar": "is a tar archive, which is not read here. Unpack it: tar -xf",
+    "Arrow": "is an Arrow (Feather) file, which is not read here. Write it as parquet:",
+    GZIP: "is compressed with gzip twice. Unpack it: gunzip",
+    PARQUET: "is parquet inside gzip, which is not read here. Unpack it: gunzip",
     "UTF-16": "is UTF-16 text, and only UTF-8 is read. Convert it: iconv -f UTF-16 -t UTF-8",
+    "UTF-32": "is UTF-32 text, and only UTF-8 is read. Convert it: iconv -f UTF-32 -t UTF-8",
     "Git LFS": "is a pointer of Git LFS, not the data. Fetch the file: git lfs pull --include",
 }
-SHOWN_FILES = 3
+SHOWN_FILES, SHOWN_CHARS = 3, 40
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
@@ -50,23 +64,42 @@ Rows = Iterator[tuple[str, dict[str, Any]]]
 def require_file(path: Path, option: str = "") -> None:
     """Raise DataError unless there is a file of a kind that can be read. ``option`` stands before its name."""
     name = f"{option} {path}" if option else str(path)
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises OSError for a name that is too long
         files = sorted(file.name for file in path.iterdir() if file.is_file())[:SHOWN_FILES]
         raise DataError(f"{name}: is a folder, not a file. Give the files in it ({', '.join(files) or 'it has none'}).")
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise DataError(f"{name}: no such file.")
-    fix = FIXES.get(kind_of(path))
+    kind = kind_of(path)
+    fix = FIXES.get(_kind(_inside(path)) if kind == GZIP else kind) if kind != PARQUET else None
     if fix:
         raise DataError(f"{name}: {fix} {path.name}")
 
 
 def kind_of(path: Path) -> str:
     """``gzip``, ``parquet``, another kind of BEGINNINGS, or ``text``."""
+    return _kind(_beginning(path))
+
+
+def _beginning(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
-            start = file.read(max(map(len, BEGINNINGS)))
+            return file.read(BEGINNING_BYTES)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def _inside(path: Path) -> bytes:
+    """The first bytes that a gzipped file unpacks to; none if it is damaged, which whoever reads it will say."""
+    try:
+        with gzip.open(path, "rb") as file:
+            return file.read(BEGINNING_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return b""
+
+
+def _kind(start: bytes) -> str:
+    if start[TAR_AT:BEGINNING_BYTES] == TAR:
+        return "tar"
     return next((kind for mark, kind in BEGINNINGS.items() if start.startswith(mark)), "text")
 
 
@@ -87,9 +120,11 @@ def read_rows(
 
 
 def is_parquet(path: Path) -> bool:
-    """By content; a damaged file of that name is one too."""
-    kind = kind_of(path)
-    return kind == PARQUET or (kind == "text" and path.suffix == ".parquet")
+    """By content; a damaged file of that name is one too, unless it begins as a JSON object does."""
+    start = _beginning(path)
+    kind = _kind(start)
+    is_json = start.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
+    return kind == PARQUET or (kind == "text" and path.suffix == ".parquet" and not is_json)
 
 
 def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> Rows:
@@ -132,12 +167,21 @@ def _not_blank(line: str, path: Path, number: int) -> bool:
 
 def _record(line: str, path: Path, number: int) -> dict[str, Any]:
     where = f"{path}:{number}"
+    if "\0" in line:
+        raise DataError(
+            f"{where}: has a NUL byte. UTF-16 text and binary files have them, and only UTF-8 is read. Convert the "
+            "file, or remove the bytes."
+        )
     try:
-        record = json_text.loads(line)
-    except ValueError as error:
+        record = json_text.loads(line, once=True)
+    except json.JSONDecodeError as error:
         _refuse_one_document(line, path, number)
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{where}: not JSON ({reason}).") from error
+        found = values.shown(line.strip()[:SHOWN_CHARS])
+        raise DataError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}): {found}. Write one JSON object a line."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON that can be read ({_words(error)}).") from error
     if not isinstance(record, dict):
         if isinstance(record, list) and record and isinstance(record[0], dict):
             _refuse_one_document("[", path, number)
@@ -147,6 +191,11 @@ def _record(line: str, path: Path, number: int) -> dict[str, Any]:
     if NUL.search(line):
         raise DataError(f"{where}: has a NUL character. No text has one, and readers stop at it; remove it.")
     return record
+
+
+def _words(error: ValueError) -> str:
+    """Python tells a programmer how to raise its limit of digits."""
+    return "a number of thousands of digits; write it as text" if "integer string" in str(error) else str(error)
 
 
 def _refuse_one_document(line: str, path: Path, number: int) -> None:
@@ -195,6 +244,7 @@ def read_parquet(
             refuse_oversized(file, path)
             if file.metadata.num_rows == 0:
                 raise DataError(f"{path}: the file has no rows.")
+            _refuse_column_twice(file.schema_arrow.names, path)
             rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
             found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
             batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
@@ -203,6 +253,12 @@ def read_parquet(
             yield from ((f"{path}:{number}", record) for number, record in bar)
     except UNREADABLE as error:
         raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+
+
+def _refuse_column_twice(names: Sequence[str], path: Path) -> None:
+    twice = [name for name, times in Counter(names).items() if times > 1]
+    if twice:
+        raise DataError(f"{path}: has the column '{twice[0]}' twice. Only one could be read; remove the other.")
 
 
 def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

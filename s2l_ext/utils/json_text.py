@@ -6,14 +6,26 @@ import json
 from typing import Any
 
 
-def loads(text: str | bytes) -> Any:
+def loads(text: str | bytes, once: bool = False) -> Any:
     """``json.loads``, of which a text nested too deep is a ValueError too, not an error of the interpreter.
 
+    Args:
+        once: a key may be in an object once. Otherwise the last one wins, as for ``json.loads``.
+
     Raises:
-        ValueError: not JSON (``json.JSONDecodeError``), no UTF-8, a whole number of thousands of digits, or nested
-            deeper than the interpreter's stack.
+        ValueError: not JSON (``json.JSONDecodeError``), no UTF-8, a whole number of thousands of digits, a key twice,
+            or nested deeper than the interpreter's stack.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key '{twice[:60]}' is twice in one object; keep one")
+    return found
