@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import parquet_table, prompt_ids, values_at
+from s2l_ext.data.reading import require_file
 from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest, trust_option
 from s2l_ext.data.traces import TAIL_TOKENS, after_prompt
 from s2l_ext.errors import ConfigError, DataError
@@ -45,12 +47,15 @@ def write(job: TraceStore) -> dict[str, int]:
     """Write the store; returns ``rows``, ``dropped`` and ``tokens``.
 
     Raises:
-        DataError: the folder holds something, a file or the column is missing, or rows have no usable trace.
+        DataError: the folder holds something, a file is missing or no verl parquet, or rows have no usable trace.
         ConfigError: no such model.
     """
     if job.out.is_dir() and any(job.out.iterdir()):
         what = "a store" if is_store(job.out) else "files"
         raise DataError(f"--out {job.out}: the folder holds {what}. Give a new folder.")
+    for path in job.data:
+        require_file(path, "--data")
+        check_parquet(path)
     model = open_model(job.model, trust=job.trust)
     rows = list(_rollouts(job, model))
     kept = [row for row in rows if row is not None]
@@ -124,8 +129,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``s2l data traces-as-store``. Returns the exit status; unusable input raises DataError."""
-    if any(path.suffix != ".parquet" for path in args.data):
-        raise ConfigError(f"--data {args.data[0]}: expected verl parquet. `s2l data` makes it.")
+    other = [path for path in args.data if path.suffix != ".parquet"]
+    if other:
+        raise ConfigError(f"--data {other[0]}: expected verl parquet. `s2l data` makes it.")
     options = dict(map(chat_option, args.chat_option))
     trust = trust_option(args.trust_remote_code)
     found = write(TraceStore(args.model, tuple(args.data), args.out, args.trace, args.without_trace, options, trust))

@@ -74,6 +74,40 @@ def test_rows_without_a_trace_are_an_error_or_dropped_and_counted(model, tmp_pat
     assert "the folder holds a store" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        ("1+1=?", "row 0, column 'prompt': the prompt is str '1+1=?', not a list of messages"),
+        (["1+1=?"], "row 0, column 'prompt'"),
+        ([{"role": "user"}], "row 1, column 'prompt'"),
+        ([], "row 1, column 'prompt'"),
+    ],
+    ids=str,
+)
+def test_a_prompt_that_no_template_renders_is_named_and_no_store_begun(
+    model, tmp_path, capsys, prompt, message
+) -> None:
+    rows = pq.read_table(data(tmp_path / "train.parquet", TRACES)).to_pylist()
+    kept = [] if isinstance(prompt, str) or prompt[:1] == ["1+1=?"] else rows[:1]
+    pq.write_table(pa.Table.from_pylist([*kept, rows[1] | {"prompt": prompt}]), tmp_path / "train.parquet")
+    assert main(words(model, tmp_path / "train.parquet", tmp_path / "a")) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+def test_a_trace_that_is_a_list_written_as_text_is_no_trace(model, tmp_path, capsys) -> None:
+    file = data(tmp_path / "train.parquet", [TRACES[0], json.dumps(TRACES[1:2])])
+    assert main(words(model, file, tmp_path / "a")) == 2
+    assert "row 2 has a trace that is a list written as text" in capsys.readouterr().err
+
+
+def test_the_file_that_is_no_parquet_is_the_one_that_is_named(model, tmp_path, capsys) -> None:
+    file = data(tmp_path / "train.parquet", TRACES)
+    assert main(words(model, file, tmp_path / "a", "--data", str(file), str(tmp_path / "b.jsonl"))) == 2
+    assert "b.jsonl: expected verl parquet" in capsys.readouterr().err
+    assert main(words(model, tmp_path / "gone.parquet", tmp_path / "a")) == 2
+    assert "gone.parquet: no such file." in capsys.readouterr().err
+
+
 def test_only_sft_reads_it(model, tmp_path, configured) -> None:
     file, out = data(tmp_path / "train.parquet", TRACES), tmp_path / "store"
     assert main(words(model, file, out)) == 0

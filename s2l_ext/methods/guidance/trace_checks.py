@@ -9,6 +9,7 @@ from typing import Any
 from s2l_ext.data.answer_places import is_distinct, known_answer, spellings
 from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.traces import answer_start, is_answer_only
+from s2l_ext.data.values import looks_like_a_list
 from s2l_ext.errors import DataError
 from s2l_ext.methods.config import GuidanceConfig
 from s2l_ext.store.reader import RolloutStore
@@ -26,6 +27,8 @@ def trace_fault(trace: Any) -> str | None:
         return "no trace"
     if not isinstance(trace, str):
         return f"a trace that is {type(trace).__name__}, not text"
+    if looks_like_a_list(trace):
+        return "a trace that is a list written as text"
     return "a trace that holds the answer only" if is_answer_only(trace) else None
 
 
