@@ -27,6 +27,7 @@ NUMBER = re.compile(
     rf"(?:(?<![\w)\]}}.])[-{MINUS}])?"  # 5-3 ends in 3, not in -3
     rf"(?:\\[dtc]?frac\{{-?[0-9]+\}}\{{[0-9]+\}}|(?:{UNSIGNED})(?:/[0-9]+(?![0-9.,]*[0-9]))?)"
 )
+FENCE = re.compile(r"\s*(`{3,})(?i:markdown|md|latex|tex|math|text|txt|plaintext)?[ \t]*\n(.*)\n[ \t]*\1\s*", re.DOTALL)
 HEADING = re.compile(r"[A-Za-z]{2}")
 """``#### Step 2`` is a heading of Markdown; beside another mark a line of hashes counts without words only."""
 
@@ -56,7 +57,7 @@ def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
     Args:
         thinking: see :func:`outside_thinking`.
     """
-    said = outside_thinking(text, thinking == "opened")
+    said = _without_fence(outside_thinking(text, thinking == "opened"))
     marked = said[-MARKED_CHARS:]
     answer = marked_answer(marked) if mode == "auto" else MODES[mode](marked)
     if answer is not None:
@@ -72,6 +73,12 @@ def outside_thinking(text: str, opened: bool = False) -> str:
     """
     _, closed, said = text.rpartition(CLOSED)
     return "" if opened and not closed else said.partition(OPENED)[0]
+
+
+def _without_fence(text: str) -> str:
+    """What a fence of Markdown holds, where it holds all of ``text`` and no other fence; fences of code stay."""
+    match = FENCE.fullmatch(text) if "```" in text[:100] else None
+    return text if match is None or match[1] in match[2] else match[2]
 
 
 def marked_answer(text: str) -> str | None:

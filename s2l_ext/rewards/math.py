@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from s2l_ext.rewards import fast_math, math_helper, parts, spelling
@@ -36,6 +37,8 @@ THREADS = 16
 
 LONGEST_ANSWER = 4000
 """A longer answer is compared as text only."""
+KNOWN_ANSWERS = 1024
+"""Verdicts of math-verify that are remembered: the responses of a group often give the same answer."""
 
 
 class Verdict(NamedTuple):
@@ -145,6 +148,31 @@ def _quick(extracted: Extracted, gold: str, judging: Judging) -> Verdict | None:
 
 
 def _ask(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
+    """math-verify's verdict; a marked answer that was judged before, as in a group, is not judged again."""
+    if extracted.whole or len(gold) > LONGEST_ANSWER:
+        return _judged(extracted, gold, judging)
+    try:
+        return _known(extracted, gold, judging)
+    except _NoVerdict as late:
+        return late.verdict
+
+
+class _NoVerdict(Exception):
+    """Time ran out. Raised, so that it is not remembered."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        self.verdict = verdict
+
+
+@lru_cache(maxsize=KNOWN_ANSWERS)
+def _known(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
+    verdict = _judged(extracted, gold, judging)
+    if verdict.timed_out:
+        raise _NoVerdict(verdict)
+    return verdict
+
+
+def _judged(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
     correct, found, timed_out = math_helper.compare(
         extracted.answer,
         gold,

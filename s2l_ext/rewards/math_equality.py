@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -44,6 +45,8 @@ class Comparison:
     strict: bool
     relations: bool
     whole: bool = False
+    read: dict[str, Any] = field(default_factory=dict)
+    """Expressions by text, None where there is none: the parts of a list are compared with each other."""
 
 
 def judge(
@@ -139,7 +142,8 @@ def _found(text: str, how: Comparison) -> str:
     if not found or (hedged(text) and len(_parts(str(found[-1]))) == 1):
         return ""
     said = spelling.plain(str(found[-1])).strip("*")
-    return said[:-1] if said.endswith(")") and said.count(")") > said.count("(") else said
+    unopened = len(re.findall(r"[)\]]", said)) > len(re.findall(r"[(\[]", said))
+    return said[:-1] if said.endswith(")") and unopened else said
 
 
 @lru_cache(maxsize=8)
@@ -206,6 +210,9 @@ def _verified(gold: str, answer: str, how: Comparison) -> bool:
     equal = False
     if first is not None and second is not None:
         with how.budget.step():
+            second = math_verify_guards.same_symbols(first, second)
+            if how.strict and math_verify_guards.clearly_apart(first, second, how.precision):
+                return False
             equal = bool(verify([first], [second], how.precision, 15, how.strict, how.relations, timeout_seconds=None))
             equal = equal and not math_verify_guards.apart(first, second, 3 if how.whole else 2)
     return equal
@@ -213,6 +220,12 @@ def _verified(gold: str, answer: str, how: Comparison) -> bool:
 
 def _expression(text: str, how: Comparison) -> Any | None:
     """The expression that the whole of ``text`` is, or None."""
+    if text not in how.read:
+        how.read[text] = _parsed(text, how)
+    return how.read[text]
+
+
+def _parsed(text: str, how: Comparison) -> Any | None:
     from math_verify import parse
 
     found: list[Any] = []
@@ -233,13 +246,26 @@ def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
     names = [named and named[0] for named in map(math_verify_guards.side_of_name, golds)]
     if all(names) and len(set(names)) > 1 and not any("=" in part for part in answers):
         return all(_same(one, other, how, deep=False) for one, other in zip(golds, answers, strict=True))
-    left = list(answers)
-    for part in golds:
+    left = list((Counter(answers) - Counter(golds)).elements())
+    for part in (Counter(golds) - Counter(answers)).elements():
         partner = next((other for other in left if _same(part, other, how, deep=False)), None)
         if partner is None:
-            return None
+            return False if all(_apart(part, other, how) for other in answers) else None
         left.remove(partner)
     return True
+
+
+def _apart(gold: str, answer: str, how: Comparison) -> bool:
+    """Whether two parts are certainly different, so that their lists are as well."""
+    gold, answer = math_verify_guards.by_case(gold, answer)
+    first, second = _expression(gold, how), _expression(answer, how)
+    if first is None or second is None or not how.strict:
+        return False
+    apart = False
+    with how.budget.step():
+        second = math_verify_guards.same_symbols(first, second)
+        apart = math_verify_guards.clearly_apart(first, second, how.precision)
+    return apart
 
 
 def _parts(text: str) -> list[str]:

@@ -1,22 +1,28 @@
 r"""Where math-verify 0.9.0 says "equal" and is wrong. Every guard only ever takes a "right" away.
 
+:func:`by_case` and :func:`same_symbols` correct what it reads; :func:`clearly_apart` only saves it work.
 Issues are those of huggingface/Math-Verify. Answers reach the guards in the spelling of :mod:`spelling`.
 """
 
 from __future__ import annotations
 
+import cmath
 import re
 from typing import Any
 
+from s2l_ext.rewards import fast_math
+
 SIGN = re.compile(r"(<=?|>=?|\\(?:le|ge|neq?|ll|gg|nless|ngtr|sim|equiv|in|notin|subset|subseteq)(?![A-Za-z]))?")
 BASED = re.compile(r"(-?[0-9A-Fa-f.]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*([0-9]+|[a-z]+)\s*\}?\}?")
+TEN = ("10", "ten")
 SPACED_DIGITS = re.compile(r"(?<!frac)(?<!frac )(?<!log_)\d\s+\d")
 OPENING = {"\\{": "set", "(": "tuple", "[": "tuple", "\\langle": "tuple"}
 LETTERS = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*\}?")
 UNREAD = re.compile(
     r"\\(?:lor|land|vee|wedge|to|mapsto|rightarrow|Rightarrow|implies|iff|neq?|not|mid|nmid)(?![A-Za-z])"
 )
-UNEVALUATED = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim|bigcup|bigcap)(?![A-Za-z])")
+UNEVALUATED = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim|bigcup|bigcap|[bp]?mod)(?![A-Za-z])")
+PRIME = re.compile(r"(?<=[\w)\]}])\s*'(?![A-Za-z])")
 PRIMED = re.compile(r"[A-Za-z]\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)+")
 CALL = re.compile(r"([A-Za-z])\s*\(([a-z])\)")
 CHOICE = re.compile(r"[A-Z]")
@@ -34,13 +40,15 @@ PRODUCT = re.compile(r"[a-z]{2,4}")
 FUNCTION_OF = re.compile(r"\s*\\(?:sin|cos|tan|cot|sec|csc|log|ln|max|min|lim|det|arg|Re|Im|dim)\b.*")
 TINY, LEAST_AGREEMENT, EXACT_AGREEMENT = 2e-4, 5e-3, 1e-9
 DIGITS = 30
+AGREEMENT = 1e-6
+"""Values that differ by less than this part of the larger count as equal."""
 
 
 def refused(gold: str, answer: str) -> bool:
     """Whether the two texts, which differ, cannot mean the same whatever math-verify makes of them."""
     return (
         _sign(gold) != _sign(answer)  # drops a sign at the front: "\ge 14" is 14
-        or _other_base(gold, answer)  # drops the base: 2101_4 is 2101_3
+        or _other_base(gold, answer)  # drops the base: 2101_4 is 2101_3, and 5_6 is 5
         or _set_and_tuple(gold, answer)  # \{3,4\} is (3,4)
         or _other_letters(gold, answer)  # multiplies letters: EBAC is ABCE
         or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
@@ -48,7 +56,10 @@ def refused(gold: str, answer: str) -> bool:
         or bool(PRIMED.fullmatch(gold) or PRIMED.fullmatch(answer))  # drops a prime: B' is B
         or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
         or _letters_set_equal(gold, answer)  # "A=B" is B
-        or bool(UNEVALUATED.search(answer) and not UNEVALUATED.search(gold))  # works out the question itself
+        or _more_primes(gold, answer)  # drops it: 5' is 5
+        or bool(
+            UNEVALUATED.search(answer) and not UNEVALUATED.search(gold)
+        )  # works out the question itself; 5 \mod 6 is 5
     )
 
 
@@ -64,6 +75,45 @@ def apart(gold: Any, answer: Any, least_sides: int) -> bool:
         return False
     first, second = _last_side(gold), _last_side(answer)
     return _tiny_and_apart(first, second)
+
+
+def same_symbols(first: Any, second: Any) -> Any:
+    """``second`` with the symbols of ``first``: they are real, or not, as the letter i stood alone or in ``4i``."""
+    known = {symbol.name: symbol for symbol in getattr(first, "free_symbols", ())}
+    other = {each: known[each.name] for each in getattr(second, "free_symbols", ()) if each.name in known}
+    return second.xreplace(other) if any(one is not two for one, two in other.items()) else second
+
+
+def clearly_apart(first: Any, second: Any, precision: int) -> bool:
+    """Whether two expressions have other values at a point, so that their difference need not be simplified.
+
+    Of equations ``x = ...`` with the same symbol before the sign the right sides are compared.
+    """
+    from sympy import Eq, Expr, Integral, Limit, Product, Sum, UnevaluatedExpr
+
+    both = (first, second)
+    if all(isinstance(each, Eq) and each.lhs.is_Symbol and not each.rhs.has(each.lhs) for each in both):
+        return first.lhs != second.lhs or clearly_apart(first.rhs, second.rhs, precision)
+    if not all(isinstance(each, Expr) and not each.is_Symbol for each in both):
+        return False
+    if any(each.has(UnevaluatedExpr, Integral, Limit, Product, Sum) for each in both):
+        return False
+    values = _at_a_point(both)
+    if values is None:
+        return False
+    return abs(values[0] - values[1]) > max(2 * 10.0**-precision, AGREEMENT * max(map(abs, values)))
+
+
+def _at_a_point(expressions: tuple[Any, ...]) -> list[complex] | None:
+    from sympy import Rational
+
+    names = sorted(set().union(*(each.free_symbols for each in expressions)), key=str)
+    point = {name: Rational(1009 + 311 * index, 787) for index, name in enumerate(names)}
+    try:
+        values = [complex(each.evalf(DIGITS, subs=point)) for each in expressions]
+    except Exception:
+        return None
+    return values if all(map(cmath.isfinite, values)) else None
 
 
 def side_of_name(text: str) -> tuple[str, str] | None:
@@ -101,10 +151,18 @@ def _sign(text: str) -> str:
 
 def _other_base(gold: str, answer: str) -> bool:
     first, second = BASED.fullmatch(gold.strip()), BASED.fullmatch(answer.strip())
-    if first and not second:
-        parts = [BASED.fullmatch(part.strip()) for part in re.split("[,;]", answer)]
-        return any(part and part.groups() != first.groups() for part in parts)
-    return bool(first and second and first.groups() != second.groups())
+    if first and second:
+        return first.groups() != second.groups()
+    based, other = (first, answer) if first else (second, gold)
+    if based and fast_math.number(other) is not None:
+        return based[2] not in TEN
+    parts = [BASED.fullmatch(part.strip()) for part in re.split("[,;]", answer)]
+    return first is not None and any(part and part.groups() != first.groups() for part in parts)
+
+
+def _more_primes(gold: str, answer: str) -> bool:
+    first, second = (len(PRIME.findall(text.rpartition("=")[2])) for text in (gold, answer))
+    return second > first and not answer.strip().startswith("'")
 
 
 def _set_and_tuple(gold: str, answer: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from fractions import Fraction
 
 GREEK = {unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}"): name for name in (
     "alpha", "beta", "gamma", "delta", "theta", "mu", "pi", "rho", "sigma", "tau", "phi", "omega",
@@ -50,7 +51,11 @@ MIXED = re.compile(r"(-?\d{1,6}) (\d{1,4})/(\d{1,4})")
 FRACTION = re.compile(
     r"\\frac\s*(\\(?!sqrt|frac|text|math)[A-Za-z]+)\s*(\d|[A-Za-z](?![A-Za-z])|\\(?!sqrt|frac)[A-Za-z]+)"
 )
-EMPHASIS = re.compile(r"(\*\*|__|`)(.+)\1", re.DOTALL)
+EMPHASIS = re.compile(r"(\*\*|__|`+)(.+)\1", re.DOTALL)
+RECURRING = re.compile(
+    r"(?<![\w.,])(\d{0,20})\.(\d{0,20})"
+    r"(?:\\(?:overline|bar)\s*(?:\{\s*(\d{1,20})\s*\}|(\d))|\\dot\s*\{?(\d)\}?(?:(\d{0,18})\\dot\s*\{?(\d)\}?)?)(?![\d.])"
+)
 REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in (
     (r"\\[dtc]frac(?![A-Za-z])", r"\\frac"),
     (r"\\(?:left|right)(?=\s*(?:[()\[\]|.<>/]|\\[{}|lr]))\s*|\\[bB]igg?[lrm]?(?=\s*(?:[()\[\]|]|\\[{}|lr]))\s*", ""),
@@ -105,6 +110,7 @@ def plain(text: str) -> str:
     if "\\begin" not in text:
         text = DOUBLED.sub("", text)
     text = THOUSANDS.sub(lambda found: re.sub(r"\D", "", found[0]), text)
+    text = RECURRING.sub(_recurring, text)
     text = UPRIGHT.sub(lambda found: f" {found[1] or found[2]} ", STYLED_NUMBER.sub(_styled, text))
     for pattern, replacement in REWRITES:
         text = pattern.sub(replacement, text)
@@ -187,6 +193,15 @@ def _end(text: str, start: int) -> int | None:
         if depth == 0:
             return index + 1
     return None
+
+
+def _recurring(found: re.Match[str]) -> str:
+    r"""``\frac{1}{6}`` for ``0.1\overline{6}``, ``0.1\bar 6`` and ``0.1\dot{6}``."""
+    whole, places, *repeated = (group or "" for group in found.groups())
+    again = "".join(repeated)
+    top = int(whole + places + again) - int(whole + places or "0")
+    value = Fraction(top, 10 ** len(places) * (10 ** len(again) - 1))
+    return str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
 def _styled(found: re.Match[str]) -> str:

@@ -111,3 +111,18 @@ def test_hostile_marks_take_no_time(text):
     started = time.process_time()
     extract(text, "auto")
     assert time.process_time() - started < 2.0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("\\boxed{5}<think>", "5"),
+        ("\\boxed{5}<think>\\boxed{6}", "5"),
+        ("````markdown\n\\frac{x}{2}\n````", "\\frac{x}{2}"),
+        ("```\nAnswer: 7\n```", "7"),
+        ("```python\n7\n```", "```python\n7\n```"),
+        ("```\n7\n```\n```\n8\n```", "```\n7\n```\n```\n8\n```"),
+    ],
+)
+def test_what_stands_before_an_open_thinking_or_in_a_fence_of_markdown_counts(text, answer):
+    assert extract(text, "auto").answer == answer

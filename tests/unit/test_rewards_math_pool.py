@@ -15,6 +15,7 @@ import time
 import pytest
 
 from s2l_ext.errors import ResourceError
+from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.math import compute_score, compute_score_async, grade
 
@@ -36,7 +37,9 @@ def in_thread(function):
 def pool(monkeypatch):
     fresh = math_helper.Pool()
     monkeypatch.setattr(math_helper, "POOL", fresh)
-    yield fresh
+    with pytest.MonkeyPatch.context() as remembers_nothing:  # each question reaches the pool
+        remembers_nothing.setattr(math_reward, "_known", math_reward._known.__wrapped__)
+        yield fresh
     for child in fresh.children:
         child.stop()
 
@@ -226,3 +229,20 @@ def test_an_answer_and_a_gold_in_time_leave_no_limit_behind(pool):
         assert grade(*HALF, timeout_s=1, pool_size=1)
         time.sleep(1.2)
     assert len(pool.children) == 1
+
+
+def test_an_answer_that_was_judged_is_not_judged_again_and_one_without_a_verdict_is(monkeypatch):
+    asked, compare = [], math_helper.compare
+
+    def counted(text, gold, *rest, **options):
+        asked.append((text, gold))
+        return compare(text, gold, *rest, **options)
+
+    monkeypatch.setattr(math_helper, "compare", counted)
+    math_reward._known.cache_clear()
+    same = [grade(f"{working} \\boxed{{(x+3)^2}}", "x^2+6x+9") for working in ("First", "Then", "So")]
+    assert (same, len(asked)) == ([True] * 3, 1)
+    assert not grade("\\boxed{(x+3)^2}", "x^2+6x+8") and grade("\\boxed{(y+3)^2}", "x^2+6x+9", strict=False)
+    assert len(asked) == 3
+    late = [compute_score("gsm8k", TOWER, "72", timeout_s=1)["timed_out"] for _ in range(2)]
+    assert (late, len(asked)) == ([1.0, 1.0], 5)

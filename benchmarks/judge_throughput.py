@@ -1,0 +1,140 @@
+r"""CPU seconds a verdict of the mathematical reward costs, child processes included, beside math-verify alone.
+
+    python benchmarks/judge_throughput.py [--rows 200]
+
+Each case is made of ``rows`` responses with distinct working, of 8,000 to 32,000 characters (about 2k to 8k tokens) or
+short, whose answers are right, right in another spelling, or wrong. In a group eight responses answer one problem.
+math-verify judges as verl's own ``math_verify`` score does: gold and whole response are parsed for every verdict, with
+its default settings. Exit 1 when the reward needs more CPU than math-verify in a case.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from s2l_ext.rewards import math_helper
+from s2l_ext.rewards.math import compute_score
+from s2l_ext.rewards.math_child import mend_percent
+
+LONG, SHORT = (8_000, 32_000), (100, 400)
+WORKING = (
+    "We have $x^2 + {a}x = {b}$, so $x = \\frac{{{a}}}{{{b}}}$.",
+    "Then \\( {a} - {b} = {c} \\), which makes {c} in all.",
+    "\\[ \\sum_{{k=1}}^{{{a}}} k^2 = {b} \\]",
+    "Wait, let me check this again: {a} tickets at ${b} each cost {c} dollars.",
+    "Since $f({a}) = {b}$ and $\\sqrt{{{c}}} > {a}$, the second case cannot happen.",
+    "**Step {a}:** Substitute the value into the equation and simplify both sides.",
+)
+NUMBERS = (("{a}", "{a}.0", "{b}"), ("\\frac{{{a}}}{{7}}", "{a}/7", "{a}/9"))
+EXPRESSIONS = (
+    ("\\frac{{{a}\\pi}}{{3}}", "{a}\\pi/3", "\\frac{{{a}\\pi}}{{6}}"),
+    ("x^2+{a}x", "x(x+{a})", "x^2-{a}x"),
+    ("{a}\\sqrt{{3}}", "\\sqrt{{3}} \\cdot {a}", "{a}\\sqrt{{2}}"),
+    ("[{a}, \\infty)", "\\left[{a},\\infty\\right)", "({a}, \\infty)"),
+    ("{a}, -{a}", "-{a} \\text{{ and }} {a}", "{a}, {b}"),
+    ("y = {a}x + {b}", "{a}x + {b} = y", "y = {a}x - {b}"),
+    tuple(f"\\begin{{{{pmatrix}}}} {{{each}}} & 1 \\end{{{{pmatrix}}}}" for each in "aab"),
+    ("{a} + {b}i", "{b}i + {a}", "{a} - {b}i"),
+    ("{a}\\%", "{a}\\%", "{b}\\%"),
+    ("\\text{{Ann}}", "\\text{{Ann}}", "\\text{{Bob}}"),
+)
+LISTS = (
+    ("{a}x, {b}x, {c}x, \\sqrt{{{a}}}", "\\sqrt{{{a}}}, {c}x, {b}x, {a}x", "\\sqrt{{{a}}}, {c}x, {b}x, {a}y"),
+    ("x = {a}, y = {b}, z = \\frac{{{c}}}{{7}}", "z = {c}/7, y = {b}, x = {a}", "x = {a}, y = {b}, z = {c}"),
+)
+BOXED = "Therefore the answer is $\\boxed{{{0}}}$."
+
+
+class Case(NamedTuple):
+    """``end`` states the answer; ``group`` responses in a row belong to one problem."""
+
+    length: tuple[int, int]
+    answers: tuple[tuple[str, str, str], ...]
+    end: str
+    group: int = 1
+
+
+CASES = {
+    "long, boxed number": Case(LONG, NUMBERS, BOXED),
+    "long, boxed expression": Case(LONG, EXPRESSIONS, BOXED),
+    "long, boxed expression, groups of 8": Case(LONG, EXPRESSIONS, BOXED, 8),
+    "long, thinking, then boxed": Case(LONG, EXPRESSIONS, "</think>\n" + BOXED),
+    "long, answer line": Case(LONG, EXPRESSIONS, "Answer: ${0}$"),
+    "long, unboxed number": Case(LONG, NUMBERS, "So the total is {0}"),
+    "long, unboxed expression": Case(LONG, EXPRESSIONS, "So the result is ${0}$."),
+    "long, unboxed expression, groups of 8": Case(LONG, EXPRESSIONS, "So the result is ${0}$.", 8),
+    "long, boxed list": Case(LONG, LISTS, BOXED),
+    "long, unboxed number in a sentence": Case(LONG, NUMBERS, "So she has {0} apples left."),
+    "long, cut short": Case(LONG, EXPRESSIONS, "Now let us consider"),
+    "short, boxed number": Case(SHORT, NUMBERS, BOXED),
+    "short, boxed expression": Case(SHORT, EXPRESSIONS, BOXED),
+    "short, boxed expression, groups of 8": Case(SHORT, EXPRESSIONS, BOXED, 8),
+    "short, unboxed expression": Case(SHORT, EXPRESSIONS, "So the result is ${0}$."),
+}
+
+
+def rows(case: Case, count: int, seed: str) -> Iterator[tuple[str, str]]:
+    """Responses and golds."""
+    rng = random.Random(seed)
+    for index in range(count):
+        if index % case.group == 0:
+            values = {name: rng.randrange(2, 10_000) for name in "abc"}
+            gold, *others = (each.format(**values) for each in rng.choice(case.answers))
+        yield _working(rng, case.length) + case.end.format(rng.choice((gold, *others))), gold
+
+
+def _working(rng: random.Random, length: tuple[int, int]) -> str:
+    size, said = rng.randrange(*length), ""
+    while len(said) < size:
+        values = {name: rng.randrange(2, 1000) for name in "abc"}
+        said += rng.choice(WORKING).format(**values) + rng.choice((" ", "\n", "\n\n"))
+    return said
+
+
+def alone(response: str, gold: str) -> bool:
+    from math_verify import parse, verify
+
+    return bool(verify(parse(f"\\boxed{{{gold}}}"), parse(response)))
+
+
+def ours(response: str, gold: str) -> bool:
+    return bool(compute_score("math", response, gold)["acc"])
+
+
+def seconds() -> float:
+    """CPU seconds of this process and of the children that judge."""
+    children = [(~child.process.pid << 3) | 2 for child in math_helper.POOL.children]  # Linux: a process's CPU clock
+    return time.process_time() + sum(map(time.clock_gettime, children))
+
+
+def cost(judge: Callable[[str, str], bool], given: list[tuple[str, str]]) -> tuple[float, list[bool]]:
+    """CPU milliseconds a verdict, and the verdicts."""
+    before = seconds()
+    verdicts = [judge(*row) for row in given]
+    return 1000 * (seconds() - before) / len(given), verdicts
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    mend_percent()
+    alone("\\boxed{x+1}", "1+x"), ours("\\boxed{x+1}", "1+x")
+    worst = 0.0
+    for name, case in CASES.items():
+        given = list(rows(case, arguments.rows, f"{name} {arguments.seed}"))
+        (plain, first), (spent, second) = cost(alone, given), cost(ours, given)
+        worst = max(worst, spent / plain)
+        same = sum(one == other for one, other in zip(first, second, strict=True))
+        print(f"{name}: math-verify {plain:.2f} ms, the reward {spent:.2f} ms, {spent / plain:.2f} times; {same} same")
+    return 0 if worst <= 1 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
