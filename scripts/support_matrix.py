@@ -17,9 +17,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.errors import S2LError
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.training.combination_rules import check_columns
 from s2l_ext.training.rules import check_against_verl
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from s2l_ext import __version__
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.report.demo_page import headline, render, verdict
 from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series

@@ -21,7 +21,7 @@ from s2l_ext.pipeline.progress import Progress
 from s2l_ext.pipeline.runner import Runner, StageFailed
 from s2l_ext.pipeline.schema import Pipeline, read_pipeline
 from s2l_ext.pipeline.table import final_rows, final_table, grid, status_rows
-from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
 
 LOG_LINES = 30

@@ -16,7 +16,7 @@ from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.run import Run, count_steps, names_of, read_run
 from s2l_ext.report.style import GENERATOR, Section
-from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.files import write_atomically
 
 INDEX, EARLIER = "index.html", "curriculum.html"
 """The page, and a second one that earlier versions wrote."""

@@ -5,40 +5,33 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from s2l_ext.config.limits import Limits
 from s2l_ext.config.nearest import did_you_mean, nearest
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import Limits, S2LConfig
 
 ROOT = "s2l"
 MISSING = "???"
 Parsed = TypeVar("Parsed")
 
 
-def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
-    """Validate the ``s2l:`` block.
-
-    Args:
-        block: the block as composed; None is an empty block (every feature off).
+def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None, root: str) -> Parsed:
+    """Validate a block against any frozen dataclass; ``root`` begins messages' keys.
 
     Raises:
         ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
     """
-    return parse_block(S2LConfig, block, ROOT)
+    known = list(valid_keys(kind, root)) if root == ROOT else []
+    return cast(Parsed, _parse_dataclass(kind, _to_plain(block, root), root, known))
 
 
-def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None, root: str) -> Parsed:
-    """Validate a block against any frozen dataclass, as :func:`parse_s2l` does; ``root`` begins messages' keys."""
-    return cast(Parsed, _parse_dataclass(kind, _to_plain(block, root), root))
-
-
-def valid_keys(kind: type = S2LConfig, prefix: str = ROOT) -> Iterator[str]:
-    """Every dotted key of the block, parents included."""
+def valid_keys(kind: type, prefix: str) -> Iterator[str]:
+    """Every dotted key of a block, parents included."""
     for name, hint in get_type_hints(kind).items():
         key = f"{prefix}.{name}"
         yield key
@@ -56,18 +49,19 @@ def _to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
         raise ConfigError(f"{root}: {str(error).splitlines()[0]}") from error
 
 
-def _parse_dataclass(kind: type, value: Any, key: str) -> Any:
+def _parse_dataclass(kind: type, value: Any, key: str, known: Sequence[str]) -> Any:
     if not isinstance(value, Mapping):
         raise _wrong_type(key, value, f"a block with the keys {', '.join(get_type_hints(kind))}")
     hints = get_type_hints(kind)
     for name in value:
         if name not in hints:
-            raise _unknown(f"{key}.{name}", list(hints))
+            raise _unknown(f"{key}.{name}", list(hints), known)
     parsed = {}
     for item in dataclasses.fields(kind):
         item_key = f"{key}.{item.name}"
         if item.name in value and value[item.name] != MISSING:
-            parsed[item.name] = _parse_value(hints[item.name], value[item.name], item_key, item.metadata.get("limits"))
+            limits = item.metadata.get("limits")
+            parsed[item.name] = _parse_value(hints[item.name], value[item.name], item_key, limits, known)
         elif _required(item):
             raise ConfigError(f"{item_key} is missing: it has no default. Set {item_key}=...")
     return kind(**parsed)
@@ -77,13 +71,13 @@ def _required(item: dataclasses.Field[Any]) -> bool:
     return item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
 
 
-def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None) -> Any:
+def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: Sequence[str]) -> Any:
     alternatives = [option for option in _alternatives(hint) if option is not type(None)]
     if value is None and len(alternatives) < len(_alternatives(hint)):
         return None
     (kind,) = alternatives
     if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(cast(type, kind), value, key)
+        return _parse_dataclass(cast(type, kind), value, key, known)
     if get_origin(kind) is Literal:
         return _parse_choice(get_args(kind), value, key)
     parsed = _parse_plain(get_origin(kind) or kind, value, key)
@@ -132,11 +126,10 @@ def _wrong_type(key: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be {wanted}.")
 
 
-def _unknown(key: str, siblings: list[str]) -> ConfigError:
-    """Suggests a near spelling in the same block, else the same name or a near one in another block."""
+def _unknown(key: str, siblings: list[str], known: Sequence[str]) -> ConfigError:
+    """Suggests a near spelling in the same block, else the same name or a near one in another block of ``known``."""
     parent, name = key.rsplit(".", 1)
-    ours = key.split(".", 1)[0] == ROOT
-    elsewhere = {candidate.rsplit(".", 1)[1]: candidate for candidate in valid_keys()} if ours else {}
+    elsewhere = {candidate.rsplit(".", 1)[1]: candidate for candidate in known}
     near = nearest(name, siblings)
     other = nearest(name, elsewhere)
     suggestion = f"{parent}.{near}" if near else elsewhere[other] if other else None

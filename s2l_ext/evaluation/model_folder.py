@@ -15,9 +15,8 @@ from s2l_ext.config.model_files import is_local, needs_own_code
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.toy.cache import cache_root
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import cache_root, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -16,7 +16,7 @@ from typing import Any
 from s2l_ext.data import reading
 from s2l_ext.data.reading import parquet_columns as parquet_columns
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.toy.cache import cache_root
+from s2l_ext.utils.files import cache_root
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 SUFFIXES = (*JSON_LINES, ".csv", ".parquet")

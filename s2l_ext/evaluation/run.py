@@ -32,7 +32,7 @@ from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, op
 from s2l_ext.evaluation.problems import Problem, read_problems
 from s2l_ext.evaluation.rows import local_file
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
-from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.secrets import masked
 
 SCHEMA_VERSION = 1

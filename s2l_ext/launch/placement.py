@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config import S2LConfig
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ResourceError
 from s2l_ext.launch.worst_case import Claim, Groups, always_fits, shut_out
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.placement_rules import Selector, matches, shown
 
 SHOWN_NODES = 8

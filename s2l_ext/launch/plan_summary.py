@@ -10,11 +10,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import batches_ahead, lag_limit, mode_of
 from s2l_ext.config.verl_settings import total_steps
-from s2l_ext.methods.config import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig, KLConfig, S2LConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.rules import CURRICULUM_KEYS
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.guidance.rules import LENGTH_KEYS
-from s2l_ext.methods.kl.rules import CURRICULUM_KEYS, build_kl
+from s2l_ext.methods.kl.config import KLConfig
+from s2l_ext.methods.kl.rules import build_kl
+from s2l_ext.methods.registry import S2LConfig
 
 STEPS_SHOWN = 32
 

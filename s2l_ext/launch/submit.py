@@ -183,11 +183,11 @@ def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
 def _check_recipe(words: Sequence[str], working_dir: str | None) -> list[str]:
     from omegaconf import OmegaConf
 
-    from s2l_ext.config import parse_s2l
     from s2l_ext.launch import train
     from s2l_ext.launch.cluster import refuse_own_sizes
     from s2l_ext.launch.compose import compose_config
     from s2l_ext.launch.job_files import left_behind
+    from s2l_ext.methods.registry import parse_s2l
     from s2l_ext.training.rules import check_against_verl
     from s2l_ext.utils.secrets import refuse_secrets
 

@@ -18,7 +18,6 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.modes import TRAINERS, mode_of
 from s2l_ext.config.verl_settings import setting
@@ -27,6 +26,7 @@ from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, fingerprint, render
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.platforms import activate_for
 from s2l_ext.training.checkpoint_files import check_files, check_workers
 from s2l_ext.training.controller_state import checkpoint_folder, resume_state
@@ -171,7 +171,7 @@ def run(prepared: Prepared) -> None:
 
 
 def _write_description(prepared: Prepared, folder: Path) -> None:
-    from s2l_ext.training.controller_state import write_atomically
+    from s2l_ext.utils.files import write_atomically
 
     write_atomically(folder / CONFIG_FILE, _masked_yaml(prepared.cfg))
     plan = prepared.plan | {"parameters": parameters(prepared)}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from s2l_ext.data.prompts import sha256_file
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = ".digests.json"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from s2l_ext.config.limits import limited
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import limited
 from s2l_ext.pipeline.accounting import sampling_result
 from s2l_ext.pipeline.eval_words import EXPLORATION, understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.pipeline.digests import Digests
-from s2l_ext.training.controller_state import to_disk
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import to_disk
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 INDEX = "model.safetensors.index.json"

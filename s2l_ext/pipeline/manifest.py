@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from s2l_ext.errors import StateMismatch
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.secrets import masked
 
 SCHEMA_VERSION = 1

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.config.limits import limited
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.methods.config import limited
 from s2l_ext.pipeline.eval_words import understand
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, allow_inputs, relative
 from s2l_ext.utils import json_text

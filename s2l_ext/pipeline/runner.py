@@ -19,8 +19,8 @@ from s2l_ext.pipeline.plan import Decision, Plan
 from s2l_ext.pipeline.process import run_guarded
 from s2l_ext.pipeline.progress import Progress
 from s2l_ext.pipeline.schema import Stage
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 
 LOG_FILE = "log.txt"
 

@@ -15,21 +15,22 @@ import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.pipeline.accounting import training_result
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
 from s2l_ext.pipeline.schema import Input
-from s2l_ext.training.controller_state import TRACKER_FILE, write_atomically
+from s2l_ext.training.controller_state import TRACKER_FILE
 from s2l_ext.training.preflight import EXPLORER_KEY, LEARNER_KEY, TEACHER_KEY, gpus_needed, steps_of_run
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 
 CHECKPOINTS = 4
 """Checkpoints that a run makes whose recipe makes none: the last is the stage's output, the others shorten a resume."""

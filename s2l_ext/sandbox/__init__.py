@@ -1,0 +1,1 @@
+"""Runs untrusted Python programs in confined processes. Imports nothing of the package but its errors."""

@@ -1,0 +1,1 @@
+"""Responses that a frozen model drew ahead of training, on disk: written in shards, read in any order."""

@@ -11,7 +11,7 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.store.reader import Manifest, Rollout, RolloutStore, Shard
 from s2l_ext.store.shards import write_manifest, write_shard
 from s2l_ext.store.writer import SHARD_ROWS, refuse_other, request_of, united
-from s2l_ext.toy.cache import staged, writable
+from s2l_ext.utils.files import staged, writable
 
 KEY = "--merge"
 

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from s2l_ext.store.journal import cannot_write
 from s2l_ext.store.reader import MANIFEST, SCHEMA, Manifest, Rollout, Shard
-from s2l_ext.training.controller_state import to_disk, write_atomically
 from s2l_ext.utils.digests import sha256_file
+from s2l_ext.utils.files import to_disk, write_atomically
 
 ROW_GROUP = 64
 """Rows that are read together: few, because training asks for one prompt's responses at a time."""

@@ -1,0 +1,1 @@
+"""Studies that answer one question of a paper and are no part of training."""

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
-from s2l_ext.errors import DataError
 from s2l_ext.toy import tasks
 from s2l_ext.toy.models import get_size, without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
+from s2l_ext.utils.files import cache_root, locked, staged, writable
 
 CODE_VERSION = 1
 """Raise it when code that determines the weights changes without any of the hashed values changing."""
 MANIFEST = "s2l_toy.json"
-
-
-def cache_root() -> Path:
-    """``$S2L_CACHE_DIR`` or ``~/.cache/s2l_ext``."""
-    return Path(os.environ.get("S2L_CACHE_DIR") or Path.home() / ".cache" / "s2l_ext").expanduser()
 
 
 def content_key(size: str, config: PretrainConfig, seed: int) -> str:
@@ -66,24 +56,6 @@ def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None
     return folder
 
 
-@contextmanager
-def writable(folder: Path, fix: str) -> Iterator[None]:
-    """Create the folder; turn a failure to write below it into a DataError that names it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror or error}). {fix}") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file beside ``folder``, then hold it."""
-    with open(folder.with_suffix(".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
 def _remove_leftovers(folder: Path) -> None:
     for leftover in folder.parent.glob(f".{folder.name}-*"):
         shutil.rmtree(leftover, ignore_errors=True)
@@ -105,18 +77,6 @@ def _build(folder: Path, key: str, size: str, config: PretrainConfig, seed: int,
             "config": asdict(config),
         }
         (stage / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-
-
-@contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` to fill; it takes that name in one step, and only when nothing went wrong."""
-    stage = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    stage.chmod(0o755)
-    try:
-        yield stage
-        os.replace(stage, folder)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

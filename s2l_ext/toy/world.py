@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError
-from s2l_ext.toy.cache import locked, pretrained_folder, read_manifest, staged, writable
+from s2l_ext.toy.cache import pretrained_folder, read_manifest
 from s2l_ext.toy.models import get_size
 from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
+from s2l_ext.utils.files import locked, staged, writable
 
 ROWS = {"train": 2048, "val": 256, "test": 512}
 

@@ -1,0 +1,1 @@
+"""Everything that subclasses or patches verl and belongs to no single method, and what a run writes down."""

@@ -6,8 +6,8 @@ import logging
 
 from omegaconf import DictConfig, open_dict
 
-from s2l_ext.config import S2LConfig
 from s2l_ext.methods.distill import controller as distill
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.needed import only_validates
 from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
 

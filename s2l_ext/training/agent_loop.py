@@ -16,13 +16,13 @@ from typing import Any
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
-from s2l_ext.config import S2LConfig, parse_s2l
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.methods.explorer.serving.client import ExplorerFailed, SessionFaults
 from s2l_ext.methods.explorer.serving.stored_client import StoredClient
 from s2l_ext.methods.guidance.client import GuidedClient, answer_of, guidance_ids, trace_of
 from s2l_ext.methods.guidance.trace_checks import read_teacher_rollouts
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import (
     GUIDED_FIELD,

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import StateMismatch
-from s2l_ext.training.controller_state import TRACKER_FILE, write_atomically
+from s2l_ext.training.controller_state import TRACKER_FILE
+from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = "s2l_files.json"
 FSDP = ("fsdp", "fsdp2")

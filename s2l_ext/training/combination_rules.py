@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import S2LConfig
+from s2l_ext.methods.registry import S2LConfig
 
 MODEL = "actor_rollout_ref.model"
 LOOP_COLUMN = "agent_name"

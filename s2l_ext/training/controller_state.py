@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import os
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -16,15 +15,19 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config import S2LConfig
 from s2l_ext.config.modes import draws_ahead, mode_of
 from s2l_ext.data.prompts import file_digests
 from s2l_ext.errors import StateMismatch
-from s2l_ext.methods.config import CurriculumConfig, DistillConfig, ExplorerConfig, GuidanceConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.needed import TRACKER_FILE as TRACKER_FILE
 from s2l_ext.training.needed import checkpoint_folder
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -130,26 +133,6 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
         )
         return {}
     return load_state(folder, current or {}, reset_curriculum=reset)
-
-
-def to_disk(path: Path) -> None:
-    """Wait until the disk has a file, or a folder's list of names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write ``content`` so that a reader or a crash sees the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str, dict[str, Any]]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.config import S2LConfig
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.outcomes import Session, sessions_of
 
 

@@ -18,7 +18,7 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
 
 from s2l_ext.errors import S2LError
-from s2l_ext.launch.cluster import QUEUE
+from s2l_ext.training.registration import QUEUE
 from s2l_ext.training.sources import LEARNER
 from s2l_ext.training.waiting import Waiting
 

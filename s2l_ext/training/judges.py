@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.verl_settings import setting
-from s2l_ext.methods.config import S2LConfig
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.rewards import registry
 from s2l_ext.store.reader import is_store, read_manifest
 

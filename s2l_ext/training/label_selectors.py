@@ -15,8 +15,8 @@ import ray
 from verl.single_controller.ray import ResourcePoolManager, base
 from verl.utils.device import get_device_name
 
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.training.placement_rules import Selector
+from s2l_ext.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from omegaconf import DictConfig
 from s2l_ext.config.modes import lag_limit
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.methods.config import S2LConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.registry import S2LConfig
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import S2LConfig
+from s2l_ext.methods.registry import S2LConfig
 
 Selector = Mapping[str, str]
 _VALUE = r"[a-zA-Z0-9]([a-zA-Z0-9_.-]{0,61}[a-zA-Z0-9])?"

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.model_files import is_local, needs_own_code, parameter_count
 from s2l_ext.config.modes import mode_of
+from s2l_ext.config.run_steps import RunSteps, run_steps
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
@@ -27,16 +28,19 @@ from s2l_ext.data.prompts import (
 )
 from s2l_ext.data.tokenizers import Trust, compare, load_tokenizer, trust_of
 from s2l_ext.errors import ConfigError, DataError, ResourceError
-from s2l_ext.methods.config import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.store_checks import check_store
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.guidance.trace_checks import check_traces
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
 from s2l_ext.store.reader import is_store
 from s2l_ext.training.combination_rules import LOOP_COLUMN, check_columns, check_loops
 from s2l_ext.training.judges import compares_with_one_text, is_mathematical, judge_of_run, judge_warnings
 from s2l_ext.training.needed import needed_now, only_validates
-from s2l_ext.training.schedule_rules import RunSteps, check_schedules, run_steps
+from s2l_ext.training.schedule_rules import check_schedules
 
 LEARNER_KEY = "actor_rollout_ref.model.path"
 EXPLORER_KEY = "s2l.explorer.model_path"

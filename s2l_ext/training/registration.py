@@ -33,3 +33,6 @@ def require_registered(where: str) -> None:
             f"{where}: VERL_PLATFORM=cpu is set, but verl started on '{get_platform().device_name}': "
             "verl was imported before the variable was set."
         )
+
+
+QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}

@@ -13,8 +13,8 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.reward_score import get_default_compute_score
 
 from s2l_ext.errors import ConfigError, S2LError
-from s2l_ext.methods.config import S2LConfig
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import S2LConfig
 
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"

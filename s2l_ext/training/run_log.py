@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = "metrics.jsonl"
 TRAINING_MARK = "training/global_step"

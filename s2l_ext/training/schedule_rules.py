@@ -6,41 +6,17 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import total_steps, whole_number
+from s2l_ext.config.run_steps import FROM_DATA, RunSteps, ranges
+from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import CurriculumConfig, ExplorerConfig, GuidanceConfig, S2LConfig
+from s2l_ext.methods.curriculum.rules import _unfinished_pass
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.explorer.schedule_rules import _already_said, lone_row_warnings, schedule_warnings
 from s2l_ext.methods.guidance.length import guided_sessions
-from s2l_ext.methods.guidance.rules import CONTROLLERS
+from s2l_ext.methods.guidance.rules import CONTROLLERS, _stepwise
 from s2l_ext.methods.kl.rules import needs_accuracy
-
-STEPS_KEY = "trainer.total_training_steps"
-FROM_DATA = "rows / train_batch_size x epochs"
-LAPPING = ("easy_to_hard", "file_order")
-"""Curricula whose passes do not end with a step."""
-
-
-@dataclass(frozen=True)
-class RunSteps:
-    """Steps of a run, and where that number comes from."""
-
-    number: int
-    source: str
-
-
-def run_steps(cfg: DictConfig, from_data: int | None) -> RunSteps | None:
-    """verl stops at ``trainer.total_training_steps`` or after ``trainer.total_epochs``, whichever comes first.
-
-    Args:
-        from_data: full batches of the data's rows times epochs; None where they cannot be counted.
-
-    Returns:
-        None if neither is known.
-    """
-    given = total_steps(cfg)
-    if from_data is not None and (given is None or from_data < given):
-        return RunSteps(from_data, FROM_DATA)
-    return None if given is None else RunSteps(given, STEPS_KEY)
+from s2l_ext.methods.registry import S2LConfig
 
 
 def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, rows: int | None) -> list[str]:
@@ -63,44 +39,6 @@ def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, row
     if s2l.curriculum and rows:
         warnings += _unfinished_pass(s2l.curriculum, cfg, rows)
     return warnings
-
-
-def given_steps_warnings(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    """:func:`schedule_warnings` by ``trainer.total_training_steps`` alone, before any data is looked at."""
-    steps = run_steps(cfg, None)
-    return schedule_warnings(explorer, whole_number(cfg, "actor_rollout_ref.rollout.n"), steps) if steps else []
-
-
-def _already_said(explorer: ExplorerConfig, group: int, cfg: DictConfig) -> bool:
-    steps = run_steps(cfg, None)
-    return steps is not None and bool(schedule_warnings(explorer, group, steps))
-
-
-def schedule_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps) -> list[str]:
-    """Whether the hand-over ends inside the run."""
-    schedule = build_schedule(explorer.schedule, explorer.mix_steps, group)
-    if explorer.schedule == "constant" or not steps.number or schedule.slots(steps.number) == 0:
-        return []
-    how = "more than" if explorer.mix_steps > steps.number else "all of"
-    return [
-        f"s2l.explorer.mix_steps={explorer.mix_steps} is {how} the run's {steps.number} steps ({steps.source}): "
-        "the explorer never hands over completely."
-    ]
-
-
-def lone_row_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps | None) -> list[str]:
-    """Steps of the run at which a group has one row of a source, whose baseline would be its own."""
-    if explorer.baseline != "per_source" or explorer.schedule == "constant":
-        return []
-    last = explorer.mix_steps if steps is None else min(explorer.mix_steps, steps.number)
-    table = build_schedule(explorer.schedule, explorer.mix_steps, group).table(last)
-    alone = [step for step, slots in enumerate(table, start=1) if 1 in (slots, group - slots)]
-    if not alone:
-        return []
-    return [
-        f"s2l.explorer.baseline=per_source leaves one row of a source alone in its group at step "
-        f"{ranges(alone)}: it has no baseline, so verl makes its reward its advantage."
-    ]
 
 
 @dataclass(frozen=True)
@@ -165,34 +103,3 @@ def _slots(explorer: ExplorerConfig | None, group: int, steps: RunSteps | None) 
     end = explorer.mix_steps + 1
     schedule = build_schedule(explorer.schedule, explorer.mix_steps, group)
     return schedule.table(steps.number if steps else end), schedule.slots(end)
-
-
-def ranges(steps: list[int]) -> str:
-    """Ascending numbers in words: ``1, 3-5``."""
-    starts = [step for step in steps if step - 1 not in steps]
-    ends = [step for step in steps if step + 1 not in steps]
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
-
-
-def _stepwise(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
-    length = guidance.length
-    if length.type != "stepwise" or length.every < steps.number:
-        return []
-    return [
-        f"s2l.guidance.length.every={length.every} and the run has {steps.number} steps ({steps.source}): the stepwise "
-        f"length never falls. Set it to {max(steps.number // 4, 1)}, which gives four stages, or use type=constant."
-    ]
-
-
-def _unfinished_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
-    """verl's epoch is ``rows // batch`` steps: where passes go on inside a step, its last epoch ends before them."""
-    batch, epochs = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, "trainer.total_epochs")
-    if curriculum.type not in LAPPING or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
-        return []
-    per_epoch = rows // batch
-    wanted = -(-rows * epochs // batch)
-    return [
-        f"s2l.curriculum.type={curriculum.type}: trainer.total_epochs={epochs} is {per_epoch * epochs} steps of "
-        f"{batch} prompts, and the last pass over {rows} leaves out the last {(rows - per_epoch * batch) * epochs} of "
-        f"its order. Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
-    ]

@@ -16,7 +16,6 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.config.modes import most_draws
 from s2l_ext.data.prompts import require_enough
 from s2l_ext.methods.curriculum.controller import FILE_NAME as CURRICULUM_FILE
@@ -32,6 +31,7 @@ from s2l_ext.methods.explorer.stored_controller import StepRollouts
 from s2l_ext.methods.guidance.controller import StepGuidance, resumed_guidance
 from s2l_ext.methods.kl.controller import StepKL
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
 from s2l_ext.training import label_selectors as placed
 from s2l_ext.training.actor_worker import S2LActorWorker

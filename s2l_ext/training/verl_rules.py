@@ -8,8 +8,8 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import S2LConfig
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import S2LConfig
 
 MANAGER_KEY = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
 AGENT_LOOP_MANAGER = "s2l_ext.training.agent_loop.S2LAgentLoopManager"

@@ -15,9 +15,9 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.explorer.serving.health import FaultLedger
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.evicted import Evicted
 from s2l_ext.training.pending_prompts import InFlight
 from s2l_ext.training.trainers_by_mode import S2LTrainer

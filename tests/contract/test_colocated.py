@@ -12,8 +12,8 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.replica import RolloutReplica
 from verl.workers.rollout.vllm_rollout import vllm_async_server
 
-from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving.colocated import ColocatedManager, ColocatedReplica, ColocatedServers
 from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLife

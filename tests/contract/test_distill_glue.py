@@ -22,8 +22,8 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.config import DistillConfig
 from s2l_ext.methods.distill import controller as distill
+from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.worker import (
     STUDENT_ENGINE,
     DistillLoss,

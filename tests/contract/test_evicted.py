@@ -6,7 +6,7 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
-from s2l_ext.config import parse_s2l
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.evicted import Evicted
 from s2l_ext.training.outcomes import batch_accuracy
 

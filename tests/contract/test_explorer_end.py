@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError
 
-from s2l_ext.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving import replica as explorer_replica
 from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch

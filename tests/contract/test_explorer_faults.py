@@ -11,8 +11,8 @@ import psutil
 import pytest
 from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving import client as explorer_client
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults

@@ -8,14 +8,15 @@ from types import SimpleNamespace
 import pytest
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
 
-from s2l_ext.config import ExplorerConfig, parse_s2l
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving import servers as explorer_servers
 from s2l_ext.methods.explorer.serving.client import first_line
 from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
 from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.store.reader import Rollout
 from s2l_ext.training import agent_loop
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker

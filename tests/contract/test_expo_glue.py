@@ -12,7 +12,7 @@ from verl.trainer.ppo.utils import create_rl_sampler
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.controller import StepPrompts
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder

@@ -5,11 +5,11 @@ import torch
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError, S2LError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.explorer.serving.servers import explorer_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.actor_worker import ratio_sums
 from s2l_ext.training.row_metrics import finish_ratio_sums, require_explorer_rows
 from s2l_ext.training.seeded_agent_loop import request_seed

@@ -13,13 +13,13 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.utils import tensordict_utils as tu
 from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.config import GuidanceConfig
 from s2l_ext.methods.explorer.serving.client import ExplorerFailed
 from s2l_ext.methods.guidance.client import GuidedClient, answer_of, guidance_ids, trace_of, usable_text
+from s2l_ext.methods.guidance.config import GuidanceConfig
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import agent_loop
 from s2l_ext.training.actor_worker import StepLoss
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker

@@ -9,11 +9,11 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.controller import StepGuidance, resumed_guidance, statistics
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
 from s2l_ext.training import corrections
 from s2l_ext.training import trainer as methods

@@ -10,9 +10,9 @@ from tensordict import NonTensorData, TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
-from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.explorer.stored_controller import StepRollouts
 from s2l_ext.methods.explorer.stored_draws import Taken
+from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.controller import StepGuidance
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
 from s2l_ext.training.pending_prompts import InFlight, PromptPlan, keep_ages, waiting_prompts

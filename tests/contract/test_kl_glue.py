@@ -13,7 +13,7 @@ from verl.utils.metric import reduce_metrics
 
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.config import KLConfig
+from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.controller import StepKL
 from s2l_ext.training.actor_worker import StepLoss
 from s2l_ext.training.batch_fields import KL_BETA_FIELD

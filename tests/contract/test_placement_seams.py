@@ -12,8 +12,8 @@ from verl.single_controller.ray import RayResourcePool, ResourcePoolManager, bas
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.workers.rollout.replica import RolloutReplica
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import label_selectors as placed
 from s2l_ext.training.placement_rules import check_placement
 

@@ -9,12 +9,13 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
-from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.controller import StepPrompts
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.explorer.schedule import LinearAnnealing
 from s2l_ext.methods.explorer.serving import lifecycle as explorer_life
+from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.controller import StepKL
 from s2l_ext.training import needed
 from s2l_ext.training.batch_fields import KL_BETA_FIELD, SLOTS_FIELD

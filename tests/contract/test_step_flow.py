@@ -9,12 +9,13 @@ from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.controller import StepPrompts
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.explorer.serving import lifecycle as explorer_life
 from s2l_ext.methods.guidance import controller as guided
+from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.controller import StepKL
 from s2l_ext.training import controller_state as state
 from s2l_ext.training import trainer as methods

@@ -68,8 +68,8 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     from verl.utils import tensordict_utils as tu
 
     from s2l_ext.data.prompts import prompt_id
-    from s2l_ext.methods.config import ExplorerConfig
     from s2l_ext.methods.explorer import stored_controller as stored
+    from s2l_ext.methods.explorer.config import ExplorerConfig
     from s2l_ext.training.batch_fields import STORED_FIELD
 
     chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]

@@ -17,7 +17,7 @@ import transfer_queue as tq
 from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-from s2l_ext.config import parse_s2l
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import agent_loop, faults, waiting
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker
 from s2l_ext.training.batch_fields import SLOTS_FIELD

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
 

@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch import cluster as cluster_check
 from s2l_ext.launch import train
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import registration
 
 pytestmark = pytest.mark.slow

@@ -12,10 +12,10 @@ import ray
 from ray import cloudpickle
 
 from s2l_ext import __version__
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ResourceError
 from s2l_ext.launch import cluster as cluster_check
 from s2l_ext.launch.cluster import CheckedRunner, Node, judge
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import registration
 
 pytestmark = pytest.mark.slow

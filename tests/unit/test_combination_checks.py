@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.serving.servers import explorer_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.combination_rules import check_columns
 
 LORA = "actor_rollout_ref__model__lora_rank"

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
 from s2l_ext.launch.train import _ask_verl
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow

@@ -10,16 +10,11 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.training.rules import (
-    GROUP_ESTIMATORS,
-    PREFETCH_RULES,
-    ROLLOUT_KEYS_OUTSIDE_YAML,
-    UNGROUPED_ESTIMATORS,
-    check_against_verl,
-)
+from s2l_ext.methods.explorer.rules import GROUP_ESTIMATORS, ROLLOUT_KEYS_OUTSIDE_YAML, UNGROUPED_ESTIMATORS
+from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.rules import PREFETCH_RULES, check_against_verl
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,12 @@
 
 import pytest
 
-from s2l_ext.config import parse_s2l
-from s2l_ext.config.modes import TRAINERS, batches_ahead, check_mode, lag_limit, mode_of, most_draws
+from s2l_ext.config.modes import TRAINERS, batches_ahead, lag_limit, mode_of, most_draws
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.controller_state import fingerprint
+from s2l_ext.training.mode_rules import check_mode
 from s2l_ext.training.preflight import gpus_needed
 
 pytestmark = pytest.mark.slow

@@ -11,17 +11,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext import errors
-from s2l_ext.config import ExplorerConfig, RolloutOptions, S2LConfig, parse_s2l
 from s2l_ext.config.parse import valid_keys
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import (
-    CurriculumConfig,
-    DistillConfig,
-    GuidanceConfig,
-    GuidanceLengthConfig,
-    KLConfig,
-    PlacementConfig,
-)
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.kl.config import KLConfig
+from s2l_ext.methods.registry import PlacementConfig, RolloutOptions, S2LConfig, parse_s2l
 
 
 def explorer(**settings):
@@ -164,7 +161,7 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line():
 
 
 def test_valid_keys_cover_nested_blocks():
-    keys = set(valid_keys())
+    keys = set(valid_keys(S2LConfig, "s2l"))
     assert {"s2l.explorer", "s2l.explorer.is_cap", "s2l.rollout.poll_interval_s"} <= keys
     guidance = (GuidanceConfig, GuidanceLengthConfig)
     others = (KLConfig, CurriculumConfig, DistillConfig, RolloutOptions, PlacementConfig)

@@ -8,9 +8,9 @@ import pickle
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, fingerprint, render
+from s2l_ext.methods.registry import parse_s2l
 
 pytestmark = pytest.mark.slow
 

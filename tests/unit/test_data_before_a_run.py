@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.cli import main
-from s2l_ext.config import parse_s2l
 from s2l_ext.data import dapo, openr1
 from s2l_ext.data.drawing import TierDraw
 from s2l_ext.data.gold_report import report
 from s2l_ext.errors import DataError
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Manifest
 from s2l_ext.store.shards import write_manifest

@@ -3,11 +3,11 @@
 import pytest
 from omegaconf import open_dict
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, TokenizerMismatch
 from s2l_ext.launch.plan_summary import build_plan, render
-from s2l_ext.methods.config import DistillConfig
+from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.rules import NO_POLICY_GRADIENT, OWN_ENGINE
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.controller_state import fingerprint
 from s2l_ext.training.preflight import check_inputs
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.preflight import check_pool
 from s2l_ext.training.rules import check_against_verl
 

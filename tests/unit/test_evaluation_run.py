@@ -204,7 +204,7 @@ def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypa
 
     scripted()
     with monkeypatch.context() as patch, pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left"):
-        patch.setattr("s2l_ext.training.controller_state.os.replace", full)
+        patch.setattr("s2l_ext.utils.files.os.replace", full)
         evaluate(job(), progress=False)
     assert not job().out.exists()
     again = scripted()
@@ -221,7 +221,7 @@ def test_an_interrupted_write_leaves_the_old_result_whole(job, scripted, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("s2l_ext.training.controller_state.os.fsync", interrupted)
+        patch.setattr("s2l_ext.utils.files.os.fsync", interrupted)
         evaluate(job(), progress=False)
     assert job().out.read_bytes() == before
     assert evaluate(job(), progress=False)["num_problems"] == 6

@@ -17,7 +17,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.config.resolve import resolve
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch import submit, train
@@ -25,6 +24,7 @@ from s2l_ext.launch.cluster import Node, check_accelerators
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.curriculum.pass_rates import PassRates
 from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.controller_state import load_state, save_state
 from s2l_ext.training.rules import check_against_verl
 

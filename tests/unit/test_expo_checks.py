@@ -5,10 +5,11 @@ import math
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import CurriculumConfig, KLConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.rules import build_kl, needs_accuracy
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
 

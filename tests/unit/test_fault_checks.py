@@ -2,9 +2,9 @@
 
 import pytest
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow

@@ -19,7 +19,6 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.config.parse import valid_keys
 from s2l_ext.data import gsm8k, humaneval, openr1, reading, user_jsonl
 from s2l_ext.data.checks import check_parquet
@@ -29,6 +28,7 @@ from s2l_ext.evaluation.benchmarks import load_benchmark
 from s2l_ext.evaluation.forms import _decoded
 from s2l_ext.evaluation.samples import SampleFile
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.pipeline.graph import check_names, ordered
 from s2l_ext.pipeline.manifest import Entry, Manifest
 from s2l_ext.pipeline.schema import read_pipeline
@@ -163,7 +163,7 @@ def folder(tmp_path_factory) -> Path:
 def blocks(draw: Any) -> Any:
     """Known keys with any values, and unknown keys."""
     block: dict[str, Any] = {}
-    for key in draw(st.lists(st.sampled_from(sorted(valid_keys())), max_size=4)):
+    for key in draw(st.lists(st.sampled_from(sorted(valid_keys(S2LConfig, "s2l"))), max_size=4)):
         inner = block
         *parents, last = key.split(".")[1:]
         for name in parents:

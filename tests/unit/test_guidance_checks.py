@@ -6,7 +6,7 @@ import pytest
 
 from s2l_ext.data.prompts import PromptTable
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.rules import LENGTH_KEYS
 from s2l_ext.methods.guidance.trace_checks import check_traces, read_teacher_rollouts
 from s2l_ext.methods.kl.rules import needs_accuracy

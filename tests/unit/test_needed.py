@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ResourceError
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.needed import TRACKER_FILE, needed_now, only_validates, steps_done
 from s2l_ext.training.preflight import check_pool, gpus_needed
 

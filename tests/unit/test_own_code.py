@@ -12,10 +12,10 @@ import pytest
 from omegaconf import DictConfig
 
 from s2l_ext.cli import main
-from s2l_ext.config import parse_s2l
 from s2l_ext.data.tokenizers import Trust, compare, load_tokenizer
 from s2l_ext.errors import ConfigError, TokenizerMismatch
 from s2l_ext.evaluation.model_folder import model_digest, open_model
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.preflight import check_inputs
 
 SPEC = importlib.util.spec_from_file_location("own_code_model", Path(__file__).with_name("own_code_model.py"))

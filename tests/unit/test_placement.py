@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch.cluster import cluster_address
 from s2l_ext.launch.placement import Node, Role, check_roles, roles, table
 from s2l_ext.launch.worst_case import Claim, always_fits, shut_out
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.placement_rules import check_placement, matches
 
 LEARNER, EXPLORER = {"pool": "learner"}, {"pool": "explorer"}

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.preflight import check_pool, check_warm_start, preflight, steps_of_run
 
 TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from s2l_ext.config import parse_s2l
+from s2l_ext.config.run_steps import FROM_DATA, STEPS_KEY, RunSteps, ranges, run_steps
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.plan_summary import build_plan, render
-from s2l_ext.training.schedule_rules import FROM_DATA, STEPS_KEY, RunSteps, check_schedules, ranges, run_steps
+from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.schedule_rules import check_schedules
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import StateMismatch
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
 
 RATES = np.array([0.1, 0.5, 1.0])

@@ -5,8 +5,8 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from s2l_ext.config import parse_s2l
 from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
 from s2l_ext.training.run_log import RunLog, StepFile
 
@@ -112,7 +112,7 @@ def test_newer_schema_is_refused(tmp_path) -> None:
 def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch) -> None:
     path = tmp_path / "file.json"
     state.write_atomically(path, "old")
-    monkeypatch.setattr(state.os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("s2l_ext.utils.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         state.write_atomically(path, "new")
     assert path.read_text() == "old"

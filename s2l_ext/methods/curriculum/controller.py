@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin_of
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler

@@ -28,10 +28,10 @@ from s2l_ext.data.prompts import (
     tiers_of,
 )
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.methods.config import CURRICULA, CurriculumConfig
+from s2l_ext.methods.curriculum.config import CURRICULA, CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import Curriculum, GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import EasyToHard, FileOrder, UniformOrder
-from s2l_ext.methods.kl.rules import CURRICULUM_GROUP
+from s2l_ext.methods.curriculum.rules import CURRICULUM_GROUP
 from s2l_ext.training.controller_state import check_saveable
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import DistillConfig
+from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.training.actor_worker import SUM_PREFIX
 from s2l_ext.training.batch_fields import DISTILL_BLOCK
 from s2l_ext.training.outcomes import accuracy_of

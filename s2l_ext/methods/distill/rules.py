@@ -8,7 +8,9 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import DistillConfig, ExplorerConfig, S2LConfig
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.registry import S2LConfig
 
 ROLLOUT = "actor_rollout_ref.rollout"
 SERVER_KEYS = ("topk", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size")

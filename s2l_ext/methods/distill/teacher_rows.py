@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from s2l_ext.methods.config import DistillConfig, ExplorerConfig
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 
 
 def check_teacher_rows(distill: DistillConfig, explorer: ExplorerConfig) -> list[str]:

@@ -30,7 +30,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import TrainingWorker
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import DistillConfig
+from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.divergences import TokenDivergence, divergence_from_hidden, policy_gradient_k1
 from s2l_ext.methods.distill.output_layer import amplified, largest_difference, probe_ids, tolerance
 from s2l_ext.methods.explorer.serving.servers import point_to_model

@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 
 KEY = "s2l.explorer.placement=colocated"
 ROLLOUT = "actor_rollout_ref.rollout"

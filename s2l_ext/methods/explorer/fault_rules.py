@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 
 KEY = "s2l.explorer"
 RESTART_KEYS = ("max_restarts", "restart_backoff_s", "start_timeout_s")

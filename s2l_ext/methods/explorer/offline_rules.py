@@ -7,7 +7,7 @@ import dataclasses
 from omegaconf import DictConfig
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 
 OFFLINE_KEYS = ("store", "too_few")
 LIVE_KEYS = {

@@ -9,15 +9,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.config.run_steps import run_steps
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.tokenizers import Trust, digest, load_tokenizer, snapshot, token_digest, trust_of
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
-from s2l_ext.methods.config import ExplorerConfig, S2LConfig
 from s2l_ext.methods.distill.teacher_rows import stored_row_warnings
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.store.reader import RolloutStore
-from s2l_ext.training.schedule_rules import run_steps
 
 KEY = "s2l.explorer.store"
 LEARNER_KEY = "actor_rollout_ref.model.path"

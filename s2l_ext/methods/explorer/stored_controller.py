@@ -9,7 +9,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.methods.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.stored_draws import Taken, WithoutReplacement
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import STORED_FIELD

@@ -13,7 +13,7 @@ from typing import Any
 from s2l_ext.data.answer_places import known_answer
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.traces import OPEN, TAIL_TOKENS, after_prompt, answer_start
-from s2l_ext.methods.config import GuidanceConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.guidance.trace_checks import trace_fault
 
 

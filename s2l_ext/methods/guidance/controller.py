@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ext.errors import StateMismatch
-from s2l_ext.methods.config import GuidanceConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, guided_sessions
 from s2l_ext.methods.guidance.rules import build_length
 from s2l_ext.training.outcomes import Session, batch_accuracy

@@ -6,9 +6,11 @@ from typing import Protocol
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.run_steps import RunSteps
+from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.length import (
     AdaptiveGuidance,
     AdditiveGuidance,
@@ -18,7 +20,6 @@ from s2l_ext.methods.guidance.length import (
     StepwiseDecay,
     guided_sessions,
 )
-from s2l_ext.methods.kl.rules import refuse_unused
 
 ALWAYS = {"initial", "max_length"}
 CONTROLLERS = ("adaptive", "additive")
@@ -135,3 +136,13 @@ def _build(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance |
     if config.type == "concave":
         return ConcaveDecay(config.initial, total_steps, config.power)
     return LinearDecay(config.initial, total_steps)
+
+
+def _stepwise(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
+    length = guidance.length
+    if length.type != "stepwise" or length.every < steps.number:
+        return []
+    return [
+        f"s2l.guidance.length.every={length.every} and the run has {steps.number} steps ({steps.source}): the stepwise "
+        f"length never falls. Set it to {max(steps.number // 4, 1)}, which gives four stages, or use type=constant."
+    ]

@@ -11,7 +11,7 @@ from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
 from s2l_ext.data.traces import answer_start, is_answer_only
 from s2l_ext.data.values import looks_like_a_list
 from s2l_ext.errors import DataError
-from s2l_ext.methods.config import GuidanceConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.store.reader import RolloutStore
 
 ROUND_TRIPS = 1000

@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.methods.config import KLConfig
+from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.rules import build_kl
 from s2l_ext.training.actor_worker import KL_BETA_MAX, KL_BETA_MIN
 from s2l_ext.training.batch_fields import KL_BETA_FIELD

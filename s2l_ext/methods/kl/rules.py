@@ -1,16 +1,16 @@
-"""Rules of ``s2l.kl`` and ``s2l.curriculum``: among their own keys, and against verl's settings."""
+"""Rules of ``s2l.kl``: among its own keys, and against verl's settings."""
 
 from __future__ import annotations
-
-import dataclasses
-from typing import Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.resolve import resolve
+from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.config import CURRICULA, RHO_SHAPES, CurriculumConfig, DistillConfig, GuidanceConfig, KLConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.kl.coefficient import (
     AccuracyConditionedKL,
     AdaptiveTargetKL,
@@ -20,10 +20,10 @@ from s2l_ext.methods.kl.coefficient import (
     Rho,
     tanh_rho,
 )
+from s2l_ext.methods.kl.config import RHO_SHAPES, KLConfig
 
 VERL_DEFAULT_KL_COEF = 0.001
 KL_COEF = "actor_rollout_ref.actor.kl_loss_coef"
-CURRICULUM_GROUP = "s2l.curricula"
 
 KL_KEYS = {
     "constant": {"beta"},
@@ -33,26 +33,6 @@ KL_KEYS = {
 """Keys of ``s2l.kl`` that each type reads."""
 
 RHO_KEYS = {"linear": {"rho_low", "rho_high"}, "power": {"rho_low", "rho_high", "rho_exponent"}}
-
-CURRICULUM_KEYS = {
-    "gaussian": {"center", "sigma", "warm_start"},
-    "uniform": {"warm_start"},
-    "easy_to_hard": {"tier_column", "tier_order", "warm_start"},
-    "file_order": {"warm_start"},
-}
-ALWAYS = {"type", "ema", "rows", "on_mismatch"}
-
-
-def refuse_unused(block: Any, used: set[str], prefix: str) -> None:
-    """Raise ConfigError for a key that was changed and that the block's ``type`` does not read."""
-    for item in dataclasses.fields(block):
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        value = getattr(block, item.name)
-        if item.name not in used and value != default:
-            raise ConfigError(
-                f"{prefix}.{item.name}={value} would be ignored with {prefix}.type={block.type}, which reads "
-                f"{', '.join(sorted(used - {'type'}))}. Leave it out."
-            )
 
 
 # ---- KL -----------------------------------------------------------------------------------------------------------
@@ -152,44 +132,3 @@ def needs_accuracy(
 
 
 # ---- curriculum ---------------------------------------------------------------------------------------------------
-
-
-def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]:
-    """Raise ConfigError on the impossible, return warnings."""
-    if curriculum.type in CURRICULUM_KEYS:
-        refuse_unused(curriculum, CURRICULUM_KEYS[curriculum.type] | ALWAYS, "s2l.curriculum")
-    else:
-        resolve(curriculum.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
-        refuse_unused(curriculum, {"type", "rows", "on_mismatch", "options"}, "s2l.curriculum")
-    _refuse_other_prompts(cfg)
-    _check_order(curriculum, cfg)
-    custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
-    if custom:
-        return [f"trainer.v1.sampler.custom_sampler={custom} must hand on the prompts that s2l.curriculum drew."]
-    return []
-
-
-def _refuse_other_prompts(cfg: DictConfig) -> None:
-    """A step must train on the prompts that were drawn for it, all of them and no others."""
-    reasons = {
-        "algorithm.filter_groups.enable": "drops groups and draws others in their place; the curriculum replaces it",
-        "trainer.v1.sampler.sync_refill_failed_groups": "draws other prompts in place of failed groups",
-        "skip.rollout_tq.enable": "replays stored rollouts of other prompts",
-    }
-    for key, reason in reasons.items():
-        if setting(cfg, key):
-            raise ConfigError(f"{key}=True {reason}. Set {key}=False, or s2l.curriculum=null.")
-
-
-def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
-    if curriculum.type in ("gaussian", "uniform") and setting(cfg, "data.shuffle") is False:
-        raise ConfigError(
-            f"data.shuffle=False asks for the order of the file, s2l.curriculum.type={curriculum.type} draws another. "
-            "Set s2l.curriculum.type=file_order, or leave data.shuffle out."
-        )
-    shuffled_subset = (setting(cfg, "data.train_max_samples") or -1) > 0 and setting(cfg, "data.shuffle")
-    if shuffled_subset and setting(cfg, "data.seed") is None:
-        raise ConfigError(
-            "data.train_max_samples without data.seed takes other rows at every start, so saved pass rates would "
-            "belong to other prompts. Set data.seed."
-        )

@@ -24,8 +24,8 @@ from s2l_ext.studies.diversity.measure import Settings, measure
 from s2l_ext.studies.diversity.models import GradientSettings
 from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
 from s2l_ext.studies.diversity.text import require_libraries
-from s2l_ext.training.controller_state import write_atomically
 from s2l_ext.utils import json_text
+from s2l_ext.utils.files import write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

@@ -16,7 +16,7 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.report.style import GENERATOR, document
 from s2l_ext.studies.diversity import table as diversity_table
 from s2l_ext.studies.diversity.job import RESULT, add_arguments, compare
-from s2l_ext.training.controller_state import write_atomically
+from s2l_ext.utils.files import write_atomically
 
 __all__ = ["add_arguments", "draw", "main", "page"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.training.sources import EXPLORER, LEARNER
 
 POLL_S = 2.0

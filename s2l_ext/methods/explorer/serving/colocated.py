@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig
 from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
 
-from s2l_ext.config import ExplorerConfig
 from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.health import FaultLedger, answers
 from s2l_ext.methods.explorer.serving.replica import Replica
 from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers, ending

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from s2l_ext.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.client import ROUTER_TIMEOUT_S, first_line
 from s2l_ext.methods.explorer.serving.replica import Replica, release
 

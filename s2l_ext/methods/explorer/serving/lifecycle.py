@@ -7,7 +7,7 @@ from typing import Any
 
 from verl.trainer.ppo.utils import Role
 
-from s2l_ext.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
 from s2l_ext.methods.explorer.serving.early_start import EarlyStart
 from s2l_ext.methods.explorer.serving.health import FaultLedger

@@ -11,12 +11,13 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.llm_server import LLMServerManager
 
-from s2l_ext.config import ExplorerConfig, parse_s2l
 from s2l_ext.errors import S2LError
+from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, first_line
 from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
 from s2l_ext.methods.explorer.serving.replica import Replica, release
 from s2l_ext.methods.explorer.serving.router import ExplorerRouter
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.label_selectors import placed_replica
 
 FIRST_REPLICA_RANK = 1000

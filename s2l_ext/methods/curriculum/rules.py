@@ -1,0 +1,84 @@
+"""Rules of ``s2l.curriculum``: among its own keys, and against verl's settings."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.resolve import resolve
+from s2l_ext.config.run_steps import STEPS_KEY
+from s2l_ext.config.unused import refuse_unused
+from s2l_ext.config.verl_settings import setting, total_steps, whole_number
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.curriculum.config import CURRICULA, CurriculumConfig
+
+CURRICULUM_GROUP = "s2l.curricula"
+
+
+CURRICULUM_KEYS = {
+    "gaussian": {"center", "sigma", "warm_start"},
+    "uniform": {"warm_start"},
+    "easy_to_hard": {"tier_column", "tier_order", "warm_start"},
+    "file_order": {"warm_start"},
+}
+
+
+ALWAYS = {"type", "ema", "rows", "on_mismatch"}
+
+
+def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]:
+    """Raise ConfigError on the impossible, return warnings."""
+    if curriculum.type in CURRICULUM_KEYS:
+        refuse_unused(curriculum, CURRICULUM_KEYS[curriculum.type] | ALWAYS, "s2l.curriculum")
+    else:
+        resolve(curriculum.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
+        refuse_unused(curriculum, {"type", "rows", "on_mismatch", "options"}, "s2l.curriculum")
+    _refuse_other_prompts(cfg)
+    _check_order(curriculum, cfg)
+    custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
+    if custom:
+        return [f"trainer.v1.sampler.custom_sampler={custom} must hand on the prompts that s2l.curriculum drew."]
+    return []
+
+
+def _refuse_other_prompts(cfg: DictConfig) -> None:
+    """A step must train on the prompts that were drawn for it, all of them and no others."""
+    reasons = {
+        "algorithm.filter_groups.enable": "drops groups and draws others in their place; the curriculum replaces it",
+        "trainer.v1.sampler.sync_refill_failed_groups": "draws other prompts in place of failed groups",
+        "skip.rollout_tq.enable": "replays stored rollouts of other prompts",
+    }
+    for key, reason in reasons.items():
+        if setting(cfg, key):
+            raise ConfigError(f"{key}=True {reason}. Set {key}=False, or s2l.curriculum=null.")
+
+
+def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
+    if curriculum.type in ("gaussian", "uniform") and setting(cfg, "data.shuffle") is False:
+        raise ConfigError(
+            f"data.shuffle=False asks for the order of the file, s2l.curriculum.type={curriculum.type} draws another. "
+            "Set s2l.curriculum.type=file_order, or leave data.shuffle out."
+        )
+    shuffled_subset = (setting(cfg, "data.train_max_samples") or -1) > 0 and setting(cfg, "data.shuffle")
+    if shuffled_subset and setting(cfg, "data.seed") is None:
+        raise ConfigError(
+            "data.train_max_samples without data.seed takes other rows at every start, so saved pass rates would "
+            "belong to other prompts. Set data.seed."
+        )
+
+
+LAPPING = ("easy_to_hard", "file_order")
+"""Curricula whose passes do not end with a step."""
+
+
+def _unfinished_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
+    """verl's epoch is ``rows // batch`` steps: where passes go on inside a step, its last epoch ends before them."""
+    batch, epochs = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, "trainer.total_epochs")
+    if curriculum.type not in LAPPING or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
+        return []
+    per_epoch = rows // batch
+    wanted = -(-rows * epochs // batch)
+    return [
+        f"s2l.curriculum.type={curriculum.type}: trainer.total_epochs={epochs} is {per_epoch * epochs} steps of "
+        f"{batch} prompts, and the last pass over {rows} leaves out the last {(rows - per_epoch * batch) * epochs} of "
+        f"its order. Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
+    ]

@@ -1,0 +1,68 @@
+"""Files that are whole or not there: atomic writes, staged folders, locks, and the cache folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from s2l_ext.errors import DataError
+
+
+def to_disk(path: Path) -> None:
+    """Wait until the disk has a file, or a folder's list of names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` so that a reader or a crash sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with open(partial, "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def cache_root() -> Path:
+    """``$S2L_CACHE_DIR`` or ``~/.cache/s2l_ext``."""
+    return Path(os.environ.get("S2L_CACHE_DIR") or Path.home() / ".cache" / "s2l_ext").expanduser()
+
+
+@contextmanager
+def writable(folder: Path, fix: str) -> Iterator[None]:
+    """Create the folder; turn a failure to write below it into a DataError that names it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written ({error.strerror or error}). {fix}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file beside ``folder``, then hold it."""
+    with open(folder.with_suffix(".lock"), "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to fill; it takes that name in one step, and only when nothing went wrong."""
+    stage = Path(mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    stage.chmod(0o755)
+    try:
+        yield stage
+        os.replace(stage, folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
