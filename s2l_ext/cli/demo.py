@@ -21,7 +21,8 @@ from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.report.demo_page import headline, render, verdict
 from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series
-from s2l_ext.utils.follow import Ended, Tail, last_lines, run_followed
+from s2l_ext.utils.follow import Tail, last_lines
+from s2l_ext.utils.processes import Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
@@ -121,7 +122,7 @@ def clear_earlier(demo: Demo) -> None:
         )
     for folder in folders:
         shutil.rmtree(folder)
-    for name in ("summary.json", "report.html"):
+    for name in ("summary.json", "report.html", "toy.log", "train.log"):
         (demo.out / name).unlink(missing_ok=True)
     demo.out.mkdir(parents=True, exist_ok=True)
     (demo.out / OWNED).touch()
@@ -131,11 +132,13 @@ def _run_phases(demo: Demo, progress: Progress) -> Ended:
     progress.start("toy", TOY_TEXT)
     log = demo.out / "toy.log"
     command = (*demo.prepare_command, str(demo.out / "toy"))
-    _require_success("Making the toy world", run_followed(command, {}, log, partial(_show_toy, progress, log)), log)
+    _require_success("Making the toy world", run_supervised(command, log, partial(_show_toy, progress, log)), log)
     progress.start("start-up", START_TEXT)
     watch = _Watch(demo, progress)
     log = demo.out / "train.log"
-    ended = run_followed(train_command(demo), {"S2L_TOY_DIR": str(demo.out / "toy")}, log, watch.tick)
+    ended = run_supervised(
+        train_command(demo), log, watch.tick, {"S2L_TOY_DIR": str(demo.out / "toy")}, measure_memory=True
+    )
     _require_success("Training", ended, log)
     return ended
 

@@ -17,9 +17,9 @@ from s2l_ext.methods.explorer.serving import client as explorer_client
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
 from s2l_ext.methods.explorer.serving.health import FaultLedger, Restarts, Watch
-from s2l_ext.methods.explorer.serving.processes import kill_processes
 from s2l_ext.methods.explorer.serving.router import ExplorerRouter
 from s2l_ext.training import faults
+from s2l_ext.utils.processes import kill_processes
 
 pytestmark = pytest.mark.contract
 

@@ -9,18 +9,16 @@ import os
 import re
 import select
 import sys
-import time
 from html.parser import HTMLParser
 
-import psutil
 import pytest
 
 from s2l_ext.cli import demo as demo_module
 from s2l_ext.cli.demo import Demo, add_arguments, main, run_demo, train_command
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, nice_step
-from s2l_ext.utils import follow, memory
-from s2l_ext.utils.follow import Tail, last_lines, run_followed
+from s2l_ext.utils import processes
+from s2l_ext.utils.follow import Tail, last_lines
 from s2l_ext.utils.progress import Phase, Progress
 
 FAKE_TRAINER = """
@@ -62,8 +60,8 @@ validate(4, 30)
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> Demo:
-    monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
-    monkeypatch.setattr(follow, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(processes, "MEMORY_SECONDS", 0.2)
+    monkeypatch.setattr(processes, "POLL_SECONDS", 0.1)
     script = tmp_path / "fake_trainer.py"
     script.write_text(FAKE_TRAINER)
     prepare = "import pathlib, sys; pathlib.Path(sys.argv[1]).mkdir(exist_ok=True); print('made')"
@@ -179,44 +177,6 @@ def test_command_line_reaches_the_training_command(tmp_path, monkeypatch):
     assert f"trainer.default_local_dir='{tmp_path}/a\\'b/run'" in command
     with pytest.raises(DataError, match="--steps 0"):
         main(parser.parse_args(["--steps", "0"]))
-
-
-@pytest.mark.slow
-def test_followed_command_leaves_no_process_behind(tmp_path):
-    script = (
-        "import subprocess, sys, pathlib\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], start_new_session=True)\n"
-        "pathlib.Path(sys.argv[1]).write_text(str(child.pid))\n"
-    )
-    pid_file = tmp_path / "pid"
-    ended = run_followed([sys.executable, "-c", script, str(pid_file)], {}, tmp_path / "log", lambda: None)
-    assert ended.returncode == 0
-    assert not psutil.pid_exists(int(pid_file.read_text()))
-
-
-def test_interrupt_stops_the_command(tmp_path):
-    pids = []
-
-    def interrupt():
-        pids.extend(int(word) for word in last_lines(tmp_path / "log", 1))
-        if pids:
-            raise KeyboardInterrupt
-
-    script = "import os, time; print(os.getpid(), flush=True); time.sleep(300)"
-    started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        run_followed([sys.executable, "-c", script], {}, tmp_path / "log", interrupt)
-    assert not psutil.pid_exists(pids[0])
-    assert time.monotonic() - started < 30
-
-
-@pytest.mark.slow
-def test_peak_memory_counts_children(tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.2)
-    child = "import time; block = bytearray(300_000_000); time.sleep(1)"
-    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    ended = run_followed([sys.executable, "-c", script], dict(os.environ), tmp_path / "log", lambda: None)
-    assert 0.3e9 < ended.peak_bytes < 0.6e9
 
 
 def test_tail_gives_complete_lines_once(tmp_path):

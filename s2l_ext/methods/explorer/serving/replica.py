@@ -11,13 +11,12 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Any
 
-import psutil
 import ray
 from ray._private import state as ray_state
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.utils.device import get_resource_name
 
-from s2l_ext.methods.explorer.serving.processes import Process, kill_processes, own_processes
+from s2l_ext.utils.processes import Process, family, kill_processes
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +162,11 @@ def _wait_for_room(gpus: int, deadline: float, over: Event) -> None:
 
 def _find_processes(replica: Any) -> dict[str, list[Process]]:
     """By node: every process to end, as the actors see them while they live."""
-    calls = [actor.__ray_call__.remote(own_processes) for actor in [*replica.servers, *replica.workers]]
+
+    def own(_actor: Any) -> tuple[str, list[Process]]:
+        return ray.get_runtime_context().get_node_id(), family()
+
+    calls = [actor.__ray_call__.remote(own) for actor in [*replica.servers, *replica.workers]]
     found: dict[str, list[Process]] = {}
     for node, processes in ray.get(calls, timeout=END_TIMEOUT_S):
         found.setdefault(node, []).extend(processes)
@@ -218,9 +221,7 @@ def _gpus(group: Any) -> int:
 
 def _families_on(node: str, pids: list[int]) -> Any:
     def families() -> list[Process]:  # inside: sent by value, so that the worker process does not import verl
-        parents = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-        everyone = [one for parent in parents for one in [parent, *parent.children(recursive=True)]]
-        return [(one.pid, one.create_time()) for one in everyone]
+        return [one for pid in pids for one in family(pid)]
 
     return ray.remote(families).options(**_on(node)).remote()
 
