@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,3 +91,19 @@ def test_adversarial_answers(row):
 def test_the_adversarial_rows_hold_both_kinds():
     expected = [row["expected"] for row in rows("adversarial_answers.jsonl")]
     assert expected.count(False) >= 133 and expected.count(True) >= 51
+
+
+def examples():
+    """The rows of the page's table: response, gold, whether it is paid."""
+    page = (FIXTURES.parents[1] / "docs" / "rewards.md").read_text(encoding="utf-8")
+    table = page.partition("### Paid and not paid")[2].partition("**Golds.**")[0]
+    return re.findall(r"^\| `(.+)` \| `(.+)` \| (yes|no) \|$", table, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("response", "gold", "paid"), examples())
+def test_the_examples_of_the_page(response, gold, paid):
+    assert grade(response, gold) is (paid == "yes")
+
+
+def test_the_page_has_examples_of_both_kinds():
+    assert [sum(row[2] == paid for row in examples()) for paid in ("yes", "no")] == [9, 19]
