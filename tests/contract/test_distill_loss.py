@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from s2l_ext.methods.config import DistillConfig
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.methods.distill import controller, worker
+from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.worker import DistillActorWorker, DistillLoss, build_teacher, response_tokens
 from s2l_ext.training.actor_worker import S2LActorWorker
 
@@ -84,3 +84,25 @@ def test_a_teacher_has_the_actors_layout_and_keeps_nothing_for_gradients(monkeyp
     assert model.enable_gradient_checkpointing is False and config.model.enable_gradient_checkpointing is True
     assert (engine.use_remove_padding, engine.forward_only, engine.strategy) == (packed, True, "fsdp2")
     assert optimizer is None and after == "initialized"
+
+
+# ---- the driver -----------------------------------------------------------------------------------------------------
+
+
+def test_advantages_and_returns_are_nought_for_verls_metrics(queue) -> None:
+    queue.rows = {"a": {"response_mask": [1, 0, 1]}, "b": {"response_mask": [1, 1]}}
+    controller.zero_advantages(queue.batch())
+    for name in ("advantages", "returns"):
+        assert queue.column(name) == [[0.0, 0.0, 0.0], [0.0, 0.0]]
+
+
+def test_a_row_of_padding_is_not_counted_as_kept(queue) -> None:
+    """Padding is a copy of a row, so that a right one would count twice."""
+    verdicts = {"a": 1.0, "b": 0.0, "copy of a": 1.0}
+    queue.rows = {
+        key: {"response_mask": [1, 1], "extra_fields": {"reward_extra_info": {"acc": acc, "score": acc}}}
+        for key, acc in verdicts.items()
+    }
+    _, counts = controller.leave_out_wrong(queue.batch(padding=("copy of a",)))
+    assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
+    assert queue.column("response_mask") == [[1, 1], [0, 0], [1, 1]]

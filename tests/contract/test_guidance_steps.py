@@ -156,6 +156,18 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> No
     trainer._init_dataloader()
 
 
+def test_a_resumed_rule_goes_on_with_its_length_and_a_constant_one_keeps_nothing() -> None:
+    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=100, max_length=300))
+    first = StepGuidance(config, 8, 10)
+    first.adaptive.observe(0.8)
+    first.adaptive.observe(0.4)
+    assert first.length(3) == 200  # 100 * 0.8 / 0.4
+    assert resumed_guidance(config, 8, 10, first.state_dict()).length(3) == 200
+    constant = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(type="constant", initial=100))
+    assert StepGuidance(constant, 8, 10).state_dict() == {}
+    assert resumed_guidance(constant, 8, 10, {}).length(7) == 100
+
+
 def test_only_the_steps_that_a_decay_really_has_decide_whether_it_goes_on(tmp_path) -> None:
     """A checkpoint of 300 steps that one epoch cut to 5 goes on as one of 1,000 that the epoch cuts to 5."""
     s2l = parse_s2l(DECAY)

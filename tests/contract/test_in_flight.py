@@ -163,3 +163,9 @@ def test_slots_guided_sessions_and_stored_rollouts_of_a_plan(slots, planned: int
     values = {"slots": planned, "guided": guided, "length": 30}
     assert made == plans(5, "a", **values, stored=2, reused=1) | plans(5, "b", **values, stored=0)
     assert stored.slots == planned and (SLOTS_FIELD in batch) == (slots is not None)
+
+
+def test_without_guidance_no_session_is_planned_to_be_guided() -> None:
+    batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "index": torch.tensor([3, 4])})
+    assert make_plans(batch, 5, 3, None, stored=None, prompts=None) == plans(5, "a", "b", slots=3, guided=0, length=0)
+    assert GUIDED_FIELD not in batch and LENGTH_FIELD not in batch
