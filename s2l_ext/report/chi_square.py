@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 MIN_EXPECTED = 5.0
@@ -47,8 +47,17 @@ def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike, left_share:
     if degrees == 0:
         return ChiSquare(0.0, 0, 1.0)
     statistic = float(((observed - expected) ** 2 / variance).sum())
-    halves = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
-    return ChiSquare(statistic, degrees, float(torch.special.gammaincc(halves[0], halves[1])))
+    return ChiSquare(statistic, degrees, _upper_tail(statistic, degrees))
+
+
+def _upper_tail(statistic: float, degrees: int) -> float:
+    """Abramowitz and Stegun 26.4.4 and 26.4.5: a finite sum for whole degrees of freedom."""
+    half = statistic / 2
+    if half == 0:
+        return 1.0
+    powers = np.arange(degrees % 2 / 2, degrees / 2)
+    terms = (math.exp(k * math.log(half) - half - math.lgamma(k + 1)) for k in powers)
+    return min(1.0, math.fsum(terms) + (math.erfc(math.sqrt(half)) if degrees % 2 else 0.0))
 
 
 def _merged(

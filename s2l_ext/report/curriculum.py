@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from s2l_ext.report.charts import Line, Point, chart, empty
+from s2l_ext.report.chi_square import ChiSquare, chi_square
 from s2l_ext.report.draws import BINS, left_shares, observed_and_expected
 from s2l_ext.report.maps import Bars, bars, heat_map, scatter
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
 from s2l_ext.report.style import Section
-
-if TYPE_CHECKING:
-    from s2l_ext.report.chi_square import ChiSquare
 
 NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
 NO_RATES = "This curriculum keeps no pass rates, so prompts cannot be counted by them."
@@ -161,7 +158,6 @@ def draws_by_bucket(run: Run) -> str:
 
 
 def _fit(observed: np.ndarray, expected: np.ndarray, left: np.ndarray) -> str:
-    from s2l_ext.report.chi_square import chi_square  # imports torch
 
     impossible = int(observed[expected == 0].sum())
     if impossible:

@@ -8,12 +8,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.curriculum.pass_rates import PassRates
-from s2l_ext.report.chi_square import chi_square
+from s2l_ext.report.chi_square import _upper_tail, chi_square
 
 
 def with_rates(values):
@@ -75,7 +76,6 @@ def test_a_bad_update_names_the_value_and_changes_nothing(change, indices, value
         getattr(rates, change)(indices, values)
     assert rates.rates.tolist() == [0.5] * 4
     assert rates.visits.tolist() == [0] * 4
-    assert rates.version == 0
 
 
 @given(
@@ -219,6 +219,18 @@ def test_chi_square_by_hand():
     assert result.degrees == 1
     assert result.p == pytest.approx(math.erfc(math.sqrt(0.72)))  # chi-square with 1 degree of freedom
     assert chi_square([10, 20, 30], [1, 2, 3]).p == 1.0
+
+
+@pytest.mark.parametrize(("statistic", "degrees", "p"), [(3.841, 1, 0.05), (11.345, 3, 0.01), (18.307, 10, 0.05)])
+def test_the_upper_tail_is_that_of_the_tables(statistic, degrees, p):
+    assert _upper_tail(statistic, degrees) == pytest.approx(p, rel=1e-3)
+
+
+def test_the_upper_tail_is_torchs():
+    for degrees, statistic in ((1, 0.0), (2, 1e-9), (7, 3.0), (300, 250.0), (4999, 5400.0), (5000, 4.0)):
+        halves = torch.tensor([degrees / 2, statistic / 2], dtype=torch.float64)
+        expected = float(torch.special.gammaincc(halves[0], halves[1]))
+        assert _upper_tail(statistic, degrees) == pytest.approx(expected, rel=1e-9)
 
 
 def test_chi_square_merges_thin_bins():

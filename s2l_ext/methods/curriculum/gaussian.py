@@ -16,17 +16,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin_of, section
-from s2l_ext.methods.curriculum.sum_tree import FIXED_POINT, Indices, SumTree, chunks, fixed_point
+from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, Indices, PassRates, bin_of, chunks, section
 
 Floats = NDArray[np.float64]
 
-TREE_FROM = 64
-"""The tree draws where N is at least this many times n; below it, visiting all prompts costs less (measured by
+LEAST_WEIGHT = 2.0**-32
+"""Relative to the largest possible weight: nothing becomes undrawable."""
+REJECTION_FROM = 16
+"""Prompts are proposed where N is at least this many times n; below it, visiting all of them costs less (measured by
 ``benchmarks/curriculum.py``)."""
-MAX_ROUNDS = 8
-"""Rounds of the tree before the rest of a step is drawn by visiting all prompts. Weights span 32 powers of two and a
-round of n draws exhausts about log2(n) of them, so that few steps come to that."""
+PROPOSALS, MAX_ROUNDS = 2, 32
+"""Proposals of a round for each prompt of a step, and rounds. A draw that needs more visits all prompts instead."""
 
 
 class Curriculum(Protocol):
@@ -55,10 +55,9 @@ def check_draw(n: int, num_prompts: int) -> None:
 
 
 class GaussianCurriculum:
-    """Draws prompts by a Gaussian of their pass rates, in time that hardly depends on N.
+    """Draws prompts by a Gaussian of their pass rates, in time that does not depend on N while weights are alike.
 
-    Weights are rounded to multiples of 2**-32 of the largest possible one and are at least that, so that no prompt is
-    ever out of reach. The same seed, pass rates, N and n give the same prompts.
+    The same generator, pass rates, N and n give the same prompts.
 
     Args:
         num_prompts: N.
@@ -79,13 +78,11 @@ class GaussianCurriculum:
         self.center = center
         self.sigma = sigma
         self.pass_rates = PassRates(num_prompts, ema=ema)
-        self._tree: SumTree | None = None
-        self._tree_version = 0
 
     @property
     def nbytes(self) -> int:
-        """Bytes of pass rates, visits and, once it is needed, the tree."""
-        return self.pass_rates.nbytes + (self._tree.nbytes if self._tree else 0)
+        """Bytes of pass rates and visits."""
+        return self.pass_rates.nbytes
 
     def weights(self, rates: ArrayLike) -> Floats:
         """Relative weights of pass rates, any shape: 1 at ``center``."""
@@ -94,11 +91,11 @@ class GaussianCurriculum:
 
     def probabilities(self) -> Floats:
         """(N,) probability with which each prompt would be the first of a draw now."""
-        weight_N = np.concatenate([self._integer_weights(part) for part in chunks(self.num_prompts)])
+        weight_N = self._weights_of(slice(None))
         return weight_N / weight_N.sum()
 
-    def _integer_weights(self, selection: slice | Indices) -> Indices:
-        return fixed_point(self.weights(self.pass_rates.rates[selection]))
+    def _weights_of(self, selection: slice | Indices) -> Floats:
+        return np.maximum(self.weights(self.pass_rates.rates[selection]), LEAST_WEIGHT)
 
     # ---- drawing --------------------------------------------------------------------------------------------------
 
@@ -110,30 +107,31 @@ class GaussianCurriculum:
         """
         check_draw(n, self.num_prompts)
         drawn_n = np.zeros(0, np.int64)
-        if self.num_prompts >= TREE_FROM * n:
-            drawn_n = self._draw_by_tree(n, rng)
+        if self.num_prompts >= REJECTION_FROM * n:
+            drawn_n = self._draw_by_rejection(n, rng)
         if drawn_n.size < n:
             drawn_n = np.concatenate([drawn_n, self._draw_by_keys(n - drawn_n.size, rng, drawn_n)])
         return drawn_n
 
-    def _draw_by_tree(self, n: int, rng: np.random.Generator) -> Indices:
-        """Rounds of draws with replacement, repeats skipped, each without the prompts of the rounds before. Fewer than
-        n prompts if even then a few hold nearly all weight, round after round."""
-        tree, drawn = self._current_tree(), np.zeros(0, np.int64)
+    def _draw_by_rejection(self, n: int, rng: np.random.Generator) -> Indices:
+        """Any prompt is proposed, and kept with its weight as the probability unless it was drawn before. Fewer than n
+        prompts where few proposals are kept; what is drawn then is the beginning of an exact draw."""
+        drawn = np.zeros(0, np.int64)
         for _ in range(MAX_ROUNDS):
-            missing = n - drawn.size
-            fresh = tree.draw(missing + missing // 16 + 16, rng, without=drawn)
-            drawn = np.concatenate([drawn, fresh[np.sort(np.unique(fresh, return_index=True)[1])]])
-            if drawn.size >= n:
+            proposed = rng.integers(self.num_prompts, size=PROPOSALS * n)
+            kept = proposed[rng.random(proposed.size) < self._weights_of(proposed)]
+            drawn = np.concatenate([drawn, kept])
+            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][:n]
+            if drawn.size == n:
                 break
-        return drawn[:n]
+        return drawn
 
     def _draw_by_keys(self, n: int, rng: np.random.Generator, without: Indices) -> Indices:
         """The n smallest of Exp(1) / weight, ascending: the same distribution as drawing one after the other
         (Efraimidis and Spirakis 2006), whatever the weights."""
         key_n, item_n = np.zeros(0), np.zeros(0, np.int64)
         for part in chunks(self.num_prompts):
-            key = rng.standard_exponential(part.stop - part.start) / self._integer_weights(part)
+            key = rng.standard_exponential(part.stop - part.start) / self._weights_of(part)
             key[without[(without >= part.start) & (without < part.stop)] - part.start] = np.inf
             better = np.flatnonzero(key < (key_n.max() if key_n.size == n else np.inf))
             key_n, item_n = np.concatenate([key_n, key[better]]), np.concatenate([item_n, better + part.start])
@@ -141,12 +139,6 @@ class GaussianCurriculum:
                 smallest = np.argpartition(key_n, n - 1)[:n]
                 key_n, item_n = key_n[smallest], item_n[smallest]
         return item_n[np.argsort(key_n, kind="stable")]
-
-    def _current_tree(self) -> SumTree:
-        if self._tree is None or self._tree_version != self.pass_rates.version:
-            self._tree = SumTree(self.num_prompts, self._integer_weights)
-            self._tree_version = self.pass_rates.version
-        return self._tree
 
     # ---- learning -------------------------------------------------------------------------------------------------
 
@@ -156,14 +148,7 @@ class GaussianCurriculum:
         Raises:
             ValueError: a prompt that does not exist or is given twice, or a pass rate that is NaN or outside [0, 1].
         """
-        if self._tree is None or self._tree_version != self.pass_rates.version:
-            self.pass_rates.update(indices, pass_rates)
-            return
-        index_n, rate_n = self.pass_rates.check(indices, pass_rates)
-        before_n = self._integer_weights(index_n)
-        self.pass_rates.update(index_n, rate_n)
-        self._tree.change(index_n, before_n, self._integer_weights(index_n))
-        self._tree_version = self.pass_rates.version
+        self.pass_rates.update(indices, pass_rates)
 
     def set_pass_rates(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
         """Warm start: replace pass rates (n,) without counting a visit.
@@ -180,14 +165,14 @@ class GaussianCurriculum:
         mass = np.zeros(bins)
         for part in chunks(self.num_prompts):
             bin_of_prompt = bin_of(self.pass_rates.rates[part], bins)
-            mass += np.bincount(bin_of_prompt, weights=self._integer_weights(part), minlength=bins)
+            mass += np.bincount(bin_of_prompt, weights=self._weights_of(part), minlength=bins)
         return mass / mass.sum()
 
     def effective_sample_size(self) -> float:
         """``(sum w)^2 / sum w^2``: N if all prompts are equally likely, 1 if one of them is certain."""
         first = second = 0.0
         for part in chunks(self.num_prompts):
-            weight = self._integer_weights(part) / FIXED_POINT
+            weight = self._weights_of(part)
             first, second = first + float(weight.sum()), second + float(np.square(weight).sum())
         return first**2 / second
 

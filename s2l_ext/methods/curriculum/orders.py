@@ -15,8 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from s2l_ext.methods.curriculum.gaussian import check_draw
-from s2l_ext.methods.curriculum.pass_rates import PassRates, section
-from s2l_ext.methods.curriculum.sum_tree import Indices
+from s2l_ext.methods.curriculum.pass_rates import Indices, PassRates, section
 
 
 class FileOrder:

@@ -5,21 +5,29 @@ State kept: (N,) float64 pass rates and (N,) int32 visits, 12 bytes a prompt.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.sum_tree import MAX_ITEMS, Indices, chunks
 
 Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 HISTOGRAM_BINS = 20
 QUANTILES = (10, 25, 50, 75, 90)
 FINE_BINS = 4096
 """Bins in which an order statistic is looked for before the values of one bin are sorted."""
+CHUNK = 1 << 16
+"""Prompts handled at once where all are visited: temporaries stay in the cache."""
+
+
+def chunks(num_items: int) -> Iterator[slice]:
+    """Consecutive slices of at most CHUNK items that cover 0 to ``num_items``."""
+    for start in range(0, num_items, CHUNK):
+        yield slice(start, min(start + CHUNK, num_items))
 
 
 def bin_of(rates: Floats, bins: int) -> Indices:
@@ -47,8 +55,8 @@ class PassRates:
     """
 
     def __init__(self, num_prompts: int, ema: float = 0.9, start: float = 0.5) -> None:
-        if not 1 <= num_prompts <= MAX_ITEMS:
-            raise ConfigError(f"num_prompts={num_prompts}: use 1 to {MAX_ITEMS} prompts; is the data set empty?")
+        if num_prompts < 1:
+            raise ConfigError(f"num_prompts={num_prompts}: use 1 prompt or more; is the data set empty?")
         if not 0 <= ema < 1:
             raise ConfigError(
                 f"ema={ema}: the share of the old value that is kept must be in [0, 1). The paper has 0.9."
@@ -58,8 +66,6 @@ class PassRates:
         self.ema = ema
         self.rates: Floats = np.full(num_prompts, start)
         self.visits: NDArray[np.int32] = np.zeros(num_prompts, np.int32)
-        self.version = 0
-        """Grows with every change, so that sums over pass rates can tell whether they are current."""
 
     def __len__(self) -> int:
         return self.rates.size
@@ -78,7 +84,6 @@ class PassRates:
         index_n, new_n = self.check(indices, pass_rates)
         self.rates[index_n] = self.ema * self.rates[index_n] + (1 - self.ema) * new_n
         self.visits[index_n] += 1
-        self.version += 1
 
     def set_rates(self, indices: ArrayLike, rates: ArrayLike) -> None:
         """Replace pass rates (n,), for instance by those of an earlier run. It is no visit.
@@ -88,7 +93,6 @@ class PassRates:
         """
         index_n, new_n = self.check(indices, rates)
         self.rates[index_n] = new_n
-        self.version += 1
 
     def check(self, indices: ArrayLike, pass_rates: ArrayLike) -> tuple[Indices, Floats]:
         """Both as (n,) arrays.
@@ -168,7 +172,6 @@ class PassRates:
         if not (rates.min() >= 0 and rates.max() <= 1 and visits.min() >= 0):
             raise ValueError("saved pass rates must lie in [0, 1] and saved visits be 0 or more; the state is damaged")
         self.rates[:], self.visits[:] = rates, visits
-        self.version += 1
 
     @staticmethod
     def _saved(state: Mapping[str, Any], name: str, like: NDArray[Any]) -> NDArray[Any]:
