@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError, StateMismatch
+from s2l_ext.store.journal import Journal, whole_lines
 from s2l_ext.utils import json_text
 from s2l_ext.utils.secrets import masked
 
@@ -67,64 +66,35 @@ class SampleFile:
     def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
         self.path = path
         self.outcomes: dict[tuple[str, int], Outcome] = {}
+        self._journal = Journal(path, "another evaluation writes this file")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        except OSError as error:
-            raise self._failed(error) from error
-        try:
-            self._lock()
             self._continue(masked(json.loads(json.dumps(fingerprint))))
         except BaseException:
             self.close()
             raise
 
+    def _continue(self, fingerprint: dict[str, Any]) -> None:
+        there = read_fingerprint(self.path)
+        if there is not None:
+            _refuse_other(self.path, there, fingerprint)
+            self.outcomes = {(sample.prompt_id, sample.index): sample.outcome for sample in _samples(self.path)}
+        self._journal.cut()
+        if there is None:
+            self._journal.add(_line({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint}))
+
     def add(self, sample: Sample) -> None:
         """Append a sample; after this returns, a kill loses nothing of it."""
-        self._write(asdict(sample))
+        self._journal.add(_line(asdict(sample)))
         self.outcomes[sample.prompt_id, sample.index] = sample.outcome
 
     def close(self) -> None:
-        os.close(self._file)
+        self._journal.close()
 
     def __enter__(self) -> SampleFile:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(
-                f"{self.path}: another evaluation writes this file. Wait for it, or choose another --out."
-            ) from None
-
-    def _continue(self, fingerprint: dict[str, Any]) -> None:
-        lines = _Lines(self.path)
-        there = lines.header()
-        if there is None:
-            os.ftruncate(self._file, 0)
-            return self._write({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint})
-        _refuse_other(self.path, there, fingerprint)
-        for sample in lines.samples():
-            self.outcomes[sample.prompt_id, sample.index] = sample.outcome
-        return os.ftruncate(self._file, lines.whole)
-
-    def _write(self, record: dict[str, Any]) -> None:
-        line = (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
-        try:
-            while line:
-                line = line[os.write(self._file, line) :]
-        except OSError as error:
-            raise self._failed(error) from error
-
-    def _failed(self, error: OSError) -> DataError:
-        return DataError(
-            f"{self.path}: cannot be written ({error.strerror}). Samples already there are kept; make room or choose "
-            "another --out, then run the same command again."
-        )
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
@@ -135,54 +105,46 @@ def read_samples(path: Path) -> Iterator[Sample]:
     """
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected the .samples.jsonl that s2l eval writes beside --out.")
-    lines = _Lines(path)
-    if lines.header() is None:
+    if read_fingerprint(path) is None:
         raise DataError(f"{path}: holds nothing that s2l eval wrote. Expected a .samples.jsonl file.")
-    return lines.samples()
+    return _samples(path)
 
 
-class _Lines:
-    """Complete lines of a file of samples; ``whole`` is where those read so far end, in bytes."""
+def read_fingerprint(path: Path) -> dict[str, Any] | None:
+    """What the samples depend on; None for an empty file or a first line that a kill cut short.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.whole = path, 0
+    Raises:
+        DataError: the file holds something else.
+    """
+    with open(path, "rb") as file:
+        line = file.readline()
+    if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
+        return None
+    try:
+        header = json_text.loads(line)
+        version, fingerprint = header[HEADER], dict(header["fingerprint"])
+    except (KeyError, TypeError, ValueError):
+        raise DataError(
+            f"{path}:1: not a file of samples that s2l eval wrote. Choose another --out, or move it away."
+        ) from None
+    if version != SCHEMA_VERSION:
+        raise DataError(f"{path}:1: schema {version!r}, this version reads {SCHEMA_VERSION}. Choose another --out.")
+    return fingerprint
 
-    def header(self) -> dict[str, Any] | None:
-        """What the samples depend on; None for an empty file or a header that a kill cut short."""
-        with open(self.path, "rb") as file:
-            line = file.readline()
-        if not line.endswith(b"\n") and START.startswith(line[: len(START)]):
-            return None
-        try:
-            header = json_text.loads(line)
-            version, fingerprint = header[HEADER], dict(header["fingerprint"])
-        except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{self.path}:1: not a file of samples that s2l eval wrote. Choose another --out, or move it away."
-            ) from None
-        if version != SCHEMA_VERSION:
-            raise DataError(
-                f"{self.path}:1: schema {version!r}, this version reads {SCHEMA_VERSION}. Choose another --out."
-            )
-        self.whole = len(line)
-        return fingerprint
 
-    def samples(self) -> Iterator[Sample]:
-        with open(self.path, "rb") as file:
-            file.seek(self.whole)
-            for number, line in enumerate(file, start=2):
-                if not line.endswith(b"\n"):
-                    return
-                yield self._parse(line, number)
-                self.whole += len(line)
+def _samples(path: Path) -> Iterator[Sample]:
+    for number, line in whole_lines(path):
+        if number > 1:
+            try:
+                yield Sample(**json_text.loads(line))
+            except (TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}:{number}: not a sample ({error}). Remove that line; its sample is drawn again."
+                ) from error
 
-    def _parse(self, line: bytes, number: int) -> Sample:
-        try:
-            return Sample(**json_text.loads(line))
-        except (TypeError, ValueError) as error:
-            raise DataError(
-                f"{self.path}:{number}: not a sample ({error}). Remove that line; its sample is drawn again."
-            ) from error
+
+def _line(record: dict[str, Any]) -> bytes:
+    return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
 
 
 def _refuse_other(path: Path, there: dict[str, Any], here: dict[str, Any]) -> None:

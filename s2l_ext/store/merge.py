@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.store.reader import Manifest, Rollout, RolloutStore, Shard
-from s2l_ext.store.shards import write_manifest, write_shard
-from s2l_ext.store.writer import SHARD_ROWS, refuse_other, request_of, united
+from s2l_ext.store.shards import SHARD_ROWS, prompts_of_a_shard, slices, write_manifest, write_shard
+from s2l_ext.store.writer import refuse_other, request_of, united
 from s2l_ext.utils.files import staged, writable
 
 KEY = "--merge"
@@ -35,32 +35,16 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
     for store in stores[1:]:
         refuse_other(f"{KEY} {stores[0].folder}", stores[0].fingerprint, store.fingerprint, f"in {store.folder}")
     problems = _problems(stores)
+    n = max(store.manifest.request["n"] for store in stores)
+    prompts = prompts_of_a_shard(n, stores[0].fingerprint["sampling"], shard_rows)
     with writable(out.parent, "Choose another --out."), staged(out) as stage:
-        rows = _Rows(stores, problems)
-        shards = [write_shard(stage, number, part) for number, part in enumerate(_parts(rows.each(), shard_rows))]
-        write_manifest(stage, _manifest(stores, problems, shards))
-    return {"responses": sum(shard.rows for shard in shards), "prompts": len(problems), "duplicates": rows.duplicates}
-
-
-class _Rows:
-    """Responses of all stores, prompt by prompt; ``duplicates`` counts those that were in several."""
-
-    def __init__(self, stores: Sequence[RolloutStore], problems: dict[str, str]) -> None:
-        self.stores, self.problems, self.duplicates = stores, problems, 0
-
-    def each(self) -> Iterator[tuple[Rollout, str]]:
-        for name, problem in self.problems.items():
-            found: dict[int, tuple[Rollout, RolloutStore]] = {}
-            for store in self.stores:
-                for rollout in store.rollouts(name):
-                    first, owner = found.setdefault(rollout.index, (rollout, store))
-                    self.duplicates += owner is not store
-                    if first != rollout:
-                        raise DataError(
-                            f"{KEY}: {owner.folder} and {store.folder} hold different responses {rollout.index} of "
-                            f"prompt {name}. Stores to merge hold different prompts, or the same responses."
-                        )
-            yield from ((found[index][0], problem) for index in sorted(found))
+        shards = [
+            write_shard(stage, number, [(row, problems[name]) for name in names for row in _responses(stores, name)])
+            for number, names in enumerate(slices(list(problems), prompts))
+        ]
+        write_manifest(stage, _manifest(stores, problems, n, shards))
+    written, read = (sum(each.rows for each in every) for every in (shards, _shards(stores)))
+    return {"responses": written, "prompts": len(problems), "duplicates": read - written}
 
 
 def _problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
@@ -76,24 +60,29 @@ def _problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
     return problems
 
 
-def _parts(rows: Iterator[tuple[Rollout, str]], size: int) -> Iterator[list[tuple[Rollout, str]]]:
-    part: list[tuple[Rollout, str]] = []
-    for row in rows:
-        part.append(row)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
+def _responses(stores: Sequence[RolloutStore], name: str) -> list[Rollout]:
+    """The prompt's responses of all stores by index, each once."""
+    found: dict[int, tuple[Rollout, RolloutStore]] = {}
+    for store in stores:
+        for rollout in store.rollouts(name):
+            first, owner = found.setdefault(rollout.index, (rollout, store))
+            if first != rollout:
+                raise DataError(
+                    f"{KEY}: {owner.folder} and {store.folder} hold different responses {rollout.index} of prompt "
+                    f"{name}. Stores to merge hold different prompts, or the same responses."
+                )
+    return [found[index][0] for index in sorted(found)]
 
 
-def _manifest(stores: Sequence[RolloutStore], problems: dict[str, str], shards: Sequence[Shard]) -> Manifest:
+def _shards(stores: Sequence[RolloutStore]) -> list[Shard]:
+    return [shard for store in stores for shard in store.manifest.shards]
+
+
+def _manifest(stores: Sequence[RolloutStore], problems: dict[str, str], n: int, shards: Sequence[Shard]) -> Manifest:
     """Asked for the most that a store was asked for, and complete if that is there of every prompt."""
-    first = stores[0].fingerprint
     lists: dict[str, list[Any]] = {
         name: reduce(united, (store.fingerprint[name] for store in stores)) for name in ("data", "reward")
     }
-    n = max(store.manifest.request["n"] for store in stores)
     indices = (set().union(*(store.indices(name) for store in stores)) for name in problems)
     complete = all(store.complete for store in stores) and all(set(range(n)) <= found for found in indices)
-    return Manifest(first | lists, request_of(n, problems), complete, tuple(shards))
+    return Manifest(stores[0].fingerprint | lists, request_of(n, problems), complete, tuple(shards))

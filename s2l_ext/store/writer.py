@@ -5,26 +5,31 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.store.journal import FILE_NAME, Journal, cannot_write
+from s2l_ext.store import shards
+from s2l_ext.store.journal import Journal, whole_lines
 from s2l_ext.store.reader import MANIFEST, Manifest, Rollout, RolloutStore, is_store
-from s2l_ext.store.shards import clear_leftovers, next_number, write_manifest, write_shard
 from s2l_ext.utils.secrets import masked
 
+JOURNAL = "journal.jsonl"
 IDENTITY = ("model", "tokenizer", "dtype", "log_probs", "sampling")
 """What every response of a store depends on; data and rewards are kept problem by problem."""
-SHARD_ROWS = 4096
-SHARD_BYTES = 32 << 20
 KEY = "--out"
+REST = -1
+"""In place of a shard's number: responses that were not asked for this time, or whose shard is there already."""
 
 
 class StoreWriter:
     """Opens or makes a store, and adds responses to it. One process at a time.
+
+    A shard has all missing responses of a fixed slice of the prompts: which response ends first, or a kill, does not
+    change it. ``journal.jsonl`` has the responses that no shard has yet.
 
     Args:
         folder: the store.
@@ -32,6 +37,7 @@ class StoreWriter:
         n: responses a prompt.
         problems: digest of each problem, by prompt id.
         only_missing: another ``n`` or other prompts may be asked for than the last time.
+        shard_rows: most responses of a shard, if it has more than one prompt.
 
     Attributes:
         have: stored indices by prompt id.
@@ -49,25 +55,31 @@ class StoreWriter:
         n: int,
         problems: Mapping[str, str],
         only_missing: bool = False,
-        shard_rows: int = SHARD_ROWS,
+        shard_rows: int = shards.SHARD_ROWS,
     ) -> None:
-        self.folder, self.problems, self._shard_rows = folder, problems, shard_rows
-        self._pending: list[tuple[Rollout, str]] = []
-        self._bytes = 0
-        _make_folder(folder)
-        self._journal = Journal(folder)
+        self.folder, self.problems = folder, problems
+        self.have: dict[str, set[int]] = defaultdict(set)
+        self._lines: dict[int, list[bytes]] = defaultdict(list)
+        _refuse_foreign_files(folder)
+        self._journal = Journal(folder / JOURNAL, "another `s2l explore` writes this store")
         try:
-            self._open(masked(json.loads(json.dumps(fingerprint))), request_of(n, problems), only_missing)
+            request = request_of(n, problems)
+            self.manifest, rows = self._open(masked(json.loads(json.dumps(fingerprint))), request, only_missing)
+            self._slice(n, shards.prompts_of_a_shard(n, self.manifest.fingerprint["sampling"], shard_rows))
+            self._save()
+            for rollout, line in rows:
+                self._note(rollout, line)
         except BaseException:
-            self._journal.close()
+            self.close()
             raise
 
-    def _open(self, fingerprint: dict[str, Any], request: dict[str, Any], only_missing: bool) -> None:
-        self.have: dict[str, set[int]] = {}
+    def _open(
+        self, fingerprint: dict[str, Any], request: dict[str, Any], only_missing: bool
+    ) -> tuple[Manifest, list[tuple[Rollout, bytes]]]:
+        """The manifest of the run to come, and responses of the journal that no shard has."""
         if not is_store(self.folder):
-            clear_leftovers(self.folder, ())
-            self._take_up([], Manifest(fingerprint, request))
-            return
+            shards.clear_leftovers(self.folder, ())
+            return Manifest(fingerprint, request), []
         store = RolloutStore(self.folder, KEY)
         there = store.manifest
         if lacking := _lacking(there):
@@ -76,19 +88,24 @@ class StoreWriter:
         if not only_missing:
             _refuse_other_request(self.folder, there.request, request)
         _refuse_fewer(self.folder, there.request, request)
-        self.have = {name: store.indices(name) for name in store.counts()}
-        journal = [row for row in self._journal.read() if row[0].index not in self.have.get(row[0].prompt_id, ())]
-        _refuse_other_problems(self.folder, store.problems() | {r.prompt_id: p for r, p in journal}, self.problems)
-        clear_leftovers(self.folder, there.shards)
+        self.have.update((name, store.indices(name)) for name in store.counts())
+        rows = [row for row in read_journal(self.folder) if row[0].index not in self.have.get(row[0].prompt_id, ())]
+        journal = {rollout.prompt_id: problem for rollout, problem, _ in rows}
+        _refuse_other_problems(self.folder, store.problems() | journal, self.problems)
+        self._journal.cut()
+        shards.clear_leftovers(self.folder, there.shards)
         merged = {name: united(there.fingerprint[name], fingerprint[name]) for name in ("data", "reward")}
         complete = there.complete and there.request == request
-        self._take_up(journal, Manifest(there.fingerprint | merged, request, complete, there.shards))
+        manifest = Manifest(there.fingerprint | merged, request, complete, there.shards)
+        return manifest, [(rollout, line) for rollout, _, line in rows]
 
-    def _take_up(self, journal: list[tuple[Rollout, str]], manifest: Manifest) -> None:
-        self.manifest = manifest
-        for rollout, problem in journal:
-            self._note(rollout, problem)
-        write_manifest(self.folder, manifest)
+    def _slice(self, n: int, prompts: int) -> None:
+        """Number the shards to come: of each prompt its shard, of each shard how many responses it still lacks."""
+        missing = {name: len(set(range(n)) - self.have.get(name, set())) for name in self.problems}
+        parts = shards.slices([name for name, count in missing.items() if count], prompts)
+        numbered = dict(zip(shards.free_numbers(self.folder), parts, strict=False))
+        self._shard_of = {name: number for number, part in numbered.items() for name in part}
+        self._left = {number: sum(missing[name] for name in part) for number, part in numbered.items()}
 
     def add(self, rollout: Rollout) -> None:
         """Keep a response; after this returns, a kill loses nothing of it.
@@ -100,33 +117,42 @@ class StoreWriter:
             raise DataError(f"{KEY}={self.folder}: response {rollout.index} of prompt {rollout.prompt_id} came twice.")
         if self.manifest.complete:
             self._save(complete=False)
-        problem = self.problems[rollout.prompt_id]
-        self._bytes += self._journal.add(rollout, problem)
-        self._note(rollout, problem)
-        if len(self._pending) >= self._shard_rows or self._bytes >= SHARD_BYTES:
-            self.compact()
+        line = shards.encode(rollout, self.problems[rollout.prompt_id])
+        self._journal.add(line)
+        self._note(rollout, line)
 
-    def _note(self, rollout: Rollout, problem: str) -> None:
-        self._pending.append((rollout, problem))
-        self.have.setdefault(rollout.prompt_id, set()).add(rollout.index)
+    def _note(self, rollout: Rollout, line: bytes) -> None:
+        number = self._shard_of.get(rollout.prompt_id, REST)
+        number = number if number in self._left else REST
+        self.have[rollout.prompt_id].add(rollout.index)
+        self._lines[number].append(line)
+        if number != REST:
+            self._left[number] -= 1
+            if not self._left[number]:
+                self._write(number)
 
-    def compact(self, complete: bool = False) -> None:
-        """Make a shard of what the journal holds. A kill in between leaves it in both, or in the journal only."""
-        shards = self.manifest.shards
-        if self._pending:
-            shards = (*shards, write_shard(self.folder, next_number(self.folder, shards), self._pending))
-        if (shards, complete) != (self.manifest.shards, self.manifest.complete):
-            self._save(shards=shards, complete=complete)
-        self._journal.clear()
-        self._pending, self._bytes = [], 0
+    def _write(self, number: int) -> None:
+        """Make a shard. A kill in between leaves its responses in the journal too, or there only."""
+        name = next(shards.free_numbers(self.folder)) if number == REST else number
+        shard = shards.write_shard(self.folder, name, list(map(shards.decode, self._lines.pop(number))))
+        self._left.pop(number, None)
+        self._save(shards=tuple(sorted((*self.manifest.shards, shard), key=lambda each: each.name)))
+        self._journal.replace(line for lines in self._lines.values() for line in lines)
+
+    def compact(self) -> None:
+        """Make shards of all that the journal holds, whole slices or not."""
+        for number in sorted(self._lines):
+            self._write(number)
 
     def finish(self) -> None:
         """The request was carried out: all of it is in shards."""
-        self.compact(complete=True)
+        self.compact()
+        if not self.manifest.complete:
+            self._save(complete=True)
 
     def _save(self, **changes: Any) -> None:
         self.manifest = dataclasses.replace(self.manifest, **changes)
-        write_manifest(self.folder, self.manifest)
+        shards.write_manifest(self.folder, self.manifest)
 
     def close(self) -> None:
         self._journal.close()
@@ -136,6 +162,22 @@ class StoreWriter:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
+
+
+def read_journal(folder: Path) -> Iterator[tuple[Rollout, str, bytes]]:
+    """Responses that were graded and may be in no shard, the digests of their problems, and their lines.
+
+    Raises:
+        DataError: a whole line is damaged.
+    """
+    path = folder / JOURNAL
+    for number, line in whole_lines(path):
+        try:
+            yield (*shards.decode(line), line)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}:{number}: not a response ({error}). Remove that line; its response is drawn again."
+            ) from error
 
 
 def request_of(n: int, problems: Mapping[str, str]) -> dict[str, Any]:
@@ -166,20 +208,16 @@ def _flat(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return plain | dict(fingerprint.get("sampling") or {})
 
 
-def _make_folder(folder: Path) -> None:
+def _refuse_foreign_files(folder: Path) -> None:
     if folder.is_dir() and not is_store(folder):
         others = sorted(path.name for path in folder.iterdir() if not _is_beginning(path))
         if others:
             raise DataError(f"{KEY}={folder}: holds {', '.join(others[:3])} and no {MANIFEST}. Choose another folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
 
 
 def _is_beginning(path: Path) -> bool:
     """What a run leaves that was killed before it had a manifest."""
-    return path.name.endswith(".partial") or (path.name == FILE_NAME and path.stat().st_size == 0)
+    return path.name.endswith(".partial") or (path.name == JOURNAL and path.stat().st_size == 0)
 
 
 def _lacking(manifest: Manifest) -> str | None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from s2l_ext.errors import DataError, StateMismatch
-from s2l_ext.evaluation import samples
 from s2l_ext.evaluation.samples import Sample, SampleFile, read_samples
 
 FINGERPRINT = {"model": "m", "temperature": 0.6, "chat_options": {}}
@@ -94,7 +93,7 @@ def test_a_full_disk_says_so_and_what_was_written_counts(path: Path, monkeypatch
         room[0] -= len(part)
         return real(file, part)
 
-    monkeypatch.setattr(samples.os, "write", write)
+    monkeypatch.setattr(os, "write", write)
     with SampleFile(path, FINGERPRINT) as file, pytest.raises(DataError, match=r"No space left.*same command again"):
         for index in range(9):
             file.add(sample(index))

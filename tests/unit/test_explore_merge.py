@@ -12,7 +12,6 @@ import pytest
 
 from s2l_ext import cli
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.store import merge as merging
 from s2l_ext.store import shards
 from s2l_ext.store.merge import merge
 from s2l_ext.store.reader import Rollout, RolloutStore
@@ -127,7 +126,6 @@ def test_merge_command(two, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert f"--out {out} is there already" in capsys.readouterr().err
     assert cli.main([*words[:-1], str(tmp_path / "d"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"responses": 6, "prompts": 3, "duplicates": 2}
-    assert merging.SHARD_ROWS >= 1024
 
 
 # ---- stats --------------------------------------------------------------------------------------------------------

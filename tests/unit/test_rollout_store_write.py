@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.store import journal, shards, writer
-from s2l_ext.store.journal import decode, encode
+from s2l_ext.store import journal, shards
 from s2l_ext.store.reader import Rollout, RolloutStore, read_manifest
+from s2l_ext.store.shards import decode, encode
 from s2l_ext.store.writer import StoreWriter
 
 FINGERPRINT = {
@@ -73,15 +73,47 @@ def check_whole(folder: Path) -> None:
 def test_shards_of_the_size_asked_for(tmp_path: Path) -> None:
     assert fill(tmp_path) == ALL
     check_whole(tmp_path)
-    assert [shard.rows for shard in RolloutStore(tmp_path).manifest.shards] == [5, 5, 2]
+    assert [shard.rows for shard in RolloutStore(tmp_path).manifest.shards] == [4, 4, 4]
     assert fill(tmp_path) == []
     check_whole(tmp_path)
 
 
-def test_shards_are_cut_by_bytes_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "SHARD_BYTES", 2 * len(encode(rollout("a", 0), "pa")))
-    fill(tmp_path)
-    assert [shard.rows for shard in RolloutStore(tmp_path).manifest.shards] == [2] * 6
+def test_shards_are_cut_by_bytes_too() -> None:
+    """As the longest responses that may come, so that the same request always has the same shards."""
+    assert shards.prompts_of_a_shard(32, {"max_tokens": 64}) == 128
+    assert shards.prompts_of_a_shard(32, {"max_tokens": 8192}) == 16
+    assert shards.prompts_of_a_shard(4096, {"max_tokens": 8192}) == shards.prompts_of_a_shard(9, {}, 8) == 1
+
+
+def shards_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("shard-*.parquet")}
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.permutations(ALL), st.lists(st.integers(1, 11), max_size=3))
+def test_shards_do_not_depend_on_what_ends_first_or_on_kills(
+    tmp_path_factory: pytest.TempPathFactory, order: list[tuple[str, int]], moments: list[int]
+) -> None:
+    one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
+    fill(one)
+    for stop in [*moments, len(ALL)]:
+        with open_store(other) as store:
+            for name, index in order[:stop]:
+                if index not in store.have.get(name, ()):
+                    store.add(rollout(name, index))
+    with open_store(other) as store:
+        store.finish()
+    assert shards_of(other) == shards_of(one) and RolloutStore(other).digest == RolloutStore(one).digest
+
+
+def test_the_journal_holds_what_no_shard_has_and_keeps_its_lock(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        for key in [("a", 0), ("b", 0), ("a", 1), ("a", 2), ("a", 3), ("c", 2)]:
+            store.add(rollout(*key))
+        lines = (tmp_path / "journal.jsonl").read_bytes().splitlines()
+        assert [(decode(line)[0].prompt_id, decode(line)[0].index) for line in lines] == [("b", 0), ("c", 2)]
+        with pytest.raises(DataError, match="another `s2l explore` writes this store"):
+            open_store(tmp_path)
 
 
 # ---- kills --------------------------------------------------------------------------------------------------------
@@ -97,7 +129,7 @@ STEPS = [
     (shards.os, "replace"),
     (shards, "write_atomically"),
     (journal.os, "write"),
-    (journal.os, "ftruncate"),
+    (journal.os, "fsync"),
 ]
 
 
@@ -181,11 +213,11 @@ def test_a_shard_taken_out_of_the_list_is_drawn_again(tmp_path: Path) -> None:
     fill(tmp_path)
     path = tmp_path / "shard-000001.parquet"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"shard-000001\.parquet \(5 responses\) is truncated"):
+    with pytest.raises(DataError, match=r"shard-000001\.parquet \(4 responses\) is truncated"):
         open_store(tmp_path)
     manifest = read_manifest(tmp_path)
     shards.write_manifest(tmp_path, replace(manifest, shards=manifest.shards[::2]))
-    assert len(fill(tmp_path, only_missing=True)) == 5
+    assert len(fill(tmp_path, only_missing=True)) == 4
     check_whole(tmp_path)
 
 
@@ -330,7 +362,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match=r"file/store: cannot be written \(Not a directory\)"):
+    with pytest.raises(DataError, match=r"file/store.*: cannot be written \(Not a directory\)"):
         open_store(tmp_path / "file" / "store")
 
 

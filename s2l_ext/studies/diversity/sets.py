@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation.samples import Sample, read_samples
-from s2l_ext.utils import json_text
+from s2l_ext.evaluation.samples import Sample, read_fingerprint, read_samples
 
 LEARNER, EXPLORER, NOISE = "learner", "explorer", "token_noise"
 Ids = NDArray[np.int32]
@@ -108,7 +107,7 @@ def read_set(name: str, learner: str, path: Path, n: int | None = None) -> RowSe
         model,
         role,
         path,
-        _fingerprint(path),
+        read_fingerprint(path) or {},
         {problem: np.array(samples[0].prompt_ids, dtype=np.int32) for problem, samples in chosen.items()},
         {problem: [_row(path, sample) for sample in samples] for problem, samples in chosen.items()},
     )
@@ -120,11 +119,6 @@ def _row(path: Path, s: Sample) -> Row:
     if not s.token_ids:
         raise DataError(f"{path}: sample {s.index} of problem {s.prompt_id} has no tokens. Draw it again.")
     return Row(np.array(s.token_ids, dtype=np.int32), s.text, s.truncated, s.score, s.correct, s.answer)
-
-
-def _fingerprint(path: Path) -> dict[str, Any]:
-    with open(path, encoding="utf-8") as file:
-        return dict(json_text.loads(file.readline())["fingerprint"])
 
 
 def _same_count(path: Path, found: Mapping[str, Mapping[int, Sample]]) -> int:
