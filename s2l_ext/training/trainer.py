@@ -317,8 +317,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self.run_log.append(global_steps, metrics)
 
     def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
-        groups, guided = self.s2l.rollout.log_groups, self.guidance is not None
-        uids = list(self.step_plans)
+        uids, groups, guided = list(self.step_plans), self.s2l.rollout.log_groups, self.guidance is not None
         return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, guided, most=groups)}
 
     def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
@@ -327,7 +326,8 @@ class S2LMethods(ExplorerLife, PPOTrainer):
             metrics["s2l/explorer/slots"] = mean(plan.slots for plan in self.step_plans.values())
             metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
         if self.stored:
-            metrics.update(self.stored.metrics(self.step_plans.values()))
+            trained = {uid_of(key) for key in batch.keys}  # a synchronous step has plans of filtered groups too
+            metrics.update(self.stored.metrics(plan for uid, plan in self.step_plans.items() if uid in trained))
         if self.s2l.own_sessions:
             with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
             metrics.update(

@@ -15,6 +15,7 @@ from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.explorer.schedule import LinearAnnealing
 from s2l_ext.methods.explorer.serving import lifecycle as explorer_life
+from s2l_ext.methods.explorer.stored_controller import StepRollouts
 from s2l_ext.methods.kl.config import KLConfig
 from s2l_ext.methods.kl.controller import StepKL
 from s2l_ext.training import needed
@@ -136,6 +137,22 @@ def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, queue, monk
     assert (found["s2l/explorer/share"], found["s2l/explorer/gpus_held"]) == (0.25, 2)
     assert found["s2l/plan/lag_mean"] == pytest.approx(4 / 3) and found["s2l/plan/lag_max"] == 2.0
     assert found["s2l/plan/in_flight"] == 1.0
+
+
+def test_stored_rows_of_a_dropped_group_are_not_counted(explores, monkeypatch) -> None:
+    """A synchronous step has plans of every prompt drawn for it; verl filtered the group of ``q``."""
+    monkeypatch.setattr("s2l_ext.training.trainer.row_source_metrics", lambda *_, **__: SHARE)
+    monkeypatch.setattr("s2l_ext.training.trainer.timed_out_rows", lambda _: {})
+    explores.stored, explores.explorer_gpus_held = StepRollouts, 0
+    explores.step_plans = {
+        "p": PromptPlan(1, slots=4, stored=3, reused=1),
+        "q": PromptPlan(1, slots=4, stored=4, reused=2),
+        "r_x": PromptPlan(1, slots=4, stored=2),
+    }
+    keys = ["p_0_0", "p_1_0", "r_x_0_0"]
+    found = explores._own_metrics(KVBatchMeta(partition_id="train", keys=keys, tags=[{}] * 3), 1)
+    assert (found["s2l/explorer/stored_rows"], found["s2l/explorer/reused_rows"]) == (5.0, 1.0)
+    assert found["s2l/explorer/handed_to_learner"] == 3.0
 
 
 SHARE = {"s2l/source/explorer/rows": 3.0, "s2l/source/learner/rows": 9.0}
