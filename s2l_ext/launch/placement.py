@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,13 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ResourceError
-from s2l_ext.launch.worst_case import Claim, Groups, always_fits, shut_out
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.placement_rules import Selector, matches, shown
 
 SHOWN_NODES = 8
-MOST_SPLITS = 20
-"""Ways to share nodes between learner and explorer that are tried for a refusal's advice."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,10 @@ def _engine(rollout: Mapping[str, Any]) -> int:
 
 
 def check_roles(wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
-    """Raise ResourceError, with the selector and what is there, if a role has no room or may lose it to another."""
+    """Raise ResourceError, with the selector and what is there, if a role has no room on the nodes that it may use.
+
+    What roles take from each other is left to Ray, and to the time limit of every placement group.
+    """
     for role in wanted:
         if role.selector and not role.nodes(nodes):
             raise ResourceError(
@@ -111,8 +110,6 @@ def check_roles(wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
                 f"`ray start --labels {_flag(role.selector)}`, or correct the selector."
             )
         _require_room(role, role.nodes(nodes))
-    for number, role in enumerate(wanted):
-        _require_left_over(role, wanted[:number], wanted, nodes)
 
 
 def _require_room(role: Role, allowed: Sequence[Node]) -> None:
@@ -124,84 +121,6 @@ def _require_room(role: Role, allowed: Sequence[Node]) -> None:
             f"on one node are there {room} time(s), needed {role.groups} time(s). {matching} {counted(allowed)}. Lower "
             f"{role.key}.n_gpus_per_node and raise {role.key}.nnodes, or add nodes."
         )
-
-
-def _require_left_over(role: Role, earlier: Sequence[Role], wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
-    """Ray knows nothing of who comes later: earlier roles may take the only places that a later one can use."""
-    room = [node.accelerators for node in nodes]
-    held = shut_out([_claim(one, nodes) for one in (*earlier, role)], room)
-    if held is not None:
-        raise ResourceError(
-            f"{role.name} ({_choice(role)}) needs {role.together} accelerators on one node {role.groups} time(s), but "
-            f"Ray places {', '.join(one.name for one in earlier)} first and may leave too few, and would then wait for "
-            f"ever: {_example(held, (*earlier, role), nodes)}. {_advice(wanted, nodes)}"
-        )
-
-
-def _claim(role: Role, nodes: Sequence[Node]) -> Claim:
-    allowed = frozenset(i for i, node in enumerate(nodes) if matches(role.selector, node.labels))
-    return Claim(role.groups, role.together, allowed)
-
-
-def _example(held: Mapping[int, Groups], placed: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """Who takes how many accelerators of which node, so that the last role finds no place."""
-    taken = [
-        f"{role.name} {n * role.together} on {nodes[node]}"
-        for node, groups in held.items()
-        for role, n in zip(placed, groups, strict=True)
-        if n
-    ]
-    return ", ".join(taken[:SHOWN_NODES]) + (f" and {len(taken) - SHOWN_NODES} more" if taken[SHOWN_NODES:] else "")
-
-
-def _advice(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
-    """The first choice of nodes with which every role has its places, whatever Ray chooses."""
-    room = [node.accelerators for node in nodes]
-    plain = {role.name: _claim(role, nodes) for role in wanted}
-    choices = (
-        chosen
-        for chosen in _choices(wanted, plain, room)
-        if all(plain[name].fits(room, own) for name, own in chosen.items())
-    )
-    for chosen in itertools.islice(choices, MOST_SPLITS):
-        tried = [replace(claim, nodes=chosen.get(name, claim.nodes)) for name, claim in plain.items()]
-        if always_fits(tried, room):
-            return f"Set {' and '.join(_setting(name, own, nodes) for name, own in chosen.items())}."
-    return "No labels of learner and explorer help here: add accelerators or nodes, or ask for fewer."
-
-
-def _choices(
-    wanted: Sequence[Role], claims: Mapping[str, Claim], room: Sequence[int]
-) -> Iterator[dict[str, frozenset[int]]]:
-    """Nodes for learner and explorer to try: one off the other's labelled nodes, no labels, every split in two."""
-    every = frozenset(range(len(room)))
-    chosen = {role.name: claims[role.name].nodes for role in wanted if role.selector}
-    if "explorer" in chosen:
-        yield {"learner": every - chosen["explorer"]}
-    if "explorer" in claims and "learner" in chosen:
-        yield {"explorer": every - chosen["learner"]}
-    if chosen:
-        yield dict.fromkeys(chosen, every)
-    if "explorer" in claims:
-        yield from ({"learner": every - own, "explorer": own} for own in _parts(room))
-    else:
-        yield from ({"learner": own} for own in _parts(room))
-
-
-def _parts(room: Sequence[int]) -> Iterator[frozenset[int]]:
-    """Some of the nodes: every number of each size of node."""
-    by_size: dict[int, list[int]] = {}
-    for node, size in enumerate(room):
-        by_size.setdefault(size, []).append(node)
-    for numbers in itertools.product(*(range(len(same) + 1) for same in by_size.values())):
-        yield frozenset(node for n, same in zip(numbers, by_size.values(), strict=True) for node in same[:n])
-
-
-def _setting(name: str, chosen: frozenset[int], nodes: Sequence[Node]) -> str:
-    if len(chosen) == len(nodes):
-        return f"s2l.placement.{name}=null"
-    names = ", ".join(str(nodes[node]) for node in sorted(chosen)[:SHOWN_NODES])
-    return f"s2l.placement.{name} to labels that only {names}{' ...' if len(chosen) > SHOWN_NODES else ''} have"
 
 
 # ---- shown ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,11 @@
-"""Label selectors for the placement groups that verl makes, and where Ray put them."""
+"""Placement groups that verl makes: their labels, their time limit, and where Ray put them."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -12,45 +13,69 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from verl.single_controller.ray import ResourcePoolManager, base
-from verl.utils.device import get_device_name
+from verl.utils.device import get_device_name, get_resource_name
 
-from s2l_ext.training.placement_rules import Selector
+from s2l_ext.errors import ResourceError
+from s2l_ext.training.placement_rules import Selector, shown
 from s2l_ext.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "placement.json"
+PLACE_SECONDS = 600.0
+"""For each placement group of a run. The cluster was asked before whether its nodes are large enough."""
 POOLS = {"global_pool": "learner", "teacher_pool": "teacher", "reward_pool": "reward model"}
 STANDALONE = "rollout_pool_"
 """verl's name of a standalone replica's pool, before the replica's rank."""
-_selector: ContextVar[Selector | None] = ContextVar("s2l_selector", default=None)
+FIRST_REPLICA_RANK = 1000
+"""Of the explorer. Replica ranks name Ray actors; the learner's count from 0."""
+_wish: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement", default=(None, PLACE_SECONDS))
 
 
 @contextlib.contextmanager
-def on_nodes(selector: Selector | None) -> Iterator[None]:
-    """Placement groups that verl makes inside go to nodes with these labels only.
+def on_nodes(selector: Selector | None, seconds: float = PLACE_SECONDS) -> Iterator[None]:
+    """Placement groups that verl makes inside go to nodes with these labels only, within ``seconds`` each.
 
-    verl's pools call Ray's ``placement_group`` without a selector and offer no argument for one. A context variable:
-    replicas start side by side in coroutines and threads.
+    verl's pools call Ray's ``placement_group`` and offer no argument for either. A context variable: replicas start
+    side by side in coroutines and threads.
     """
-    if selector is None:
-        yield
-        return
-    if base.placement_group is ray.util.placement_group:
-        base.placement_group = _placement_group
-    token = _selector.set(selector)
+    limit_waiting()
+    token = _wish.set((selector, seconds))
     try:
         yield
     finally:
-        _selector.reset(token)
+        _wish.reset(token)
+
+
+def limit_waiting() -> None:
+    """Every placement group that verl makes in this process has a time limit from now on; Ray's own wait has none."""
+    if base.placement_group is ray.util.placement_group:
+        base.placement_group = _placement_group
 
 
 def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
-    selector = _selector.get()
+    """Ray's, once it is placed.
+
+    Raises:
+        ResourceError: no nodes had room in time. Shows the nodes, what they hold, and who asked for what.
+    """
+    selector, seconds = _wish.get()
     if selector is not None:
         options["bundle_label_selector"] = [dict(selector) for _ in bundles]
-    return ray.util.placement_group(bundles, **options)
+    group = ray.util.placement_group(bundles, **options)
+    if not ray.wait([group.ready()], timeout=seconds)[0]:
+        table = cluster_table()
+        ray.util.remove_placement_group(group)
+        role = role_of(str(options.get("name"))) or "this run"
+        where = f" on nodes with the labels {shown(selector)}" if selector else ""
+        raise ResourceError(
+            f"Ray found no room for the {role} within {seconds:.0f} s: {_asked(bundles)}{where}, on one node."
+            f"\n{table}\nAdd nodes or CPUs, end what holds them, ask for fewer, or keep roles off each other's nodes "
+            "with s2l.placement."
+        )
+    return group
 
 
 @dataclass
@@ -67,67 +92,107 @@ class PlacedPools(ResourcePoolManager):
 
 
 def placed_learner(manager: ResourcePoolManager, selector: Selector | None) -> ResourcePoolManager:
-    """The trainer's pools with the learner's on the selector's nodes."""
+    """The trainer's pools with the learner's on the selector's nodes; all of them have a time limit."""
+    limit_waiting()
     if selector is None:
         return manager
     return PlacedPools(manager.resource_pool_spec, manager.mapping, selectors={"global_pool": selector})
 
 
-def placed_replica(replica_class: type, selector: Selector | None) -> type:
-    """verl's replica class, with every start of a standalone replica on the selector's nodes."""
-    if selector is None:
-        return replica_class
+def placed_replica(replica_class: type, selector: Selector | None, seconds: float = PLACE_SECONDS) -> type:
+    """verl's replica class, with every start of a standalone replica on the selector's nodes within ``seconds``."""
 
     class PlacedReplica(replica_class):  # type: ignore[misc]
         async def init_standalone(self) -> None:
-            with on_nodes(selector):
+            with on_nodes(selector, seconds):
                 await super().init_standalone()
 
     return PlacedReplica
 
 
+# ---- who holds what -------------------------------------------------------------------------------------------------
+
+
+def cluster_table() -> str:
+    """A line for each node: accelerators and CPUs, how many are free, labels, whose groups it holds; then every group
+    that waits for a place."""
+    device, free = get_resource_name(), available_resources_per_node()
+    groups = [entry for entry in ray.util.placement_group_table().values() if entry["state"] != "REMOVED"]
+    rows = [("node", f"{device} free", "CPU free", "labels", "holds")]
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        left, has = free.get(node["NodeID"], {}), node["Resources"]
+        amounts = [f"{left.get(name, 0):g} of {has.get(name, 0):g}" for name in (device, "CPU")]
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(_labels(node).items()))
+        rows.append((f"{node['NodeName']} ({node['NodeID'][:8]})", *amounts, labels or "-", _held(node, groups)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    waiting = [entry for entry in groups if entry["state"] != "CREATED"]
+    lines += [f"{_who(entry)} waits for {_asked(list(entry['bundles'].values()))}" for entry in waiting]
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def _held(node: dict[str, Any], groups: list[dict[str, Any]]) -> str:
+    places = [(_who(entry), place) for entry in groups for place in entry["bundles_to_node_id"].values()]
+    counts = Counter(who for who, place in places if place == node["NodeID"])
+    return ", ".join(f"{who} {n}" for who, n in sorted(counts.items())) or "-"
+
+
+def _who(entry: dict[str, Any]) -> str:
+    """Groups of other jobs have the same names as this one's."""
+    return role_of(entry["name"]) or entry["name"] or "a group without a name"
+
+
+def _asked(bundles: list[dict[str, float]]) -> str:
+    one = " + ".join(f"{amount:g} {name}" for name, amount in sorted(bundles[0].items()))
+    return f"{len(bundles)} x ({one})"
+
+
+def _labels(node: dict[str, Any]) -> dict[str, str]:
+    """Without those that Ray gives every node."""
+    return {key: value for key, value in node["Labels"].items() if not key.startswith("ray.io/")}
+
+
+def role_of(name: str) -> str | None:
+    """Whose a placement group is, by the name of verl's pool; None for somebody else's."""
+    pool = name.partition("verl_group_")[0]
+    rank = pool.removeprefix(STANDALONE).partition("_")[0]
+    if pool.startswith(STANDALONE) and rank.isdigit():
+        return "explorer" if int(rank) >= FIRST_REPLICA_RANK else "sampler"
+    return POOLS.get(pool)
+
+
 # ---- where Ray put them ---------------------------------------------------------------------------------------------
 
 
-def record(folder: Path, first_explorer_rank: int) -> dict[str, Any]:
+def record(folder: Path) -> dict[str, Any]:
     """Write ``placement.json`` and log one line: the nodes of every role that has accelerators, and the trainer's."""
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    found = landed(first_explorer_rank)
-    here = ray.get_runtime_context().get_node_id()
-    found = {role: {one: n for one, n in places.items() if one in nodes} for role, places in found.items()}
-    names = {role: [nodes[one]["NodeName"] for one in places] for role, places in found.items()}
-    logger.info("placement: %s", "; ".join(f"{role} on {', '.join(on)}" for role, on in sorted(names.items())))
-    report = {"trainer": _described(nodes[here]), "roles": {}}
-    for role, places in sorted(found.items()):
-        report["roles"][role] = [{**_described(nodes[one]), "accelerators": n} for one, n in places.items()]
+    report = {"trainer": _described(nodes[ray.get_runtime_context().get_node_id()]), "roles": {}}
+    for role, places in sorted(landed().items()):
+        here = [{**_described(nodes[one]), "accelerators": n} for one, n in places.items() if one in nodes]
+        report["roles"][role] = here
+    names = {role: ", ".join(place["name"] for place in places) for role, places in report["roles"].items()}
+    logger.info("placement: %s", "; ".join(f"{role} on {on}" for role, on in names.items()))
     write_atomically(folder / FILE_NAME, json.dumps(report, indent=1) + "\n")
     return report
 
 
 def _described(node: dict[str, Any]) -> dict[str, Any]:
-    labels = {key: value for key, value in node["Labels"].items() if not key.startswith("ray.io/")}
-    return {"node": node["NodeID"], "name": node["NodeName"], "address": node["NodeManagerAddress"], "labels": labels}
+    address = node["NodeManagerAddress"]
+    return {"node": node["NodeID"], "name": node["NodeName"], "address": address, "labels": _labels(node)}
 
 
-def landed(first_explorer_rank: int) -> dict[str, dict[str, int]]:
+def landed() -> dict[str, dict[str, int]]:
     """Accelerators by node id, by role, of this run's placement groups."""
     found: dict[str, dict[str, int]] = {}
     for identity, entry in ray.util.placement_group_table().items():
-        role = _role(entry["name"], first_explorer_rank)
+        role = role_of(entry["name"])
         if role is None or entry["state"] != "CREATED" or not _is_ours(identity, entry["name"]):
             continue
         places = found.setdefault(role, {})
         for node in entry["bundles_to_node_id"].values():
             places[node] = places.get(node, 0) + 1
     return found
-
-
-def _role(name: str, first_explorer_rank: int) -> str | None:
-    pool = name.partition("verl_group_")[0]
-    if pool.startswith(STANDALONE) and pool.removeprefix(STANDALONE).partition("_")[0].isdigit():
-        rank = int(pool.removeprefix(STANDALONE).partition("_")[0])
-        return "explorer" if rank >= first_explorer_rank else "sampler"
-    return POOLS.get(pool)
 
 
 def _is_ours(identity: str, name: str) -> bool:

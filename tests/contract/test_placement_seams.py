@@ -12,7 +12,7 @@ from verl.single_controller.ray import RayResourcePool, ResourcePoolManager, bas
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.workers.rollout.replica import RolloutReplica
 
-from s2l_ext.errors import ConfigError
+from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import label_selectors as placed
 from s2l_ext.training.placement_rules import check_placement
@@ -26,7 +26,7 @@ class Asked(list):
 
     def __call__(self, bundles, **options):
         self.append({"bundles": bundles, **options})
-        return type("Group", (), {"ready": lambda self: None, "id": None})()
+        return type("Group", (), {"ready": lambda self: "ready", "id": None})()
 
 
 @pytest.fixture
@@ -36,6 +36,7 @@ def asked(monkeypatch) -> Asked:
     monkeypatch.setattr(base, "placement_group", groups)
     monkeypatch.setattr(base, "sort_placement_group_by_node_ip", list)
     monkeypatch.setattr(base.ray, "get", lambda calls: None)
+    monkeypatch.setattr(ray, "wait", lambda calls, timeout: (calls, []))
     return groups
 
 
@@ -75,14 +76,13 @@ def test_the_learners_pool_is_placed_before_its_workers_and_the_others_later(ask
     manager = placed.placed_learner(plain, {"pool": "learner"})
     manager.create_resource_pool()
     assert [one["bundle_label_selector"] for one in asked] == [[{"pool": "learner"}]] * 2
-    assert placed.placed_learner(plain, None) is plain
+    assert placed.placed_learner(plain, None) is plain and base.placement_group is placed._placement_group
     assert "self.resource_pool_manager.create_resource_pool()" in inspect.getsource(PPOTrainer._setup)
 
 
 def test_a_standalone_replica_makes_its_pool_in_the_method_we_override() -> None:
     source = inspect.getsource(RolloutReplica.init_standalone)
     assert "ResourcePoolManager(" in source and placed.STANDALONE in source
-    assert placed.placed_replica(RolloutReplica, None) is RolloutReplica
     assert list(inspect.signature(placed.placed_replica(RolloutReplica, EXPLORER).init_standalone).parameters) == [
         "self"
     ]
@@ -91,10 +91,31 @@ def test_a_standalone_replica_makes_its_pool_in_the_method_we_override() -> None
 def test_pools_have_the_names_by_which_we_tell_roles() -> None:
     source = inspect.getsource(PPOTrainer._init_resource_pool_mgr)
     assert all(f'"{name}"' in source for name in placed.POOLS)
-    assert placed._role("global_poolverl_group_1_1:0", 1000) == "learner"
-    assert placed._role("rollout_pool_1000_again1verl_group_1:0", 1000) == "explorer"
-    assert placed._role("rollout_pool_3verl_group_1:0", 1000) == "sampler"
-    assert placed._role("somebody_elses", 1000) is None
+    assert placed.role_of("global_poolverl_group_1_1:0") == "learner"
+    assert placed.role_of("rollout_pool_1000_again1verl_group_1:0") == "explorer"
+    assert placed.role_of("rollout_pool_3verl_group_1:0") == "sampler"
+    assert placed.role_of("somebody_elses") is None
+
+
+@pytest.mark.slow
+def test_what_finds_no_room_in_time_ends_with_the_table_of_nodes(monkeypatch) -> None:
+    """On a real Ray of one node with three CPUs, of which another role holds two."""
+    monkeypatch.setattr(base, "placement_group", rays_own)
+    ray.init(num_cpus=3, include_dashboard=False, labels={"pool": "a"}, _node_name="n0")
+    try:
+        with placed.on_nodes({"pool": "a"}, seconds=60):
+            held = RayResourcePool([1], use_gpu=False, name_prefix="global_pool", max_colocate_count=2)
+            held.get_placement_groups(device_name="cpu")
+        waiting = RayResourcePool([2], use_gpu=False, name_prefix="teacher_pool", max_colocate_count=1)
+        with pytest.raises(ResourceError) as failure, placed.on_nodes({"pool": "a"}, seconds=1):
+            waiting.get_placement_groups(device_name="cpu")
+    finally:
+        ray.shutdown()
+    said = str(failure.value)
+    assert "no room for the teacher within 1 s: 2 x (1 CPU) on nodes with the labels {pool: a}" in said
+    row = next(line for line in said.splitlines() if "n0 (" in line)
+    assert "1 of 3" in row and "pool=a" in row and row.endswith("learner 1")
+    assert "  teacher waits for 2 x (1 CPU)" in said.splitlines()
 
 
 KEYS = ["pool", "a/b", "a.b/c", "-pool", "po ol", "p" * 64]

@@ -11,7 +11,7 @@ from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
 from s2l_ext.methods.explorer.serving.early_start import EarlyStart
 from s2l_ext.methods.explorer.serving.health import FaultLedger
-from s2l_ext.methods.explorer.serving.servers import FIRST_REPLICA_RANK, ExplorerServers
+from s2l_ext.methods.explorer.serving.servers import ExplorerServers
 from s2l_ext.training import label_selectors as placed
 from s2l_ext.training.needed import only_validates, steps_done
 from s2l_ext.training.pending_prompts import InFlight
@@ -68,7 +68,7 @@ class ExplorerLife:
 
     def _record_placement(self) -> None:
         self.placed_after = self.explorer_faults.restarts
-        placed.record(Path(self.config.trainer.default_local_dir), FIRST_REPLICA_RANK)
+        placed.record(Path(self.config.trainer.default_local_dir))
 
     def _explorer_faults_of_step(self) -> dict[str, float]:
         """What failed since the last step. A server that was started again may be on another node."""

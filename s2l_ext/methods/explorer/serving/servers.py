@@ -18,10 +18,7 @@ from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
 from s2l_ext.methods.explorer.serving.replica import Replica, release
 from s2l_ext.methods.explorer.serving.router import ExplorerRouter
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training.label_selectors import placed_replica
-
-FIRST_REPLICA_RANK = 1000
-"""Replica ranks name Ray actors; the learner's count from 0."""
+from s2l_ext.training.label_selectors import FIRST_REPLICA_RANK, placed_replica
 
 
 def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
@@ -59,7 +56,8 @@ class ExplorerServerManager(LLMServerManager):
         super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
         self._policy = explorer.on_failure
         selector = parse_s2l(config.get("s2l")).placement.explorer
-        self.rollout_replica_class = placed_replica(self.rollout_replica_class, selector)
+        seconds = explorer.start_timeout_s
+        self.rollout_replica_class = placed_replica(self.rollout_replica_class, selector, seconds)
 
     async def _init_global_load_balancer(self) -> None:
         here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
