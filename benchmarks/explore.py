@@ -20,8 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from s2l_ext.evaluation.engines import Machine, Request, Sampling, VLLMEngine
-from s2l_ext.explore.pools import LocalPool, Placement, Setup
+from s2l_ext.evaluation.engines import Machine, Request, Sampling, Setup, VLLMEngine
+from s2l_ext.explore.pools import Placement
 from s2l_ext.explore.run import Exploration, explore
 from s2l_ext.toy.cache import pretrained_folder
 from s2l_ext.toy.world import write_files
@@ -32,14 +32,17 @@ Timed = tuple[int, float, float]
 Start = tuple[float, float]
 
 
-class KeptPool(LocalPool):
+class KeptPool:
     """The engine stays for the next round; what it was asked is what the plain loop asks."""
 
     requests: list[Request]
 
+    def __init__(self, engine: VLLMEngine) -> None:
+        self.engine = engine
+
     def draw(self, requests):
         self.requests = list(requests)
-        return super().draw(self.requests)
+        return self.engine.draw(self.requests)
 
     def close(self) -> None:
         pass

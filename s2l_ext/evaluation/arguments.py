@@ -1,8 +1,9 @@
-"""Options of ``s2l eval``, and the job that they describe."""
+"""Options of ``s2l eval``, the job that they describe, and those that every command has which samples."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +15,62 @@ from s2l_ext.evaluation.rows import HUB
 from s2l_ext.evaluation.run import Evaluation
 from s2l_ext.utils import json_text
 
+DEFAULTS: dict[str, Any] = {"n": 1, "temperature": 0.6, "top_p": 0.95, "top_k": 0, "max_tokens": 2048, "seed": 0}
+MACHINE: dict[str, Any] = {"dtype": "auto", "tensor_parallel": 1}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l eval``."""
     parser.add_argument("--model", required=True, help="Hugging Face folder or hub id")
-    parser.add_argument(
-        "--data",
-        action="append",
-        default=[],
-        type=_data,
-        metavar="FILE|hf://NAME",
-        help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
-    )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE.json", help="samples are kept beside it")
-    parser.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
-    parser.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
-    parser.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
-    parser.add_argument("--drop-repeats", action="store_true", help="keep the first of rows that are the same problem")
-    _add_sampling(parser)
+    add_sampling(parser, DEFAULTS)
+    parser.add_argument("--k", help="comma-separated k of pass@k and maj@k (default: all up to n)")
+    parser.add_argument(
+        "--presence-penalty", type=float, default=0.0, help="off the logits of tokens said before (default: 0, off)"
+    )
+    parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default %(default)s")
     parser.add_argument("--divergence-to", metavar="TEACHER", help="add the reverse KL to this model")
     parser.add_argument("--teacher-rollouts", type=Path, metavar="FILE", help="its samples; add the forward KL on them")
     parser.add_argument("--json", action="store_true", help="print the result without its problems as JSON")
 
 
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--n", type=int, default=1, help="samples a problem (default %(default)s)")
-    parser.add_argument("--k", help="comma-separated k of pass@k and maj@k (default: all up to n)")
-    parser.add_argument("--temperature", type=float, default=0.6, help="0 is greedy (default %(default)s)")
-    parser.add_argument("--top-p", type=float, default=0.95, help="default %(default)s")
-    parser.add_argument("--top-k", type=int, default=0, help="0 is off (default)")
-    parser.add_argument(
-        "--presence-penalty", type=float, default=0.0, help="off the logits of tokens said before (default: 0, off)"
+def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], given_only: bool = False) -> None:
+    """Options of every command that samples.
+
+    Args:
+        given_only: an option that is not given is None, so that one can be refused where it does not apply.
+    """
+    every = {**MACHINE, **defaults}
+
+    def add(group: Any, name: str, help: str, **more: Any) -> None:
+        default = every[name.replace("-", "_")]
+        shown = f"{help} (default {default})"
+        group.add_argument(f"--{name}", default=None if given_only else default, help=shown, **more)
+
+    data = parser.add_argument_group("data and grading")
+    data.add_argument(
+        "--data",
+        action="append",
+        type=_data,
+        metavar="FILE|hf://NAME",
+        help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
     )
-    parser.add_argument("--max-tokens", type=int, default=2048, help="longest response (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
-    parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default %(default)s")
-    parser.add_argument(
-        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="for the chat template; repeat"
-    )
-    parser.add_argument("--dtype", default="auto", help="auto: the model's own; float32 without an accelerator")
-    parser.add_argument("--tensor-parallel", type=int, default=1, help="accelerators for one vLLM (default 1)")
-    add_trust(parser)
+    data.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
+    data.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
+    data.add_argument("--limit", type=int, metavar="L", help="first L problems of every file")
+    data.add_argument("--drop-repeats", action="store_true", help="keep the first of rows that are the same problem")
+    drawn = parser.add_argument_group("sampling")
+    add(drawn, "n", "responses a problem", type=int)
+    add(drawn, "temperature", "0 is greedy", type=float)
+    add(drawn, "top-p", "0 to 1", type=float)
+    add(drawn, "top-k", "0 is off", type=int)
+    add(drawn, "max-tokens", "longest response", type=int)
+    add(drawn, "seed", "of all responses; each has its own, by problem and number", type=int)
+    drawn.add_argument("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
+    machine = parser.add_argument_group("engine")
+    add(machine, "dtype", "auto: the model's own; float32 without an accelerator")
+    add(machine, "tensor-parallel", "accelerators for one vLLM", type=int)
+    add_trust(machine)
 
 
 def add_trust(parser: Any) -> None:
@@ -62,27 +78,35 @@ def add_trust(parser: Any) -> None:
     parser.add_argument("--trust-remote-code", action="store_true", help="run the model folder's own Python code")
 
 
+def shared(args: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of :class:`s2l_ext.evaluation.driver.Job`. Raises ConfigError or DataError for words that say nothing
+    usable; no data is opened."""
+    value = {**MACHINE, **defaults} | {name: given for name, given in vars(args).items() if given is not None}
+    return {
+        "model": args.model,
+        "data": tuple(args.data or ()),
+        "out": args.out,
+        "sampling": Sampling(**{name: value[name] for name in (*defaults, "presence_penalty") if name in value}),
+        "machine": Machine(**{name: value[name] for name in MACHINE}),
+        "limit": args.limit,
+        "drop_repeats": args.drop_repeats,
+        "reward": args.reward,
+        "benchmark": None if args.benchmark is None else load_benchmark(args.benchmark),
+        "chat_options": dict(map(chat_option, args.chat_option or [])),
+        "trust": trust_option(args.trust_remote_code),
+    }
+
+
 def job_of(args: argparse.Namespace) -> Evaluation:
     """Raises ConfigError or DataError for words that say nothing usable; no data is opened."""
-    benchmark = None if args.benchmark is None else load_benchmark(args.benchmark)
+    values = shared(args, DEFAULTS)
+    values["data"] = values["data"] or _from_hub(values["benchmark"])
     return Evaluation(
-        model=args.model,
-        data=tuple(args.data) or _from_hub(benchmark),
-        out=args.out,
-        sampling=Sampling(
-            args.n, args.temperature, args.top_p, args.top_k, args.max_tokens, args.seed, args.presence_penalty
-        ),
+        **values,
         engine=args.engine,
-        machine=Machine(args.dtype, args.tensor_parallel),
-        limit=args.limit,
-        drop_repeats=args.drop_repeats,
         ks=_ks(args.k),
-        reward=args.reward,
-        benchmark=benchmark,
-        chat_options=dict(map(chat_option, args.chat_option)),
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
-        trust=trust_option(args.trust_remote_code),
     )
 
 

@@ -1,11 +1,12 @@
-"""Who samples: vLLM, or transformers to check it. The only file of this room that imports vLLM."""
+"""Who samples: vLLM, or transformers to check it. The only file of the folder that imports vLLM."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Protocol, cast
 
 from s2l_ext.errors import ConfigError, ResourceError
@@ -103,9 +104,26 @@ class Machine:
 
 
 class Engine(Protocol):
-    def sample(self, requests: Sequence[Request]) -> Iterator[Response]: ...
+    def draw(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
+        """Responses as they finish, a few at a time; an empty list now and then."""
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an engine is made of. ``positions``: tokens of the longest prompt and response together; ``log_probs``:
+    responses carry those of their tokens."""
+
+    model: Model
+    sampling: Sampling
+    machine: Machine
+    positions: int
+    log_probs: bool = False
+
+    def engine(self) -> VLLMEngine:
+        """Load the model into vLLM. Raises ResourceError where it cannot be."""
+        return VLLMEngine(self)
 
 
 def sample_seed(base: int, prompt_id: str, index: int) -> int:
@@ -113,24 +131,11 @@ def sample_seed(base: int, prompt_id: str, index: int) -> int:
     return zlib.crc32(f"{base}/{prompt_id}/{index}".encode()) & 0x7FFFFFFF
 
 
-def open_engine(name: str, model: Model, sampling: Sampling, machine: Machine, positions: int) -> Engine:
-    """Load the model. ``positions``: tokens of the longest prompt and response together."""
-    if name == "vllm":
-        return VLLMEngine(model, sampling, machine, positions)
-    return TransformersEngine(model, sampling, machine)
-
-
 class VLLMEngine:
-    """vLLM in this process (without an accelerator) or as it prefers (with one).
+    """vLLM in this process (without an accelerator) or as it prefers (with one)."""
 
-    Args:
-        log_probs: responses carry those of their tokens.
-    """
-
-    def __init__(
-        self, model: Model, sampling: Sampling, machine: Machine, positions: int, log_probs: bool = False
-    ) -> None:
-        self.sampling, self.log_probs = sampling, log_probs
+    def __init__(self, setup: Setup) -> None:
+        model, machine, self.sampling, self.log_probs = setup.model, setup.machine, setup.sampling, setup.log_probs
         self.stop_ids = list(model.stop_ids)
         self._waiting: dict[int, Request] = {}
         if machine.on_cpu:
@@ -143,12 +148,12 @@ class VLLMEngine:
                 str(model.folder),
                 dtype=cast(Any, machine.real_dtype),
                 trust_remote_code=model.trust_remote_code,
-                max_model_len=positions,
-                **(_cpu_options(positions) if machine.on_cpu else {}),
+                max_model_len=setup.positions,
+                **(_cpu_options(setup.positions) if machine.on_cpu else {}),
                 tensor_parallel_size=machine.tensor_parallel,
                 gpu_memory_utilization=machine.memory_share,
-                seed=sampling.seed,
-                **_only(log_probs, logprobs_mode=LOGPROBS_MODE),
+                seed=setup.sampling.seed,
+                **_only(setup.log_probs, logprobs_mode=LOGPROBS_MODE),
             )
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -157,11 +162,14 @@ class VLLMEngine:
                 "if memory is short, raise --tensor-parallel, or use --engine transformers."
             ) from error
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
-        """Responses as they finish."""
-        self.add(requests)
-        while self.unfinished:
-            yield from self.step()
+    def draw(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
+        """Responses as they finish. The engine is kept full and no fuller: vLLM does not hold a million requests."""
+        source = iter(requests)
+        while True:
+            self.add(list(islice(source, self.room)))
+            if not self.unfinished:
+                return
+            yield self.step()
 
     def add(self, requests: Sequence[Request]) -> None:
         """Queue requests. vLLM numbers them in the order in which they come."""
@@ -240,21 +248,20 @@ def _cpu_options(positions: int) -> dict[str, Any]:
 class TransformersEngine:
     """``model.generate`` on left-padded batches, for cross-checking."""
 
-    def __init__(self, model: Model, sampling: Sampling, machine: Machine) -> None:
+    def __init__(self, setup: Setup) -> None:
         from s2l_ext.evaluation.forward import load_causal_model
 
-        self.sampling = sampling
+        model, machine, self.sampling = setup.model, setup.machine, setup.sampling
         self.stop_ids = list(model.stop_ids)
         pad = model.tokenizer.pad_token_id
         self.pad_id = self.stop_ids[0] if pad is None else int(pad)
         self.model = load_causal_model(model.folder, machine.real_dtype, machine.on_cpu, model.trust_remote_code)
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
+    def draw(self, requests: Iterable[Request]) -> Iterator[list[Response]]:
         order = sorted(requests, key=lambda request: len(request.prompt_ids))
         for start in range(0, len(order), BATCH_ROWS):
             batch = order[start : start + BATCH_ROWS]
-            for request, tokens in zip(batch, self._generate(batch), strict=True):
-                yield self._response(request, tokens)
+            yield [self._response(*drawn) for drawn in zip(batch, self._generate(batch), strict=True)]
 
     def _generate(self, batch: Sequence[Request]) -> list[list[int]]:
         import torch

@@ -1,4 +1,4 @@
-"""One evaluation: read problems, draw and grade what is missing, and write the numbers."""
+"""One evaluation: draw and grade what is missing, and write the numbers."""
 
 from __future__ import annotations
 
@@ -6,31 +6,20 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from s2l_ext import __version__
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark
-from s2l_ext.evaluation.engines import (
-    ENGINES,
-    Machine,
-    Request,
-    Response,
-    Sampling,
-    open_engine,
-    require_at_least,
-    sample_seed,
-)
-from s2l_ext.evaluation.grading import Reward, grade, load_reward, rewarded
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS
+from s2l_ext.evaluation.driver import Inputs, Job, draw, open_inputs
+from s2l_ext.evaluation.engines import ENGINES, Engine, Response, Setup, TransformersEngine
+from s2l_ext.evaluation.grading import Grade
 from s2l_ext.evaluation.metrics import by_group, summarize
-from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model, require_room
-from s2l_ext.evaluation.problems import Problem, read_problems
-from s2l_ext.evaluation.rows import local_file
+from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model
+from s2l_ext.evaluation.problems import Problem
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.secrets import masked
@@ -39,38 +28,19 @@ SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What to evaluate.
+class Evaluation(Job):
+    """What to evaluate. The result is ``out``; samples are kept beside it in ``<out>.samples.jsonl``.
 
     Attributes:
-        model: folder or hub id.
-        data: verl parquet files; or, when ``benchmark`` says how to read them, JSON lines, CSV, parquet, or
-            ``hf://owner/name[:config][@split]``.
-        out: the result; samples are kept beside it in ``<out>.samples.jsonl``.
-        limit: first problems of every file only.
-        drop_repeats: of rows that are the same problem the first stays.
         ks: of pass@k and maj@k; None is every k up to n.
-        reward: ``package.module:function``; None chooses by data source.
-        chat_options: keyword arguments of the chat template.
         divergence_to: another model; adds the reverse KL to it on this model's responses.
         teacher_rollouts: samples of that model; adds the forward KL on them.
     """
 
-    model: str
-    data: tuple[Path | str, ...]
-    out: Path
-    sampling: Sampling = field(default_factory=Sampling)
     engine: str = "vllm"
-    machine: Machine = field(default_factory=Machine)
-    limit: int | None = None
-    drop_repeats: bool = False
     ks: tuple[int, ...] | None = None
-    reward: str | None = None
-    benchmark: Benchmark | None = None
-    chat_options: dict[str, Any] = field(default_factory=dict)
     divergence_to: str | None = None
     teacher_rollouts: Path | None = None
-    trust: tokenizers.Trust = tokenizers.NO_TRUST
 
     @property
     def samples_path(self) -> Path:
@@ -79,8 +49,7 @@ class Evaluation:
 
 def check(job: Evaluation) -> None:
     """Raise ConfigError for settings that cannot be, alone or together; no file is opened."""
-    job.sampling.check()
-    require_at_least("limit", job.limit, 1)
+    job.check()
     wrong = [k for k in job.ks or () if not 1 <= k <= job.sampling.n]
     if wrong:
         raise ConfigError(
@@ -88,9 +57,6 @@ def check(job: Evaluation) -> None:
         )
     if job.engine not in ENGINES:
         raise ConfigError(f"--engine {job.engine}: expected one of {', '.join(ENGINES)}.")
-    remote = [data for data in job.data if isinstance(data, str)]
-    if remote and job.benchmark is None:
-        raise ConfigError(f"--data {remote[0]} needs --benchmark NAME or FILE.yaml: how its rows become problems.")
     if job.teacher_rollouts and not job.divergence_to:
         raise ConfigError("--teacher-rollouts needs --divergence-to, the model that drew them.")
 
@@ -103,42 +69,32 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
     """
     check(job)
     started = time.monotonic()
-    inputs = _open(job)
+    inputs = open_inputs(job)
+    teacher = None if job.divergence_to is None else _open_teacher(job, inputs.model)
     fingerprints = _fingerprints(job, inputs)
-    with SampleFile(job.samples_path, _identity(fingerprints)) as store:
-        _Work(job, inputs, store).draw(_missing(job, inputs.prompts, store), progress)
-        drawn = [[store.outcomes[name, index] for index in range(job.sampling.n)] for name in inputs.problems]
+    with SampleFile(job.samples_path, _identity(fingerprints)) as file:
+        draw(
+            job,
+            inputs,
+            there=lambda name, index: (name, index) in file.outcomes,
+            keep=lambda *found: file.add(_sample(*found)),
+            open_engine=lambda: open_engine(job, inputs),
+            progress=progress,
+        )
+        drawn = [[file.outcomes[name, index] for index in range(job.sampling.n)] for name in inputs.problems]
     result = _result(job, list(inputs.problems.values()), drawn, fingerprints)
-    if inputs.teacher is not None:
-        result |= _divergences(job, inputs, inputs.teacher, progress)
-        fingerprints["divergence_to"] = model_digest(inputs.teacher.folder)
+    if teacher is not None:
+        result |= _divergences(job, inputs, teacher, progress)
+        fingerprints["divergence_to"] = model_digest(teacher.folder)
     result["seconds"] = round(time.monotonic() - started, 2)
     _write(job.out, result)
     return result
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """Everything that is read before a model is loaded; by problem id."""
-
-    files: tuple[Path, ...]
-    problems: dict[str, Problem]
-    rewards: dict[str, str]
-    functions: dict[str, Reward]
-    model: Model
-    teacher: Model | None
-    prompts: dict[str, list[int]]
-
-
-def _open(job: Evaluation) -> _Inputs:
-    files = tuple(map(local_file, job.data))
-    found = read_problems(files, job.benchmark, job.limit, job.drop_repeats)
-    problems, rewards = rewarded(found, job.reward)
-    functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
-    model = open_model(job.model, trust=job.trust)
-    teacher = None if job.divergence_to is None else _open_teacher(job, model)
-    prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
-    return _Inputs(files, problems, rewards, functions, model, teacher, prompts)
+def open_engine(job: Evaluation, inputs: Inputs) -> Engine:
+    """Load the model. Raises ResourceError where it cannot be."""
+    setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions)
+    return setup.engine() if job.engine == "vllm" else TransformersEngine(setup)
 
 
 def _open_teacher(job: Evaluation, model: Model) -> Model:
@@ -153,7 +109,7 @@ def _open_teacher(job: Evaluation, model: Model) -> Model:
     return teacher
 
 
-def _divergences(job: Evaluation, inputs: _Inputs, teacher: Model, progress: bool) -> dict[str, Any]:
+def _divergences(job: Evaluation, inputs: Inputs, teacher: Model, progress: bool) -> dict[str, Any]:
     from s2l_ext.evaluation.divergence import divergences
 
     n, every = job.sampling.n, read_samples(job.samples_path)
@@ -161,57 +117,14 @@ def _divergences(job: Evaluation, inputs: _Inputs, teacher: Model, progress: boo
     return divergences(inputs.model, teacher, own, job.teacher_rollouts, job.machine.on_cpu, progress)
 
 
-def _missing(job: Evaluation, prompts: dict[str, list[int]], store: SampleFile) -> list[Request]:
-    base, keys = job.sampling.seed, ((name, index) for name in prompts for index in range(job.sampling.n))
-    return [Request(n, i, prompts[n], sample_seed(base, n, i)) for n, i in keys if (n, i) not in store.outcomes]
+def _sample(response: Response, text: str, found: Grade) -> Sample:
+    asked = response.request
+    return Sample(
+        asked.prompt_id, asked.index, asked.prompt_ids, response.token_ids, text, response.truncated, **vars(found)
+    )
 
 
-@dataclass
-class _Work:
-    """Drawing and grading; a bar counts samples and tokens."""
-
-    job: Evaluation
-    inputs: _Inputs
-    store: SampleFile
-
-    def draw(self, requests: Sequence[Request], progress: bool) -> None:
-        longest = max(map(len, self.inputs.prompts.values()))
-        positions = require_room(self.inputs.model, longest, self.job.sampling.max_tokens)
-        if not requests:
-            return
-        engine = open_engine(self.job.engine, self.inputs.model, self.job.sampling, self.job.machine, positions)
-        total = len(self.inputs.problems) * self.job.sampling.n
-        try:
-            with tqdm(total=total, initial=total - len(requests), unit="sample", disable=not progress) as bar:
-                started, tokens = time.monotonic(), 0
-                for response in engine.sample(requests):
-                    self.store.add(self._graded(response))
-                    tokens += len(response.token_ids)
-                    bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", refresh=False)
-                    bar.update()
-        finally:
-            engine.close()
-
-    def _graded(self, response: Response) -> Sample:
-        request, inputs = response.request, self.inputs
-        text = inputs.model.decode(response.token_ids)
-        reward = inputs.functions[inputs.rewards[request.prompt_id]]
-        found = grade(reward, inputs.problems[request.prompt_id], text)
-        return Sample(
-            prompt_id=request.prompt_id,
-            index=request.index,
-            prompt_ids=request.prompt_ids,
-            token_ids=response.token_ids,
-            text=text,
-            truncated=response.truncated,
-            score=found.score,
-            correct=found.correct,
-            answer=found.answer,
-            timed_out=found.timed_out,
-        )
-
-
-def _fingerprints(job: Evaluation, inputs: _Inputs) -> dict[str, Any]:
+def _fingerprints(job: Evaluation, inputs: Inputs) -> dict[str, Any]:
     return {
         "model": model_digest(inputs.model.folder),
         "data": data_digest(inputs.files),

@@ -1,4 +1,4 @@
-"""Several engines as Ray actors. The only file of this room that imports Ray."""
+"""Several engines as Ray actors. The only file of the folder that imports Ray."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 import ray
 
 from s2l_ext.errors import ResourceError
-from s2l_ext.evaluation.engines import Request, Response
-from s2l_ext.explore.pools import Placement, Setup
+from s2l_ext.evaluation.engines import Request, Response, Setup
 from s2l_ext.platforms import CPU_ENVIRONMENT, cpu_chosen
 
 TURN_SECONDS = 0.25
@@ -45,13 +44,13 @@ class Worker:
 class RayPool:
     """Engines that take requests from one queue, each as it has room, so that none waits for a slower one."""
 
-    def __init__(self, setup: Setup, placement: Placement, worker: type = Worker) -> None:
-        join(placement.address)
-        on_cpu = cpu_only(placement.address) if placement.address else setup.machine.on_cpu
-        _require(placement.engines, 0 if on_cpu else setup.machine.tensor_parallel)
+    def __init__(self, setup: Setup, engines: int, address: str | None = None) -> None:
+        join(address)
+        on_cpu = cpu_only(address) if address else setup.machine.on_cpu
+        _require(engines, 0 if on_cpu else setup.machine.tensor_parallel)
         options = _options(on_cpu, setup.machine.tensor_parallel)
-        actor: Any = ray.remote(worker)
-        self._actors: list[Any] = [actor.options(**options).remote() for _ in range(placement.engines)]
+        actor: Any = ray.remote(Worker)
+        self._actors: list[Any] = [actor.options(**options).remote() for _ in range(engines)]
         try:
             for call in [each.load.remote(setup) for each in self._actors]:
                 _get(call)

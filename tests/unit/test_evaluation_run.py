@@ -78,13 +78,13 @@ class Scripted:
         self.answer, self.stop_after = answer, stop_after
         self.asked: list[tuple[str, int]] = []
 
-    def sample(self, requests: Sequence[Request]) -> Iterator[Response]:
+    def draw(self, requests: Sequence[Request]) -> Iterator[list[Response]]:
         for request in requests:
             if len(self.asked) == self.stop_after:
                 raise KeyboardInterrupt
             self.asked.append((request.prompt_id, request.index))
             text = self.answer(request.index)
-            yield Response(request, encode(text) + ([] if "cut" in text else [EOS_ID]), "cut" in text)
+            yield [Response(request, encode(text) + ([] if "cut" in text else [EOS_ID]), "cut" in text)]
 
     def close(self) -> None:
         pass

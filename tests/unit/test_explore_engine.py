@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, VLLMEngine
+from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup, VLLMEngine
 
 
 class FakeLLM:
@@ -45,7 +45,7 @@ def engine(monkeypatch: pytest.MonkeyPatch):
     model = SimpleNamespace(name="toy", folder=Path("toy"), stop_ids=(9,), trust_remote_code=False)
 
     def make(log_probs: bool) -> VLLMEngine:
-        return VLLMEngine(model, Sampling(8, 0.7, 0.95, 0, 32, 0), Machine(), 64, log_probs)  # type: ignore[arg-type]
+        return VLLMEngine(Setup(model, Sampling(8, 0.7, 0.95, 0, 32, 0), Machine(), 64, log_probs))  # type: ignore[arg-type]
 
     return make
 
@@ -56,7 +56,7 @@ REQUESTS = [Request("a", index, [index], 100 + index) for index in range(3)]
 def test_log_probs_are_those_of_the_sampling_distribution(engine) -> None:
     found = engine(True)
     assert found.llm.options["logprobs_mode"] == "processed_logprobs"
-    drawn = list(found.sample(REQUESTS))
+    drawn = [each for some in found.draw(REQUESTS) for each in some]
     assert [each.request.index for each in drawn] == [2, 1, 0], "as they finish, each with its own request"
     assert drawn[1] == Response(REQUESTS[1], [1, 2], True, [-0.5, -1.0])
     assert all(params["logprobs"] == 0 and params["flat_logprobs"] for params in found.llm.asked)
@@ -67,7 +67,7 @@ def test_log_probs_are_those_of_the_sampling_distribution(engine) -> None:
 def test_an_evaluation_does_not_pay_for_them(engine) -> None:
     found = engine(False)
     assert "logprobs_mode" not in found.llm.options
-    assert [each.log_probs for each in found.sample(REQUESTS)] == [None] * 3
+    assert [each.log_probs for some in found.draw(REQUESTS) for each in some] == [None] * 3
     assert all("logprobs" not in params and "flat_logprobs" not in params for params in found.llm.asked)
 
 

@@ -11,9 +11,9 @@ import pytest
 import ray
 
 from s2l_ext.errors import ResourceError
-from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling
+from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup
 from s2l_ext.explore import pools, ray_pool
-from s2l_ext.explore.pools import Placement, Setup
+from s2l_ext.explore.pools import Placement
 from s2l_ext.explore.ray_pool import RayPool, Worker
 
 
@@ -138,7 +138,7 @@ def one_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_every_request_is_answered_once_by_some_engine(fake, engines, one_step, count: int) -> None:
     cluster = fake()
-    pool = RayPool(setup(), Placement(3))
+    pool = RayPool(setup(), 3)
     drawn = [response.request.index for some in pool.draw(requests(count)) for response in some]
     assert sorted(drawn) == list(range(count))
     assert len(engines) == 3 and sum(len(each.answered) for each in engines) == count
@@ -150,7 +150,7 @@ def test_every_request_is_answered_once_by_some_engine(fake, engines, one_step, 
 
 def test_engines_on_cpus_share_the_cores(fake, engines) -> None:
     cluster = fake()
-    RayPool(setup(), Placement(2))
+    RayPool(setup(), 2)
     assert cluster.inits[0]["address"] is None
     for options in cluster.options:
         assert options["num_cpus"] == 1 and "num_gpus" not in options
@@ -161,7 +161,7 @@ def test_engines_on_cpus_share_the_cores(fake, engines) -> None:
 def test_engines_on_gpus_take_what_one_model_needs(fake, engines, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VERL_PLATFORM")
     cluster = fake(gpus=4)
-    RayPool(setup(tensor_parallel=2), Placement(2, "ray.example:6379"))
+    RayPool(setup(tensor_parallel=2), 2, "ray.example:6379")
     assert cluster.options == [{"num_cpus": 1, "num_gpus": 2}] * 2
     assert cluster.inits[0]["address"] == "ray.example:6379" and "include_dashboard" not in cluster.inits[0]
     assert pools.dtype_of(Machine(), Placement(1, "ray.example:6379")) == "auto"
@@ -171,11 +171,11 @@ def test_engines_on_gpus_take_what_one_model_needs(fake, engines, monkeypatch: p
 def test_what_the_cluster_does_not_have_is_refused(fake, engines, monkeypatch: pytest.MonkeyPatch) -> None:
     fake(cpus=2)
     with pytest.raises(ResourceError, match="--engines 3: needs 3 CPUs .*has 2"):
-        RayPool(setup(), Placement(3))
+        RayPool(setup(), 3)
     monkeypatch.delenv("VERL_PLATFORM")
     fake(cpus=16, gpus=4)
     with pytest.raises(ResourceError, match=r"--engines 3: needs 6 GPUs \(2 each\); the Ray cluster has 4"):
-        RayPool(setup(tensor_parallel=2), Placement(3, "auto"))
+        RayPool(setup(tensor_parallel=2), 3, "auto")
     assert engines == []
 
 
@@ -187,7 +187,7 @@ def test_no_cluster_at_the_address(fake, monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(cluster, "init", nobody)
     with pytest.raises(ResourceError, match="--ray-address auto: no Ray cluster answers .*ray start --head"):
-        RayPool(setup(), Placement(1, "auto"))
+        RayPool(setup(), 1, "auto")
     with pytest.raises(ResourceError, match="no Ray cluster answers"):
         pools.dtype_of(Machine(), Placement(1, "auto"))
 
@@ -202,7 +202,7 @@ def test_a_model_that_an_engine_cannot_load(fake, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Worker, "load", load)
     monkeypatch.setattr(Worker, "close", lambda self: None)
     with pytest.raises(ResourceError, match="^--engine vllm: toy cannot be loaded$"):
-        RayPool(setup(), Placement(2))
+        RayPool(setup(), 2)
     assert len(cluster.killed) == 2
 
 
@@ -213,7 +213,7 @@ def test_an_engine_that_dies_is_a_refusal(fake, engines, monkeypatch: pytest.Mon
         raise ray.exceptions.ActorDiedError
 
     monkeypatch.setattr(Worker, "advance", die)
-    pool = RayPool(setup(), Placement(2))
+    pool = RayPool(setup(), 2)
     with pytest.raises(ResourceError, match=r"an engine's process ended .*run the same command again"):
         list(pool.draw(requests(5)))
 
@@ -231,4 +231,4 @@ def test_several_engines_go_through_ray(fake, engines) -> None:
     fake()
     pool = pools.open_pool(setup(), Placement(2))
     assert isinstance(pool, RayPool)
-    assert isinstance(pools.open_pool(setup(), Placement()), pools.LocalPool)
+    assert pools.open_pool(setup(), Placement()) is engines[-1]

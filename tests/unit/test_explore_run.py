@@ -25,12 +25,11 @@ from s2l_ext import cli
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.tokenizers import digest, snapshot
 from s2l_ext.errors import ConfigError, DataError, ResourceError, StateMismatch
-from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, sample_seed
+from s2l_ext.evaluation.driver import Drawn, graded
+from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup, VLLMEngine, sample_seed
 from s2l_ext.evaluation.model_folder import model_digest, open_model
-from s2l_ext.explore import pools
-from s2l_ext.explore.graders import Graders
-from s2l_ext.explore.pools import LocalPool, Placement
-from s2l_ext.explore.run import Drawn, Exploration, explore
+from s2l_ext.explore.pools import Placement
+from s2l_ext.explore.run import Exploration, explore
 from s2l_ext.store.reader import Rollout, RolloutStore, is_store
 from s2l_ext.toy.models import SIZES, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
@@ -164,18 +163,18 @@ def test_a_moved_model_is_the_same(job, draw, model: Path, tmp_path: Path) -> No
 
 def test_an_interrupted_run_goes_on_without_repeating(job, draw, data: Path, stand_in) -> None:
     with pytest.raises(KeyboardInterrupt):
-        draw(job(), stop_after=9, pause_s=0.2)  # graders run beside the engine: how many are done is a race
-    kept = graded(job().out)
+        draw(job(), stop_after=9)
+    assert graded_of(job().out) == 9, "what was drawn is graded and kept"
     assert is_store(job().out) and not RolloutStore(job().out).complete
     asked, drawn = draw(job())
     assert len(asked) == drawn.responses == N * PROMPTS - drawn.before
-    assert 0 < drawn.before == kept <= 9
+    assert drawn.before == 9
     check_whole(job().out, data, stand_in)
     assert draw(job())[0] == []
     check_whole(job().out, data, stand_in)
 
 
-def graded(folder: Path) -> int:
+def graded_of(folder: Path) -> int:
     """Responses on disk, in shards and in the journal."""
     try:
         shards = json.loads((folder / "store.json").read_text())["shards"]
@@ -210,18 +209,18 @@ def test_three_kills_at_random_moments(runs, data: Path, tmp_path: Path, stand_i
     out, moment, counts = tmp_path / "store", random.Random(time.time_ns()), [0]
     for _ in range(3):
         process = start(runs)
-        while graded(out) <= counts[-1]:
+        while graded_of(out) <= counts[-1]:
             time.sleep(0.005)
         time.sleep(moment.uniform(0.0, 0.15))
         os.kill(process, signal.SIGKILL)
         assert status(runs) == -signal.SIGKILL
-        counts.append(graded(out))
+        counts.append(graded_of(out))
     assert all(0 < count < 40 * PROMPTS for count in counts[1:]), "each kill came in the middle of the work"
     start(runs)
     assert status(runs) == 0
     store = check_whole(out, data, stand_in, n=40)
     assert {path.name for path in out.glob("shard-*.parquet")} == {shard.name for shard in store.manifest.shards}
-    assert graded(out) == 40 * PROMPTS
+    assert graded_of(out) == 40 * PROMPTS
 
 
 def test_only_missing_draws_more_responses_and_prompts(job, draw, data: Path, stand_in) -> None:
@@ -331,7 +330,7 @@ def test_a_reward_that_fails_names_the_row_and_keeps_what_was_graded(job, stand_
 # ---- engines and graders ------------------------------------------------------------------------------------------
 
 
-class Batches:
+class Batches(VLLMEngine):
     """An engine that holds at most four requests and finishes the oldest at each step."""
 
     def __init__(self) -> None:
@@ -363,9 +362,9 @@ def requests(count: int) -> Iterator[Request]:
 
 def test_an_engine_is_kept_full_and_no_fuller() -> None:
     engine = Batches()
-    drawn = [response.request.index for some in LocalPool(engine).draw(requests(11)) for response in some]
+    drawn = [response.request.index for some in engine.draw(requests(11)) for response in some]
     assert drawn == list(range(11)) and engine.most == 4
-    assert list(LocalPool(Batches()).draw([])) == []
+    assert list(Batches().draw([])) == []
 
 
 def test_several_engines_or_an_address_use_ray(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,17 +376,17 @@ def test_several_engines_or_an_address_use_ray(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_an_engine_is_made_of_can_be_sent_to_another_process(model: Path) -> None:
-    setup = pools.Setup(open_model(str(model)), Sampling(), Machine(), 64)
+    setup = Setup(open_model(str(model)), Sampling(), Machine(), 64)
     there = pickle.loads(pickle.dumps(setup))
     assert there.model.stop_ids == setup.model.stop_ids and there.model.folder == model
     assert there.model.decode([5, 6]) == setup.model.decode([5, 6])
 
 
 def test_a_model_that_cannot_be_loaded_is_a_refusal(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: pools.Setup) -> None:
+    def refuse(self: Setup) -> None:
         raise ResourceError("--engine vllm: tiny cannot be loaded")
 
-    monkeypatch.setattr(pools.Setup, "engine", refuse)
+    monkeypatch.setattr(Setup, "engine", refuse)
     with pytest.raises(ResourceError, match="tiny cannot be loaded"):
         explore(job(), progress=False)
 
@@ -406,8 +405,7 @@ def test_grading_runs_beside_the_drawing_but_not_far_behind() -> None:
                 gate.set()
             yield [Response(request, [1], False, [0.0])]
 
-    with Graders(slow, workers=2, waiting=4) as graders:
-        found = [each.index for each in graders.grade(batches())]
+    found = [each.index for each in graded(slow, batches(), workers=2, waiting=4)]
     assert drawn[:5] == [0, 1, 2, 3, 4], "four responses wait for their grades while the fifth is drawn"
     assert sorted(found) == list(range(10))
 
