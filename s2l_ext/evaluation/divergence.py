@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.forward import load_causal_model
+from s2l_ext.evaluation.forward import Row, load_causal_model, of_like_length, padded
 from s2l_ext.evaluation.model_folder import Model
 from s2l_ext.evaluation.samples import Sample, read_samples
 from s2l_ext.methods.distill.divergences import forward_kl, reverse_kl
@@ -80,51 +80,24 @@ class _Pair:
         self.vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in (student, teacher))
 
     def mean(self, key: str, divergence: Divergence, samples: Sequence[Sample]) -> dict[str, Any]:
+        rows: list[Row] = [(sample.prompt_ids, sample.token_ids) for sample in samples]
         counts: list[int] = []
         sums: list[float] = []
         with tqdm(total=len(samples), desc=key, unit="row", disable=not self.progress) as bar:
-            for batch in _batches(samples, self.vocabulary):
-                sums += self._sums(divergence, batch)
-                counts += [len(sample.token_ids) for sample in batch]
+            for batch in of_like_length(rows, BATCH_LOGITS // self.vocabulary):
+                sums += self._sums(divergence, [rows[index] for index in batch])
+                counts += [len(rows[index][1]) for index in batch]
                 bar.update(len(batch))
         value, error = sum(sums) / sum(counts), ratio_error(sums, counts)
         return {key: value, f"{key}_standard_error": error, f"{key}_rows": len(sums), f"{key}_tokens": sum(counts)}
 
     @torch.inference_mode()
-    def _sums(self, divergence: Divergence, batch: Sequence[Sample]) -> list[float]:
+    def _sums(self, divergence: Divergence, batch: Sequence[Row]) -> list[float]:
         """Sum over the response tokens of each row. A position's logits speak of the token after it."""
-        ids_B_T, real_B_T, mask_B_T = (each.to(self.student.device) for each in _pad(batch))
+        ids_B_T, real_B_T, mask_B_T = (each.to(self.student.device) for each in padded(batch))
         logits = (
             model(input_ids=ids_B_T, attention_mask=real_B_T).logits[:, :-1, : self.vocabulary]
             for model in (self.student, self.teacher)
         )
         value_B_T = divergence(*logits, mask_B_T[:, 1:], chunk_size=CHUNK_TOKENS)
         return [float(value) for value in value_B_T.double().sum(dim=1)]
-
-
-def _batches(samples: Sequence[Sample], vocabulary: int) -> Iterator[list[Sample]]:
-    """Rows of like length together; as many as ``BATCH_LOGITS`` allows."""
-    batch: list[Sample] = []
-    for sample in sorted(samples, key=_length):
-        if batch and (len(batch) + 1) * _length(sample) * vocabulary > BATCH_LOGITS:
-            yield batch
-            batch = []
-        batch.append(sample)
-    if batch:
-        yield batch
-
-
-def _length(sample: Sample) -> int:
-    return len(sample.prompt_ids) + len(sample.token_ids)
-
-
-def _pad(batch: Sequence[Sample]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, what is no padding, and what is response; (B, T) each, padded on the right."""
-    width = max(map(_length, batch))
-    ids_B_T, real_B_T, mask_B_T = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(3))
-    for row, sample in enumerate(batch):
-        start, end = len(sample.prompt_ids), _length(sample)
-        ids_B_T[row, :end] = torch.tensor(sample.prompt_ids + sample.token_ids)
-        real_B_T[row, :end] = 1
-        mask_B_T[row, start:end] = 1
-    return ids_B_T, real_B_T, mask_B_T

@@ -1,13 +1,19 @@
-"""transformers models: loading one to read from, and a choice of the next token that only its own seed decides."""
+"""transformers models: loading one to read from, batches of responses for it, and a choice of the next token that only
+its own seed decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 from transformers import LogitsProcessor
+
+Row = tuple[Sequence[int] | np.ndarray, Sequence[int] | np.ndarray]
+"""Token ids of a prompt and of a response to it."""
 
 
 def load_causal_model(folder: Path, dtype: str, on_cpu: bool, trust_remote_code: bool = False) -> Any:
@@ -19,6 +25,36 @@ def load_causal_model(folder: Path, dtype: str, on_cpu: bool, trust_remote_code:
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
     model = loaded.eval()
     return model if on_cpu else model.to("cuda")
+
+
+def length(row: Row) -> int:
+    """Tokens of prompt and response."""
+    return len(row[0]) + len(row[1])
+
+
+def of_like_length(rows: Sequence[Row], most: int) -> Iterator[list[int]]:
+    """Indices of rows of like length together, up to ``most`` tokens with padding; a longer row is alone."""
+    batch: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda index: length(rows[index])):
+        if batch and (len(batch) + 1) * length(rows[index]) > most:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def padded(batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Token ids, what is no padding, and (bool) what is response; (B, T) each, padded on the right."""
+    width = max(map(length, batch))
+    ids_B_T = torch.zeros(len(batch), width, dtype=torch.long)
+    real_B_T, spoken_B_T = torch.zeros_like(ids_B_T), torch.zeros_like(ids_B_T, dtype=torch.bool)
+    for place, (prompt, response) in enumerate(batch):
+        end = len(prompt) + len(response)
+        ids_B_T[place, :end] = torch.tensor(np.concatenate([prompt, response]), dtype=torch.long)
+        real_B_T[place, :end] = 1
+        spoken_B_T[place, len(prompt) : end] = True
+    return ids_B_T, real_B_T, spoken_B_T
 
 
 class PresencePenalty(LogitsProcessor):

@@ -23,11 +23,9 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.arguments import add_trust, chat_option
 from s2l_ext.evaluation.model_folder import Model, open_model
 from s2l_ext.methods.guidance.trace_checks import trace_fault
-from s2l_ext.store.reader import Manifest, Rollout, is_store
-from s2l_ext.store.shards import write_manifest, write_shard
+from s2l_ext.store.reader import Rollout, is_store
+from s2l_ext.store.writer import StoreWriter
 from s2l_ext.utils.digests import sha256_file
-
-SHARD_ROWS = 5000
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,11 @@ def write(job: TraceStore) -> dict[str, int]:
     kept = [row for row in rows if row is not None]
     if not kept:
         raise DataError(f"--trace {job.trace}: none of the {len(rows)} rows has a usable trace.")
-    job.out.mkdir(parents=True, exist_ok=True)
-    parts = [kept[start : start + SHARD_ROWS] for start in range(0, len(kept), SHARD_ROWS)]
-    shards = tuple(write_shard(job.out, number, part) for number, part in enumerate(parts))
-    text = "\n".join(
-        f"{rollout.prompt_id} {problem}" for rollout, problem in sorted(kept, key=lambda r: r[0].prompt_id)
-    )
-    request = {"n": 1, "prompts": len(kept), "problems": hashlib.sha256(text.encode()).hexdigest()[:16]}
-    write_manifest(job.out, Manifest(_fingerprint(job, model), request, True, shards))
+    problems = {rollout.prompt_id: problem for rollout, problem in kept}
+    with StoreWriter(job.out, _fingerprint(job, model), 1, problems) as store:
+        for rollout, _ in kept:
+            store.add(rollout)
+        store.finish()
     tokens = sum(len(rollout.token_ids) for rollout, _ in kept)
     return {"rows": len(kept), "dropped": len(rows) - len(kept), "tokens": tokens}
 

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.forward import load_causal_model
+from s2l_ext.evaluation.forward import load_causal_model, of_like_length, padded
 from s2l_ext.methods.distill.output_layer import TOLERANCE, amplified, largest_difference, probe_ids
 from s2l_ext.studies.diversity.sets import Ids
 
@@ -56,7 +56,7 @@ class TokenModel:
         """Of each row (prompt, response): (2, T) log-probability of its tokens and entropy in nats, logits divided by
         ``temperature``."""
         found: list[Floats32] = [np.empty((2, 0), np.float32)] * len(rows)
-        for batch in _batches(rows):
+        for batch in of_like_length(rows, BATCH_TOKENS):
             scored = self._score_batch([rows[index] for index in batch], temperature)
             for index, values in zip(batch, scored, strict=True):
                 found[index] = values
@@ -65,7 +65,7 @@ class TokenModel:
 
     @torch.inference_mode()
     def _score_batch(self, batch: Sequence[tuple[Ids, Ids]], temperature: float) -> Iterator[Floats32]:
-        ids_B_T, real_B_T, spoken_B_T = (part.to(self.device) for part in _pad(batch))
+        ids_B_T, real_B_T, spoken_B_T = (part.to(self.device) for part in padded(batch))
         hidden_B_T_H = self.body(input_ids=ids_B_T, attention_mask=real_B_T).last_hidden_state
         hidden_N_H, labels_N = hidden_B_T_H[:, :-1][spoken_B_T[:, 1:]], ids_B_T[:, 1:][spoken_B_T[:, 1:]]
         parts = zip(hidden_N_H.split(self.chunk), labels_N.split(self.chunk), strict=True)
@@ -89,32 +89,3 @@ class TokenModel:
     def _sum_of_chunk(self, hidden_N_H: Tensor, labels_N: Tensor, temperature: float) -> Tensor:
         logits_N_V = self.head(hidden_N_H).float() / temperature
         return -torch.nn.functional.cross_entropy(logits_N_V, labels_N, reduction="sum")
-
-
-def _batches(rows: Sequence[tuple[Ids, Ids]]) -> Iterator[list[int]]:
-    """Indices of rows of like length together, up to ``BATCH_TOKENS`` with padding; a longer row is alone."""
-    batch: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda index: _length(rows[index])):
-        if batch and (len(batch) + 1) * _length(rows[index]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def _length(row: tuple[Ids, Ids]) -> int:
-    return len(row[0]) + len(row[1])
-
-
-def _pad(batch: Sequence[tuple[Ids, Ids]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Token ids, what is no padding, and what is response; (B, T) each, padded on the right."""
-    width = max(map(_length, batch))
-    ids_B_T = torch.zeros(len(batch), width, dtype=torch.long)
-    real_B_T, spoken_B_T = torch.zeros_like(ids_B_T), torch.zeros_like(ids_B_T, dtype=torch.bool)
-    for place, (prompt, response) in enumerate(batch):
-        end = len(prompt) + len(response)
-        ids_B_T[place, :end] = torch.tensor(np.concatenate([prompt, response]), dtype=torch.long)
-        real_B_T[place, :end] = 1
-        spoken_B_T[place, len(prompt) : end] = True
-    return ids_B_T, real_B_T, spoken_B_T
