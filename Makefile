@@ -61,9 +61,9 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --custom-compile-command "make lock" $(UV_TORCH) \
-	  --extra cpu --extra dev --extra report --extra diversity --override requirements/cpu-overrides.txt -o $(LOCK)
+	  --extra cpu --extra dev --extra diversity --override requirements/cpu-overrides.txt -o $(LOCK)
 	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  --custom-compile-command "make lock" --extra gpu --extra report --extra diversity -o requirements/gpu.lock
+	  --custom-compile-command "make lock" --extra gpu --extra diversity -o requirements/gpu.lock
 
 docs-index: ## renew the line numbers of docs/paper_index.md
 	@$(PYTHON) scripts/renew_paper_index.py

@@ -20,7 +20,9 @@ from s2l_ext.errors import DataError
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.report.demo_page import headline, render, verdict
+from s2l_ext.report.page import write_page
 from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series
+from s2l_ext.report.run import read_run
 from s2l_ext.utils.follow import Tail, last_lines
 from s2l_ext.utils.processes import Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
@@ -270,7 +272,7 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
         "versions": versions(),
     }
     (demo.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    (demo.out / "report.html").write_text(render(summary, lines, validations), encoding="utf-8")
+    write_page(demo.out / "report.html", render(summary, read_run(demo.run)))
     return summary
 
 

@@ -11,15 +11,13 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.report import overview, stages
-from s2l_ext.report.curves import check_count
+from s2l_ext.report.charts import MOST_LINES
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.page import Section, page, write_page
 from s2l_ext.report.run import Run, count_steps, names_of, read_run
-from s2l_ext.report.style import GENERATOR, Section
-from s2l_ext.utils.files import write_atomically
 
-INDEX, EARLIER = "index.html", "curriculum.html"
-"""The page, and a second one that earlier versions wrote."""
+INDEX = "index.html"
 COMPARED = Path("outputs/report")
 
 
@@ -43,7 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if len(folders) == 1 and stages.is_pipeline(folders[0]):
         return _report_pipeline(folders[0], out, args.json)
     runs = [HeldOut(run) for run in read_runs(folders)]
-    path, sections = write_page(runs, out)
+    sections, path = overview.sections(runs), out / INDEX
+    write_page(path, overview.run_page(runs, sections))
     if args.json:
         print(json.dumps(as_json(runs, path, sections)))
     elif len(runs) == 1:
@@ -59,7 +58,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     Raises:
         DataError: a folder holds no run or a pipeline, two are the same, or they are more than a page can show.
     """
-    check_count(len(folders))
+    if len(folders) > MOST_LINES:
+        raise DataError(f"{len(folders)} runs: one page tells at most {MOST_LINES} apart. Report fewer at a time.")
     for folder in folders:
         if stages.is_pipeline(folder) and len(folders) > 1:
             raise DataError(
@@ -76,25 +76,15 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
 
 
 def _report_pipeline(folder: Path, out: Path, as_json: bool) -> int:
-    found = stages.read_stages(folder)
-    sections = stages.sections(found)
-    _write(out, stages.page(folder.resolve().name, folder, sections))
+    found, name = stages.read_stages(folder), folder.resolve().name
+    sections = stages.sections(folder, found)
+    write_page(out / INDEX, page(f"s2l report: {name}", name, "", sections))
     names = [section.name for section in sections if section.is_drawn]
     if as_json:
         print(json.dumps({"pages": [str(out / INDEX)], "stages": [stage.name for stage in found], "sections": names}))
     else:
         print(f"{len(found)} training stages. Open {out / INDEX}.")
     return 0
-
-
-def write_page(runs: Sequence[HeldOut], out: Path) -> tuple[Path, list[Section]]:
-    """The page written and its sections.
-
-    Raises:
-        DataError: ``out`` cannot be written, or holds a page of the same name that this command did not make.
-    """
-    sections = overview.sections(runs)
-    return _write(out, overview.page(runs, sections)), sections
 
 
 def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
@@ -116,25 +106,3 @@ def _accuracy(first: HeldOut, held_out: HeldOut, key: str) -> dict[str, Any]:
     found: dict[str, Any] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
     other = held_out.minus(first, key) if held_out is not first else None
     return found | ({"difference": vars(other)} if other else {})
-
-
-def _write(out: Path, text: str) -> Path:
-    """The page in its folder; an earlier report there is replaced, its second page removed.
-
-    Raises:
-        DataError: the folder cannot be made or written, or the page there is not ours.
-    """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be made ({error.strerror}). Choose another folder with --out.") from error
-    earlier = [path for path in (out / INDEX, out / EARLIER) if path.exists()]
-    for path in earlier:
-        if GENERATOR not in path.read_text(encoding="utf-8", errors="replace")[:200]:
-            raise DataError(f"{path}: not made by s2l report, so it is kept. Choose another folder with --out.")
-    try:
-        write_atomically(out / INDEX, text)
-        (out / EARLIER).unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be written ({error.strerror}). Choose another folder with --out.") from error
-    return out / INDEX

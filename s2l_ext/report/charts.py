@@ -1,47 +1,91 @@
-"""Line charts, and the parts of every chart, as inline SVG. Colours are CSS classes: a page decides light or dark."""
+"""The one way of drawing: lines, values by label, and a heat map, as inline SVG whose colours are CSS classes."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from markupsafe import Markup, escape
+
+from s2l_ext.report.page import Range, empty, figure, parts
+
 WIDTH, WIDE, HEIGHT = 460, 980, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
-MOST_DOTS, MOST_LARGE_DOTS = 150, 40
-HALF_DIGIT, SHORT = 3.5, 4
-UNITS = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-STEP = "training step"
+MOST_DOTS, MOST_LARGE_DOTS, MOST_COLUMNS, MOST_LABELS = 150, 40, 120, 12
+HALF_DIGIT, SHORT, FILLED = 3.5, 4, 0.8
+STEP, SHARE = "training step", (0.0, 1.0)
+COLOURS = ("learner", "explorer", "third", "fourth", "fifth", "sixth")
+STROKES = ("", " dashed", " dotted")
+MOST_LINES = len(COLOURS) * len(STROKES)
+"""That an eye can tell apart."""
 NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
+Ticks = Sequence[tuple[float, str]]
+
+
+def colour(place: int) -> str:
+    """CSS classes of the line or run at ``place``, the same in every chart and table."""
+    return COLOURS[place % len(COLOURS)] + STROKES[place // len(COLOURS) % len(STROKES)]
 
 
 @dataclass(frozen=True)
 class Line:
-    """Points ``(x, y)`` in data units; ``colour`` is a CSS class; ``band`` holds ``(low, high)`` for each point;
-    ``planned`` draws it broad and pale, to lie under what happened."""
+    """Points ``(x, y)`` in data units; ``colour`` is a CSS class.
+
+    Attributes:
+        band: ``(low, high)`` for each point.
+        style: "line" has a dot at each point; "planned" is broad and pale, to lie under what happened; "curve" has no
+            dots; "points" and "crosses" have no line.
+        says: what each point says under the pointer; empty: name, x and y.
+    """
 
     name: str
     colour: str
     points: Sequence[Point]
-    band: Sequence[tuple[float, float]] | None = None
-    planned: bool = False
+    band: Sequence[Range] | None = None
+    style: str = "line"
+    says: Sequence[str] = ()
+
+    @property
+    def heights(self) -> list[float]:
+        """Every y, those of the band too."""
+        return [*(y for _, y in self.points), *(end for ends in self.band or () for end in ends)]
+
+
+@dataclass(frozen=True)
+class Values:
+    """One value for each label, None where there is none: bars from 0, or dots where there are intervals."""
+
+    name: str
+    colour: str
+    values: Sequence[float | None]
+    intervals: Sequence[Range | None] = ()
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Data ranges of the two axes, and their map to pixels."""
+    """Data ranges of the two axes, and their map to pixels; ``doubling``: each doubling of x takes as much place."""
 
-    x: tuple[float, float]
-    y: tuple[float, float]
+    x: Range
+    y: Range
     width: int = WIDTH
+    doubling: bool = False
 
     @cached_property
-    def y_ticks(self) -> list[tuple[float, str]]:
+    def y_ticks(self) -> Ticks:
         return [(value, tick_text(value)) for value in ticks(*self.y, nice_step(self.y[1] - self.y[0]))]
+
+    @cached_property
+    def x_ticks(self) -> Ticks:
+        if self.doubling:
+            found = [2.0**power for power in range(32) if self.x[0] <= 2**power <= self.x[1]]
+        else:
+            found = ticks(*self.x, max(1.0, nice_step(self.x[1] - self.x[0], 6 * self.width // WIDTH)))
+        return [(value, tick_text(value)) for value in found]
 
     @cached_property
     def left(self) -> float:
@@ -49,62 +93,108 @@ class Frame:
         return LEFT + 2 * HALF_DIGIT * max([0, *(len(text) - SHORT for _, text in self.y_ticks)])
 
     def at(self, x: float, y: float) -> Point:
-        across = (x - self.x[0]) / ((self.x[1] - self.x[0]) or 1.0)
-        up = (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
+        first, x, last = (math.log2(value) if self.doubling else value for value in (self.x[0], x, self.x[1]))
+        across, up = (x - first) / ((last - first) or 1.0), (y - self.y[0]) / ((self.y[1] - self.y[0]) or 1.0)
         return self.left + across * (self.width - self.left - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+
+    def pixels(self, points: Sequence[Point]) -> str:
+        return " ".join(f"{x:.1f},{y:.1f}" for x, y in (self.at(*point) for point in points))
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------
 
 
 def chart(
     title: str,
     y_name: str,
-    lines: list[Line],
-    y_range: tuple[float, float] | None = None,
+    lines: Sequence[Line],
     reading: str = "",
+    y: Range | None = None,
     x_name: str = STEP,
-) -> str:
-    """One chart over ``x_name``. Lines without points are left out; none at all gives a sentence.
+    x: Range | None = None,
+    x_ticks: Ticks | None = None,
+    doubling: bool = False,
+) -> Markup:
+    """Lines over training steps, or what ``x_name`` says. None with a point gives a sentence.
 
     Args:
-        y_range: fixed range; None spans 0 to a round number above the largest value.
         reading: what a reader should see in it.
+        y: fixed range; None spans 0 to a round number above the largest value, "(0 to 1)" in ``y_name`` 0 to 1.
+        x: fixed range; None spans 0, or the first point of a ``doubling`` axis, to the last.
+        x_ticks: places and texts; None for whole numbers.
     """
     drawn = [line for line in lines if line.points]
     if not drawn:
-        return empty(title)
-    steps = [x for line in drawn for x, _ in line.points]
-    frame = Frame((0.0, max(*steps, 1.0)), y_range or round_range([y for line in drawn for _, y in line.points]))
-    paths = (_path(frame, line, "step" if x_name == STEP else "at") for line in drawn)
-    body = [axes(frame, y_name, x_name), *(_band(frame, line) for line in drawn), *paths]
-    return figure(title, f"{y_name} by {x_name}", body, legend([(line.name, line.colour) for line in drawn]), reading)
+        return empty(title, NO_VALUES)
+    along = [at for line in drawn for at, _ in line.points]
+    x = x or ((min(along), max(along)) if doubling else (0.0, max(*along, 1.0)))
+    y = y or (SHARE if "(0 to 1)" in y_name else round_range([at for line in drawn for at in line.heights]))
+    frame = Frame(x, y, doubling=doubling)
+    bands = [_band(frame, line) for line in drawn if line.band]
+    paths = [_path(frame, line, "step" if x_name == STEP else "at") for line in drawn]
+    svg = _svg(frame, f"{title}: {y_name} by {x_name}", [axes(frame, y_name, x_name, x_ticks), *bands, *paths])
+    return figure(title, svg, [(line.name, line.colour) for line in drawn if line.name], reading)
 
 
-def empty(title: str, why: str = NO_VALUES) -> str:
-    """A figure that says in a sentence why there is nothing to draw."""
-    return f"<figure>{_caption(title)}<p class='note'>{html.escape(why)}</p></figure>"
+def by_label(
+    title: str, names: tuple[str, str], labels: Sequence[str], groups: Sequence[Values], reading: str = ""
+) -> Markup:
+    """Values side by side at each label; ``names`` of the two axes."""
+    ends = [end for group in groups for interval in group.intervals if interval for end in interval]
+    frame = Frame(
+        (0.0, float(len(labels))), round_range([*ends, *(v for g in groups for v in g.values if v is not None)])
+    )
+    every = math.ceil(len(labels) / MOST_LABELS)
+    at = [(index + 0.5, text) for index, text in enumerate(labels) if index % every == 0]
+    width, body = FILLED / len(groups), [axes(frame, names[1], names[0], at)]
+    for place, group in enumerate(groups):
+        for index, label in enumerate(labels):
+            body.append(_value(frame, group, index, label, index + (1 - FILLED) / 2 + place * width, width))
+    svg = _svg(frame, f"{title}: {names[1]} by {names[0]}", body)
+    return figure(title, svg, [(group.name, group.colour) for group in groups], reading)
 
 
-def figure(title: str, label: str, body: Sequence[str], key: str, reading: str = "", wide: bool = False) -> str:
-    """Title, drawing, key and the sentence that says what to see. ``wide`` spans the page."""
-    label = html.escape(f"{title}: {label}", quote=True)
-    svg = f"<svg viewBox='0 0 {WIDE if wide else WIDTH} {HEIGHT}' role='img' aria-label='{label}'>{''.join(body)}</svg>"
-    said = f"<p class='reading'>{html.escape(reading)}</p>" if reading else ""
-    return f"<figure{' class=wide' if wide else ''}>{_caption(title)}{svg}{key}{said}</figure>"
+def heat_map(title: str, y_name: str, what: str, rows: Sequence[tuple[int, Sequence[float]]], reading: str) -> Markup:
+    """x = training step, y = 0..1 in equal bins, colour = share. ``rows`` holds ``(step, shares)`` by step.
+
+    The shade grows with the square root of the share, so that a narrow peak at one step does not hide the rest.
+    """
+    drawn, body = columns(rows), []
+    frame = Frame((drawn[0][0] - 0.5, drawn[-1][1] + 0.5), SHARE, WIDE)
+    largest = max(float(values.max()) for *_, values in drawn) or 1.0
+    for first, last, values in drawn:
+        steps = f"step {first}" if first == last else f"steps {first} to {last}"
+        # the ground tells a share of 0 from a step that was not logged
+        body.append(_rect("plot", frame, (first - 0.5, 0.0), (last + 0.5, 1.0)))
+        edges = np.linspace(0, 1, len(values) + 1).tolist()
+        for low, high, value in zip(edges, edges[1:], values.tolist(), strict=False):
+            name = f"{steps}, {low:.2f} to {high:.2f}: {value:.1%} of {what}" if value else ""
+            shade = f"{math.sqrt(max(value, 0.0) / largest):.3f}"
+            body.append(_rect("cell", frame, (first - 0.5, low), (last + 0.5, high), name, fill_opacity=shade))
+    label = f"{title}: {what} by {y_name} and training step; the largest is {largest:.1%} in a cell"
+    key = parts.shades(what, [(shade, f"{shade * shade * largest:.1%}") for shade in (0.0, 0.25, 0.5, 0.75, 1.0)])
+    return figure(title, _svg(frame, label, [axes(frame, y_name), *body]) + key, reading=reading, wide=True)
 
 
-def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """``(name, colour)`` of what is drawn."""
-    spans = "".join(f"<span class='{colour}'><i></i>{html.escape(name)}</span>" for name, colour in entries)
-    return f"<div class='legend'>{spans}</div>"
+def columns(rows: Sequence[tuple[int, Sequence[float]]], most: int = MOST_COLUMNS) -> list[tuple[int, int, np.ndarray]]:
+    """First step, last step and mean of at most ``most`` columns of equal width; one without a step is left out."""
+    first, last = rows[0][0], rows[-1][0]
+    width = math.ceil((last - first + 1) / most)
+    members: dict[int, list[Sequence[float]]] = {}
+    for step, values in rows:
+        members.setdefault(step - (step - first) % width, []).append(values)
+    return [(start, min(start + width - 1, last), np.mean(found, axis=0)) for start, found in sorted(members.items())]
 
 
-def _caption(title: str) -> str:
-    return f"<figcaption>{html.escape(title)}</figcaption>"
+# ---- ranges and ticks ---------------------------------------------------------------------------------------------
 
 
-def round_range(values: Sequence[float]) -> tuple[float, float]:
-    """From 0, or a round number below the smallest, to a round number above the largest."""
-    step = nice_step(max(values) - min(0.0, *values))
-    return min(0.0, math.floor(min(values) / step) * step), max(step, math.ceil(max(values) / step) * step)
+def round_range(values: Sequence[float], least: float = 0.0) -> Range:
+    """From the smallest value, or ``least`` if that is lower, to the largest, both to round numbers outside."""
+    least, most = min(least, *values), max(values)
+    step = nice_step(most - least)
+    low = math.floor(least / step) * step
+    return low, max(low + step, math.ceil(most / step) * step)
 
 
 def nice_step(span: float, ticks: int = 4) -> float:
@@ -126,66 +216,92 @@ def tick_text(value: float) -> str:
     text = f"{value:g}"
     if len(text) <= 5 and "e" not in text:
         return text
-    for limit, unit in UNITS:
-        if 1000 * limit > abs(value) >= limit:
-            return f"{value / limit:g}{unit}"
     mantissa, exponent = f"{value:e}".split("e")
     return f"{float(mantissa):g}e{int(exponent)}"
 
 
-def axes(frame: Frame, y_name: str, x_name: str = STEP, at: Sequence[tuple[float, str]] | None = None) -> str:
-    """Grid lines, numbers and names; ``at`` gives the places and texts on the x axis, None for whole steps."""
-    parts = []
-    for value, text in frame.y_ticks:
-        _, y = frame.at(frame.x[0], value)
-        parts.append(f"<line class='grid' x1='{frame.left:g}' x2='{frame.width - RIGHT}' y1='{y:.1f}' y2='{y:.1f}'/>")
-        parts.append(f"<text x='{frame.left - 6:g}' y='{y + 4:.1f}' text-anchor='end'>{text}</text>")
-    for value, text in whole_steps(frame) if at is None else at:
-        x, _ = frame.at(value, frame.y[0])
-        anchor = "middle"
-        if x + len(text) * HALF_DIGIT > frame.width:
-            x, anchor = frame.width, "end"
-        parts.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 16}' text-anchor='{anchor}'>{html.escape(text)}</text>")
-    middle, centre = (TOP + HEIGHT - BOTTOM) / 2, (frame.left + frame.width - RIGHT) / 2
-    parts.append(f"<text x='{centre}' y='{HEIGHT - 4}' text-anchor='middle'>{html.escape(x_name)}</text>")
-    parts.append(
-        f"<text transform='translate(11 {middle}) rotate(-90)' text-anchor='middle'>{html.escape(y_name)}</text>"
+# ---- SVG ----------------------------------------------------------------------------------------------------------
+
+
+def tag(name: str, *inside: str, **attributes: object) -> Markup:
+    """An element; ``class_`` is ``class`` and ``text_anchor`` is ``text-anchor``. All that is given is escaped."""
+    words = "".join(
+        f" {key.rstrip('_').replace('_', '-')}='{escape(f'{value:.2f}' if isinstance(value, float) else value)}'"
+        for key, value in attributes.items()
     )
-    return "".join(parts)
+    return Markup(f"<{name}{words}>{''.join(map(escape, inside))}</{name}>")  # noqa: S704 - escaped just above
 
 
-def whole_steps(frame: Frame) -> list[tuple[float, str]]:
-    return [
-        (value, tick_text(value))
-        for value in ticks(*frame.x, max(1.0, nice_step(frame.x[1] - frame.x[0], 6 * frame.width // WIDTH)))
-    ]
+def _svg(frame: Frame, label: str, body: Sequence[Markup]) -> Markup:
+    return tag("svg", *body, viewBox=f"0 0 {frame.width} {HEIGHT}", role="img", aria_label=label)
 
 
-def _band(frame: Frame, line: Line) -> str:
-    if not line.band:
-        return ""
-    upper = [frame.at(x, high) for (x, _), (_, high) in zip(line.points, line.band, strict=True)]
-    lower = [frame.at(x, low) for (x, _), (low, _) in zip(line.points, line.band, strict=True)]
-    return f"<polygon class='band {line.colour}' points='{coordinates([*upper, *reversed(lower)])}'/>"
+def axes(frame: Frame, y_name: str, x_name: str = STEP, x_ticks: Ticks | None = None) -> Markup:
+    """Grid lines, numbers and names."""
+    right, bottom, found = float(frame.width - RIGHT), HEIGHT - BOTTOM + 16, []
+    for value, text in frame.y_ticks:
+        y, style = frame.at(frame.x[0], value)[1], "zero" if value == 0 > frame.y[0] else "grid"
+        found.append(tag("line", class_=style, x1=frame.left, x2=right, y1=y, y2=y))
+        found.append(tag("text", text, x=frame.left - 6, y=y + 4, text_anchor="end"))
+    for value, text in frame.x_ticks if x_ticks is None else x_ticks:
+        x, _ = frame.at(value, frame.y[0])
+        x, anchor = (x, "middle") if x + len(text) * HALF_DIGIT <= frame.width else (float(frame.width), "end")
+        found.append(tag("text", text, x=x, y=bottom, text_anchor=anchor))
+    found.append(tag("text", x_name, x=(frame.left + right) / 2, y=HEIGHT - 4, text_anchor="middle"))
+    turned = f"translate(11 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)"
+    return Markup().join([*found, tag("text", y_name, transform=turned, text_anchor="middle")])
 
 
-def _path(frame: Frame, line: Line, word: str) -> str:
-    points = [frame.at(x, y) for x, y in line.points]
-    style = f"line {line.colour}{' planned' if line.planned else ''}"
-    drawn = f"<polyline class='{style}' points='{coordinates(points)}'/>"
-    if line.planned or len(points) > MOST_DOTS:
+def _band(frame: Frame, line: Line) -> Markup:
+    places = [(x, *ends) for (x, _), ends in zip(line.points, line.band or (), strict=True)]
+    around = [*((x, high) for x, _, high in places), *((x, low) for x, low, _ in reversed(places))]
+    return tag("polygon", class_=f"band {line.colour}", points=frame.pixels(around))
+
+
+def _path(frame: Frame, line: Line, word: str) -> Markup:
+    many, style = len(line.points) > MOST_DOTS, f" {line.style}" if line.style in ("planned", "curve") else ""
+    drawn = tag("polyline", class_=f"line {line.colour}{style}", points=frame.pixels(line.points))
+    if style or (line.style == "line" and many):
         return drawn
-    names = [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
-    radius = 3 if len(points) <= MOST_LARGE_DOTS else 2
-    return drawn + "".join(dot(at, line.colour, name, radius) for at, name in zip(points, names, strict=True))
+    said = line.says or [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
+    radius, mark = 3 if len(line.points) <= MOST_LARGE_DOTS else 2, _cross if line.style == "crosses" else _dot
+    dots = [
+        mark(frame.at(*at), line.colour, "" if many else s, radius) for at, s in zip(line.points, said, strict=True)
+    ]
+    return Markup().join([drawn, *dots] if line.style == "line" else dots)
 
 
-def dot(at: Point, colour: str, name: str, radius: int = 3) -> str:
-    """A point that names itself under the pointer, if it has a name."""
-    said = f"<title>{html.escape(name)}</title>" if name else ""
-    return f"<circle class='dot {colour}' cx='{at[0]:.1f}' cy='{at[1]:.1f}' r='{radius}'>{said}</circle>"
+def _dot(at: Point, colour: str, name: str, radius: int) -> Markup:
+    return tag("circle", _title(name), class_=f"dot {colour}", cx=at[0], cy=at[1], r=radius)
 
 
-def coordinates(points: Sequence[Point]) -> str:
-    """Pixels as ``points`` of a polyline or polygon."""
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+def _cross(at: Point, colour: str, name: str, radius: int) -> Markup:
+    (x, y), size = at, 4 * radius
+    path = f"M{x - size / 2:.1f} {y - size / 2:.1f}l{size} {size}m0-{size}l-{size} {size}"
+    return tag("path", _title(name), class_=f"line {colour}", d=path)
+
+
+def _title(name: str) -> Markup:
+    """A mark names itself under the pointer, if it has a name."""
+    return tag("title", name) if name else Markup()
+
+
+def _value(frame: Frame, group: Values, index: int, label: str, left: float, width: float) -> Markup:
+    """A bar, or a dot on the line of its interval."""
+    value = group.values[index]
+    if value is None:
+        return Markup()
+    name = f"{group.name}, {label}: {value:.6g}"
+    if not group.intervals:
+        return _rect(f"bar {group.colour}", frame, (left, 0.0), (left + width, value), name)
+    low, high = group.intervals[index] or (value, value)
+    ends = frame.pixels([(left + width / 2, low), (left + width / 2, high)])
+    dot = _dot(frame.at(left + width / 2, value), group.colour, f"{name} ({low:.4g} to {high:.4g})", 4)
+    return tag("polyline", class_=f"line {group.colour}", points=ends) + dot
+
+
+def _rect(style: str, frame: Frame, low: Point, high: Point, name: str = "", **more: str) -> Markup:
+    # rounded before subtracting: otherwise neighbours miss each other by a hundredth, which shows as a seam
+    (x0, y1), (x1, y0) = ([round(v, 2) for v in frame.at(*corner)] for corner in (low, high))
+    place = {"x": x0, "y": y0, "width": max(x1 - x0, 0.0), "height": max(y1 - y0, 0.0)}
+    return tag("rect", _title(name), class_=style, **place, **more, shape_rendering="crispEdges")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from s2l_ext.report.charts import Line, chart, empty
-from s2l_ext.report.curves import SHARE, colour
+from markupsafe import Markup
+
+from s2l_ext.report.charts import Line, chart, colour
 from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.ledger import BOTH, FORWARD, MODEL_PATHS, SCORING, Ledger
-from s2l_ext.report.tables import quantity, ratio, table
+from s2l_ext.report.page import empty, table
 
 LEARNER_ONLY, ALL_IN = "learner-only", "all-in"
 FORMULA = (
@@ -31,7 +32,7 @@ STORED = (
 NO_COST = "The run logged neither perf/total_num_tokens nor timing_s/step, so nothing can be counted."
 
 
-def figures(runs: Sequence[HeldOut]) -> list[str]:
+def figures(runs: Sequence[HeldOut]) -> list[Markup]:
     """Totals, and the phases of every run."""
     ledgers = [Ledger(held_out.run) for held_out in runs]
     if not any(ledger.steps for ledger in ledgers):
@@ -40,7 +41,7 @@ def figures(runs: Sequence[HeldOut]) -> list[str]:
     return [_totals(ledgers), *phases]
 
 
-def _totals(ledgers: Sequence[Ledger]) -> str:
+def _totals(ledgers: Sequence[Ledger]) -> Markup:
     several = len(ledgers) > 1
     rows, colours = [], []
     for place, ledger in enumerate(ledgers):
@@ -75,7 +76,19 @@ def _unknown(ledger: Ledger) -> str:
     )
 
 
-def _phases(ledger: Ledger, several: bool) -> str:
+def quantity(value: float | None) -> str:
+    """Whole from a thousand, ``1.23e+12`` from a thousand million; a dash for what is not known."""
+    if value is None:
+        return "—"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def ratio(value: float | None, to: float | None) -> str:
+    """``0.750 ×``; a dash where one is not known or the second is 0."""
+    return "—" if value is None or not to else f"{value / to:.3f} ×"
+
+
+def _phases(ledger: Ledger, several: bool) -> Markup:
     total = ledger.totals(all_in=True).flops
     rows = []
     for (phase, who), amount in ledger.entries.items():
@@ -92,7 +105,7 @@ def _phases(ledger: Ledger, several: bool) -> str:
     return table(title, ["phase", "by", "tokens", "FLOPs", "of all FLOPs", "seconds"], rows, reading)
 
 
-def curves(runs: Sequence[HeldOut]) -> list[str]:
+def curves(runs: Sequence[HeldOut]) -> list[Markup]:
     """Accuracy by compute, where sizes and validations are known. One run that had help: both accounts in a chart;
     several: a chart for each account, and one by wall-clock time."""
     ledgers = [Ledger(held_out.run) for held_out in runs]
@@ -119,12 +132,12 @@ def _line_of_each(ledgers: Sequence[Ledger], key: str, spent: Sequence[dict[int,
     return [Line(ledger.run.name, colour(place), points[place]) for place, ledger in enumerate(ledgers)]
 
 
-def _chart(title: str, lines: list[Line], x_name: str) -> list[str]:
-    """None where not one line has points after the start."""
+def _chart(title: str, lines: list[Line], x_name: str) -> list[Markup]:
+    """Empty where not one line has points after the start."""
     if not any(x > 0 for line in lines for x, _ in line.points):
         return []
     reading = "Higher at the same place is better for the same cost; further left is cheaper for the same accuracy."
-    return [chart(title, "accuracy (0 to 1)", lines, SHARE, reading, x_name)]
+    return [chart(title, "accuracy (0 to 1)", lines, reading, x_name=x_name)]
 
 
 def _points(ledger: Ledger, key: str, spent: dict[int, float]) -> list[tuple[float, float]]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 
 import numpy as np
+from markupsafe import Markup
 
-from s2l_ext.report.charts import Line, Point, chart, empty
+from s2l_ext.report import curves
+from s2l_ext.report.charts import NO_VALUES, Line, Point, Values, by_label, chart, heat_map, tick_text, ticks
 from s2l_ext.report.chi_square import ChiSquare, chi_square
 from s2l_ext.report.draws import BINS, left_shares, observed_and_expected
-from s2l_ext.report.maps import Bars, bars, heat_map, scatter
+from s2l_ext.report.page import Section, empty
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
-from s2l_ext.report.style import Section
 
 NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
+ACCURACY = "verifier accuracy of the batch (0 to 1)"
 NO_RATES = "This curriculum keeps no pass rates, so prompts cannot be counted by them."
 SAME_BASE = 1e-4
 """Relative: workers report the coefficient in 32-bit floats."""
@@ -33,9 +36,8 @@ def sections(run: Run, label: str = "", place: str = "") -> list[Section]:
         rates = [pass_rate_map(run), pass_rates(run), sample_size(run)]
         found.append(Section(f"pass_rates{place}", f"Pass rates of the prompts{label}", rates))
         found.append(Section(f"draws{place}", f"What was drawn{label}", [draws_by_bucket(run), visits(run)]))
-    if run.has_kl:
-        kl = [beta_against_accuracy(run), *over_time(run)]
-        found.append(Section(f"kl{place}", f"KL coefficient and accuracy{label}", kl))
+    for kl in curves.sections(run, "of_each_run", label, place):
+        found.append(replace(kl, figures=[beta_against_accuracy(run), *kl.figures]))
     return found
 
 
@@ -55,14 +57,15 @@ def lead(run: Run) -> str:
     return f"Last values after {count_steps(run)}: {', '.join(values)}."
 
 
-def pass_rate_map(run: Run) -> str:
+def pass_rate_map(run: Run) -> Markup:
     title, rows = "Pass rates of all prompts over time", _histograms(run)
     if not rows:
-        return empty(title)
+        return empty(title, NO_VALUES)
     fullest = int(np.argmax(rows[-1][1]))
     reading = (
         "Mass that moves up is prompts the model learns; mass that stays at the bottom is prompts it cannot solve. "
-        f"At step {rows[-1][0]} the fullest bin is {bin_name(fullest)}, with {rows[-1][1][fullest]:.1%} of the prompts."
+        f"At step {rows[-1][0]} the fullest bin is {fullest / BINS:.2f} to {(fullest + 1) / BINS:.2f}, with "
+        f"{rows[-1][1][fullest]:.1%} of the prompts."
     )
     return heat_map(title, "pass rate (0 to 1)", "prompts", rows, reading)
 
@@ -77,17 +80,13 @@ def _histograms(run: Run) -> list[tuple[int, Sequence[float]]]:
     ]
 
 
-def bin_name(index: int) -> str:
-    return f"{index / BINS:.2f} to {(index + 1) / BINS:.2f}"
-
-
-def pass_rates(run: Run) -> str:
+def pass_rates(run: Run) -> Markup:
     lines = [
         _banded(run, "median, band q10 to q90", "plan", "pass_rate_q50", "pass_rate_q10", "pass_rate_q90"),
         _banded(run, "mean, band q25 to q75", "learner", "pass_rate_mean", "pass_rate_q25", "pass_rate_q75"),
     ]
     reading = "Half of the prompts lie in the inner band, four fifths in the outer. It rises as the model learns."
-    return chart("Mean and quantiles of the pass rates", "pass rate (0 to 1)", lines, (0.0, 1.0), reading)
+    return chart("Mean and quantiles of the pass rates", "pass rate (0 to 1)", lines, reading)
 
 
 def _banded(run: Run, name: str, colour: str, *keys: str) -> Line:
@@ -95,40 +94,32 @@ def _banded(run: Run, name: str, colour: str, *keys: str) -> Line:
     return Line(name, colour, [(step, row[0]) for step, row in rows], [(row[1], row[2]) for _, row in rows])
 
 
-def sample_size(run: Run) -> str:
+def sample_size(run: Run) -> Markup:
     """Over the number of prompts where ``curriculum.jsonl`` gives it."""
     title, sizes = "Effective sample size", run.series(CURRICULUM + "effective_sample_size")
     prompts = run.draws[-1].prompts if run.draws else 0
     if not prompts:
         reading = "How many prompts an even draw would choose from, had it the same spread of weights."
-        return chart(title, "prompts", [Line("effective sample size", "learner", sizes)], reading=reading)
+        return chart(title, "prompts", [Line("effective sample size", "learner", sizes)], reading)
     lines = [Line("effective sample size / prompts", "learner", [(step, size / prompts) for step, size in sizes])]
     reading = f"1 draws evenly from all {prompts} prompts; a value near 0 trains on a few prompts again and again."
-    return chart(title, "share of the prompts (0 to 1)", lines, (0.0, 1.0), reading)
+    return chart(title, "share of the prompts (0 to 1)", lines, reading)
 
 
-def visits(run: Run) -> str:
+def visits(run: Run) -> Markup:
     title = "Prompts by number of visits"
-    if not run.draws:
-        return empty(title, NO_DRAWS)
-    last, never = run.draws[-1], _never_seen(run) or 0.0
-    if last.visits is None:
-        return empty(title, NO_RATES)
-    labels = [str(count) for count in range(len(last.visits))]
+    if not run.draws or run.draws[-1].visits is None:
+        return empty(title, NO_RATES if run.draws else NO_DRAWS)
+    last, never, counts = run.draws[-1], _never_seen(run) or 0.0, run.draws[-1].visits
+    labels = [str(count) for count in range(len(counts))]
     labels[-1] += "+"
-    most = int(np.max(np.nonzero(last.visits), initial=1)) + 1
+    most = int(np.max(np.nonzero(counts), initial=1)) + 1
     reading = (
         f"{never:.1%} of the {last.prompts} prompts were never seen up to step {last.step}. "
         "A long tail to the right is prompts that come back often."
     )
-    names = ("visits of a prompt", "prompts")
-    return bars(
-        f"{title}, step {last.step}",
-        names,
-        labels[:most],
-        [Bars("prompts", "learner", last.visits[:most].tolist())],
-        reading,
-    )
+    bars = [Values("prompts", "learner", counts[:most].tolist())]
+    return by_label(f"{title}, step {last.step}", ("visits of a prompt", "prompts"), labels[:most], bars, reading)
 
 
 def _never_seen(run: Run) -> float | None:
@@ -138,23 +129,20 @@ def _never_seen(run: Run) -> float | None:
     return run.last(CURRICULUM + "never_seen_share")
 
 
-def draws_by_bucket(run: Run) -> str:
+def draws_by_bucket(run: Run) -> Markup:
     title, names = "Prompts drawn, by pass rate when drawn", ("pass rate when drawn (lower edge)", "draws")
-    if not run.draws:
-        return empty(title, NO_DRAWS)
     known = [draw.bucket_draws for draw in run.draws if draw.bucket_draws is not None]
     if not known:
-        return empty(title, NO_RATES)
+        return empty(title, NO_RATES if run.draws else NO_DRAWS)
     labels, totals = [f"{index / BINS:.2f}" for index in range(BINS)], observed_and_expected(run.draws)
     if totals is None:
-        drawn = np.sum(known, axis=0)
         reading = f"The order {run.draws[-1].type} draws without weights, so there is no expectation to compare with."
-        return bars(title, names, labels, [Bars("drawn", "learner", drawn.tolist())], reading)
+        return by_label(title, names, labels, [Values("drawn", "learner", np.sum(known, axis=0).tolist())], reading)
     groups = [
-        Bars("drawn", "learner", totals[0].tolist()),
-        Bars("expected from the weights, without replacement", "explorer", totals[1].tolist()),
+        Values("drawn", "learner", totals[0].tolist()),
+        Values("expected from the weights, without replacement", "explorer", totals[1].tolist()),
     ]
-    return bars(title, names, labels, groups, _fit(*totals, left_shares(run.draws)))
+    return by_label(title, names, labels, groups, _fit(*totals, left_shares(run.draws)))
 
 
 def _fit(observed: np.ndarray, expected: np.ndarray, left: np.ndarray) -> str:
@@ -177,13 +165,19 @@ def verdict(test: ChiSquare | None, draws: int) -> str:
     return f"{numbers}: the draws do not fit the weights by chance alone."
 
 
-def beta_against_accuracy(run: Run) -> str:
-    title = "KL coefficient against accuracy"
-    points = [(step, accuracy, beta) for step, (accuracy, beta) in run.joint(KL + "accuracy", KL + "beta")]
-    if not points:
-        return empty(title)
-    curve = exact_curve(run)
-    return scatter(title, ("verifier accuracy of the batch (0 to 1)", "beta"), points, _says(run, curve), curve)
+def beta_against_accuracy(run: Run) -> Markup:
+    title, rows = "KL coefficient against accuracy", run.joint(KL + "accuracy", KL + "beta")
+    if not rows:
+        return empty(title, NO_VALUES)
+    points = [(accuracy, beta) for _, (accuracy, beta) in rows]
+    said = [f"step {step}: {accuracy:.4g}, {beta:.4g}" for step, (accuracy, beta) in rows]
+    lines, curve = [Line("one training step", "learner", points, style="points", says=said)], exact_curve(run)
+    if curve:
+        lines.append(Line(curve[0], "explorer", curve[1], style="curve"))
+    across = [accuracy for accuracy, _ in points]
+    at = [(value, tick_text(value)) for value in ticks(0.0, 1.0, 0.2)]
+    x = (min(0.0, *across), max(1.0, *across))
+    return chart(title, "beta", lines, _says(run, curve), None, ACCURACY, x, at)
 
 
 def exact_curve(run: Run) -> tuple[str, list[Point]] | None:
@@ -206,27 +200,3 @@ def _says(run: Run, curve: tuple[str, list[Point]] | None) -> str:
     if not run.series(KL + "rho"):
         return "No curve: the run logged no rho, so the coefficient does not follow the accuracy."
     return "No curve: it needs two different accuracies, and one beta before rho for the whole run."
-
-
-def over_time(run: Run) -> list[str]:
-    """Beside one another: coefficient, accuracy, KL."""
-    beta, accuracy = (Line(name, "learner", run.series(KL + name)) for name in ("beta", "accuracy"))
-    kl = [
-        Line("target", "plan", run.series(KL + "target"), planned=True),
-        Line("KL of the update", "learner", run.series(KL + "kl") or run.series("actor/kl_loss")),
-    ]
-    return [
-        chart(
-            "KL coefficient", "beta", [beta], reading="With an accuracy controller it moves with the chart of accuracy."
-        ),
-        chart(
-            "Accuracy of the batch", "accuracy (0 to 1)", [accuracy], (0.0, 1.0), "The input of an accuracy controller."
-        ),
-        chart("KL to the reference", "nats per token", kl, reading=_kl_reading(run)),
-    ]
-
-
-def _kl_reading(run: Run) -> str:
-    if run.series(KL + "target"):
-        return "The KL should settle around the broad line, its target."
-    return "Grows slowly while the model learns; a steep climb says that the coefficient is too small."

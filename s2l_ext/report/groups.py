@@ -8,12 +8,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from markupsafe import Markup
 
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, groups_of
 from s2l_ext.evaluation.intervals import mean_interval
 from s2l_ext.evaluation.metrics import numbers_first
 from s2l_ext.report.held_out import HeldOut, first_file
-from s2l_ext.report.tables import table
+from s2l_ext.report.page import table
 
 MOST_PAIRS = 4_000_000
 """Prompts of a dump times rows of the files: which row a prompt is, is found by its text."""
@@ -23,10 +24,18 @@ READING = (
 )
 
 
-def figures(runs: Sequence[HeldOut]) -> list[str]:
+def figures(runs: Sequence[HeldOut]) -> list[Markup]:
     """One table for each column; none without dumps, or without such a column."""
     found = [(held_out, groups(held_out)) for held_out in runs if len(held_out.dumps) > 0]
-    return [drawn for column in GROUP_COLUMNS if (drawn := _table(column, found, len(runs) > 1))]
+    tables = [
+        (column, [row for one in found for row in _of_run(*one, column, len(runs) > 1)]) for column in GROUP_COLUMNS
+    ]
+    own = ["run"] if len(runs) > 1 else []
+    return [
+        table(f"Held-out accuracy by {column}", [*own, column, "problems", "first", "last"], rows, READING)
+        for column, rows in tables
+        if rows
+    ]
 
 
 def groups(held_out: HeldOut) -> dict[str, dict[str, str]]:
@@ -64,12 +73,6 @@ def _of_file(file: Path) -> list[tuple[str, dict[str, str]]]:
 
 def _text_and_group(row: dict[str, Any]) -> tuple[str, dict[str, str]]:
     return str(row["prompt"][-1]["content"]), {**groups_of(row.get("extra_info") or {}), **groups_of(row)}
-
-
-def _table(column: str, found: Sequence[tuple[HeldOut, dict[str, dict[str, str]]]], several: bool) -> str:
-    rows = [row for held_out, known in found for row in _of_run(held_out, known, column, several)]
-    head = [*(["run"] if several else []), column, "problems", "first", "last"]
-    return table(f"Held-out accuracy by {column}", head, rows, READING) if rows else ""
 
 
 def _of_run(held_out: HeldOut, known: dict[str, dict[str, str]], column: str, several: bool) -> list[list[str]]:

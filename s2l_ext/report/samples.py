@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from s2l_ext.errors import DataError
-from s2l_ext.report.charts import empty
 from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.page import empty, parts, table
 from s2l_ext.report.results import SLOTS, dump_files, read_json_lines
 from s2l_ext.report.run import Run
 from s2l_ext.training.sources import EXPLORER, LEARNER
@@ -29,6 +30,7 @@ NO_LEARNED = (
     "No held-out responses to compare: the run left fewer than two validation dumps (trainer.validation_data_dir), or "
     "solved no problem at its end that it failed at first."
 )
+RISEN = "The first by their text among the problems whose accuracy rose from the first to the last validation."
 CHOICE = "The first row of each source and verdict among those kept, at the first, a middle and the last step."
 
 
@@ -135,30 +137,35 @@ def _verdict(row: dict[str, Any]) -> str:
     return {0.0: "wrong", 1.0: "right"}.get(value, f"score {value:.3g}")
 
 
-def figures(held_out: HeldOut, label: str = "") -> list[str]:
+def figures(held_out: HeldOut, label: str = "") -> list[Markup]:
     """Training rollouts, then held-out problems before and after; a sentence for what there is not.
 
     Args:
         label: put after the titles.
     """
     rollouts, title, solved = chosen_rollouts(held_out.run), f"{ROLLOUTS}{label}", f"{LEARNED_TITLE}{label}"
-    told = _table(title, rollouts, CHOICE) if rollouts else empty(title, NO_ROLLOUTS)
-    return [told, _learned(solved, held_out) or empty(solved, NO_LEARNED)]
+    told = _rollouts(title, rollouts) if rollouts else empty(title, NO_ROLLOUTS)
+    learned = _learned(held_out)
+    head = ["prompt", "before", "after", "answer"]
+    return [told, table(solved, head, learned, RISEN, style="samples") if learned else empty(solved, NO_LEARNED)]
 
 
-def _table(title: str, samples: Sequence[Sample], reading: str) -> str:
+def _rollouts(title: str, samples: Sequence[Sample]) -> Markup:
     guided = any(sample.guidance for sample in samples)
     names = ["step", "source", "verdict", "prompt", *(["guidance"] if guided else []), "response", "answer"]
     rows = []
     for sample in samples:
-        texts = [sample.prompt, *([sample.guidance or ""] if guided else []), sample.response, sample.truth]
-        texts[0] = ROLES.sub("", texts[0])
-        words = [str(sample.step), _badge(sample.source), _badge(sample.verdict)]
-        rows.append([*words, *map(_code, texts)])
-    return reading_table(title, names, rows, reading)
+        texts = [
+            ROLES.sub("", sample.prompt),
+            *([sample.guidance or ""] if guided else []),
+            sample.response,
+            sample.truth,
+        ]
+        rows.append([str(sample.step), _badge(sample.source), _badge(sample.verdict), *map(_code, texts)])
+    return table(title, names, rows, CHOICE, style="samples")
 
 
-def _learned(title: str, held_out: HeldOut) -> str:
+def _learned(held_out: HeldOut) -> list[list[Markup]]:
     """The first problems that were wrong at the first validation and right at the last."""
     rows = []
     for key in held_out.keys:
@@ -170,31 +177,16 @@ def _learned(title: str, held_out: HeldOut) -> str:
         for prompt in solved[:LEARNED]:
             texts = [ROLES.sub("", prompt), before.output[prompt], after.output[prompt], after.truth[prompt]]
             rows.append([_code(text) for text in texts])
-    names = ["prompt", "before", "after", "answer"]
-    reading = "The first by their text among the problems whose accuracy rose from the first to the last validation."
-    return reading_table(title, names, rows, reading) if rows else ""
+    return rows
 
 
-def reading_table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]], reading: str) -> str:
-    """``rows`` hold HTML."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    table = f"<div class='scroll'><table class='samples'><tr>{head}</tr>{body}</table></div>"
-    said = f"<p class='reading'>{html.escape(reading)}</p>"
-    return f"<figure class='wide'><figcaption>{html.escape(title)}</figcaption>{table}{said}</figure>"
-
-
-def _badge(text: str) -> str:
+def _badge(text: str) -> Markup:
     kind = text.split(",")[0]
-    style = kind if kind in (LEARNER, EXPLORER, "right", "wrong") else "plan"
-    return f"<span class='badge {style}'>{html.escape(text)}</span>"
+    drawn: Markup = parts.badge(text, kind if kind in (LEARNER, EXPLORER, "right", "wrong") else "plan")
+    return drawn
 
 
-def _code(text: str) -> str:
+def _code(text: str) -> Markup:
     """A long text opens on a click."""
-    short = text.strip()
-    if len(short) <= UNFOLDED:
-        return f"<code>{html.escape(short)}</code>"
-    more = f" … ({len(short) - LONGEST} more characters)" if len(short) > LONGEST else ""
-    summary = f"<summary><code>{html.escape(short[:PREVIEW])}</code> … ({len(short)} characters)</summary>"
-    return f"<details>{summary}<code>{html.escape(short[:LONGEST])}</code>{more}</details>"
+    drawn: Markup = parts.code(text.strip(), UNFOLDED, PREVIEW, LONGEST)
+    return drawn

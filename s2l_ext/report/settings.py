@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
+from s2l_ext.report.page import table
 from s2l_ext.report.run import Run
-from s2l_ext.report.tables import table
 
 NO_CONFIG = "no s2l_config.yaml in the folder"
 ABSENT = "not set"
@@ -62,7 +64,7 @@ def value_text(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
-def figures(runs: Sequence[Run]) -> list[str]:
+def figures(runs: Sequence[Run]) -> list[Markup]:
     """One run: what matters of its configuration. Several: every key that differs between those that have one."""
     known = [run for run in runs if run.config]
     missing = [run.name for run in runs if not run.config]
@@ -74,10 +76,10 @@ def figures(runs: Sequence[Run]) -> list[str]:
     found = differences([run.config for run in known])
     rows = [[key, *texts] for key, texts in found.items()]
     says = f"{len(rows)} settings differ; all others are the same. {note}" if rows else f"No setting differs. {note}"
-    return [table("Configuration that differs", ["setting", *(run.name for run in known)], rows, says, wrap=True)]
+    return [table("Configuration that differs", ["setting", *(run.name for run in known)], rows, says, style="")]
 
 
-def _summary(run: Run) -> str:
+def _summary(run: Run) -> Markup:
     if not run.config:
         return table("Configuration", ["setting", "value"], [], f"Not shown: {NO_CONFIG}.")
     flat = flattened(run.config)
@@ -85,5 +87,5 @@ def _summary(run: Run) -> str:
     rows = [[key, value_text(flat[key])] for key in SHOWN if key in flat]
     rows += [[key, value_text(value)] for key, value in own.items()]
     return table(
-        "Configuration", ["setting", "value"], rows, "The whole of it is in s2l_config.yaml of the run.", wrap=True
+        "Configuration", ["setting", "value"], rows, "The whole of it is in s2l_config.yaml of the run.", style=""
     )

@@ -1,7 +1,7 @@
 """``s2l diversity`` from the command line: a whole comparison of two tiny models, stored samples, and every refusal."""
 
-import base64
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -111,11 +111,9 @@ def test_the_table_and_the_page_say_the_same(world: Path, result) -> None:
     assert any(line.startswith("Self-BLEU") and f"{value:.3f} [" in line for line in lines)
     assert "Temperature / top-p: small 1 / 1, large 1 / 1, large@1.5 1.5 / 1." in lines
     assert lines[-1] == result["recommendation"]["sentence"]
-    picture = (world / "out" / "diversity.png").read_bytes()
     page = (world / "out" / "diversity.html").read_text()
-    assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
-    assert base64.b64encode(picture).decode() in page and f"{value:.3f} [" in page
-    assert "http" not in page
+    assert page.count("<svg") == 6 and f"{value:.3f} [" in page and f"small, Self-BLEU: {value:.6g} (" in page
+    assert "http" not in page and "<img" not in page
 
 
 def test_a_second_run_draws_nothing_and_finds_the_same(world: Path, result, capsys, monkeypatch) -> None:
@@ -144,7 +142,7 @@ def test_stored_samples_need_no_models(world: Path, result, tmp_path: Path, caps
         assert all(result["sets"][name][key] == value for key, value in values.items())
         assert "entropy" not in values and "gradients" not in values
     assert found["recommendation"] == result["recommendation"]
-    assert "Self-BLEU" in printed and "entropy" not in printed and "diversity.png" in printed
+    assert "Self-BLEU" in printed and "entropy" not in printed and "diversity.html" in printed
 
 
 def test_stored_samples_with_their_models_and_fewer_of_each(world: Path, result, tmp_path: Path) -> None:
@@ -275,14 +273,11 @@ def test_somebody_elses_page_is_kept(world: Path, tmp_path: Path, capsys) -> Non
     assert (tmp_path / "diversity.html").read_text() == "mine"
 
 
-@pytest.mark.parametrize(
-    ("place", "name", "extra"), [(command, "matplotlib", "report"), (diversity_text, "sacrebleu", "diversity")]
-)
-def test_a_missing_extra_is_named(world: Path, tmp_path, capsys, monkeypatch, place, name: str, extra: str) -> None:
-    monkeypatch.setattr(place, "find_spec", lambda module: None if module == name else object())
+def test_a_missing_extra_is_named(world: Path, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(diversity_text, "find_spec", lambda module: None if module == "sacrebleu" else object())
     assert cli.main(["diversity", *stored(world, "small", "large"), "--out", str(tmp_path)]) == 2
     message = capsys.readouterr().err
-    assert name in message and f"pip install 's2l-ext[{extra}]'" in message
+    assert "sacrebleu" in message and "pip install 's2l-ext[diversity]'" in message
 
 
 def test_a_folder_that_cannot_be_written(world: Path, tmp_path: Path, capsys) -> None:
@@ -368,7 +363,8 @@ def test_another_tokenizer_keeps_what_texts_tell(tmp_path: Path) -> None:
     assert found["sets"]["a"]["self_bleu"] == found["sets"]["b"]["self_bleu"]
     said = "Left out for a: numbers in tokens, and what the models say of tokens. The tokenizer or chat template is not"
     assert any(line.startswith(said) for line in as_lines(found))
-    assert command.draw(found).startswith(b"\x89PNG")
+    drawn = re.search("<figcaption>Pairs that are still the same<.*?</figure>", command.render(found))[0]
+    assert "class='line explorer'" in drawn and "class='line learner'" not in drawn
 
 
 def test_models_of_another_tokenizer_are_sampled_without_forward_passes(world: Path, tmp_path: Path, capsys) -> None:

@@ -42,7 +42,7 @@ def write(folder: Path, lines: list[tuple[int, dict]]) -> Path:
 
 
 def training(step: int, **more: float) -> tuple[int, dict]:
-    return step, {"critic/score/mean": 0.1 * step, "response_length/mean": 20.0 + step, **more}
+    return step, {"critic/score/mean": 0.1 * step, "response_length/mean": 20.0 + step, "actor/kl_loss": 0.1, **more}
 
 
 @pytest.fixture
@@ -68,7 +68,11 @@ def test_a_plain_run_gives_one_page(plain, capsys):
     assert page.links == ["#results", "#held_out_accuracy", "#training", "#cost", "#samples", "#settings"]
     assert "2 training steps. Held-out accuracy on toy: 0.250 → 0.500." in text
     assert "0.1 (step 1) → 0.2 (step 2)" in text and "21 (step 1) → 22 (step 2)" in text
-    assert "Explorer" not in text and "Not shown: no s2l_config.yaml in the folder." in text
+    assert (
+        "Explorer" not in text
+        and "KL coefficient and" not in text
+        and "Not shown: no s2l_config.yaml in the folder." in text
+    )
     assert "No training rollouts were kept" in text and "nothing can be counted" in text
 
 
@@ -94,9 +98,8 @@ def test_json_is_for_programs(expo, capsys):
     }
 
 
-def test_a_second_report_replaces_the_first_and_the_second_page_of_earlier_versions(expo, capsys):
+def test_a_second_report_replaces_the_first(expo, capsys):
     assert cli.main(["report", str(expo)]) == 0
-    (expo / "report" / "curriculum.html").write_text((expo / "report" / "index.html").read_text())
     write(expo, [training(1)])
     assert cli.main(["report", str(expo)]) == 0
     assert [path.name for path in (expo / "report").iterdir()] == ["index.html"]
@@ -106,7 +109,7 @@ def test_a_second_report_replaces_the_first_and_the_second_page_of_earlier_versi
 def test_a_foreign_page_is_kept(plain, capsys):
     (plain / "index.html").write_text("<p>mine")
     assert cli.main(["report", str(plain), "--out", str(plain)]) == 2
-    assert "not made by s2l report" in capsys.readouterr().err
+    assert "not made by s2l, so it is kept" in capsys.readouterr().err
     assert (plain / "index.html").read_text() == "<p>mine"
 
 
@@ -242,7 +245,7 @@ def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
     assert "(paired): too few problems differ for a verdict." in text
     assert "a, step 2: 0.4" in text and "b, step 2: 0.9" in text
     assert "<polygon class='band learner'" in text and "<polygon class='band explorer'" in text
-    assert "Explorer&#x27;s share" in text and text.count("Held-out problems it learned to solve: ") == 2
+    assert "Explorer&#39;s share" in text and text.count("Held-out problems it learned to solve: ") == 2
 
 
 def test_pass_at_k_is_drawn_beside_verls_best(tmp_path, capsys):
@@ -254,7 +257,7 @@ def test_pass_at_k_is_drawn_beside_verls_best(tmp_path, capsys):
         text = (tmp_path / "o" / "index.html").read_text()
         if len(runs) == 1:
             assert "pass@k, toy" in text and "pass@4, step 2: 0.875" in text and "pass@1, step 0: 0.25" in text
-            assert "verl&#x27;s best@4, biased low, step 2: 0.68" in text
+            assert "verl&#39;s best@4, biased low, step 2: 0.68" in text
         else:
             assert "pass@4, toy" in text and "b, step 2: 0.875" in text and "biased low" not in text
 
@@ -330,7 +333,7 @@ def test_a_full_disk_leaves_the_earlier_page(plain, capsys, monkeypatch):
     def full(path, content):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("s2l_ext.cli.report.write_atomically", full)
+    monkeypatch.setattr("s2l_ext.report.page.write_atomically", full)
     assert cli.main(["report", str(plain)]) == 2
     assert "cannot be written (No space left on device)" in capsys.readouterr().err
     assert (plain / "report" / "index.html").read_text() == before
@@ -358,7 +361,8 @@ def test_a_pipelines_stages_lie_end_to_end_on_one_page(bridge, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["stages"] == ["warm_up", "opd"] and "distillation" in said["sections"]
     text = Path(said["pages"][0]).read_text()
-    assert Page(text).drawings == 4 and not Page(text).links
+    assert Page(text).drawings == 4
+    assert Page(text).links == ["#models", "#held_out_accuracy", "#distillation", "#training"]
     assert "warm_up, step 2: 0.25" in text and "opd, step 5: 0.25" in text
     assert "0.500 ± 0.010" in text and "0.1234" in text and "12,345" in text and "1.50e+09" in text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import re
 from html.parser import HTMLParser
@@ -11,15 +10,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from s2l_ext.errors import DataError
-from s2l_ext.report import curriculum, single
-from s2l_ext.report.charts import WIDTH, Frame, Line, axes, chart, round_range, tick_text
+from s2l_ext.report import curriculum, curves
+from s2l_ext.report.charts import (
+    MOST_COLUMNS,
+    WIDTH,
+    Frame,
+    Line,
+    Values,
+    axes,
+    by_label,
+    chart,
+    columns,
+    heat_map,
+    round_range,
+    tick_text,
+)
 from s2l_ext.report.chi_square import ChiSquare, chi_square
 from s2l_ext.report.draws import BINS, left_shares, observed_and_expected, read_draws
-from s2l_ext.report.maps import MOST_COLUMNS, Bars, bars, columns, heat_map
+from s2l_ext.report.page import page
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
-from s2l_ext.report.style import document
 
 
 class Page(HTMLParser):
@@ -95,8 +107,7 @@ def run(tmp_path) -> Run:
 
 
 def html_of(run: Run) -> str:
-    body = "".join(section.html() for section in curriculum.sections(run))
-    return document(run.name, f"<p>{html.escape(curriculum.lead(run))}</p>{body}")
+    return page(run.name, run.name, curriculum.lead(run), curriculum.sections(run))
 
 
 def test_the_page_is_balanced_labelled_and_loads_nothing(run):
@@ -139,9 +150,9 @@ def test_histogram_comes_from_the_counts_when_the_metrics_have_none(tmp_path):
 def test_two_thousand_steps_fit_into_the_columns():
     found = columns([(step, [float(step)]) for step in range(1, 2001)])
     assert len(found) <= MOST_COLUMNS
-    assert (found[0].first, found[0].last, found[0].values[0]) == (1, 17, 9.0)
-    assert found[-1].last == 2000
-    assert [column.first for column in columns([(5, [1.0]), (500, [1.0])])] == [5, 500]
+    assert (found[0][:2], found[0][2][0]) == ((1, 17), 9.0)
+    assert found[-1][1] == 2000
+    assert [first for first, *_ in columns([(5, [1.0]), (500, [1.0])])] == [5, 500]
 
 
 @pytest.mark.parametrize("rows", [[(7, spread(b3=1.0))], [(step, spread(b3=1.0)) for step in range(1, 61)]])
@@ -183,7 +194,7 @@ def test_a_run_with_kl_alone_has_no_section_about_a_curriculum(tmp_path):
 def test_a_curriculum_alone_and_without_its_file_is_sentences(tmp_path):
     run = write(tmp_path / "run", [(1, {CURRICULUM + "effective_sample_size": 30.0})], None)
     text = html_of(run)
-    assert "KL coefficient and accuracy" not in text and text.count(html.escape(curriculum.NO_DRAWS)) == 2
+    assert "KL coefficient and accuracy" not in text and text.count(escape(curriculum.NO_DRAWS)) == 2
     assert "effective sample size, step 1: 30" in text
 
 
@@ -322,7 +333,8 @@ def test_weights_that_nearly_vanish_still_give_numbers():
 
 def test_visits_stop_at_the_last_that_occurs(run):
     assert ">2+<" in curriculum.visits(run)
-    drawn = bars("Visits", ("visits", "prompts"), [str(i) for i in range(30)], [Bars("n", "learner", [1.0] * 30)], "")
+    labels, values = [str(i) for i in range(30)], [Values("n", "learner", [1.0] * 30)]
+    drawn = by_label("Visits", ("visits", "prompts"), labels, values)
     assert len(re.findall("text-anchor='middle'>[0-9]+<", drawn)) <= 12
 
 
@@ -337,11 +349,11 @@ def test_long_numbers_keep_clear_of_the_name_of_the_axis():
 
 
 def test_a_wide_number_at_the_right_edge_is_not_cut():
-    assert f"x='{WIDTH:.1f}' y='230' text-anchor='end'>2000<" in axes(Frame((0.0, 2000.0), (0.0, 1.0)), "y")
+    assert f"x='{WIDTH:.2f}' y='230' text-anchor='end'>2000<" in axes(Frame((0.0, 2000.0), (0.0, 1.0)), "y")
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.2, "0.2"), (12000, "12000"), (8e6, "8M"), (0.00012, "1.2e-4"), (1200000, "1.2M"), (0, "0")]
+    ("value", "text"), [(0.2, "0.2"), (12000, "12000"), (8e6, "8e6"), (0.00012, "1.2e-4"), (1200000, "1.2e6"), (0, "0")]
 )
 def test_tick_text(value, text):
     assert tick_text(value) == text
@@ -362,5 +374,6 @@ def test_many_points_are_a_line_without_dots():
 def test_spread_of_advantages_is_drawn_where_it_was_logged(tmp_path):
     logged = {"s2l/guidance/length": 8.0, "s2l/guidance/advantage_std_guided": 0.9}
     for name, data, count in (("new", logged, 1), ("old", {"s2l/guidance/length": 8.0}, 0)):
-        found = single.sections(write(tmp_path / name, [(1, data), (2, data)], None))
-        assert "".join(section.html() for section in found).count("<figcaption>Spread of advantages<") == count
+        found = curves.sections(write(tmp_path / name, [(1, data), (2, data)], None))
+        figures = "".join(figure for section in found for figure in section.figures)
+        assert figures.count("<figcaption>Spread of advantages<") == count

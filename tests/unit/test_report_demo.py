@@ -30,7 +30,8 @@ run.mkdir(parents=True), val.mkdir(parents=True)
 steps, group, mix, n = 4, 8, 3, 40
 block = bytearray(80_000_000)
 (run / "s2l_config.yaml").write_text(
-    f"trainer: {{total_training_steps: {steps}}}\\nactor_rollout_ref: {{rollout: {{n: {group}}}}}\\n"
+    f"trainer: {{total_training_steps: {steps},\\n  validation_data_dir: {json.dumps(str(val))}}}\\n"
+    f"actor_rollout_ref: {{rollout: {{n: {group}}}}}\\n"
     f"s2l: {{explorer: {{mix_steps: {mix}}}}}\\n")
 print("toy at", os.environ["S2L_TOY_DIR"], flush=True)
 if os.environ.get("FAKE_FAIL"):
@@ -110,14 +111,17 @@ def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
     assert last[2].startswith("Next:")
 
 
-def test_page_is_one_balanced_file_with_four_charts(fake):
+def test_page_is_one_balanced_file_the_page_of_the_run(fake):
     run_demo(fake)
     text = (fake.out / "report.html").read_text(encoding="utf-8")
     page = Balanced()
     page.feed(text)
     assert page.open == []
     assert page.tags.count("svg") == 4
-    assert page.links == [] and "http" not in text
+    assert page.links[:2] == ["#results", "#held_out_accuracy"] and page.links[-4:-2] == ["#demo", "#cost"]
+    assert "http" not in text
+    assert "<h1>Held-out accuracy 0.250 → 0.750 in 4 steps</h1>" in text and "8 4 0 0, as scheduled" in text
+    assert "<polygon class='band learner'" in text
     assert "prefers-color-scheme: dark" in text
     assert "&lt;out&gt; 10" in text and "<out>" not in text
     assert len(re.findall("class='dot explorer'", text)) == 4 + 2 + 2

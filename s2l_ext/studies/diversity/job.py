@@ -1,6 +1,6 @@
 """``s2l diversity``: sample each model on the same problems, or take stored samples, and compare how they differ.
 
-``s2l_ext.studies.diversity.page`` is the command; it adds the picture.
+``s2l_ext.studies.diversity.page`` is the command; it adds the page.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
     add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
-    add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the picture, the page and samples")
+    add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the page and samples")
     add("--data", action="append", metavar="FILE|hf://NAME", help="as of s2l eval; repeat")
     add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
     add("--n", type=int, help="samples a problem; take the training's group size (default 16; of files: all)")

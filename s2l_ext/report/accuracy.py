@@ -1,0 +1,153 @@
+"""Held-out accuracy: the table of final numbers with intervals, the curves with their bands, and pass@k."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from s2l_ext.report.charts import COLOURS, Line, chart, colour
+from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, Interval, set_name
+from s2l_ext.report.page import empty, table
+from s2l_ext.report.run import Run
+
+TITLE, PROBLEMS = "Held-out accuracy", "share of problems (0 to 1)"
+WITHIN = (
+    "Intervals are at 95 %, over problems: of one accuracy Wilson's (with several samples a problem, Student's t), "
+    "of a gain a paired bootstrap, corrected for few problems, over those that both validations hold."
+)
+BETWEEN = (
+    "A difference is last minus last: paired by problem where both runs left dumps of the same problems, else as of "
+    "two independent samples (Newcombe). No interval here speaks of another seed: each is over problems."
+)
+READING = "A model that learns rises from its first point."
+BAND = "The band is the 95 % interval over the problems of each validation on its own."
+AT_LEAST_ONE = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
+NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
+OF_VALIDATION = "s2l/val/"
+VALUES = {
+    "critic/score/mean": "training reward",
+    "response_length/mean": "response length, tokens",
+    "actor/entropy": "entropy, nats",
+    "s2l/explorer/share": "explorer's share",
+    "s2l/guidance/length": "guidance length, tokens",
+    "s2l/kl/beta": "KL coefficient",
+    "s2l/distill/forward_kl": "forward KL, nats per token",
+    "s2l/distill/reverse_kl": "reverse KL, nats per token",
+}
+
+# ---- tables -------------------------------------------------------------------------------------------------------
+
+
+def tables(runs: Sequence[HeldOut]) -> list[Markup]:
+    """Accuracies with intervals and differences from the first run; first and last values of training."""
+    return [_accuracies(runs), _values([held_out.run for held_out in runs])]
+
+
+def _accuracies(runs: Sequence[HeldOut]) -> Markup:
+    several, keys = len(runs) > 1, sorted({key for held_out in runs for key in held_out.keys})
+    shown = [(place, key) for key in keys for place, held_out in enumerate(runs) if held_out.run.series(key)]
+    if not shown:
+        return empty(TITLE, NO_VALIDATION)
+    head = [*(["run"] if several else []), "validation set", "steps", "first", "last", "last minus first"]
+    head += [f"minus {runs[0].run.name}", "interval"] if several else []
+    bare = any(held_out.band(key) is None for held_out in runs for key in held_out.keys)
+    readings = [WITHIN, *([BETWEEN] if several else []), *([NO_INTERVAL] if bare else [])]
+    colours = [colour(place) for place, _ in shown] if several else []
+    return table(TITLE, head, [_row(runs, *one) for one in shown], " ".join(readings), colours)
+
+
+def _row(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
+    held_out = runs[place]
+    (_, before), (step, after) = (held_out.run.series(key)[index] for index in (0, -1))
+    gain, gain_interval = held_out.gain(key)
+    cells = [set_name(key), str(held_out.run.steps), f"{before:.3f}", "one validation", ""]
+    if len(held_out.run.series(key)) > 1:
+        last = f"{after:.3f}{_of(held_out.interval(key, step, after))}"
+        cells[-2:] = [last, f"{gain:+.3f}{_of(gain_interval, '+')}"]
+    if len(runs) == 1:
+        return cells
+    return [held_out.run.name, *cells, *_difference(held_out.minus(runs[0], key) if place else None, place)]
+
+
+def _difference(found: Difference | None, place: int) -> list[str]:
+    if found is None:
+        return ["not in both" if place else "", ""]
+    return [f"{found.value:+.3f}{_of(found.ci95, '+')}", found.how or "no interval"]
+
+
+def _of(interval: Interval | None, sign: str = "") -> str:
+    return "" if interval is None else f" ({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
+
+
+def _values(runs: Sequence[Run]) -> Markup:
+    logged = [(key, name) for key, name in VALUES.items() if any(run.series(key) for run in runs)]
+    if not logged:
+        return empty("First and last values", "The run logged none of the values that this table shows.")
+    names = [run.name for run in runs] if len(runs) > 1 else ["value"]
+    rows = [[name, *(_first_and_last(run.series(key)) for run in runs)] for key, name in logged]
+    return table("First and last values of training", ["", *names], rows)
+
+
+def _first_and_last(values: list[tuple[int, float]]) -> str:
+    if not values:
+        return ""
+    (first, before), (last, after) = values[0], values[-1]
+    return f"{before:.4g} (step {first})" + ("" if first == last else f" → {after:.4g} (step {last})")
+
+
+# ---- charts -------------------------------------------------------------------------------------------------------
+
+
+def charts(runs: Sequence[HeldOut]) -> list[Markup]:
+    """Accuracy with bands: of one run up to six validation sets on a chart, of several runs a chart for each set."""
+    keys = sorted({key for held_out in runs for key in held_out.keys})
+    if not keys:
+        return [empty(TITLE, NO_VALIDATION)]
+    if len(runs) > 1:
+        return [
+            _chart(f"{TITLE}, {set_name(key)}", [(held_out, key, held_out.run.name) for held_out in runs])
+            for key in keys
+        ]
+    groups = [keys[start : start + len(COLOURS)] for start in range(0, len(keys), len(COLOURS))]
+    return [_chart(TITLE, [(runs[0], key, set_name(key)) for key in group]) for group in groups]
+
+
+def _chart(title: str, shown: Sequence[tuple[HeldOut, str, str]]) -> Markup:
+    lines = [
+        Line(name, colour(place), held_out.run.series(key), held_out.band(key))
+        for place, (held_out, key, name) in enumerate(shown)
+    ]
+    reading = f"{READING} {BAND}" if any(line.band for line in lines) else READING
+    return chart(title, "accuracy (0 to 1)", lines, reading)
+
+
+def pass_charts(runs: Sequence[Run]) -> list[Markup]:
+    """pass@k over the validations. One run: a chart for each validation set with a line for each k and verl's best@N.
+    Several: a chart for each set with its largest k."""
+    sources: dict[str, set[int]] = {}
+    for source, k in (found for run in runs for found in _pass_keys(run)):
+        sources.setdefault(source, set()).add(k)
+    drawn = _passes_of_one if len(runs) == 1 else _passes_of_many
+    return [drawn(runs, source, sorted(ks)) for source, ks in sorted(sources.items())]
+
+
+def _pass_keys(run: Run) -> list[tuple[str, int]]:
+    """Data source and k of every ``s2l/val/<source>/pass@k``."""
+    named = sorted({key for _, data in run.metrics for key in data if key.startswith(OF_VALIDATION)})
+    parts = [key.removeprefix(OF_VALIDATION).rsplit("/pass@", 1) for key in named]
+    return [(source, int(k)) for source, k in (part for part in parts if len(part) == 2) if k.isdecimal()]
+
+
+def _passes_of_many(runs: Sequence[Run], source: str, ks: Sequence[int]) -> Markup:
+    key = f"{OF_VALIDATION}{source}/pass@{ks[-1]}"
+    lines = [Line(run.name, colour(place), run.series(key)) for place, run in enumerate(runs)]
+    return chart(f"pass@{ks[-1]}, {source}", PROBLEMS, lines, AT_LEAST_ONE)
+
+
+def _passes_of_one(runs: Sequence[Run], source: str, ks: Sequence[int]) -> Markup:
+    (run,) = runs
+    lines = [Line(f"pass@{k}", colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{k}")) for n, k in enumerate(ks)]
+    best = run.series(f"val-core/{source}/acc/best@{ks[-1]}/mean")
+    lines.append(Line(f"verl's best@{ks[-1]}, biased low", colour(len(COLOURS) + len(ks) - 1), best))
+    return chart(f"pass@k, {source}", PROBLEMS, lines, AT_LEAST_ONE)
