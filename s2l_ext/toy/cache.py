@@ -9,11 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from s2l_ext.toy import tasks
 from s2l_ext.toy.models import get_size, without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
-from s2l_ext.utils.files import cache_root, locked, staged, writable
+from s2l_ext.utils.files import cache_root, staged, writable
 
 CODE_VERSION = 1
 """Raise it when code that determines the weights changes without any of the hashed values changing."""
@@ -49,7 +51,7 @@ def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None
     folder = cache_root() / "toy" / f"{size}-{key}"
     if folder.is_dir():
         return folder
-    with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), locked(folder):
+    with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             _remove_leftovers(folder)
             _build(folder, key, size, config, seed, progress)

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from s2l_ext.errors import DataError
 from s2l_ext.toy.cache import pretrained_folder, read_manifest
 from s2l_ext.toy.models import get_size
 from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
-from s2l_ext.utils.files import locked, staged, writable
+from s2l_ext.utils.files import staged, writable
 
 ROWS = {"train": 2048, "val": 256, "test": 512}
 
@@ -56,7 +58,7 @@ def prepare(
         files = write_files(root, seed)
         (root / "models").mkdir(exist_ok=True)
     cached = {size: pretrained_folder(size, seed, progress=progress) for size in sizes}
-    with writable(root, "Choose another output folder."), locked(root / "models" / ".install"):
+    with writable(root, "Choose another output folder."), FileLock(root / "models" / ".install.lock"):
         models = {size: _install(folder, root / "models" / size) for size, folder in cached.items()}
     return ToyWorld(root, models, files)
 

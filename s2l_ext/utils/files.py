@@ -1,8 +1,7 @@
-"""Files that are whole or not there: atomic writes, staged folders, locks, and the cache folder."""
+"""Files that are whole or not there: atomic writes, staged folders, and the cache folder."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -46,14 +45,6 @@ def writable(folder: Path, fix: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}). {fix}") from error
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Wait until no other process holds the lock file beside ``folder``, then hold it."""
-    with open(folder.with_suffix(".lock"), "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 @contextmanager

@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from filelock import FileLock, Timeout
 
 from s2l_ext.errors import ResourceError
 
 FILE_NAME = ".lock"
-TRIES, TRY_SECONDS = 4, 0.1
+TRY_SECONDS = 0.5
+"""Longer than :func:`is_held` holds the lock."""
 NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """A parallel file system mounted without locks: the file's content alone decides."""
 
 
 @contextlib.contextmanager
 def held(
-    folder: Path, who: str, mend: str, token: str = "", on_left: Callable[[dict[str, Any]], None] | None = None
+    folder: Path, who: str, fix: str, token: str = "", on_left: Callable[[dict[str, Any]], None] | None = None
 ) -> Iterator[None]:
     """Hold the folder; it is created if missing.
 
@@ -34,7 +34,7 @@ def held(
 
     Args:
         who: what the holder is called in the message ("training run").
-        mend: how to go on beside the holder, a sentence without its end.
+        fix: how to go on beside the holder, a sentence without its end.
         token: written beside process id and host.
         on_left: called with the content of a lock that is taken over.
 
@@ -42,44 +42,52 @@ def held(
         ResourceError: another process works in the folder; names its process id and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / FILE_NAME
-    with open(path, "a+", encoding="utf-8") as file:
-        locked = _taken(file)
-        left = _content(path)
+    path, lock = folder / FILE_NAME, _lock(folder)
+    locked = _acquire(lock, TRY_SECONDS)
+    left = _content(path)
+    try:
         if locked is False or _still_held(left, trust_kernel=locked is True):
-            raise _refusal(path, left, who, mend)
+            raise ResourceError(
+                f"{folder}: another {who} works here: process {left.get('pid', 'unknown')} on host "
+                f"{left.get('host', 'unknown')}. {fix}. If that host is gone or has no such process, remove {path}."
+            )
         if left and on_left:
             on_left(left)
-        _replace(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "token": token}))
+        path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "token": token}))
         try:
             yield
         finally:
-            _replace(file, "")
+            path.write_text("")
+    finally:
+        lock.release()
 
 
 def is_held(folder: Path) -> bool:
     """Whether a process of this host works in the folder now."""
-    try:
-        with open(folder / FILE_NAME, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
+    if not (folder / FILE_NAME).exists():
         return False
-    except OSError:
-        return True
-    return False
+    lock = _lock(folder)
+    try:
+        return _acquire(lock, 0) is not True
+    finally:
+        lock.release()
 
 
-def _taken(file: Any) -> bool | None:
-    """None where the file system has no locks. Tries a few times: :func:`is_held` holds the lock for a moment."""
-    for _ in range(TRIES):
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-        except OSError as error:
-            if error.errno in NO_LOCKS_HERE:
-                return None
-            time.sleep(TRY_SECONDS)
-    return False
+def _lock(folder: Path) -> FileLock:
+    return FileLock(folder / FILE_NAME, mode=0o644, fallback_to_soft=False, preserve_lock_file=True)
+
+
+def _acquire(lock: FileLock, seconds: float) -> bool | None:
+    """None where the file system has no locks."""
+    try:
+        lock.acquire(timeout=seconds)
+    except Timeout:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
+        return None
+    return True
 
 
 def _still_held(left: dict[str, Any], trust_kernel: bool) -> bool:
@@ -91,23 +99,9 @@ def _still_held(left: dict[str, Any], trust_kernel: bool) -> bool:
     return not trust_kernel and isinstance(pid, int) and psutil.pid_exists(pid)
 
 
-def _replace(file: Any, text: str) -> None:
-    """Emptied, not removed: a waiting process may have the file open."""
-    file.truncate(0)
-    file.write(text)
-    file.flush()
-
-
 def _content(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
         return content if isinstance(content, dict) else {}
     except (OSError, ValueError):
         return {}
-
-
-def _refusal(path: Path, holder: dict[str, Any], who: str, mend: str) -> ResourceError:
-    return ResourceError(
-        f"{path.parent}: another {who} works here: process {holder.get('pid', 'unknown')} on host "
-        f"{holder.get('host', 'unknown')}. {mend}. If that host is gone or has no such process, remove {path}."
-    )

@@ -83,7 +83,7 @@ def test_a_killed_holder_is_followed_at_once(tmp_path, holder):
     assert (tmp_path / FILE_NAME).read_text() == "" and not is_held(tmp_path)
 
 
-def test_another_hosts_lock_is_refused_with_the_mend(tmp_path):
+def test_another_hosts_lock_is_refused_with_the_fix(tmp_path):
     leave(tmp_path, 7, "node-9")
     wanted = rf"process 7 on host node-9\..*If that host is gone.*remove {tmp_path / FILE_NAME}\."
     with pytest.raises(ResourceError, match=wanted), run(tmp_path):
