@@ -17,7 +17,7 @@ from s2l_ext.utils.secrets import masked_text
 
 NODE_SECONDS = 300.0
 """Importing verl on a cold network file system takes minutes."""
-MEND = "The cluster's own log says more; `ray status` lists its nodes (examples/ray_submit)."
+FIX = "The cluster's own log says more; `ray status` lists its nodes (examples/ray_submit)."
 
 
 def findings(address: str) -> list[Finding]:
@@ -37,15 +37,12 @@ def findings(address: str) -> list[Finding]:
         nodes = cluster_check.alive_nodes(accelerator(ray.cluster_resources()))
         here: Answer = cluster_check.probe()()
         answers = ask(nodes)
-        joined = Finding("cluster", "ok", f"{name}: {len(nodes)} node(s), {_accelerators(nodes)} accelerators")
+        devices = sum(node.accelerators for node in nodes)
+        joined = Finding("cluster", "ok", f"{name}: {len(nodes)} node(s), {devices} accelerators")
         board = _dashboard(str(getattr(context, "dashboard_url", None) or ""))
         return [joined, board, _driver(here), *(each for node, a in answers for each in judge_node(node, a, here))]
     finally:
         ray.shutdown()
-
-
-def _accelerators(nodes: Sequence[Node]) -> int:
-    return sum(node.accelerators for node in nodes)
 
 
 def accelerator(resources: Mapping[str, float]) -> str:
@@ -55,14 +52,14 @@ def accelerator(resources: Mapping[str, float]) -> str:
 
 def _dashboard(url: str) -> Finding:
     host, _, port = url.rpartition("://")[2].rpartition(":")
-    mend = (
+    fix = (
         "Whoever reaches it runs programs on the cluster: --dashboard-host=127.0.0.1 on the head, RAY_AUTH_MODE=token "
         "where Ray starts, or a firewall."
     )
     if not url or is_loopback(host):
         return Finding("cluster dashboard", "ok", url or "none")
     asks = port.isdigit() and asks_for_token(host, int(port))
-    return judged("cluster dashboard", f"{url}, asks for a token" if asks else url, asks, mend, "warn")
+    return judged("cluster dashboard", f"{url}, asks for a token" if asks else url, asks, fix, "warn")
 
 
 def _driver(here: Answer) -> Finding:
@@ -93,10 +90,10 @@ def judge_node(node: Node, answer: Answer, here: Answer) -> list[Finding]:
     """Versions, registration and disk of one node, as seen from this process."""
     name = f"node {node.host}"
     if "silent" in answer:
-        return [Finding(name, "fail", str(answer["silent"]), MEND)]
+        return [Finding(name, "fail", str(answer["silent"]), FIX)]
     if answer.get("s2l_ext") is None:
-        mend = "Install it in the environment of that node's Ray (one image for all nodes)."
-        return [Finding(name, "fail", f"s2l_ext cannot be imported there ({answer.get('error')})", mend)]
+        fix = "Install it in the environment of that node's Ray (one image for all nodes)."
+        return [Finding(name, "fail", f"s2l_ext cannot be imported there ({answer.get('error')})", fix)]
     other = [
         f"{each} {answer[each]} (here {here.get(each)})"
         for each in cluster_check.COMPARED

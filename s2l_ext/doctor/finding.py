@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 Status = Literal["ok", "warn", "fail"]
@@ -20,18 +20,17 @@ class Finding:
     name: str
     status: Status
     value: str
-    mend: str = ""
+    fix: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        """``found``, ``ok`` and ``fix`` are what version 0.1.0 called value, no failure, and mend."""
-        own = {"name": self.name, "status": self.status, "value": self.value, "mend": self.mend}
-        return own | {"found": self.value, "ok": self.status != "fail", "fix": self.mend}
+        """``found`` and ``ok`` are what version 0.1.0 called value and no failure."""
+        return {**asdict(self), "found": self.value, "ok": self.status != "fail"}
 
     def as_line(self) -> str:
         line = f"{MARKS[self.status]} {self.name:<18} {self.value}"
-        return line if self.status == "ok" else f"{line}\n     -> {self.mend}"
+        return line if self.status == "ok" else f"{line}\n     -> {self.fix}"
 
 
-def judged(name: str, value: str, good: bool, mend: str, otherwise: Status = "fail") -> Finding:
-    """``ok`` without a mend, else ``otherwise`` with it."""
-    return Finding(name, "ok", value) if good else Finding(name, otherwise, value, mend)
+def judged(name: str, value: str, good: bool, fix: str, otherwise: Status = "fail") -> Finding:
+    """``ok`` without a fix, else ``otherwise`` with it."""
+    return Finding(name, "ok", value) if good else Finding(name, otherwise, value, fix)

@@ -24,8 +24,8 @@ def platform() -> list[Finding]:
     """Linux is where verl, vLLM and the sandbox work."""
     system, machine = python_platform.system(), python_platform.machine()
     value = f"{system} {python_platform.release()}, {machine}"
-    mend = "Use Linux on x86_64 or aarch64 (a container or WSL 2 will do)."
-    return [judged("platform", value, system == "Linux" and machine in MACHINES, mend)]
+    fix = "Use Linux on x86_64 or aarch64 (a container or WSL 2 will do)."
+    return [judged("platform", value, system == "Linux" and machine in MACHINES, fix)]
 
 
 def accelerators() -> list[Finding]:
@@ -67,10 +67,8 @@ def disks() -> list[Finding]:
     free = {name: _usage(path) for name, path in places.items()}
     value = ", ".join(f"{name} {left:.0f} GB free ({used:.0%} used)" for name, (left, used) in free.items())
     short = [name for name, (left, used) in free.items() if left < MIN_DISK_GB or used > 0.95]
-    mend = (
-        f"Make room ({', '.join(short)}), or point RAY_TMPDIR, HF_HOME and trainer.default_local_dir to another disk."
-    )
-    return [judged("disk", value, not short, mend, "warn")]
+    fix = f"Make room ({', '.join(short)}), or point RAY_TMPDIR, HF_HOME and trainer.default_local_dir to another disk."
+    return [judged("disk", value, not short, fix, "warn")]
 
 
 def ray_folder() -> Path:
@@ -91,8 +89,8 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
         return [Finding("shared memory", "warn", f"no {folder}", "Ray falls back to the disk. Mount a tmpfs there.")]
     free = shutil.disk_usage(folder).free / GB
     wanted = max(MIN_SHARED_GB, OBJECT_STORE_SHARE * psutil.virtual_memory().total / GB)
-    mend = f"docker run --shm-size={wanted:.0f}g (or --ipc=host), else Ray keeps its objects on the disk."
-    return [judged("shared memory", f"{free:.1f} GB free of {folder}", free >= MIN_SHARED_GB, mend, "warn")]
+    fix = f"docker run --shm-size={wanted:.0f}g (or --ipc=host), else Ray keeps its objects on the disk."
+    return [judged("shared memory", f"{free:.1f} GB free of {folder}", free >= MIN_SHARED_GB, fix, "warn")]
 
 
 def sandbox() -> list[Finding]:
@@ -103,6 +101,6 @@ def sandbox() -> list[Finding]:
         level, minimum = room.active_level(), room.minimum_level()
     except Exception as error:
         return [Finding("sandbox", "fail", f"unavailable: {error}", "docs/sandbox.md says what each level needs.")]
-    mend = f"Code rewards refuse to run below {minimum.name.lower()}; docs/sandbox.md says how to get there."
+    fix = f"Code rewards refuse to run below {minimum.name.lower()}; docs/sandbox.md says how to get there."
     value = f"level {level.name.lower()}, at least {minimum.name.lower()} wanted"
-    return [judged("sandbox", value, level >= minimum, mend)]
+    return [judged("sandbox", value, level >= minimum, fix)]

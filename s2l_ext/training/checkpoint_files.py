@@ -42,12 +42,12 @@ def check_files(folder: Path | None) -> None:
     if wrong is None:
         return
     older = _complete_before(folder)
-    mend = (
+    fix = (
         f"Set trainer.resume_mode=resume_path trainer.resume_from_path={older}; later steps are run again."
         if older
         else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
     )
-    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {mend}")
+    raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {fix}")
 
 
 def check_workers(folder: Path | None, cfg: DictConfig) -> None:

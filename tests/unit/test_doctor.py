@@ -1,4 +1,4 @@
-"""`s2l doctor`: what it says of this environment, and that each fault is told with its mend and the exit code."""
+"""`s2l doctor`: what it says of this environment, and that each fault is told with its fix and the exit code."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ def test_this_environment_is_sound(enough_memory, monkeypatch, capsys) -> None:
     findings = {finding["name"]: finding for finding in json.loads(capsys.readouterr().out)}
     assert set(findings) == set(EVERY)
     assert findings["verl"]["found"] == findings["verl"]["value"] == "0.9.1, made for 0.9.1"
-    assert all(set(each) == {"name", "status", "value", "mend", "found", "ok", "fix"} for each in findings.values())
+    assert all(set(each) == {"name", "status", "value", "fix", "found", "ok"} for each in findings.values())
     assert sandbox.active_level().name.lower() in findings["sandbox"]["found"]
 
 
 def test_a_finding_that_is_not_ok_has_a_mend(enough_memory, capsys) -> None:
     cli.main(["doctor", "--json"])
     for finding in json.loads(capsys.readouterr().out):
-        assert (finding["mend"] == "") == (finding["status"] == "ok")
+        assert (finding["fix"] == "") == (finding["status"] == "ok")
 
 
 def test_a_warning_is_no_failure_and_a_failure_is(only, capsys) -> None:
@@ -77,10 +77,9 @@ def test_a_warning_is_no_failure_and_a_failure_is(only, capsys) -> None:
         "name": "c",
         "status": "fail",
         "value": "gone",
-        "mend": "do that",
+        "fix": "do that",
         "found": "gone",
         "ok": False,
-        "fix": "do that",
     }
 
 
@@ -142,7 +141,7 @@ def test_a_plugin_that_raises_is_told(monkeypatch) -> None:
 def test_another_system_is_a_fault(monkeypatch) -> None:
     monkeypatch.setattr(machine.python_platform, "system", lambda: "Darwin")
     (finding,) = machine.platform()
-    assert finding.status == "fail" and "Linux" in finding.mend
+    assert finding.status == "fail" and "Linux" in finding.fix
 
 
 def test_little_memory_and_little_disk(monkeypatch) -> None:
@@ -152,8 +151,8 @@ def test_little_memory_and_little_disk(monkeypatch) -> None:
     monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage)
     (memory,), (disk,), (shared,) = machine.memory(), machine.disks(), machine.shared_memory()
     assert memory.status == "fail" and "2.0 GB of memory free" in memory.value
-    assert disk.status == "warn" and "here 3 GB free (97% used)" in disk.value and "RAY_TMPDIR" in disk.mend
-    assert shared.status == "warn" and "--shm-size=12g" in shared.mend
+    assert disk.status == "warn" and "here 3 GB free (97% used)" in disk.value and "RAY_TMPDIR" in disk.fix
+    assert shared.status == "warn" and "--shm-size=12g" in shared.fix
 
 
 def test_no_shared_memory_at_all(tmp_path) -> None:
@@ -256,7 +255,7 @@ def test_the_dashboard_of_a_joined_cluster_is_asked_too(monkeypatch, asks: bool,
     monkeypatch.setattr(cluster, "asks_for_token", lambda *place: asked.append(place) or asks)
     found = cluster._dashboard("http://10.0.0.1:8265")
     assert asked == [("10.0.0.1", 8265)] and found.status == status
-    assert "RAY_AUTH_MODE=token" in found.mend or found.value.endswith("asks for a token")
+    assert "RAY_AUTH_MODE=token" in found.fix or found.value.endswith("asks for a token")
 
 
 def test_one_open_dashboard_among_several_is_enough(board) -> None:
@@ -339,7 +338,7 @@ def test_ray_address(monkeypatch, tmp_path) -> None:
         monkeypatch.setenv("RAY_ADDRESS", place)
         assert network.address() == [Finding("ray", "ok", f"{place} (from RAY_ADDRESS) answers")]
     (gone,) = network.address()
-    assert gone.status == "fail" and "does not answer" in gone.value and "ray start" in gone.mend
+    assert gone.status == "fail" and "does not answer" in gone.value and "ray start" in gone.fix
     monkeypatch.setenv("RAY_ADDRESS", "somewhere")
     assert network.address()[0].status == "warn"
     monkeypatch.setenv("RAY_ADDRESS", "auto")
@@ -355,7 +354,7 @@ def test_taken_and_scarce_ports(monkeypatch, tmp_path) -> None:
     assert network._head_ports().status == "ok"
     (tmp_path / "range").write_text("60000 60999\n")
     assert network._ephemeral(tmp_path / "range") == Finding(
-        "free ports", "warn", "60000 to 60999", network._ephemeral(tmp_path / "range").mend
+        "free ports", "warn", "60000 to 60999", network._ephemeral(tmp_path / "range").fix
     )
     assert network._ephemeral(tmp_path / "none").status == "ok"
     monkeypatch.setattr(network, "node_address", lambda: "203.0.113.7")
@@ -409,7 +408,7 @@ def test_a_cluster_that_does_not_answer_is_one_finding(only, capsys) -> None:
         place = f"127.0.0.1:{server.getsockname()[1]}"
     assert cli.main(["doctor", "--ray", place, "--json"]) == 1
     (finding,) = json.loads(capsys.readouterr().out)
-    assert finding["name"] == "cluster" and place in finding["value"] and "ray start --head" in finding["mend"]
+    assert finding["name"] == "cluster" and place in finding["value"] and "ray start --head" in finding["fix"]
 
 
 @pytest.mark.parametrize("kind", ["GPU", "NPU"])
@@ -457,7 +456,7 @@ def test_a_real_cluster_of_one_node_with_and_without_its_token() -> None:
         head.wait(60)
     assert findings["cluster"]["value"].endswith("1 node(s), 0 accelerators")
     assert findings["driver"]["status"] == "ok" and findings["cluster dashboard"]["value"] == "none"
-    assert refused["cluster"]["status"] == "fail" and "RAY_AUTH_MODE=token" in refused["cluster"]["mend"]
+    assert refused["cluster"]["status"] == "fail" and "RAY_AUTH_MODE=token" in refused["cluster"]["fix"]
 
 
 def _doctor(place: str, **variables: str) -> dict[str, dict]:
