@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-all test-fast lint lock docs-index docs-support clean gpu-check fuzz chaos
+.PHONY: help setup demo test test-all test-fast lint lock docs-support clean gpu-check fuzz chaos
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,9 +64,6 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 	  --extra cpu --extra dev --extra diversity --override requirements/cpu-overrides.txt -o $(LOCK)
 	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 	  --custom-compile-command "make lock" --extra gpu --extra diversity -o requirements/gpu.lock
-
-docs-index: ## renew the line numbers of docs/paper_index.md
-	@$(PYTHON) scripts/renew_paper_index.py
 
 docs-support: $(READY) ## write docs/support.md anew: compose every combination, name the tests
 	@$(BIN)/python scripts/support_matrix.py

@@ -17,8 +17,8 @@ from typing import Any
 
 from s2l_ext import __version__
 from s2l_ext.errors import DataError
-from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.registry import method_class
 from s2l_ext.report.demo_page import headline, render, verdict
 from s2l_ext.report.page import write_page
 from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series
@@ -243,7 +243,7 @@ def read_plan(run: Path) -> RunPlan:
     mix_steps = OmegaConf.select(cfg, "s2l.explorer.mix_steps")
     if steps is None or group is None or mix_steps is None:
         return RunPlan(steps, group)
-    schedule = OmegaConf.select(cfg, "s2l.explorer.schedule") or ExplorerConfig.schedule
+    schedule = OmegaConf.select(cfg, "s2l.explorer.schedule") or method_class("explorer").config_class.schedule
     slots = build_schedule(schedule, int(mix_steps), int(group)).table(int(steps))
     return RunPlan(int(steps), int(group), tuple(slots))
 

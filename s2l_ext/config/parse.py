@@ -27,12 +27,12 @@ def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None
         ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
     """
     known = list(valid_keys(kind, root)) if root == ROOT else []
-    return cast(Parsed, _parse_dataclass(kind, _to_plain(block, root), root, known))
+    return cast(Parsed, _parse_dataclass(kind, to_plain(block, root), root, known))
 
 
 def valid_keys(kind: type, prefix: str) -> Iterator[str]:
     """Every dotted key of a block, parents included."""
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints(kind).items():
         key = f"{prefix}.{name}"
         yield key
         nested = _nested_dataclass(hint)
@@ -40,7 +40,8 @@ def valid_keys(kind: type, prefix: str) -> Iterator[str]:
             yield from valid_keys(nested, key)
 
 
-def _to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
+def to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
+    """The block without OmegaConf; an empty one for None. Raises ConfigError for an interpolation that fails."""
     if block is None:
         return {}
     try:
@@ -51,13 +52,15 @@ def _to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
 
 def _parse_dataclass(kind: type, value: Any, key: str, known: Sequence[str]) -> Any:
     if not isinstance(value, Mapping):
-        raise _wrong_type(key, value, f"a block with the keys {', '.join(get_type_hints(kind))}")
-    hints = get_type_hints(kind)
+        raise _wrong_type(key, value, f"a block with the keys {', '.join(_hints(kind))}")
+    hints = _hints(kind)
     for name in value:
         if name not in hints:
             raise _unknown(f"{key}.{name}", list(hints), known)
     parsed = {}
     for item in dataclasses.fields(kind):
+        if item.name not in hints:
+            continue
         item_key = f"{key}.{item.name}"
         if item.name in value and value[item.name] != MISSING:
             limits = item.metadata.get("limits")
@@ -65,6 +68,12 @@ def _parse_dataclass(kind: type, value: Any, key: str, known: Sequence[str]) -> 
         elif _required(item):
             raise ConfigError(f"{item_key} is missing: it has no default. Set {item_key}=...")
     return kind(**parsed)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Types by key; a field that is ``internal`` is no key."""
+    internal = {item.name for item in dataclasses.fields(kind) if item.metadata.get("internal")}
+    return {name: hint for name, hint in get_type_hints(kind).items() if name not in internal}
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:

@@ -25,14 +25,12 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, fingerprint, render
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import S2LConfig, parse_s2l
+from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.platforms import activate_for
-from s2l_ext.training.checkpoint_files import check_files, check_workers
-from s2l_ext.training.controller_state import checkpoint_folder, resume_state
+from s2l_ext.training.before_run import check_before_run
+from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
-from s2l_ext.training.preflight import check_warm_start, keep_own_ray_here, preflight, steps_of_run
-from s2l_ext.training.rules import check_against_verl
+from s2l_ext.training.preflight import check_own_pool, keep_own_ray_here
 from s2l_ext.training.verl_rules import MANAGER_KEY
 from s2l_ext.utils.refusal import guarded
 from s2l_ext.utils.run_lock import held
@@ -81,12 +79,8 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
         keep_own_ray_here()
     platform = activate_for(cfg)
-    warnings = [*check_against_verl(s2l, cfg), *preflight(cfg, s2l)]
-    check_files(checkpoint_folder(cfg))
-    check_workers(checkpoint_folder(cfg), cfg)
-    check_warm_start(cfg, s2l, resume_state(s2l, cfg))
-    if s2l.kl:
-        cfg.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta  # what verl prints is what s2l.kl starts from
+    check_own_pool(cfg, s2l)
+    warnings = check_before_run(cfg, s2l).warnings
     cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
@@ -94,7 +88,7 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     _ask_for_manager(cfg)
     warnings += _ask_reward(cfg, s2l)
     steps = steps_of_run(cfg)
-    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps and steps.number), warnings)
+    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps.number if steps else None), warnings)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:
@@ -137,7 +131,7 @@ def _ask_for_manager(cfg: DictConfig) -> None:
 
 
 def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    if not needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill):
+    if not accuracy_settings(s2l, cfg):
         return []
     from s2l_ext.training.reward_probe import check_reward
 

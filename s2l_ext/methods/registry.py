@@ -1,21 +1,39 @@
-"""The ``s2l:`` block as a whole: one field for each method, and what belongs to none."""
+"""The list of methods, in the order in which a run calls their hooks, and the ``s2l:`` block as a whole.
+
+A method of one's own is an entry point of the group ``s2l.methods``: its name is the block, its value
+``package.module:Class`` a subclass of :class:`s2l_ext.methods.base.Method`. Its hooks come after those of this list.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.limits import limited
-from s2l_ext.config.parse import ROOT, parse_block
+from s2l_ext.config.parse import ROOT, parse_block, to_plain
+from s2l_ext.config.resolve import resolve
+from s2l_ext.methods.brought import own_methods
 from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.kl.config import KLConfig
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.base import Method
+
+METHODS = {
+    "explorer": "s2l_ext.methods.explorer.controller:Explorer",
+    "guidance": "s2l_ext.methods.guidance.controller:Guidance",
+    "curriculum": "s2l_ext.methods.curriculum.controller:Curriculum",
+    "kl": "s2l_ext.methods.kl.controller:KL",
+    "distill": "s2l_ext.methods.distill.controller:Distill",
+}
+"""Block -> class, in the order of hooks: guidance takes rollouts that the explorer left. Imported when first needed."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class PlacementConfig:
 
 @dataclass(frozen=True)
 class S2LConfig:
-    """The whole block. A feature that is None is off."""
+    """The whole block. A method that is None is off. ``others``: blocks of methods of one's own, by name."""
 
     explorer: ExplorerConfig | None = None
     kl: KLConfig | None = None
@@ -49,26 +67,56 @@ class S2LConfig:
     distill: DistillConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    others: dict[str, Any] = field(default_factory=dict, metadata={"internal": True})
+
+    @property
+    def blocks(self) -> dict[str, Any]:
+        """Configurations of the methods that are on, by block, in the order of their hooks."""
+        own = {block: getattr(self, block) for block in METHODS}
+        return {block: config for block, config in (own | self.others).items() if config is not None}
 
     @property
     def anything_on(self) -> bool:
-        """Any feature that changes training; ``rollout`` and ``placement`` change none."""
-        features = (self.explorer, self.kl, self.curriculum, self.guidance, self.distill)
-        return any(feature is not None for feature in features)
+        """Any method; ``rollout`` and ``placement`` change no training."""
+        return bool(self.blocks)
 
     @property
-    def own_sessions(self) -> bool:
-        """Sessions of a group differ in who samples them or what they start from."""
+    def mixes_rollouts(self) -> bool:
+        """Rollouts of a group differ in who samples them or what they start from."""
         return self.explorer is not None or self.guidance is not None
 
     @property
     def own_manager(self) -> bool:
-        """Sessions are run by this package's agent-loop workers."""
-        return self.own_sessions or self.rollout.session_timeout_s is not None
+        """Rollouts are run by this package's agent-loop workers."""
+        return self.mixes_rollouts or self.rollout.session_timeout_s is not None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain containers, ready for YAML or JSON; :func:`s2l_ext.methods.registry.parse_s2l` reads them back."""
-        return dataclasses.asdict(self)
+        """Plain containers, ready for YAML or JSON; :func:`parse_s2l` reads them back."""
+        plain = dataclasses.asdict(self)
+        others = plain.pop("others")
+        return plain | others
+
+
+def methods_of(s2l: S2LConfig, cfg: DictConfig) -> list[Method]:
+    """One object for each method that is on, in the order of hooks."""
+    return [method_class(block)(config, s2l, cfg) for block, config in s2l.blocks.items()]
+
+
+def accuracy_settings(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
+    """``key=value`` of settings that read the verifier's ``acc``."""
+    return [needed for method in methods_of(s2l, cfg) if (needed := method.needs_accuracy)]
+
+
+def brought() -> dict[str, type[Method]]:
+    """Classes of installed packages, by block."""
+    return own_methods(frozenset(item.name for item in dataclasses.fields(S2LConfig)))
+
+
+def method_class(block: str) -> type[Method]:
+    """The class of a block: this package's, or one that an installed package brings."""
+    if block in METHODS:
+        return resolve(METHODS[block], f"s2l.{block}", ())
+    return brought()[block]
 
 
 def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
@@ -80,4 +128,14 @@ def parse_s2l(block: Mapping[str, Any] | DictConfig | None) -> S2LConfig:
     Raises:
         ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
     """
-    return parse_block(S2LConfig, block, ROOT)
+    plain, known = to_plain(block, ROOT), brought()
+    if not isinstance(plain, Mapping):
+        return parse_block(S2LConfig, plain, ROOT)  # says what a block is
+    own = {name: value for name, value in plain.items() if name in known}
+    others: dict[str, Any] = {
+        name: parse_block(known[name].config_class, value, f"{ROOT}.{name}")
+        for name, value in own.items()
+        if value is not None
+    }
+    rest = {name: value for name, value in plain.items() if name not in own}
+    return dataclasses.replace(parse_block(S2LConfig, rest, ROOT), others=others)

@@ -19,13 +19,15 @@ from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import S2LConfig, parse_s2l
+from s2l_ext.methods.distill.inputs import TEACHER_KEY
+from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
+from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.pipeline.accounting import training_result
 from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
 from s2l_ext.pipeline.schema import Input
 from s2l_ext.training.controller_state import TRACKER_FILE
-from s2l_ext.training.preflight import EXPLORER_KEY, LEARNER_KEY, TEACHER_KEY, gpus_needed, steps_of_run
+from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
+from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
@@ -266,7 +268,7 @@ def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
         settings=json_text.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
         files=[path for path in (*train, *val) if not path.startswith(own)],
         train_files=train,
-        labels=_uses_labels(place, s2l),
+        labels=_uses_labels(place, s2l, cfg),
         steps=_steps(place, cfg),
         accounting=_accounting(cfg, s2l),
         warnings=warnings,
@@ -295,11 +297,11 @@ def _paths(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else [str(path) for path in value]
 
 
-def _uses_labels(place: Place, s2l: S2LConfig) -> bool:
+def _uses_labels(place: Place, s2l: S2LConfig, cfg: DictConfig) -> bool:
     """A loss toward a teacher reads no labels, unless rows, prompts or hints are chosen by what was right."""
     if place.stage.labels is not None:
         return place.stage.labels
-    return s2l.distill is None or bool(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill))
+    return s2l.distill is None or bool(accuracy_settings(s2l, cfg))
 
 
 def _accounting(cfg: DictConfig, s2l: S2LConfig) -> dict[str, Any]:

@@ -140,9 +140,10 @@ def by_label(
     title: str, names: tuple[str, str], labels: Sequence[str], groups: Sequence[Values], reading: str = ""
 ) -> Markup:
     """Values side by side at each label; ``names`` of the two axes."""
-    heights = [value for group in groups for value in group.values if value is not None]
-    heights += [end for group in groups for interval in group.intervals if interval for end in interval]
-    frame = Frame((0.0, float(len(labels))), round_range(heights or [0.0]))
+    ends = [end for group in groups for interval in group.intervals if interval for end in interval]
+    frame = Frame(
+        (0.0, float(len(labels))), round_range([*ends, *(v for g in groups for v in g.values if v is not None)])
+    )
     every = math.ceil(len(labels) / MOST_LABELS)
     at = [(index + 0.5, text) for index, text in enumerate(labels) if index % every == 0]
     width, body = FILLED / len(groups), [axes(frame, names[1], names[0], at)]

@@ -1,4 +1,4 @@
-"""The demo's page: the page of its run, headed by what it learned, charts first."""
+"""The demo's page: the page of its run, headed by what it learned."""
 
 from __future__ import annotations
 
@@ -10,16 +10,13 @@ from s2l_ext.report.overview import sections
 from s2l_ext.report.page import Section, page, table
 from s2l_ext.report.run import Run
 
-FIRST = ("held_out_accuracy", "explorer_share", "training")
-
 
 def render(summary: dict[str, Any], run: Run) -> str:
     """The whole page. ``summary`` is what ``summary.json`` holds."""
-    found = {section.name: section for section in sections([HeldOut(run)])}
-    drawn = [figure for name in FIRST if name in found for figure in found.pop(name).figures]
+    found = sections([HeldOut(run)])
     facts = table("What the demo did", ["", "value"], list(_facts(summary).items()), style="")
-    shown = [Section("charts", "Charts", drawn), Section("demo", "The run", [facts]), *found.values()]
-    return page(f"s2l demo: {summary['recipe']}", headline(summary), verdict(summary), shown)
+    found.insert(-3, Section("demo", "The run", [facts]))  # before cost, samples and configuration
+    return page(f"s2l demo: {summary['recipe']}", headline(summary), verdict(summary), found)
 
 
 def headline(summary: dict[str, Any]) -> str:

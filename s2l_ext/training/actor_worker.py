@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -15,16 +15,10 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from s2l_ext.training.batch_fields import KL_BETA_FIELD, SOURCE_FIELD
+from s2l_ext.training.batch_fields import KL_BETA_FIELD, KL_BETA_MAX, KL_BETA_MIN, SOURCE_FIELD, SUM_PREFIX
 from s2l_ext.training.registration import require_registered
 from s2l_ext.training.sources import SOURCES
 from s2l_ext.training.weight_check import WeightCheck
-
-KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
-"""verl reduces a metric by the word in its name: smallest and largest over micro-batches, mini-batches and workers."""
-
-SUM_PREFIX = "s2l_sum"
-"""Numerators and denominators travel as sums; the driver divides (see ``row_metrics.finish_ratio_sums``)."""
 
 
 def ratio_sums(
@@ -107,9 +101,9 @@ def _first(value: float | None, fallback: float) -> float:
 class S2LActorWorker(ActorRolloutRefWorker):
     """verl's actor, rollout and reference worker; the one change is the wrapped loss."""
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def init_model(self) -> None:
         require_registered("actor worker")
         super().init_model()
         self.loss_fn = StepLoss(self.loss_fn)
-        self.actor.set_loss_fn(self.loss_fn)
+        cast(Any, self.actor).set_loss_fn(self.loss_fn)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from omegaconf import DictConfig, open_dict
 
-from s2l_ext.methods.distill import controller as distill
+from s2l_ext.methods.base import Method
 from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.training.needed import only_validates
 from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
 
 
@@ -19,13 +19,11 @@ def log_like_verl() -> None:
     own.setLevel(verl_logger.level)
 
 
-def adapt(config: DictConfig, s2l: S2LConfig, mode: str) -> None:
-    """Set what a feature needs. verl's base class and its block ``trainer.v1.<mode>`` go by verl's own mode name."""
+def adapt(config: DictConfig, s2l: S2LConfig, methods: Sequence[Method], mode: str) -> None:
+    """Set what methods need. verl's base class and its block ``trainer.v1.<mode>`` go by verl's own mode name."""
     with open_dict(config):
         config.trainer.v1.trainer_mode = mode
         if s2l.own_manager:
             config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
-        if s2l.kl:
-            config.actor_rollout_ref.actor.kl_loss_coef = s2l.kl.beta
-        if s2l.distill and not only_validates(config):
-            distill.adapt(config, s2l.distill)
+    for method in methods:
+        method.adapt()

@@ -11,7 +11,7 @@ import asyncio
 import copy
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
@@ -35,7 +35,7 @@ from s2l_ext.training.batch_fields import (
 from s2l_ext.training.registration import require_registered
 from s2l_ext.training.sources import EXPLORER, LEARNER
 
-_WorkerBase = AgentLoopWorkerTQ.__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
+_WorkerBase = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
 
 
 class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
@@ -71,7 +71,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         else:
             worker = self._guided(kwargs, length) if is_guided else self
         params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
-        if self.s2l.own_sessions:
+        if self.s2l.mixes_rollouts:
             kwargs[SOURCE_FIELD] = EXPLORER if explores else LEARNER
         return await self._limited(worker, params, trajectory, session_id=session_id, **kwargs)
 
@@ -155,8 +155,9 @@ class S2LAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         learner = parse_s2l(self.config.get("s2l")).placement.learner
-        workers = ray.remote(S2LAgentLoopWorker)
-        self.agent_loop_workers_class = BesideLearner(workers, learner) if learner else workers
+        workers: Any = ray.remote(S2LAgentLoopWorker)
+        chosen: Any = BesideLearner(workers, learner) if learner else workers
+        self.agent_loop_workers_class = chosen
 
 
 class BesideLearner:

@@ -1,12 +1,10 @@
-"""What the driver tells the workers about a prompt, and the client that lets them carry it out.
+"""Names of what driver and workers tell each other: columns of rows, keys of a batch, metrics of the loss.
 
-Kept apart from ``agent_loop``: a worker process imports that module while verl's trainer package, and with it our
-trainer, is still being imported.
+Imports nothing: a worker process reads it while verl's trainer package, and with it our trainer, is still being
+imported.
 """
 
 from __future__ import annotations
-
-from verl.workers.rollout.llm_server import LLMServerClient
 
 SLOTS_FIELD = "s2l_explorer_slots"
 SOURCE_FIELD = "s2l_source"
@@ -19,12 +17,8 @@ PREFIX_FIELD = "s2l_prefix_len"
 DISTILL_BLOCK = "s2l_distill"
 """Key of ``actor_rollout_ref`` where the driver leaves ``s2l.distill``: workers are given that part only."""
 
+KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
+"""verl reduces a metric by the word in its name: smallest and largest over micro-batches, mini-batches and workers."""
 
-def carrying(client: LLMServerClient, explorer: LLMServerClient | None) -> LLMServerClient:
-    """The learner's client, of whatever class verl's mode uses, with the explorer's to the agent-loop workers.
-
-    What verl does to the learner's servers between steps (abort, sleep, new weights) never reaches the explorer's:
-    its sessions go on.
-    """
-    client.explorer = explorer
-    return client
+SUM_PREFIX = "s2l_sum"
+"""Numerators and denominators travel as sums; the driver divides."""

@@ -8,22 +8,16 @@ import json
 import logging
 import zipfile
 import zlib
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from s2l_ext.config.modes import draws_ahead, mode_of
-from s2l_ext.data.prompts import file_digests
 from s2l_ext.errors import StateMismatch
-from s2l_ext.methods.curriculum.config import CurriculumConfig
-from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.guidance.config import GuidanceConfig
-from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.store.reader import RolloutStore
+from s2l_ext.methods.brought import checked_value
+from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.needed import TRACKER_FILE as TRACKER_FILE
 from s2l_ext.training.needed import checkpoint_folder
 from s2l_ext.utils import json_text
@@ -37,22 +31,14 @@ ARRAYS_NAME = "s2l_arrays.npz"
 ARRAY_MARK = "__array__"
 
 
-EXPLORER_SETTINGS = ("schedule", "mix_steps", "temperature", "top_p", "top_k", "baseline", "correction", "is_cap")
-DISTILL_SETTINGS = ("loss", "scorer", "temperature", "jsd_beta", "correct_only", "topk")
-DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
-"""verl's settings that decide which rows of the files are prompts, and in which order."""
-
-
 def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
     if not s2l.anything_on:
         return None
-    settings = {
-        **(_explorer_settings(s2l.explorer) if s2l.explorer else {}),
-        **({f"kl.{name}": value for name, value in asdict(s2l.kl).items()} if s2l.kl else {}),
-        **(_curriculum_settings(s2l.curriculum, cfg) if s2l.curriculum else {}),
-        **(_guidance_settings(s2l.guidance) if s2l.guidance else {}),
-        **(_distill_settings(s2l.distill) if s2l.distill else {}),
+    settings: dict[str, Any] = {}
+    for method in methods_of(s2l, cfg):
+        settings |= checked_value(method, "fingerprint", method.fingerprint(), dict)
+    settings |= {
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
         "train_files": _names(cfg.data.train_files),
@@ -61,53 +47,9 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     return json.loads(json.dumps(settings, default=str))  # as it will be read back
 
 
-def _explorer_settings(explorer: ExplorerConfig) -> dict[str, Any]:
-    """``too_few`` is left out: it changes nothing of what was taken, and a run that it ended goes on with another."""
-    settings = {f"explorer.{name}": getattr(explorer, name) for name in EXPLORER_SETTINGS}
-    if explorer.is_live:
-        return {"explorer.model": Path(explorer.model).name, **settings}
-    assert explorer.store is not None
-    store = RolloutStore(explorer.store, verify=False).digest
-    return {"explorer.source": "offline", "explorer.store.sha256": store, **settings}
-
-
-def _curriculum_settings(curriculum: CurriculumConfig, cfg: DictConfig) -> dict[str, Any]:
-    """``warm_start`` is left out: it gives start values, which a resumed run no longer reads."""
-    own = {name: value for name, value in asdict(curriculum).items() if name not in ("warm_start", "on_mismatch")}
-    return {
-        **{f"curriculum.{name}": value for name, value in own.items()},
-        **{f"curriculum.data.{name}": cfg.data.get(name) for name in DATA_SETTINGS},
-        "curriculum.data.custom_cls": OmegaConf.select(cfg, "data.custom_cls.path"),
-        "curriculum.data.apply_chat_template_kwargs": _plain(cfg.data.get("apply_chat_template_kwargs")),
-        "curriculum.data.sha256": file_digests(_paths(cfg.data.train_files)),
-    }
-
-
-def _guidance_settings(guidance: GuidanceConfig) -> dict[str, Any]:
-    """Without the steps of a decay: its state holds the number that the run really has, whatever the settings say."""
-    plain = asdict(guidance)
-    length = {f"guidance.length.{name}": value for name, value in plain.pop("length").items()}
-    return {f"guidance.{name}": value for name, value in plain.items()} | length
-
-
-def _distill_settings(distill: DistillConfig) -> dict[str, Any]:
-    """Not the chunk size and the placement: they change no value."""
-    settings = {f"distill.{name}": getattr(distill, name) for name in DISTILL_SETTINGS}
-    teacher = Path(distill.teacher_path).name if distill.teacher_path else None
-    return {"distill.teacher": teacher, **settings}
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-
-
-def _paths(files: Any) -> list[str]:
-    return [files] if isinstance(files, str) else list(files)
-
-
 def _names(files: Any) -> list[str]:
     """File names without their folders: a run may be resumed from another mount."""
-    return [Path(path).name for path in _paths(files)]
+    return [Path(path).name for path in ([files] if isinstance(files, str) else files)]
 
 
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
@@ -127,7 +69,7 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     if current is None and not has_state:
         return {}
     reset = s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
-    if reset and not has_state and not any((s2l.explorer, s2l.kl, s2l.guidance, s2l.distill)):
+    if reset and not has_state and list(s2l.blocks) == ["curriculum"]:
         logger.warning(
             "%s has no controller state; s2l.curriculum.on_mismatch=reset starts the curriculum afresh", folder
         )
@@ -145,7 +87,7 @@ def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str,
     document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
     if arrays:
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **cast(dict[str, Any], arrays))
         write_atomically(folder / ARRAYS_NAME, buffer.getvalue())
         document["arrays_sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
     write_atomically(folder / FILE_NAME, _to_json(document))

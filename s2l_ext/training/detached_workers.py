@@ -14,3 +14,6 @@ class DetachedActorWorker(S2LActorWorker, DetachActorWorker):
 
 class DetachedDistillWorker(DistillActorWorker, DetachActorWorker):
     """The divergence to the teacher, and verl's copies."""
+
+
+DETACHED = {S2LActorWorker: DetachedActorWorker, DistillActorWorker: DetachedDistillWorker}

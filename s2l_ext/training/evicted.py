@@ -10,12 +10,12 @@ from collections.abc import Collection
 from typing import Any
 
 from omegaconf import DictConfig
-from transfer_queue import KVBatchMeta
 
 from s2l_ext.config.verl_settings import setting
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.training.outcomes import Session, sessions_of
+from s2l_ext.methods.registry import S2LConfig, accuracy_settings
+from s2l_ext.training.outcomes import Session
+from s2l_ext.training.queue import KVBatchMeta, RowKey
+from s2l_ext.training.step import StepRows
 
 
 class Evicted:
@@ -33,7 +33,7 @@ class Evicted:
         """Listen where an accuracy is needed and verl's own buffer filters groups."""
         custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
         filters = setting(cfg, "algorithm.filter_groups.enable") and not custom
-        if not filters or not needs_accuracy(self._s2l.kl, None, self._s2l.guidance):
+        if not filters or not accuracy_settings(self._s2l, cfg):
             return
         evict, clear = buffer._evict_terminal_groups, buffer._clear_groups
 
@@ -52,10 +52,11 @@ class Evicted:
         buffer._evict_terminal_groups, buffer._clear_groups = heard_evict, heard_clear
 
     def _hold(self, buffer: Any, partition_id: str, uids: set[str]) -> None:
-        rows = {key: tag for key, tag in buffer.partitions[partition_id].items() if key.rsplit("_", 2)[0] in uids}
+        rows = {key: tag for key, tag in buffer.partitions[partition_id].items() if RowKey.parse(key).uid in uids}
         if rows:
             batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
-            self._held += sessions_of(batch, self._s2l.own_sessions, self._s2l.guidance is not None)
+            guided = self._s2l.guidance is not None
+            self._held += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_reward=False).sessions()
 
     def take(self, metrics: dict[str, Any]) -> list[Session]:
         """Those since the last step; their number goes to ``metrics``."""

@@ -1,4 +1,4 @@
-"""What the driver notices of processes that fail in a step: rows that changed their sampler, actors that died."""
+"""Actors that die in a step: which ones are watched, which Ray starts again, and how a wait for them ends."""
 
 from __future__ import annotations
 
@@ -9,48 +9,20 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-import transfer_queue as tq
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from transfer_queue import KVBatchMeta
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager, RewardLoopWorker
 from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
 
 from s2l_ext.errors import S2LError
 from s2l_ext.training.registration import QUEUE
-from s2l_ext.training.sources import LEARNER
 from s2l_ext.training.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
 REWARD_RESTARTS = 3
 """Times that Ray starts one reward worker again, and runs again what it was asked when it died."""
-
-
-# ---- rows ---------------------------------------------------------------------------------------------------------
-
-
-def fallback_rows(batch: KVBatchMeta, slots: Mapping[str, int]) -> list[str]:
-    """Keys of rows that the plan gave to the explorer and the learner sampled.
-
-    Args:
-        batch: the step's rows; keys are ``{uid}_{session}_{index}``.
-        slots: explorer sessions that the group of each ``uid`` was planned to have.
-    """
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    planned = [key for key in keys if int(key.rsplit("_", 2)[1]) < slots[uid_of(key)]]
-    if not planned:
-        return []
-    rows = tq.kv_batch_get(keys=planned, partition_id=batch.partition_id, select_fields=["s2l_source"])
-    fallen = [key for key, source in zip(planned, rows["s2l_source"], strict=True) if source == LEARNER]
-    if fallen:
-        logger.info("%d of %d explorer rows were sampled by the learner", len(fallen), len(planned))
-    return fallen
-
-
-def uid_of(key: str) -> str:
-    return key.rsplit("_", 2)[0]
 
 
 # ---- actors -------------------------------------------------------------------------------------------------------
@@ -60,8 +32,8 @@ class RestartedRewardLoop(RewardLoopManager):
     """verl's manager; the one change: Ray starts a dead worker, which keeps no state, and repeats what it was asked."""
 
     def _init_reward_loop_workers(self) -> None:
-        options = {"max_restarts": REWARD_RESTARTS, "max_task_retries": REWARD_RESTARTS}
-        self.reward_loop_workers_class = ray.remote(**options)(RewardLoopWorker)
+        restarted = ray.remote(max_restarts=REWARD_RESTARTS, max_task_retries=REWARD_RESTARTS)
+        self.reward_loop_workers_class = restarted(RewardLoopWorker)
         super()._init_reward_loop_workers()
 
 

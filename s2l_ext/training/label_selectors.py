@@ -118,7 +118,7 @@ def cluster_table() -> str:
     that waits for a place."""
     device, free = get_resource_name(), available_resources_per_node()
     groups = [entry for entry in ray.util.placement_group_table().values() if entry["state"] != "REMOVED"]
-    rows = [("node", f"{device} free", "CPU free", "labels", "holds")]
+    rows: list[tuple[str, ...]] = [("node", f"{device} free", "CPU free", "labels", "holds")]
     for node in (node for node in ray.nodes() if node["Alive"]):
         left, has = free.get(node["NodeID"], {}), node["Resources"]
         amounts = [f"{left.get(name, 0):g} of {has.get(name, 0):g}" for name in (device, "CPU")]

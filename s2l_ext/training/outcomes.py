@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import transfer_queue as tq
-from transfer_queue import KVBatchMeta
-
 from s2l_ext.errors import DataError
-from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.sources import LEARNER
 
 
@@ -36,55 +31,6 @@ class Session:
     def is_learners_own(self) -> bool:
         """Sampled by the learner from the prompt alone: what a pass rate of the prompt is about."""
         return self.source == LEARNER and self.prefix_len == 0
-
-
-def sessions_of(
-    batch: KVBatchMeta, with_sources: bool, with_prefix: bool = False, strict: bool = True
-) -> list[Session]:
-    """The step's sessions, each judged by its last output; padding rows left out.
-
-    Args:
-        batch: keys ``{uid}_{session}_{index}`` and tags of the step's rows.
-        with_sources: rows carry their source; else all are the learner's.
-        with_prefix: rows carry the number of their guidance tokens; else there are none.
-        strict: an accuracy that is no number in [0, 1] is an error; else it counts as none.
-
-    Raises:
-        DataError: an accuracy that is no number in [0, 1].
-    """
-    last: dict[tuple[str, str], tuple[int, str]] = {}
-    for key, tag in zip(batch.keys, batch.tags, strict=True):
-        if tag.get("is_padding", False):
-            continue
-        uid, session, index = key.rsplit("_", 2)
-        last[uid, session] = max(last.get((uid, session), (-1, "")), (int(index), key))
-    keys = [key for _, key in last.values()]
-    fields = ["extra_fields", *([SOURCE_FIELD] if with_sources else []), *([PREFIX_FIELD] if with_prefix else [])]
-    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
-    sources = list(rows[SOURCE_FIELD]) if with_sources else [LEARNER] * len(keys)
-    prefixes = [int(value) for value in rows[PREFIX_FIELD]] if with_prefix else [0] * len(keys)
-    found = zip(last, list(rows["extra_fields"]), sources, prefixes, strict=True)
-    return [Session(uid, accuracy_of(extra, strict), source, prefix) for (uid, _), extra, source, prefix in found]
-
-
-def timed_out_rows(batch: KVBatchMeta) -> dict[str, float]:
-    """``s2l/reward/timed_out``: rows whose judge ran out of time, of rewards that say so; padding rows left out."""
-    keys = [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    if not keys:
-        return {}
-    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=["extra_fields"])
-    said = [(fields.get("reward_extra_info") or {}).get("timed_out") for fields in rows["extra_fields"]]
-    counted = [bool(value) for value in said if value is not None]
-    return {"s2l/reward/timed_out": float(sum(counted))} if counted else {}
-
-
-def row_order(uids: Sequence[str], keys: Sequence[str]) -> list[int]:
-    """Places of the rows ``{uid}_{session}_{index}`` sorted by prompt as ``uids`` lists them (others last), session
-    and output."""
-    rank = {uid: number for number, uid in enumerate(uids)}
-    parts = [key.rsplit("_", 2) for key in keys]
-    by_draw = [(rank.get(uid, len(rank)), int(session), int(index)) for uid, session, index in parts]
-    return sorted(range(len(keys)), key=by_draw.__getitem__)
 
 
 def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:

@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
-import transfer_queue as tq
-
 from s2l_ext.errors import S2LError, StateMismatch
 
 
@@ -44,7 +42,7 @@ class PromptPlan:
         return self.slots if self.stored is None else self.stored
 
 
-class InFlight:
+class PendingPrompts:
     """Plans by prompt ``uid``, in the order of the draws.
 
     Args:
@@ -129,19 +127,3 @@ class InFlight:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the order is kept apart because a state is written with sorted keys."""
         self._plans = {uid: PromptPlan(**state["plans"][uid]) for uid in state["order"]}
-
-
-def keep_ages(table: InFlight) -> None:
-    """Date prompts in verl's queue by their plan: verl dates what it sends again from the restart, but the oldest shall
-    still come first, and the limit of a plan's age hold."""
-    waiting = waiting_prompts()
-    steps = {uid: plan.step for uid, plan in table.plans.items() if uid in waiting}
-    if steps:
-        tags = [{"global_steps": step} for step in steps.values()]
-        tq.kv_batch_put(keys=list(steps), partition_id="train", tags=tags)
-
-
-def waiting_prompts() -> set[str]:
-    """Uids of the training prompts in verl's queue, finished or not."""
-    queued = (tq.kv_list("train") or {}).get("train", {})
-    return {key for key, tag in queued.items() if tag.get("is_prompt", False)}

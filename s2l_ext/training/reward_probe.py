@@ -13,8 +13,7 @@ from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.reward_score import get_default_compute_score
 
 from s2l_ext.errors import ConfigError, S2LError
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.methods.registry import S2LConfig, accuracy_settings
 
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"
@@ -29,7 +28,7 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     Raises:
         ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
     """
-    needing = " and ".join(needs_accuracy(s2l.kl, s2l.curriculum, s2l.guidance, s2l.distill))
+    needing = " and ".join(accuracy_settings(s2l, cfg))
     if not needing:
         return []
     function, name = _function(cfg, needing)

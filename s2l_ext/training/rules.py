@@ -10,13 +10,8 @@ from omegaconf import DictConfig
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.rules import check_curriculum
-from s2l_ext.methods.distill.rules import check_distill
-from s2l_ext.methods.distill.teacher_rows import check_teacher_rows
-from s2l_ext.methods.explorer.rules import EXPLORER_RULES
-from s2l_ext.methods.guidance.rules import check_guidance
-from s2l_ext.methods.kl.rules import check_kl
-from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.methods.brought import checked_value
+from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.combination_rules import check_combinations
 from s2l_ext.training.mode_rules import check_mode
 from s2l_ext.training.placement_rules import check_placement
@@ -40,18 +35,8 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     warnings = [*check_mode(s2l, cfg), *_check_kept(cfg)]
     _check_dataloader(s2l, cfg)
     check_placement(s2l)
-    if s2l.explorer is not None:
-        warnings += [warning for rule in EXPLORER_RULES for warning in rule(s2l.explorer, cfg)]
-    if s2l.kl is not None:
-        warnings += check_kl(s2l.kl, cfg)
-    if s2l.curriculum is not None:
-        warnings += check_curriculum(s2l.curriculum, cfg)
-    if s2l.guidance is not None:
-        warnings += check_guidance(s2l.guidance, cfg)
-    if s2l.distill is not None:
-        warnings += check_distill(s2l.distill, s2l, cfg)
-    if s2l.distill is not None and s2l.explorer is not None:
-        warnings += check_teacher_rows(s2l.distill, s2l.explorer)
+    for method in methods_of(s2l, cfg):
+        warnings += checked_value(method, "check", method.check(), list)
     check_combinations(s2l, cfg)
     warnings += check_verl(s2l, cfg)
     check_row_split(cfg)
@@ -108,6 +93,3 @@ def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
     if broken:
         reasons = "; ".join(f"{rule.feature}: {rule.reason}" for rule in broken)
         raise ConfigError(f"data.dataloader_num_workers={workers} breaks {reasons}. Set data.dataloader_num_workers=0.")
-
-
-# ---- the explorer -------------------------------------------------------------------------------------------------

@@ -100,7 +100,8 @@ def _set_aside(path: Path) -> None:
 
 def _split(path: Path, resumed_step: int) -> tuple[list[str], list[str]]:
     """Lines of steps that are in the checkpoint, and the others. A torn last line (killed writer) is neither."""
-    kept, dropped = [], []
+    kept: list[str] = []
+    dropped: list[str] = []
     for line in path.read_text().splitlines():
         try:
             (kept if json.loads(line)["step"] <= resumed_step else dropped).append(line + "\n")

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import transfer_queue as tq
-from transfer_queue import KVBatchMeta
 
 from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.outcomes import accuracy_of
-from s2l_ext.training.row_metrics import prefix_lengths
+from s2l_ext.training.queue import KVBatchMeta, RowKey, read
 from s2l_ext.training.sources import LEARNER
 
 FILE_NAME = "samples.jsonl"
@@ -37,27 +35,22 @@ def sample_rows(
         most: prompts, the first of ``uids`` that have rows; verl drops groups that ``algorithm.filter_groups`` leaves
             out.
     """
-    trained = {key.rsplit("_", 2)[0] for key in batch.keys}
+    trained = {RowKey.parse(name).uid for name in batch.keys}
     wanted = set([uid for uid in uids if uid in trained][:most])
-    keys = sorted((key for key in batch.keys if key.rsplit("_", 2)[0] in wanted), key=_order)
+    keys = sorted((name for name in batch.keys if RowKey.parse(name).uid in wanted), key=RowKey.parse)
     if not keys:
         return []
     fields = ["prompts", "responses", "rm_scores", "extra_fields", "reward_model"]
     fields += [SOURCE_FIELD] * with_sources + [PREFIX_FIELD] * with_prefix
-    rows = tq.kv_batch_get(keys=keys, partition_id=batch.partition_id, select_fields=fields)
+    rows = read(batch, fields, keys)
     columns = {name: list(rows[name].unbind() if torch.is_tensor(rows[name]) else rows[name]) for name in fields}
     each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     return [_row(key, row, tokenizer) for key, row in zip(keys, each, strict=True)]
 
 
-def _order(key: str) -> tuple[str, int, int]:
-    uid, session, index = key.rsplit("_", 2)
-    return uid, int(session), int(index)
-
-
 def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    uid, session, _ = _order(key)
-    [placed], response = prefix_lengths([key], [row.get(PREFIX_FIELD, 0)]), row["responses"].tolist()
+    uid, session, output = RowKey.parse(key)
+    placed, response = int(row.get(PREFIX_FIELD, 0)) if output == 0 else 0, row["responses"].tolist()
     truth = (_plain(row["reward_model"]) or {}).get("ground_truth")
     return {
         "uid": uid,

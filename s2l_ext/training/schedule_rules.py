@@ -1,44 +1,23 @@
-"""Schedules against the number of steps that a run really has. Warnings, one sentence each."""
+"""Does anything ever see the accuracies that it is to follow, where explorer and guidance take rollouts of a group?"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.run_steps import FROM_DATA, RunSteps, ranges
+from s2l_ext.config.run_steps import RunSteps, ranges
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.rules import _unfinished_pass
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.curriculum.rules import accuracy_setting
 from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.explorer.schedule_rules import _already_said, lone_row_warnings, schedule_warnings
 from s2l_ext.methods.guidance.length import guided_sessions
-from s2l_ext.methods.guidance.rules import CONTROLLERS, _stepwise
-from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.guidance.rules import CONTROLLERS
 from s2l_ext.methods.registry import S2LConfig
 
-
-def check_schedules(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None, rows: int | None) -> list[str]:
-    """What a schedule never comes to.
-
-    Args:
-        steps: of the run; None where they are not known.
-        rows: of the training data; None where they cannot be counted.
-
-    Raises:
-        ConfigError: a guidance length or pass rates that are to follow accuracies would never see one.
-    """
-    group = whole_number(cfg, "actor_rollout_ref.rollout.n")
-    warnings = lone_row_warnings(s2l.explorer, group, steps) if s2l.explorer else []
-    if s2l.explorer and steps and steps.source == FROM_DATA and not _already_said(s2l.explorer, group, cfg):
-        warnings += schedule_warnings(s2l.explorer, group, steps)
-    if s2l.guidance and steps:
-        warnings += _stepwise(s2l.guidance, steps)
-    warnings += unmoved_warnings(s2l, group, steps)
-    if s2l.curriculum and rows:
-        warnings += _unfinished_pass(s2l.curriculum, cfg, rows)
-    return warnings
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.config import ExplorerConfig
 
 
 @dataclass(frozen=True)
@@ -64,13 +43,13 @@ def _readers(s2l: S2LConfig) -> list[Reader]:
     if guidance and guidance.length.type in CONTROLLERS and guidance.length.signal != "every_source":
         signal, moves = guidance.length.signal, f"no length of type={guidance.length.type}"
         found.append(Reader("s2l.guidance.length.signal", signal, moves, "every_source", own=signal == "unguided"))
-    learns = curriculum and needs_accuracy(None, curriculum) and curriculum.warm_start is None
+    learns = curriculum and accuracy_setting(curriculum) and curriculum.warm_start is None
     if curriculum and learns and curriculum.rows == "learner":
         found.append(Reader("s2l.curriculum.rows", "learner", "no pass rate", "all", own=True))
     return found
 
 
-def unmoved_warnings(s2l: S2LConfig, group: int, steps: RunSteps | None) -> list[str]:
+def unmoved_warnings(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None) -> list[str]:
     """Steps at which explorer and guidance leave no session whose accuracy moves the guidance length.
 
     A run that ends before the hand-over may be a trial, so it is warned.
@@ -78,6 +57,7 @@ def unmoved_warnings(s2l: S2LConfig, group: int, steps: RunSteps | None) -> list
     Raises:
         ConfigError: however long the run, the guidance length or the pass rates never move.
     """
+    group = whole_number(cfg, "actor_rollout_ref.rollout.n")
     slots, after = _slots(s2l.explorer, group, steps)
     guided = guided_sessions(s2l.guidance.alpha, group) if s2l.guidance else 0
     warnings = []

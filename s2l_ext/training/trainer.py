@@ -1,125 +1,89 @@
-"""This package's part in verl's V1 trainer, whatever its mode; each override is one named seam of verl 0.9.1."""
+"""verl's V1 trainer with methods, whatever its mode; each override is one named seam of verl 0.9.1.
+
+The trainer knows of no method by name: it calls the hooks of those that are on, in the registry's order. With every
+method off each override hands straight on to verl.
+"""
 
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import ray
 from omegaconf import DictConfig
 from tensordict import TensorDict
-from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext.config.modes import most_draws
 from s2l_ext.data.prompts import require_enough
-from s2l_ext.methods.curriculum.controller import FILE_NAME as CURRICULUM_FILE
-from s2l_ext.methods.curriculum.controller import StepPrompts
-from s2l_ext.methods.curriculum.sampler import replace_sampler, resumed_sampler
-from s2l_ext.methods.distill import controller as distill
-from s2l_ext.methods.distill.worker import DistillActorWorker
-from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.explorer.serving.health import FaultLedger
-from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLife
-from s2l_ext.methods.explorer.serving.servers import ExplorerServers
-from s2l_ext.methods.explorer.stored_controller import StepRollouts
-from s2l_ext.methods.guidance.controller import StepGuidance, resumed_guidance
-from s2l_ext.methods.kl.controller import StepKL
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training import controller_state as state
-from s2l_ext.training import label_selectors as placed
-from s2l_ext.training.actor_worker import S2LActorWorker
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.base import Method
+from s2l_ext.methods.brought import checked_value
+from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
+from s2l_ext.training import controller_state, label_selectors
 from s2l_ext.training.adapting import adapt, log_like_verl
-from s2l_ext.training.batch_fields import carrying
-from s2l_ext.training.checkpoint_files import check_files, check_workers, note_files
-from s2l_ext.training.corrections import grouped_by_source, take_guidance_for_the_learners, write_importance_weights
+from s2l_ext.training.before_run import check_before_run
+from s2l_ext.training.checkpoint_files import note_files
 from s2l_ext.training.disk_full import disk_full_explained
 from s2l_ext.training.evicted import Evicted
-from s2l_ext.training.faults import Actors, fallback_rows, own_actors, own_managers, uid_of, watch_sampling
+from s2l_ext.training.faults import Actors, own_actors, own_managers, watch_sampling
 from s2l_ext.training.needed import needed_now, only_validates
-from s2l_ext.training.outcomes import Session, row_order, sessions_of, timed_out_rows
-from s2l_ext.training.pending_prompts import InFlight, PromptPlan, keep_ages, waiting_prompts
-from s2l_ext.training.planning import make_plans, planned_length
-from s2l_ext.training.preflight import check_inputs, check_pool, check_warm_start
+from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
+from s2l_ext.training.planning import Draw
+from s2l_ext.training.preflight import check_pool
+from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
 from s2l_ext.training.registration import require_registered
 from s2l_ext.training.reward_probe import check_reward
-from s2l_ext.training.row_metrics import (
-    explorer_share,
-    finish_ratio_sums,
-    require_explorer_rows,
-    require_learner_rows,
-    row_source_metrics,
-)
-from s2l_ext.training.rules import check_against_verl
+from s2l_ext.training.row_metrics import finish_ratio_sums, require_rows, row_source_metrics
 from s2l_ext.training.run_log import RunLog, StepFile
 from s2l_ext.training.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.training.sample_log import sample_rows
+from s2l_ext.training.step import Step, StepRows, row_order
 from s2l_ext.training.waiting import waiting_of
-from s2l_ext.training.watchdog import Lifeline
+from s2l_ext.training.watchdog import ActorWatchdog
 from s2l_ext.utils.pass_at_k import validation_pass_at_k
 
 logger = logging.getLogger(__name__)
 
+GROUP = "actor_rollout_ref"
 
-class S2LMethods(ExplorerLife, PPOTrainer):
-    """S2L-PO, EXPO, G2RPO-A and sparse-to-dense on top of GRPO, each in its own block of ``s2l:``.
 
-    ``explorer``: the first ``G_w`` sessions of every group are sampled by a frozen smaller model. ``guidance``: the
-    next ``round(alpha G)`` continue a reasoning trace. ``kl``: the coefficient of the KL term is chosen for each step.
-    ``curriculum``: the step's prompts are drawn by pass rate. ``distill``: a divergence to a teacher is the loss.
-    State kept: controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
-    With every feature off each override hands straight on to verl. A trainer names verl's trainer of its mode as its
-    second base (see ``s2l_trainer``), and that mode's name in verl.
+class S2LTrainerMixin(PPOTrainer):
+    """Comes before verl's trainer of one mode (see ``trainers_by_mode``), whose name in verl is ``mode``.
+
+    State kept: methods' controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
     """
 
     mode: str
-    actor_worker: type = S2LActorWorker
-    distill_worker: type = DistillActorWorker
+    detached_workers: Mapping[Any, type] | None = None
+    """Actor worker -> the class that takes its place; None takes it as it is."""
 
     def __init__(self, config: DictConfig) -> None:
         require_registered("trainer")
         log_like_verl()
         self.s2l = parse_s2l(config.get("s2l"))
-        self.explorer = self.s2l.explorer
-        for warning in check_against_verl(self.s2l, config):
+        self.methods = methods_of(self.s2l, config)
+        checked = check_before_run(config, self.s2l, inputs=bool(self.methods))
+        for warning in [*checked.warnings, *check_reward(config, self.s2l)]:
             logger.warning(warning)
-        if self.s2l.anything_on:
-            for warning in [*check_inputs(config, self.s2l), *check_reward(config, self.s2l)]:
-                logger.warning(warning)
-        check_files(state.checkpoint_folder(config))
-        check_workers(state.checkpoint_folder(config), config)
-        self.resumed = state.resume_state(self.s2l, config)
-        check_warm_start(config, self.s2l, self.resumed)
-        self.settings = state.fingerprint(self.s2l, config)
-        adapt(config, self.s2l, self.mode)
-        self.explorer_servers: ExplorerServers | None = None
-        self.explorer_gpus_held = 0
-        self.explorer_faults = FaultLedger()
-        self.fallen: list[str] = []
+        self.resumed = checked.resumed
+        self.settings = controller_state.fingerprint(self.s2l, config)
+        self.needs_accuracy = bool(accuracy_settings(self.s2l, config))
+        adapt(config, self.s2l, self.methods, self.mode)
         self.evicted = Evicted(self.s2l)
-        self.lifeline: Lifeline | None = None
+        self.watchdog: ActorWatchdog | None = None
         super().__init__(config)
-        explorer, size = self.explorer, config.actor_rollout_ref.rollout.n
-        self.schedule = build_schedule(explorer.schedule, explorer.mix_steps, size) if explorer else None
-        distills = needed_now(config, self.s2l).distill
-        self.distills = bool(distills and distills.in_actor)
-        self.step_kl = StepKL(self.s2l.kl, config) if self.s2l.kl else None
-        if self.step_kl and "kl" in self.resumed:
-            self.step_kl.load_state_dict(self.resumed["kl"])
-        self.prompts: StepPrompts | None = None
-        self.guidance: StepGuidance | None = None
-        self.stored: StepRollouts | None = None
-        self.in_flight = InFlight(most_draws(config))
+        self.pending = PendingPrompts(most_draws(config))
         if "in_flight" in self.resumed:
-            self.in_flight.load_state_dict(self.resumed["in_flight"])
+            self.pending.load_state_dict(self.resumed["in_flight"])
         self.step_plans: dict[str, PromptPlan] = {}
-        self.sessions: list[Session] = []
+        self.current: Step | None = None
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
 
     # ---- start-up -------------------------------------------------------------------------------------------
@@ -129,97 +93,105 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.s2l.rollout.poll_interval_s is not None:
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
         self.evicted.watch(buffer, self.config)
-        if self.s2l.anything_on or self.s2l.own_manager:
+        if self.methods or self.s2l.own_manager:
             watch_sampling(buffer, self._check_processes, waiting_of(self))
         return buffer
 
     def _check_processes(self) -> None:
-        if self.explorer_servers:
-            self.explorer_servers.check()
-        self.lifeline = self.lifeline or Lifeline(Actors(own_actors(self)))
-        self.lifeline.check()
+        for method in self.methods:
+            method.check_alive()
+        self.watchdog = self.watchdog or ActorWatchdog(Actors(own_actors(self)))
+        self.watchdog.check()
 
     def fit(self, agent_loop_manager: Any) -> None:
         try:
             super().fit(agent_loop_manager)
         finally:
-            if self.lifeline:
-                self.lifeline.end()
+            if self.watchdog:
+                self.watchdog.end()
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         if not only_validates(self.config):
             require_enough(len(self.train_dataset), self.config.data.train_batch_size)
-        if self.explorer and not self.explorer.is_live:
-            self.stored = StepRollouts(self.explorer, self.config.data.get("seed") or 0)
-            if "stored_rows" in self.resumed:
-                self.stored.load_state_dict(self.resumed["stored_rows"])
-        if self.s2l.guidance:
-            steps = min(self.total_training_steps, self.steps_per_epoch * self.config.trainer.total_epochs)
-            size, saved = self.config.actor_rollout_ref.rollout.n, self.resumed.get("guidance")
-            self.guidance = resumed_guidance(self.s2l.guidance, size, steps, saved)
-        if self.s2l.curriculum is None:
-            return
-        sampler = resumed_sampler(self.s2l.curriculum, self.config, self.train_dataset, self.resumed.get("curriculum"))
-        self.prompts = StepPrompts(self.s2l.curriculum, sampler)
-        self.train_dataloader = replace_sampler(self, sampler)
+        for method in self.methods:
+            method.start(self)
+            saved = self.resumed.get(method.state_key or method.block)
+            if saved is not None:
+                method.load_state_dict(saved)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
-        if self.explorer:
+        if self.methods:
             held = int(ray.cluster_resources().get(get_resource_name(), 0))
             check_pool(self.config, needed_now(self.config, self.s2l), available=held)
-        if self.s2l.own_sessions or self.step_kl or self.distills:
+        workers = [worker for method in self.methods if (worker := method.actor_worker())]
+        if workers:
+            worker = _extending_all(workers)
             role = next(iter(self.role_worker_mapping))
-            self.role_worker_mapping[role] = ray.remote(self.distill_worker if self.distills else self.actor_worker)
-        self.resource_pool_manager = placed.placed_learner(self.resource_pool_manager, self.s2l.placement.learner)
+            self.role_worker_mapping[role] = ray.remote((self.detached_workers or {}).get(worker, worker))
+        self.resource_pool_manager = label_selectors.placed_learner(
+            self.resource_pool_manager, self.s2l.placement.learner
+        )
 
     def _setup(self) -> None:
-        early = self._start_explorer_early()
-        rewards = own_managers() if self.s2l.anything_on else nullcontext()
-        with rewards, early or nullcontext():
+        with ExitStack() as stack:
+            if self.methods:
+                stack.enter_context(own_managers())
+            for method in self.methods:
+                stack.enter_context(method.around_setup(self))
             super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
         keep = None if only_validates(self.config) else self.global_steps
         self.run_log = RunLog(folder, resumed_step=keep)
-        self.prompt_log = StepFile(folder / CURRICULUM_FILE, resumed_step=keep)
         self.sample_log = StepFile(folder / SAMPLES_FILE, resumed_step=keep)
-        if self.explorer and self.explorer.is_live and self._explorer_is_needed():
-            self.explorer_servers = early.result() if early else self._start_explorer()
-            self.explorer_gpus_held = self.explorer.n_gpus
-        self._record_placement()
+        kept = [method for method in self.methods if type(method).line is not Method.line]
+        self.method_logs = [(method, StepFile(folder / f"{method.block}.jsonl", keep)) for method in kept]
+        label_selectors.record(folder)
 
     def get_llm_client(self) -> LLMServerClient:
         client = super().get_llm_client()
-        return client if self.explorer_servers is None else carrying(client, self.explorer_servers.client())
+        for method in self.methods:
+            client = method.with_client(client)
+        return client
 
     # ---- drawing prompts ------------------------------------------------------------------------------------
 
+    def prepare_step(self) -> dict[str, Any]:
+        for method in self.methods:
+            method.prepare_step()
+        return super().prepare_step()
+
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
         """Called once a step; in asynchronous modes also for what is drawn ahead, or in place of what is dropped."""
-        batch = super()._next_train_batch(num_prompts)
-        slots = self._slots(self.global_steps) if self.explorer else None
-        if self.explorer_servers:
-            self.explorer_servers.set_step(self.global_steps - 1)
-        plans = make_plans(batch, self.global_steps, slots, self.guidance, self.stored, self.prompts)
-        self.in_flight.add(plans)
-        return batch
+        draw = Draw(super()._next_train_batch(num_prompts), self.global_steps)
+        for method in self.methods:
+            method.draw(draw)
+        self.pending.add(draw.plans())
+        return draw.batch
 
     def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
+        """verl dates what it sends again from the restart. Its plan's step comes back, so that the oldest prompts are
+        still trained on first and the limit of staleness holds."""
         sent = super()._reissue_inflight_prompts(partition_id)
-        if sent and self.s2l.anything_on:
-            keep_ages(self.in_flight)
+        if sent and self.methods:
+            date_prompts({uid: plan.step for uid, plan in self.pending.plans.items()}, waiting_prompts())
         return sent
+
+    def on_sample_end(self) -> None:
+        super().on_sample_end()
+        for method in self.methods:
+            method.sampled()
 
     # ---- one step -------------------------------------------------------------------------------------------
 
     def _take_plans(self, batch: KVBatchMeta) -> None:
         """The step trains on ``batch``: its prompts' plans, which are of this step or of an earlier one."""
         if self.mode == "sync":
-            self.step_plans = self.in_flight.take_all()
+            self.step_plans = self.pending.take_all()
             return
-        trained = {key.rsplit("_", 2)[0] for key in batch.keys}
-        self.step_plans = self.in_flight.take(trained, waiting_prompts(), strict=self.s2l.anything_on)
+        trained = {RowKey.parse(name).uid for name in batch.keys}
+        self.step_plans = self.pending.take(trained, waiting_prompts(), strict=bool(self.methods))
 
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
@@ -227,81 +199,67 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         """Rows arrive in any order and fill mini-batches in that order; what must come out the same again after a
         restart needs the same updates before it."""
         self._take_plans(batch)
-        if self.s2l.anything_on:
+        if self.methods:
             batch.reorder(row_order(list(self.step_plans), batch.keys))
         return super()._balance_batch(batch, metrics, logging_prefix, keep_minibatch)
 
+    @property
+    def _skips_old_log_probs(self) -> bool:
+        return any(method.skips_old_log_probs for method in self.methods)
+
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        if self.distills:
+        """The learner's on every row, whoever sampled it: the ratio of PPO starts at 1."""
+        if self._skips_old_log_probs:
             return batch
-        batch = super()._compute_old_log_prob(batch, metrics)
-        with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
-        if self.s2l.guidance and self.s2l.guidance.loss_on_guidance and with_behaviour:
-            metrics.update(take_guidance_for_the_learners(batch))
-        return batch
+        return super()._compute_old_log_prob(batch, metrics)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        self._observe(batch, metrics)
-        if self.distills:
-            batch = distill.zero_advantages(batch)
-        elif self.explorer and self.explorer.baseline == "per_source":
-            with grouped_by_source(batch, changed={uid_of(key) for key in self.fallen}):
-                batch = super()._compute_advantage(batch, metrics)
-        else:
-            batch = super()._compute_advantage(batch, metrics)
-        if self.explorer and self.explorer.correction == "truncated_is":
-            batch, stats = write_importance_weights(batch, self.explorer.is_cap)
-            metrics.update(stats)
-        if self.s2l.distill and self.s2l.distill.correct_only:
-            batch, stats = distill.leave_out_wrong(batch)
-            metrics.update(stats)
-        return batch
+        if self.watchdog:
+            metrics["s2l/reward/restarts"] = float(self.watchdog.restarts)
+        if not self.methods:
+            return super()._compute_advantage(batch, metrics)
+        step = self._observe(batch, metrics)
 
-    def _observe(self, batch: KVBatchMeta, metrics: dict) -> None:
-        """Show the step's outcome to the controllers."""
-        if self.prompts or self.step_kl or self.guidance:
-            needed = bool(needs_accuracy(self.s2l.kl, self.s2l.curriculum, self.s2l.guidance, self.s2l.distill))
-            self.sessions = sessions_of(batch, self.s2l.own_sessions, self.guidance is not None, strict=needed)
-            self.sessions += self.evicted.take(metrics)
-        if self.prompts:
-            self.prompts.train_on(self.step_plans)
-            self.prompts.observe(self.sessions)
-        if self.guidance:
-            self.guidance.observe(planned_length(self.step_plans.values()), self.sessions)
-        expected = {uid: plan.explorer_rows for uid, plan in self.step_plans.items()}
-        if self.explorer:
-            metrics.update(require_explorer_rows(batch, expected))
-        if self.s2l.anything_on:
-            metrics.update(require_learner_rows(batch, expected, self.config.actor_rollout_ref.rollout.n))
-        if self.explorer and self.explorer.is_live:
-            self.fallen = fallback_rows(batch, expected) if self.explorer.on_failure == "learner" else []
-            metrics["s2l/explorer/fallback_rows"] = float(len(self.fallen))
-            metrics.update(self._explorer_faults_of_step())
-        if self.lifeline:
-            metrics["s2l/reward/restarts"] = float(self.lifeline.restarts)
+        def compute() -> None:
+            step.batch = super(S2LTrainerMixin, self)._compute_advantage(step.batch, step.metrics)
+
+        for method in reversed(self.methods):
+            compute = partial(method.advantage, step, compute)
+        compute()
+        return step.batch
+
+    def _observe(self, batch: KVBatchMeta, metrics: dict) -> Step:
+        """Read the step's rows once and show them to every method."""
+        rows = StepRows.of(batch, self.s2l.mixes_rollouts, self.s2l.guidance is not None)
+        step = self.current = Step(self.global_steps, batch, metrics, self.step_plans, rows)
+        step.old_log_probs = not self._skips_old_log_probs
+        step.sessions = rows.sessions(strict=self.needs_accuracy) + self.evicted.take(metrics)
+        size = self.config.actor_rollout_ref.rollout.n
+        learners = {uid: range(plan.explorer_rows, size) for uid, plan in self.step_plans.items()}
+        for method in self.methods:
+            method.observe(step)
+        metrics.update(require_rows(rows, learners, "learner", "its server or its router failed"))
+        return step
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        if self.step_kl:
-            self.step_kl.send(batch, self.sessions)
-        batch = super()._update_actor(batch, metrics)
+        if self.current:
+            self.current.batch, self.current.metrics = batch, metrics
+        self._call(lambda method, step: method.before_update(step))
+        batch = super()._update_actor(self.current.batch if self.current else batch, metrics)
         self.updated = (batch, metrics)
-        if self.distills:
-            metrics.update(distill.finish_token_sums(metrics))
-            return batch
-        if self.step_kl:
-            self.step_kl.receive(metrics)
-        if self.s2l.own_sessions:
-            weighted = self.explorer is not None and self.explorer.correction == "truncated_is"
-            metrics.update(finish_ratio_sums(metrics, weights_expected=weighted))
+        metrics.update(finish_ratio_sums(metrics))
+        self._call(lambda method, step: method.after_update(step))
         return batch
+
+    def _call(self, hook: Callable[[Any, Step], None]) -> None:
+        for method in self.methods:
+            assert self.current is not None
+            hook(method, self.current)
 
     def on_step_end(self) -> None:
         super().on_step_end()
-        if self.explorer_servers:
-            self.explorer_gpus_held = self.explorer_servers.gpus_held
-        if self.explorer_servers and not self._explorer_is_needed():
-            self.explorer_gpus_held = max(0, self.explorer_gpus_held - self.explorer_servers.stop())
-            self.explorer_servers = None
+        for method in self.methods:
+            method.end_step(self)
 
     # ---- what was applied -----------------------------------------------------------------------------------
 
@@ -309,44 +267,45 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         self, batch: KVBatchMeta, metrics: dict, timing_raw: dict, global_steps: int, epoch: int
     ) -> None:
         super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
-        metrics.update(self._own_metrics(batch, global_steps))
-        if self.prompts:
-            self.prompt_log.write(global_steps, self.prompts.line())
+        metrics.update(self._own_metrics(global_steps))
+        for method, log in self.method_logs:
+            log.write(global_steps, method.line() or {})
         if self.s2l.rollout.log_groups:
             self.sample_log.write(global_steps, self._samples(batch))
         self.run_log.append(global_steps, metrics)
 
     def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
-        uids, groups, guided = list(self.step_plans), self.s2l.rollout.log_groups, self.guidance is not None
-        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.own_sessions, guided, most=groups)}
+        groups, guided, uids = self.s2l.rollout.log_groups, self.s2l.guidance is not None, list(self.step_plans)
+        return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.mixes_rollouts, guided, most=groups)}
 
-    def _own_metrics(self, batch: KVBatchMeta, step: int) -> dict[str, float]:
-        metrics = timed_out_rows(batch) if self.s2l.anything_on else {}
-        if self.explorer:
-            metrics["s2l/explorer/slots"] = mean(plan.slots for plan in self.step_plans.values())
-            metrics["s2l/explorer/gpus_held"] = self.explorer_gpus_held
-        if self.stored:
-            trained = {uid_of(key) for key in batch.keys}  # a synchronous step has plans of filtered groups too
-            metrics.update(self.stored.metrics(plan for uid, plan in self.step_plans.items() if uid in trained))
-        if self.s2l.own_sessions:
-            with_behaviour = self.config.actor_rollout_ref.rollout.calculate_log_probs
-            metrics.update(
-                row_source_metrics(batch, with_behaviour, self.guidance is not None, with_learner=not self.distills)
-            )
-        if self.explorer:
-            metrics["s2l/explorer/share"] = explorer_share(metrics)
-        if self.guidance:
-            metrics.update(self.guidance.metrics())
-        if self.step_kl:
-            metrics.update(self.step_kl.metrics())
-        if self.prompts:
-            metrics.update(self.prompts.metrics())
-        if self.mode != "sync" and self.s2l.anything_on:
-            metrics.update(self.in_flight.metrics(step, self.step_plans))
+    def _own_metrics(self, number: int) -> dict[str, float]:
+        step = self.current
+        if step is None:
+            return {}
+        if step.row_metrics is None:
+            step.row_metrics = self._row_metrics(step)
+        metrics = dict(step.row_metrics)
+        for method in self.methods:
+            metrics.update(checked_value(method, "metrics", method.metrics(step), dict))
+        if self.mode != "sync":
+            metrics.update(self.pending.metrics(number, self.step_plans))
         return metrics
 
+    def _row_metrics(self, step: Step) -> dict[str, float]:
+        """Read once a step, though a step with a checkpoint asks twice."""
+        metrics = step.rows.timed_out()
+        if not self.s2l.mixes_rollouts:
+            return metrics
+        behaviour = bool(self.config.actor_rollout_ref.rollout.calculate_log_probs) and step.old_log_probs
+        return metrics | row_source_metrics(step, behaviour, self.s2l.guidance is not None)
+
     def _val_metrics_update(
-        self, data_sources, sample_uids, reward_extra_infos_dict, sample_turns, expected_acc_counts=None
+        self,
+        data_sources: Any,
+        sample_uids: Any,
+        reward_extra_infos_dict: Any,
+        sample_turns: Any,
+        expected_acc_counts: Any = None,
     ) -> dict[str, float]:
         by_sample = data_sources, sample_uids, reward_extra_infos_dict
         metrics: dict[str, float] = super()._val_metrics_update(*by_sample, sample_turns, expected_acc_counts)
@@ -362,7 +321,7 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         folder = run / f"global_step_{self.global_steps}"
         with disk_full_explained(run, self.global_steps):
             if self.settings is not None:
-                state.save_state(folder, self.settings, self._controllers())
+                controller_state.save_state(folder, self.settings, self._controllers())
                 self._hold_lines()
             super()._save_checkpoint()
             if self.settings is not None:
@@ -373,27 +332,35 @@ class S2LMethods(ExplorerLife, PPOTrainer):
         if self.updated is None:  # critic warm-up: no update yet
             return
         batch, metrics = self.updated
-        held = metrics | self._own_metrics(batch, self.global_steps)
+        held = metrics | self._own_metrics(self.global_steps)
         if not self.config.actor_rollout_ref.rollout.get("moe_load_balance_metrics_interval", 0):  # counts its calls
             elapsed = {"step": sum(self.timing_raw.values()), **self.timing_raw}  # the step's own timer still runs
             epoch = (self.global_steps - 1) // self.steps_per_epoch
             super()._compute_metrics(batch, held, elapsed, self.global_steps, epoch)
         self.run_log.hold_metrics(self.global_steps, held)
-        if self.prompts:
-            self.prompt_log.hold(self.global_steps, self.prompts.line())
+        for method, log in self.method_logs:
+            log.hold(self.global_steps, method.line() or {})
         if self.s2l.rollout.log_groups:
             self.sample_log.hold(self.global_steps, self._samples(batch))
 
     def _controllers(self) -> dict[str, dict[str, Any]]:
-        controllers: dict[str, dict[str, Any]] = {}
-        if self.stored:
-            controllers["stored_rows"] = self.stored.state_dict()
-        if self.step_kl:
-            controllers["kl"] = self.step_kl.state_dict()
-        if self.guidance:
-            controllers["guidance"] = self.guidance.state_dict()
-        if self.prompts:
-            controllers["curriculum"] = self.prompts.sampler.controller_state()
+        states: dict[str, dict[str, Any]] = {}
+        for method in self.methods:
+            state = checked_value(method, "state_dict", method.state_dict(), (dict, type(None)))
+            states |= {} if state is None else {method.state_key or method.block: state}
         if self.mode != "sync":
-            controllers["in_flight"] = self.in_flight.state_dict()
-        return controllers
+            states["in_flight"] = self.pending.state_dict()
+        return states
+
+
+def _extending_all(workers: list[type]) -> type:
+    """The actor worker that extends every other.
+
+    Raises:
+        ConfigError: two methods bring workers of which neither extends the other.
+    """
+    for worker in workers:
+        if all(issubclass(worker, other) for other in workers):
+            return worker
+    names = ", ".join(sorted({worker.__name__ for worker in workers}))
+    raise ConfigError(f"{names}: each of these actor workers is a method's, and none extends the others. Turn one off.")

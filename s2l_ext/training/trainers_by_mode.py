@@ -13,31 +13,30 @@ from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from s2l_ext.config.modes import TRAINERS
-from s2l_ext.training.detached_workers import DetachedActorWorker, DetachedDistillWorker
-from s2l_ext.training.trainer import S2LMethods
+from s2l_ext.training.detached_workers import DETACHED
+from s2l_ext.training.trainer import S2LTrainerMixin
 
 
 @register_trainer(TRAINERS["sync"])
-class S2LTrainer(S2LMethods, PPOTrainerSync):
+class S2LTrainer(S2LTrainerMixin, PPOTrainerSync):
     """Every step samples its own prompts and trains on them."""
 
     mode = "sync"
 
 
 @register_trainer(TRAINERS["colocate_async"])
-class S2LColocateAsyncTrainer(S2LMethods, PPOTrainerColocateAsync):
+class S2LColocateAsyncTrainer(S2LTrainerMixin, PPOTrainerColocateAsync):
     """Prompts are drawn ahead; sessions that are unfinished when a step has enough go on after its update."""
 
     mode = "colocate_async"
 
 
 @register_trainer(TRAINERS["separate_async"])
-class S2LSeparateAsyncTrainer(S2LMethods, PPOTrainerSeparateAsync):
+class S2LSeparateAsyncTrainer(S2LTrainerMixin, PPOTrainerSeparateAsync):
     """Prompts are drawn ahead and sampled on GPUs of their own while the learner trains."""
 
     mode = "separate_async"
-    actor_worker = DetachedActorWorker
-    distill_worker = DetachedDistillWorker
+    detached_workers = DETACHED
 
     def _setup(self) -> None:
         with _without_verls_faulty_line():

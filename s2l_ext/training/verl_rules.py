@@ -8,8 +8,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.methods.registry import S2LConfig, accuracy_settings
 
 MANAGER_KEY = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
 AGENT_LOOP_MANAGER = "s2l_ext.training.agent_loop.S2LAgentLoopManager"
@@ -130,7 +129,7 @@ def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
 
 def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
     """verl's own buffer hands over the groups that it drops (``training/evicted.py``); a user's need not."""
-    reading = needs_accuracy(s2l.kl, None, s2l.guidance)
+    reading = accuracy_settings(s2l, cfg)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if reading and custom:
         yield (

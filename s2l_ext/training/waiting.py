@@ -43,7 +43,7 @@ def waiting_of(trainer: Any) -> Waiting:
     """Of a trainer, whose workers exist only when its buffer is first asked."""
     return Waiting(
         lambda: ask_workers(trainer.agent_loop_manager.agent_loop_workers),
-        lambda: trainer.in_flight.plans,
+        lambda: trainer.pending.plans,
         trainer.s2l.rollout.session_timeout_s,
     )
 

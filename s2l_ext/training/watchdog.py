@@ -17,7 +17,7 @@ LOOK_SECONDS, GRACE_SECONDS, LAST_SECONDS = 2.0, 15.0, 60.0
 SIGNAL = signal.SIGUSR2
 
 
-class Lifeline:
+class ActorWatchdog:
     """Asks actors in a thread of its own. What that raises is raised in the trainer's thread as well.
 
     First where that asks (:meth:`check`); if it has not asked within ``grace_s`` it is blocked, and a signal raises the
@@ -36,7 +36,7 @@ class Lifeline:
         self._interrupts = current_thread() is main_thread()
         if self._interrupts:
             signal.signal(SIGNAL, self._interrupt)  # and it stays: without one a late signal would end the process
-        Thread(target=self._run, name="s2l-lifeline", daemon=True).start()
+        Thread(target=self._run, name="s2l-watchdog", daemon=True).start()
 
     @property
     def restarts(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tensordict import TensorDict
@@ -37,10 +37,10 @@ class WeightCheck:
             return
         without = _gradient(loss_fn, model_output, data.exclude(WEIGHTS), dp_group)
         telling = None if without is None else weighted & (without != 0)
-        if telling is None or not telling.any():
+        if without is None or telling is None or not telling.any():
             return
-        difference = _gradient(loss_fn, model_output, data, dp_group) != without
-        if not difference[telling].any():
+        with_weights = _gradient(loss_fn, model_output, data, dp_group)
+        if with_weights is None or torch.equal(with_weights[telling], without[telling]):
             raise S2LError(
                 f"the policy loss ignores importance weights: without them its gradient is the same on all "
                 f"{int(telling.sum())} tokens whose weight is not 1. Use another "
@@ -66,4 +66,4 @@ def _gradient(
 
 
 def _like(values: torch.Tensor, shaped: torch.Tensor) -> torch.Tensor:
-    return torch.nested.nested_tensor_from_jagged(values, shaped.offsets()) if shaped.is_nested else values
+    return torch.nested.nested_tensor_from_jagged(values, cast(Any, shaped).offsets()) if shaped.is_nested else values

@@ -16,10 +16,9 @@ from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.explorer.serving.health import FaultLedger
-from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
 from s2l_ext.training.evicted import Evicted
-from s2l_ext.training.pending_prompts import InFlight
+from s2l_ext.training.pending_prompts import PendingPrompts
 from s2l_ext.training.trainers_by_mode import S2LTrainer
 
 
@@ -74,6 +73,11 @@ def queue(monkeypatch) -> Queue:
     return rows
 
 
+def method_of(trainer: Any, block: str) -> Any:
+    """The trainer's method of that block."""
+    return next(method for method in trainer.methods if method.block == block)
+
+
 @pytest.fixture
 def trainer_of(composed) -> Callable[..., Any]:
     """``trainer_of(recipe, *overrides)``: our synchronous trainer as it is before its first step, without workers."""
@@ -82,12 +86,11 @@ def trainer_of(composed) -> Callable[..., Any]:
         trainer = S2LTrainer.__new__(S2LTrainer)
         trainer.config = composed(recipe, *overrides)
         trainer.s2l = parse_s2l(trainer.config.s2l)
-        trainer.explorer, trainer.schedule = trainer.s2l.explorer, None
-        trainer.distills, trainer.fallen, trainer.step_plans, trainer.sessions = False, [], {}, []
-        trainer.prompts = trainer.step_kl = trainer.guidance = trainer.stored = None
-        trainer.explorer_servers = trainer.lifeline = trainer.updated = None
-        trainer.explorer_gpus_held, trainer.explorer_faults, trainer.placed_after = 0, FaultLedger(), 0
-        trainer.in_flight, trainer.global_steps, trainer.evicted = InFlight(), 1, Evicted(trainer.s2l)
+        trainer.methods = methods_of(trainer.s2l, trainer.config)
+        trainer.needs_accuracy = bool(accuracy_settings(trainer.s2l, trainer.config))
+        trainer.resumed, trainer.step_plans, trainer.method_logs = {}, {}, []
+        trainer.watchdog = trainer.current = trainer.updated = None
+        trainer.pending, trainer.global_steps, trainer.evicted = PendingPrompts(), 1, Evicted(trainer.s2l)
         return trainer
 
     return make

@@ -14,10 +14,13 @@ from verl.workers.rollout.vllm_rollout import vllm_async_server
 
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.controller import Explorer
 from s2l_ext.methods.explorer.serving import health as explorer_watch
 from s2l_ext.methods.explorer.serving.colocated import ColocatedManager, ColocatedReplica, ColocatedServers
-from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLife
+from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
 from s2l_ext.methods.explorer.serving.servers import ExplorerServers, ending
+from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.training.trainer import S2LTrainerMixin
 from s2l_ext.training.trainers_by_mode import S2LTrainer
 
 
@@ -135,10 +138,10 @@ def two_steps(monkeypatch, servers: ExplorerServers, said: list[str]) -> None:
     monkeypatch.setattr(trainer_base, "tq", silent)
     rows = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
 
-    class Trainer(ExplorerLife, PPOTrainerSync):
+    class Trainer(S2LTrainerMixin, PPOTrainerSync):
         trainer_mode, global_steps, parameter_sync_step = "sync", 0, 1
         total_training_steps = steps_per_epoch = 2
-        config, explorer_servers = OmegaConf.create(CONFIG), servers
+        config, watchdog = OmegaConf.create(CONFIG), None
         use_reference_policy = use_critic = False
         reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
         replay_buffer = SimpleNamespace(sample=lambda **kwargs: (said.append("rows are there"), (rows, {}))[1])
@@ -148,7 +151,11 @@ def two_steps(monkeypatch, servers: ExplorerServers, said: list[str]) -> None:
         )
 
         def __init__(self) -> None:
-            pass
+            """With an explorer that every step needs."""
+            config = ExplorerConfig(model_path="m")
+            explorer = Explorer(config, S2LConfig(explorer=config), self.config)
+            explorer.life = ExplorerLifecycle(config, lambda step: 1, self)
+            explorer.life.servers, self.methods = servers, [explorer]
 
         def _next_train_batch(self, num_prompts=None):
             return {"uid": ["a"]}
@@ -184,15 +191,17 @@ def test_it_is_awake_from_before_prompts_are_sent_until_the_rows_are_there(monke
 
 def test_a_dedicated_explorer_takes_no_turns(monkeypatch) -> None:
     said: list[str] = []
-    two_steps(monkeypatch, ExplorerServers.__new__(ExplorerServers), said)
+    servers = ExplorerServers.__new__(ExplorerServers)
+    servers._manager = None
+    two_steps(monkeypatch, servers, said)
     assert "prompts are sent" in said and not {"sleep", "wake_up"} & set(said)
 
 
 def test_the_trainers_hooks_are_those() -> None:
     order = [name.__name__ for name in S2LTrainer.__mro__]
-    assert order.index("ExplorerLife") < order.index("PPOTrainerSync")
-    assert S2LTrainer.prepare_step is ExplorerLife.prepare_step
-    assert S2LTrainer.on_sample_end is ExplorerLife.on_sample_end
+    assert order.index("S2LTrainerMixin") < order.index("PPOTrainerSync")
+    assert S2LTrainer.prepare_step is S2LTrainerMixin.prepare_step
+    assert S2LTrainer.on_sample_end is S2LTrainerMixin.on_sample_end
 
 
 def test_the_learners_placement_group_is_left_alone() -> None:

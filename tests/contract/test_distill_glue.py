@@ -22,8 +22,9 @@ from verl.workers.utils.padding import no_padding_2_padding
 
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.distill import controller as distill
+from s2l_ext.methods.distill import advantages
 from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.distill.controller import Distill, finish_token_sums
 from s2l_ext.methods.distill.worker import (
     STUDENT_ENGINE,
     DistillLoss,
@@ -31,6 +32,7 @@ from s2l_ext.methods.distill.worker import (
     build_teacher,
     response_tokens,
 )
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.training.actor_worker import SUM_PREFIX
@@ -186,7 +188,7 @@ def test_loss_and_gradient_through_the_engine_are_the_formulas(actor, models, ba
     assert sum(output["loss"]) == pytest.approx(value.item(), rel=1e-4)
     assert (gradient - wanted).norm() <= 1e-4 * wanted.norm() and wanted.norm() > 0
     sums = {name: Metric.aggregate_dp([metric]) for name, metric in _merged(output["metrics"]).items()}
-    finished = distill.finish_token_sums({f"actor/{name}": total for name, total in sums.items()})
+    finished = finish_token_sums({f"actor/{name}": total for name, total in sums.items()})
     assert finished["s2l/distill/tokens"] == sum(map(sum, MASKS))
     for name in ("forward_kl", "reverse_kl"):
         plain = expected(models, batch, name, temperature)[0]
@@ -255,7 +257,7 @@ def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> N
     with engine.train_mode():
         output = engine.forward_backward_batch(batch, DistillLoss("token-mean", None, has_teacher=False))
     sums = {f"actor/{name}": Metric.aggregate_dp([metric]) for name, metric in _merged(output["metrics"]).items()}
-    found = distill.finish_token_sums(sums)
+    found = finish_token_sums(sums)
     names = {"value", "student_entropy", "student_log_prob", "tokens"}
     assert set(found) == {f"s2l/distill/{name}" for name in names}
     assert found["s2l/distill/value"] == pytest.approx(-found["s2l/distill/student_log_prob"])
@@ -286,8 +288,8 @@ class Rows:
 def rows(monkeypatch):
     def use() -> Rows:
         rows = Rows()
-        monkeypatch.setattr(distill.tq, "kv_batch_get", rows.get)
-        monkeypatch.setattr(distill.tq, "kv_batch_put", rows.put)
+        monkeypatch.setattr(tq, "kv_batch_get", rows.get)
+        monkeypatch.setattr(tq, "kv_batch_put", rows.put)
         return rows
 
     return use
@@ -301,7 +303,7 @@ def step() -> tq.KVBatchMeta:
 
 def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None:
     held = rows()
-    batch, counts = distill.leave_out_wrong(step())
+    batch, counts = advantages.leave_out_wrong(step())
     for name in ("response_mask", "loss_mask"):
         assert [row.tolist() for row in held.fields[name].unbind()] == [[1, 0, 1], [0, 0]]
     assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
@@ -316,18 +318,18 @@ def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None
 def test_correct_only_without_a_verdict_is_an_error(rows, said: dict, words: str) -> None:
     rows().extra[1] = {"reward_extra_info": said}
     with pytest.raises(DataError, match=words):
-        distill.leave_out_wrong(step())
+        advantages.leave_out_wrong(step())
 
 
 def test_advantages_are_written_as_zero_for_verls_metrics(rows) -> None:
     held = rows()
-    distill.zero_advantages(step())
+    advantages.zero_advantages(step())
     assert [row.tolist() for row in held.fields["advantages"].unbind()] == [[0, 0, 0], [0, 0]]
 
 
 def test_workers_that_trained_with_another_loss_are_noticed() -> None:
     with pytest.raises(RuntimeError, match="another one"):
-        distill.finish_token_sums({"actor/loss": 1.0})
+        finish_token_sums({"actor/loss": 1.0})
 
 
 # ---- seams --------------------------------------------------------------------------------------------------------
@@ -368,7 +370,7 @@ def test_server_scorer_is_verls_distillation(loss, mode, gradient) -> None:
 
     config = compose_config("grpo/toy", [])
     settings = DistillConfig("some/teacher", loss, scorer="server", n_gpus_per_node=4, tensor_model_parallel_size=2)
-    distill.adapt(config, settings)
+    Distill(settings, S2LConfig(distill=settings), config).adapt()
     found = omega_conf_to_dataclass(config.distillation)
     assert found.enabled and (found.nnodes, found.n_gpus_per_node) == (1, 4)
     assert found.distillation_loss.loss_mode == mode and found.distillation_loss.use_policy_gradient is gradient

@@ -10,9 +10,11 @@ import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
-from s2l_ext.methods.distill import controller, worker
+from s2l_ext.methods.distill import advantages, worker
 from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.distill.controller import Distill
 from s2l_ext.methods.distill.worker import DistillActorWorker, DistillLoss, build_teacher, response_tokens
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.actor_worker import S2LActorWorker
 
 pytestmark = pytest.mark.contract
@@ -51,7 +53,8 @@ def test_the_loss_is_over_the_tokens_and_rows_of_all_workers(mode, factor, loss)
 def test_a_worker_trains_on_this_loss_with_the_actors_aggregation(monkeypatch, composed, path, loss) -> None:
     actor = "actor_rollout_ref.actor"
     config = composed("grpo/toy", f"{actor}.loss_agg_mode=seq-mean-token-sum-norm", f"{actor}.loss_scale_factor=8")
-    controller.adapt(config, DistillConfig(path, loss, temperature=2.0))
+    distill = DistillConfig(path, loss, temperature=2.0)
+    Distill(distill, S2LConfig(distill=distill), config).adapt()
     losses, built = [], []
     monkeypatch.setattr(S2LActorWorker, "init_model", lambda self: None)
     monkeypatch.setattr(worker, "build_teacher", lambda config, path: built.append((config, path)) or "the teacher")
@@ -91,7 +94,7 @@ def test_a_teacher_has_the_actors_layout_and_keeps_nothing_for_gradients(monkeyp
 
 def test_advantages_and_returns_are_nought_for_verls_metrics(queue) -> None:
     queue.rows = {"a": {"response_mask": [1, 0, 1]}, "b": {"response_mask": [1, 1]}}
-    controller.zero_advantages(queue.batch())
+    advantages.zero_advantages(queue.batch())
     for name in ("advantages", "returns"):
         assert queue.column(name) == [[0.0, 0.0, 0.0], [0.0, 0.0]]
 
@@ -103,6 +106,6 @@ def test_a_row_of_padding_is_not_counted_as_kept(queue) -> None:
         key: {"response_mask": [1, 1], "extra_fields": {"reward_extra_info": {"acc": acc, "score": acc}}}
         for key, acc in verdicts.items()
     }
-    _, counts = controller.leave_out_wrong(queue.batch(padding=("copy of a",)))
+    _, counts = advantages.leave_out_wrong(queue.batch(padding=("copy of a",)))
     assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
     assert queue.column("response_mask") == [[1, 1], [0, 0], [1, 1]]

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.evicted import Evicted
 from s2l_ext.training.outcomes import batch_accuracy
 
@@ -18,7 +19,13 @@ DRAWN = {"right": 5, "mixed": 4, "later": 5, "old": 1, "failed": 5}
 
 
 @pytest.fixture
-def table(monkeypatch):
+def asked() -> list[list[str]]:
+    """Columns of every read."""
+    return []
+
+
+@pytest.fixture
+def table(monkeypatch, asked):
     """The queue with the named prompts' groups finished."""
     tags: dict[str, dict] = {}
 
@@ -32,7 +39,9 @@ def table(monkeypatch):
         accs = [GROUPS[key.split("_")[0]][int(key.split("_")[1])] for key in keys]
         column = np.empty(len(keys), dtype=object)
         column[:] = [{"reward_extra_info": {"acc": acc, "score": acc}} for acc in accs]
-        return {"extra_fields": column}
+        found = {"extra_fields": column, SOURCE_FIELD: ["learner"] * len(keys), PREFIX_FIELD: [0] * len(keys)}
+        asked.append(select_fields)
+        return {name: found[name] for name in select_fields}
 
     monkeypatch.setattr(tq, "kv_list", lambda: {"train": {key: dict(tag) for key, tag in tags.items()}})
     monkeypatch.setattr(tq, "kv_batch_get", get)
@@ -72,10 +81,8 @@ def filtered(composed, table):
     [("expo/toy", ()), ("g2rpo_a/toy", ("s2l.guidance.missing_trace=skip_guidance",))],
     ids=["kl", "guidance"],
 )
-def test_dropped_groups_count_as_what_they_were(filtered, monkeypatch, recipe, settings) -> None:
+def test_dropped_groups_count_as_what_they_were(filtered, asked, recipe, settings) -> None:
     """Right 1 1, mixed 1 0 and the surplus 0 1: 4 of 6, and not the 1 of 2 that the step trains on."""
-    if recipe != "expo/toy":  # rows of guided groups say who sampled them
-        monkeypatch.setattr("s2l_ext.training.evicted.sessions_of", _without_sources)
     trained, counted, metrics, evicted = filtered(
         ReplayBuffer, "right", "mixed", "later", recipe=recipe, settings=settings
     )
@@ -90,13 +97,8 @@ def test_dropped_groups_count_as_what_they_were(filtered, monkeypatch, recipe, s
     every = sum(session.acc for session in counted) + sum(GROUPS["mixed"])
     assert every / 6 == pytest.approx(4 / 6) and batch_accuracy(counted, "test") == 0.75
     assert evicted.take(metrics := {}) == [] and metrics == {}, "each once"
-
-
-def _without_sources(batch, with_sources, with_prefix):
-    from s2l_ext.training.outcomes import sessions_of
-
-    assert with_sources and with_prefix
-    return sessions_of(batch, False)
+    own = [] if recipe == "expo/toy" else [SOURCE_FIELD, PREFIX_FIELD]  # rows of guided groups say who sampled them
+    assert asked == [["extra_fields"], *[["extra_fields", *own]] * (len(asked) - 1)] and len(asked) > 1, "verl's first"
 
 
 def test_what_is_too_old_or_failed_is_not_counted(filtered) -> None:

@@ -9,16 +9,20 @@ from omegaconf import OmegaConf
 from torchdata.stateful_dataloader import StatefulDataLoader
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.utils import create_rl_sampler
+from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.curriculum.config import CurriculumConfig
-from s2l_ext.methods.curriculum.controller import StepPrompts
+from s2l_ext.methods.curriculum.controller import Curriculum
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler, build_sampler, resumed_sampler
-from s2l_ext.training.outcomes import Session, row_order
+from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.training.outcomes import Session
 from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.planning import Draw
+from s2l_ext.training.step import Step, StepRows, row_order
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
@@ -43,16 +47,32 @@ def learn(sampler: CurriculumSampler, drawn: list[int]) -> None:
     sampler.curriculum.update(drawn, [index % 5 / 4 for index in drawn])
 
 
-def fetched(prompts: StepPrompts, step: int, *uids: str) -> dict[str, PromptPlan]:
+def curriculum_of(config: CurriculumConfig, sampler: CurriculumSampler) -> Curriculum:
+    """The method as it is once verl has read the data."""
+    method = Curriculum(config, S2LConfig(curriculum=config), OmegaConf.create({}))
+    method.sampler = sampler
+    return method
+
+
+def fetched(prompts: Curriculum, step: int, *uids: str) -> dict[str, PromptPlan]:
     """What verl's fetch and the trainer make of ``uids``."""
     for _ in uids:
         prompts.sampler.hand_out()
-    return {uid: PromptPlan(step, index=index) for uid, index in zip(uids, prompts.drawn(uids), strict=True)}
+    return plans_of(prompts, step, *uids)
 
 
-def draw(prompts: StepPrompts, *uids: str) -> None:
-    """A synchronous step."""
-    prompts.train_on(fetched(prompts, 1, *uids))
+def plans_of(prompts: Curriculum, step: int, *uids: str) -> dict[str, PromptPlan]:
+    draw = Draw(tu.get_tensordict({"uid": np.array(uids, dtype=object)}), step)
+    prompts.draw(draw)
+    return draw.plans()
+
+
+def trained(prompts: Curriculum, plans: dict[str, PromptPlan], *sessions: Session) -> Step:
+    """A step that trains on these prompts, and what the curriculum sees of it."""
+    batch, rows = KVBatchMeta(partition_id="train"), StepRows([], [], [], None, [])
+    step = Step(1, batch, metrics={}, plans=plans, rows=rows, sessions=list(sessions))
+    prompts.observe(step)
+    return step
 
 
 # ---- the sampler --------------------------------------------------------------------------------------------------
@@ -207,10 +227,10 @@ def test_own_class_is_built_with_options_and_drawn_from() -> None:
 
 
 def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
-    prompts = StepPrompts(CurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
-    draw(prompts, *(str(number) for number in range(16)))
-    prompts.observe([Session("3", 1.0, "learner")])
-    assert prompts.metrics() == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
+    prompts = curriculum_of(CurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
+    plans = fetched(prompts, 1, *(str(number) for number in range(16)))
+    step = trained(prompts, plans, Session("3", 1.0, "learner"))
+    assert prompts.metrics(step) == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
     line = prompts.line()
     assert line["histogram"] is None and line["pass_rates"][3] == 1.0 and line["pass_rates"][0] is None
 
@@ -298,25 +318,38 @@ def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:
 
 
 @pytest.fixture
-def prompts() -> StepPrompts:
-    return StepPrompts(CurriculumConfig(type="file_order"), CurriculumSampler(FileOrder(6, ema=0.5), 6, 3))
+def prompts() -> Curriculum:
+    return curriculum_of(CurriculumConfig(type="file_order"), CurriculumSampler(FileOrder(6, ema=0.5), 6, 3))
 
 
 def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
-    draw(prompts, "a", "b", "c")
-    prompts.observe([Session("b", 1.0, "learner"), Session("b", 0.0, "learner"), Session("c", 1.0, "explorer")])
+    plans = fetched(prompts, 1, "a", "b", "c")
+    trained(
+        prompts,
+        plans,
+        Session("b", 1.0, "learner"),
+        Session("b", 0.0, "learner"),
+        Session("c", 1.0, "explorer"),
+    )
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
-    prompts.observe([Session("c", 1.0, "learner")])
+    assert prompts.line()["pass_rates"] == [None, 0.5, None]
+    trained(prompts, plans, Session("c", 1.0, "learner"))
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
     assert prompts.line()["pass_rates"] == [None, None, 1.0]
-    assert prompts.line()["bucket_draws"][10] == 3, "bins are those of before the update"
+
+
+def test_bins_of_a_draw_are_those_of_before_the_update(prompts) -> None:
+    trained(prompts, fetched(prompts, 1, "a", "b", "c"), Session("c", 1.0, "learner"))
+    assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
+    assert prompts.line()["pass_rates"] == [None, None, 1.0]
+    assert prompts.line()["bucket_draws"][10] == 3
 
 
 def test_rows_are_put_in_the_order_of_the_draw(prompts) -> None:
-    draw(prompts, "b", "a", "c")
+    plans = fetched(prompts, 1, "b", "a", "c")
     keys = ["a_0_0", "b_10_0", "b_9_1", "b_9_0", "c_0_0"]
     batch = KVBatchMeta(partition_id="train", keys=keys, tags=[{"n": number} for number in range(5)])
-    batch.reorder(row_order(list(prompts.plans), keys))
+    batch.reorder(row_order(list(plans), keys))
     assert batch.keys == ["b_9_0", "b_9_1", "b_10_0", "a_0_0", "c_0_0"]
     assert [tag["n"] for tag in batch.tags] == [3, 2, 1, 0, 4]
 
@@ -325,18 +358,17 @@ def test_another_number_of_prompts_than_drawn_is_an_error(prompts) -> None:
     for _ in range(3):
         prompts.sampler.hand_out()
     with pytest.raises(RuntimeError, match="fetched 2 prompts, the curriculum gave 3"):
-        prompts.drawn(["a", "b"])
+        plans_of(prompts, 1, "a", "b")
 
 
 def test_a_line_is_of_the_prompts_trained_on_whenever_they_were_drawn(prompts) -> None:
     """An asynchronous run: two draws before the first step, one prompt of each is left for later."""
     first = fetched(prompts, 1, "a", "b", "c")
     second = fetched(prompts, 1, "d", "e", "f")
-    prompts.train_on({uid: (first | second)[uid] for uid in "abe"})
+    trained(prompts, {uid: (first | second)[uid] for uid in "abe"})
     assert prompts.line()["bucket_draws"][10] == 6, "all six were drawn since the step before"
     third = fetched(prompts, 2, "g")
-    prompts.train_on({"c": first["c"], "g": third["g"]})
-    prompts.observe([Session("c", 1.0, "learner"), Session("g", 0.0, "learner")])
+    trained(prompts, {"c": first["c"], "g": third["g"]}, Session("c", 1.0, "learner"), Session("g", 0.0, "learner"))
     line = prompts.line()
     assert (line["indices"], line["drawn_at"], line["pass_rates"]) == ([2, 0], [1, 2], [1.0, 0.0])
     assert sum(line["bucket_draws"]) == 1
@@ -345,10 +377,10 @@ def test_a_line_is_of_the_prompts_trained_on_whenever_they_were_drawn(prompts) -
 def test_a_prompt_that_is_twice_in_a_step_counts_with_both_groups(prompts) -> None:
     plans = fetched(prompts, 1, "a", "b", "c") | fetched(prompts, 1, "d", "e", "f") | fetched(prompts, 2, "again")
     assert plans["again"].index == plans["a"].index == 0
-    prompts.train_on({uid: plans[uid] for uid in ("a", "again")})
-    prompts.observe([Session("a", 1.0, "learner"), Session("again", 0.0, "learner")])
+    twice = {uid: plans[uid] for uid in ("a", "again")}
+    step = trained(prompts, twice, Session("a", 1.0, "learner"), Session("again", 0.0, "learner"))
     assert prompts.line()["pass_rates"] == [0.5, 0.5]
-    assert prompts.metrics()["s2l/curriculum/updated_prompts"] == 1
+    assert prompts.metrics(step)["s2l/curriculum/updated_prompts"] == 1
 
 
 def test_prompts_of_a_draw_that_were_not_asked_for_survive_a_restart() -> None:
@@ -365,13 +397,12 @@ def test_prompts_of_a_draw_that_were_not_asked_for_survive_a_restart() -> None:
 
 
 def test_a_curriculum_that_lives_on_accuracy_refuses_rows_without_it() -> None:
-    prompts = StepPrompts(CurriculumConfig(), gaussian(6, 3))
-    draw(prompts, "a", "b", "c")
+    prompts = curriculum_of(CurriculumConfig(), gaussian(6, 3))
+    plans = fetched(prompts, 1, "a", "b", "c")
     with pytest.raises(DataError, match="s2l.curriculum.type=gaussian needs .* no 'acc' for 1 of 2 sessions"):
-        prompts.observe([Session("a", None, "learner"), Session("b", 1.0, "learner")])
+        trained(prompts, plans, Session("a", None, "learner"), Session("b", 1.0, "learner"))
 
 
 def test_an_order_goes_on_without_accuracy(prompts) -> None:
-    draw(prompts, "a", "b", "c")
-    prompts.observe([Session("a", None, "learner")])
-    assert prompts.metrics()["s2l/curriculum/updated_prompts"] == 0
+    step = trained(prompts, fetched(prompts, 1, "a", "b", "c"), Session("a", None, "learner"))
+    assert prompts.metrics(step)["s2l/curriculum/updated_prompts"] == 0

@@ -9,10 +9,11 @@ from s2l_ext.errors import ConfigError, ResourceError, S2LError, TokenizerMismat
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.explorer.serving.servers import explorer_config
-from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.methods.registry import methods_of, parse_s2l
 from s2l_ext.training.actor_worker import ratio_sums
-from s2l_ext.training.row_metrics import finish_ratio_sums, require_explorer_rows
+from s2l_ext.training.row_metrics import finish_ratio_sums, require_rows
 from s2l_ext.training.seeded_agent_loop import request_seed
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -48,30 +49,42 @@ def test_sums_are_taken_out_and_divided() -> None:
     assert finished == {"s2l/source/explorer/ppo_ratio_mean": 1.5, "s2l/source/explorer/ppo_clip_fraction": 0.25}
 
 
-def test_weights_that_do_not_reach_the_loss_are_an_error() -> None:
+def test_weights_that_do_not_reach_the_loss_are_an_error(trainer_of) -> None:
     sums = {"ratio": 4.0, "clipped": 0.0, "tokens": 4.0}
     metrics = {f"actor/s2l_sum/explorer/{name}": value for name, value in sums.items()}
+    trainer = trainer_of("s2l_po/toy", "s2l.explorer.correction=truncated_is")
+    (explorer,) = trainer.methods
+    step = Step(1, KVBatchMeta(), {}, {}, StepRows([], [], [], None, []))
+    step.metrics = finish_ratio_sums(dict(metrics))
     with pytest.raises(RuntimeError, match="weights of explorer rows did not reach the loss"):
-        finish_ratio_sums(dict(metrics), weights_expected=True)
+        explorer.after_update(step)
     metrics["actor/s2l_sum/explorer/weight"] = 6.0
-    assert finish_ratio_sums(metrics, weights_expected=True)["s2l/source/explorer/applied_weight_mean"] == 1.5
+    step.metrics = finish_ratio_sums(metrics)
+    explorer.after_update(step)
+    assert step.metrics["s2l/source/explorer/applied_weight_mean"] == 1.5
 
 
-def rows(*sessions: str) -> KVBatchMeta:
-    tags = [{"is_padding": True} if session.startswith("pad") else {} for session in sessions]
-    return KVBatchMeta(partition_id="train", keys=list(sessions), tags=tags)
+def explorer_rows(planned: dict[str, int], *sessions: str) -> dict[str, float]:
+    """What the driver says of the explorer's sessions: the first ones of every group."""
+    names = list(sessions)
+    read = StepRows(names, ["learner"] * len(names), [0] * len(names), None, [{}] * len(names))
+    ranges = {uid: range(count) for uid, count in planned.items()}
+    return require_rows(read, ranges, "explorer", "the explorer failed")
 
 
-def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run() -> None:
-    whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0", "pad_0_0")
+def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run(queue) -> None:
+    whole = "a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0", "pad_0_0"
     two = {"a": 2, "b": 2}
-    assert require_explorer_rows(whole, two) == {"s2l/explorer/missing_rows": 0.0}
-    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), two) == {"s2l/explorer/missing_rows": 3.0}
+    queue.rows = {name: {"extra_fields": {}} for name in whole}
+    read = StepRows.of(queue.batch(padding=("pad_0_0",)), False, False, with_reward=False)
+    assert read.names == list(whole[:-1]), "padding is of no group"
+    assert explorer_rows(two, *read.names) == {"s2l/explorer/missing_rows": 0.0}
+    assert explorer_rows(two, "a_1_0", "a_2_0", "b_2_0") == {"s2l/explorer/missing_rows": 3.0}
     uneven = {"a": 2, "b": 0}
-    assert require_explorer_rows(rows("a_1_0", "a_2_0", "b_2_0"), uneven) == {"s2l/explorer/missing_rows": 1.0}
-    assert require_explorer_rows(rows("a_2_0"), {"a": 0}) == {"s2l/explorer/missing_rows": 0.0}
-    with pytest.raises(S2LError, match="none of the step's 4 explorer sessions gave a row"):
-        require_explorer_rows(rows("a_2_0", "b_3_0"), two)
+    assert explorer_rows(uneven, "a_1_0", "a_2_0", "b_2_0") == {"s2l/explorer/missing_rows": 1.0}
+    assert explorer_rows({"a": 0}, "a_2_0") == {"s2l/explorer/missing_rows": 0.0}
+    with pytest.raises(S2LError, match="none of the step's 4 explorer sessions gave a row: the explorer failed"):
+        explorer_rows(two, "a_2_0", "b_3_0")
 
 
 @pytest.mark.parametrize("accelerator", ["GPU", "NPU"])
@@ -85,7 +98,7 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
     config = compose_config("s2l_po/toy", ["s2l.explorer.n_gpus_per_node=3"])
     trainer = S2LTrainer.__new__(S2LTrainer)
     trainer.config, trainer.s2l = config, parse_s2l(config.s2l)
-    trainer.explorer = trainer.s2l.explorer
+    trainer.methods = methods_of(trainer.s2l, config)
     monkeypatch.setattr("s2l_ext.training.trainer.get_resource_name", lambda: accelerator)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {accelerator: 2.0})
     with pytest.raises(ResourceError, match=r"needs 4 GPUs = 1 \(learner\) \+ 3 \(explorer\), but 2 are available"):
@@ -93,11 +106,11 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
 
 
 def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None:
-    from s2l_ext.training import trainer as methods
+    from s2l_ext.training import before_run
     from s2l_ext.training import trainers_by_mode as s2l_trainer
 
     config = compose_config("s2l_po/toy", [])
-    monkeypatch.setattr(methods, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))
+    monkeypatch.setattr(before_run, "check_inputs", lambda *_: (_ for _ in ()).throw(TokenizerMismatch("differ")))
     with pytest.raises(TokenizerMismatch):
         s2l_trainer.S2LTrainer(config)
 

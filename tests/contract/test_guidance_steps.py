@@ -1,9 +1,11 @@
 """A step of a guided run as the driver sees it: its numbers, and what the length learns from it."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.rollout_corr_helper import compute_rollout_correction_and_rejection_mask
@@ -11,20 +13,17 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.guidance.controller import StepGuidance, resumed_guidance, statistics
-from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.methods.guidance.controller import Guidance, planned_length, statistics
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.training import controller_state as state
-from s2l_ext.training import corrections
-from s2l_ext.training import trainer as methods
-from s2l_ext.training.batch_fields import PREFIX_FIELD
-from s2l_ext.training.corrections import take_guidance_for_the_learners
-from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.batch_fields import GUIDED_FIELD
 from s2l_ext.training.outcomes import Session, pass_rates
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.planning import planned_length
-from s2l_ext.training.row_metrics import prefix_lengths, prefix_metrics
-from s2l_ext.training.trainers_by_mode import S2LTrainer
+from s2l_ext.training.planning import Draw
+from s2l_ext.training.row_metrics import prefix_metrics
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -62,21 +61,33 @@ def test_prefix_tokens_by_hand() -> None:
 
 
 def test_guidance_stands_at_the_head_of_a_sessions_first_output_only() -> None:
-    assert prefix_lengths(["a_0_0", "a_0_1", "b_10_0", "b_10_10"], torch.tensor([7, 7, 5, 5])) == [7, 0, 5, 0]
+    rows = StepRows(["a_0_0", "a_0_1", "b_10_0", "b_10_10"], ["learner"] * 4, [7, 7, 5, 5], None, [{}] * 4)
+    assert rows.prefix_len_B == [7, 0, 5, 0]
 
 
-def guidance(**length) -> StepGuidance:
-    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(**length))
-    return StepGuidance(config, group_size=8, total_steps=10)
+def started(config: GuidanceConfig, steps: int = 10) -> Guidance:
+    """Guidance of groups of eight in a run of so many steps."""
+    cfg = compose_config("g2rpo_a/toy", ["actor_rollout_ref.rollout.n=8"])
+    guidance = Guidance(config, S2LConfig(guidance=config), cfg)
+    guidance.start(SimpleNamespace(total_training_steps=steps, steps_per_epoch=steps, config=cfg))
+    return guidance
+
+
+def guidance(**length) -> Guidance:
+    return started(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(**length)))
+
+
+def said(guidance: Guidance) -> dict[str, float]:
+    return guidance.metrics(Step(1, KVBatchMeta(), {}, {}, StepRows([], [], [], None, [])))
 
 
 def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
     rows = [Session("a", 1.0, "learner", 8), Session("a", 0.5, "learner")]
     for signal, accuracy in (("all", 0.75), ("unguided", 0.5)):
         step = guidance(signal=signal)
-        step.observe(1, rows)
-        assert step.metrics()["s2l/guidance/accuracy"] == accuracy
-        assert step.metrics()["s2l/guidance/signal_rows"] == {"all": 2, "unguided": 1}[signal]
+        step.learn(1, rows)
+        assert said(step)["s2l/guidance/accuracy"] == accuracy
+        assert said(step)["s2l/guidance/signal_rows"] == {"all": 2, "unguided": 1}[signal]
 
 
 def plan_of(step: int, length: int, slots: int = 0) -> PromptPlan:
@@ -89,20 +100,18 @@ def test_length_of_the_rows_is_the_mean_over_prompts_that_have_guided_sessions()
     assert planned_length([plan_of(1, 100, slots=8)]) == 100
 
 
-def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(monkeypatch) -> None:
+def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(queue, trainer_of) -> None:
     """Prompts were drawn with 20 and 40 tokens, the newest length is 10: 30 * 0.5 / 0.25."""
-    trainer = S2LTrainer.__new__(S2LTrainer)
-    trainer.s2l = parse_s2l({"guidance": {}})
-    trainer.guidance = guidance(initial=10, max_length=64)
-    trainer.guidance.adaptive.observe(0.5)
-    trainer.explorer = trainer.prompts = trainer.step_kl = trainer.lifeline = None
-    trainer.evicted = Evicted(trainer.s2l)
-    trainer.config = compose_config("g2rpo_a/toy", [])
+    trainer = trainer_of("g2rpo_a/toy")
+    trainer.methods = [step] = [guidance(initial=10, max_length=64)]
+    step.rule.observe(0.5)
     trainer.step_plans = {"a": plan_of(1, 20), "b": plan_of(2, 40)}
-    rows = [Session("a", 0.25, "learner", 20), Session("b", 0.25, "learner")]
-    monkeypatch.setattr(methods, "sessions_of", lambda *_, **__: rows)
-    trainer._observe(KVBatchMeta(partition_id="train", keys=["a_0_0", "b_0_0"], tags=[{}, {}]), {})
-    assert trainer.guidance.length(3) == 60
+    outcome = {"extra_fields": {"reward_extra_info": {"score": 0.0, "acc": 0.25}}, "rm_scores": [0.0]}
+    for name, prefix in (("a_0_0", 20), ("b_0_0", 0)):
+        queue.rows[name] = outcome | {"s2l_source": "learner", "s2l_prefix_len": prefix}
+    seen = trainer._observe(queue.batch(), {}).sessions
+    assert seen == [Session("a", 0.25, "learner", 20), Session("b", 0.25, "learner")]
+    assert step.rule.at(3) == 60
 
 
 def test_explorer_rows_never_move_the_length() -> None:
@@ -113,8 +122,8 @@ def test_explorer_rows_never_move_the_length() -> None:
         step = guidance(initial=1024, signal=signal)
         for slots in (8, 7, 6, 5, 4, 3, 2, 0, 0):
             acc = [("explorer", explorer)] * slots + [("learner", learner)] * (8 - slots)
-            step.observe(step.length(1), [Session("a", value, source) for source, value in acc])
-        return step.length(1)
+            step.learn(step.rule.at(1), [Session("a", value, source) for source, value in acc])
+        return step.rule.at(1)
 
     assert run("all", 0.5, 0.1) == run("all", 0.1, 0.5) == 1024
     assert run("unguided", 0.5, 0.1) == 1024
@@ -123,31 +132,30 @@ def test_explorer_rows_never_move_the_length() -> None:
 
 def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
     step = guidance()
-    step.observe(3072, [Session("a", 0.5, "explorer")] * 2)
-    assert "s2l/guidance/accuracy" not in step.metrics() and step.state_dict()["previous"] == []
-    assert step.metrics()["s2l/guidance/signal_rows"] == 0
+    step.learn(3072, [Session("a", 0.5, "explorer")] * 2)
+    assert "s2l/guidance/accuracy" not in said(step) and step.state_dict()["previous"] == []
+    assert said(step)["s2l/guidance/signal_rows"] == 0
 
 
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
     step = guidance(type="linear", initial=100)
-    assert [step.length(number) for number in (1, 6, 10)] == [100, 50, 10]
-    step.observe(100, [Session("a", None, "learner", 100)])
-    assert step.metrics()["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
+    assert [step.rule.at(number) for number in (1, 6, 10)] == [100, 50, 10]
+    step.learn(100, [Session("a", None, "learner", 100)])
+    assert said(step)["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
 
 
-def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> None:
+def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch, trainer_of) -> None:
     """Five steps in the only epoch end a run that was to have 300: the length is 12 * (1 - 4 / 5) at the last."""
-    trainer = S2LTrainer.__new__(S2LTrainer)
-    trainer.config = compose_config("g2rpo_a/toy", ["trainer.total_epochs=1"])
-    trainer.s2l, trainer.explorer, trainer.resumed = parse_s2l(DECAY), None, {}
+    trainer = trainer_of("g2rpo_a/toy", "trainer.total_epochs=1")
+    trainer.methods = [step] = [Guidance(parse_s2l(DECAY).guidance, parse_s2l(DECAY), trainer.config)]
 
     def verls(self) -> None:
         self.total_training_steps, self.steps_per_epoch, self.train_dataset = 300, 5, range(80)
 
     monkeypatch.setattr(PPOTrainer, "_init_dataloader", verls)
     trainer._init_dataloader()
-    assert [trainer.guidance.length(step) for step in range(1, 6)] == [12, 10, 7, 5, 2]
-    trainer.resumed = {"guidance": trainer.guidance.state_dict()}
+    assert [step.rule.at(number) for number in range(1, 6)] == [12, 10, 7, 5, 2]
+    trainer.resumed = {"guidance": step.state_dict()}
     trainer._init_dataloader()
     trainer.config.trainer.total_epochs = 2
     with pytest.raises(StateMismatch, match="the checkpoint's run had 5, this one has 10"):
@@ -157,15 +165,16 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch) -> No
 
 
 def test_a_resumed_rule_goes_on_with_its_length_and_a_constant_one_keeps_nothing() -> None:
-    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=100, max_length=300))
-    first = StepGuidance(config, 8, 10)
-    first.adaptive.observe(0.8)
-    first.adaptive.observe(0.4)
-    assert first.length(3) == 200  # 100 * 0.8 / 0.4
-    assert resumed_guidance(config, 8, 10, first.state_dict()).length(3) == 200
-    constant = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(type="constant", initial=100))
-    assert StepGuidance(constant, 8, 10).state_dict() == {}
-    assert resumed_guidance(constant, 8, 10, {}).length(7) == 100
+    first, resumed = guidance(initial=100, max_length=300), guidance(initial=100, max_length=300)
+    first.rule.observe(0.8)
+    first.rule.observe(0.4)
+    assert first.rule.at(3) == 200  # 100 * 0.8 / 0.4
+    resumed.load_state_dict(first.state_dict())
+    assert resumed.rule.at(3) == 200
+    constant = guidance(type="constant", initial=100)
+    assert constant.state_dict() == {}
+    constant.load_state_dict({})
+    assert constant.rule.at(7) == 100
 
 
 def test_only_the_steps_that_a_decay_really_has_decide_whether_it_goes_on(tmp_path) -> None:
@@ -177,13 +186,15 @@ def test_only_the_steps_that_a_decay_really_has_decide_whether_it_goes_on(tmp_pa
         )
         for steps in (300, 1000)
     )
-    step = StepGuidance(s2l.guidance, 8, 5)
-    state.save_state(tmp_path / "global_step_2", state.fingerprint(s2l, first), {"guidance": step.state_dict()})
+    written = {"guidance": started(s2l.guidance, 5).state_dict()}
+    state.save_state(tmp_path / "global_step_2", state.fingerprint(s2l, first), written)
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("2")
     saved = state.resume_state(s2l, longer)["guidance"]
-    assert resumed_guidance(s2l.guidance, 8, 5, saved).length(5) == 2
+    resumed = started(s2l.guidance, 5)
+    resumed.load_state_dict(saved)
+    assert resumed.rule.at(5) == 2
     with pytest.raises(StateMismatch, match="the checkpoint's run had 5, this one has 10"):
-        resumed_guidance(s2l.guidance, 8, 10, saved)
+        started(s2l.guidance, 10).load_state_dict(saved)
 
 
 DECAY = {"guidance": {"length": {"type": "linear", "initial": 12, "max_length": 64}}}
@@ -191,12 +202,18 @@ DECAY = {"guidance": {"length": {"type": "linear", "initial": 12, "max_length": 
 
 def test_rule_without_accuracy_is_refused() -> None:
     with pytest.raises(DataError, match="s2l.guidance.length.type=adaptive needs"):
-        guidance().observe(1, [Session("a", None, "learner")])
+        guidance().learn(1, [Session("a", None, "learner")])
 
 
-def test_guided_sessions_leave_the_explorer_its_own() -> None:
-    step = guidance()
-    assert [step.sessions(slots) for slots in (0, 2, 6, 8)] == [4, 4, 2, 0]
+def test_guided_sessions_leave_the_explorer_its_own(prompts_drawn) -> None:
+    step, planned = guidance(), []
+    for slots in (0, 2, 6, 8):
+        draw = Draw(prompts_drawn("a"), 1)
+        draw.slots = slots
+        step.draw(draw)
+        planned.append(draw.plans()["a"].guided)
+        assert list(draw.batch[GUIDED_FIELD]) == planned[-1:]
+    assert planned == [4, 4, 2, 0]
 
 
 def test_pass_rates_leave_guided_rows_out() -> None:
@@ -211,7 +228,7 @@ SAMPLER = {"a_0_0": [0.0, 0.0, -1.2, -1.9, -0.5], "a_1_0": [-0.7, -0.6], "a_2_0"
 """Two guidance tokens at p = 0.3 and three of the learner's own; a plain row; a padding row copied from the first."""
 
 
-class Queue:
+class LogProbs:
     """Stands where the TransferQueue stands."""
 
     def __init__(self):
@@ -227,12 +244,18 @@ class Queue:
         }
         self.prefix = {"a_0_0": 2, "a_1_0": 0, "a_2_0": 2}
 
+    @property
+    def step(self) -> Step:
+        """What the trainer reads before it observes the step; padding is left out."""
+        names = [name for name, tag in zip(self.batch.keys, self.batch.tags, strict=True) if not tag]
+        prefix = [self.prefix[name] for name in names]
+        rows = StepRows(names, ["learner"] * len(names), prefix, None, [{}] * len(names))
+        return Step(1, self.batch, {}, {}, rows)
+
     def kv_batch_get(self, keys, partition_id, select_fields):
-        names = [name for name in select_fields if name != PREFIX_FIELD]
-        columns = {name: [self.rows[key][name] for key in keys] for name in names}
+        columns = {name: [self.rows[key][name] for key in keys] for name in select_fields}
         nested = {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in columns.items()}
-        prefix = {PREFIX_FIELD: torch.tensor([self.prefix[key] for key in keys])}
-        return TensorDict(nested | (prefix if PREFIX_FIELD in select_fields else {}), batch_size=len(keys))
+        return TensorDict(nested, batch_size=len(keys))
 
     def kv_batch_put(self, keys, partition_id, fields):
         for key, row in zip(keys, fields["rollout_log_probs"].unbind(), strict=True):
@@ -248,57 +271,45 @@ class Queue:
 
 
 @pytest.fixture
-def queue(monkeypatch) -> Queue:
-    queue = Queue()
-    monkeypatch.setattr(corrections.tq, "kv_batch_get", queue.kv_batch_get)
-    monkeypatch.setattr(corrections.tq, "kv_batch_put", queue.kv_batch_put)
-    return queue
+def held(monkeypatch) -> LogProbs:
+    held = LogProbs()
+    monkeypatch.setattr(tq, "kv_batch_get", held.kv_batch_get)
+    monkeypatch.setattr(tq, "kv_batch_put", held.kv_batch_put)
+    return held
 
 
-def test_verls_corrections_see_ratio_one_on_guidance_tokens(queue) -> None:
+def test_verls_corrections_see_ratio_one_on_guidance_tokens(held) -> None:
     """By hand: the own tokens' log-ratios are 0.2, -0.1 and 0."""
-    take_guidance_for_the_learners(queue.batch)
-    weights, _, metrics = queue.corrected(rollout_is="token")
+    take_guidance_for_the_learners(held.step)
+    weights, _, metrics = held.corrected(rollout_is="token")
     e = math.exp
     assert weights[0].tolist() == pytest.approx([1, 1, e(0.2), e(-0.1), 1]) and weights[1, :2].tolist() == [1, 1]
     assert metrics["rollout_corr/k3_kl"] == pytest.approx((e(0.2) - 1.2 + e(-0.1) - 0.9) / 7, rel=1e-5)
-    weights, _, _ = queue.corrected(rollout_is="sequence")
+    weights, _, _ = held.corrected(rollout_is="sequence")
     assert weights[0].tolist() == pytest.approx([e(0.1)] * 5)
-    _, mask, _ = queue.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
+    _, mask, _ = held.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
     assert mask.sum(dim=1).tolist() == [5, 2]
 
 
-def test_without_it_verl_would_weigh_or_reject_the_whole_row(queue) -> None:
-    weights, _, _ = queue.corrected(rollout_is="sequence")
+def test_without_it_verl_would_weigh_or_reject_the_whole_row(held) -> None:
+    weights, _, _ = held.corrected(rollout_is="sequence")
     assert weights[0].tolist() == pytest.approx([0.3 * 0.3 * math.exp(0.1)] * 5)
-    _, mask, _ = queue.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
+    _, mask, _ = held.corrected(rollout_rs="seq_mean_k1", rollout_rs_threshold="0.9_1.1")
     assert mask.sum(dim=1).tolist() == [0, 2]
 
 
-def test_only_guidance_of_a_sessions_first_output_is_taken_over(queue) -> None:
+def test_only_guidance_of_a_sessions_first_output_is_taken_over(held) -> None:
     """A padding row is a copy with one token; a later output of a guided session starts from no guidance."""
-    metrics = take_guidance_for_the_learners(queue.batch)
-    assert queue.rows["a_0_0"]["rollout_log_probs"].tolist() == pytest.approx([*OLD["a_0_0"][:2], -1.2, -1.9, -0.5])
-    assert queue.rows["a_2_0"]["rollout_log_probs"].tolist() == [0.0]
+    metrics = take_guidance_for_the_learners(held.step)
+    assert held.rows["a_0_0"]["rollout_log_probs"].tolist() == pytest.approx([*OLD["a_0_0"][:2], -1.2, -1.9, -0.5])
+    assert held.rows["a_2_0"]["rollout_log_probs"].tolist() == [0.0]
     e = math.exp  # of the own tokens alone: e^-1 - e^-1.2, e^-1.9 - e^-2, 0, and 0, 0 of the plain row
     assert metrics["training/rollout_probs_diff_max"] == pytest.approx(e(-1.0) - e(-1.2))
     assert metrics["training/rollout_probs_diff_mean"] == pytest.approx((e(-1.0) - e(-1.2) + e(-1.9) - e(-2.0)) / 5)
-    assert queue.rows["a_0_0"]["response_mask"].tolist() == [1] * 5, "the loss reads them all the same"
-    later = Queue()
+    assert held.rows["a_0_0"]["response_mask"].tolist() == [1] * 5, "the loss reads them all the same"
+    later = LogProbs()
     later.batch.keys[0] = "a_0_1"
     later.rows["a_0_1"], later.prefix["a_0_1"] = later.rows["a_0_0"], 2
-    queue.rows, queue.prefix = later.rows, later.prefix
-    assert take_guidance_for_the_learners(later.batch) == {}, "nothing changed, so verl's metrics stand"
-    assert queue.rows["a_0_1"]["rollout_log_probs"].tolist() == pytest.approx(SAMPLER["a_0_0"])
-
-
-@pytest.mark.parametrize(("settings", "taken"), [({}, False), ({"loss_on_guidance": True}, True)])
-def test_trainer_takes_them_over_before_the_advantages(monkeypatch, settings: dict, taken: bool) -> None:
-    trainer = S2LTrainer.__new__(S2LTrainer)
-    trainer.s2l, trainer.distills = parse_s2l({"guidance": settings}), False
-    trainer.config = compose_config("g2rpo_a/toy", [])
-    monkeypatch.setattr(PPOTrainer, "_compute_old_log_prob", lambda self, batch, metrics: batch)
-    monkeypatch.setattr(methods, "take_guidance_for_the_learners", lambda batch: {"seen": batch})
-    metrics: dict = {}
-    assert trainer._compute_old_log_prob("batch", metrics) == "batch"
-    assert metrics == ({"seen": "batch"} if taken else {})
+    held.rows, held.prefix = later.rows, later.prefix
+    assert take_guidance_for_the_learners(later.step) == {}, "nothing changed, so verl's metrics stand"
+    assert held.rows["a_0_1"]["rollout_log_probs"].tolist() == pytest.approx(SAMPLER["a_0_0"])

@@ -1,22 +1,30 @@
 """Plans of prompts between the draw and the step that trains on them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import transfer_queue as tq
+from omegaconf import OmegaConf
 from tensordict import NonTensorData, TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
-from s2l_ext.methods.explorer.stored_controller import StepRollouts
+from s2l_ext.methods.base import Method
+from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.controller import Explorer
 from s2l_ext.methods.explorer.stored_draws import Taken
+from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.guidance.controller import StepGuidance
-from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD
-from s2l_ext.training.pending_prompts import InFlight, PromptPlan, keep_ages, waiting_prompts
-from s2l_ext.training.planning import make_plans
+from s2l_ext.methods.guidance.controller import Guidance
+from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, STORED_FIELD
+from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
+from s2l_ext.training.planning import Draw
+from s2l_ext.training.queue import KVBatchMeta, date_prompts, waiting_prompts
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -26,9 +34,9 @@ def plans(step: int, *uids: str, **values) -> dict[str, PromptPlan]:
 
 
 @pytest.fixture
-def table() -> InFlight:
+def table() -> PendingPrompts:
     """Two batches, drawn at steps 1 and 2."""
-    table = InFlight()
+    table = PendingPrompts()
     table.add(plans(1, "c", "a", slots=2))
     table.add(plans(2, "b", "d", slots=1))
     return table
@@ -67,8 +75,25 @@ def test_the_explorer_is_needed_while_a_prompt_with_live_slots_is_under_way(tabl
 def test_stored_rollouts_are_counted_for_the_prompts_trained_on() -> None:
     taken = plans(1, "a", slots=4, stored=3, reused=1) | plans(2, "b", slots=2, stored=2)
     assert [plan.explorer_rows for plan in taken.values()] == [3, 2]
-    assert StepRollouts.metrics(taken.values()) == {
+    assert StoredRollouts.metrics(taken.values()) == {
         "s2l/explorer/stored_rows": 5.0,
+        "s2l/explorer/reused_rows": 1.0,
+        "s2l/explorer/handed_to_learner": 1.0,
+    }
+
+
+def test_stored_rollouts_of_a_group_that_verl_filtered_out_are_not_counted() -> None:
+    """A synchronous step has its plan all the same."""
+    explorer = explorer_of(4)
+    explorer.stored = StoredRollouts.__new__(StoredRollouts)
+    rows = StepRows(["a_0_0", "a_4_0"], ["explorer", "learner"], [0, 0], None, [{}, {}])
+    planned = plans(1, "a", slots=4, stored=3, reused=1) | plans(1, "b", slots=2, stored=2)
+    found = explorer.metrics(Step(1, KVBatchMeta(partition_id="train"), metrics={}, plans=planned, rows=rows))
+    assert found == {
+        "s2l/explorer/slots": 3.0,
+        "s2l/explorer/gpus_held": 0,
+        "s2l/explorer/share": 0.5,
+        "s2l/explorer/stored_rows": 3.0,
         "s2l/explorer/reused_rows": 1.0,
         "s2l/explorer/handed_to_learner": 1.0,
     }
@@ -82,13 +107,13 @@ def test_rows_without_a_plan_are_an_error_unless_nothing_is_on(table) -> None:
 
 def test_state_goes_through_sorted_json_and_keeps_the_order(table) -> None:
     table.add(plans(2, "A", index=7, stored=1, reused=1, guided=2, length=30))
-    resumed = InFlight()
+    resumed = PendingPrompts()
     resumed.load_state_dict(json.loads(json.dumps(table.state_dict(), sort_keys=True)))
     assert resumed.take_all() == table.take_all()
 
 
 def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
-    table = InFlight(most_draws=4)
+    table = PendingPrompts(most_draws=4)
     for step in (1, 2):
         table.add(plans(step, f"a{step}", f"b{step}", f"c{step}"))
         table.take({f"a{step}"}, waiting=set())
@@ -99,7 +124,7 @@ def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
 
 @pytest.mark.parametrize("between", [lambda table: table.take_all(), lambda table: table.take({"a", "b"}, set())])
 def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> None:
-    table = InFlight(most_draws=2)
+    table = PendingPrompts(most_draws=2)
     for step in (1, 2):
         table.add(plans(step, "a", "b"))
         between(table)
@@ -120,7 +145,7 @@ def test_prompts_that_verl_sends_again_keep_their_age(table, monkeypatch) -> Non
     monkeypatch.setattr(
         tq, "kv_batch_put", lambda keys, partition_id, tags: put.update(zip(keys, tags, strict=True), on=partition_id)
     )
-    keep_ages(table)
+    date_prompts({uid: plan.step for uid, plan in table.plans.items()}, waiting_prompts())
     assert put == {"a": {"global_steps": 1}, "b": {"global_steps": 2}, "on": "train"}
 
 
@@ -132,11 +157,37 @@ def test_queued_prompts_are_told_from_rows(monkeypatch) -> None:
     assert waiting_prompts() == set()
 
 
+CONFIG = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 8}}, "trainer": {"total_epochs": 1}})
+"""Groups of eight."""
+
+
+def half_guided() -> Guidance:
+    """Guidance of half of every group by 30 tokens."""
+    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30))
+    guidance = Guidance(config, S2LConfig(guidance=config), CONFIG)
+    guidance.start(SimpleNamespace(total_training_steps=10, steps_per_epoch=10, config=CONFIG))
+    return guidance
+
+
+def explorer_of(slots: int) -> Explorer:
+    config = ExplorerConfig(model_path="m")
+    explorer = Explorer(config, S2LConfig(explorer=config), CONFIG)
+    explorer.slots = lambda step: slots
+    return explorer
+
+
+def drawn(batch: TensorDict, step: int, *methods: Method) -> dict[str, PromptPlan]:
+    """What the trainer makes of the prompts that verl fetched."""
+    draw = Draw(batch, step)
+    for method in methods:
+        method.draw(draw)
+    return draw.plans()
+
+
 def test_a_plan_stands_on_its_row_so_that_verl_keeps_it_with_the_prompt() -> None:
     """verl writes a prompt's columns into its queue, but no value that stands on the whole batch."""
     batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "index": torch.tensor([3, 4])})
-    guidance = StepGuidance(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30)), 8, 10)
-    made = make_plans(batch, 5, 3, guidance, stored=None, prompts=None)
+    made = drawn(batch, 5, explorer_of(3), half_guided())
     assert made == plans(5, "a", "b", slots=3, guided=4, length=30)
     names = [name for name, value in batch.items() if not isinstance(value, NonTensorData)]
     kept = batch.select(*names)
@@ -145,27 +196,35 @@ def test_a_plan_stands_on_its_row_so_that_verl_keeps_it_with_the_prompt() -> Non
         assert set(rows) == {(3, 4, 30)}
 
 
-class Stored:
-    """Draws two stored rollouts for ``a``, one of them again, and none for ``b``."""
-
-    def send(self, batch, slots: int):
-        self.slots = slots
-        return [Taken([3, 5], again=1), Taken([])]
-
-
-@pytest.mark.parametrize(("slots", "planned", "guided"), [(None, 0, 4), (6, 6, 2), (8, 8, 0)])
-def test_slots_guided_sessions_and_stored_rollouts_of_a_plan(slots, planned: int, guided: int) -> None:
-    """Half of eight sessions are guided, or what the explorer leaves; without an explorer nothing is said of it."""
+def test_without_an_explorer_a_plan_says_nothing_of_it() -> None:
     batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object)})
-    guidance = StepGuidance(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30)), 8, 10)
-    stored = Stored()
-    made = make_plans(batch, 5, slots, guidance, stored, prompts=None)
-    values = {"slots": planned, "guided": guided, "length": 30}
+    assert drawn(batch, 5, half_guided()) == plans(5, "a", "b", slots=0, guided=4, length=30)
+    assert SLOTS_FIELD not in batch and STORED_FIELD not in batch
+
+
+class Store:
+    """Has two stored rollouts for the first prompt, one of them again, and none for the second."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.left = [Taken([3, 5], again=1), Taken([])]
+
+    def take(self, name: str, count: int) -> Taken:
+        self.asked.append(count)
+        return self.left.pop(0)
+
+
+@pytest.mark.parametrize(("slots", "guided"), [(0, 4), (6, 2), (8, 0)])
+def test_slots_guided_sessions_and_stored_rollouts_of_a_plan(slots: int, guided: int) -> None:
+    """Half of eight sessions are guided, or what the explorer leaves."""
+    chats = np.empty(2, dtype=object)
+    chats[:] = [[{"role": "user", "content": uid}] for uid in "ab"]
+    batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "raw_prompt": chats})
+    explorer, store = explorer_of(slots), Store()
+    explorer.stored = StoredRollouts.__new__(StoredRollouts)
+    explorer.stored._draws = store
+    made = drawn(batch, 5, explorer, half_guided())
+    values = {"slots": slots, "guided": guided, "length": 30}
     assert made == plans(5, "a", **values, stored=2, reused=1) | plans(5, "b", **values, stored=0)
-    assert stored.slots == planned and (SLOTS_FIELD in batch) == (slots is not None)
-
-
-def test_without_guidance_no_session_is_planned_to_be_guided() -> None:
-    batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "index": torch.tensor([3, 4])})
-    assert make_plans(batch, 5, 3, None, stored=None, prompts=None) == plans(5, "a", "b", slots=3, guided=0, length=0)
-    assert GUIDED_FIELD not in batch and LENGTH_FIELD not in batch
+    assert store.asked == [slots, slots] and list(batch[SLOTS_FIELD]) == [slots, slots]
+    assert list(batch[STORED_FIELD]) == ["3 5", ""]

@@ -14,10 +14,12 @@ from verl.utils.metric import reduce_metrics
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.kl.config import KLConfig
-from s2l_ext.methods.kl.controller import StepKL
+from s2l_ext.methods.kl.controller import KL
+from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.actor_worker import StepLoss
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
 from s2l_ext.training.outcomes import Session
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
 
@@ -102,60 +104,76 @@ def test_report_shows_the_smallest_and_the_largest_coefficient_used(loss_call) -
 # ---- the step's coefficient on the driver -------------------------------------------------------------------------
 
 
-@pytest.fixture
-def step_kl() -> StepKL:
-    kl = StepKL(KLConfig(), compose_config("expo/toy", []))
-    batch = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
-    kl.send(batch, [Session("a", 1.0, "learner"), Session("a", 0.0, "learner")])
-    assert batch.extra_info[KL_BETA_FIELD] == pytest.approx(0.02 * 0.7310586)
+def kl_of(**settings: object) -> KL:
+    config = KLConfig(**settings)
+    kl = KL(config, S2LConfig(kl=config), compose_config("expo/toy", []))
+    kl.start(trainer=None)
     return kl
+
+
+def step_of(*accuracies: float | None) -> Step:
+    """A step before its update, with one session for each accuracy."""
+    batch = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
+    sessions = [Session("a", acc, "learner") for acc in accuracies]
+    return Step(1, batch, metrics={}, plans={}, rows=StepRows([], [], [], None, []), sessions=sessions)
+
+
+@pytest.fixture
+def sent() -> tuple[KL, Step]:
+    """A coefficient that was chosen, and the step that carries it to the workers."""
+    kl, step = kl_of(), step_of(1.0, 0.0)
+    kl.before_update(step)
+    assert step.batch.extra_info[KL_BETA_FIELD] == pytest.approx(0.02 * 0.7310586)
+    return kl, step
 
 
 def reported(low: float, high: float) -> dict[str, float]:
     return {"actor/s2l_kl_beta_min": low, "actor/s2l_kl_beta_max": high, "actor/kl_loss": 0.25}
 
 
-def test_matching_reports_are_logged_and_taken_out_of_verls_metrics(step_kl) -> None:
-    beta = step_kl.applied["beta"]
-    metrics = reported(beta, beta)
-    step_kl.receive(metrics)
-    assert metrics == {"actor/kl_loss": 0.25}
-    logged = step_kl.metrics()
+def test_matching_reports_are_logged_and_taken_out_of_verls_metrics(sent) -> None:
+    kl, step = sent
+    beta = kl.applied["beta"]
+    step.metrics = reported(beta, beta)
+    kl.after_update(step)
+    assert step.metrics == {"actor/kl_loss": 0.25}
+    logged = kl.metrics(step)
     assert (logged["s2l/kl/accuracy"], logged["s2l/kl/kl"], logged["s2l/kl/beta_reported_low"]) == (0.5, 0.25, beta)
 
 
-def test_a_worker_with_another_coefficient_stops_the_run(step_kl) -> None:
-    beta = step_kl.applied["beta"]
+def test_a_worker_with_another_coefficient_stops_the_run(sent) -> None:
+    kl, step = sent
+    beta = kl.applied["beta"]
+    step.metrics = reported(beta, beta * 1.0001)
     with pytest.raises(RuntimeError, match="used KL coefficients"):
-        step_kl.receive(reported(beta, beta * 1.0001))
+        kl.after_update(step)
     for half in ({}, {"actor/s2l_kl_beta_min": beta}, {"actor/s2l_kl_beta_max": beta}):
+        step.metrics = {"actor/kl_loss": 0.25, **half}
         with pytest.raises(RuntimeError, match="did not reach the loss"):
-            step_kl.receive({"actor/kl_loss": 0.25, **half})
+            kl.after_update(step)
 
 
 def test_target_controller_sees_the_kl_and_is_saved() -> None:
-    cfg = compose_config("expo/toy", [])
-    kl = StepKL(KLConfig(type="adaptive_target", target=0.1), cfg)
-    kl.send(KVBatchMeta(partition_id="train", keys=[], tags=[]), [Session("a", None, "learner")])
-    kl.receive(reported(0.02, 0.02))
+    kl, step = kl_of(type="adaptive_target", target=0.1), step_of(None)
+    kl.before_update(step)
+    step.metrics = reported(0.02, 0.02)
+    kl.after_update(step)
     rows = 16 * 8
     expected = 0.02 * (1 + rows / 10_000 * 0.2)
     assert kl.controller.coefficient() == pytest.approx(expected)
-    assert kl.metrics()["s2l/kl/beta"] == 0.02 and "s2l/kl/accuracy" not in kl.metrics()
-    resumed = StepKL(KLConfig(type="adaptive_target", target=0.1), cfg)
+    assert kl.metrics(step)["s2l/kl/beta"] == 0.02 and "s2l/kl/accuracy" not in kl.metrics(step)
+    resumed = kl_of(type="adaptive_target", target=0.1)
     resumed.load_state_dict(json.loads(json.dumps(kl.state_dict())))
     assert resumed.controller.coefficient() == kl.controller.coefficient()
 
 
 def test_accuracy_conditioned_kl_refuses_rows_without_accuracy() -> None:
-    kl = StepKL(KLConfig(), compose_config("expo/toy", []))
     with pytest.raises(DataError, match="s2l.kl.type=accuracy needs"):
-        kl.send(KVBatchMeta(partition_id="train", keys=[], tags=[]), [Session("a", None, "learner")])
+        kl_of().before_update(step_of(None))
 
 
 @pytest.mark.parametrize(("second", "applied"), [(0.0, {"accuracy": 0.5}), (None, {})])
 def test_a_coefficient_that_needs_no_accuracy_logs_it_where_every_row_has_one(second, applied) -> None:
-    kl = StepKL(KLConfig(type="constant", beta=0.03), compose_config("expo/toy", []))
-    batch = KVBatchMeta(partition_id="train", keys=[], tags=[])
-    kl.send(batch, [Session("a", 1.0, "learner"), Session("a", second, "learner")])
-    assert kl.applied == {"beta": 0.03, **applied} and batch.extra_info[KL_BETA_FIELD] == 0.03
+    kl, step = kl_of(type="constant", beta=0.03), step_of(1.0, second)
+    kl.before_update(step)
+    assert kl.applied == {"beta": 0.03, **applied} and step.batch.extra_info[KL_BETA_FIELD] == 0.03

@@ -10,7 +10,7 @@ import pytest
 
 from s2l_ext.errors import S2LError
 from s2l_ext.training import watchdog as lifeline
-from s2l_ext.training.watchdog import Lifeline
+from s2l_ext.training.watchdog import ActorWatchdog
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(60)]
 
@@ -34,7 +34,7 @@ def soon(monkeypatch) -> None:
 
 def test_a_wait_without_a_limit_is_ended() -> None:
     """As TransferQueue's client waits: for the result of a coroutine in its own thread."""
-    line, answer = Lifeline(Dead(), grace_s=0.2), Future()
+    line, answer = ActorWatchdog(Dead(), grace_s=0.2), Future()
     late = Timer(20.0, answer.set_result, [None])
     late.start()
     with pytest.raises(S2LError, match="controller 0 died"):
@@ -47,7 +47,7 @@ def test_a_wait_without_a_limit_is_ended() -> None:
 
 
 def test_whoever_asks_is_told_without_a_signal() -> None:
-    line = Lifeline(Dead(), grace_s=30.0)
+    line = ActorWatchdog(Dead(), grace_s=30.0)
     with pytest.raises(S2LError, match="controller 0 died"):
         while True:
             line.check()
@@ -56,7 +56,7 @@ def test_whoever_asks_is_told_without_a_signal() -> None:
 
 
 def test_what_others_made_of_the_error_is_not_what_the_run_ends_with() -> None:
-    line = Lifeline(Dead(), grace_s=0.2)
+    line = ActorWatchdog(Dead(), grace_s=0.2)
     with pytest.raises(S2LError, match="controller 0 died"):
         try:
             try:
@@ -69,7 +69,7 @@ def test_what_others_made_of_the_error_is_not_what_the_run_ends_with() -> None:
 
 def test_a_signal_that_comes_after_the_end_does_nothing() -> None:
     """The process would die of it with the handler that was there before."""
-    line = Lifeline(Dead(), grace_s=30.0)
+    line = ActorWatchdog(Dead(), grace_s=30.0)
     with pytest.raises(S2LError):
         while True:
             line.check()
@@ -79,7 +79,7 @@ def test_a_signal_that_comes_after_the_end_does_nothing() -> None:
 
 
 def test_nothing_is_said_while_all_live() -> None:
-    line, actors = Lifeline(alive := Alive()), alive
+    line, actors = ActorWatchdog(alive := Alive()), alive
     with pytest.raises(TimeoutError):
         Future().result(timeout=0.5)
     line.check()
@@ -95,7 +95,7 @@ from s2l_ext.training import watchdog as lifeline
 lifeline.LOOK_SECONDS = 0.05
 class Dead:
     def check(self): raise S2LError("the queue died")
-line = lifeline.Lifeline(Dead(), grace_s=0.2, last_s=0.5)
+line = lifeline.ActorWatchdog(Dead(), grace_s=0.2, last_s=0.5)
 while True:
     try:
         time.sleep(60)
@@ -110,7 +110,7 @@ def test_outside_the_main_thread_asking_still_works() -> None:
     said: list[BaseException] = []
 
     def trainer() -> None:
-        line = Lifeline(Dead())
+        line = ActorWatchdog(Dead())
         try:
             while True:
                 line.check()

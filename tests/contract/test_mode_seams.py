@@ -16,9 +16,9 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 
 from s2l_ext.config.modes import CPU_ENGINE
+from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.platforms.object_store_engine import ObjectStoreEngine, buckets
 from s2l_ext.platforms.weight_box import WeightBox
-from s2l_ext.training.batch_fields import carrying
 from s2l_ext.training.detached_workers import DetachedActorWorker, DetachedDistillWorker
 from s2l_ext.training.trainers_by_mode import S2LSeparateAsyncTrainer
 
@@ -41,7 +41,7 @@ def test_prompts_sent_again_are_read_whole_and_handed_to_the_agent_loops() -> No
     text = source(PPOTrainer._reissue_inflight_prompts)
     assert "batch = tq.kv_batch_get(keys=inflight_uids, partition_id=partition_id)" in text
     assert "self.agent_loop_manager.generate_sequences(batch)" in text
-    assert '"status": "pending", "global_steps": self.global_steps}' in text, "why keep_ages is needed"
+    assert '"status": "pending", "global_steps": self.global_steps}' in text, "why date_prompts is needed"
     fit = source(PPOTrainer.fit)
     assert fit.index("self._reissue_inflight_prompts()") < fit.index("self.on_train_begin()")
 

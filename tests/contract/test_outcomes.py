@@ -1,14 +1,13 @@
-"""From rows in the TransferQueue to accuracy by batch and by prompt, with a stand-in for the queue's one read."""
+"""From rows in the TransferQueue to accuracy by batch and by prompt, with a stand-in for the queue."""
 
 import math
 import re
 
 import pytest
-from transfer_queue import KVBatchMeta
 
 from s2l_ext.errors import DataError
-from s2l_ext.training import outcomes
-from s2l_ext.training.outcomes import Session, batch_accuracy, pass_rates, sessions_of
+from s2l_ext.training.outcomes import Session, batch_accuracy, pass_rates
+from s2l_ext.training.step import StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -18,22 +17,15 @@ def row(acc: object) -> dict:
 
 
 @pytest.fixture
-def read(monkeypatch):
+def read(queue):
     """``read({key: (acc, source)}, padding=[keys])`` -> sessions."""
 
     def run(
         rows: dict[str, tuple], padding: tuple[str, ...] = (), with_sources: bool = True, strict: bool = True
     ) -> list[Session]:
-        def get(keys, partition_id, select_fields):
-            assert partition_id == "train"
-            found = {"extra_fields": [row(rows[key][0]) for key in keys]}
-            if "s2l_source" in select_fields:
-                found["s2l_source"] = [rows[key][1] for key in keys]
-            return found
-
-        monkeypatch.setattr(outcomes.tq, "kv_batch_get", get)
-        tags = [{"is_padding": key in padding} for key in rows]
-        return sessions_of(KVBatchMeta(partition_id="train", keys=list(rows), tags=tags), with_sources, strict=strict)
+        queue.rows = {key: {"extra_fields": row(acc), "s2l_source": source} for key, (acc, source) in rows.items()}
+        found = StepRows.of(queue.batch(padding), mixed=with_sources, guided=False, with_reward=False)
+        return found.sessions(strict=strict)
 
     return run
 
@@ -67,12 +59,11 @@ def test_where_accuracy_does_not_count_a_strange_one_is_none(read, value) -> Non
     assert read({"u_0_0": (value, "learner")}, strict=False)[0].acc is None
 
 
-def test_a_bare_reward_is_no_accuracy(monkeypatch) -> None:
+def test_a_bare_reward_is_no_accuracy(queue) -> None:
     """verl records it as ``acc`` and nothing else."""
-    rows = {"extra_fields": [{"reward_extra_info": {"acc": 0.3}}]}
-    monkeypatch.setattr(outcomes.tq, "kv_batch_get", lambda keys, partition_id, select_fields: rows)
-    batch = KVBatchMeta(partition_id="train", keys=["u_0_0"], tags=[{}])
-    assert sessions_of(batch, with_sources=False)[0].acc is None
+    queue.rows = {"u_0_0": {"extra_fields": {"reward_extra_info": {"acc": 0.3}}}}
+    found = StepRows.of(queue.batch(), mixed=False, guided=False, with_reward=False)
+    assert found.sessions()[0].acc is None
 
 
 def test_batch_accuracy_is_over_all_sessions_whoever_sampled() -> None:

@@ -64,7 +64,7 @@ def test_it_is_asked_with_a_row_of_the_data(asked) -> None:
 @pytest.mark.parametrize("async_", [False, True])
 def test_a_bare_number_is_refused(asked, async_: bool) -> None:
     with pytest.raises(
-        ConfigError, match=r"s2l.kl.type=accuracy and .*bare.py .data_source mine. returns a bare float \(0.5\)"
+        ConfigError, match=r"and s2l.kl.type=accuracy needs .*bare.py .data_source mine. returns a bare float \(0.5\)"
     ):
         asked("bare", async_)
 

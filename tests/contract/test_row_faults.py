@@ -1,29 +1,33 @@
 """Rows and sampling after a failure, as the driver sees them; without a run."""
 
+from types import SimpleNamespace
+
 import pytest
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from s2l_ext.errors import S2LError
-from s2l_ext.training import corrections, faults
-from s2l_ext.training.row_metrics import require_learner_rows
+from s2l_ext.methods.explorer import advantage_groups
+from s2l_ext.methods.explorer.controller import Explorer
+from s2l_ext.training import faults
+from s2l_ext.training.row_metrics import require_rows
+from s2l_ext.training.step import Step, StepRows
 from s2l_ext.training.waiting import Waiting
 
 pytestmark = pytest.mark.contract
 
 
-def rows(*keys: str) -> KVBatchMeta:
-    return KVBatchMeta(partition_id="train", keys=list(keys), tags=[{} for _ in keys])
+def rows(*keys: str, sources: tuple[str, ...] = ()) -> StepRows:
+    return StepRows(list(keys), list(sources), [0] * len(keys), None, [{}] * len(keys))
 
 
-def test_rows_that_changed_their_sampler_are_found(monkeypatch) -> None:
-    def get(keys, partition_id, select_fields):
-        assert keys == ["a_0_0", "a_1_0", "b_0_0"]
-        return {"s2l_source": ["learner", "explorer", "learner"]}
-
-    monkeypatch.setattr(faults.tq, "kv_batch_get", get)
-    batch = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0")
-    assert faults.fallback_rows(batch, {"a": 2, "b": 1}) == ["a_0_0", "b_0_0"]
-    assert faults.fallback_rows(batch, {"a": 0, "b": 0}) == []
+def test_rows_that_changed_their_sampler_are_found() -> None:
+    """Sessions 0 and 1 of group a and session 0 of group b were the explorer's."""
+    names = ("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0")
+    trained = rows(*names, sources=("learner", "explorer", "learner", "learner", "learner"))
+    step = Step(1, KVBatchMeta(partition_id="train"), metrics={}, plans={}, rows=trained)
+    assert Explorer._fallback_rows(step, {"a": range(2), "b": range(1)}) == ["a", "b"]
+    assert Explorer._fallback_rows(step, {"a": range(0), "b": range(0)}) == []
 
 
 def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
@@ -31,13 +35,22 @@ def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
     uids = ["a"] * 3 + ["b"] * 3 + ["c"] * 4
     sources = ["explorer", "learner", "learner"] * 2 + ["explorer", "explorer", "learner", "learner"]
     put: list[list[str]] = []
-    monkeypatch.setattr(corrections.tq, "kv_batch_get", lambda **_: {"uid": uids, "s2l_source": sources})
-    monkeypatch.setattr(corrections, "_put_uids", lambda batch, names: put.append(names))
-    with corrections.grouped_by_source(rows(), changed={"a", "c"}):
+    monkeypatch.setattr(advantage_groups, "read", lambda batch, fields: {"uid": uids, "s2l_source": sources})
+    monkeypatch.setattr(advantage_groups, "_put_uids", lambda batch, names: put.append(names))
+    with advantage_groups.grouped_by_source(KVBatchMeta(partition_id="train"), changed={"a", "c"}):
         pass
     both = ["explorer", "learner"]
     assert put[0] == ["a"] * 3 + ["b/explorer", "b/learner", "b/learner"] + [f"c/{one}" for one in both for _ in "12"]
     assert put[1] == uids
+
+
+def test_restarts_are_counted_without_any_method_too(trainer_of, monkeypatch) -> None:
+    """A time limit of sessions alone has a run watched."""
+    monkeypatch.setattr(PPOTrainer, "_compute_advantage", lambda self, batch, metrics: batch)
+    trainer, batch, metrics = trainer_of("expo/toy", "s2l.kl=null", "s2l.curriculum=null"), KVBatchMeta(), {}
+    trainer.watchdog = SimpleNamespace(restarts=2)
+    assert trainer.methods == [] and trainer._compute_advantage(batch, metrics) is batch
+    assert metrics == {"s2l/reward/restarts": 2.0}
 
 
 class Buffer:
@@ -76,10 +89,13 @@ def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> 
 
 def test_failed_sessions_of_the_learner_are_counted_and_none_at_all_ends_the_run() -> None:
     """Groups of three, the explorer's first session in group a: 2 + 3 are the learner's."""
-    slots = {"a": 1, "b": 0}
-    whole = rows("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0")
-    assert require_learner_rows(whole, slots, 3) == {"s2l/learner/missing_rows": 0.0}
-    assert require_learner_rows(rows("a_0_0", "a_2_0", "b_1_0"), slots, 3) == {"s2l/learner/missing_rows": 3.0}
-    assert require_learner_rows(rows("a_0_0"), {"a": 3}, 3) == {"s2l/learner/missing_rows": 0.0}
+
+    def required(*names: str, a: int = 1) -> dict[str, float]:
+        planned = {"a": range(a, 3), "b": range(3)}
+        return require_rows(rows(*names), planned, "learner", "its server or its router failed")
+
+    assert required("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0") == {"s2l/learner/missing_rows": 0.0}
+    assert required("a_0_0", "a_2_0", "b_1_0") == {"s2l/learner/missing_rows": 3.0}
+    assert required("a_0_0", a=3) == {"s2l/learner/missing_rows": 0.0}
     with pytest.raises(S2LError, match="none of the step's 2 learner sessions gave a row"):
-        require_learner_rows(rows("a_0_0"), slots, 3)
+        required("a_0_0")

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+import transfer_queue as tq
 from tensordict import NonTensorData, NonTensorStack, TensorDict
 from transfer_queue import KVBatchMeta
 
-from s2l_ext.training import sample_log
 from s2l_ext.training.sample_log import sample_rows, shortened
 
 pytestmark = pytest.mark.contract
@@ -50,7 +50,7 @@ def batch(monkeypatch) -> KVBatchMeta:
         }
         return TensorDict({name: every[name] for name in select_fields}, batch_size=[len(rows)])
 
-    monkeypatch.setattr(sample_log.tq, "kv_batch_get", get)
+    monkeypatch.setattr(tq, "kv_batch_get", get)
     return KVBatchMeta(partition_id="train", keys=list(ROWS), tags=[{}] * len(ROWS))
 
 

@@ -7,13 +7,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
 
+from s2l_ext.methods.explorer.advantage_groups import grouped_by_source, write_importance_weights
 from s2l_ext.training import actor_worker
 from s2l_ext.training.actor_worker import StepLoss, ratio_sums
-from s2l_ext.training.corrections import grouped_by_source, write_importance_weights
-from s2l_ext.training.outcomes import timed_out_rows
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.row_metrics import explorer_share, finish_ratio_sums, row_source_metrics
+from s2l_ext.training.row_metrics import finish_ratio_sums, row_source_metrics
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -43,6 +44,11 @@ def step(queue):
         "a_3_0": row("learner", 1.0, [-2.0], [-1.0], uid="a"),
     }
     return queue
+
+
+def by_source(batch: KVBatchMeta, behaviour: bool, guided: bool = False) -> dict[str, float]:
+    """Numbers of a step's rows, read as the trainer reads them."""
+    return row_source_metrics(Step(1, batch, {}, {}, StepRows.of(batch, True, guided)), behaviour, guided)
 
 
 # ---- importance weights -------------------------------------------------------------------------------------------
@@ -76,7 +82,7 @@ def test_tokens_outside_the_loss_weigh_one(queue) -> None:
 
 def test_sampler_ratio_is_learner_over_sampler(step) -> None:
     """And k3 = exp(d) - 1 - d, which is not the same for -d."""
-    found = row_source_metrics(step.batch(), with_behaviour=True)
+    found = by_source(step.batch(), behaviour=True)
     explorer, learner = ([1.0, -0.5, 0.25], [0.0, 0.0, 0.2, -1.0])
     for source, ratios in (("explorer", explorer), ("learner", learner)):
         prefix = f"s2l/source/{source}/sampler"
@@ -89,37 +95,49 @@ def test_numbers_by_source_leave_padding_rows_out(step) -> None:
     step.rows["pad_0_0"] = row("learner", 7.0, [-1.0] * 4, [-9.0] * 4, uid="pad")
     step.rows["a_2_0"]["advantages"] = [0.75, 0.75, 0.0]
     step.rows["a_3_0"] |= {"metrics": {"generate_sequences": 5.0}, "advantages": [-0.25]}
-    found = row_source_metrics(step.batch(padding=("pad_0_0",)), with_behaviour=True)
+    found = by_source(step.batch(padding=("pad_0_0",)), behaviour=True)
     expected = {"rows": 2, "reward_mean": 1, "acc_mean": 1, "response_length_mean": 2, "tokens": 4}
     expected |= {"advantage_mean": 0.125, "gen_seconds_sum": 7, "gen_seconds_max": 5}
     assert {name: found[f"s2l/source/learner/{name}"] for name in expected} == pytest.approx(expected)
     assert found["s2l/source/explorer/reward_mean"] == 0.5
-    assert explorer_share({"s2l/source/explorer/rows": 1.0, "s2l/source/learner/rows": 3.0}) == 0.25
 
 
 def test_a_row_that_is_out_of_the_loss_has_advantage_zero_and_no_tokens(step) -> None:
     step.rows["a_3_0"] |= {"response_mask": [0.0], "advantages": [9.0]}
     step.rows["a_2_0"]["advantages"] = [0.5] * 3
-    found = row_source_metrics(step.batch(), with_behaviour=True)
+    found = by_source(step.batch(), behaviour=True)
     assert (found["s2l/source/learner/advantage_mean"], found["s2l/source/learner/tokens"]) == (0.25, 3.0)
 
 
 def test_accuracy_is_left_out_where_one_row_has_none(step) -> None:
     step.rows["a_2_0"]["extra_fields"] = {"reward_extra_info": {"score": 1.0}}
-    assert not [name for name in row_source_metrics(step.batch(), with_behaviour=False) if "acc_mean" in name]
+    assert not [name for name in by_source(step.batch(), behaviour=False) if "acc_mean" in name]
 
 
 def test_rows_whose_judge_ran_out_of_time_are_counted(step) -> None:
-    assert timed_out_rows(step.batch()) == {}
+    assert StepRows.of(step.batch(), True, False).timed_out() == {}
     for key, value in (("a_0_0", 1.0), ("a_1_0", 0.0), ("a_2_0", 1.0)):
         step.rows[key]["extra_fields"] = {"reward_extra_info": {"acc": 0.0, "timed_out": value}}
     step.rows["pad_0_0"] = step.rows["a_0_0"]
-    assert timed_out_rows(step.batch(padding=("pad_0_0",))) == {"s2l/reward/timed_out": 2.0}
+    rows = StepRows.of(step.batch(padding=("pad_0_0",)), True, False)
+    assert rows.timed_out() == {"s2l/reward/timed_out": 2.0}
 
 
-def test_without_recorded_log_probabilities_there_is_no_ratio(step) -> None:
-    for flags in ({"with_behaviour": False}, {"with_behaviour": True, "with_learner": False}):
-        assert not [name for name in row_source_metrics(step.batch(), **flags) if "sampler" in name]
+@pytest.mark.parametrize(
+    ("settings", "recorded", "has_ratio"),
+    [((), True, True), ((), False, False), (("s2l.distill={teacher_path: x}",), True, False)],
+    ids=["recorded", "not recorded", "no old log-probabilities"],
+)
+def test_there_is_a_ratio_where_both_log_probabilities_are(step, trainer_of, settings, recorded, has_ratio) -> None:
+    trainer = trainer_of("s2l_po/toy", *settings)
+    trainer.config.actor_rollout_ref.rollout.calculate_log_probs = recorded
+    trainer.config.actor_rollout_ref.rollout.n = 4
+    trainer.step_plans = {"a": PromptPlan(1, slots=2)}
+    if not (recorded and has_ratio):
+        for row in step.rows.values():
+            del row["old_log_probs" if settings else "rollout_log_probs"]
+    found = trainer._row_metrics(trainer._observe(step.batch(), {}))
+    assert bool([name for name in found if "sampler" in name]) == has_ratio
 
 
 def test_guidance_tokens_are_the_first_of_a_row_and_in_no_ratio(queue) -> None:
@@ -131,7 +149,7 @@ def test_guidance_tokens_are_the_first_of_a_row_and_in_no_ratio(queue) -> None:
         "a_2_0": row("learner", 1.0, [-1.0], [-1.0], s2l_prefix_len=0, advantages=[7.0]),
     }
     queue.rows["a_1_0"]["advantages"] = [0.0, 0.0, 3.0, 3.0]
-    found = row_source_metrics(queue.batch(), with_behaviour=True, with_prefix=True)
+    found = by_source(queue.batch(), behaviour=True, guided=True)
     assert found["s2l/source/learner/sampler_ratio_mean"] == pytest.approx((2 * exp(0.5) + 2) / 4)
     advantages = {name.rpartition("_")[2]: value for name, value in found.items() if "guidance/advantage_std" in name}
     assert advantages == pytest.approx({"guided": 1.0, "unguided": 0.0}), "1 and 3 of guided rows, 7 of the other"
@@ -189,7 +207,7 @@ def test_the_loss_reports_each_source_from_its_own_rows(monkeypatch) -> None:
     assert (loss.clip_low, loss.clip_high) == (0.2, 0.28)
     _, metrics = loss(model_output={"log_probs": torch.tensor([[-1.0, -1.0], [-2.0, 9.0]])}, data=data)
     sums = {f"actor/{name}": float(value.aggregate()) for name, value in metrics.items()}
-    finished = finish_ratio_sums(sums, weights_expected=True)
+    finished = finish_ratio_sums(sums)
     explorer, learner = "s2l/source/explorer", "s2l/source/learner"
     assert finished == pytest.approx(
         {

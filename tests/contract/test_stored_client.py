@@ -68,9 +68,10 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     from verl.utils import tensordict_utils as tu
 
     from s2l_ext.data.prompts import prompt_id
-    from s2l_ext.methods.explorer import stored_controller as stored
+    from s2l_ext.methods.explorer import stored_rollouts as stored
     from s2l_ext.methods.explorer.config import ExplorerConfig
     from s2l_ext.training.batch_fields import STORED_FIELD
+    from s2l_ext.training.planning import Draw
 
     chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]
     extras = [{"index": 4}, {"index": 9}] if "extra_info" in columns else [None, None]
@@ -80,16 +81,19 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     settings = ExplorerConfig(source="offline", store="folder", too_few="learner")
 
     def step(rollouts) -> tuple[list[list[str]], list[int]]:
-        batch = tu.get_tensordict({name: {"raw_prompt": chats, "extra_info": extras}[name] for name in columns})
-        taken = rollouts.send(batch, 2)
-        sent = [text.split() for text in batch[STORED_FIELD]]
-        assert sent == [[str(number) for number in one.rollouts] for one in taken]
-        return sent, [len(one) for one in sent]
+        rows = {name: {"raw_prompt": chats, "extra_info": extras}[name] for name in columns}
+        draw = Draw(tu.get_tensordict(rows | {"uid": ["a", "b"]}), 1)
+        draw.slots = 2
+        rollouts.draw(draw)
+        sent = [text.split() for text in draw.batch[STORED_FIELD]]
+        counts = [draw.plans()[uid].stored for uid in ("a", "b")]
+        assert counts == [len(one) for one in sent]
+        return sent, counts
 
-    first = stored.StepRollouts(settings, seed=3)
+    first = stored.StoredRollouts(settings, seed=3)
     one, counts = step(first)
     assert counts == [2, 2] and one[1] == ["0", "1"]
-    resumed = stored.StepRollouts(settings, seed=3)
+    resumed = stored.StoredRollouts(settings, seed=3)
     resumed.load_state_dict(first.state_dict())
     two, counts = step(resumed)
     assert counts == [1, 0] and sorted(one[0] + two[0]) == ["0", "1", "2"]

@@ -24,8 +24,9 @@ from verl.workers.utils import losses
 from s2l_ext.config.modes import TRAINERS
 from s2l_ext.training.actor_worker import S2LActorWorker
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker
-from s2l_ext.training.row_metrics import ROW_FIELDS
-from s2l_ext.training.trainer import S2LMethods
+from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.training.row_metrics import TOKEN_FIELDS
+from s2l_ext.training.trainer import S2LTrainerMixin
 from s2l_ext.training.trainers_by_mode import S2LColocateAsyncTrainer, S2LSeparateAsyncTrainer, S2LTrainer
 
 pytestmark = pytest.mark.contract
@@ -41,12 +42,14 @@ TRAINER_SEAMS = {
     "_init_resource_pool_mgr": ["self"],
     "_setup": ["self"],
     "get_llm_client": ["self"],
+    "prepare_step": ["self"],
     "_next_train_batch": ["self", "num_prompts"],
     "_reissue_inflight_prompts": ["self", "partition_id"],
     "_balance_batch": ["self", "batch", "metrics", "logging_prefix", "keep_minibatch"],
     "_compute_old_log_prob": ["self", "batch", "metrics"],
     "_compute_advantage": ["self", "batch", "metrics"],
     "_update_actor": ["self", "batch", "metrics"],
+    "on_sample_end": ["self"],
     "on_step_end": ["self"],
     "_compute_metrics": ["self", "batch", "metrics", "timing_raw", "global_steps", "epoch"],
     "_val_metrics_update": [
@@ -79,7 +82,7 @@ def test_we_override_exactly_the_listed_trainer_methods() -> None:
         for name in vars(cls)
         if callable(getattr(cls, name, None))
     }
-    overridden = {name for name in vars(S2LMethods) if name in inherited and not name.startswith("__")}
+    overridden = {name for name in vars(S2LTrainerMixin) if name in inherited and not name.startswith("__")}
     assert overridden == set(TRAINER_SEAMS)
     assert {name for ours in VERLS_TRAINERS for name in vars(ours) if name in inherited and name[:2] != "__"} == {
         "_setup"
@@ -89,7 +92,7 @@ def test_we_override_exactly_the_listed_trainer_methods() -> None:
 def test_trainers_are_registered_by_the_plugin_each_over_verls_of_its_mode() -> None:
     for ours, verls in VERLS_TRAINERS.items():
         assert TRAINER_REGISTRY[TRAINERS[ours.mode]] is ours and TRAINER_REGISTRY[ours.mode] is verls
-        assert issubclass(ours, verls) and ours.__mro__.index(S2LMethods) < ours.__mro__.index(verls)
+        assert issubclass(ours, verls) and ours.__mro__.index(S2LTrainerMixin) < ours.__mro__.index(verls)
 
 
 def test_base_class_still_takes_any_mode_but_sync_for_asynchronous() -> None:
@@ -136,7 +139,7 @@ def test_validation_ends_in_the_metrics_that_we_add_to() -> None:
     acc = [1.0, 0.0, 0.0, 0.0]
     samples = (["a"] * 4, ["p"] * 4, {"reward": acc, "score": acc, "acc": acc}, [2] * 4, {("a", "p"): 4})
 
-    class Alone(S2LMethods):
+    class Alone(S2LTrainerMixin):
         def __init__(self) -> None:
             self.global_steps, self.run_log = (
                 3,
@@ -171,7 +174,8 @@ def test_columns_that_meet_verls_own_parameters_are_refused() -> None:
     base = AgentLoopWorkerTQ.__ray_metadata__.modified_class
     taken = {*parameters(base._run_agent_loop)[1:5], *parameters(base._agent_loop_postprocess)[1:3]}
     assert taken - {"agent_name"} <= RESERVED_COLUMNS
-    assert "session_id" in RESERVED_COLUMNS and set(ROW_FIELDS) <= RESERVED_COLUMNS | {"advantages", "old_log_probs"}
+    read = {"extra_fields", "rm_scores", "metrics", SOURCE_FIELD, PREFIX_FIELD, *TOKEN_FIELDS}
+    assert "session_id" in RESERVED_COLUMNS and read <= RESERVED_COLUMNS | {"advantages", "old_log_probs"}
 
 
 def test_manager_takes_our_worker_class() -> None:

@@ -183,10 +183,10 @@ def launch(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 def kill_and_resume(launch) -> Callable:
     """SIGKILL once the checkpoint of step 2 is complete, then the same command: steps before the kill, and the run."""
 
-    def run(config: str, *overrides: str) -> tuple[dict[int, dict], Launch]:
-        first = launch(config, *overrides)
+    def run(config: str, *overrides: str, command: list[str] | None = None) -> tuple[dict[int, dict], Launch]:
+        first = launch(config, *overrides, command=command)
         first.kill_9_after_checkpoint(2)
         before = first.steps()
-        return before, launch(config, *overrides, folder=first.folder).wait()
+        return before, launch(config, *overrides, folder=first.folder, command=command).wait()
 
     return run

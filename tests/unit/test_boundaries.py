@@ -38,8 +38,8 @@ def test_a_window_of_one_compares_with_the_last_accuracy():
 
 
 def test_decays_of_one_step_a_stage_and_of_no_tokens():
-    assert [StepwiseDecay(initial=80, gamma=0.5, every=1).at(step) for step in range(3)] == [80, 40, 20]
-    assert LinearDecay(initial=0, total_steps=3).at(1) == 0
+    assert [StepwiseDecay(initial=80, gamma=0.5, every=1).at(step) for step in (1, 2, 3)] == [80, 40, 20]
+    assert LinearDecay(initial=0, total_steps=3).at(2) == 0
 
 
 def test_an_order_that_ended_its_pass_goes_on_with_the_next():

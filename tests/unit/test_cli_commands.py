@@ -15,9 +15,9 @@ from s2l_ext import __version__, cli
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch import train
 from s2l_ext.launch.plan_summary import render
-from s2l_ext.training import registration
+from s2l_ext.training import before_run, registration
 
-PRETENDED_CHECKS = ("preflight", "activate_for", "_ask_verl")
+PRETENDED_CHECKS = ("check_own_pool", "check_before_run", "activate_for", "_ask_verl")
 
 
 @pytest.fixture
@@ -29,7 +29,8 @@ def quick(monkeypatch, composed_once):
 @pytest.fixture
 def no_machine(monkeypatch, quick):
     """Neither models nor verl are looked at; everything before and after is real."""
-    monkeypatch.setattr(train, "preflight", lambda cfg, s2l: ["the weather is bad"])
+    monkeypatch.setattr(before_run, "check_inputs", lambda cfg, s2l: ["the weather is bad"])
+    monkeypatch.setattr(train, "check_own_pool", lambda cfg, s2l: None)
     monkeypatch.setattr(train, "activate_for", lambda cfg: "cpu")
     monkeypatch.setattr(train, "_ask_verl", lambda cfg: print("verl talks"))
 
@@ -163,11 +164,11 @@ def test_a_manager_that_cannot_be_loaded_is_refused_before_the_models(no_machine
 
 def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):
     order: list[str] = []
-    for name in ("check_against_verl", *PRETENDED_CHECKS):
-        result = [] if name in ("check_against_verl", "preflight") else "cpu"
+    for name in PRETENDED_CHECKS:
+        result = before_run.Checked([], {}) if name == "check_before_run" else "cpu"
         monkeypatch.setattr(train, name, lambda *_, name=name, result=result: order.append(name) or result)
     train.prepare("grpo/toy", [])
-    assert order == ["activate_for", "check_against_verl", "preflight", "_ask_verl"]
+    assert order == ["activate_for", "check_own_pool", "check_before_run", "_ask_verl"]
 
 
 def test_train_stores_the_configuration_and_hands_over_to_verl(no_machine, monkeypatch, tmp_path, capsys):
@@ -202,6 +203,6 @@ def test_a_refusal_inside_a_worker_is_one_message_too(no_machine, monkeypatch, c
 def test_module_form_is_the_same_command(no_machine, monkeypatch, capsys):
     monkeypatch.setattr(train, "run", lambda prepared: None)
     assert train.main(["--config-name", "grpo/toy"]) == 0
-    assert "explorer   off" in capsys.readouterr().out
+    assert "off        explorer, kl" in capsys.readouterr().out
     assert train.main(["--config-name", "grpo/toi"]) == 2
     assert "Did you mean 'grpo/toy'" in capsys.readouterr().err

@@ -117,6 +117,7 @@ def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
 
 
 def test_a_row_that_names_a_loop_of_several_turns_is_refused_too(configured, tmp_path: Path) -> None:
+    from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.preflight import _check_media
 
     rows = [
@@ -127,9 +128,9 @@ def test_a_row_that_names_a_loop_of_several_turns_is_refused_too(configured, tmp
     with pytest.raises(
         ConfigError, match=r"^column agent_name of data\.train_files=tool_agent with s2l\.explorer\.source="
     ):
-        _check_media(cfg, parse_s2l(cfg.s2l))
+        _check_media(Inputs(cfg, parse_s2l(cfg.s2l)))
     live = configured("s2l_po/toy", data__train_files=str(tmp_path / "train.parquet"))
-    _check_media(live, parse_s2l(live.s2l))
+    _check_media(Inputs(live, parse_s2l(live.s2l)))
 
 
 def test_stored_rollouts_need_no_engine_of_vllms(rules) -> None:
@@ -176,10 +177,11 @@ def test_pictures_pass_where_nothing_reads_the_prompts_tokens(configured, recipe
 
 
 def test_the_columns_are_those_of_the_training_files(configured, tmp_path: Path) -> None:
+    from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.preflight import _check_media
 
     row = {"prompt": [{"role": "user", "content": "<image>what?"}], "images": ["picture"]}
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "train.parquet")
     cfg = configured("g2rpo_a/toy", data__train_files=str(tmp_path / "train.parquet"))
     with pytest.raises(ConfigError, match=r"^data\.image_key=images: the data has this column\. s2l\.guidance "):
-        _check_media(cfg, parse_s2l(cfg.s2l))
+        _check_media(Inputs(cfg, parse_s2l(cfg.s2l)))

@@ -20,6 +20,7 @@ from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Manifest
 from s2l_ext.store.shards import write_manifest
+from s2l_ext.training.inputs import Inputs
 from s2l_ext.training.judges import VERLS_OWN, judge_of_run, judge_warnings
 from s2l_ext.training.preflight import _drawn_anew, _read_golds
 
@@ -209,7 +210,8 @@ def test_a_sample_without_a_seed_is_named(tmp_path, configured):
     path = str(gold_file(tmp_path, ["1", "2", "3"]))
 
     def said(**settings: Any) -> list[str]:
-        return _drawn_anew(configured("grpo/qwen3_8b", data__train_files=path, **settings))
+        cfg = configured("grpo/qwen3_8b", data__train_files=path, **settings)
+        return _drawn_anew(Inputs(cfg, parse_s2l(cfg.s2l)))
 
     assert said(data__train_max_samples=2)[0].startswith(
         "data.train_max_samples=2 of 3 rows are drawn without data.seed: a resumed run, or another arm"

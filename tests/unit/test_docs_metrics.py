@@ -19,8 +19,8 @@ ANY = "<>"
 
 COMPOSED: dict[str, list[tuple[str, str]]] = {
     "s2l/kl/": [
-        ("methods/kl/controller.py", "send"),
-        ("methods/kl/controller.py", "receive"),
+        ("methods/kl/controller.py", "before_update"),
+        ("methods/kl/controller.py", "after_update"),
         ("methods/kl/coefficient.py", "metrics"),
     ],
     "s2l/curriculum/": [
@@ -30,7 +30,7 @@ COMPOSED: dict[str, list[tuple[str, str]]] = {
         ("methods/curriculum/orders.py", "metrics"),
     ],
     "s2l/guidance/": [
-        ("methods/guidance/controller.py", "observe"),
+        ("methods/guidance/controller.py", "learn"),
         ("methods/guidance/controller.py", "statistics"),
         ("training/row_metrics.py", "prefix_metrics"),
         ("methods/guidance/length.py", "metrics"),

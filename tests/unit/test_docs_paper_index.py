@@ -1,15 +1,18 @@
-"""The equation index points at lines that hold what it says."""
+"""The equation index names text that stands in the files that it names."""
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
-ENTRY = re.compile(r"`(s2l_ext/[\w/]+\.py):(\d+)` `([^`]+)`")
+ENTRIES = re.findall(r"`(s2l_ext/[\w/]+\.py)` `([^`]+)`", (ROOT / "docs" / "paper_index.md").read_text())
 
 
-def test_every_reference_points_at_its_line() -> None:
-    entries = ENTRY.findall((ROOT / "docs" / "paper_index.md").read_text())
-    assert len(entries) >= 7
-    for path, number, text in entries:
-        lines = (ROOT / path).read_text().splitlines()
-        assert text in lines[int(number) - 1], f"{path}:{number} should hold {text!r}: {lines[int(number) - 1]!r}"
+def test_there_are_references() -> None:
+    assert len(ENTRIES) >= 37
+
+
+@pytest.mark.parametrize(("path", "text"), ENTRIES)
+def test_the_file_has_what_the_index_says(path: str, text: str) -> None:
+    assert text in (ROOT / path).read_text()

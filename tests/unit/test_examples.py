@@ -1,4 +1,4 @@
-"""examples/add_a_method works as CONTRIBUTING.md says, tested as a method of one's own should be; the scripts of
+"""examples/own_curriculum works as CONTRIBUTING.md says, tested as a method of one's own should be; the scripts of
 examples/ray_submit send what they say."""
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from s2l_ext.launch import submit, train
 from s2l_ext.launch.cluster import Node, check_accelerators
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.curriculum.pass_rates import PassRates
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 from s2l_ext.training.controller_state import load_state, save_state
 from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-EXAMPLE = ROOT / "examples" / "add_a_method"
+EXAMPLE = ROOT / "examples" / "own_curriculum"
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +126,7 @@ def test_the_recipe_composes_and_passes_the_checks(learnability):
     s2l = parse_s2l(cfg.s2l)
     assert check_against_verl(s2l, cfg) == []
     assert s2l.curriculum is not None and s2l.curriculum.options == {"ema": 0.9, "floor": 0.01}
-    assert needs_accuracy(s2l.kl, s2l.curriculum) == ["s2l.curriculum.type=learnability:Learnability"]
+    assert accuracy_settings(s2l, cfg) == ["s2l.curriculum.type=learnability:Learnability"]
     assert resolve(s2l.curriculum.type, "s2l.curriculum.type", ()) is learnability.Learnability
 
 

@@ -8,8 +8,8 @@ from omegaconf import OmegaConf
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.kl.config import KLConfig
-from s2l_ext.methods.kl.rules import build_kl, needs_accuracy
-from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.methods.kl.rules import build_kl
+from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
 
@@ -221,8 +221,12 @@ def test_curriculum_by_entry_point(recipe, monkeypatch) -> None:
     assert "mine" in recipe.refused(s2l__curriculum__type="none_such")
 
 
-def test_who_needs_accuracy() -> None:
-    assert needs_accuracy(KLConfig(), CurriculumConfig()) == ["s2l.kl.type=accuracy", "s2l.curriculum.type=gaussian"]
-    assert needs_accuracy(KLConfig(type="constant"), CurriculumConfig(type="uniform")) == []
-    assert needs_accuracy(None, CurriculumConfig(type="a.b:C")) == ["s2l.curriculum.type=a.b:C"]
-    assert needs_accuracy(None, None) == []
+def test_who_needs_accuracy(configured) -> None:
+    def needing(**blocks: dict) -> list[str]:
+        return accuracy_settings(parse_s2l(blocks), configured("expo/toy"))
+
+    assert needing(kl={}, curriculum={}) == ["s2l.curriculum.type=gaussian", "s2l.kl.type=accuracy"]
+    assert needing(kl={"type": "constant"}, curriculum={"type": "uniform"}) == []
+    assert needing(curriculum={"type": "a.b:C"}) == ["s2l.curriculum.type=a.b:C"]
+    assert needing(distill={"loss": "sft", "correct_only": True}) == ["s2l.distill.correct_only=True"]
+    assert needing() == []

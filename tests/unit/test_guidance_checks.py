@@ -9,7 +9,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.rules import LENGTH_KEYS
 from s2l_ext.methods.guidance.trace_checks import check_traces, read_teacher_rollouts
-from s2l_ext.methods.kl.rules import needs_accuracy
+from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +116,10 @@ def test_alpha_zero_is_said(recipe) -> None:
     assert "no session is guided" in recipe.check(s2l__guidance__alpha=0.0)[0]
 
 
-def test_adaptive_lengths_need_accuracy() -> None:
-    assert needs_accuracy(None, None, GuidanceConfig()) == ["s2l.guidance.length.type=adaptive"]
-    assert needs_accuracy(None, None, GuidanceConfig(length=GuidanceLengthConfig(type="linear"))) == []
+def test_adaptive_lengths_need_accuracy(configured) -> None:
+    cfg = configured("expo/toy")
+    assert accuracy_settings(parse_s2l({"guidance": {}}), cfg) == ["s2l.guidance.length.type=adaptive"]
+    assert accuracy_settings(parse_s2l({"guidance": {"length": {"type": "linear"}}}), cfg) == []
 
 
 # ---- traces -------------------------------------------------------------------------------------------------------

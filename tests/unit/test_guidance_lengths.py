@@ -213,10 +213,10 @@ def test_additive_state_of_an_earlier_version_continues() -> None:
 
 
 def test_decays_at_start_middle_and_end() -> None:
-    assert [LinearDecay(3072, 100).at(t) for t in (0, 50, 100, 120)] == [3072, 1536, 0, 0]
-    assert [ConcaveDecay(3072, 100, 2.0).at(t) for t in (0, 50, 100, 120)] == [3072, 768, 0, 0]
-    assert [StepwiseDecay(3072, 0.5, 50).at(t) for t in (0, 49, 50, 100)] == [3072, 3072, 1536, 768]
-    assert [Constant(500).at(t) for t in (0, 50, 100)] == [500] * 3
+    assert [LinearDecay(3072, 100).at(step) for step in (1, 51, 101, 121)] == [3072, 1536, 0, 0]
+    assert [ConcaveDecay(3072, 100, 2.0).at(step) for step in (1, 51, 101, 121)] == [3072, 768, 0, 0]
+    assert [StepwiseDecay(3072, 0.5, 50).at(step) for step in (1, 50, 51, 101)] == [3072, 3072, 1536, 768]
+    assert [Constant(500).at(step) for step in (1, 51, 101)] == [500] * 3
 
 
 @pytest.mark.parametrize(

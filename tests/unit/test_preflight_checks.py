@@ -16,8 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.curriculum.controller import Curriculum
+from s2l_ext.methods.curriculum.inputs import check_warm_start
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training.preflight import check_pool, check_warm_start, preflight, steps_of_run
+from s2l_ext.training.inputs import steps_of_run
+from s2l_ext.training.preflight import check_inputs, check_own_pool, check_pool
 
 TOKENS = ["<pad>", "<unk>", "<eos>", "a", "b"]
 
@@ -78,7 +81,9 @@ def composed(*settings: str) -> DictConfig:
 
 def look(*overrides: str) -> list[str]:
     cfg = composed(*overrides)
-    return preflight(cfg, parse_s2l(cfg.s2l))
+    s2l = parse_s2l(cfg.s2l)
+    check_own_pool(cfg, s2l)
+    return check_inputs(cfg, s2l)
 
 
 def test_a_sound_world_passes_without_a_warning(world):
@@ -293,11 +298,11 @@ def test_warm_start_of_other_prompts_is_refused(world):
     rates.write_text("".join(json.dumps({"prompt_id": f"p{n}", "pass_rate": 0.5}) + "\n" for n in range(4)))
     cfg = composed("s2l.explorer=null", f"s2l.curriculum={{type: gaussian, warm_start: {rates}}}")
     with pytest.raises(DataError, match="4 of 4 prompt ids are not in the training data, first: p0, p1, p2"):
-        check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
-    check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=("curriculum",))
+        check_warm_start(parse_s2l(cfg.s2l).curriculum, cfg)
+    Curriculum(parse_s2l(cfg.s2l).curriculum, parse_s2l(cfg.s2l), cfg).check_start(resumed=True)
     write_rows(world / "train.parquet", 32, extra_info={"id": "p1"})
     rates.write_text(json.dumps({"prompt_id": "p1", "pass_rate": 0.5}))
-    check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+    check_warm_start(parse_s2l(cfg.s2l).curriculum, cfg)
 
 
 def test_a_wrong_keyword_of_the_mathematics_reward_is_refused_before_models_load():
@@ -342,10 +347,10 @@ def test_a_store_of_more_prompts_than_the_run_has_gives_start_values(world, tmp_
         write_manifest(folder, Manifest({}, {"n": 1, "prompts": len(names), "problems": ""}, True, (shard,)))
         cfg = composed("s2l.explorer=null", f"s2l.curriculum={{type: gaussian, warm_start: {folder}}}")
         if name == "more":
-            check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+            check_warm_start(parse_s2l(cfg.s2l).curriculum, cfg)
         else:
             with pytest.raises(DataError, match="1 of 1 prompt ids are not in the training data"):
-                check_warm_start(cfg, parse_s2l(cfg.s2l), resumed=())
+                check_warm_start(parse_s2l(cfg.s2l).curriculum, cfg)
 
 
 @pytest.mark.parametrize("key", ["s2l.explorer.model_path", "s2l.distill.teacher_path"])

@@ -7,8 +7,11 @@ import pytest
 from s2l_ext.config.run_steps import FROM_DATA, STEPS_KEY, RunSteps, ranges, run_steps
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.plan_summary import build_plan, render
+from s2l_ext.methods.curriculum.rules import check_last_pass
+from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
+from s2l_ext.methods.guidance.rules import check_stages
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training.schedule_rules import check_schedules
+from s2l_ext.training.schedule_rules import unmoved_warnings
 
 
 @pytest.fixture
@@ -19,7 +22,11 @@ def warned(configured):
         cfg = configured(recipe, **settings)
         batch, epochs = cfg.data.train_batch_size, cfg.trainer.total_epochs
         steps = run_steps(cfg, None if rows is None else rows // batch * epochs)
-        return check_schedules(parse_s2l(cfg.s2l), cfg, steps, rows)
+        s2l, said = parse_s2l(cfg.s2l), []
+        said += schedule_warnings_of_run(s2l.explorer, cfg, steps) if s2l.explorer else []
+        said += check_stages(s2l.guidance, steps) if s2l.guidance and steps else []
+        said += unmoved_warnings(s2l, cfg, steps)
+        return said + (check_last_pass(s2l.curriculum, cfg, rows) if s2l.curriculum and rows else [])
 
     return of
 
@@ -150,7 +157,7 @@ def test_pass_rates_that_could_never_move_are_refused(warned) -> None:
 
 def test_without_a_number_of_steps_the_run_is_taken_to_see_the_hand_over(configured) -> None:
     cfg = configured(BOTH, trainer__total_training_steps=None, **{SIGNAL: "unguided"})
-    (warning,) = check_schedules(parse_s2l(cfg.s2l), cfg, None, None)
+    (warning,) = unmoved_warnings(parse_s2l(cfg.s2l), cfg, None)
     assert "at step 1-5, where no length of type=adaptive moves" in warning
 
 

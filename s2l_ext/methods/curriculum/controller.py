@@ -1,75 +1,136 @@
-"""The curriculum in a run: the prompts of each step, what they showed, and the line that is kept of it."""
+"""EXPO's curriculum in a run: the prompts of each step, what they showed, and the line that is kept of it."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import DataError
+from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
+from s2l_ext.methods.curriculum.inputs import check_tiers, check_warm_start
 from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin_of
-from s2l_ext.methods.curriculum.sampler import CurriculumSampler
-from s2l_ext.methods.kl.rules import needs_accuracy
-from s2l_ext.training.outcomes import Session, pass_rates
+from s2l_ext.methods.curriculum.rules import CURRICULUM_KEYS, accuracy_setting, check_curriculum, check_last_pass
+from s2l_ext.training.outcomes import pass_rates
 from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.utils.digests import file_digests
 
-FILE_NAME = "curriculum.jsonl"
+if TYPE_CHECKING:
+    from s2l_ext.methods.curriculum.sampler import CurriculumSampler
+    from s2l_ext.training.inputs import Inputs
+    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.step import Step
+
+DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
+"""verl's settings that decide which rows of the files are prompts, and in which order."""
 
 
-class StepPrompts:
-    """Links verl's prompt ``uid`` to positions in the data set and feeds pass rates back.
+class Curriculum(Method):
+    """Links verl's prompt ``uid`` to positions in the data set and feeds pass rates back."""
 
-    Args:
-        config: the ``s2l.curriculum`` block.
-        sampler: draws the prompts of each step.
-    """
+    block = "curriculum"
+    config_class = CurriculumConfig
+    may_change = frozenset({"warm_start", "on_mismatch"})  # start values, which a resumed run no longer reads
 
-    def __init__(self, config: CurriculumConfig, sampler: CurriculumSampler) -> None:
-        self.config = config
-        self.sampler = sampler
+    config: CurriculumConfig
+    sampler: CurriculumSampler
+
+    def __init__(self, config: CurriculumConfig, s2l: Any, cfg: DictConfig) -> None:
+        super().__init__(config, s2l, cfg)
         self.plans: Mapping[str, PromptPlan] = {}
         self.observed: dict[int, float] = {}
         self.before: dict[str, Any] = {}
         self._draws: list[dict[str, Any]] = []
+
+    # ---- before a run
+
+    def check(self) -> list[str]:
+        return check_curriculum(self.config, self.cfg)
+
+    def check_inputs(self, inputs: Inputs) -> list[str]:
+        check_tiers(self.config, inputs)
+        return check_last_pass(self.config, self.cfg, inputs.rows) if inputs.rows else []
+
+    def check_start(self, resumed: bool) -> None:
+        if not resumed:
+            check_warm_start(self.config, self.cfg)
+
+    @property
+    def needs_accuracy(self) -> str | None:
+        return accuracy_setting(self.config)
+
+    def fingerprint(self) -> dict[str, Any]:
+        data = self.cfg.data
+        chat = data.get("apply_chat_template_kwargs")
+        chat = OmegaConf.to_object(chat) if OmegaConf.is_config(chat) else chat
+        files = [data.train_files] if isinstance(data.train_files, str) else list(data.train_files)
+        return {
+            **super().fingerprint(),
+            **{f"curriculum.data.{name}": data.get(name) for name in DATA_SETTINGS},
+            "curriculum.data.custom_cls": OmegaConf.select(self.cfg, "data.custom_cls.path"),
+            "curriculum.data.apply_chat_template_kwargs": OmegaConf.to_object(chat)
+            if OmegaConf.is_config(chat)
+            else chat,
+            "curriculum.data.sha256": file_digests(files),
+        }
+
+    def plan(self, steps: int | None) -> dict[str, Any]:
+        used = CURRICULUM_KEYS.get(self.config.type, {"options"}) | {"ema", "rows"}
+        settings = {name: getattr(self.config, name) for name in sorted(used)}
+        return {"curriculum": {"type": self.config.type, **settings}}
+
+    @classmethod
+    def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+        settings = plan["curriculum"]
+        shown = [f"{name} {value}" for name, value in settings.items() if name != "type" and value is not None]
+        return [("prompts", ", ".join([settings["type"], *shown]))]
+
+    # ---- start of a run
+
+    def start(self, trainer: Any) -> None:
+        """verl's data loader gets the curriculum's sampler, that of the checkpoint where there is one."""
+        from s2l_ext.methods.curriculum.sampler import replace_sampler, resumed_sampler
+
+        saved = trainer.resumed.get(self.block)
+        self.sampler = resumed_sampler(self.config, self.cfg, trainer.train_dataset, saved)
+        trainer.train_dataloader = replace_sampler(trainer, self.sampler)
 
     @property
     def rates(self) -> PassRates | None:
         """None for a curriculum of one's own that keeps no :class:`PassRates`."""
         return getattr(self.sampler.curriculum, "pass_rates", None)
 
-    def drawn(self, uids: Sequence[str]) -> list[int]:
-        """Prompts are fetched: ``uids`` name them in the order in which the sampler gave them. Returns their positions
-        in the data set."""
+    # ---- a step
+
+    def draw(self, draw: Draw) -> None:
+        """``draw.uids`` name the prompts in the order in which the sampler gave them."""
         indices = self.sampler.take_handed()
-        if len(uids) != len(indices):
-            raise RuntimeError(f"verl fetched {len(uids)} prompts, the curriculum gave {len(indices)}")
+        if len(draw.uids) != len(indices):
+            raise RuntimeError(f"verl fetched {len(draw.uids)} prompts, the curriculum gave {len(indices)}")
         self._draws.append(self._before_rollouts(indices))
-        return indices
+        draw.note("index", indices)
 
-    def train_on(self, plans: Mapping[str, PromptPlan]) -> None:
-        """The step trains on these prompts, drawn at this step or an earlier one."""
-        self.plans, self.observed = plans, {}
-        self.before, self._draws = _together(self._draws), []
-
-    def observe(self, sessions: list[Session]) -> None:
+    def observe(self, step: Step) -> None:
         """Update the curriculum with the step's pass rates.
 
         Raises:
             DataError: the curriculum reads accuracies and the reward function gave none.
         """
-        missing = sum(session.acc is None for session in sessions)
-        needing = needs_accuracy(None, self.config)
-        if missing and needing:
+        self.plans, self.observed = step.plans, {}
+        self.before, self._draws = _together(self._draws), []
+        missing = sum(session.acc is None for session in step.sessions)
+        if missing and self.needs_accuracy:
             raise DataError(
-                f"{needing[0]} needs the verifier's correctness, but the reward function gave no 'acc' for {missing} "
-                f"of {len(sessions)} sessions. Return it beside 'score' for every answer."
+                f"{self.needs_accuracy} needs the verifier's correctness, but the reward function gave no 'acc' for "
+                f"{missing} of {len(step.sessions)} sessions. Return it beside 'score' for every answer."
             )
-        by_uid = pass_rates(sessions, self.config.rows)
+        by_uid = pass_rates(step.sessions, self.config.rows)
         by_index: dict[int, list[float]] = defaultdict(list)  # a prompt can be drawn again before it is trained on
         for uid, rate in by_uid.items():
             by_index[_index(self.plans[uid])].append(rate)
@@ -78,9 +139,9 @@ class StepPrompts:
             indices = np.array(list(self.observed), dtype=np.int64)
             self.sampler.curriculum.update(indices, np.array(list(self.observed.values())))
 
-    def metrics(self) -> dict[str, float]:
-        """``s2l/curriculum/...`` after the step's update."""
-        own = getattr(self.sampler.curriculum, "metrics", dict)()
+    def metrics(self, step: Step) -> dict[str, float]:
+        """After the step's update."""
+        own: dict[str, float] = getattr(self.sampler.curriculum, "metrics", dict)()
         counts = {"drawn_prompts": float(len(self.plans)), "updated_prompts": float(len(self.observed))}
         return {f"s2l/curriculum/{name}": value for name, value in {**counts, **own}.items()}
 
@@ -105,6 +166,11 @@ class StepPrompts:
         mass = curriculum.bucket_mass().tolist() if isinstance(curriculum, GaussianCurriculum) else None
         of_drawn = bin_of(rates.rates[indices], HISTOGRAM_BINS)
         return {"bucket_mass": mass, "bucket_draws": np.bincount(of_drawn, minlength=HISTOGRAM_BINS).tolist()}
+
+    # ---- checkpoints; ``start`` has continued from the saved state
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.sampler.controller_state()
 
 
 def _together(draws: list[dict[str, Any]]) -> dict[str, Any]:

@@ -70,7 +70,7 @@ LAPPING = ("easy_to_hard", "file_order")
 """Curricula whose passes do not end with a step."""
 
 
-def _unfinished_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
+def check_last_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
     """verl's epoch is ``rows // batch`` steps: where passes go on inside a step, its last epoch ends before them."""
     batch, epochs = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, "trainer.total_epochs")
     if curriculum.type not in LAPPING or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
@@ -82,3 +82,9 @@ def _unfinished_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -
         f"{batch} prompts, and the last pass over {rows} leaves out the last {(rows - per_epoch * batch) * epochs} of "
         f"its order. Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
     ]
+
+
+def accuracy_setting(curriculum: CurriculumConfig) -> str | None:
+    """``s2l.curriculum.type=...`` where that type learns from accuracies; one's own class always may."""
+    learns = curriculum.type not in ("uniform", "easy_to_hard", "file_order")
+    return f"s2l.curriculum.type={curriculum.type}" if learns else None

@@ -1,38 +1,110 @@
-"""The driver's part of sparse-to-dense: rows without advantages, rows that are left out, and what is logged.
-
-The loss reads neither old log-probabilities nor advantages; verl's metrics read advantages, which are written as 0.
-"""
+"""Sparse-to-dense in a run: a divergence to the teacher is the loss; it reads neither advantages nor old log-probs."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
-import transfer_queue as tq
 from omegaconf import DictConfig, OmegaConf, open_dict
-from tensordict import TensorDict
-from transfer_queue import KVBatchMeta
 
-from s2l_ext.errors import DataError
+from s2l_ext.methods.base import Method
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.training.actor_worker import SUM_PREFIX
-from s2l_ext.training.batch_fields import DISTILL_BLOCK
-from s2l_ext.training.outcomes import accuracy_of
+from s2l_ext.methods.distill.inputs import check_teacher
+from s2l_ext.methods.distill.rules import check_distill
+from s2l_ext.methods.distill.teacher_rows import check_teacher_rows
+from s2l_ext.training.batch_fields import DISTILL_BLOCK, SUM_PREFIX
+from s2l_ext.training.needed import only_validates
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from s2l_ext.training.inputs import Inputs
+    from s2l_ext.training.step import Step
 
 PREFIX = f"actor/{SUM_PREFIX}/distill/"
 
 
-def adapt(config: DictConfig, distill: DistillConfig) -> None:
-    """Leave the block where the workers find it, or set up verl's own distillation for ``scorer: server``."""
-    with open_dict(config):
-        if distill.in_actor:
-            config.actor_rollout_ref[DISTILL_BLOCK] = OmegaConf.create(asdict(distill))
+class Distill(Method):
+    block = "distill"
+    config_class = DistillConfig
+    may_change = frozenset(
+        {"teacher_path", "chunk_size", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size"}
+    )  # the teacher is compared by its name; the others change no value
+
+    config: DistillConfig
+
+    def __init__(self, config: DistillConfig, s2l: Any, cfg: DictConfig) -> None:
+        super().__init__(config, s2l, cfg)
+        self.is_loss = config.in_actor and not only_validates(cfg)
+        self.skips_old_log_probs = self.is_loss
+
+    # ---- before a run
+
+    def check(self) -> list[str]:
+        warnings = check_distill(self.config, self.s2l, self.cfg)
+        return warnings + (check_teacher_rows(self.config, self.s2l.explorer) if self.s2l.explorer else [])
+
+    def check_inputs(self, inputs: Inputs) -> list[str]:
+        return check_teacher(inputs)
+
+    @property
+    def needs_accuracy(self) -> str | None:
+        return "s2l.distill.correct_only=True" if self.config.correct_only else None
+
+    def gpus(self) -> dict[str, int]:
+        distill = self.config
+        return {} if distill.in_actor else {"teacher servers": distill.nnodes * distill.n_gpus_per_node}
+
+    def fingerprint(self) -> dict[str, Any]:
+        teacher = Path(self.config.teacher_path).name if self.config.teacher_path else None
+        return {"distill.teacher": teacher, **super().fingerprint()}
+
+    def plan(self, steps: int | None) -> dict[str, Any]:
+        distill = self.config
+        plan = {"loss": distill.loss, "teacher": distill.teacher_path, "scorer": distill.scorer}
+        return {"distill": plan | ({"correct_only": True} if distill.correct_only else {})}
+
+    @classmethod
+    def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+        distill = plan["distill"]
+        rows = ", on correct rows only" if distill.get("correct_only") else ""
+        teacher = f" to {distill['teacher']} (scorer {distill['scorer']})" if distill["teacher"] else ""
+        return [("loss", f"{distill['loss']}{teacher}{rows}, in place of the policy gradient")]
+
+    # ---- start of a run
+
+    def adapt(self) -> None:
+        """Leave the block where the workers find it, or set up verl's own distillation for ``scorer: server``."""
+        if only_validates(self.cfg):
+            return
+        with open_dict(self.cfg):
+            if self.config.in_actor:
+                self.cfg.actor_rollout_ref[DISTILL_BLOCK] = OmegaConf.create(asdict(self.config))
+            else:
+                _teacher_servers(self.cfg, self.config)
+
+    def actor_worker(self) -> type | None:
+        from s2l_ext.methods.distill.worker import DistillActorWorker
+
+        return DistillActorWorker if self.is_loss else None
+
+    # ---- a step
+
+    def advantage(self, step: Step, compute: Callable[[], None]) -> None:
+        """The loss reads none; verl's metrics do, so they are written as 0."""
+        from s2l_ext.methods.distill.advantages import leave_out_wrong, zero_advantages
+
+        if self.is_loss:
+            step.batch = zero_advantages(step.batch)
         else:
-            _teacher_servers(config, distill)
+            compute()
+        if self.config.correct_only:
+            step.batch, stats = leave_out_wrong(step.batch)
+            step.metrics.update(stats)
+
+    def after_update(self, step: Step) -> None:
+        if self.is_loss:
+            step.metrics.update(finish_token_sums(step.metrics))
 
 
 def _teacher_servers(config: DictConfig, distill: DistillConfig) -> None:
@@ -57,57 +129,6 @@ def _teacher_servers(config: DictConfig, distill: DistillConfig) -> None:
         },
     }
     config.distillation = OmegaConf.merge(config.distillation, given)
-
-
-def zero_advantages(batch: KVBatchMeta) -> KVBatchMeta:
-    """Give verl's metrics the fields that they read."""
-    rows = _get(batch, ["response_mask"])
-    zeros = torch.nested.nested_tensor_from_jagged(
-        torch.zeros_like(rows["response_mask"].values(), dtype=torch.float32), rows["response_mask"].offsets()
-    )
-    return _put(batch, {"advantages": zeros, "returns": zeros.clone()})
-
-
-def leave_out_wrong(batch: KVBatchMeta) -> tuple[KVBatchMeta, dict[str, float]]:
-    """For ``correct_only``: take the tokens of rows that the verifier rejects out of the loss.
-
-    Raises:
-        DataError: the reward gave a row no ``acc``.
-    """
-    rows = _get(batch, ["response_mask", "extra_fields"])
-    right = [_is_right(extra) for extra in rows["extra_fields"]]
-    lengths = rows["response_mask"].offsets().diff()
-    keep = torch.repeat_interleave(torch.tensor(right, dtype=rows["response_mask"].dtype), lengths.cpu())
-    mask = torch.nested.nested_tensor_from_jagged(
-        rows["response_mask"].values() * keep.to(rows["response_mask"].device), rows["response_mask"].offsets()
-    )
-    if not any(right):
-        logger.warning("s2l.distill.correct_only: no row of this step is correct, so nothing is learned from it")
-    real = [is_right for is_right, tag in zip(right, batch.tags, strict=True) if not tag.get("is_padding", False)]
-    batch = _put(batch, {"response_mask": mask, "loss_mask": mask.clone()})
-    return batch, {"s2l/distill/rows_kept": float(sum(real)), "s2l/distill/rows": float(len(real))}
-
-
-def _is_right(extra_fields: dict[str, Any]) -> bool:
-    acc = accuracy_of(extra_fields, strict=True)
-    if acc is None:
-        raise DataError(
-            "s2l.distill.correct_only=True needs the verifier's correctness, but the reward function gave a row no "
-            "'acc'. Return it beside 'score', or set s2l.distill.correct_only=false."
-        )
-    return acc > 0.5
-
-
-def _get(batch: KVBatchMeta, fields: list[str]) -> TensorDict:
-    return tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
-
-
-def _put(batch: KVBatchMeta, fields: dict[str, torch.Tensor]) -> KVBatchMeta:
-    rows = TensorDict(fields, batch_size=len(batch))
-    extra = batch.extra_info
-    batch = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=rows)
-    batch.extra_info.update(extra)
-    return batch
 
 
 def finish_token_sums(metrics: dict[str, Any]) -> dict[str, float]:

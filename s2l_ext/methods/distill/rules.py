@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.registry import S2LConfig
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.config import ExplorerConfig
 
 ROLLOUT = "actor_rollout_ref.rollout"
 SERVER_KEYS = ("topk", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size")
@@ -165,7 +167,7 @@ def _check_temperatures(distill: DistillConfig, explorer: ExplorerConfig | None,
 
 
 def _check_explorer(explorer: ExplorerConfig) -> None:
-    default = ExplorerConfig(model_path="")
+    default = type(explorer)(model_path="")
     for name in ("baseline", "correction", "is_cap"):
         value = getattr(explorer, name)
         if value != getattr(default, name):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.explorer.config import ExplorerConfig
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.config import ExplorerConfig
 
 
 def check_teacher_rows(distill: DistillConfig, explorer: ExplorerConfig) -> list[str]:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -77,7 +77,7 @@ class OutputLayer:
 
     def __init__(self, module: torch.nn.Module, path: str) -> None:
         self.path = path
-        self.layer = module.get_output_embeddings()
+        self.layer = cast(Any, module).get_output_embeddings()
         if getattr(self.layer, "bias", None) is not None:
             raise ConfigError(
                 f"{path}: the output layer has a bias, which s2l.distill.scorer=fsdp does not add. Use another family."
@@ -223,7 +223,7 @@ def _columns(found: TokenDivergence, loss: str) -> torch.Tensor:
     """(N, 1 + len(REPORTED)): the value that is trained on, then what is reported; NaN where there is no teacher."""
     value = found.value
     if loss == "sampled_k1":
-        value = policy_gradient_k1(-value, found.teacher_log_prob)
+        value = policy_gradient_k1(-value, cast(torch.Tensor, found.teacher_log_prob))
     missing = torch.full_like(found.value, torch.nan, requires_grad=False)
     reported = [missing if (column := getattr(found, name)) is None else column for name in REPORTED]
     return torch.stack([value, *(column.to(value.dtype) for column in reported)], dim=-1)
@@ -252,7 +252,7 @@ class DistillLoss:
             dp_size=data["dp_size"],
             batch_num_tokens=max(1, data["batch_num_tokens"]),
             global_batch_size=data["global_batch_size"],
-            loss_scale_factor=self.loss_scale_factor,
+            loss_scale_factor=cast(Any, self.loss_scale_factor),
         )
         return loss, token_sums(numbers.detach(), self.has_teacher)
 
@@ -278,17 +278,16 @@ class DistillActorWorker(S2LActorWorker):
 
     actor_worker_cls = StudentWorker
 
-    @register(dispatch_mode=Dispatch.ONE_TO_ALL)
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def init_model(self) -> None:
         super().init_model()
-        distill = DistillConfig(**OmegaConf.to_container(self.config[DISTILL_BLOCK], resolve=True))
-        engine = self.actor.engine
+        block = cast(dict[str, Any], OmegaConf.to_container(self.config[DISTILL_BLOCK], resolve=True))
+        distill, worker = DistillConfig(**block), cast(Any, self.actor)
+        engine = worker.engine
         engine.distill = distill
         engine.teacher = build_teacher(self.config, distill.teacher_path) if distill.teacher_path else None
         actor = self.config.actor
-        self.actor.set_loss_fn(
-            DistillLoss(actor.loss_agg_mode, actor.get("loss_scale_factor"), engine.teacher is not None)
-        )
+        worker.set_loss_fn(DistillLoss(actor.loss_agg_mode, actor.get("loss_scale_factor"), engine.teacher is not None))
         aggressive_empty_cache(force_sync=True)  # as verl does at its end: vLLM takes what is free
 
 
@@ -302,6 +301,7 @@ def build_teacher(config: DictConfig, path: str) -> TeacherEngine:
     object.__setattr__(engine_config, "strategy", "fsdp2")
     object.__setattr__(engine_config, "forward_only", True)
     engine_config.use_remove_padding = model_config.use_remove_padding
-    teacher = TeacherEngine(model_config, engine_config, None, omega_conf_to_dataclass(config.actor.checkpoint))
+    no_optimizer: Any = None
+    teacher = TeacherEngine(model_config, engine_config, no_optimizer, omega_conf_to_dataclass(config.actor.checkpoint))
     teacher.initialize()
     return teacher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.run_steps import RunSteps, ranges, run_steps
+from s2l_ext.config.run_steps import FROM_DATA, RunSteps, ranges, run_steps
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.schedule import build_schedule
@@ -16,9 +16,13 @@ def given_steps_warnings(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]
     return schedule_warnings(explorer, whole_number(cfg, "actor_rollout_ref.rollout.n"), steps) if steps else []
 
 
-def _already_said(explorer: ExplorerConfig, group: int, cfg: DictConfig) -> bool:
-    steps = run_steps(cfg, None)
-    return steps is not None and bool(schedule_warnings(explorer, group, steps))
+def schedule_warnings_of_run(explorer: ExplorerConfig, cfg: DictConfig, steps: RunSteps | None) -> list[str]:
+    """The same by the steps that the run really has, unless the settings alone have said it."""
+    group = whole_number(cfg, "actor_rollout_ref.rollout.n")
+    warnings = lone_row_warnings(explorer, group, steps)
+    if steps and steps.source == FROM_DATA and not given_steps_warnings(explorer, cfg):
+        warnings += schedule_warnings(explorer, group, steps)
+    return warnings
 
 
 def schedule_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps) -> list[str]:

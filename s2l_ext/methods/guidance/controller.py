@@ -1,115 +1,163 @@
-"""The step's guidance length: to the workers, and the accuracies it brought back to the controller."""
+"""G2RPO-A in a run: which rollouts of a group are guided, by how many tokens, and what the length follows."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Collection, Mapping
+from statistics import mean
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import DictConfig
 
-from s2l_ext.errors import StateMismatch
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.data.tokenizers import load_tokenizer
+from s2l_ext.methods.base import Method
 from s2l_ext.methods.guidance.config import GuidanceConfig
-from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, guided_sessions
-from s2l_ext.methods.guidance.rules import build_length
+from s2l_ext.methods.guidance.length import guided_sessions
+from s2l_ext.methods.guidance.rules import LENGTH_KEYS, build_length, check_guidance, check_stages
+from s2l_ext.methods.guidance.trace_checks import check_traces
+from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
 from s2l_ext.training.outcomes import Session, batch_accuracy
+from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.training.sources import LEARNER
 
+if TYPE_CHECKING:
+    from s2l_ext.training.inputs import Inputs
+    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.step import Step
 
-class StepGuidance:
-    """How many sessions of a group are guided, and by how many tokens.
+GROUP_SIZE = "actor_rollout_ref.rollout.n"
+LEARNER_KEY = "actor_rollout_ref.model.path"
 
-    Args:
-        config: the ``s2l.guidance`` block.
-        group_size: G, sessions per prompt.
-        total_steps: T of the decays: the steps that the run really has.
-    """
 
-    def __init__(self, config: GuidanceConfig, group_size: int, total_steps: int) -> None:
-        self.config = config
-        self.group_size = group_size
-        self.rule = build_length(config.length, total_steps)
+class Guidance(Method):
+    block = "guidance"
+    config_class = GuidanceConfig
+
+    config: GuidanceConfig
+
+    def __init__(self, config: GuidanceConfig, s2l: Any, cfg: DictConfig) -> None:
+        super().__init__(config, s2l, cfg)
+        self.group_size = whole_number(cfg, GROUP_SIZE)
         self.applied: dict[str, float] = {}
 
+    # ---- before a run
+
+    def check(self) -> list[str]:
+        return check_guidance(self.config, self.cfg)
+
+    def check_inputs(self, inputs: Inputs) -> list[str]:
+        warnings = check_stages(self.config, inputs.steps) if inputs.steps else []
+        if inputs.table is None:
+            key = f"s2l.guidance.trace={self.config.trace}"
+            return [*warnings, f"{key}: traces of data that is not parquet are looked at when sampled."]
+        tokenizer = load_tokenizer(self.cfg.actor_rollout_ref.model.path, LEARNER_KEY, inputs.trust)
+        return [*warnings, *check_traces(inputs.table, self.config, tokenizer, self.cfg.data.prompt_key)]
+
     @property
-    def adaptive(self) -> AdaptiveGuidance | None:
-        """The rule if it learns from accuracies."""
-        return self.rule if isinstance(self.rule, AdaptiveGuidance) else None
+    def needs_accuracy(self) -> str | None:
+        learns = build_length(self.config.length, 1).needs_accuracy
+        return f"s2l.guidance.length.type={self.config.length.type}" if learns else None
 
-    def sessions(self, explorer_slots: int) -> int:
-        """Guided sessions of every group, after the explorer has taken its own."""
-        return min(guided_sessions(self.config.alpha, self.group_size), self.group_size - explorer_slots)
+    def fingerprint(self) -> dict[str, Any]:
+        settings = super().fingerprint()
+        length = settings.pop("guidance.length")
+        return settings | {f"guidance.length.{name}": value for name, value in length.items()}
 
-    def length(self, step: int) -> int:
-        """Tokens at ``step``, counted from 1."""
-        return self.rule.length if isinstance(self.rule, AdaptiveGuidance) else self.rule.at(step - 1)
+    def plan(self, steps: int | None) -> dict[str, Any]:
+        length = self.config.length
+        used = {name: getattr(length, name) for name in sorted(LENGTH_KEYS[length.type])}
+        return {
+            "guidance": {
+                "sessions": guided_sessions(self.config.alpha, self.group_size),
+                "group_size": self.group_size,
+                "length": {"type": length.type, **{name: value for name, value in used.items() if value is not None}},
+                "loss_on_guidance": self.config.loss_on_guidance,
+            }
+        }
 
-    def observe(self, length: float, sessions: list[Session]) -> None:
-        """Take in a step's outcome; the adaptive rule then has the length of the prompts that are drawn next.
+    @classmethod
+    def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+        guidance = plan["guidance"]
+        length = ", ".join(f"{name} {value}" for name, value in guidance["length"].items() if name != "type")
+        loss = "in the loss" if guidance["loss_on_guidance"] else "masked"
+        sessions = f"{guidance['sessions']} of {guidance['group_size']} sessions"
+        return [("guidance", f"{sessions}, {guidance['length']['type']} length ({length}), guidance tokens {loss}")]
+
+    # ---- start of a run
+
+    def actor_worker(self) -> type:
+        from s2l_ext.training.actor_worker import S2LActorWorker
+
+        return S2LActorWorker
+
+    def start(self, trainer: Any) -> None:
+        """T of the decays is the number of steps that the run really has; 0 where a validation has too few prompts."""
+        steps = min(trainer.total_training_steps, trainer.steps_per_epoch * trainer.config.trainer.total_epochs)
+        self.rule = build_length(self.config.length, max(steps, 1))
+
+    # ---- a step
+
+    def draw(self, draw: Draw) -> None:
+        """After the explorer has taken its rollouts of the group."""
+        guided = min(guided_sessions(self.config.alpha, self.group_size), self.group_size - draw.slots)
+        for field, name, value in ((GUIDED_FIELD, "guided", guided), (LENGTH_FIELD, "length", self.rule.at(draw.step))):
+            draw.send(field, draw.same(value))
+            draw.note(name, draw.same(value))
+
+    def observe(self, step: Step) -> None:
+        """Take in a step's outcome; an adaptive rule then has the length of the prompts that are drawn next.
 
         A step without a row that counts (``signal``) leaves the rule as it is.
-
-        Args:
-            length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
-            sessions: of the step.
 
         Raises:
             DataError: the rule reads accuracies and the reward function gave none.
         """
+        recorded = setting(self.cfg, "actor_rollout_ref.rollout.calculate_log_probs")
+        if self.config.loss_on_guidance and recorded and step.old_log_probs:
+            from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
+
+            step.metrics.update(take_guidance_for_the_learners(step))
+        self.learn(planned_length(step.plans.values()), step.sessions)
+
+    def learn(self, length: float, sessions: list[Session]) -> None:
+        """The part of :meth:`observe` that moves the length.
+
+        Args:
+            length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
+        """
         self.applied = {"length": float(length), **statistics(sessions)}
-        if self.adaptive is None:
+        if not self.rule.needs_accuracy:
             return
         seen = [session for session in sessions if self._counts(session)]
         self.applied["signal_rows"] = float(len(seen))
         if seen:
             accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
             self.applied["accuracy"] = accuracy
-            self.adaptive.observe(accuracy, used_length=length)
+            self.rule.observe(accuracy, used_length=length)
 
     def _counts(self, session: Session) -> bool:
         counts = {"all": session.source == LEARNER, "unguided": session.is_learners_own, "every_source": True}
         return counts[self.config.length.signal]
 
-    def metrics(self) -> dict[str, float]:
-        """``s2l/guidance/...`` of the step."""
-        after = self.adaptive.metrics() if self.adaptive else {}
-        return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **after}.items()}
+    def metrics(self, step: Step) -> dict[str, float]:
+        return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **self.rule.metrics()}.items()}
+
+    # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        if isinstance(self.rule, LinearDecay):
-            return {"total_steps": self.rule.total_steps}
-        return self.adaptive.state_dict() if self.adaptive else {}
+        return self.rule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            StateMismatch: the state is another rule's, or the run was to have another number of steps.
-        """
-        if self.adaptive:
-            self.adaptive.load_state_dict(state)
-        elif isinstance(self.rule, LinearDecay) and state.get("total_steps", self.rule.total_steps) != (
-            self.rule.total_steps
-        ):
-            raise StateMismatch(
-                f"s2l.guidance.length.type={self.config.length.type} falls over the run's steps: the checkpoint's run "
-                f"had {state['total_steps']}, this one has {self.rule.total_steps}. Set trainer.total_training_steps "
-                "and trainer.total_epochs back, or start over with trainer.resume_mode=disable."
-            )
+        self.rule.load_state_dict(state)
 
 
-def resumed_guidance(config: GuidanceConfig, group_size: int, steps: int, saved: dict[str, Any] | None) -> StepGuidance:
-    """Guidance of a run that continues ``saved``, or of a fresh one if that is None.
-
-    Args:
-        steps: of the run; 0 where the data gives no step, as in a validation of few prompts.
-
-    Raises:
-        StateMismatch: as in :meth:`StepGuidance.load_state_dict`.
-    """
-    guidance = StepGuidance(config, group_size, max(steps, 1))
-    if saved is not None:
-        guidance.load_state_dict(saved)
-    return guidance
+def planned_length(plans: Collection[PromptPlan]) -> float:
+    """Guidance tokens that a step's rows were drawn with: the mean over prompts that have guided sessions, over all
+    prompts where the explorer has every session."""
+    guided = [plan.length for plan in plans if plan.guided]
+    return mean(guided or [plan.length for plan in plans])
 
 
 def statistics(sessions: list[Session]) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from s2l_ext.errors import ConfigError, StateMismatch
 
@@ -30,7 +30,34 @@ def guided_sessions(alpha: float, group_size: int) -> int:
     return max(math.floor(alpha * group_size + 0.5), 1 if alpha > 0 else 0)
 
 
-class AdaptiveGuidance:
+class Length:
+    """Tokens that guided rollouts start from. One that follows the step alone learns nothing and keeps nothing."""
+
+    needs_accuracy: ClassVar[bool] = False
+
+    @property
+    def longest(self) -> int:
+        """No step is ever longer."""
+        raise NotImplementedError
+
+    def at(self, step: int) -> int:
+        """Tokens of the prompts that are drawn at ``step``, counted from 1."""
+        raise NotImplementedError
+
+    def observe(self, accuracy: float, used_length: float | None = None) -> None:
+        """Take in a step's accuracy; see :meth:`AdaptiveGuidance.observe`."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`; StateMismatch if the state is another length's."""
+
+
+class AdaptiveGuidance(Length):
     """``length <- clamp(used * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
 
     ``used`` is the length that the accuracy was seen with. It is the newest length, except where rows are drawn ahead:
@@ -48,6 +75,8 @@ class AdaptiveGuidance:
     Raises:
         ConfigError: an argument out of range.
     """
+
+    needs_accuracy = True
 
     def __init__(
         self,
@@ -69,6 +98,13 @@ class AdaptiveGuidance:
         self.max_length, self.min_length = max_length, min_length
         self.cadence, self.max_change = cadence, max_change
         self.previous: deque[float] = deque(maxlen=window)
+
+    @property
+    def longest(self) -> int:
+        return self.max_length
+
+    def at(self, step: int) -> int:
+        return self.length
 
     def observe(self, accuracy: float, used_length: float | None = None) -> None:
         """Take in a step's accuracy; sets the length of the prompts that are drawn next.
@@ -158,7 +194,7 @@ class AdditiveGuidance(AdaptiveGuidance):
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Length):
     """The same length at every step."""
 
     length: int
@@ -166,14 +202,17 @@ class Constant:
     def __post_init__(self) -> None:
         _check_initial(self.length)
 
+    @property
+    def longest(self) -> int:
+        return self.length
+
     def at(self, step: int) -> int:
-        """Tokens at ``step``."""
         return self.length
 
 
 @dataclass(frozen=True)
-class LinearDecay:
-    """``initial * (1 - t / T)``; ``t`` counts from 0, the length is ``initial`` there and 0 at ``T``."""
+class LinearDecay(Length):
+    """``initial * (1 - t / T)`` with ``t = step - 1``: ``initial`` at the first step, 0 after step ``T``."""
 
     initial: int
     total_steps: int
@@ -183,19 +222,31 @@ class LinearDecay:
         if self.total_steps < 1:
             raise ConfigError(f"total_steps={self.total_steps}: a decay needs at least 1 step.")
 
+    @property
+    def longest(self) -> int:
+        return self.initial
+
     def at(self, step: int) -> int:
-        """Tokens at ``step``, rounded; 0 from ``total_steps`` on."""
         return _rounded(self.initial * self._left(step))
 
     def _left(self, step: int) -> float:
-        if step < 0:
-            raise ValueError(f"step={step}: steps of a decay count from 0")
-        return max(1.0 - step / self.total_steps, 0.0)
+        return max(1.0 - _before(step) / self.total_steps, 0.0)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"total_steps": self.total_steps}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state.get("total_steps", self.total_steps) != self.total_steps:
+            raise StateMismatch(
+                f"a linear or concave guidance length falls over the run's steps: the checkpoint's run had "
+                f"{state['total_steps']}, this one has {self.total_steps}. Set trainer.total_training_steps and "
+                "trainer.total_epochs back, or start over with trainer.resume_mode=disable."
+            )
 
 
 @dataclass(frozen=True)
 class ConcaveDecay(LinearDecay):
-    """``initial * (1 - t / T) ** power`` with ``power`` > 1."""
+    """``initial * (1 - t / T) ** power`` with ``power`` > 1 and ``t = step - 1``."""
 
     power: float = 2.0
 
@@ -205,13 +256,12 @@ class ConcaveDecay(LinearDecay):
             raise ConfigError(f"power={self.power}: the concave decay has an exponent above 1; 1 is LinearDecay.")
 
     def at(self, step: int) -> int:
-        """Tokens at ``step``, rounded; 0 from ``total_steps`` on."""
         return _rounded(self.initial * self._left(step) ** self.power)
 
 
 @dataclass(frozen=True)
-class StepwiseDecay:
-    """``initial * gamma ** floor(t / every)``."""
+class StepwiseDecay(Length):
+    """``initial * gamma ** floor(t / every)`` with ``t = step - 1``."""
 
     initial: int
     gamma: float
@@ -224,11 +274,19 @@ class StepwiseDecay:
         if self.every < 1:
             raise ConfigError(f"every={self.every}: a stage has at least 1 step.")
 
+    @property
+    def longest(self) -> int:
+        return self.initial
+
     def at(self, step: int) -> int:
-        """Tokens at ``step``, rounded."""
-        if step < 0:
-            raise ValueError(f"step={step}: steps of a decay count from 0")
-        return _rounded(self.initial * self.gamma ** (step // self.every))
+        return _rounded(self.initial * self.gamma ** (_before(step) // self.every))
+
+
+def _before(step: int) -> int:
+    """Steps before ``step``."""
+    if step < 1:
+        raise ValueError(f"step={step}: steps count from 1")
+    return step - 1
 
 
 def _rounded(tokens: float) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from omegaconf import DictConfig
 
 from s2l_ext.config.run_steps import RunSteps
@@ -16,6 +14,7 @@ from s2l_ext.methods.guidance.length import (
     AdditiveGuidance,
     ConcaveDecay,
     Constant,
+    Length,
     LinearDecay,
     StepwiseDecay,
     guided_sessions,
@@ -34,13 +33,6 @@ LENGTH_KEYS = {
     "stepwise": ALWAYS | {"gamma", "every"},
 }
 """Keys of ``s2l.guidance.length`` that each type reads."""
-
-
-class Schedule(Protocol):
-    """A length that follows from the step alone."""
-
-    def at(self, step: int) -> int:
-        """Tokens at ``step``, counted from 0."""
 
 
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
@@ -74,7 +66,8 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
             f"s2l.guidance.min_continuation={guidance.min_continuation} leaves nothing of data.max_response_length="
             f"{budget} for guidance. Lower s2l.guidance.min_continuation or raise data.max_response_length."
         )
-    key, longest = _longest(guidance.length)
+    rule = build_length(guidance.length, total_steps=1)
+    longest, key = rule.longest, "max_length" if rule.needs_accuracy else "initial"
     if longest > room:
         raise ConfigError(
             f"s2l.guidance.length.{key}={longest} is longer than the response budget: data.max_response_length="
@@ -99,14 +92,7 @@ def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
         )
 
 
-def _longest(length: GuidanceLengthConfig) -> tuple[str, int]:
-    """The key and value of the longest length: only a controlled one ever exceeds the initial length."""
-    if length.type in CONTROLLERS:
-        return "max_length", length.max_length
-    return "initial", length.initial
-
-
-def build_length(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance | Schedule:
+def build_length(config: GuidanceLengthConfig, total_steps: int) -> Length:
     """The controller or schedule that the block describes; ConfigError names the key.
 
     Args:
@@ -123,7 +109,7 @@ def build_length(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuid
         raise ConfigError(f"s2l.guidance.length: {error}") from None
 
 
-def _build(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance | Schedule:
+def _build(config: GuidanceLengthConfig, total_steps: int) -> Length:
     bounds = (config.initial, config.max_length, config.min_length, config.window)
     if config.type == "adaptive":
         return AdaptiveGuidance(*bounds, cadence=config.cadence, max_change=config.max_change)
@@ -138,7 +124,8 @@ def _build(config: GuidanceLengthConfig, total_steps: int) -> AdaptiveGuidance |
     return LinearDecay(config.initial, total_steps)
 
 
-def _stepwise(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
+def check_stages(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
+    """Does a stepwise length fall within the run?"""
     length = guidance.length
     if length.type != "stepwise" or length.every < steps.number:
         return []

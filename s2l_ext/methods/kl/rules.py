@@ -8,9 +8,6 @@ from s2l_ext.config.resolve import resolve
 from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.config import CurriculumConfig
-from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.methods.kl.coefficient import (
     AccuracyConditionedKL,
     AdaptiveTargetKL,
@@ -110,25 +107,3 @@ def _rho(kl: KLConfig) -> Rho:
     if not callable(function):
         raise ConfigError(f"s2l.kl.rho={kl.rho} is a {type(function).__name__}: it must be a function of the accuracy.")
     return function
-
-
-def needs_accuracy(
-    kl: KLConfig | None,
-    curriculum: CurriculumConfig | None,
-    guidance: GuidanceConfig | None = None,
-    distill: DistillConfig | None = None,
-) -> list[str]:
-    """Settings that read the verifier's ``acc``, as ``key=value``."""
-    needing = []
-    if kl is not None and kl.type == "accuracy":
-        needing.append("s2l.kl.type=accuracy")
-    if curriculum is not None and curriculum.type not in ("uniform", "easy_to_hard", "file_order"):
-        needing.append(f"s2l.curriculum.type={curriculum.type}")
-    if guidance is not None and guidance.length.type in ("adaptive", "additive"):
-        needing.append(f"s2l.guidance.length.type={guidance.length.type}")
-    if distill is not None and distill.correct_only:
-        needing.append("s2l.distill.correct_only=True")
-    return needing
-
-
-# ---- curriculum ---------------------------------------------------------------------------------------------------

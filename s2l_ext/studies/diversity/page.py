@@ -30,7 +30,7 @@ GRADIENTS = {
     "cosine A·g": ("gradients", "advantage", "cosine"),
     "cosine g": ("gradients", "score", "cosine"),
 }
-BANDS, BARS = "Bands are 95 % intervals over problems.", "Strokes are 95 % intervals over problems."
+BANDS = "Bands are 95 % intervals over problems."
 
 
 def main(args: argparse.Namespace) -> int:
@@ -65,8 +65,11 @@ def _lines(result: dict[str, Any], kind: str, places: str, label: str = "{}", st
     for number, (name, values) in enumerate(result["sets"].items()):
         curve = values.get(kind)
         if curve is not None:
-            x = values[kind.removesuffix("_shuffled")][places]
-            rows = zip(x, curve["values"], curve["low"], curve["high"], strict=True)
+            columns = [
+                values[kind.removesuffix("_shuffled")][places],
+                *(curve[key] for key in ("values", "low", "high")),
+            ]
+            rows = zip(*columns, strict=True)
             known = [row for row in rows if row[1] is not None]
             points, band = [(x, y) for x, y, *_ in known], [(low, high) for *_, low, high in known]
             found.append(Line(label.format(name), colour(number) + stroke, points, band))
@@ -75,11 +78,11 @@ def _lines(result: dict[str, Any], kind: str, places: str, label: str = "{}", st
 
 def _pass_at_k(result: dict[str, Any]) -> Markup:
     lines, learner = _lines(result, "pass_at_k", "k"), result["learner"]
-    crosses = []
-    for line in lines:
-        places = result["crossings"].get(line.name, {}).get("at_k", [])
-        said, points = [f"{line.name}, k = {k:.1f}" for k in places], [(k, _height(line, k)) for k in places]
-        crosses.append(Line("", line.colour, points, style="crosses", says=said))
+    crosses = [
+        Line("", line.colour, [(k, _height(line, k)) for k in found["at_k"]], style="crosses", says=found["at_k"])
+        for line in lines
+        if (found := result["crossings"].get(line.name))
+    ]
     reading = f"× crosses the curve of {learner}. {BANDS}"
     return chart("pass@k", "share of problems solved", [*lines, *crosses], reading, x_name="k (samples)", doubling=True)
 
@@ -111,12 +114,15 @@ def _autocorrelation(result: dict[str, Any]) -> Markup:
 
 def _scalars(result: dict[str, Any]) -> Markup:
     title = f"Diversity of a problem's samples (n = {result['n']})"
-    return _dots(result, title, "0 to 1", SCALARS, f"Low Self-BLEU: diverse. {BARS}")
+    return _dots(result, title, "0 to 1", SCALARS, "Low Self-BLEU: diverse.")
 
 
 def _gradients(result: dict[str, Any]) -> Markup:
-    title = f"Gradients of {result['learner']} within a group"
-    return _dots(result, title, "", GRADIENTS, f"Variance over mean squared norm; pairwise cosine. {BARS}")
+    title, reading = (
+        f"Gradients of {result['learner']} within a group",
+        "Variance over mean squared norm; pairwise cosine.",
+    )
+    return _dots(result, title, "", GRADIENTS, reading)
 
 
 def _dots(result: dict[str, Any], title: str, y: str, measures: Mapping[str, tuple[str, ...]], reading: str) -> Markup:

@@ -116,3 +116,13 @@ class SessionFaults:
             if status["up"]:
                 return
             await asyncio.sleep(POLL_S)
+
+
+def carrying(client: LLMServerClient, explorer: LLMServerClient | None) -> LLMServerClient:
+    """The learner's client, of whatever class verl's mode uses, with the explorer's to the agent-loop workers.
+
+    What verl does to the learner's servers between steps (abort, sleep, new weights) never reaches the explorer's:
+    its sessions go on.
+    """
+    client.explorer = explorer  # type: ignore[attr-defined]
+    return client

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -37,7 +37,7 @@ def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
             router_config_path=None,  # a router plugin is the learner's
         )
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
-    return copied
+    return cast(DictConfig, copied)
 
 
 def point_to_model(model: DictConfig, path: str) -> None:
@@ -116,7 +116,8 @@ class ExplorerServers:
     def client(self) -> ExplorerClient | None:
         if self._manager is None:
             return None
-        return self._manager.get_client(client_cls=ExplorerClient, timeout_s=self._explorer.request_timeout_s)
+        client = self._manager.get_client(client_cls=ExplorerClient, timeout_s=self._explorer.request_timeout_s)
+        return cast(ExplorerClient, client)
 
     def set_step(self, step: int) -> None:
         """Give rows the current weight version; a frozen model is never stale, and verl's metrics need a number."""

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import TensorDict
-from verl.utils import tensordict_utils as tu
 
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.explorer.stored_draws import Taken, WithoutReplacement
+from s2l_ext.methods.explorer.stored_draws import WithoutReplacement
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import STORED_FIELD
 from s2l_ext.training.pending_prompts import PromptPlan
 
+if TYPE_CHECKING:
+    from s2l_ext.training.planning import Draw
+
 STORE_KEY = "s2l.explorer.store"
 
 
-class StepRollouts:
+class StoredRollouts:
     """``G_w`` stored rollouts for every group of a step.
 
     Args:
@@ -32,11 +34,12 @@ class StepRollouts:
         self._counts = store.counts()
         self._draws = WithoutReplacement(self._counts, explorer.too_few, seed)
 
-    def send(self, batch: TensorDict, slots: int) -> list[Taken]:
-        """Write each row's rollouts into the prompts that were drawn, and return them row by row."""
-        taken = [self._draws.take(name, slots) for name in _prompt_ids(batch)]
-        tu.assign_non_tensor_stack(batch, STORED_FIELD, [" ".join(map(str, one.rollouts)) for one in taken])
-        return taken
+    def draw(self, draw: Draw) -> None:
+        """Take ``draw.slots`` rollouts for every prompt, and send their numbers with its row."""
+        taken = [self._draws.take(name, draw.slots) for name in _prompt_ids(draw.batch)]
+        draw.send(STORED_FIELD, [" ".join(map(str, one.rollouts)) for one in taken])
+        draw.note("stored", [len(one.rollouts) for one in taken])
+        draw.note("reused", [one.again for one in taken])
 
     @staticmethod
     def metrics(plans: Iterable[PromptPlan]) -> dict[str, float]:

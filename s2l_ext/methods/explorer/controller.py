@@ -1,0 +1,207 @@
+"""S2L-PO in a run: who samples which rollout of a group, whose baseline it shares, and how it is weighed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.methods.base import Method
+from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.inputs import check_models
+from s2l_ext.methods.explorer.rules import EXPLORER_RULES
+from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
+from s2l_ext.methods.explorer.store_checks import check_store
+from s2l_ext.methods.explorer.summary import explorer_lines, explorer_plan
+from s2l_ext.store.reader import RolloutStore
+from s2l_ext.training.batch_fields import SLOTS_FIELD
+from s2l_ext.training.sources import EXPLORER, LEARNER
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
+    from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
+    from s2l_ext.training.inputs import Inputs
+    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.step import Step
+
+logger = logging.getLogger(__name__)
+
+GROUP_SIZE = "actor_rollout_ref.rollout.n"
+
+
+class Explorer(Method):
+    block = "explorer"
+    config_class = ExplorerConfig
+    state_key = "stored_rows"
+    may_change = frozenset(
+        {
+            *("model_path", "source", "store", "too_few"),  # compared by name or content below, or only of what is left
+            *("placement", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size", "rollout_overrides"),
+            *("on_failure", "max_restarts", "restart_backoff_s", "start_timeout_s"),
+            *("health_interval_s", "health_timeout_s", "request_timeout_s"),
+        }
+    )
+
+    config: ExplorerConfig
+
+    def __init__(self, config: ExplorerConfig, s2l: Any, cfg: DictConfig) -> None:
+        super().__init__(config, s2l, cfg)
+        self.life: ExplorerLifecycle | None = None
+        self.stored: StoredRollouts | None = None
+        self.fallback_uids: set[str] = set()
+
+    # ---- before a run
+
+    def check(self) -> list[str]:
+        return [warning for rule in EXPLORER_RULES for warning in rule(self.config, self.cfg)]
+
+    def check_inputs(self, inputs: Inputs) -> list[str]:
+        warnings = schedule_warnings_of_run(self.config, self.cfg, inputs.steps)
+        if not inputs.needed.explorer:
+            return warnings
+        if self.config.is_live:
+            return warnings + check_models(inputs)
+        return warnings + check_store(self.cfg, inputs.needed, inputs.files)
+
+    def gpus(self) -> dict[str, int]:
+        return {"explorer": self.config.n_gpus} if self.config.n_gpus else {}
+
+    def fingerprint(self) -> dict[str, Any]:
+        if self.config.is_live:
+            return {"explorer.model": Path(self.config.model).name, **super().fingerprint()}
+        assert self.config.store is not None
+        digest = RolloutStore(self.config.store, verify=False).digest
+        return {"explorer.source": "offline", "explorer.store.sha256": digest, **super().fingerprint()}
+
+    def plan(self, steps: int | None) -> dict[str, Any]:
+        return {"explorer": explorer_plan(self.config, whole_number(self.cfg, GROUP_SIZE), steps)}
+
+    @classmethod
+    def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
+        return explorer_lines(plan["explorer"], plan["group_size"])
+
+    # ---- start of a run: Ray, verl and vLLM are imported here, so that the configuration alone needs none of them
+
+    def actor_worker(self) -> type:
+        from s2l_ext.training.actor_worker import S2LActorWorker
+
+        return S2LActorWorker
+
+    def start(self, trainer: Any) -> None:
+        from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
+
+        if not self.config.is_live:
+            self.stored = StoredRollouts(self.config, setting(self.cfg, "data.seed") or 0)
+
+    @contextmanager
+    def around_setup(self, trainer: Any) -> Iterator[None]:
+        from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
+
+        if self.config.is_live:
+            self.life = ExplorerLifecycle(self.config, self.slots, trainer)
+        with self.life.around_setup() if self.life else nullcontext():
+            yield
+
+    def with_client(self, client: Any) -> Any:
+        return self.life.with_client(client) if self.life else client
+
+    def slots(self, step: int) -> int:
+        """Explorer sessions of every group at ``step``, counted from 1."""
+        size = whole_number(self.cfg, GROUP_SIZE)
+        return build_schedule(self.config.schedule, self.config.mix_steps, size).slots(step)
+
+    # ---- a step
+
+    def prepare_step(self) -> None:
+        if self.life:
+            self.life.wake_up()
+
+    def sampled(self) -> None:
+        if self.life:
+            self.life.sleep()
+
+    def check_alive(self) -> None:
+        if self.life:
+            self.life.check()
+
+    def draw(self, draw: Draw) -> None:
+        draw.slots = self.slots(draw.step)
+        draw.send(SLOTS_FIELD, draw.same(draw.slots))
+        draw.note("slots", draw.same(draw.slots))
+        if self.life:
+            self.life.set_step(draw.step - 1)
+        if self.stored:
+            self.stored.draw(draw)
+
+    def observe(self, step: Step) -> None:
+        planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
+        step.metrics.update(self._require_rows(step, planned))
+        if self.life is None:
+            return
+        fallen = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
+        self.fallback_uids = set(fallen)
+        step.metrics["s2l/explorer/fallback_rows"] = float(len(fallen))
+        step.metrics.update(self.life.step_metrics())
+
+    def _require_rows(self, step: Step, planned: Mapping[str, range]) -> dict[str, float]:
+        from s2l_ext.training.row_metrics import require_rows
+
+        return require_rows(step.rows, planned, "explorer", "the explorer failed")
+
+    @staticmethod
+    def _fallback_rows(step: Step, planned: Mapping[str, range]) -> list[str]:
+        """Prompts of rows that the plan gave to the explorer and the learner sampled."""
+        keys = zip(step.rows.keys, step.rows.source_B, strict=True)
+        sources = [(key.uid, source) for key, source in keys if key.session in planned[key.uid]]
+        fallen = [uid for uid, source in sources if source == LEARNER]
+        if fallen:
+            logger.info("%d of %d explorer rows were sampled by the learner", len(fallen), len(sources))
+        return fallen
+
+    def advantage(self, step: Step, compute: Callable[[], None]) -> None:
+        from s2l_ext.methods.explorer.advantage_groups import grouped_by_source, write_importance_weights
+
+        apart = self.config.baseline == "per_source"
+        with grouped_by_source(step.batch, changed=self.fallback_uids) if apart else nullcontext():
+            compute()
+        if self.config.correction == "truncated_is":
+            step.batch, stats = write_importance_weights(step.batch, self.config.is_cap)
+            step.metrics.update(stats)
+
+    def after_update(self, step: Step) -> None:
+        """The workers report the weight that each source's tokens had in the loss."""
+        if self.config.correction != "truncated_is":
+            return
+        for name in [name for name in step.metrics if name.endswith("/ppo_ratio_mean") and "s2l/source/" in name]:
+            source = name.split("/")[2]
+            if f"s2l/source/{source}/applied_weight_mean" not in step.metrics:
+                raise RuntimeError(f"importance weights of {source} rows did not reach the loss of the actor workers")
+
+    def end_step(self, trainer: Any) -> None:
+        if self.life:
+            self.life.end_step()
+
+    def metrics(self, step: Step) -> dict[str, float]:
+        trained = {key.uid for key in step.rows.keys}  # a synchronous step has plans of filtered groups too
+        return {
+            "s2l/explorer/slots": mean(plan.slots for plan in step.plans.values()),
+            "s2l/explorer/gpus_held": self.life.gpus_held if self.life else 0,
+            "s2l/explorer/share": step.rows.source_B.count(EXPLORER) / len(step.rows.source_B),
+            **(self.stored.metrics(step.plans[uid] for uid in step.plans if uid in trained) if self.stored else {}),
+        }
+
+    # ---- checkpoints
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return self.stored.state_dict() if self.stored else None
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.stored:
+            self.stored.load_state_dict(state)

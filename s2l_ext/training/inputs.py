@@ -1,0 +1,126 @@
+"""What a run reads, looked at before any model loads: paths of models, and the files of the training data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.config.model_files import is_local, needs_own_code
+from s2l_ext.config.run_steps import RunSteps, run_steps
+from s2l_ext.config.verl_settings import whole_number
+from s2l_ext.data.prompts import PromptTable, parquet_table
+from s2l_ext.data.tokenizers import Trust, trust_of
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.registry import S2LConfig
+
+LEARNER_KEY = "actor_rollout_ref.model.path"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Models and data of a run.
+
+    Attributes:
+        cfg: verl's whole configuration.
+        needed: the part of the ``s2l:`` block that this start of the run needs.
+    """
+
+    cfg: DictConfig
+    needed: S2LConfig
+
+    @cached_property
+    def trust(self) -> Trust:
+        """Whether a model's own code may run."""
+        return trust_of(self.cfg)
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The training files, if all of them are local parquet that verl's own data set reads; else none."""
+        return parquet_files(self.cfg)
+
+    @cached_property
+    def table(self) -> PromptTable | None:
+        """Their rows; None without such files."""
+        return parquet_table(self.files) if self.files else None
+
+    @cached_property
+    def rows(self) -> int | None:
+        """Rows that verl reads; None where they cannot be counted."""
+        return counted_rows(self.cfg)
+
+    @cached_property
+    def steps(self) -> RunSteps | None:
+        """Steps until verl stops; None where neither the settings nor the data says it."""
+        return steps_of_run(self.cfg)
+
+
+def check_model_path(key: str, path: str, trust: Trust) -> None:
+    """Raise ConfigError unless a local path is a model's folder, and one that may be loaded."""
+    if not is_local(path):
+        return
+    folder = Path(path).expanduser()
+    sizes = " --sizes small,medium,large" if folder.name == "large" else ""
+    fix = f"Run `{make_toy()}{sizes}` to make the toy models." if is_toy(folder) else "Check the path."
+    if not folder.is_dir():
+        raise ConfigError(f"{key}={path}: no such folder. {fix}")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{key}={path}: not a Hugging Face model folder (config.json is missing). {fix}")
+    if not trust.code and needs_own_code(folder):
+        raise ConfigError(trust.needed(key, path))
+
+
+def is_toy(path: Path) -> bool:
+    """Whether a path is meant to be of the toy world."""
+    return "toy" in path.parts or path.is_relative_to(_toy_folder())
+
+
+def _toy_folder() -> str:
+    return os.environ.get("S2L_TOY_DIR", "outputs/toy")
+
+
+def make_toy() -> str:
+    """The command that makes the toy world."""
+    return f"s2l data toy --out {_toy_folder()}"
+
+
+def parquet_files(cfg: DictConfig) -> list[Path]:
+    """The training files, if all of them are local parquet that verl's own data set reads; else none."""
+    named, files = cfg.data.train_files, list(local_files(cfg.data.train_files))
+    remote = len(files) < (1 if isinstance(named, str) else len(named or ()))
+    own_class = OmegaConf.select(cfg, "data.custom_cls.path")
+    return [] if remote or own_class or any(path.suffix != ".parquet" for path in files) else files
+
+
+def local_files(value: Any) -> Iterator[Path]:
+    """Local files of ``data.train_files``: one path or a list."""
+    if value is None:
+        return
+    for path in [value] if isinstance(value, str) else value:
+        if "://" not in path:
+            yield Path(path).expanduser()
+
+
+def rows_read(cfg: DictConfig, files: list[Path]) -> int:
+    """Rows that verl reads: all of the files', or ``data.train_max_samples``."""
+    rows = sum(pq.read_metadata(path).num_rows for path in files)
+    return min(rows, cfg.data.train_max_samples) if cfg.data.train_max_samples > 0 else rows
+
+
+def counted_rows(cfg: DictConfig) -> int | None:
+    """Rows that verl reads; None where they cannot be counted."""
+    files = parquet_files(cfg)
+    return rows_read(cfg, files) if files and all(path.is_file() for path in files) else None
+
+
+def steps_of_run(cfg: DictConfig) -> RunSteps | None:
+    """Steps until verl stops; None where neither the settings nor the data says it."""
+    rows, batch = counted_rows(cfg), whole_number(cfg, "data.train_batch_size")
+    from_data = None if rows is None or batch < 1 else rows // batch * whole_number(cfg, "trainer.total_epochs")
+    return run_steps(cfg, from_data)

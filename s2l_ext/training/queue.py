@@ -1,0 +1,81 @@
+"""verl's TransferQueue: the only place of this package that reads and writes rows there (verl is replacing it)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import transfer_queue as tq
+from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
+
+__all__ = ["KVBatchMeta", "RowKey", "date_prompts", "is_padding", "put", "read", "real_keys", "waiting_prompts"]
+
+TRAIN = "train"
+
+
+class RowKey(NamedTuple):
+    """A row's key in the queue, ``{uid}_{session}_{output}``: prompt, number in the group, output of the session."""
+
+    uid: str
+    session: int
+    output: int
+
+    @classmethod
+    def parse(cls, key: str) -> RowKey:
+        uid, session, output = key.rsplit("_", 2)
+        return cls(uid, int(session), int(output))
+
+
+def is_padding(tag: Mapping[str, Any]) -> bool:
+    """verl fills up the last mini-batch with copies of rows."""
+    return bool(tag.get("is_padding", False))
+
+
+def real_keys(batch: KVBatchMeta) -> list[str]:
+    """Keys of the batch's rows without padding."""
+    return [key for key, tag in zip(batch.keys, batch.tags, strict=True) if not is_padding(tag)]
+
+
+def read(batch: KVBatchMeta, fields: Sequence[str], keys: Sequence[str] | None = None) -> TensorDict:
+    """Columns of the batch's rows, or of some of them.
+
+    Args:
+        keys: of the rows; None takes all, padding included.
+    """
+    wanted = batch.keys if keys is None else list(keys)
+    return tq.kv_batch_get(keys=wanted, partition_id=batch.partition_id, select_fields=list(fields))
+
+
+def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = None) -> KVBatchMeta:
+    """Write columns. Returns the batch that names the new ones: workers fetch the fields a batch names, no others.
+
+    Args:
+        keys: rows that ``fields`` is of; None is all.
+    """
+    if keys is not None:
+        tq.kv_batch_put(keys=list(keys), partition_id=batch.partition_id, fields=fields)
+        return batch
+    extra = batch.extra_info
+    written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
+    written.extra_info.update(extra)
+    return written
+
+
+def waiting_prompts() -> set[str]:
+    """Uids of the training prompts in verl's queue, finished or not."""
+    queued = (tq.kv_list(TRAIN) or {}).get(TRAIN, {})
+    return {key for key, tag in queued.items() if tag.get("is_prompt", False)}
+
+
+def date_prompts(steps: Mapping[str, int], uids: Collection[str]) -> None:
+    """Set the step that verl dates prompts by.
+
+    Args:
+        steps: step by prompt uid.
+        uids: the prompts; others are left as they are.
+    """
+    found = {uid: step for uid, step in steps.items() if uid in uids}
+    if found:
+        tags = [{"global_steps": step} for step in found.values()]
+        tq.kv_batch_put(keys=list(found), partition_id=TRAIN, tags=tags)

@@ -1,0 +1,145 @@
+"""One step as every method sees it: its rows, read from the queue once, the plans of its prompts, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.training.outcomes import Session, accuracy_of
+from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.queue import KVBatchMeta, RowKey, read, real_keys
+from s2l_ext.training.sources import LEARNER
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Rows that a step trains on, in the batch's order; padding is left out.
+
+    Attributes:
+        names: (B,) keys in the queue.
+        source_B: (B,) who sampled the row.
+        session_prefix_B: (B,) guidance tokens of the row's session.
+        reward_B: (B,) summed over tokens; None where it was not asked for.
+        extra_B: (B,) what the reward and the agent loop said beside it.
+    """
+
+    names: list[str]
+    source_B: list[str]
+    session_prefix_B: list[int]
+    reward_B: np.ndarray | None
+    extra_B: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool, with_reward: bool = True) -> StepRows:
+        """Read them.
+
+        Args:
+            mixed: rows carry their source; else all are the learner's.
+            guided: rows carry the number of their guidance tokens; else there are none.
+            with_reward: their rewards are there.
+        """
+        names = real_keys(batch)
+        fields = ["extra_fields", *["rm_scores"] * with_reward, *[SOURCE_FIELD] * mixed, *[PREFIX_FIELD] * guided]
+        rows = read(batch, fields, names)
+        return cls(
+            names,
+            list(rows[SOURCE_FIELD]) if mixed else [LEARNER] * len(names),
+            [int(value) for value in rows[PREFIX_FIELD]] if guided else [0] * len(names),
+            _row_sums(rows["rm_scores"]) if with_reward else None,
+            [dict(extra) for extra in rows["extra_fields"]],
+        )
+
+    @cached_property
+    def keys(self) -> list[RowKey]:
+        """(B,) parsed."""
+        return [RowKey.parse(name) for name in self.names]
+
+    @property
+    def prefix_len_B(self) -> list[int]:
+        """(B,) guidance tokens at the head of the row: a session's first output has them all."""
+        return [length if key.output == 0 else 0 for key, length in zip(self.keys, self.session_prefix_B, strict=True)]
+
+    @property
+    def acc_B(self) -> np.ndarray | None:
+        """(B,) the verifier's accuracy; None when the reward function gave a row none."""
+        values = [accuracy_of(extra, strict=False) for extra in self.extra_B]
+        return None if any(value is None for value in values) else np.array(values, dtype=float)
+
+    def sessions(self, strict: bool = True) -> list[Session]:
+        """The step's sessions, each judged by its last output.
+
+        Args:
+            strict: an accuracy that is no number in [0, 1] is an error; else it counts as none.
+
+        Raises:
+            DataError: such an accuracy.
+        """
+        last: dict[tuple[str, int], int] = {}
+        for place, key in enumerate(self.keys):
+            held = last.get(key[:2])
+            if held is None or self.keys[held].output < key.output:
+                last[key[:2]] = place
+        return [
+            Session(uid, accuracy_of(self.extra_B[at], strict), self.source_B[at], self.session_prefix_B[at])
+            for (uid, _), at in last.items()
+        ]
+
+    def missing(self, planned: Mapping[str, range]) -> tuple[int, int]:
+        """Sessions that the step's groups were to have, and how many of them left no row.
+
+        Args:
+            planned: numbers of these sessions, by prompt uid.
+        """
+        there = {key[:2] for key in self.keys}
+        wanted = {(uid, number) for uid in {uid for uid, _ in there} for number in planned[uid]}
+        return len(wanted), len(wanted - there)
+
+    def timed_out(self) -> dict[str, float]:
+        """``s2l/reward/timed_out``: rows whose judge ran out of time, of rewards that say so."""
+        said = [(extra.get("reward_extra_info") or {}).get("timed_out") for extra in self.extra_B]
+        counted = [bool(value) for value in said if value is not None]
+        return {"s2l/reward/timed_out": float(sum(counted))} if counted else {}
+
+
+@dataclass
+class Step:
+    """What the hooks of a step share.
+
+    Attributes:
+        number: counted from 1.
+        batch: the rows in the queue; a hook that writes a column puts the new batch here.
+        metrics: of the step, verl's and ours.
+        plans: by prompt uid, in the order of the draws.
+        rows: read once, before advantages.
+        sessions: outcomes of the rows and of groups that verl dropped because their rewards were alike.
+        row_metrics: by source, once they are computed.
+        old_log_probs: they were computed, because the loss reads them.
+    """
+
+    number: int
+    batch: KVBatchMeta
+    metrics: dict[str, Any]
+    plans: dict[str, PromptPlan]
+    rows: StepRows
+    sessions: list[Session] = field(default_factory=list)
+    row_metrics: dict[str, float] | None = None
+    old_log_probs: bool = True
+
+
+def row_order(uids: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Places of the rows sorted by prompt as ``uids`` lists them (others last), session and output."""
+    rank = {uid: number for number, uid in enumerate(uids)}
+    keys = [RowKey.parse(name) for name in names]
+    by_draw = [(rank.get(key.uid, len(rank)), key.session, key.output) for key in keys]
+    return sorted(range(len(names)), key=by_draw.__getitem__)
+
+
+def _row_sums(values: torch.Tensor) -> np.ndarray:
+    """(B,) sums of a nested (B, j) column."""
+    return np.array([float(row.sum()) for row in values.unbind()])
