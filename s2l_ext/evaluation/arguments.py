@@ -82,16 +82,17 @@ def shared(args: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, A
     """Values of :class:`s2l_ext.evaluation.driver.Job`. Raises ConfigError or DataError for words that say nothing
     usable; no data is opened."""
     value = {**MACHINE, **defaults} | {name: given for name, given in vars(args).items() if given is not None}
+    benchmark = None if args.benchmark is None else load_benchmark(args.benchmark)
     return {
         "model": args.model,
-        "data": tuple(args.data or ()),
+        "data": tuple(args.data or _from_hub(benchmark)),
         "out": args.out,
         "sampling": Sampling(**{name: value[name] for name in (*defaults, "presence_penalty") if name in value}),
         "machine": Machine(**{name: value[name] for name in MACHINE}),
         "limit": args.limit,
         "drop_repeats": args.drop_repeats,
         "reward": args.reward,
-        "benchmark": None if args.benchmark is None else load_benchmark(args.benchmark),
+        "benchmark": benchmark,
         "chat_options": dict(map(chat_option, args.chat_option or [])),
         "trust": trust_option(args.trust_remote_code),
     }
@@ -99,10 +100,8 @@ def shared(args: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, A
 
 def job_of(args: argparse.Namespace) -> Evaluation:
     """Raises ConfigError or DataError for words that say nothing usable; no data is opened."""
-    values = shared(args, DEFAULTS)
-    values["data"] = values["data"] or _from_hub(values["benchmark"])
     return Evaluation(
-        **values,
+        **shared(args, DEFAULTS),
         engine=args.engine,
         ks=_ks(args.k),
         divergence_to=args.divergence_to,

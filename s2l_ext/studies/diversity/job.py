@@ -29,13 +29,13 @@ from s2l_ext.utils.files import write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-N, TEMPERATURE, TOP_P, HIGH_TEMPERATURE = 16, 1.0, 1.0, 1.5
-OF_EVAL = (
-    *("data", "benchmark", "reward", "limit", "chat_option", "temperature", "top_p", "top_k", "max_tokens", "seed"),
-    *("engine", "dtype", "tensor_parallel"),
+HIGH_TEMPERATURE = 1.5
+DEFAULTS = command.DEFAULTS | {"n": 16, "temperature": 1.0, "top_p": 1.0}
+SAMPLING_ONLY = (
+    *("data", "benchmark", "reward", "limit", "drop_repeats", "chat_option", "temperature", "top_p", "top_k"),
+    *("max_tokens", "seed", "engine", "dtype", "tensor_parallel"),
+    *("explorer_temperature", "explorer_top_p", "high_temperature"),
 )
-"""Options that mean what they mean for ``s2l eval``, whose own parser reads them."""
-SAMPLING_ONLY = (*OF_EVAL, "explorer_temperature", "explorer_top_p", "high_temperature")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,34 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
     add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
     add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the page and samples")
-    add("--data", action="append", metavar="FILE|hf://NAME", help="as of s2l eval; repeat")
     add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
-    add("--n", type=int, help="samples a problem; take the training's group size (default 16; of files: all)")
-    _add_sampling(parser)
-    add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
-    add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
-    add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
-    command.add_trust(parser)
-    add("--json", action="store_true", help="print the result as JSON")
-
-
-def _add_sampling(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--temperature", type=float, help="of every model (default 1.0)")
-    add("--top-p", type=float, help="of every model (default 1.0)")
+    command.add_sampling(parser, DEFAULTS, given_only=True)
+    add("--engine", choices=ENGINES, help="default vllm")
     add("--explorer-temperature", type=float, help="default: --temperature; S2L-PO's code trains with 0.7")
     add("--explorer-top-p", type=float, help="default: --top-p; S2L-PO's code trains with 0.95")
     add("--high-temperature", type=float, help="of the learner's token noise, 0 for none (default 1.5)")
-    add("--top-k", type=int, help="0 is off (default)")
-    add("--max-tokens", type=int, help="longest response (default 2048)")
-    add("--seed", type=int, help="of the samples (default 0)")
-    add("--engine", choices=ENGINES, help="default vllm")
-    add("--limit", type=int, metavar="L", help="first L problems of every file")
-    add("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
-    add("--reward", metavar="pkg.module:function", help="default: by data source")
-    add("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
-    add("--dtype", help="auto: the model's own; float32 without an accelerator")
-    add("--tensor-parallel", type=int, help="accelerators for one vLLM (default 1)")
+    add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
+    add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
+    add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
+    add("--json", action="store_true", help="print the result as JSON")
 
 
 @dataclass(frozen=True)
@@ -181,7 +163,7 @@ def _settings(args: argparse.Namespace, has_models: bool) -> Settings:
 
 
 def _refuse_sampling(args: argparse.Namespace) -> None:
-    given = [name for name in SAMPLING_ONLY if getattr(args, name) is not None]
+    given = [name for name in SAMPLING_ONLY if getattr(args, name) not in (None, False)]
     if given:
         raise ConfigError(
             f"--{given[0].replace('_', '-')} with --from-samples: nothing is sampled, so it cannot apply. Leave it out."
@@ -201,7 +183,7 @@ def _check_files(files: dict[str, Path], models: dict[str, str], learner: str) -
 
 
 def _evaluations(args: argparse.Namespace, models: dict[str, str], learner: str) -> dict[str, Evaluation]:
-    temperature, top_p = _or(args.temperature, TEMPERATURE), _or(args.top_p, TOP_P)
+    temperature, top_p = _or(args.temperature, DEFAULTS["temperature"]), _or(args.top_p, DEFAULTS["top_p"])
     explorers = _or(args.explorer_temperature, temperature), _or(args.explorer_top_p, top_p)
     own = {name: (temperature, top_p) if name == learner else explorers for name in models}
     found = {name: _evaluation(args, name, models[name], *drawn) for name, drawn in own.items()}
@@ -223,20 +205,10 @@ def _or(value: Any, default: Any) -> Any:
 
 
 def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: float, top_p: float) -> Evaluation:
-    """What ``s2l eval`` would make of these words."""
-    values = {option: getattr(args, option) for option in OF_EVAL}
-    values |= {"n": _or(args.n, N), "temperature": temperature, "top_p": top_p, "model": path}
-    values["out"] = args.out / SAMPLES / f"{name}.json"
-    words = [
-        f"--{option.replace('_', '-')}={word}"
-        for option, value in values.items()
-        if value is not None
-        for word in (value if isinstance(value, list) else [value])
-    ]
-    words += ["--trust-remote-code"] * args.trust_remote_code
-    parser = argparse.ArgumentParser()
-    command.add_arguments(parser)
-    return command.job_of(parser.parse_args(words))
+    """What ``s2l eval`` would make of these options."""
+    own = {"model": path, "out": args.out / SAMPLES / f"{name}.json", "temperature": temperature, "top_p": top_p}
+    options = command.shared(argparse.Namespace(**vars(args) | own), DEFAULTS)
+    return Evaluation(**options, engine=args.engine or "vllm")
 
 
 def _of_another_tokenizer(job: Job, models: dict[str, Model]) -> list[str]:
