@@ -157,9 +157,7 @@ def _from_document(document: Any, path: Path) -> Benchmark:
 
 def _check(document: dict[str, Any], path: Path) -> None:
     for name, value in document.items():
-        expected = {"rename": "names to names", "wrong": "a list of names", "refuse": "a list of names"}.get(
-            name, "text"
-        )
+        expected = KINDS.get(name, "text")
         if not _is(value, expected):
             raise DataError(f"{path}: {name} is {value!r}, expected {expected}.")
     if document.get("tests") not in (None, *forms.TESTS):

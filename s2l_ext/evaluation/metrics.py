@@ -9,17 +9,8 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import Any
 
-from s2l_ext.evaluation.intervals import mean_interval, paired_interval, paired_intervals
-from s2l_ext.utils.pass_at_k import pass_at_k
-
-__all__ = [
-    "majority_correct",
-    "paired_interval",
-    "paired_intervals",
-    "pass_at_k",
-    "standard_error",
-    "summarize",
-]
+from s2l_ext.evaluation.intervals import mean_interval
+from s2l_ext.utils.pass_at_k import pass_at_k as pass_at_k
 
 
 def majority_correct(answers: Sequence[str | None], correct: Sequence[bool]) -> bool:

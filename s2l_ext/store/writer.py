@@ -133,10 +133,12 @@ class StoreWriter:
 
     def _write(self, number: int) -> None:
         """Make a shard. A kill in between leaves its responses in the journal too, or there only."""
-        name = next(shards.free_numbers(self.folder)) if number == REST else number
-        shard = shards.write_shard(self.folder, name, list(map(shards.decode, self._lines.pop(number))))
-        self._left.pop(number, None)
+        free = (each for each in shards.free_numbers(self.folder) if each not in self._left)
+        rows = list(map(shards.decode, self._lines[number]))
+        shard = shards.write_shard(self.folder, next(free) if number == REST else number, rows)
         self._save(shards=tuple(sorted((*self.manifest.shards, shard), key=lambda each: each.name)))
+        del self._lines[number]
+        self._left.pop(number, None)
         self._journal.replace(line for lines in self._lines.values() for line in lines)
 
     def compact(self) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from s2l_ext.evaluation import pass_at_k
-from s2l_ext.evaluation.intervals import bootstrap_tail, t_quantile
-from s2l_ext.evaluation.metrics import majority_correct, paired_interval, paired_intervals, standard_error, summarize
+from s2l_ext.evaluation.intervals import bootstrap_tail, paired_interval, paired_intervals, t_quantile
+from s2l_ext.evaluation.metrics import majority_correct, standard_error, summarize
 from s2l_ext.utils.pass_at_k import ks_up_to, validation_pass_at_k
 
 

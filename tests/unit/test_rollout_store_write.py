@@ -106,6 +106,21 @@ def test_shards_do_not_depend_on_what_ends_first_or_on_kills(
     assert shards_of(other) == shards_of(one) and RolloutStore(other).digest == RolloutStore(one).digest
 
 
+def test_what_another_request_left_in_the_journal_gets_a_shard_of_its_own(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        store.add(rollout("a", 0))
+    with open_store(tmp_path, problems={"b": "pb", "c": "pc"}, only_missing=True) as store:
+        store.add(rollout("b", 0))
+        store.add(rollout("c", 0))
+        store.compact()
+        for name, index in ALL[1:]:
+            if name != "a" and index:
+                store.add(rollout(name, index))
+        store.finish()
+    assert fill(tmp_path, only_missing=True) == [("a", 1), ("a", 2), ("a", 3)]
+    check_whole(tmp_path)
+
+
 def test_the_journal_holds_what_no_shard_has_and_keeps_its_lock(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         for key in [("a", 0), ("b", 0), ("a", 1), ("a", 2), ("a", 3), ("c", 2)]:
