@@ -86,12 +86,8 @@ def conclusion_of(trace: str) -> str:
     return trace.partition(CLOSE)[2]
 
 
-def is_complete(trace: str, marked: bool = True) -> bool:
-    """Whether the thinking ends and a final answer follows: in a box, after ``####`` or in tags if ``marked``."""
-    return _incomplete(trace, marked) is None
-
-
 def _incomplete(trace: str, marked: bool) -> str | None:
+    """None if the thinking ends and a final answer follows: in a box, after ``####`` or in tags if ``marked``."""
     opened, closed = trace.count(OPEN), trace.count(CLOSE)
     if opened > 1 or closed > opened or (closed and trace.index(CLOSE) < trace.index(OPEN)):
         return BROKEN_TAGS

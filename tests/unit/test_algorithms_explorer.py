@@ -33,11 +33,9 @@ def test_a_single_mixed_step_is_the_explorer_alone():
     assert LinearAnnealing(mix_steps=1, group_size=6).table(3) == [6, 0, 0]
 
 
-def test_share_is_the_rounded_share():
+def test_slots_are_rounded_up():
     schedule = LinearAnnealing(mix_steps=8, group_size=16)
-    assert schedule.share(1) == 1.0
-    assert schedule.share(5) == 7 / 16  # alpha is 3/7: 6.86 slots, rounded up
-    assert schedule.share(9) == 0.0
+    assert [schedule.slots(step) for step in (1, 5, 9)] == [16, 7, 0]  # alpha of step 5 is 3/7: 6.86 slots
     assert sum(schedule.table(16)) / 256 == pytest.approx(0.262, abs=5e-4)
 
 

@@ -92,7 +92,7 @@ def test_a_slow_judgement_is_given_up(monkeypatch):
 def test_states_answer_reads_the_conclusion():
     assert traces.states_answer("<think>\\boxed{3}</think>so #### 2\n#### 2", "2")
     assert not traces.states_answer("<think>\\boxed{2}", "2")
-    assert traces.is_complete("<think>a</think>b", marked=False) and not traces.is_complete("<think>a</think>b")
+    assert traces._incomplete("<think>a</think>b", False) is None and traces._incomplete("<think>a</think>b", True)
 
 
 @pytest.mark.parametrize("tier", tasks.TIERS)

@@ -112,10 +112,6 @@ class LinearAnnealing:
         """``G_w = ceil(alpha * G)``: sessions of every group that the explorer samples at ``step``."""
         return math.ceil(round(self.alpha(step) * self.group_size, ROUND_DIGITS))
 
-    def share(self, step: int) -> float:
-        """Explorer sessions over all sessions at ``step``, after rounding up: ``G_w / G``."""
-        return self.slots(step) / self.group_size
-
     def table(self, total_steps: int) -> list[int]:
         """Slots of steps 1 to ``total_steps``."""
         return [self.slots(step) for step in range(1, total_steps + 1)]
