@@ -377,3 +377,27 @@ def test_spread_of_advantages_is_drawn_where_it_was_logged(tmp_path):
         found = curves.sections(write(tmp_path / name, [(1, data), (2, data)], None))
         figures = "".join(figure for section in found for figure in section.figures)
         assert figures.count("<figcaption>Spread of advantages<") == count
+
+
+def test_doublings_take_equal_places_and_a_crossing_is_a_mark_without_a_line():
+    points = [(float(k), k / 8) for k in range(1, 9)]
+    cross = Line("", "explorer", [(4.0, 0.5)], style="crosses", says=["k = 4.0"])
+    text = chart("pass@k", "share", [Line("a", "learner", points), cross], x_name="k", doubling=True)
+    found = Page(text)
+    at = {attrs["cx"]: attrs["cy"] for attrs in found.of_class("dot")}
+    xs = [float(x) for x in at]
+    assert xs[1] - xs[0] == pytest.approx(xs[3] - xs[1], abs=0.02) == pytest.approx(xs[7] - xs[3], abs=0.02)
+    assert re.findall("text-anchor='middle'>([0-9]+)<", text) == ["1", "2", "4", "8"]
+    (mark,) = found.of_class("explorer")
+    assert mark["d"].startswith(f"M{xs[3] - 6:.1f} ") and "<title>k = 4.0</title>" in text
+    assert text.count("<i></i>") == 1
+
+
+def test_a_chart_needs_a_metric_and_a_plan_alone_draws_nothing(tmp_path):
+    run = write(tmp_path / "run", [(1, {KL + "beta": 0.01, KL + "target": 0.1, "actor/kl_loss": 0.2})], None)
+    (kl,) = curves.sections(run, "of_each_run")
+    text = "".join(kl.figures)
+    assert "class='line plan planned'" in text and "KL of the update, step 1: 0.2" in text
+    assert "Accuracy of the batch" not in text
+    alone = write(tmp_path / "alone", [(1, {KL + "beta": 0.01, KL + "target": 0.1})], None)
+    assert "KL to the reference" not in "".join(curves.sections(alone, "of_each_run")[0].figures)
