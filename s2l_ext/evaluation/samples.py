@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError, StateMismatch
-from s2l_ext.store.journal import Journal, whole_lines
 from s2l_ext.utils import json_text
+from s2l_ext.utils.jsonl import Journal, whole_lines
 from s2l_ext.utils.secrets import masked
 
 SCHEMA_VERSION = 1

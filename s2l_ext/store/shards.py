@@ -15,11 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import DTypeLike
 
-from s2l_ext.store.journal import cannot_write
 from s2l_ext.store.reader import MANIFEST, SCHEMA, Manifest, Rollout, Shard
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import sha256_file
 from s2l_ext.utils.files import to_disk, write_atomically
+from s2l_ext.utils.jsonl import cannot_write
 
 ROW_GROUP = 64
 """Rows that are read together: few, because training asks for one prompt's responses at a time."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.store import shards
-from s2l_ext.store.journal import Journal, whole_lines
 from s2l_ext.store.reader import MANIFEST, Manifest, Rollout, RolloutStore, is_store
+from s2l_ext.utils.jsonl import Journal, whole_lines
 from s2l_ext.utils.secrets import masked
 
 JOURNAL = "journal.jsonl"

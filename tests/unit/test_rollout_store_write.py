@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
-from s2l_ext.store import journal, shards
+from s2l_ext.store import shards
 from s2l_ext.store.reader import Rollout, RolloutStore, read_manifest
 from s2l_ext.store.shards import decode, encode
 from s2l_ext.store.writer import StoreWriter
+from s2l_ext.utils import jsonl
 
 FINGERPRINT = {
     "model": "m1",
@@ -143,8 +144,8 @@ STEPS = [
     (shards, "to_disk"),
     (shards.os, "replace"),
     (shards, "write_atomically"),
-    (journal.os, "write"),
-    (journal.os, "fsync"),
+    (jsonl.os, "write"),
+    (jsonl.os, "fsync"),
 ]
 
 
@@ -335,7 +336,7 @@ def no_space(*rest: Any, **named: Any) -> None:
 @pytest.mark.parametrize(
     ("place", "name", "path"),
     [
-        (journal.os, "write", "journal.jsonl"),
+        (jsonl.os, "write", "journal.jsonl"),
         (shards.pq, "write_table", "shard-000000.parquet"),
         (shards, "to_disk", "shard-000000.parquet"),
         (shards, "write_atomically", "store.json"),
@@ -368,7 +369,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: 
     with open_store(tmp_path) as store:
         store.add(rollout("a", 0))
         with monkeypatch.context() as patch:
-            patch.setattr(journal.os, "write", until_full)
+            patch.setattr(jsonl.os, "write", until_full)
             with pytest.raises(DataError, match="No space left"):
                 store.add(replace(rollout("b", 0), text="long " * 99))
     assert ("a", 0) not in fill(tmp_path)
