@@ -46,6 +46,10 @@ def _sources(pipeline: Pipeline, stage: Stage, name: str, ref: str) -> list[Sour
 def _source(pipeline: Pipeline, where: str, ref: str, value: str) -> Source:
     if not value.startswith(STAGE_MARK):
         return Source(ref, path=value)
+    if ref.startswith(("/", ".", "~")):
+        raise ConfigError(
+            f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
+        )
     head, _, part = value.removeprefix(STAGE_MARK).partition("/")
     if head not in pipeline.stage_names:
         known = [*pipeline.models, *pipeline.splits, *pipeline.stage_names]

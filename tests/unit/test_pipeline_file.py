@@ -103,6 +103,13 @@ def test_a_stage_that_is_not_there_is_named_with_the_nearest(tmp_path) -> None:
         require_stage(read_pipeline(write(tmp_path)), "odp", "--from")
 
 
+@pytest.mark.parametrize("path", ["/data/store", "~/store", "./store", "../store"])
+def test_a_path_where_a_name_belongs_says_where_it_goes(tmp_path, path: str) -> None:
+    assert refusal(write(tmp_path, **stage({"inputs": {"store": path}}))) == (
+        f"stage opd: inputs.store: {path!r} is a path. Give it a name under models or splits, and write the name here."
+    )
+
+
 def test_base_leave_out_and_change(tmp_path) -> None:
     write(tmp_path)
     change = {"opd": {"inputs": {"teacher": None, "explorer": "teacher"}, "overrides": ["a=1"]}}
