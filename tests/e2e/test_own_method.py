@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import tomllib
 
+pytestmark = pytest.mark.long
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method"
 SIZE = "s2l/advantage_scale/size"
 STEPS = 4
