@@ -226,7 +226,7 @@ def rows_in_a_real_queue() -> Iterator[KVBatchMeta]:
 
 def test_a_write_to_some_keys_leaves_the_other_rows_and_all_other_columns(rows_in_a_real_queue) -> None:
     batch = rows_in_a_real_queue
-    rows = StepRows.of(batch, mixed=False, guided=True, with_reward=False)
+    rows = StepRows(list(batch.keys), ["learner"] * 3, [0, 2, 0], None, [{}] * 3)
     metrics = take_guidance_for_the_learners(Step(1, batch, {}, {}, rows))
     keys, names = ["a_2_0", "a_1_0", "a_0_0"], ["rollout_log_probs", "old_log_probs", "response_mask"]
     rows = tq.kv_batch_get(keys=keys, partition_id="train", select_fields=names)
