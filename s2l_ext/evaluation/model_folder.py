@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ext.config.model_files import is_local, needs_own_code
-from s2l_ext.data.prompts import file_digests
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.utils import json_text
+from s2l_ext.utils.digests import file_digests, sha256_file
 from s2l_ext.utils.files import cache_root, write_atomically
 
 if TYPE_CHECKING:
@@ -137,46 +137,29 @@ def _as_list(value: Any) -> list[int]:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over configuration, tokenizer and weights; weights' digests are remembered by size and time."""
-    total = hashlib.sha256()
-    remembered = _Remembered(cache_root() / "digests.json")
+    """SHA-256 over configuration, tokenizer and weights. Large files' digests are remembered by size and time: reading
+    16 GB of weights again takes longer than a small evaluation."""
+    memory, total = cache_root() / "digests.json", hashlib.sha256()
+    known: dict[str, list[Any]] = {}
+    with contextlib.suppress(OSError, TypeError, ValueError):
+        known = dict(json_text.loads(memory.read_text()))
+    new: dict[str, list[Any]] = {}
     for path in _some(folder, (*SMALL_FILES, *WEIGHTS)):
-        total.update(f"{path.name} {remembered.digest(path)}\n".encode())
-    remembered.save()
+        state, name = os.stat(path), str(path.resolve())
+        mark, entry = [state.st_size, state.st_mtime_ns], known.get(name)
+        if entry is None or entry[:2] != mark:
+            entry = [*mark, sha256_file(path)]
+            new |= {name: entry} if state.st_size >= CACHED_FROM_BYTES else {}
+        total.update(f"{path.name} {entry[2]}\n".encode())
+    if new:
+        with contextlib.suppress(OSError):
+            write_atomically(memory, json.dumps(known | new))
     return total.hexdigest()
 
 
 def data_digest(paths: Sequence[Path]) -> str:
     """SHA-256 over the contents of the files, in order."""
     return hashlib.sha256("\n".join(file_digests(map(str, paths))).encode()).hexdigest()
-
-
-class _Remembered:
-    """Digests of large files: reading 16 GB of weights again takes longer than a small evaluation."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.known: dict[str, list[Any]] = {}
-        self.changed = False
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            self.known = dict(json_text.loads(path.read_text()))
-
-    def digest(self, path: Path) -> str:
-        state, name = os.stat(path), str(path.resolve())
-        mark = [state.st_size, state.st_mtime_ns]
-        entry = self.known.get(name)
-        if entry is not None and entry[:2] == mark:
-            return str(entry[2])
-        (digest,) = file_digests([str(path)])
-        if state.st_size >= CACHED_FROM_BYTES:
-            self.known[name] = [*mark, digest]
-            self.changed = True
-        return digest
-
-    def save(self) -> None:
-        if self.changed:
-            with contextlib.suppress(OSError):
-                write_atomically(self.path, json.dumps(self.known))
 
 
 def require_room(model: Model, longest_prompt: int, max_tokens: int) -> int:
