@@ -11,18 +11,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import ConfigError, ResourceError
-from s2l_ext.pipeline.digests import Digests
-from s2l_ext.pipeline.graph import check_names, downstream, require_stage
-from s2l_ext.pipeline.lock import is_held, locked
-from s2l_ext.pipeline.manifest import Manifest
+from s2l_ext.pipeline.file import read_pipeline
 from s2l_ext.pipeline.plan import Plan
-from s2l_ext.pipeline.progress import Progress
-from s2l_ext.pipeline.runner import Runner, StageFailed
-from s2l_ext.pipeline.schema import Pipeline, read_pipeline
-from s2l_ext.pipeline.table import final_rows, final_table, grid, status_rows
+from s2l_ext.pipeline.runner import Runner, StageFailed, locked
+from s2l_ext.pipeline.stage import Pipeline
+from s2l_ext.pipeline.table import Progress, final_rows, final_table, grid, status_rows
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
+from s2l_ext.utils.run_lock import is_held
 
 LOG_LINES = 30
 EXIT_FAILED, EXIT_STOPPED = 1, 130
@@ -46,22 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """0: everything asked for is finished; 1: a stage failed; 2: refused, with one message."""
     pipeline = read_pipeline(args.file, args.out, args.overrides)
-    check_names(pipeline)
-    for option, name in (("--from", args.from_stage), ("--only", args.only)):
-        if name is not None:
-            require_stage(pipeline, name, option)
-    _refuse_apart(args)
-    remade = downstream(pipeline, args.from_stage) if args.from_stage else []
+    _check_stages(args, pipeline.stage_names)
+    remade = pipeline.downstream(args.from_stage) if args.from_stage else []
     if args.dry_run or args.status:
         return _look(args, pipeline, remade)
     with locked(pipeline.out) as token:
-        plan = _plan(pipeline)
+        plan = Plan(pipeline)
         plan.check(remade)
         plan.manifest.invalidate(remade)
         return _run(args, plan, token)
 
 
-def _refuse_apart(args: argparse.Namespace) -> None:
+def _check_stages(args: argparse.Namespace, names: list[str]) -> None:
+    for option, name in (("--from", args.from_stage), ("--only", args.only)):
+        if name is not None and name not in names:
+            raise ConfigError(f"{option} {name}: no such stage.{did_you_mean(name, names)} Stages: {', '.join(names)}.")
     if args.from_stage and args.only and args.from_stage != args.only:
         raise ConfigError(
             f"--from {args.from_stage} --only {args.only}: --from would set aside what --only then waits for. Name one "
@@ -74,15 +71,11 @@ def _goes_on(args: argparse.Namespace) -> str:
     return "Run it again without --from: it" if args.from_stage else "The same command"
 
 
-def _plan(pipeline: Pipeline) -> Plan:
-    return Plan(pipeline, Manifest(pipeline.out, pipeline.name), Digests(pipeline.out))
-
-
 # ---- looking ------------------------------------------------------------------------------------------------------
 
 
 def _look(args: argparse.Namespace, pipeline: Pipeline, remade: list[str]) -> int:
-    plan = _plan(pipeline)
+    plan = Plan(pipeline)
     if args.dry_run:
         plan.check(remade)
     decisions = plan.decisions(remade)

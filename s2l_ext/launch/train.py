@@ -30,7 +30,7 @@ from s2l_ext.platforms import activate_for
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
-from s2l_ext.training.preflight import check_own_pool, keep_own_ray_here
+from s2l_ext.training.preflight import check_own_pool, gpus_needed, keep_own_ray_here
 from s2l_ext.training.verl_rules import MANAGER_KEY
 from s2l_ext.utils.refusal import guarded
 from s2l_ext.utils.run_lock import held
@@ -168,7 +168,8 @@ def _write_description(prepared: Prepared, folder: Path) -> None:
     from s2l_ext.utils.files import write_atomically
 
     write_atomically(folder / CONFIG_FILE, _masked_yaml(prepared.cfg))
-    plan = prepared.plan | {"parameters": parameters(prepared)}
+    needed = gpus_needed(prepared.cfg, prepared.s2l)
+    plan = prepared.plan | {"parameters": parameters(prepared), "accelerators": needed}
     write_atomically(folder / PLAN_FILE, json.dumps(masked(plan), indent=1) + "\n")
 
 

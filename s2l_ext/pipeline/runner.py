@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import time
+import uuid
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.errors import ConfigError
-from s2l_ext.pipeline.accounting import training_seconds
-from s2l_ext.pipeline.digests import digest_of
-from s2l_ext.pipeline.export import export, set_aside
-from s2l_ext.pipeline.kinds import Command, Place, Prepared, kind_of, relative
-from s2l_ext.pipeline.manifest import Entry
-from s2l_ext.pipeline.plan import Decision, Plan
-from s2l_ext.pipeline.process import run_guarded
-from s2l_ext.pipeline.progress import Progress
-from s2l_ext.pipeline.schema import Stage
+from s2l_ext.errors import ConfigError, DataError, ResourceError
+from s2l_ext.pipeline.checks import require_model
+from s2l_ext.pipeline.plan import Decision, Entry, Plan
+from s2l_ext.pipeline.stage import Command, Place, Prepared, Stage
+from s2l_ext.pipeline.table import Progress
 from s2l_ext.utils import json_text
-from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.digests import Digests, digest_of
+from s2l_ext.utils.files import to_disk, write_atomically
+from s2l_ext.utils.processes import end_marked, run_supervised
+from s2l_ext.utils.run_lock import held
 
 LOG_FILE = "log.txt"
 
@@ -31,6 +34,21 @@ class StageFailed(Exception):
     def __init__(self, stage: str, returncode: int, log: Path) -> None:
         super().__init__(f"stage {stage} failed with exit code {returncode}.")
         self.log = log
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[str]:
+    """Hold the output folder; yields the token that marks this run's processes.
+
+    A lock whose process is gone is taken over, after the processes that it left have been ended.
+
+    Raises:
+        ResourceError: another pipeline works in the folder; names its process id and host.
+    """
+    token = uuid.uuid4().hex
+    way_out = "Wait for it or choose another --out"
+    with held(folder, "pipeline", way_out, token, lambda left: end_marked(str(left.get("token")))):
+        yield token
 
 
 class Runner:
@@ -55,7 +73,7 @@ class Runner:
             if decision.action == "wait":
                 raise ConfigError(f"--only {stage.name}: {decision.why}. Run the pipeline without --only first.")
             if decision.action != "skip":
-                self.plan.check_inside(stage)
+                self.plan.check_inputs(stage, made=True)
                 for warning in self.plan.check_final(decisions):
                     self.progress.say(f"warning: {warning}")
                 self._run(stage, decision)
@@ -64,23 +82,21 @@ class Runner:
 
     def _run(self, stage: Stage, decision: Decision) -> None:
         place, prepared = self.plan.place(stage), self.plan.prepared[stage.name]
-        entry = self._open(stage, decision)
-        done = decision.action == "export" or (decision.action == "resume" and kind_of(stage).finished(place, prepared))
+        entry = self._open(place, decision)
+        done = decision.action == "export" or (decision.action == "resume" and stage.does.finished(place, prepared))
         for command in [] if done else prepared.commands:
             self._command(place, command, entry)
         entry.status = "ran"
         self.plan.manifest.put(stage.name, entry)
         self._finish(place, prepared, entry)
 
-    # ---- before ---------------------------------------------------------------------------------------------------
-
-    def _open(self, stage: Stage, decision: Decision) -> Entry:
+    def _open(self, place: Place, decision: Decision) -> Entry:
         """The stage's entry for this attempt, on disk before anything runs."""
-        place, manifest = self.plan.place(stage), self.plan.manifest
-        earlier = manifest.get(stage.name)
+        name, manifest = place.stage.name, self.plan.manifest
+        earlier = manifest.entries.get(name)
         if decision.action == "run" or earlier is None:
             self._set_aside(place, earlier)
-            parts = self.plan.parts(stage)
+            parts = self.plan.parts(place.stage)
             entry = Entry("running", digest_of(parts), parts, cost={"attempts": 0, "wall_seconds": 0.0})
         else:
             entry = earlier
@@ -90,76 +106,64 @@ class Runner:
         entry.cost["attempts"] += 1
         entry.cost["open_since"] = time.time()
         place.run.mkdir(parents=True, exist_ok=True)
-        manifest.put(stage.name, entry)
+        manifest.put(name, entry)
         return entry
 
     def _set_aside(self, place: Place, earlier: Entry | None) -> None:
         kept = set_aside(place.folder)
         if kept and earlier:
             write_atomically(kept / "manifest_entry.json", json.dumps(asdict(earlier), indent=1))
-        if kind_of(place.stage).makes_model:
-            set_aside(self.plan.output(place.stage))
-
-    # ---- while ----------------------------------------------------------------------------------------------------
+        if place.stage.does.makes_model:
+            set_aside(self.plan.pipeline.output(place.stage))
 
     def _command(self, place: Place, command: Command, entry: Entry) -> None:
-        if command.gives is not None and _is_given(command.gives):
-            return
-        log = place.folder / LOG_FILE
-        tick = partial(self.progress.tick, place.run, self.plan.prepared[place.stage.name].steps)
-        code = run_guarded(command.words, log, self.token, tick)
+        """Run a command, unless its result is there and whole."""
+        if command.gives is not None:
+            with contextlib.suppress(OSError, ValueError):
+                json_text.loads(command.gives.read_text())
+                return
+        name, log = place.stage.name, place.folder / LOG_FILE
+        tick = partial(self.progress.tick, place.run, self.plan.prepared[name].steps)
+        code = run_supervised(command.words, log, tick, marker=self.token).returncode
         if code != 0:
             entry.status = "failed"
             _close_attempt(entry)
-            self.plan.manifest.put(place.stage.name, entry)
-            raise StageFailed(place.stage.name, code, log)
-
-    # ---- after ----------------------------------------------------------------------------------------------------
+            self.plan.manifest.put(name, entry)
+            raise StageFailed(name, code, log)
 
     def _finish(self, place: Place, prepared: Prepared, entry: Entry) -> None:
-        kind, name = kind_of(place.stage), place.stage.name
-        source, target = kind.exported(place), self.plan.output(place.stage)
+        """Export what the stage made, and write down its result and cost."""
+        kind, name, relative = place.stage.does, place.stage.name, place.pipeline.relative
+        source, target = kind.exported(place), place.pipeline.output(place.stage)
         if kind.makes_model:
-            self.progress.say(f"{name}: exporting {relative(place.pipeline, target)}")
+            self.progress.say(f"{name}: exporting {relative(target)}")
             files = export(source, target, self.plan.digests, name)
         else:
             files = self.plan.digests.folder(source)
         output = {"files": files, "sha256": digest_of(files)}
+        seen = self.plan.seen_by(place.stage)
         entry.result = {
             "inputs": self._inputs(place),
-            "output": {"path": relative(place.pipeline, target), **(output if kind.reproducible else {})},
-            "labels": seen.to_dict() if (seen := self.plan.seen_by(place.stage)) else None,
+            "output": {"path": relative(target), **(output if kind.reproducible else {})},
+            "labels": seen.to_dict() if seen else None,
             **kind.result(place, prepared),
         }
         _close_attempt(entry)
         entry.cost |= {} if kind.reproducible else output
-        if (count := prepared.accounting.get("accelerators")) is not None:
-            trained = kind.makes_model
-            seconds = training_seconds(place.run, count) if trained else count * entry.cost["wall_seconds"]
-            entry.cost |= {"accelerators": count, "accelerator_seconds": seconds}
+        if prepared.accelerators is not None:
+            seconds = kind.accelerator_seconds(place, prepared, entry.cost["wall_seconds"])
+            entry.cost |= {"accelerators": prepared.accelerators, "accelerator_seconds": seconds}
         entry.status = "done"
         self.plan.manifest.put(name, entry)
 
     def _inputs(self, place: Place) -> dict[str, Any]:
         return {
             name: [
-                {"from": source.ref, "path": relative(place.pipeline, path), "sha256": self._content(path)}
+                {"from": source.ref, "path": place.pipeline.relative(path), "sha256": self.plan.digests.of(path)}
                 for source, path in group
             ]
             for name, group in place.inputs().items()
         }
-
-    def _content(self, path: str) -> str:
-        return self.plan.digests.path_digest(path)
-
-
-def _is_given(path: Path) -> bool:
-    """Whether a command's result is there and whole."""
-    try:
-        json_text.loads(path.read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def _close_attempt(entry: Entry) -> None:
@@ -174,3 +178,69 @@ def _unwritten_seconds(entry: Entry, log: Path) -> float:
     if since is None or not log.exists():
         return 0.0
     return max(0.0, log.stat().st_mtime - since)
+
+
+# ---- a model, copied so that it is there whole or not at all --------------------------------------------------------
+
+
+def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str, str]:
+    """Copy a Hugging Face folder: temporary folder, fsync, checksums, rename.
+
+    Returns:
+        SHA-256 of every file, by relative name.
+
+    Raises:
+        DataError: ``source`` is no complete model, or a copy differs from its original.
+        ResourceError: no space, or the folder cannot be written. Nothing half-written is left under ``target``.
+    """
+    require_model(source, f"stage {stage}")
+    wanted = digests.folder(source)
+    if target.is_dir() and digests.folder(target) == wanted:
+        return wanted  # exported before, by a run that was killed before it could say so
+    partial = target.with_name(f"{target.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+    try:
+        _copy(source, partial)
+        if damage := digests.damage(partial, wanted):
+            raise DataError(f"stage {stage}: {damage}. Check the disk and run the pipeline again.")
+        set_aside(target)
+        os.rename(partial, target)
+        to_disk(target.parent)
+    except OSError as error:
+        free = shutil.disk_usage(target.parent).free if target.parent.is_dir() else 0
+        raise ResourceError(
+            f"stage {stage}: its model cannot be written to {target}: {error.strerror or error} "
+            f"({free / 1e9:.2f} GB free). Training is finished and kept: make space and run the pipeline again, "
+            "without --from: it goes on from here."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return digests.folder(target)
+
+
+def _copy(source: Path, partial: Path) -> None:
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    needed = sum(file.stat().st_size for file in files)
+    if shutil.disk_usage(partial.parent).free < needed:
+        raise OSError(28, f"{needed / 1e9:.2f} GB are needed")
+    for file in files:
+        copy = partial / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(file, copy)
+
+
+def copy_file(file: Path, copy: Path) -> None:
+    """Copy a file's content and wait until the disk has it."""
+    shutil.copyfile(file, copy)
+    to_disk(copy)
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename to ``<name>.stale-N``, the first N that is free; None when there is nothing."""
+    if not path.exists():
+        return None
+    number = 1
+    while (kept := path.with_name(f"{path.name}.stale-{number}")).exists():
+        number += 1
+    return path.rename(kept)

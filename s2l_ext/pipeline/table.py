@@ -1,62 +1,116 @@
-"""What a person reads: the state of every stage, and the final table of models."""
+"""What a person reads: the state of every stage, a line a step while it runs, and the final table of models."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, TextIO
 
-from s2l_ext.pipeline.kinds import kind_of
-from s2l_ext.pipeline.plan import Decision, Plan
-from s2l_ext.pipeline.schema import STAGE_MARK
+from s2l_ext.pipeline.file import STAGE_MARK
+from s2l_ext.pipeline.plan import Decision, Decisions, Entry, Plan
+from s2l_ext.report.results import is_accuracy
+from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
+from s2l_ext.utils import json_text
+from s2l_ext.utils.follow import last_lines
 
 STATES = {"skip": "done", "run": "to run", "resume": "interrupted", "export": "to export", "wait": "waiting"}
+WORDS = {"skip": "skipped", "run": "runs", "resume": "resumes", "export": "exports", "wait": "waits"}
+HEARTBEAT_SECONDS = 60.0
 
 
-def state_of(decision: Decision, running: bool) -> str:
-    if running and decision.action == "resume":
-        return "running"
-    return "stale" if decision.stale else STATES[decision.action]
+# ---- before and while ---------------------------------------------------------------------------------------------
 
 
-def status_rows(plan: Plan, decisions: dict[str, Decision], running: bool) -> list[dict[str, Any]]:
+def status_rows(plan: Plan, decisions: Decisions, running: bool) -> list[dict[str, Any]]:
     """State of every stage; ``running``: a pipeline works in the folder now."""
     rows = []
     for stage in plan.stages:
-        decision, entry = decisions[stage.name], plan.manifest.get(stage.name)
-        row = {"stage": stage.name, "kind": stage.kind, "state": state_of(decision, running), "why": decision.why}
-        rows.append({**row, "attempts": entry.cost.get("attempts", 0) if entry else 0})
+        decision, entry = decisions[stage.name], plan.manifest.entries.get(stage.name)
+        state = "stale" if decision.stale else STATES[decision.action]
+        row = {"stage": stage.name, "kind": stage.kind, "why": decision.why}
+        row["state"] = "running" if running and decision.action == "resume" else state
+        rows.append(row | {"attempts": entry.cost.get("attempts", 0) if entry else 0})
     return rows
+
+
+class Progress:
+    """Writes to ``stream``: standard error where standard output carries JSON."""
+
+    def __init__(self, total: int, stream: TextIO = sys.stdout) -> None:
+        self.total, self.stream = total, stream
+        self._head, self._started, self._said = "", time.monotonic(), time.monotonic()
+        self._shown: tuple[int, float | None] = (0, None)
+
+    def say(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+        self._said = time.monotonic()
+
+    def stage(self, number: int, name: str, decision: Decision) -> None:
+        self._head = f"[{number}/{self.total}] {name}"
+        self._started, self._shown = time.monotonic(), (0, None)
+        self.say(f"{self._head}: {WORDS[decision.action]} ({decision.why})")
+
+    def tick(self, run: Path, steps: int | None) -> None:
+        """Say what is new in the run's metrics; without news a sign of life once a minute."""
+        step, accuracy = latest(run / FILE_NAME)
+        elapsed = clock(time.monotonic() - self._started)
+        if (step, accuracy) != self._shown and step:
+            self._shown = (step, accuracy)
+            known = f", accuracy {accuracy:.3f}" if accuracy is not None else ""
+            self.say(f"{self._head}: step {step}{f'/{steps}' if steps else ''}, {elapsed}{known}")
+        elif time.monotonic() - self._said > HEARTBEAT_SECONDS:
+            self.say(f"{self._head}: {elapsed}")
+
+
+def clock(seconds: float) -> str:
+    """``1h02m``, ``3m05s``, ``12s``."""
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60}h{minutes % 60:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def latest(path: Path) -> tuple[int, float | None]:
+    """Last training step of a metrics file (0: none yet), and the last accuracy near its end."""
+    step, accuracy = 0, None
+    for line in last_lines(path, 6):
+        try:
+            record = json_text.loads(line)
+            number, data = int(record["step"]), record["data"].items()
+        except (AttributeError, KeyError, TypeError, ValueError):
+            continue  # torn: a run is writing it
+        found = [value for key, value in data if is_accuracy(key) and value is not None]
+        step = number if TRAINING_MARK in dict(data) else step
+        accuracy = sum(found) / len(found) if found else accuracy
+    return step, accuracy
+
+
+# ---- after --------------------------------------------------------------------------------------------------------
 
 
 def final_rows(plan: Plan) -> list[dict[str, Any]]:
     """Models that were evaluated but not trained here, then every finished stage that trained or stored rollouts."""
-    evaluations = _evaluations(plan)
-    trained = [stage.name for stage in plan.stages if kind_of(stage).makes_model]
-    given = list(dict.fromkeys(name for table in evaluations.values() for name in table if name not in trained))
-    rows = [_row(plan, name, "", {}, {}, evaluations) for name in given]
-    for name in (stage.name for stage in plan.stages if stage.name in trained or stage.kind == "explore"):
-        entry = plan.manifest.get(name)
-        if entry is not None and entry.status == "done":
-            rows.append(_row(plan, name, entry.result["output"]["path"], entry.result, entry.cost, evaluations))
-    return rows
+    entries = plan.manifest.entries
+    done = {stage.name: entries[stage.name] for stage in plan.stages if _is_done(entries.get(stage.name))}
+    evaluations = {name: e.result["evaluation"] for name, e in done.items() if "evaluation" in e.result}
+    made = [stage.name for stage in plan.stages if stage.does.makes_model or stage.kind == "explore"]
+    given = dict.fromkeys(name for table in evaluations.values() for name in table if name not in made)
+    models = {name: plan.pipeline.models.get(name, name).removeprefix(STAGE_MARK) for name in given}
+    models |= {name: done[name].result["output"]["path"] for name in made if name in done}
+    return [_row(name, model, done.get(name), evaluations) for name, model in models.items()]
 
 
-def _evaluations(plan: Plan) -> dict[str, dict[str, Any]]:
-    """Evaluate stage -> name of the model -> accuracy and its standard error."""
-    entries = ((stage.name, plan.manifest.get(stage.name)) for stage in plan.stages)
-    return {
-        name: entry.result["evaluation"]
-        for name, entry in entries
-        if entry is not None and entry.status == "done" and "evaluation" in entry.result
-    }
+def _is_done(entry: Entry | None) -> bool:
+    return entry is not None and entry.status == "done"
 
 
-def _row(
-    plan: Plan, name: str, path: str, result: dict[str, Any], cost: dict[str, Any], evaluations: dict[str, Any]
-) -> dict[str, Any]:
+def _row(name: str, model: str, entry: Entry | None, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    result, cost = (entry.result, entry.cost) if entry else ({}, {})
     return {
         "stage": name,
-        "model": path or plan.pipeline.models.get(name, name).removeprefix(STAGE_MARK),
+        "model": model,
         "accuracy": {stage: table[name] for stage, table in evaluations.items() if name in table},
         "validation_accuracy": result.get("accuracy"),
         "tokens": result.get("tokens"),
@@ -67,18 +121,15 @@ def _row(
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown; one column of accuracies per evaluate stage, or verl's validation where none looked at a model."""
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"]))
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"])) or [""]
     names = stages if len(stages) > 1 else ["accuracy"]
-    head = ["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"]
-    lines = [_cells(row, stages or [""]) for row in rows]
+    lines = []
+    for row in rows:
+        accuracies = (_accuracy(row["accuracy"].get(stage), row["validation_accuracy"]) for stage in stages)
+        lines.append([row["stage"], row["model"], *accuracies, *_costs(row)])
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")}
     lines.append(["total", "", *("" for _ in names), *_costs(total)])
-    return grid(head, lines)
-
-
-def _cells(row: dict[str, Any], stages: Sequence[str]) -> list[str]:
-    accuracies = [_accuracy(row["accuracy"].get(stage), row["validation_accuracy"]) for stage in stages]
-    return [row["stage"], row["model"], *accuracies, *_costs(row)]
+    return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
 
 
 def _accuracy(evaluated: dict[str, Any] | None, validation: float | None) -> str:
@@ -89,12 +140,8 @@ def _accuracy(evaluated: dict[str, Any] | None, validation: float | None) -> str
 
 
 def _costs(row: dict[str, Any]) -> list[str]:
-    tokens, seconds, flops = row["tokens"], row["accelerator_seconds"], row["flops"]
-    return [
-        f"{tokens:,}" if tokens is not None else "",
-        f"{seconds:,.0f}" if seconds is not None else "",
-        f"{flops:.2e}" if flops is not None else "",
-    ]
+    shown = (("tokens", ",.0f"), ("accelerator_seconds", ",.0f"), ("flops", ".2e"))
+    return [f"{row[key]:{form}}" if row[key] is not None else "" for key, form in shown]
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -194,10 +194,17 @@ class Ledger:
         return found if self.steps else {}
 
     def _accelerator_seconds(self, all_in: bool) -> float | None:
-        """Seconds that accelerators were held, busy or not; those of the explorer in all-in accounting only."""
+        """Seconds that accelerators were held, busy or not; the explorer's and the teacher's in all-in accounting only.
+
+        Those of a reward model, a teacher or samplers of their own are held all along; the plan names them."""
         own = _product(self.run.setting("trainer.nnodes"), self.run.setting("trainer.n_gpus_per_node"))
         if own is None or not self.run.series(STEP):
             return None
+        announced = self.run.plan.get("accelerators")
+        beside = announced if isinstance(announced, dict) else {}
+        for who, count in beside.items():
+            if isinstance(count, int) and who not in (LEARNER, EXPLORER) and (all_in or not who.startswith(TEACHER)):
+                own += count
         held, total = self._explorers_at_first(), 0.0
         for step, seconds in self.run.series(STEP):
             data = self.run.by_step[step]

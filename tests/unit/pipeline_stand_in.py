@@ -23,9 +23,9 @@ class Options:
 
 
 def fake_kinds():
-    from s2l_ext.pipeline.kinds import Command, Prepared
-    from s2l_ext.pipeline.other_kinds import Evaluate
-    from s2l_ext.pipeline.train_kind import Train
+    from s2l_ext.pipeline.evaluate import Evaluate
+    from s2l_ext.pipeline.stage import Command, Kind, Prepared
+    from s2l_ext.pipeline.train import Train
 
     class StandInTrain(Train):
         options = Options
@@ -40,33 +40,19 @@ def fake_kinds():
                 train_files=inputs.get("data", []),
                 labels=place.stage.labels is not False,
                 steps=options.steps,
-                accounting={
-                    "accelerators": 2,
-                    "model": inputs["model"][0],
-                    "teacher": inputs.get("teacher", [None])[0],
-                },
+                accelerators=2,
             )
 
     class StandInEvaluate(Evaluate):
-        def _command(self, place, model, name, data, options):
-            command = super()._command(place, model, name, data, options)
-            return Command((sys.executable, __file__, "evaluate", model, str(command.gives)), command.gives)
+        def command(self, place, name, path, options):
+            gives = super().command(place, name, path, options).gives
+            return Command((sys.executable, __file__, "evaluate", path, str(gives)), gives)
 
-    class StandInToy(Train):
+    class StandInToy(Kind):
         options = Options
-        needs_recipe = makes_model = False
 
         def prepare(self, place, options):
             return Prepared([Command((sys.executable, __file__, "toy", str(place.run)))])
-
-        def finished(self, place, prepared):
-            return False
-
-        def exported(self, place):
-            return place.run
-
-        def result(self, place, prepared):
-            return {}
 
     return {"train": StandInTrain(), "evaluate": StandInEvaluate(), "toy": StandInToy()}
 
@@ -99,6 +85,13 @@ def train(job: dict, *words: str) -> None:
             for path in job["inputs"].get(name, [])
         ),
     )
+    teachers = job["inputs"].get("teacher", [])
+    config = {
+        "trainer": {"nnodes": 1, "n_gpus_per_node": 2},
+        "actor_rollout_ref": {"model": {"path": job["inputs"]["model"][0]}},
+        "s2l": {"distill": {"teacher_path": teachers[0]}} if teachers else {},
+    }
+    (run / "s2l_config.yaml").write_text(json.dumps(config))
     tracker, metrics = run / "latest_checkpointed_iteration.txt", run / "metrics.jsonl"
     done = int(tracker.read_text()) if tracker.exists() else 0
     kept = [line for line in metrics.read_text().splitlines() if json.loads(line)["step"] <= done] if done else []
@@ -110,6 +103,7 @@ def train(job: dict, *words: str) -> None:
         write_model(run / f"global_step_{step}" / "actor" / "huggingface", f"{start}{words}{step}")
         tracker.write_text(str(step))
         data = {"training/global_step": step, "perf/total_num_tokens": 100 * step, "timing_s/step": time.time() % 7}
+        data |= {"s2l/distill/loss": 1 / step} if teachers else {}
         with open(metrics, "a") as file:
             file.write(json.dumps({"step": step, "data": data | {"val-core/toy/acc/mean@1": step / 10}}) + "\n")
         pause(job["name"], step, run)
@@ -138,9 +132,9 @@ def toy(out: str) -> None:
 
 def pause_in_export() -> None:
     """After the first file of the export that ``STAND_IN_PAUSE=export:NAME`` names."""
-    from s2l_ext.pipeline import export
+    from s2l_ext.pipeline import runner
 
-    copy_file, wanted = export.copy_file, os.environ.get("STAND_IN_PAUSE", "")
+    copy_file, wanted = runner.copy_file, os.environ.get("STAND_IN_PAUSE", "")
 
     def copy(file: Path, target: Path) -> None:
         copy_file(file, target)
@@ -148,7 +142,7 @@ def pause_in_export() -> None:
             (target.parents[2] / "paused").write_text(f"{os.getpid()}")
             time.sleep(60)
 
-    export.copy_file = copy
+    runner.copy_file = copy
 
 
 def main(words: list[str]) -> int:
@@ -160,7 +154,7 @@ def main(words: list[str]) -> int:
         toy(words[1])
     else:
         from s2l_ext.cli import main as s2l
-        from s2l_ext.pipeline.kinds import KINDS
+        from s2l_ext.pipeline.file import KINDS
 
         KINDS.update(fake_kinds())
         pause_in_export()

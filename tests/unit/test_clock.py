@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import s2l_ext
-from s2l_ext.pipeline.manifest import Entry
+from s2l_ext.pipeline.plan import Entry
 from s2l_ext.pipeline.runner import _close_attempt, _unwritten_seconds
 
 ROOT = Path(s2l_ext.__file__).parent

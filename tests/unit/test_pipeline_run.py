@@ -21,9 +21,9 @@ import yaml
 
 from s2l_ext import cli
 from s2l_ext.errors import ResourceError
-from s2l_ext.pipeline import export
-from s2l_ext.pipeline.kinds import KINDS
-from s2l_ext.pipeline.lock import locked
+from s2l_ext.pipeline import runner
+from s2l_ext.pipeline.file import KINDS
+from s2l_ext.pipeline.runner import locked
 
 pytestmark = pytest.mark.slow
 
@@ -113,11 +113,11 @@ def test_a_pipeline_runs_hands_on_accounts_and_is_then_skipped(world, capsys) ->
     assert entry["result"]["flops"] == {
         "training": 6.0 * 4 * 600,
         "sampling": 2.0 * 4 * 600,
-        "teacher_scoring": 2.0 * 4 * 600,
+        "scoring": 2.0 * 4 * 600,
         "total": 10.0 * 4 * 600,
     }
     assert entry["cost"]["attempts"] == 1 and entry["cost"]["wall_seconds"] > 0
-    assert entry["cost"]["accelerators"] == 2 and "accelerator_seconds" in entry["cost"]
+    assert entry["cost"]["accelerators"] == 2 and entry["cost"]["accelerator_seconds"] > 0
     given = entry["result"]["inputs"]["teacher"][0]
     assert given["path"] == "<out>/models/teacher_rl"
     assert given["sha256"] == manifest(world / "out")["teacher_rl"]["result"]["output"]["sha256"]
@@ -288,7 +288,7 @@ def test_a_full_disk_at_the_export_costs_no_training(world, capsys, monkeypatch)
         raise OSError(errno.ENOSPC, "No space left on device", str(copy))
 
     with monkeypatch.context() as patch:
-        patch.setattr(export, "copy_file", full)
+        patch.setattr(runner, "copy_file", full)
         assert s2l() == 2
     error = capsys.readouterr().err
     assert f"{world}/out/models/teacher_rl: No space left on device (" in error and "GB free" in error

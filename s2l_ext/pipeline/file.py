@@ -1,10 +1,11 @@
-"""A pipeline file: OmegaConf YAML to frozen dataclasses. Every refusal names the file's key, the reason and the fix."""
+"""A pipeline file: YAML to stages in the order in which they run. Every refusal names the key, the reason, the fix."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +17,22 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import is_pipeline, search_folders
+from s2l_ext.pipeline.data import Split, Toy
+from s2l_ext.pipeline.evaluate import Evaluate
+from s2l_ext.pipeline.explore import Explore
+from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage
+from s2l_ext.pipeline.train import Train
 
 STAGE_MARK = "stage:"
 """Begins a value of ``models`` or ``splits`` that a stage makes, such as ``stage:toy/models/large``."""
 
-
-@dataclass(frozen=True)
-class Input:
-    """What a stage is given: references to models, splits or stages, and the override keys that they are set as.
-
-    ``keys`` None means those of the stage's kind.
-    """
-
-    refs: tuple[str, ...]
-    keys: tuple[str, ...] | None = None
-    is_list: bool = False
+KINDS: dict[str, Kind] = {
+    "train": Train(),
+    "toy": Toy(),
+    "split": Split(),
+    "explore": Explore(),
+    "evaluate": Evaluate(),
+}
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,6 @@ class StageBlock:
     options: dict[str, Any] = field(default_factory=dict)
     labels: bool | None = None
     output: str | None = None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stage as understood. ``labels`` None: decided by the recipe's loss."""
-
-    name: str
-    kind: str
-    recipe: str | None
-    inputs: dict[str, Input]
-    overrides: tuple[str, ...]
-    options: dict[str, Any]
-    labels: bool | None
-    output: str
 
 
 @dataclass(frozen=True)
@@ -78,33 +66,6 @@ class PipelineBlock:
     vars: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Pipeline:
-    """A pipeline as understood.
-
-    Attributes:
-        out: absolute output folder.
-        models: name -> Hugging Face folder, hub id, or ``stage:STAGE/part``.
-        splits: name -> data files, or ``stage:STAGE/part``.
-        overrides: Hydra overrides of every train stage, before the stage's own.
-    """
-
-    name: str
-    out: Path
-    stages: tuple[Stage, ...]
-    models: dict[str, str]
-    splits: dict[str, tuple[str, ...]]
-    overrides: tuple[str, ...]
-    allow_label_overlap: bool
-
-    def stage(self, name: str) -> Stage:
-        return next(stage for stage in self.stages if stage.name == name)
-
-    @property
-    def stage_names(self) -> list[str]:
-        return [stage.name for stage in self.stages]
-
-
 def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] = ()) -> Pipeline:
     """Read a file, its base and the command line's overrides.
 
@@ -114,27 +75,48 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
             ``STAGE.key`` is a Hydra override of that stage, any other key is one of every train stage.
 
     Raises:
-        ConfigError: no such file, not YAML, unknown key, wrong type, no stages, or a duplicate or unusable name.
+        ConfigError: no such file, not YAML, unknown key, wrong type, no stages, a duplicate or unusable name, an input
+            that names nothing, stages that wait for each other, or a kind that does not fit.
     """
     path = find_pipeline(path)
-    cfg = _load(path, ())
-    plain = _resolved(_apply(cfg, overrides), path)
-    block = parse_block(PipelineBlock, plain, path.name)
-    stages = tuple(_stage(stage, f"{path.name}.stages[{number}]") for number, stage in enumerate(block.stages))
-    if not stages:
+    block = parse_block(PipelineBlock, _resolved(_override(_load(path, ()), overrides), path), path.name)
+    blocks = [parse_block(StageBlock, stage, f"{path.name}.stages[{n}]") for n, stage in enumerate(block.stages)]
+    if not blocks:
         raise ConfigError(f"{path}: stages is empty. List at least one stage with name and kind.")
+    models = {name: _text(value, f"{path.name}.models.{name}") for name, value in block.models.items()}
+    splits = {name: _texts(value, f"{path.name}.splits.{name}") for name, value in block.splits.items()}
+    for name in _repeated([*(stage.name for stage in blocks), *models, *splits]):
+        raise ConfigError(f"the name {name!r} is given twice among stages, models and splits. Rename one of them.")
+    names = _Names([stage.name for stage in blocks], {name: (value,) for name, value in models.items()} | splits)
+    stages = [_stage(stage, f"{path.name}.stages[{n}]", names) for n, stage in enumerate(blocks)]
     return Pipeline(
         name=block.name,
         out=Path(out or block.output_dir or f"outputs/{block.name}").expanduser().resolve(),
-        stages=stages,
-        models={name: _text(value, f"{path.name}.models.{name}") for name, value in block.models.items()},
-        splits={name: _texts(value, f"{path.name}.splits.{name}") for name, value in block.splits.items()},
+        stages=tuple(_ordered(stages)),
+        models=models,
         overrides=_texts(block.overrides, f"{path.name}.overrides"),
         allow_label_overlap=block.allow_label_overlap,
     )
 
 
 # ---- files and their bases ----------------------------------------------------------------------------------------
+
+
+def find_pipeline(name: Path) -> Path:
+    """A file, or a pipeline of the recipe folders by name (``sparse_to_dense/toy``).
+
+    Raises:
+        ConfigError: neither; names the nearest.
+    """
+    if name.is_file():
+        return name
+    folders = search_folders()
+    for folder in folders:
+        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
+            return found
+    files = ((folder, file) for folder in folders for file in folder.glob("*/*.yaml"))
+    known = sorted({str(file.relative_to(folder).with_suffix("")) for folder, file in files if is_pipeline(file)})
+    raise ConfigError(f"{name}: no such pipeline file.{did_you_mean(name, known)} Pipelines: {', '.join(known)}.")
 
 
 def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
@@ -153,24 +135,6 @@ def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     merged = OmegaConf.merge(_load(path.parent / str(base), (*seen, path.resolve())), cfg)
     assert isinstance(merged, DictConfig)
     return _select_stages(merged, path, list(leave_out or []), dict(change or {}))
-
-
-def find_pipeline(name: Path) -> Path:
-    """A file, or a pipeline of the recipe folders by name (``sparse_to_dense/toy``).
-
-    Raises:
-        ConfigError: neither; names the nearest.
-    """
-    if name.is_file():
-        return name
-    folders = search_folders()
-    for folder in folders:
-        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
-            return found
-    known = sorted(
-        {str(p.relative_to(f).with_suffix("")) for f in folders for p in f.glob("*/*.yaml") if is_pipeline(p)}
-    )
-    raise ConfigError(f"{name}: no such pipeline file.{did_you_mean(name, known)} Pipelines: {', '.join(known)}.")
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -214,7 +178,7 @@ def _resolved(cfg: DictConfig, path: Path) -> dict[str, Any]:
 # ---- command line -------------------------------------------------------------------------------------------------
 
 
-def _apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     own = {item.name for item in fields(PipelineBlock)} - {"stages"}
     stages = {stage.get("name"): stage for stage in cfg.get("stages") or [] if isinstance(stage, DictConfig)}
     for override in overrides:
@@ -228,10 +192,9 @@ def _apply(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 cfg.merge_with_dotlist([override])
             elif head in stages and rest.startswith("options."):
                 stages[head].merge_with_dotlist([inner])
-            elif head in stages and rest:
-                _append(stages[head], inner)
             else:
-                _append(cfg, override)
+                block, words = (stages[head], inner) if head in stages and rest else (cfg, override)
+                block.overrides = [*(block.get("overrides") or []), words]
     return cfg
 
 
@@ -243,28 +206,87 @@ def _refusing(override: str) -> Iterator[None]:
         raise ConfigError(f"{override}: cannot be set ({' '.join(str(error).split())[:200]}).") from error
 
 
-def _append(block: DictConfig, override: str) -> None:
-    block.overrides = [*(block.get("overrides") or []), override]
+# ---- stages -------------------------------------------------------------------------------------------------------
 
 
-# ---- values -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Names:
+    """What an input may name: stages, and models and splits with their values."""
+
+    stages: list[str]
+    values: dict[str, tuple[str, ...]]
+
+    def sources(self, where: str, given: Input) -> list[Source]:
+        found = [(ref, value) for ref in given.refs for value in self.values.get(ref, (f"{STAGE_MARK}{ref}",))]
+        return [self._source(where, ref, value) for ref, value in found]
+
+    def _source(self, where: str, ref: str, value: str) -> Source:
+        if not value.startswith(STAGE_MARK):
+            return Source(ref, path=value)
+        if ref.startswith(("/", ".", "~")):
+            raise ConfigError(
+                f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
+            )
+        head, _, part = value.removeprefix(STAGE_MARK).partition("/")
+        if head not in self.stages:
+            known = [*self.values, *self.stages]
+            raise ConfigError(
+                f"{where}: {ref!r}: no model, split or stage is called {head!r}.{did_you_mean(head, known)} "
+                f"Known: {', '.join(known)}."
+            )
+        if ".." in Path(part).parts:
+            raise ConfigError(f"{where}: {ref!r} leaves the stage's folder. Name something inside it.")
+        return Source(ref, stage=head, part=part)
 
 
-def _stage(value: Any, key: str) -> Stage:
-    block = parse_block(StageBlock, value, key)
+def _stage(block: StageBlock, key: str, names: _Names) -> Stage:
     for name, what in ((block.name, "name"), (block.output or block.name, "output")):
         if "/" in name or name.startswith(".") or name != name.strip():
             raise ConfigError(f"{key}.{what}={name!r} becomes a folder: it may have no '/' and not begin with a dot.")
-    return Stage(
+    inputs = {name: _input(item, f"{key}.inputs.{name}") for name, item in block.inputs.items() if item is not None}
+    stage = Stage(
         name=block.name,
         kind=block.kind,
         recipe=block.recipe,
-        inputs={name: _input(item, f"{key}.inputs.{name}") for name, item in block.inputs.items() if item is not None},
+        inputs=inputs,
         overrides=_texts(block.overrides, f"{key}.overrides"),
         options=block.options,
         labels=block.labels,
         output=block.output or block.name,
+        does=_kind(block),
+        sources={n: names.sources(f"stage {block.name}: inputs.{n}", given) for n, given in inputs.items()},
     )
+    _check_recipe(stage)
+    return stage
+
+
+def _kind(block: StageBlock) -> Kind:
+    if block.kind not in KINDS:
+        raise ConfigError(
+            f"stage {block.name}: kind={block.kind!r} does not exist.{did_you_mean(block.kind, KINDS)} "
+            f"Kinds: {', '.join(KINDS)}."
+        )
+    return KINDS[block.kind]
+
+
+def _check_recipe(stage: Stage) -> None:
+    """A recipe where the kind needs one; neither recipe nor overrides where nothing would read them."""
+    if stage.does.needs_recipe:
+        if stage.recipe is None:
+            raise ConfigError(
+                f"stage {stage.name}: recipe is missing. Name a training recipe, such as recipe: grpo/toy."
+            )
+    elif stage.recipe is not None:
+        raise ConfigError(f"stage {stage.name}: a stage of kind {stage.kind} has no recipe. Remove recipe:.")
+    elif stage.overrides:
+        names = [item.name for item in fields(stage.does.options)]
+        key, _, value = stage.overrides[0].partition("=")
+        instead = f"{key}={value}" if key in names else f"{names[0] if names else 'key'}=..."
+        raise ConfigError(
+            f"stage {stage.name}: {stage.overrides[0]}: a stage of kind {stage.kind} has no recipe that an override "
+            f"could change. Its options ({', '.join(names) or 'none'}) are set with "
+            f"{stage.name}.options.{instead}.{did_you_mean(key, names)}"
+        )
 
 
 def _input(value: Any, key: str) -> Input:
@@ -288,3 +310,24 @@ def _text(value: Any, key: str) -> str:
 def _texts(value: Any, key: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     return tuple(_text(item, f"{key}[{number}]") for number, item in enumerate(values))
+
+
+def _repeated(names: list[str]) -> list[str]:
+    return [name for number, name in enumerate(names) if name in names[:number]]
+
+
+def _ordered(stages: list[Stage]) -> list[Stage]:
+    """Stages so that each comes after those that it takes from; else the order of the file."""
+    for output in _repeated([stage.output for stage in stages]):
+        writers = " and ".join(stage.name for stage in stages if stage.output == output)
+        raise ConfigError(f"stages {writers} would both write models/{output}. Give one of them another `output:`.")
+    try:
+        TopologicalSorter({stage.name: stage.upstream for stage in stages}).prepare()
+    except CycleError as error:
+        cycle = " -> ".join(reversed(error.args[1]))
+        raise ConfigError(f"stages wait for each other: {cycle}. Take one of these inputs away.") from error
+    order: dict[str, Stage] = {}
+    while len(order) < len(stages):
+        ready = next(s for s in stages if s.name not in order and order.keys() >= set(s.upstream))
+        order[ready.name] = ready
+    return list(order.values())

@@ -1,4 +1,4 @@
-"""Stages of kind ``train``: ``s2l train`` with the inputs as overrides."""
+"""Stages of kind ``train``: ``s2l train`` with the inputs as overrides; its checkpoints let a killed stage go on."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import contextlib
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -22,15 +23,17 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.distill.inputs import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
-from s2l_ext.pipeline.accounting import training_result
-from s2l_ext.pipeline.kinds import Command, Place, Prepared, SameTokens, in_stage, relative
-from s2l_ext.pipeline.schema import Input
+from s2l_ext.pipeline.stage import Command, Kind, Place, Prepared, SameTokens, in_stage
+from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger
+from s2l_ext.report.results import is_accuracy, read_metrics
+from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.controller_state import TRACKER_FILE
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
+from s2l_ext.training.sources import EXPLORER
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 
@@ -44,9 +47,9 @@ UNCOUNTED_SAVE_FREQ = 25
 """Steps between checkpoints where nothing says how many steps there will be."""
 
 INPUT_KEYS: dict[str, tuple[str, ...]] = {
-    "model": ("actor_rollout_ref.model.path",),
-    "teacher": ("s2l.distill.teacher_path", "s2l.explorer.model_path"),
-    "explorer": ("s2l.explorer.model_path",),
+    "model": (LEARNER_KEY,),
+    "teacher": (TEACHER_KEY, EXPLORER_KEY),
+    "explorer": (EXPLORER_KEY,),
     "store": ("s2l.explorer.store",),
     "data": ("data.train_files",),
     "val": ("data.val_files",),
@@ -55,52 +58,40 @@ INPUT_KEYS: dict[str, tuple[str, ...]] = {
 explorer's to ``explorer`` where that is given, or to the ``store`` that a recipe without servers reads."""
 
 OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
-SAVE = "actor_rollout_ref.actor.checkpoint.save_contents"
-LOAD = "actor_rollout_ref.actor.checkpoint.load_contents"
+CHECKPOINT = "actor_rollout_ref.actor.checkpoint"
+RESULT_PREFIXES = ("val-core/", "s2l/distill/", "critic/score/mean", "critic/rewards/mean")
+ATTEMPTS = "metrics*.jsonl"
+"""The run's metrics, those of steps that were repeated, and those of attempts that left no checkpoint."""
+
 _PLAIN_VALUE = re.compile(r"[\w./:@%+-]+")
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """A train stage is described by its recipe."""
-
-
-class Train:
+class Train(Kind):
     """GRPO, warm-up and distillation alike: the recipe says which."""
 
-    options: type = NoOptions
     needs_recipe = True
     makes_model = True
-    reproducible = True
 
     def prepare(self, place: Place, options: Any) -> Prepared:
         del options
         given = [*place.pipeline.overrides, *place.stage.overrides]
         _refuse_owned(place, given)
-        cfg = _compose(place, given)
-        settings = _input_settings(place, cfg)
+        with in_stage(place.stage.name):
+            cfg = compose_config(str(place.stage.recipe), given)
+        settings = dict(_input_settings(place, cfg))
         _apply(place, cfg, settings)
         own = _own_settings(place, cfg)
         _apply(place, cfg, own)
         words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
-        command = (
-            sys.executable,
-            "-m",
-            "s2l_ext.launch.train",
-            "--config-name",
-            str(place.stage.recipe),
-            *given,
-            *words,
-        )
-        return _prepared(place, cfg, Command(command))
+        train = (sys.executable, "-m", "s2l_ext.launch.train", "--config-name", str(place.stage.recipe))
+        return _prepared(place, cfg, Command((*train, *given, *words)))
 
     def finished(self, place: Place, prepared: Prepared) -> bool:
         """The last checkpoint is complete and its step has its line of metrics."""
         step = last_step(place.run)
         if prepared.steps is None or step != prepared.steps or not (place.run / METRICS_FILE).is_file():
             return False
-        lines = (place.run / METRICS_FILE).read_text().splitlines()
-        return any(f'"step": {step},' in line and TRAINING_MARK in line and _is_json(line) for line in lines)
+        return any(found == step and TRAINING_MARK in data for found, data in read_metrics(place.run / METRICS_FILE))
 
     def exported(self, place: Place) -> Path:
         """verl's FSDP checkpoint manager writes weights, configuration and tokenizer into this folder."""
@@ -111,12 +102,29 @@ class Train:
                 f"says why: {place.folder / 'log.txt'}"
             )
         folder = place.run / f"global_step_{step}" / "actor" / "huggingface"
-        for _, model in place.inputs().get("model", []):
+        for model in place.paths("model"):
             keep_dtype(folder, Path(model))
         return folder
 
     def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
-        return training_result(place.run, prepared.accounting)
+        """Final metrics, steps, tokens and estimated FLOPs; the same however often the run was interrupted."""
+        del prepared
+        run = read_run(place.run)
+        tokens = sum(data.get(TOKENS, 0.0) for step, data in run.by_step.items() if step > 0)
+        return {
+            "steps": run.steps,
+            "tokens": int(tokens),
+            "accuracy": _final_accuracy(run),
+            "metrics": _final_metrics(run),
+            "flops": _flops(Ledger(run)),
+        }
+
+    def accelerator_seconds(self, place: Place, prepared: Prepared, wall_seconds: float) -> float | None:
+        """Of all steps, those that were repeated after an interruption included."""
+        del prepared, wall_seconds
+        run = read_run(place.run)
+        attempts = [replace(run, metrics=read_metrics(file)) for file in sorted(run.folder.glob(ATTEMPTS))]
+        return sum(Ledger(attempt).totals(all_in=True).accelerator_seconds or 0.0 for attempt in attempts)
 
 
 def last_step(run: Path) -> int | None:
@@ -141,11 +149,7 @@ def keep_dtype(folder: Path, model: Path) -> None:
         write_atomically(ours, json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
 
 
-def _is_json(line: str) -> bool:
-    try:
-        return isinstance(json_text.loads(line), dict)
-    except ValueError:
-        return False
+# ---- settings -----------------------------------------------------------------------------------------------------
 
 
 def _refuse_owned(place: Place, overrides: Sequence[str]) -> None:
@@ -157,57 +161,46 @@ def _refuse_owned(place: Place, overrides: Sequence[str]) -> None:
             )
 
 
-def _compose(place: Place, overrides: Sequence[str]) -> DictConfig:
-    try:
-        return compose_config(str(place.stage.recipe), overrides)
-    except ConfigError as error:
-        raise ConfigError(f"stage {place.stage.name}: {error}") from error
+def _input_settings(place: Place, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Override key and path, or list of paths for an input that was given as a list."""
+    for name, given in place.stage.inputs.items():
+        paths = place.paths(name)
+        for key in given.keys if given.keys is not None else _keys(place, name, cfg):
+            yield key, paths if given.is_list or len(paths) > 1 else paths[0]
 
 
-def _input_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
-    """Override key -> path, or list of paths for an input that was given as a list."""
-    settings: dict[str, Any] = {}
-    for name, group in place.inputs().items():
-        given = place.stage.inputs[name]
-        paths = [path for _, path in group]
-        for key in _keys(place, name, given, cfg):
-            settings[key] = paths if given.is_list or len(paths) > 1 else paths[0]
-    return settings
-
-
-def _keys(place: Place, name: str, given: Input, cfg: DictConfig) -> tuple[str, ...]:
-    if given.keys is not None:
-        return given.keys
+def _keys(place: Place, name: str, cfg: DictConfig) -> list[str]:
+    """The keys that an input sets unless it names them."""
+    where, given = f"stage {place.stage.name}: inputs.{name}", place.stage.inputs
     if name not in INPUT_KEYS:
         raise ConfigError(
-            f"stage {place.stage.name}: inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input "
-            f"say what it sets: {name}: {{from: {given.refs[0]}, keys: [some.override.key]}}."
+            f"{where}: a train stage knows {', '.join(INPUT_KEYS)}. For another input say what it sets: "
+            f"{name}: {{from: {given[name].refs[0]}, keys: [some.override.key]}}."
         )
     stored = OmegaConf.select(cfg, "s2l.explorer.source") == "offline"
-    others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in place.stage.inputs or stored) else ()
-    keys = tuple(key for key in INPUT_KEYS[name] if key not in others and _has_block(cfg, key))
+    others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in given or stored) else ()
+    blocks = {key: key.rpartition(".")[0] for key in INPUT_KEYS[name]}
+    keys = [key for key, block in blocks.items() if key not in others and OmegaConf.select(cfg, block) is not None]
     if not keys:
-        blocks = " nor ".join(key.rpartition(".")[0] for key in INPUT_KEYS[name])
         raise ConfigError(
-            f"stage {place.stage.name}: inputs.{name}: recipe {place.stage.recipe} has no {blocks} to give it to. Take "
-            "the input away, or use a recipe that has one."
+            f"{where}: recipe {place.stage.recipe} has no {' nor '.join(blocks.values())} to give it to. Take the "
+            "input away, or use a recipe that has one."
         )
     return keys
 
 
-def _has_block(cfg: DictConfig, key: str) -> bool:
-    return OmegaConf.select(cfg, key.rpartition(".")[0]) is not None
-
-
 def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
-    save = OmegaConf.to_container(OmegaConf.select(cfg, SAVE), resolve=True)
-    load = OmegaConf.to_container(OmegaConf.select(cfg, LOAD), resolve=True)
+    """Where the run writes, that it resumes, and checkpoints with a Hugging Face folder."""
+    save, load = (
+        OmegaConf.to_container(OmegaConf.select(cfg, f"{CHECKPOINT}.{what}_contents"), resolve=True)
+        for what in ("save", "load")
+    )
     assert isinstance(save, list)
     settings: dict[str, Any] = {
         "trainer.default_local_dir": str(place.run),
         "trainer.resume_mode": "auto",
-        SAVE: [*save, *(["hf_model"] if "hf_model" not in save else [])],
-        LOAD: load,
+        f"{CHECKPOINT}.save_contents": [*save, *(["hf_model"] if "hf_model" not in save else [])],
+        f"{CHECKPOINT}.load_contents": load,
     }
     if cfg.trainer.save_freq <= 0:
         steps = _steps(place, cfg)
@@ -219,9 +212,8 @@ def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
 
 def _steps(place: Place, cfg: DictConfig) -> int | None:
     """Steps of the run: the recipe's, or fewer if the data ends before them, once the data is there."""
-    files = [Path(path).expanduser() for path in _paths(cfg.data.train_files)]
     with in_stage(place.stage.name):
-        if not all(file.is_file() for file in files):
+        if not all(Path(path).expanduser().is_file() for path in _paths(cfg.data.train_files)):
             return total_steps(cfg)
         try:
             steps = steps_of_run(cfg)
@@ -230,7 +222,7 @@ def _steps(place: Place, cfg: DictConfig) -> int | None:
         return None if steps is None else steps.number
 
 
-def _apply(place: Place, cfg: DictConfig, settings: Mapping[str, Any]) -> None:
+def _apply(place: Place, cfg: DictConfig, settings: dict[str, Any]) -> None:
     key = ""
     try:
         for key, value in settings.items():
@@ -258,29 +250,22 @@ def _hydra(value: Any) -> str:
 
 
 def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(plain, dict)
-    s2l, warnings = _checked(place, cfg)
+    with in_stage(place.stage.name):  # what s2l train would refuse, before any other stage has run
+        s2l = parse_s2l(cfg.s2l)
+        warnings = check_against_verl(s2l, cfg)
+    plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     train, val = (_paths(cfg.data.get(key)) for key in ("train_files", "val_files"))
-    own = f"{place.pipeline.out}/"
     return Prepared(
         commands=[command],
-        settings=json_text.loads(relative(place.pipeline, json.dumps(plain, sort_keys=True, default=str))),
-        files=[path for path in (*train, *val) if not path.startswith(own)],
+        settings=json_text.loads(place.pipeline.relative(plain)),
+        files=[path for path in (*train, *val) if not path.startswith(f"{place.pipeline.out}/")],
         train_files=train,
         labels=_uses_labels(place, s2l, cfg),
         steps=_steps(place, cfg),
-        accounting=_accounting(cfg, s2l),
+        accelerators=sum(gpus_needed(cfg, s2l).values()),
         warnings=warnings,
         same_tokens=_same_tokens(cfg, s2l),
     )
-
-
-def _checked(place: Place, cfg: DictConfig) -> tuple[S2LConfig, list[str]]:
-    """What `s2l train` would refuse, before any other stage has run."""
-    with in_stage(place.stage.name):
-        s2l = parse_s2l(cfg.s2l)
-        return s2l, check_against_verl(s2l, cfg)
 
 
 def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
@@ -304,11 +289,29 @@ def _uses_labels(place: Place, s2l: S2LConfig, cfg: DictConfig) -> bool:
     return s2l.distill is None or bool(accuracy_settings(s2l, cfg))
 
 
-def _accounting(cfg: DictConfig, s2l: S2LConfig) -> dict[str, Any]:
-    return {
-        "accelerators": sum(gpus_needed(cfg, s2l).values()),
-        "model": cfg.actor_rollout_ref.model.path,
-        "explorer": s2l.explorer.model_path if s2l.explorer else None,
-        "stored": s2l.explorer is not None and not s2l.explorer.is_live,
-        "teacher": s2l.distill.teacher_path if s2l.distill else None,
-    }
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def _final_accuracy(run: Run) -> float | None:
+    """Mean over the data sources of the last validation; None when there was none."""
+    found = [[v for key, v in data.items() if is_accuracy(key) and v is not None] for _, data in run.metrics]
+    last = next((values for values in reversed(found) if values), None)
+    return float(np.mean(last)) if last else None
+
+
+def _final_metrics(run: Run) -> dict[str, Any]:
+    """Last value of every metric that tells what was learned; seconds do not."""
+    final = {key: value for _, data in run.metrics for key, value in data.items() if key.startswith(RESULT_PREFIXES)}
+    return {key: value for key, value in sorted(final.items()) if "timing" not in key and "seconds" not in key}
+
+
+def _flops(ledger: Ledger) -> dict[str, float | None]:
+    """By phase and in all; None where a model's size cannot be told. A stage that stored rollouts has paid for them."""
+    found: dict[str, float | None] = {}
+    for (phase, who), amount in ledger.entries.items():
+        paid = 0.0 if ledger.has_stored_rollouts and (phase, who) == (SAMPLING, EXPLORER) else amount.flops
+        if paid != 0.0:
+            before = found.get(phase, 0.0)
+            found[phase] = None if paid is None or before is None else before + paid
+    known = [flops for flops in found.values() if flops is not None]
+    return {**found, "total": sum(known) if len(known) == len(found) else None}
