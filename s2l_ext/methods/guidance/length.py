@@ -8,6 +8,7 @@ accuracies. The direction of the rule is the prose's and the authors' code's, no
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -30,21 +31,21 @@ def guided_sessions(alpha: float, group_size: int) -> int:
     return max(math.floor(alpha * group_size + 0.5), 1 if alpha > 0 else 0)
 
 
-class Length:
+class Length(ABC):
     """Tokens that guided rollouts start from. One that follows the step alone learns nothing and keeps nothing."""
 
     needs_accuracy: ClassVar[bool] = False
 
     @property
+    @abstractmethod
     def longest(self) -> int:
         """No step is ever longer."""
-        raise NotImplementedError
 
+    @abstractmethod
     def at(self, step: int) -> int:
         """Tokens of the prompts that are drawn at ``step``, counted from 1."""
-        raise NotImplementedError
 
-    def observe(self, accuracy: float, used_length: float | None = None) -> None:
+    def observe(self, accuracy: float, used_length: float | None = None) -> None:  # noqa: B027 - nothing to learn
         """Take in a step's accuracy; see :meth:`AdaptiveGuidance.observe`."""
 
     def metrics(self) -> dict[str, float]:
@@ -53,7 +54,7 @@ class Length:
     def state_dict(self) -> dict[str, Any]:
         return {}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - nothing is kept
         """Continue from :meth:`state_dict`; StateMismatch if the state is another length's."""
 
 
