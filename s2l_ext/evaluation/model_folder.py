@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ from s2l_ext.config.model_files import is_local, needs_own_code
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.utils import json_text
-from s2l_ext.utils.digests import file_digests, sha256_file
-from s2l_ext.utils.files import cache_root, write_atomically
+from s2l_ext.utils.digests import Digests, file_digests, sha256_file
+from s2l_ext.utils.files import cache_root
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
 WEIGHTS = ("*.safetensors", "*.bin")
 SMALL_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja", "*.py")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.*", "*.tiktoken", "spiece.model")
-CACHED_FROM_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -137,23 +134,16 @@ def _as_list(value: Any) -> list[int]:
 
 
 def model_digest(folder: Path) -> str:
-    """SHA-256 over configuration, tokenizer and weights. Large files' digests are remembered by size and time: reading
-    16 GB of weights again takes longer than a small evaluation."""
-    memory, total = cache_root() / "digests.json", hashlib.sha256()
-    known: dict[str, list[Any]] = {}
-    with contextlib.suppress(OSError, TypeError, ValueError):
-        known = dict(json_text.loads(memory.read_text()))
-    new: dict[str, list[Any]] = {}
+    """SHA-256 over configuration, tokenizer and weights. The weights' digests are remembered: reading 16 GB again
+    takes longer than a small evaluation."""
+    digests, total = Digests(cache_root() / "digests.json"), hashlib.sha256()
+    weights = set(_some(folder, WEIGHTS))
     for path in _some(folder, (*SMALL_FILES, *WEIGHTS)):
-        state, name = os.stat(path), str(path.resolve())
-        mark, entry = [state.st_size, state.st_mtime_ns], known.get(name)
-        if entry is None or entry[:2] != mark:
-            entry = [*mark, sha256_file(path)]
-            new |= {name: entry} if state.st_size >= CACHED_FROM_BYTES else {}
-        total.update(f"{path.name} {entry[2]}\n".encode())
-    if new:
-        with contextlib.suppress(OSError):
-            write_atomically(memory, json.dumps(known | new))
+        digest = digests.file(path.resolve()) if path in weights else sha256_file(path)
+        total.update(f"{path.name} {digest}\n".encode())
+    with contextlib.suppress(OSError):
+        cache_root().mkdir(parents=True, exist_ok=True)
+        digests.save()
     return total.hexdigest()
 
 

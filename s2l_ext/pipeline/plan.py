@@ -118,7 +118,7 @@ class Plan:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.stages = pipeline, pipeline.stages
-        self.manifest, self.digests = Manifest(pipeline.out, pipeline.name), Digests(pipeline.out)
+        self.manifest, self.digests = Manifest(pipeline.out, pipeline.name), Digests(pipeline.out / ".digests.json")
         self.prepared = {stage.name: self.place(stage).prepare() for stage in self.stages}
         self._seen: dict[tuple[str, ...], Seen] = {}
         self._compared: set[SameTokens] = set()

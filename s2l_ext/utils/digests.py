@@ -11,7 +11,6 @@ from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 
 READ_BYTES = 1 << 20
-CACHE_FILE = ".digests.json"
 
 
 def file_digests(paths: Iterable[str]) -> list[str]:
@@ -34,11 +33,11 @@ def digest_of(value: object) -> str:
 
 
 class Digests:
-    """Digests of files, kept in ``<folder>/.digests.json`` until a file's size, times or inode change: weights are
-    large. A lost or damaged cache only costs time."""
+    """Digests of files, kept in the file ``cache`` until a file's size, times or inode change: weights are large. A
+    lost or damaged cache only costs time."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / CACHE_FILE
+    def __init__(self, cache: Path) -> None:
+        self.path = cache
         try:
             loaded = json_text.loads(self.path.read_text())
         except (OSError, ValueError):
@@ -50,7 +49,7 @@ class Digests:
         stat = path.stat()
         mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
         known = self._known.get(str(path))
-        if known is None or known[:-1] != mark:
+        if not isinstance(known, list) or known[:-1] != mark:
             known = self._known[str(path)] = [*mark, sha256_file(path)]
             self._changed = True
         return str(known[-1])

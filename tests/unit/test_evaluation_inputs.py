@@ -198,16 +198,17 @@ def test_a_reward_that_fails_is_named(broken: Any) -> None:
         grade(broken, a_problem(), "text")
 
 
-def test_the_digest_of_large_files_is_remembered_until_they_change(tmp_path: Path, monkeypatch) -> None:
+def test_the_digest_of_weights_is_remembered_until_they_change(tmp_path: Path, monkeypatch) -> None:
     from s2l_ext.evaluation import model_folder
+    from s2l_ext.utils import digests
 
     monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(model_folder, "CACHED_FROM_BYTES", 5)
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "config.json").write_bytes(b"{}")
     read: list[str] = []
     real = model_folder.sha256_file
-    monkeypatch.setattr(model_folder, "sha256_file", lambda path: read.append(path.name) or real(path))
+    for module in (model_folder, digests):
+        monkeypatch.setattr(module, "sha256_file", lambda path: read.append(path.name) or real(path))
     first = model_folder.model_digest(tmp_path)
     assert model_folder.model_digest(tmp_path) == first
     assert read == ["config.json", "model.safetensors", "config.json"]

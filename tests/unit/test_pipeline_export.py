@@ -28,7 +28,9 @@ def test_what_a_killed_export_left_is_not_counted_as_taken_space(tmp_path, monke
     left.write_bytes(b"half")
     free = {True: 0, False: 10**9}
     monkeypatch.setattr(runner.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[left.exists()]))
-    assert "model.safetensors" in runner.export(source, tmp_path / "models" / "m", Digests(tmp_path), "opd")
+    assert "model.safetensors" in runner.export(
+        source, tmp_path / "models" / "m", Digests(tmp_path / ".digests.json"), "opd"
+    )
 
 
 def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path) -> None:
@@ -38,7 +40,7 @@ def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
         with pytest.raises(ResourceError, match=r"models/m: File too large \(.* GB free\)\. Training is finished"):
-            runner.export(source, tmp_path / "models" / "m", Digests(tmp_path), "opd")
+            runner.export(source, tmp_path / "models" / "m", Digests(tmp_path / ".digests.json"), "opd")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
