@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,11 +136,10 @@ class S2LTrainerMixin(PPOTrainer):
 
     def _setup(self) -> None:
         with ExitStack() as stack:
-            if self.methods:
-                stack.enter_context(own_managers())
             for method in self.methods:
                 stack.enter_context(method.around_setup(self))
-            super()._setup()
+            with own_managers() if self.methods else nullcontext():  # verl's managers of this start alone
+                super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
         keep = None if only_validates(self.config) else self.global_steps
         self.run_log = RunLog(folder, resumed_step=keep)
