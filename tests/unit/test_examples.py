@@ -1,5 +1,5 @@
-"""examples/own_curriculum works as CONTRIBUTING.md says, tested as a method of one's own should be; the scripts of
-examples/ray_submit send what they say."""
+"""examples/own_curriculum works, tested as a curriculum of one's own should be; documents show examples as they are; the
+scripts of examples/ray_submit send what they say."""
 
 from __future__ import annotations
 
@@ -142,8 +142,19 @@ def test_an_option_of_the_gaussian_is_refused(learnability):
         check_against_verl(parse_s2l(cfg.s2l), cfg)
 
 
-@pytest.mark.parametrize("document", [EXAMPLE / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name)
-def test_the_commands_of_the_documents_can_be_parsed(document):
+METHOD = ROOT / "examples" / "add_a_method"
+
+
+@pytest.mark.parametrize(
+    ("document", "folder", "recipe"),
+    [
+        (EXAMPLE / "README.md", EXAMPLE, "learnability"),
+        (METHOD / "README.md", METHOD, "advantage_scale"),
+        (ROOT / "CONTRIBUTING.md", METHOD, "advantage_scale"),
+    ],
+    ids=["curriculum", "method", "contributing"],
+)
+def test_the_commands_of_the_documents_can_be_parsed(document, folder, recipe):
     import argparse
 
     commands = re.findall(r"^s2l (?:check|train) (.+)$", document.read_text(), re.MULTILINE)
@@ -152,14 +163,14 @@ def test_the_commands_of_the_documents_can_be_parsed(document):
         parser = argparse.ArgumentParser()
         train.add_arguments(parser)
         args = parser.parse_intermixed_args(shlex.split(command, comments=True))
-        assert args.config_name == "learnability" and [ROOT / path for path in args.config_dir] == [EXAMPLE]
+        assert args.config_name == recipe and [ROOT / path for path in args.config_dir] == [folder]
 
 
 def test_contributing_shows_the_code_as_it_is():
     """The excerpt in CONTRIBUTING.md is copied from the example."""
     block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.DOTALL)
     assert block is not None
-    code = [line.strip() for line in (EXAMPLE / "learnability.py").read_text().splitlines()]
+    code = [line.strip() for line in (METHOD / "advantage_scale.py").read_text().splitlines()]
     shown = [line.strip() for line in block[1].splitlines() if line.strip() and line.strip() != "..."]
     assert len(shown) >= 10
     for line in shown:
