@@ -1,5 +1,5 @@
-"""examples/own_curriculum works, tested as a curriculum of one's own should be; documents show examples as they are; the
-scripts of examples/ray_submit send what they say."""
+"""examples/own_curriculum works, tested as a curriculum of one's own should be; documents show examples as they are;
+the scripts of examples/ray_submit send what they say."""
 
 from __future__ import annotations
 
