@@ -12,8 +12,7 @@ from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.curriculum.rules import accuracy_setting
 from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.guidance.length import guided_sessions
-from s2l_ext.methods.guidance.rules import CONTROLLERS
+from s2l_ext.methods.guidance.length import build, guided_sessions
 from s2l_ext.methods.registry import S2LConfig
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Reader:
 def _readers(s2l: S2LConfig) -> list[Reader]:
     """With ``warm_start`` the pass rates may be meant to stay as they are."""
     guidance, curriculum, found = s2l.guidance, s2l.curriculum, []
-    if guidance and guidance.length.type in CONTROLLERS and guidance.length.signal != "every_source":
+    if guidance and build(guidance.length, 1).needs_accuracy and guidance.length.signal != "every_source":
         signal, moves = guidance.length.signal, f"no length of type={guidance.length.type}"
         found.append(Reader("s2l.guidance.length.signal", signal, moves, "every_source", own=signal == "unguided"))
     learns = curriculum and accuracy_setting(curriculum) and curriculum.warm_start is None

@@ -7,7 +7,7 @@ import pytest
 from s2l_ext.data.prompts import PromptTable
 from s2l_ext.errors import DataError
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.guidance.rules import LENGTH_KEYS
+from s2l_ext.methods.guidance.length import LENGTH_KEYS
 from s2l_ext.methods.guidance.trace_checks import check_traces, read_teacher_rollouts
 from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 

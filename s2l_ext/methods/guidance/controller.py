@@ -14,8 +14,8 @@ from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.guidance.config import GuidanceConfig
-from s2l_ext.methods.guidance.length import guided_sessions
-from s2l_ext.methods.guidance.rules import LENGTH_KEYS, build_length, check_guidance, check_stages
+from s2l_ext.methods.guidance.length import LENGTH_KEYS, guided_sessions
+from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
 from s2l_ext.methods.guidance.trace_checks import check_traces
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
 from s2l_ext.training.outcomes import Session, batch_accuracy

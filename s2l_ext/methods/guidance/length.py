@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from s2l_ext.errors import ConfigError, StateMismatch
+from s2l_ext.methods.guidance.config import GuidanceLengthConfig
 
 Cadence = Literal["every_step", "every_third"]
 CYCLE = 3
@@ -305,3 +306,34 @@ def _check_lengths(initial: int, max_length: int, min_length: int) -> None:
             f"initial={initial}, min_length={min_length}, max_length={max_length}: lengths must satisfy "
             "0 <= min_length <= initial <= max_length."
         )
+
+
+# ---- the block's types --------------------------------------------------------------------------------------------
+
+ALWAYS = {"initial", "max_length"}
+CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
+LENGTH_KEYS = {
+    "adaptive": CONTROLLED | {"cadence", "max_change"},
+    "additive": CONTROLLED | {"delta"},
+    "constant": ALWAYS,
+    "linear": ALWAYS,
+    "concave": ALWAYS | {"power"},
+    "stepwise": ALWAYS | {"gamma", "every"},
+}
+"""Keys of ``s2l.guidance.length`` that each type reads."""
+
+
+def build(config: GuidanceLengthConfig, total_steps: int) -> Length:
+    """The length that the block describes. Raises ConfigError for an argument out of range."""
+    bounds = (config.initial, config.max_length, config.min_length, config.window)
+    if config.type == "adaptive":
+        return AdaptiveGuidance(*bounds, cadence=config.cadence, max_change=config.max_change)
+    if config.type == "additive":
+        return AdditiveGuidance(*bounds, delta=config.delta)
+    if config.type == "constant":
+        return Constant(config.initial)
+    if config.type == "stepwise":
+        return StepwiseDecay(config.initial, config.gamma, config.every)
+    if config.type == "concave":
+        return ConcaveDecay(config.initial, total_steps, config.power)
+    return LinearDecay(config.initial, total_steps)

@@ -9,30 +9,7 @@ from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.guidance.length import (
-    AdaptiveGuidance,
-    AdditiveGuidance,
-    ConcaveDecay,
-    Constant,
-    Length,
-    LinearDecay,
-    StepwiseDecay,
-    guided_sessions,
-)
-
-ALWAYS = {"initial", "max_length"}
-CONTROLLERS = ("adaptive", "additive")
-"""Types whose length follows accuracies."""
-CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
-LENGTH_KEYS = {
-    "adaptive": CONTROLLED | {"cadence", "max_change"},
-    "additive": CONTROLLED | {"delta"},
-    "constant": ALWAYS,
-    "linear": ALWAYS,
-    "concave": ALWAYS | {"power"},
-    "stepwise": ALWAYS | {"gamma", "every"},
-}
-"""Keys of ``s2l.guidance.length`` that each type reads."""
+from s2l_ext.methods.guidance.length import LENGTH_KEYS, Length, build, guided_sessions
 
 
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
@@ -104,24 +81,9 @@ def build_length(config: GuidanceLengthConfig, total_steps: int) -> Length:
             f"{config.max_length}, the bound of every type. Lower initial or raise max_length."
         )
     try:
-        return _build(config, total_steps)
+        return build(config, total_steps)
     except ConfigError as error:
         raise ConfigError(f"s2l.guidance.length: {error}") from None
-
-
-def _build(config: GuidanceLengthConfig, total_steps: int) -> Length:
-    bounds = (config.initial, config.max_length, config.min_length, config.window)
-    if config.type == "adaptive":
-        return AdaptiveGuidance(*bounds, cadence=config.cadence, max_change=config.max_change)
-    if config.type == "additive":
-        return AdditiveGuidance(*bounds, delta=config.delta)
-    if config.type == "constant":
-        return Constant(config.initial)
-    if config.type == "stepwise":
-        return StepwiseDecay(config.initial, config.gamma, config.every)
-    if config.type == "concave":
-        return ConcaveDecay(config.initial, total_steps, config.power)
-    return LinearDecay(config.initial, total_steps)
 
 
 def check_stages(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
