@@ -38,6 +38,9 @@ class Method:
     skips_old_log_probs = False
     """The loss reads no old log-probabilities, so they are not computed."""
 
+    judges_each_row = False
+    """The accuracy is read row by row, so that groups which verl drops before the step do not matter."""
+
     def __init__(self, config: Any, s2l: S2LConfig, cfg: DictConfig) -> None:
         self.config, self.s2l, self.cfg = config, s2l, cfg
 

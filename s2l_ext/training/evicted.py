@@ -33,7 +33,7 @@ class Evicted:
         """Listen where an accuracy is needed and verl's own buffer filters groups."""
         custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
         filters = setting(cfg, "algorithm.filter_groups.enable") and not custom
-        if not filters or not accuracy_settings(self._s2l, cfg):
+        if not filters or not accuracy_settings(self._s2l, cfg, of_batch=True):
             return
         evict, clear = buffer._evict_terminal_groups, buffer._clear_groups
 

@@ -129,7 +129,7 @@ def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
 
 def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
     """verl's own buffer hands over the groups that it drops (``training/evicted.py``); a user's need not."""
-    reading = accuracy_settings(s2l, cfg)
+    reading = accuracy_settings(s2l, cfg, of_batch=True)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if reading and custom:
         yield (

@@ -110,8 +110,13 @@ def test_what_is_too_old_or_failed_is_not_counted(filtered) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [("s2l.kl=null",), ("algorithm.filter_groups.enable=false",), ("+trainer.v1.sampler.custom_sampler.name=Mine",)],
-    ids=["nobody asks", "nothing is dropped", "not verl's buffer"],
+    [
+        ("s2l.kl=null",),
+        ("s2l.kl=null", "s2l.distill={loss: sft, correct_only: true}"),
+        ("algorithm.filter_groups.enable=false",),
+        ("+trainer.v1.sampler.custom_sampler.name=Mine",),
+    ],
+    ids=["nobody asks", "each row is judged by itself", "nothing is dropped", "not verl's buffer"],
 )
 def test_otherwise_the_buffer_is_verls(filtered, settings) -> None:
     settings = tuple(word.lstrip("+") for word in settings)

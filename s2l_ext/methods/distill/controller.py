@@ -31,6 +31,8 @@ class Distill(Method):
         {"teacher_path", "chunk_size", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size"}
     )  # the teacher is compared by its name; the others change no value
 
+    judges_each_row = True
+
     config: DistillConfig
 
     def __init__(self, config: DistillConfig, s2l: Any, cfg: DictConfig) -> None:
