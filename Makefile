@@ -54,7 +54,7 @@ fast-late: FILES = tests/unit/test_[f-z]*.py
 fast-early fast-late: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(FILES) -m "not e2e and not gpu and not slow" $(ARGS) || [ $$? = 5 ]
 
-lint: $(READY) ## ruff, mypy on the pure rooms, import rules
+lint: $(READY) ## ruff, mypy, import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIND_LINKS where the CPU torch is a local file)

@@ -95,10 +95,10 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
 
 def sandbox() -> list[Finding]:
     """The level at which code rewards run programs here."""
-    from s2l_ext.sandbox import runner as room
+    from s2l_ext.sandbox import runner
 
     try:
-        level, minimum = room.active_level(), room.minimum_level()
+        level, minimum = runner.active_level(), runner.minimum_level()
     except Exception as error:
         return [Finding("sandbox", "fail", f"unavailable: {error}", "docs/sandbox.md says what each level needs.")]
     fix = f"Code rewards refuse to run below {minimum.name.lower()}; docs/sandbox.md says how to get there."
