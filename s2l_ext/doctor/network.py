@@ -193,7 +193,7 @@ def _head_ports() -> Finding:
 
 
 def _bind_error(host: str, port: int) -> OSError | None:
-    """What speaks against listening there; port 0 is any free one."""
+    """What is wrong with listening there; port 0 is any free one."""
     try:
         socket.create_server((host, port)).close()
     except OSError as error:

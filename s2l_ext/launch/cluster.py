@@ -281,7 +281,7 @@ def code_digest() -> str:
 
 
 def judge(answers: Sequence[tuple[Node, Answer]], here: Answer | None = None) -> None:
-    """Raise ResourceError for the first thing that speaks against a node.
+    """Raise ResourceError for the first thing that is wrong with a node.
 
     Args:
         here: what the driver's own process says; None asks it.

@@ -42,7 +42,7 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that nothing speaks against."""
+    """A run that was checked."""
 
     cfg: DictConfig
     s2l: S2LConfig
@@ -193,7 +193,7 @@ def train_command(args: argparse.Namespace) -> int:
 def check_command(args: argparse.Namespace) -> int:
     if not args.json:
         _show(prepare(args.config_name, args.overrides, args.config_dir), "s2l check")
-        print("s2l check: nothing speaks against this run.")
+        print("s2l check: OK.")
         return 0
     with contextlib.redirect_stdout(sys.stderr):  # verl prints while it validates
         prepared = prepare(args.config_name, args.overrides, args.config_dir)

@@ -1,4 +1,4 @@
-"""What speaks against a stage: labels that are missing or read twice, tokenizers that differ, inputs not there."""
+"""What is wrong with a stage: labels that are missing or read twice, tokenizers that differ, inputs not there."""
 
 from __future__ import annotations
 

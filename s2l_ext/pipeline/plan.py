@@ -142,7 +142,7 @@ class Plan:
     # ---- checks ---------------------------------------------------------------------------------------------------
 
     def check(self, remade: Sequence[str] = ()) -> None:
-        """Everything that speaks against running, seen from the files that are there.
+        """Everything that is wrong before running, seen from the files that are there.
 
         Args:
             remade: stages that are made again whatever their output looks like.

@@ -1,4 +1,4 @@
-"""What speaks against an existing cluster, by node. Ray's calls are answered here; no cluster is started."""
+"""What is wrong with an existing cluster, by node. Ray's calls are answered here; no cluster is started."""
 
 from __future__ import annotations
 
