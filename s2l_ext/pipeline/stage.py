@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -206,7 +207,7 @@ class NoOptions:
     """Of a kind that has none."""
 
 
-class Kind:
+class Kind(ABC):
     """One kind of stage; by default one that trains nothing, and what it wrote stays where it is.
 
     Attributes:
@@ -220,9 +221,9 @@ class Kind:
     makes_model = False
     reproducible = True
 
+    @abstractmethod
     def prepare(self, place: Place, options: Any) -> Prepared:
         """Raises ConfigError or DataError for a stage that cannot run."""
-        raise NotImplementedError
 
     def finished(self, place: Place, prepared: Prepared) -> bool:
         """Whether the commands ended well, although nobody was there to write that down."""
