@@ -87,7 +87,7 @@ def _all(s2l: S2LConfig) -> bool:
 
 GUIDANCE = {"alpha": 0.5, "min_continuation": 16, "length": {"initial": 40, "max_length": 48}}
 COLUMNS = (
-    Column("GRPO", "grpo/toy", lambda s2l: not s2l.anything_on),
+    Column("GRPO", "grpo/toy", lambda s2l: not s2l.any_method_on),
     Column("explorer, live", "s2l_po/toy", _explorer(live=True)),
     Column("explorer, offline", "s2l_po/toy_offline", _explorer(live=False), {"s2l.explorer.store": "STORE"}),
     Column("guidance", "g2rpo_a/toy", _only("guidance")),

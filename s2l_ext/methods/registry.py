@@ -76,7 +76,7 @@ class S2LConfig:
         return {block: config for block, config in (own | self.others).items() if config is not None}
 
     @property
-    def anything_on(self) -> bool:
+    def any_method_on(self) -> bool:
         """Any method; ``rollout`` and ``placement`` change no training."""
         return bool(self.blocks)
 

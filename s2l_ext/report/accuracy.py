@@ -29,7 +29,7 @@ VALUES = {
     "critic/score/mean": "training reward",
     "response_length/mean": "response length, tokens",
     "actor/entropy": "entropy, nats",
-    "s2l/explorer/share": "explorer's share",
+    "s2l/explorer/fraction": "explorer's share",
     "s2l/guidance/length": "guidance length, tokens",
     "s2l/kl/beta": "KL coefficient",
     "s2l/distill/forward_kl": "forward KL, nats per token",

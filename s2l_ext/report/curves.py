@@ -15,7 +15,7 @@ from s2l_ext.report.run import Run
 from s2l_ext.training.sources import SOURCES
 
 CHARTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text(encoding="utf-8"))
-SHARE_OF_EXPLORER, PLANNED_SHARE = "s2l/explorer/share", "s2l/explorer/planned_share"
+SHARE_OF_EXPLORER, PLANNED_SHARE = "s2l/explorer/fraction", "s2l/explorer/planned_fraction"
 PLANNED = ("as planned", "target")
 OTHERS = ("learner", "third", "fourth", "fifth")
 """Colours of lines that are nobody's rows."""

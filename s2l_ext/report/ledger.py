@@ -209,12 +209,12 @@ class Ledger:
         for step, seconds in self.run.series(STEP):
             data = self.run.by_step[step]
             total += own * (seconds + data.get("timing_s/testing", 0.0)) + (held * seconds if all_in else 0.0)
-            held = data.get("s2l/explorer/gpus_held", 0.0)
+            held = data.get("s2l/explorer/num_gpus", 0.0)
         return total
 
     def _explorers_at_first(self) -> float:
         """Those of the first step are in no metric if they were released after it."""
-        slots = self.run.series("s2l/explorer/slots")
+        slots = self.run.series("s2l/explorer/rollouts_per_group")
         if not slots or not slots[0][1] or self.has_stored_rollouts:
             return 0.0
         return float(

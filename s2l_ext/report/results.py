@@ -15,7 +15,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.evaluation.intervals import paired_interval, verdict
 from s2l_ext.utils import json_text
 
-SLOTS = "s2l/explorer/slots"
+SLOTS = "s2l/explorer/rollouts_per_group"
 
 Metrics = list[tuple[int, dict[str, Any]]]
 Parsed = TypeVar("Parsed")

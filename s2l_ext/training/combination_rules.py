@@ -101,7 +101,7 @@ def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> 
         "s2l.explorer.source=offline": s2l.explorer
         and not s2l.explorer.is_live
         and "hands over rollouts that `s2l explore` sampled from text alone",
-        "s2l.distill.scorer=fsdp": s2l.distill
+        "s2l.distill.teacher_placement=local": s2l.distill
         and s2l.distill.in_actor
         and "replaces the output layer inside the model, and is not tried with vision models",
     }

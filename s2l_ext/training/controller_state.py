@@ -33,7 +33,7 @@ ARRAY_MARK = "__array__"
 
 def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     """Settings a resumed run must share for its schedules to continue the interrupted one; None when all is off."""
-    if not s2l.anything_on:
+    if not s2l.any_method_on:
         return None
     settings: dict[str, Any] = {}
     for method in methods_of(s2l, cfg):

@@ -13,11 +13,11 @@ from s2l_ext.methods.registry import S2LConfig
 def check_mode(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on what the chosen mode cannot do; returns warnings."""
     mode = mode_of(cfg)
-    if s2l.anything_on:
+    if s2l.any_method_on:
         _refuse_split_steps(mode, cfg)
     if mode == "sync":
         return []
-    if s2l.anything_on:
+    if s2l.any_method_on:
         _check_lag(s2l, cfg)
         _check_seeds(mode, cfg)
     if mode == "separate_async":

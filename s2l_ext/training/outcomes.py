@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from s2l_ext.errors import DataError
 from s2l_ext.training.sources import LEARNER
+
+EstimateFrom = Literal["learner_unguided", "learner", "all"]
+"""Whose rows an estimate of correctness reads."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,13 @@ class Session:
     @property
     def is_learners_own(self) -> bool:
         """Sampled by the learner from the prompt alone: what a pass rate of the prompt is about."""
-        return self.source == LEARNER and self.prefix_len == 0
+        return self.counts_for("learner_unguided")
+
+    def counts_for(self, estimate_from: EstimateFrom) -> bool:
+        """Whether an estimate reads its accuracy: ``learner_unguided`` rows, all of the ``learner``'s, or ``all``."""
+        if estimate_from == "all":
+            return True
+        return self.source == LEARNER and (estimate_from == "learner" or self.prefix_len == 0)
 
 
 def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
@@ -76,14 +85,10 @@ def batch_accuracy(sessions: list[Session], needed_by: str) -> float:
     return math.fsum(values) / len(values)
 
 
-def pass_rates(sessions: list[Session], rows: str) -> dict[str, float]:
-    """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out.
-
-    Args:
-        rows: ``learner`` counts the learner's sessions without guidance, ``all`` every session.
-    """
+def pass_rates(sessions: list[Session], estimate_from: EstimateFrom) -> dict[str, float]:
+    """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out."""
     by_prompt: dict[str, list[float]] = defaultdict(list)
     for session in sessions:
-        if session.acc is not None and (rows == "all" or session.is_learners_own):
+        if session.acc is not None and session.counts_for(estimate_from):
             by_prompt[session.uid].append(session.acc)
     return {uid: math.fsum(values) / len(values) for uid, values in by_prompt.items()}

@@ -53,7 +53,7 @@ class PendingPrompts:
         self._plans: dict[str, PromptPlan] = {}
         self._most_draws = most_draws
         self._draws = 0
-        self.evicted = 0
+        self.dropped = 0
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -82,7 +82,7 @@ class PendingPrompts:
                 "than trainer.v1.sampler.max_off_policy_threshold steps. The same command resumes from the checkpoint."
             )
 
-    def take_all(self) -> dict[str, PromptPlan]:
+    def pop_all(self) -> dict[str, PromptPlan]:
         """Plans of a synchronous step: of every prompt that was drawn for it, in that order."""
         plans, self._plans, self._draws = self._plans, {}, 0
         return plans
@@ -107,18 +107,18 @@ class PendingPrompts:
             )
         taken = {uid: plan for uid, plan in self._plans.items() if uid in trained}
         kept = {uid: plan for uid, plan in self._plans.items() if uid in waiting and uid not in taken}
-        self.evicted = len(self._plans) - len(taken) - len(kept)
+        self.dropped = len(self._plans) - len(taken) - len(kept)
         self._plans, self._draws = kept, 0
         return taken
 
     def metrics(self, step: int, taken: Mapping[str, PromptPlan]) -> dict[str, float]:
-        """``s2l/plan/...`` of a step that trained on ``taken``."""
+        """``s2l/async/...`` of a step that trained on ``taken``."""
         lags = [step - plan.step for plan in taken.values()] or [0]
         return {
-            "s2l/plan/lag_mean": sum(lags) / len(lags),
-            "s2l/plan/lag_max": float(max(lags)),
-            "s2l/plan/in_flight": float(len(self)),
-            "s2l/plan/evicted": float(self.evicted),
+            "s2l/async/staleness_mean": sum(lags) / len(lags),
+            "s2l/async/staleness_max": float(max(lags)),
+            "s2l/async/pending_prompts": float(len(self)),
+            "s2l/async/dropped_prompts": float(self.dropped),
         }
 
     def state_dict(self) -> dict[str, Any]:

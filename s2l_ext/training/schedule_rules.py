@@ -26,25 +26,26 @@ class Reader:
     setting: str
     value: str
     moves: str
-    everything: str
-    """The value with which every session counts."""
-    own: bool
-    """Only sessions of the learner count that no guidance started; else all of the learner's."""
+
+    @property
+    def unguided(self) -> bool:
+        """Only sessions of the learner count that no guidance started; else all of the learner's."""
+        return self.value == "learner_unguided"
 
     def sessions(self, group: int, slots: int, guided: int) -> int:
         """Of a group that count, where an explorer samples ``slots`` of them."""
-        return group - slots - (min(guided, group - slots) if self.own else 0)
+        return group - slots - (min(guided, group - slots) if self.unguided else 0)
 
 
 def _readers(s2l: S2LConfig) -> list[Reader]:
     """With ``warm_start`` the pass rates may be meant to stay as they are."""
     guidance, curriculum, found = s2l.guidance, s2l.curriculum, []
-    if guidance and build(guidance.length, 1).needs_accuracy and guidance.length.signal != "every_source":
-        signal, moves = guidance.length.signal, f"no length of type={guidance.length.type}"
-        found.append(Reader("s2l.guidance.length.signal", signal, moves, "every_source", own=signal == "unguided"))
+    if guidance and build(guidance.length, 1).needs_accuracy and guidance.length.estimate_from != "all":
+        moves = f"no length of type={guidance.length.type}"
+        found.append(Reader("s2l.guidance.length.estimate_from", guidance.length.estimate_from, moves))
     learns = curriculum and accuracy_setting(curriculum) and curriculum.warm_start is None
-    if curriculum and learns and curriculum.rows == "learner":
-        found.append(Reader("s2l.curriculum.rows", "learner", "no pass rate", "all", own=True))
+    if curriculum and learns and curriculum.estimate_from != "all":
+        found.append(Reader("s2l.curriculum.estimate_from", curriculum.estimate_from, "no pass rate"))
     return found
 
 
@@ -61,15 +62,15 @@ def unmoved_warnings(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None) ->
     guided = guided_sessions(s2l.guidance.alpha, group) if s2l.guidance else 0
     warnings = []
     for reader in _readers(s2l):
-        who = "explorer and guidance leave" if reader.own else "the explorer leaves"
+        who = "explorer and guidance leave" if reader.unguided else "the explorer leaves"
         taken = f"{reader.setting}={reader.value}: {who} none of a group's {group} sessions to it"
         if reader.sessions(group, after, guided) == 0:
             raise ConfigError(
-                f"{taken} at any step, so {reader.moves} would ever move. Set {reader.setting}={reader.everything}, a "
+                f"{taken} at any step, so {reader.moves} would ever move. Set {reader.setting}=all, a "
                 "smaller s2l.guidance.alpha or an s2l.explorer.schedule that ends."
             )
         still = [step for step, number in enumerate(slots, start=1) if reader.sessions(group, number, guided) == 0]
-        if still and (reader.value == "unguided" or len(still) == len(slots)):
+        if still and ((reader.unguided and reader.moves != "no pass rate") or len(still) == len(slots)):
             warnings.append(f"{taken} at step {ranges(still)}, where {reader.moves} moves.")
     return warnings
 

@@ -94,9 +94,9 @@ def _sampler_metrics(prefix: str, log_ratio: Floats) -> dict[str, float]:
     clipped = np.clip(log_ratio, -MAX_EXPONENT, MAX_EXPONENT)
     ratio = np.exp(clipped)
     return {
-        f"{prefix}/sampler_ratio_mean": float(ratio.mean()),
-        f"{prefix}/sampler_ratio_max": float(ratio.max()),
-        f"{prefix}/sampler_k3": float((np.expm1(clipped) - clipped).mean()),
+        f"{prefix}/is_ratio_mean": float(ratio.mean()),
+        f"{prefix}/is_ratio_max": float(ratio.max()),
+        f"{prefix}/kl_sampler_learner_k3": float((np.expm1(clipped) - clipped).mean()),
     }
 
 

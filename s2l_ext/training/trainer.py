@@ -31,7 +31,7 @@ from s2l_ext.training.adapting import adapt, log_like_verl
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.checkpoint_files import note_files
 from s2l_ext.training.disk_full import disk_full_explained
-from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.dropped_groups import DroppedGroups
 from s2l_ext.training.faults import Actors, own_actors, own_managers, watch_sampling
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
@@ -76,7 +76,7 @@ class S2LTrainerMixin(PPOTrainer):
         self.settings = controller_state.fingerprint(self.s2l, config)
         self.needs_accuracy = bool(accuracy_settings(self.s2l, config))
         adapt(config, self.s2l, self.methods, self.mode)
-        self.evicted = Evicted(self.s2l)
+        self.dropped_groups = DroppedGroups(self.s2l)
         self.watchdog: ActorWatchdog | None = None
         super().__init__(config)
         self.pending = PendingPrompts(most_draws(config))
@@ -92,7 +92,7 @@ class S2LTrainerMixin(PPOTrainer):
         buffer = super()._build_replay_buffer()
         if self.s2l.rollout.poll_interval_s is not None:
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
-        self.evicted.watch(buffer, self.config)
+        self.dropped_groups.watch(buffer, self.config)
         if self.methods or self.s2l.own_manager:
             watch_sampling(buffer, self._check_processes, waiting_of(self))
         return buffer
@@ -187,7 +187,7 @@ class S2LTrainerMixin(PPOTrainer):
     def _take_plans(self, batch: KVBatchMeta) -> None:
         """The step trains on ``batch``: its prompts' plans, which are of this step or of an earlier one."""
         if self.mode == "sync":
-            self.step_plans = self.pending.take_all()
+            self.step_plans = self.pending.pop_all()
             return
         trained = {RowKey.parse(name).uid for name in batch.keys}
         self.step_plans = self.pending.take(trained, waiting_prompts(), strict=bool(self.methods))
@@ -232,7 +232,7 @@ class S2LTrainerMixin(PPOTrainer):
         rows = StepRows.of(batch, self.s2l.mixes_rollouts, self.s2l.guidance is not None)
         step = self.current = Step(self.global_steps, batch, metrics, self.step_plans, rows)
         step.old_log_probs = not self._skips_old_log_probs
-        step.sessions = rows.sessions(strict=self.needs_accuracy) + self.evicted.take(metrics)
+        step.sessions = rows.sessions(strict=self.needs_accuracy) + self.dropped_groups.take(metrics)
         size = self.config.actor_rollout_ref.rollout.n
         learners = {uid: range(plan.explorer_rows, size) for uid, plan in self.step_plans.items()}
         for method in self.methods:

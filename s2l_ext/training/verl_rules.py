@@ -38,7 +38,7 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         ConfigError: a setting of verl's would be ignored, or would make a feature do nothing.
     """
     _refuse_other_manager(s2l, cfg)
-    if not s2l.anything_on:
+    if not s2l.any_method_on:
         return list(_loss_scale(cfg))
     _refuse_unweighted_loss(s2l, cfg)
     _refuse_replays(s2l, cfg)
@@ -103,8 +103,9 @@ def _refuse_own_code(s2l: S2LConfig, cfg: DictConfig) -> None:
     key = "actor_rollout_ref.model.trust_remote_code"
     if s2l.distill is not None and not s2l.distill.in_actor and setting(cfg, key):
         raise ConfigError(
-            f"s2l.distill.scorer=server with {key}=True: verl's teacher servers load no code of a model's own. Set "
-            "s2l.distill.scorer=fsdp."
+            f"s2l.distill.teacher_placement=server with {key}=True: verl's teacher servers load no code of a model's "
+            "own. Set "
+            "s2l.distill.teacher_placement=local."
         )
 
 
@@ -128,7 +129,7 @@ def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
 
 
 def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
-    """verl's own buffer hands over the groups that it drops (``training/evicted.py``); a user's need not."""
+    """verl's own buffer hands over the groups that it drops (``training/dropped_groups.py``); a user's need not."""
     reading = accuracy_settings(s2l, cfg, of_batch=True)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if reading and custom:

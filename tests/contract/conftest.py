@@ -17,7 +17,7 @@ from verl.utils import tensordict_utils as tu
 
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
-from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.dropped_groups import DroppedGroups
 from s2l_ext.training.pending_prompts import PendingPrompts
 from s2l_ext.training.trainers_by_mode import S2LTrainer
 
@@ -90,7 +90,7 @@ def trainer_of(composed) -> Callable[..., Any]:
         trainer.needs_accuracy = bool(accuracy_settings(trainer.s2l, trainer.config))
         trainer.resumed, trainer.step_plans, trainer.method_logs = {}, {}, []
         trainer.watchdog = trainer.current = trainer.updated = None
-        trainer.pending, trainer.global_steps, trainer.evicted = PendingPrompts(), 1, Evicted(trainer.s2l)
+        trainer.pending, trainer.global_steps, trainer.dropped_groups = PendingPrompts(), 1, DroppedGroups(trainer.s2l)
         return trainer
 
     return make
@@ -100,7 +100,7 @@ class Servers(SimpleNamespace):
     """An explorer's servers that write down what they are told."""
 
     def __init__(self, gpus: int, freed: int) -> None:
-        super().__init__(gpus_held=gpus, freed=freed, steps=[], stopped=0)
+        super().__init__(num_gpus=gpus, freed=freed, steps=[], stopped=0)
 
     def set_step(self, step: int) -> None:
         self.steps.append(step)

@@ -15,7 +15,7 @@ from verl.workers.rollout.vllm_rollout import vllm_async_server
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.controller import Explorer
-from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.colocated import ColocatedManager, ColocatedReplica, ColocatedServers
 from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
 from s2l_ext.methods.explorer.serving.servers import ExplorerServers, ending
@@ -69,13 +69,13 @@ class Answered:
 def colocated(monkeypatch):
     def build(given_up: str | None = None, **answers: str | Exception):
         said: list[str] = []
-        monkeypatch.setattr(explorer_watch, "ray", Answered())
+        monkeypatch.setattr(explorer_health, "ray", Answered())
         servers = ColocatedServers.__new__(ColocatedServers)
         servers._manager, servers._awake, servers.sleeps = object(), True, True
         servers._explorer = ExplorerConfig(model_path="m", placement="colocated", start_timeout_s=77.0)
         replica = ColocatedReplica(lambda suffix: None, 1000, gpus=0)
         replica._verls = SimpleNamespace(servers=[Server(said, **answers)], server_address="1.2.3.4:5")
-        servers._watch = SimpleNamespace(up=[replica], status=lambda: {"given_up": given_up})
+        servers._monitor = SimpleNamespace(up=[replica], status=lambda: {"given_up": given_up})
         return servers, said
 
     return build

@@ -365,11 +365,13 @@ def test_an_update_needs_no_old_log_probs_of_verl() -> None:
 @pytest.mark.parametrize(
     ("loss", "mode", "gradient"), [("forward_kl", "forward_kl_topk", False), ("sampled_k1", "k1", True)]
 )
-def test_server_scorer_is_verls_distillation(loss, mode, gradient) -> None:
+def test_server_placement_is_verls_distillation(loss, mode, gradient) -> None:
     from verl.utils.config import omega_conf_to_dataclass
 
     config = compose_config("grpo/toy", [])
-    settings = DistillConfig("some/teacher", loss, scorer="server", n_gpus_per_node=4, tensor_model_parallel_size=2)
+    settings = DistillConfig(
+        "some/teacher", loss, teacher_placement="server", n_gpus_per_node=4, tensor_model_parallel_size=2
+    )
     Distill(settings, S2LConfig(distill=settings), config).adapt()
     found = omega_conf_to_dataclass(config.distillation)
     assert found.enabled and (found.nnodes, found.n_gpus_per_node) == (1, 4)

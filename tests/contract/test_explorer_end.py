@@ -9,9 +9,9 @@ import pytest
 from ray.exceptions import ActorDiedError
 
 from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving import replica as explorer_replica
-from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.replica import Replica
 
 pytestmark = pytest.mark.contract
@@ -63,7 +63,7 @@ def machine(monkeypatch):
     monkeypatch.setattr(explorer_replica, "get_resource_name", lambda: "GPU")
     monkeypatch.setattr(explorer_replica, "_find_processes", lambda replica: {})
     monkeypatch.setattr(explorer_replica, "_look_up", lambda actors: {})
-    for module in (explorer_replica, explorer_watch):
+    for module in (explorer_replica, explorer_health):
         monkeypatch.setattr(module, "ray", fake)
         monkeypatch.setattr(module, "release", released.extend)
     return fake, released
@@ -74,28 +74,28 @@ def dead_router():
     return SimpleNamespace(forget=SimpleNamespace(remote=lambda address: ActorDiedError()))
 
 
-def restart(replica, seconds: float = 10.0) -> tuple[Watch, Thread]:
-    """The watch in the middle of bringing the replica back."""
+def restart(replica, seconds: float = 10.0) -> tuple[HealthMonitor, Thread]:
+    """The monitor in the middle of bringing the replica back."""
     settings = ExplorerConfig(model_path="m", on_failure="wait", restart_backoff_s=0.0, start_timeout_s=seconds)
-    watch = Watch(settings, [], dead_router(), FaultLedger())
-    watch._down.append(replica)
-    thread = Thread(target=watch._bring_back, args=(replica, "died"), daemon=True)
+    monitor = HealthMonitor(settings, [], dead_router(), ExplorerHealthStats())
+    monitor._down.append(replica)
+    thread = Thread(target=monitor._restart, args=(replica, "died"), daemon=True)
     thread.start()
-    return watch, thread
+    return monitor, thread
 
 
-def stop(watch: Watch) -> list:
-    """What ``ExplorerServers.stop`` does with a watch; returns the groups that it releases."""
-    watch._over.set()
-    return [group for replica in watch._down for group in replica.kill()]
+def stop(monitor: HealthMonitor) -> list:
+    """What ``ExplorerServers.stop`` does with a monitor; returns the groups that it releases."""
+    monitor._over.set()
+    return [group for replica in monitor._down for group in replica.kill()]
 
 
 def test_a_restart_that_waits_for_room_builds_nothing_after_the_end(machine) -> None:
     fake, released = machine
     built = []
-    watch, thread = restart(Replica(built.append, 1000, gpus=1))
+    monitor, thread = restart(Replica(built.append, 1000, gpus=1))
     assert fake.looked.wait(10)
-    assert stop(watch) == []
+    assert stop(monitor) == []
     fake.gpus = 1
     thread.join(10)
     assert not thread.is_alive() and built == [] and released == []
@@ -123,12 +123,12 @@ def test_what_a_start_makes_after_the_end_is_ended_too_without_a_router(machine,
     """The start goes on when it was killed already, or before."""
     fake, released = machine
     fake.gpus, verls = 1, Verls()
-    watch, thread = restart(Replica(lambda suffix: verls, 1000, gpus=1))
+    monitor, thread = restart(Replica(lambda suffix: verls, 1000, gpus=1))
     assert verls.placed.wait(10)
     if before_stop:
-        assert stop(watch) == ["group"]
+        assert stop(monitor) == ["group"]
         assert fake.killed == []
-    watch._over.set()
+    monitor._over.set()
     verls.go_on.set()
     thread.join(10)
     wait_for(lambda: fake.killed == [verls.server_handle] and released == ["group"])
@@ -137,9 +137,9 @@ def test_what_a_start_makes_after_the_end_is_ended_too_without_a_router(machine,
 def test_a_start_that_took_too_long_is_ended_whenever_it_comes_to_an_end(machine) -> None:
     fake, released = machine
     fake.gpus, verls = 1, Verls()
-    watch, thread = restart(Replica(lambda suffix: verls, 1000, gpus=1), seconds=0.1)
+    monitor, thread = restart(Replica(lambda suffix: verls, 1000, gpus=1), seconds=0.1)
     assert verls.placed.wait(10)
-    watch._over.set()
+    monitor._over.set()
     thread.join(10)
     assert not thread.is_alive() and released == ["group"] and fake.killed == []
     verls.go_on.set()

@@ -1,4 +1,4 @@
-"""Failures of the explorer without a run: times worked out by hand, the router, what sessions and the watch do."""
+"""Failures of the explorer without a run: times worked out by hand, the router, what sessions and the monitor do."""
 
 import asyncio
 import inspect
@@ -14,9 +14,9 @@ from verl.workers.rollout.replica import TokenOutput
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving import client as explorer_client
-from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
-from s2l_ext.methods.explorer.serving.health import FaultLedger, Restarts, Watch
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor, Restarts
 from s2l_ext.methods.explorer.serving.router import ExplorerRouter
 from s2l_ext.training import faults
 from s2l_ext.utils.processes import kill_processes
@@ -35,26 +35,26 @@ def test_restarts_wait_twice_as_long_each_time_and_end() -> None:
 
 def test_down_seconds_by_hand() -> None:
     """Server 0 is down from 10 to 15, server 1 from 12 on; read at 14 (4 + 2), at 20 (5 + 8 - 6), at 21 (1)."""
-    ledger = FaultLedger()
-    ledger.down(0, now=10)
-    ledger.down(1, now=12)
-    ledger.down(0, now=13)
-    ledger.saw_failed_requests(3)
-    assert ledger.step_metrics(now=14) == {
+    stats = ExplorerHealthStats()
+    stats.down(0, now=10)
+    stats.down(1, now=12)
+    stats.down(0, now=13)
+    stats.saw_failed_requests(3)
+    assert stats.step_metrics(now=14) == {
         "s2l/explorer/restarts": 0,
         "s2l/explorer/failed_requests": 3,
         "s2l/explorer/down_seconds": 6,
     }
-    ledger.back(0, now=15)
-    ledger.saw_failed_requests(5)
-    assert ledger.step_metrics(now=20) == {
+    stats.back(0, now=15)
+    stats.saw_failed_requests(5)
+    assert stats.step_metrics(now=20) == {
         "s2l/explorer/restarts": 1,
         "s2l/explorer/failed_requests": 2,
         "s2l/explorer/down_seconds": 7,
     }
-    ledger.gone(1, now=21)
-    assert ledger.step_metrics(now=30)["s2l/explorer/down_seconds"] == 1
-    assert ledger.step_metrics(now=40)["s2l/explorer/down_seconds"] == 0
+    stats.gone(1, now=21)
+    assert stats.step_metrics(now=30)["s2l/explorer/down_seconds"] == 1
+    assert stats.step_metrics(now=40)["s2l/explorer/down_seconds"] == 0
 
 
 # ---- the router ---------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_a_request_that_fails_time_and_again_does_not_wait_for_ever() -> None:
     assert router.status()["given_up"] == "one session failed 3 times, at last: no answer"
 
 
-# ---- the watch ----------------------------------------------------------------------------------------------------
+# ---- the monitor ----------------------------------------------------------------------------------------------------
 
 
 class Instantly:
@@ -272,85 +272,85 @@ class AtOnce:
 
 
 @pytest.fixture
-def watch_over(monkeypatch):
+def monitor_of(monkeypatch):
     def build(router, *engines, **settings):
-        monkeypatch.setattr(explorer_watch, "ray", Instantly())
-        monkeypatch.setattr(explorer_watch, "release", lambda groups: 0)
-        monkeypatch.setattr(explorer_watch, "Thread", AtOnce)
+        monkeypatch.setattr(explorer_health, "ray", Instantly())
+        monkeypatch.setattr(explorer_health, "release", lambda groups: 0)
+        monkeypatch.setattr(explorer_health, "Thread", AtOnce)
         limits = {"restart_backoff_s": 0.0, "health_interval_s": 1e-9, **settings}
-        return Watch(explorer(router._policy, **limits), engines, Local(router), FaultLedger())
+        return HealthMonitor(explorer(router._policy, **limits), engines, Local(router), ExplorerHealthStats())
 
     return build
 
 
-def test_a_hung_server_is_replaced_and_takes_requests_again(watch_over) -> None:
+def test_a_hung_server_is_replaced_and_takes_requests_again(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="learner"), Engine(0, starts=[None])
-    watch = watch_over(router, engine)
+    monitor = monitor_of(router, engine)
     engine.answer = "hangs"
-    watch.look()
-    assert engine.kills == 1 and watch.up == [engine] and router.status()["up"] == ["server0"]
-    assert watch._ledger.restarts == 1
+    monitor.poll_once()
+    assert engine.kills == 1 and monitor.up == [engine] and router.status()["up"] == ["server0"]
+    assert monitor._stats.restarts == 1
 
 
-def test_a_restart_that_fails_uses_up_a_restart(watch_over) -> None:
+def test_a_restart_that_fails_uses_up_a_restart(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[TimeoutError("no room"), None])
-    watch = watch_over(router, engine, max_restarts=2)
+    monitor = monitor_of(router, engine, max_restarts=2)
     engine.answer = RuntimeError("died")
-    watch.look()
-    assert watch._restarts.used == 2 and watch.up == [engine] and router.status()["given_up"] is None
+    monitor.poll_once()
+    assert monitor._restarts.used == 2 and monitor.up == [engine] and router.status()["given_up"] is None
 
 
-def test_used_up_restarts_are_the_end_and_named(watch_over) -> None:
+def test_used_up_restarts_are_the_end_and_named(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[TimeoutError("no room")])
-    watch = watch_over(router, engine, max_restarts=1)
+    monitor = monitor_of(router, engine, max_restarts=1)
     engine.answer = RuntimeError("died")
-    watch.look()
+    monitor.poll_once()
     said = router.status()["given_up"]
     assert said.startswith("s2l.explorer.max_restarts=1 are used up, at last: restart failed: TimeoutError: no room")
-    assert router.status()["up"] == [] and watch.up == []
+    assert router.status()["up"] == [] and monitor.up == []
 
 
-def test_with_one_of_two_left_the_run_goes_on(watch_over) -> None:
+def test_with_one_of_two_left_the_run_goes_on(monitor_of) -> None:
     router = ExplorerRouter({"server0": 0, "server1": 1}, policy="wait")
     dead, alive = Engine(0), Engine(1)
-    watch = watch_over(router, dead, alive, max_restarts=1)
-    watch._restarts.take()
+    monitor = monitor_of(router, dead, alive, max_restarts=1)
+    monitor._restarts.take()
     dead.answer = RuntimeError("died")
-    watch.look()
+    monitor.poll_once()
     assert router.status()["up"] == ["server1"] and router.status()["given_up"] is None
 
 
-def test_fail_starts_nothing_again(watch_over) -> None:
+def test_fail_starts_nothing_again(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="fail"), Engine(0, starts=[None])
-    watch = watch_over(router, engine)
+    monitor = monitor_of(router, engine)
     engine.answer = RuntimeError("died")
-    watch.look()
+    monitor.poll_once()
     assert engine.starts == [None] and router.status()["given_up"] == "server server0: RuntimeError: died"
 
 
-def test_a_complaint_about_a_healthy_server_is_forgotten(watch_over) -> None:
+def test_a_complaint_about_a_healthy_server_is_forgotten(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0)
-    watch = watch_over(router, engine, health_interval_s=1e9)
+    monitor = monitor_of(router, engine, health_interval_s=1e9)
     router.report("server0", "no answer within 5 s")
-    watch.look()
+    monitor.poll_once()
     assert router.status()["up"] == ["server0"] and engine.kills == 0
 
 
-def test_what_cannot_be_cleared_away_does_not_stop_the_restart(watch_over) -> None:
+def test_what_cannot_be_cleared_away_does_not_stop_the_restart(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[None])
-    watch = watch_over(router, engine)
+    monitor = monitor_of(router, engine)
     engine.answer, engine.kill = RuntimeError("died"), lambda: [][1]
-    watch.look()
-    assert watch.up == [engine] and router.status()["up"] == ["server0"]
+    monitor.poll_once()
+    assert monitor.up == [engine] and router.status()["up"] == ["server0"]
 
 
-def test_a_server_that_is_ready_after_the_schedules_end_is_ended(watch_over) -> None:
+def test_a_server_that_is_ready_after_the_schedules_end_is_ended(monitor_of) -> None:
     router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0)
-    watch = watch_over(router, engine)
-    engine.start = lambda timeout_s, over: watch._over.set()
+    monitor = monitor_of(router, engine)
+    engine.start = lambda timeout_s, over: monitor._over.set()
     engine.answer = RuntimeError("died")
-    watch.look()
-    assert engine.kills == 2 and watch.up == [] and router.status()["up"] == []
+    monitor.poll_once()
+    assert engine.kills == 2 and monitor.up == [] and router.status()["up"] == []
 
 
 def test_processes_are_ended_also_stopped_ones_and_no_others() -> None:

@@ -11,10 +11,10 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.explorer.serving import health as explorer_watch
+from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving import servers as explorer_servers
 from s2l_ext.methods.explorer.serving.client import first_line
-from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.store.reader import Rollout
@@ -116,17 +116,17 @@ def servers(on_failure: str = "wait", given_up: str | None = None) -> ExplorerSe
     running = ExplorerServers.__new__(ExplorerServers)
     running._explorer, running._manager = ExplorerConfig(model_path="m", on_failure=on_failure), SimpleNamespace()
     up = [SimpleNamespace(gpus=2), SimpleNamespace(gpus=3)]
-    running._watch = SimpleNamespace(up=up, status=lambda: {"given_up": given_up}, set_step=up.append)
+    running._monitor = SimpleNamespace(up=up, status=lambda: {"given_up": given_up}, set_step=up.append)
     return running
 
 
 def test_gpus_are_held_by_servers_that_are_up() -> None:
     running = servers()
-    assert running.gpus_held == 5
-    running._watch.up.pop()
-    assert running.gpus_held == 2
+    assert running.num_gpus == 5
+    running._monitor.up.pop()
+    assert running.num_gpus == 2
     running._manager = None
-    assert running.gpus_held == 0 and running.stop() == 0 and running.client() is None
+    assert running.num_gpus == 0 and running.stop() == 0 and running.client() is None
 
 
 @pytest.mark.parametrize(("on_failure", "given_up", "ends"), [("wait", "x", 1), ("wait", None, 0), ("learner", "x", 0)])
@@ -159,7 +159,7 @@ def test_every_replica_of_verl_is_wrapped_with_its_rank_and_its_gpus(monkeypatch
     assert (built["replica_rank"], built["gpus_per_node"], built["name_suffix"]) == (1001, 8, "again1")
 
 
-# ---- the watch ----------------------------------------------------------------------------------------------------
+# ---- the monitor ----------------------------------------------------------------------------------------------------
 
 
 class Told:
@@ -180,44 +180,44 @@ class Server:
 
 
 @pytest.fixture
-def watch(monkeypatch) -> Watch:
+def monitor(monkeypatch) -> HealthMonitor:
     """Over two replicas; the second one's server does not answer."""
     fake = SimpleNamespace(get=lambda calls, timeout: calls)
-    monkeypatch.setattr(explorer_watch, "ray", fake)
-    monkeypatch.setattr(explorer_watch, "answers", lambda calls, timeout: dict.fromkeys(list(calls)[1:], "hangs"))
+    monkeypatch.setattr(explorer_health, "ray", fake)
+    monkeypatch.setattr(explorer_health, "answers", lambda calls, timeout: dict.fromkeys(list(calls)[1:], "hangs"))
     replicas = [Server(name) for name in "ab"]
-    return Watch(ExplorerConfig(model_path="m", health_timeout_s=0.1), replicas, Told(), FaultLedger())
+    return HealthMonitor(ExplorerConfig(model_path="m", health_timeout_s=0.1), replicas, Told(), ExplorerHealthStats())
 
 
-def test_every_server_is_told_the_step_and_one_that_does_not_answer_is_looked_at(watch) -> None:
-    watch.set_step(6)
-    assert [server.said for one in watch.up for server in one.servers] == [[("set_global_steps", 6)]] * 4
-    assert watch._router.said == [("suspect", "b", "hangs")]
+def test_every_server_is_told_the_step_and_one_that_does_not_answer_is_looked_at(monitor) -> None:
+    monitor.set_step(6)
+    assert [server.said for one in monitor.up for server in one.servers] == [[("set_global_steps", 6)]] * 4
+    assert monitor._router.said == [("suspect", "b", "hangs")]
 
 
-def test_a_server_that_comes_back_is_told_the_step_before_it_gets_requests(watch) -> None:
-    back = watch.up[0]
-    watch._take_in(back)
+def test_a_server_that_comes_back_is_told_the_step_before_it_gets_requests(monitor) -> None:
+    back = monitor.up[0]
+    monitor._readmit(back)
     assert [server.said for server in back.servers] == [[], []], "no step yet"
-    watch.set_step(6)
-    watch._router.said.clear()
-    watch._take_in(back)
+    monitor.set_step(6)
+    monitor._router.said.clear()
+    monitor._readmit(back)
     assert [server.said for server in back.servers] == [[("set_global_steps", 6)] * 2] * 2
-    assert watch._router.said == [("add_servers", {"a": "A"})]
+    assert monitor._router.said == [("add_servers", {"a": "A"})]
 
 
 @pytest.mark.parametrize(("policy", "more"), [("wait", []), ("fail", [("give_up", "server b: hangs")])])
-def test_a_lost_server_gets_no_requests_while_it_is_down(watch, monkeypatch, policy: str, more: list) -> None:
-    monkeypatch.setattr(explorer_watch, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
-    lost, watch._explorer = watch.up[1], ExplorerConfig(model_path="m", on_failure=policy)
-    watch._lost(lost, "hangs")
-    assert watch._router.said == [("forget", "b"), *more]
-    assert [one.address for one in watch.up] == ["a"] and watch._down == [lost]
+def test_a_lost_server_gets_no_requests_while_it_is_down(monitor, monkeypatch, policy: str, more: list) -> None:
+    monkeypatch.setattr(explorer_health, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
+    lost, monitor._explorer = monitor.up[1], ExplorerConfig(model_path="m", on_failure=policy)
+    monitor._mark_down(lost, "hangs")
+    assert monitor._router.said == [("forget", "b"), *more]
+    assert [one.address for one in monitor.up] == ["a"] and monitor._down == [lost]
 
 
-def test_the_end_returns_every_replica_and_restarts_none(watch, monkeypatch) -> None:
-    monkeypatch.setattr(watch, "join", lambda timeout: None)
-    watch._down.append(watch.up.pop())
-    watch._ledger.down(0, now=1.0)
-    assert [one.address for one in watch.stop()] == ["a", "b"]
-    assert watch._over.is_set() and not watch._ledger._down_since
+def test_the_end_returns_every_replica_and_restarts_none(monitor, monkeypatch) -> None:
+    monkeypatch.setattr(monitor, "join", lambda timeout: None)
+    monitor._down.append(monitor.up.pop())
+    monitor._stats.down(0, now=1.0)
+    assert [one.address for one in monitor.stop()] == ["a", "b"]
+    assert monitor._over.is_set() and not monitor._stats._down_since

@@ -186,7 +186,7 @@ class Repeats(Rarest):
         return np.zeros(n, dtype=np.int64)
 
 
-class TooFew(Rarest):
+class OnExhausted(Rarest):
     def draw(self, n, rng):
         return np.arange(n - 1)
 
@@ -251,7 +251,7 @@ def test_the_example_is_a_curriculum(monkeypatch) -> None:
     ("name", "words"),
     [
         ("Repeats", "gave 16 prompts, 1 of them different"),
-        ("TooFew", "gave 15 prompts"),
+        ("OnExhausted", "gave 15 prompts"),
         ("OutOfRange", "from 0 to 49"),
         ("JustOutOfRange", "gave 16 prompts, 16 of them different; .* from 0 to 49"),
         ("Column", "must give 16 different numbers"),

@@ -83,11 +83,11 @@ def said(guidance: Guidance) -> dict[str, float]:
 
 def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
     rows = [Session("a", 1.0, "learner", 8), Session("a", 0.5, "learner")]
-    for signal, accuracy in (("all", 0.75), ("unguided", 0.5)):
-        step = guidance(signal=signal)
+    for signal, accuracy in (("learner", 0.75), ("learner_unguided", 0.5)):
+        step = guidance(estimate_from=signal)
         step.learn(1, rows)
         assert said(step)["s2l/guidance/accuracy"] == accuracy
-        assert said(step)["s2l/guidance/signal_rows"] == {"all": 2, "unguided": 1}[signal]
+        assert said(step)["s2l/guidance/estimate_rows"] == {"learner": 2, "learner_unguided": 1}[signal]
 
 
 def plan_of(step: int, length: int, slots: int = 0) -> PromptPlan:
@@ -119,22 +119,22 @@ def test_explorer_rows_never_move_the_length() -> None:
     lengthen guidance to its bound, or shorten it to a tenth the other way round."""
 
     def run(signal: str, explorer: float, learner: float) -> list[int]:
-        step = guidance(initial=1024, signal=signal)
+        step = guidance(initial=1024, estimate_from=signal)
         for slots in (8, 7, 6, 5, 4, 3, 2, 0, 0):
             acc = [("explorer", explorer)] * slots + [("learner", learner)] * (8 - slots)
             step.learn(step.rule.at(1), [Session("a", value, source) for source, value in acc])
         return step.rule.at(1)
 
-    assert run("all", 0.5, 0.1) == run("all", 0.1, 0.5) == 1024
-    assert run("unguided", 0.5, 0.1) == 1024
-    assert run("every_source", 0.5, 0.1) == 3072 and run("every_source", 0.1, 0.5) == 96
+    assert run("learner", 0.5, 0.1) == run("learner", 0.1, 0.5) == 1024
+    assert run("learner_unguided", 0.5, 0.1) == 1024
+    assert run("all", 0.5, 0.1) == 3072 and run("all", 0.1, 0.5) == 96
 
 
 def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
     step = guidance()
     step.learn(3072, [Session("a", 0.5, "explorer")] * 2)
     assert "s2l/guidance/accuracy" not in said(step) and step.state_dict()["previous"] == []
-    assert said(step)["s2l/guidance/signal_rows"] == 0
+    assert said(step)["s2l/guidance/estimate_rows"] == 0
 
 
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:

@@ -15,7 +15,7 @@ from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.controller import Explorer
-from s2l_ext.methods.explorer.stored_draws import Taken
+from s2l_ext.methods.explorer.stored_draws import StoredDraw
 from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
 from s2l_ext.methods.guidance.controller import Guidance
@@ -51,16 +51,16 @@ def test_what_verl_dropped_is_forgotten_and_counted(table) -> None:
     taken = table.take({"b"}, waiting={"d"})
     assert len(table) == 1
     assert table.metrics(4, taken) == {
-        "s2l/plan/lag_mean": 2.0,
-        "s2l/plan/lag_max": 2.0,
-        "s2l/plan/in_flight": 1.0,
-        "s2l/plan/evicted": 2.0,
+        "s2l/async/staleness_mean": 2.0,
+        "s2l/async/staleness_max": 2.0,
+        "s2l/async/pending_prompts": 1.0,
+        "s2l/async/dropped_prompts": 2.0,
     }
-    assert table.metrics(4, table.take({"d"}, waiting=set()))["s2l/plan/evicted"] == 0
+    assert table.metrics(4, table.take({"d"}, waiting=set()))["s2l/async/dropped_prompts"] == 0
 
 
 def test_a_synchronous_step_takes_everything_it_drew(table) -> None:
-    assert list(table.take_all()) == ["c", "a", "b", "d"] and len(table) == 0
+    assert list(table.pop_all()) == ["c", "a", "b", "d"] and len(table) == 0
 
 
 def test_the_explorer_is_needed_while_a_prompt_with_live_slots_is_under_way(table) -> None:
@@ -78,7 +78,7 @@ def test_stored_rollouts_are_counted_for_the_prompts_trained_on() -> None:
     assert StoredRollouts.metrics(taken.values()) == {
         "s2l/explorer/stored_rows": 5.0,
         "s2l/explorer/reused_rows": 1.0,
-        "s2l/explorer/handed_to_learner": 1.0,
+        "s2l/explorer/fallback_rows_exhausted": 1.0,
     }
 
 
@@ -90,12 +90,12 @@ def test_stored_rollouts_of_a_group_that_verl_filtered_out_are_not_counted() -> 
     planned = plans(1, "a", slots=4, stored=3, reused=1) | plans(1, "b", slots=2, stored=2)
     found = explorer.metrics(Step(1, KVBatchMeta(partition_id="train"), metrics={}, plans=planned, rows=rows))
     assert found == {
-        "s2l/explorer/slots": 3.0,
-        "s2l/explorer/gpus_held": 0,
-        "s2l/explorer/share": 0.5,
+        "s2l/explorer/rollouts_per_group": 3.0,
+        "s2l/explorer/num_gpus": 0,
+        "s2l/explorer/fraction": 0.5,
         "s2l/explorer/stored_rows": 3.0,
         "s2l/explorer/reused_rows": 1.0,
-        "s2l/explorer/handed_to_learner": 1.0,
+        "s2l/explorer/fallback_rows_exhausted": 1.0,
     }
 
 
@@ -109,7 +109,7 @@ def test_state_goes_through_sorted_json_and_keeps_the_order(table) -> None:
     table.add(plans(2, "A", index=7, stored=1, reused=1, guided=2, length=30))
     resumed = PendingPrompts()
     resumed.load_state_dict(json.loads(json.dumps(table.state_dict(), sort_keys=True)))
-    assert resumed.take_all() == table.take_all()
+    assert resumed.pop_all() == table.pop_all()
 
 
 def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
@@ -122,7 +122,7 @@ def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
         table.add(plans(3, "g", "h"))
 
 
-@pytest.mark.parametrize("between", [lambda table: table.take_all(), lambda table: table.take({"a", "b"}, set())])
+@pytest.mark.parametrize("between", [lambda table: table.pop_all(), lambda table: table.take({"a", "b"}, set())])
 def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> None:
     table = PendingPrompts(most_draws=2)
     for step in (1, 2):
@@ -135,7 +135,7 @@ def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> No
 
 def test_a_prompt_that_is_trained_on_waits_no_longer_even_if_verl_still_lists_it(table) -> None:
     assert list(table.take({"a"}, waiting={"a", "b", "c", "d"})) == ["a"]
-    assert list(table.plans) == ["c", "b", "d"] and table.evicted == 0
+    assert list(table.plans) == ["c", "b", "d"] and table.dropped == 0
 
 
 def test_prompts_that_verl_sends_again_keep_their_age(table, monkeypatch) -> None:
@@ -207,9 +207,9 @@ class Store:
 
     def __init__(self) -> None:
         self.asked: list[int] = []
-        self.left = [Taken([3, 5], again=1), Taken([])]
+        self.left = [StoredDraw([3, 5], num_reused=1), StoredDraw([])]
 
-    def take(self, name: str, count: int) -> Taken:
+    def take(self, name: str, count: int) -> StoredDraw:
         self.asked.append(count)
         return self.left.pop(0)
 

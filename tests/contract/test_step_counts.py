@@ -71,17 +71,17 @@ def test_the_explorer_is_released_after_the_last_step_with_slots(
     explores.on_step_end()
     assert live.stopped == stopped
     assert (life.servers is None) == bool(stopped)
-    assert life.gpus_held == (2 if stopped else 5)
+    assert life.num_gpus == (2 if stopped else 5)
 
 
 def test_the_explorer_stays_while_prompts_of_an_earlier_step_wait_for_it(explores, life, servers) -> None:
     explores.global_steps, life.servers = 2, servers(gpus=5, freed=5)
     explores.pending.add({"late": PromptPlan(2, slots=2)})
     explores.on_step_end()
-    assert life.servers is not None and life.gpus_held == 5
+    assert life.servers is not None and life.num_gpus == 5
     explores.pending.take({"late"}, waiting=set())
     explores.on_step_end()
-    assert life.servers is None and life.gpus_held == 0
+    assert life.servers is None and life.num_gpus == 0
 
 
 def test_one_slot_is_enough_to_keep_the_explorer(explores, life, servers) -> None:
@@ -139,7 +139,7 @@ def test_only_a_synchronous_run_knows_its_explorer_from_the_checkpoints_step(exp
 def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, life, monkeypatch) -> None:
     """Of an asynchronous step at 3: one prompt of step 1 and two of step 2. Three of twelve rows are the explorer's."""
     monkeypatch.setattr("s2l_ext.training.trainer.row_source_metrics", lambda *_: {})
-    explores.mode, life.gpus_held = "colocate_async", 2
+    explores.mode, life.num_gpus = "colocate_async", 2
     plans = {"p": PromptPlan(1, slots=4), "q": PromptPlan(2, slots=2), "r": PromptPlan(2, slots=2)}
     explores.step_plans = plans
     names = [f"{uid}_{number}_0" for uid in plans for number in range(4)]
@@ -147,17 +147,17 @@ def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, life, monke
     explores.current = Step(3, KVBatchMeta(), {}, plans, rows)
     explores.pending.add({"s": PromptPlan(3)})
     found = explores._own_metrics(3)
-    assert found["s2l/explorer/slots"] == pytest.approx(8 / 3)
-    assert (found["s2l/explorer/share"], found["s2l/explorer/gpus_held"]) == (0.25, 2)
-    assert found["s2l/plan/lag_mean"] == pytest.approx(4 / 3) and found["s2l/plan/lag_max"] == 2.0
-    assert found["s2l/plan/in_flight"] == 1.0
+    assert found["s2l/explorer/rollouts_per_group"] == pytest.approx(8 / 3)
+    assert (found["s2l/explorer/fraction"], found["s2l/explorer/num_gpus"]) == (0.25, 2)
+    assert found["s2l/async/staleness_mean"] == pytest.approx(4 / 3) and found["s2l/async/staleness_max"] == 2.0
+    assert found["s2l/async/pending_prompts"] == 1.0
 
 
 def test_lag_is_the_step_minus_the_draw() -> None:
     taken = {"a": PromptPlan(1), "b": PromptPlan(4), "c": PromptPlan(4)}
     found = PendingPrompts().metrics(5, taken)
-    assert (found["s2l/plan/lag_mean"], found["s2l/plan/lag_max"]) == (2.0, 4.0)
-    assert PendingPrompts().metrics(5, {})["s2l/plan/lag_mean"] == 0.0
+    assert (found["s2l/async/staleness_mean"], found["s2l/async/staleness_max"]) == (2.0, 4.0)
+    assert PendingPrompts().metrics(5, {})["s2l/async/staleness_mean"] == 0.0
 
 
 # ---- the rows -----------------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined) -> 
     trainer.step_plans = {uid: PromptPlan(1, slots=1, guided=2, length=lengths[uid]) for uid in lengths}
     observed(queue, trainer, metrics)
     assert (metrics["s2l/explorer/missing_rows"], metrics["s2l/learner/missing_rows"]) == (0.0, 1.0)
-    assert metrics["s2l/explorer/restarts"] == metrics["s2l/explorer/fallback_rows"] == 0.0
+    assert metrics["s2l/explorer/restarts"] == metrics["s2l/explorer/fallback_rows_failure"] == 0.0
     assert seen == [5.5, 7], "the length that the rows were drawn with, and every session"
 
 

@@ -69,7 +69,7 @@ def test_an_asynchronous_step_takes_the_plans_of_its_own_prompts(trainer_of, ver
     trainer.pending.add({uid: PromptPlan(1) for uid in ("late", "x_y", "gone", "a")})
     trainer._balance_batch(rows("a_0_0", "x_y_0_0", "a_1_0"), {})
     assert list(trainer.step_plans) == ["x_y", "a"] and list(trainer.pending.plans) == ["late"]
-    assert trainer.pending.evicted == 1
+    assert trainer.pending.dropped == 1
 
 
 @pytest.mark.parametrize(("sent", "features", "kept"), [(2, True, 1), (0, True, 0), (2, False, 0)])
@@ -384,8 +384,8 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     ("settings", "called"),
     [
         (["s2l.kl=null", "s2l.curriculum=null", "s2l.guidance={alpha: 0.5}"], []),
-        (["s2l={distill: {teacher_path: x, scorer: server, correct_only: false}}"], []),
-        (["s2l={distill: {teacher_path: x, scorer: server, correct_only: true}}"], ["leave_out_wrong"]),
+        (["s2l={distill: {teacher_path: x, teacher_placement: server, correct_only: false}}"], []),
+        (["s2l={distill: {teacher_path: x, teacher_placement: server, correct_only: true}}"], ["leave_out_wrong"]),
     ],
     ids=["guidance alone", "every row", "correct rows only"],
 )

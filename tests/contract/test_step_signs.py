@@ -150,7 +150,7 @@ def test_guidance_tokens_are_the_first_of_a_row_and_in_no_ratio(queue) -> None:
     }
     queue.rows["a_1_0"]["advantages"] = [0.0, 0.0, 3.0, 3.0]
     found = by_source(queue.batch(), behaviour=True, guided=True)
-    assert found["s2l/source/learner/sampler_ratio_mean"] == pytest.approx((2 * exp(0.5) + 2) / 4)
+    assert found["s2l/source/learner/is_ratio_mean"] == pytest.approx((2 * exp(0.5) + 2) / 4)
     advantages = {name.rpartition("_")[2]: value for name, value in found.items() if "guidance/advantage_std" in name}
     assert advantages == pytest.approx({"guided": 1.0, "unguided": 0.0}), "1 and 3 of guided rows, 7 of the other"
     counts = {

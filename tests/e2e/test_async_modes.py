@@ -87,16 +87,16 @@ def test_steps_train_on_prompts_of_earlier_steps_within_the_printed_limit(coloca
     assert "colocate_async, 1.5 batch(es) drawn ahead, a row's plan at most 7 steps old" in run.log
     for step, line in run.draws().items():
         lags, metrics = [step - drawn for drawn in line["drawn_at"]], run.steps()[step]
-        assert metrics["s2l/plan/lag_max"] == max(lags) <= plan(run)["mode"]["lag_limit"] == 7
-        assert metrics["s2l/plan/lag_mean"] == pytest.approx(sum(lags) / len(lags)) and min(lags) >= 0
-    assert max(metrics["s2l/plan/lag_max"] for metrics in run.steps().values()) >= 1
+        assert metrics["s2l/async/staleness_max"] == max(lags) <= plan(run)["mode"]["lag_limit"] == 7
+        assert metrics["s2l/async/staleness_mean"] == pytest.approx(sum(lags) / len(lags)) and min(lags) >= 0
+    assert max(metrics["s2l/async/staleness_max"] for metrics in run.steps().values()) >= 1
 
 
 def test_no_prompt_is_lost_or_trained_on_twice_through_the_kill(colocated) -> None:
     """Each step draws a batch, the first one 1.5 batches more; verl dropped none of them."""
     _, run = colocated
-    assert all(metrics["s2l/plan/in_flight"] == 1.5 * PROMPTS for metrics in run.steps().values())
-    assert all(metrics["s2l/plan/evicted"] == 0 for metrics in run.steps().values())
+    assert all(metrics["s2l/async/pending_prompts"] == 1.5 * PROMPTS for metrics in run.steps().values())
+    assert all(metrics["s2l/async/dropped_prompts"] == 0 for metrics in run.steps().values())
     drawn_at = Counter(drawn for line in run.draws().values() for drawn in line["drawn_at"])
     assert sum(drawn_at.values()) == 6 * PROMPTS
     assert all(count <= PROMPTS * (2.5 if step == 1 else 1) for step, count in drawn_at.items())
@@ -109,11 +109,11 @@ def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated) -> None:
     for step, line in run.draws().items():
         slots = [schedule.slots(drawn) for drawn in line["drawn_at"]]
         metrics = run.steps()[step]
-        assert metrics["s2l/explorer/slots"] == pytest.approx(sum(slots) / PROMPTS)
-        assert metrics["s2l/explorer/share"] == pytest.approx(sum(slots) / (PROMPTS * GROUP))
+        assert metrics["s2l/explorer/rollouts_per_group"] == pytest.approx(sum(slots) / PROMPTS)
+        assert metrics["s2l/explorer/fraction"] == pytest.approx(sum(slots) / (PROMPTS * GROUP))
         explorers = [row["session"] for row in rows_by_step(run)[step] if row["source"] == "explorer"]
         assert explorers == list(range(slots[0])), "the first prompt of the step is the one in samples.jsonl"
-    assert len({metrics["s2l/explorer/slots"] for metrics in run.steps().values()}) >= 4
+    assert len({metrics["s2l/explorer/rollouts_per_group"] for metrics in run.steps().values()}) >= 4
 
 
 def test_explorer_stays_until_the_last_prompt_that_needs_it_is_trained_on(colocated) -> None:
@@ -123,8 +123,8 @@ def test_explorer_stays_until_the_last_prompt_that_needs_it_is_trained_on(coloca
         later = [line for later_step, line in run.draws().items() if later_step > step]
         waiting = any(drawn <= step and drawn < LAST for line in later for drawn in line["drawn_at"])
         if still_drawn or waiting:
-            assert metrics["s2l/explorer/gpus_held"] == 1, step
-    assert run.steps()[6]["s2l/explorer/gpus_held"] in (0, 1)
+            assert metrics["s2l/explorer/num_gpus"] == 1, step
+    assert run.steps()[6]["s2l/explorer/num_gpus"] in (0, 1)
 
 
 def test_beta_is_that_of_the_rows_trained_on(colocated) -> None:
@@ -151,7 +151,7 @@ def test_curriculum_learns_from_the_prompts_trained_on(colocated) -> None:
 def test_prompts_in_flight_were_sent_again_with_their_plan_or_kept(colocated) -> None:
     """Their rows were finished at the kill, or verl sends the prompt again; the slots of steps 3 and 4 say the rest."""
     before, run = colocated
-    assert before[2]["s2l/plan/in_flight"] == run.steps()[2]["s2l/plan/in_flight"] == 1.5 * PROMPTS
+    assert before[2]["s2l/async/pending_prompts"] == run.steps()[2]["s2l/async/pending_prompts"] == 1.5 * PROMPTS
     assert "prompt groups from TransferQueue" in run.log
     drawn = [drawn for step in (3, 4, 5) for drawn in run.draws()[step]["drawn_at"]]
     assert sum(step <= 2 for step in drawn) == 1.5 * PROMPTS, "all six were drawn before the kill"
@@ -173,18 +173,18 @@ def test_separate_rollouts_sample_from_the_weights_that_were_sent(separate) -> N
     assert "load_format: dummy" in (separate.folder / "s2l_config.yaml").read_text()
     with_learner = [metrics for metrics in separate.steps().values() if metrics["s2l/source/learner/rows"]]
     for metrics in with_learner:
-        assert metrics["s2l/source/learner/sampler_k3"] < 0.05
-        assert metrics["s2l/source/learner/sampler_ratio_mean"] == pytest.approx(1, abs=0.1)
+        assert metrics["s2l/source/learner/kl_sampler_learner_k3"] < 0.05
+        assert metrics["s2l/source/learner/is_ratio_mean"] == pytest.approx(1, abs=0.1)
     assert len(with_learner) >= 2
 
 
 def test_separate_plans_are_bounded_and_applied(separate) -> None:
     slots = LinearAnnealing(3, GROUP)
     for step, metrics in separate.steps().items():
-        lag = metrics["s2l/plan/lag_max"]
-        assert lag <= 7 and metrics["s2l/plan/in_flight"] == PROMPTS
+        lag = metrics["s2l/async/staleness_max"]
+        assert lag <= 7 and metrics["s2l/async/pending_prompts"] == PROMPTS
         allowed = [slots.slots(drawn) for drawn in range(max(1, step - int(lag)), step + 1)]
-        assert min(allowed) <= metrics["s2l/explorer/slots"] <= max(allowed)
+        assert min(allowed) <= metrics["s2l/explorer/rollouts_per_group"] <= max(allowed)
         rows = rows_by_step(separate)[step]
         explorers = [row["session"] for row in rows if row["source"] == "explorer"]
         assert explorers == list(range(len(explorers))) and len(explorers) in allowed

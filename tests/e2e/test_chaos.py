@@ -201,7 +201,13 @@ def test_the_same_prompts_are_drawn(chaos, untouched) -> None:
 
 
 def test_plans_and_controllers_have_the_same_values_at_every_step(chaos, untouched) -> None:
-    names = ("s2l/explorer/slots", "s2l/guidance/length", "s2l/guidance/accuracy", "s2l/kl/beta", "s2l/kl/accuracy")
+    names = (
+        "s2l/explorer/rollouts_per_group",
+        "s2l/guidance/length",
+        "s2l/guidance/accuracy",
+        "s2l/kl/beta",
+        "s2l/kl/accuracy",
+    )
     for name in names:
         expected = {step: metrics[name] for step, metrics in untouched.steps().items()}
         assert {step: metrics[name] for step, metrics in chaos.last.steps().items()} == expected, name

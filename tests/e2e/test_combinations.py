@@ -143,9 +143,9 @@ def test_adapters_reach_the_sampler_and_the_reference_is_without_them(tools) -> 
     for step in STEPS:
         metrics = tools.steps()[step]
         if SLOTS[step - 1]:
-            assert metrics["s2l/source/explorer/sampler_k3"] > 0.05
+            assert metrics["s2l/source/explorer/kl_sampler_learner_k3"] > 0.05
         if SLOTS[step - 1] < GROUP:
-            assert metrics["s2l/source/learner/sampler_k3"] < 1e-5
+            assert metrics["s2l/source/learner/kl_sampler_learner_k3"] < 1e-5
     assert all(tools.steps()[step]["actor/kl_loss"] > 0 for step in STEPS), "two updates a step: never at zero"
 
 

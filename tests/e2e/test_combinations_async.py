@@ -176,12 +176,14 @@ def require_all_methods(run, steps_of_rows: list[list[dict]]) -> None:
         assert metrics["s2l/kl/beta_reported_low"] == metrics["s2l/kl/beta_reported_high"] == pytest.approx(beta)
         loss = metrics["actor/pg_loss"] + metrics["s2l/kl/beta"] * metrics["actor/kl_loss"]
         assert metrics["actor/loss"] == pytest.approx(loss, rel=1e-4, abs=1e-6)
-        assert metrics["s2l/plan/lag_max"] == max(step - drawn for drawn in line["drawn_at"]) <= 7
+        assert metrics["s2l/async/staleness_max"] == max(step - drawn for drawn in line["drawn_at"]) <= 7
     data = list(run.steps().values())
-    assert max(metrics["s2l/plan/lag_max"] for metrics in data) >= 1
+    assert max(metrics["s2l/async/staleness_max"] for metrics in data) >= 1
     assert (
         max(
-            metrics["s2l/source/explorer/sampler_k3"] for metrics in data if "s2l/source/explorer/sampler_k3" in metrics
+            metrics["s2l/source/explorer/kl_sampler_learner_k3"]
+            for metrics in data
+            if "s2l/source/explorer/kl_sampler_learner_k3" in metrics
         )
         > 0.01
     )
@@ -208,8 +210,8 @@ def require_divergence(run, saved_rows, shares: float) -> None:
         assert metrics["s2l/distill/tokens"] == sum(saved_rows.tokens(row) for row in rows)
         total = metrics["s2l/distill/reverse_kl"] * metrics["s2l/distill/tokens"]
         assert total > 0 and metrics["actor/loss"] == pytest.approx(total / shares, rel=1e-4)
-        assert metrics["actor/grad_norm"] > 0 and metrics["s2l/plan/lag_max"] <= 7
-    assert max(metrics["s2l/plan/lag_max"] for metrics in run.steps().values()) >= 1
+        assert metrics["actor/grad_norm"] > 0 and metrics["s2l/async/staleness_max"] <= 7
+    assert max(metrics["s2l/async/staleness_max"] for metrics in run.steps().values()) >= 1
 
 
 def test_distillation_colocated_sums_the_divergence_over_tokens(distill_colocated, saved_rows) -> None:

@@ -249,7 +249,7 @@ def test_every_group_trained_on_is_mixed(filtered) -> None:
         assert len(found) == 4 and all(len(accuracies) == 2 for accuracies in found.values())
         assert metrics["s2l/source/explorer/rows"] + metrics["s2l/source/learner/rows"] == 4 * GROUP
         slots = {1: 4, 2: 2, 3: 0}[step]
-        assert metrics["s2l/explorer/slots"] == slots and metrics["s2l/source/explorer/rows"] == slots * 4
+        assert metrics["s2l/explorer/rollouts_per_group"] == slots and metrics["s2l/source/explorer/rows"] == slots * 4
     dropped = [data.get("training/filter_groups/evicted_samples", 0) for data in filtered.steps().values()]
     assert sum(dropped) > 0
 

@@ -85,7 +85,7 @@ def test_no_row_is_lost_and_none_changes_its_sampler_while_sessions_wait(waited)
     for step, data in waited.steps().items():
         assert data["s2l/source/explorer/rows"] == SLOTS[step] * PROMPTS, step
         assert data["s2l/source/learner/rows"] == ROWS - SLOTS[step] * PROMPTS, step
-        assert data["s2l/explorer/missing_rows"] == data["s2l/explorer/fallback_rows"] == 0, step
+        assert data["s2l/explorer/missing_rows"] == data["s2l/explorer/fallback_rows_failure"] == 0, step
 
 
 def test_failures_are_counted(waited) -> None:
@@ -145,17 +145,17 @@ def test_the_same_command_with_another_policy_goes_on_and_ends(taken_over) -> No
 
 def test_the_learners_rows_in_the_explorers_place_are_its_own_and_counted(taken_over) -> None:
     for step, data in taken_over.steps().items():
-        planned, fallen = SLOTS[step] * PROMPTS, data["s2l/explorer/fallback_rows"]
+        planned, fallen = SLOTS[step] * PROMPTS, data["s2l/explorer/fallback_rows_failure"]
         assert data["s2l/explorer/missing_rows"] == 0, step
         assert data["s2l/source/explorer/rows"] == planned - fallen, step
         assert data["s2l/source/learner/rows"] == ROWS - planned + fallen, step
-        assert data["s2l/explorer/share"] == (planned - fallen) / ROWS, step
+        assert data["s2l/explorer/fraction"] == (planned - fallen) / ROWS, step
         assert data.get("s2l/source/learner/is_weight_mean", 1.0) == 1.0, step
-    assert total(taken_over, "s2l/explorer/fallback_rows") > 0
+    assert total(taken_over, "s2l/explorer/fallback_rows_failure") > 0
 
 
 def test_nothing_of_a_dead_explorer_is_held(taken_over) -> None:
     last = taken_over.steps()[TOTAL]
-    assert last["s2l/explorer/slots"] > 0
-    assert last["s2l/explorer/fallback_rows"] == last["s2l/explorer/slots"] * PROMPTS
-    assert last["s2l/explorer/gpus_held"] == 0 and last["s2l/explorer/restarts"] == 0
+    assert last["s2l/explorer/rollouts_per_group"] > 0
+    assert last["s2l/explorer/fallback_rows_failure"] == last["s2l/explorer/rollouts_per_group"] * PROMPTS
+    assert last["s2l/explorer/num_gpus"] == 0 and last["s2l/explorer/restarts"] == 0

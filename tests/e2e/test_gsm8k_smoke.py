@@ -25,7 +25,7 @@ def run(launch, tmp_path_factory):
 
 def test_two_steps_with_the_schedule(run) -> None:
     launched, _ = run
-    assert [launched.steps()[step]["s2l/explorer/slots"] for step in (1, 2)] == [4, 0]
+    assert [launched.steps()[step]["s2l/explorer/rollouts_per_group"] for step in (1, 2)] == [4, 0]
 
 
 def test_prompts_are_real_and_responses_used_the_room(run) -> None:
@@ -58,6 +58,9 @@ def test_metrics_reach_tensorboard_and_wandb_through_verl(run) -> None:
 
     _, data = run
     events = EventAccumulator(str(data / "tensorboard")).Reload()
-    assert [(point.step, point.value) for point in events.Scalars("s2l/explorer/slots")] == [(1, 4.0), (2, 0.0)]
+    assert [(point.step, point.value) for point in events.Scalars("s2l/explorer/rollouts_per_group")] == [
+        (1, 4.0),
+        (2, 0.0),
+    ]
     (offline,) = (data / "wandb").glob("offline-run-*/run-*.wandb")
-    assert b"s2l/explorer/slots" in offline.read_bytes()
+    assert b"s2l/explorer/rollouts_per_group" in offline.read_bytes()

@@ -49,7 +49,7 @@ OVERRIDES = (
     "actor_rollout_ref.actor.entropy_coeff=0.01",
 )
 RECIPE = "combined/g2rpo_a_s2l"
-OFFLINE = ("s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.too_few=learner")
+OFFLINE = ("s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.on_exhausted=learner")
 LAUNCHES = [
     {
         "fixture": "run",
@@ -155,16 +155,16 @@ def test_first_slots_of_every_group_are_the_explorers(run) -> None:
         metrics = run.steps()[step]
         assert metrics["s2l/source/explorer/rows"] == slots * PROMPTS
         assert metrics["s2l/source/learner/rows"] == (GROUP - slots) * PROMPTS
-        assert metrics["s2l/explorer/share"] == pytest.approx(slots / GROUP)
+        assert metrics["s2l/explorer/fraction"] == pytest.approx(slots / GROUP)
 
 
 def test_explorer_rows_really_come_from_another_model(run) -> None:
     """The divergence between sampler and learner is large on explorer rows and about nothing on learner rows."""
     for metrics in run.steps().values():
         if metrics["s2l/source/explorer/rows"]:
-            assert metrics["s2l/source/explorer/sampler_k3"] > 1e-4
+            assert metrics["s2l/source/explorer/kl_sampler_learner_k3"] > 1e-4
         if metrics["s2l/source/learner/rows"]:
-            assert metrics["s2l/source/learner/sampler_k3"] < 1e-6
+            assert metrics["s2l/source/learner/kl_sampler_learner_k3"] < 1e-6
 
 
 def test_old_log_probs_are_the_learners_so_the_ratio_starts_at_one(run) -> None:
@@ -186,7 +186,7 @@ def test_one_baseline_over_the_union(run) -> None:
 
 
 def test_servers_stop_when_the_schedule_reaches_zero(run) -> None:
-    running = [run.steps()[step]["s2l/explorer/gpus_held"] for step in STEPS]
+    running = [run.steps()[step]["s2l/explorer/num_gpus"] for step in STEPS]
     expected = [int(LinearAnnealing(MIX_STEPS, GROUP).slots(step + 1) > 0) for step in STEPS]
     assert running == expected
     assert "explorer servers stopped, 1 of their 1 GPUs released" in run.log
@@ -250,7 +250,7 @@ def test_masked_tokens_are_in_no_statistic(run) -> None:
     for step in STEPS[1:]:
         metrics = run.steps()[step]
         counted = sum(metrics.get(f"s2l/source/{source}/tokens", 0) for source in ("explorer", "learner"))
-        assert metrics["s2l/source/learner/sampler_k3"] < 1e-6
+        assert metrics["s2l/source/learner/kl_sampler_learner_k3"] < 1e-6
         assert counted < metrics["response_length/mean"] * PROMPTS * GROUP
 
 
@@ -292,8 +292,8 @@ def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run)
 
 STORED_STEPS = 4
 MACHINE = ("timing_", "perf/", "seconds")
-OF_SERVERS = ("gpus_held", "explorer/restarts", "failed_requests", "fallback_rows")
-OWN = (*OF_SERVERS, "stored_rows", "reused_rows", "handed_to_learner")
+OF_SERVERS = ("num_gpus", "explorer/restarts", "failed_requests", "fallback_rows")
+OWN = (*OF_SERVERS, "stored_rows", "reused_rows", "fallback_rows_exhausted")
 """What one has and the other has not: servers, or a store."""
 OF_LOG_PROBS = ("/sampler_", "rollout_")
 """The dump that the store is made of has none; the learner's own differ in their last digits with vLLM's batches."""
@@ -358,8 +358,8 @@ def test_what_came_from_the_store_is_counted(offline, store) -> None:
     for step, slots in enumerate(SCHEDULE[:STORED_STEPS], 1):
         metrics = offline.steps()[step]
         assert metrics["s2l/explorer/stored_rows"] == metrics["s2l/source/explorer/rows"] == slots * PROMPTS
-        assert metrics["s2l/explorer/reused_rows"] == metrics["s2l/explorer/handed_to_learner"] == 0
-        assert metrics["s2l/explorer/gpus_held"] == 0
+        assert metrics["s2l/explorer/reused_rows"] == metrics["s2l/explorer/fallback_rows_exhausted"] == 0
+        assert metrics["s2l/explorer/num_gpus"] == 0
     state = json.loads((offline.folder / f"global_step_{STORED_STEPS}" / "s2l_state.json").read_text())
     assert state["controllers"]["stored_rows"]["used"] == counts
     assert state["fingerprint"]["explorer.store.sha256"] == RolloutStore(store).digest

@@ -83,7 +83,10 @@ def test_a_job_trains_and_its_log_and_success_come_back(finished) -> None:
     folder, done = finished
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "s2l train: plan" in done.stdout
-    assert [line["s2l/explorer/slots"] for line in steps_of(folder)] == [4, 4]  # ceil of 1 and 6/7 of four sessions
+    assert [line["s2l/explorer/rollouts_per_group"] for line in steps_of(folder)] == [
+        4,
+        4,
+    ]  # ceil of 1 and 6/7 of four sessions
 
 
 def test_every_node_was_asked_before_training(finished) -> None:

@@ -57,7 +57,7 @@ def run(launch, small_run, toy_dir, tmp_path_factory):
 
 
 def test_every_step_ran_with_the_schedule(run) -> None:
-    assert [run.steps()[step]["s2l/explorer/slots"] for step in STEPS] == SLOTS
+    assert [run.steps()[step]["s2l/explorer/rollouts_per_group"] for step in STEPS] == SLOTS
 
 
 def test_two_training_workers_with_two_vllm_servers_each_on_two_accelerators(run) -> None:
@@ -83,7 +83,7 @@ def test_weights_are_capped_on_explorer_rows_and_one_elsewhere(run) -> None:
     assert mixed["s2l/source/explorer/is_weight_mean"] != pytest.approx(1.0, abs=1e-3)
     assert 0 < mixed["s2l/source/explorer/is_clamped_fraction"] < 1
     assert mixed["s2l/source/learner/is_weight_mean"] == 1.0
-    assert run.steps()[1]["s2l/source/explorer/sampler_ratio_max"] > 1.5
+    assert run.steps()[1]["s2l/source/explorer/is_ratio_max"] > 1.5
 
 
 def test_the_loss_on_both_workers_multiplied_in_these_weights(run) -> None:
@@ -97,7 +97,7 @@ def test_the_loss_on_both_workers_multiplied_in_these_weights(run) -> None:
 
 
 def test_servers_stopped_and_left_the_learners_accelerators_alone(run) -> None:
-    assert [run.steps()[step]["s2l/explorer/gpus_held"] for step in STEPS] == [0] * TOTAL
+    assert [run.steps()[step]["s2l/explorer/num_gpus"] for step in STEPS] == [0] * TOTAL
     assert "explorer servers stopped, 0 of their 0 GPUs released" in run.log
 
 

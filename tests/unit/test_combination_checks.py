@@ -157,7 +157,7 @@ def test_a_live_explorer_may_take_several_turns(rules) -> None:
     [
         ("g2rpo_a/toy", "s2l.guidance"),
         ("s2l_po/toy_offline", "s2l.explorer.source=offline"),
-        ("sparse_to_dense/stages/opd", "s2l.distill.scorer=fsdp"),
+        ("sparse_to_dense/stages/opd", "s2l.distill.teacher_placement=local"),
     ],
 )
 @pytest.mark.parametrize(("key", "column"), [("image_key", "images"), ("video_key", "videos")])

@@ -35,7 +35,7 @@ def test_warm_up_on_the_teachers_rows_passes_without_a_warning(recipe) -> None:
 
 def test_defaults_are_the_paper() -> None:
     distill = DistillConfig()
-    assert (distill.loss, distill.scorer, distill.temperature, distill.correct_only) == (
+    assert (distill.loss, distill.teacher_placement, distill.temperature, distill.correct_only) == (
         "reverse_kl",
         "fsdp",
         1.0,
@@ -111,12 +111,12 @@ def test_a_key_that_the_loss_does_not_read_is_refused(recipe, name, value) -> No
 
 @pytest.mark.parametrize(("name", "value"), [("chunk_size", 64), ("temperature", 2.0)])
 def test_a_key_that_the_server_does_not_read_is_refused(recipe, name, value) -> None:
-    server = {"s2l__distill__scorer": "server", "s2l__distill__loss": "forward_kl", **LIVE}
+    server = {"s2l__distill__teacher_placement": "server", "s2l__distill__loss": "forward_kl", **LIVE}
     assert "would be ignored" in recipe.refused(**TEACHER, **server, **{f"s2l__distill__{name}": value})
 
 
 def test_a_server_has_no_whole_distribution(recipe) -> None:
-    message = recipe.refused(**TEACHER, s2l__distill__scorer="server")
+    message = recipe.refused(**TEACHER, s2l__distill__teacher_placement="server")
     assert "its 128 likeliest tokens" in message and "forward_kl, sampled_k1" in message
 
 
@@ -131,12 +131,12 @@ def test_lora_on_the_student_is_accepted_in_fsdps_spelling_alone(recipe) -> None
     )
 
 
-SERVER = {"s2l__distill__scorer": "server", "s2l__distill__loss": "forward_kl"}
+SERVER = {"s2l__distill__teacher_placement": "server", "s2l__distill__loss": "forward_kl"}
 
 
 def test_a_server_and_correct_rows_only_do_not_go_together(recipe) -> None:
     message = recipe.refused(**TEACHER, **SERVER, s2l__distill__correct_only=True)
-    assert message.startswith("s2l.distill.correct_only=True with scorer=server")
+    assert message.startswith("s2l.distill.correct_only=True with teacher_placement=server")
 
 
 def test_a_server_scores_at_temperature_one(recipe) -> None:
@@ -154,7 +154,11 @@ def test_sampled_tokens_come_from_the_distribution_that_is_scored(recipe, name, 
 
 
 def test_replicas_of_the_teacher_fill_its_gpus(recipe) -> None:
-    server = {"s2l__distill__scorer": "server", "s2l__distill__loss": "sampled_k1", "s2l__distill__n_gpus_per_node": 3}
+    server = {
+        "s2l__distill__teacher_placement": "server",
+        "s2l__distill__loss": "sampled_k1",
+        "s2l__distill__n_gpus_per_node": 3,
+    }
     message = recipe.refused(**TEACHER, **server, s2l__distill__tensor_model_parallel_size=2)
     assert message.startswith("s2l.distill.tensor_model_parallel_size=2 does not divide the teacher's 3 GPUs")
 
@@ -199,7 +203,7 @@ def test_plan_shows_the_loss(recipe) -> None:
     with open_dict(cfg):
         cfg.s2l.distill = {"teacher_path": "big", "correct_only": True}
     plan = build_plan(cfg, parse_s2l(cfg.s2l), "x", "cpu")
-    assert "reverse_kl to big (scorer fsdp), on correct rows only" in render(plan) and "distill" not in plan["off"]
+    assert "reverse_kl to big (placement local), on correct rows only" in render(plan) and "distill" not in plan["off"]
 
 
 def test_a_checkpoint_of_another_loss_is_told_apart(recipe) -> None:
@@ -264,9 +268,10 @@ def test_a_missing_teacher_is_named(recipe, folders, monkeypatch) -> None:
 
 def test_verls_top_k_loss_is_used_with_a_warning_of_what_it_drops(recipe) -> None:
     assert recipe.check(**TEACHER, **LIVE, **SERVER, s2l__distill__topk=64) == [
-        "s2l.distill.scorer=server with loss=forward_kl: verl sums over the teacher's 64 likeliest tokens, without the "
+        "s2l.distill.teacher_placement=server with loss=forward_kl: verl sums over the teacher's 64 likeliest "
+        "tokens, without the "
         "tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens more mass than the "
-        "teacher, a token has no gradient. scorer=fsdp has the whole divergence."
+        "teacher, a token has no gradient. teacher_placement=local has the whole divergence."
     ]
-    sampled = {"s2l__distill__scorer": "server", "s2l__distill__loss": "sampled_k1"}
+    sampled = {"s2l__distill__teacher_placement": "server", "s2l__distill__loss": "sampled_k1"}
     assert recipe.check(**TEACHER, **sampled) == []

@@ -135,8 +135,13 @@ EMITTED, DOCUMENTED = sorted(emitted()), documented()
 
 
 def test_the_search_sees_names_of_every_kind():
-    assert {"s2l/explorer/slots", "s2l/kl/rho", "s2l/kl/beta_reported_low", "s2l/guidance/acc_guided"} <= set(EMITTED)
-    assert {"s2l/curriculum/pass_rate_q<>", "s2l/distill/value", "s2l/source/<>/sampler_k3"} <= set(EMITTED)
+    assert {
+        "s2l/explorer/rollouts_per_group",
+        "s2l/kl/rho",
+        "s2l/kl/beta_reported_low",
+        "s2l/guidance/acc_guided",
+    } <= set(EMITTED)
+    assert {"s2l/curriculum/pass_rate_q<>", "s2l/distill/value", "s2l/source/<>/kl_sampler_learner_k3"} <= set(EMITTED)
     assert {"s2l/source/<>/ppo_ratio_mean", "s2l/source/<>/is_weight_mean", "s2l/source/<>/rows"} <= set(EMITTED)
     assert len(EMITTED) >= 60
 

@@ -44,7 +44,7 @@ def test_defaults_are_the_paper() -> None:
     assert (KLConfig().type, KLConfig().beta, KLConfig().rho) == ("accuracy", 0.02, "tanh")
     curriculum = CurriculumConfig()
     assert (curriculum.type, curriculum.center, curriculum.sigma, curriculum.ema) == ("gaussian", 0.5, 0.35, 0.9)
-    assert curriculum.rows == "learner" and curriculum.on_mismatch == "error"
+    assert curriculum.estimate_from == "learner_unguided" and curriculum.on_mismatch == "error"
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,9 @@ def test_statistics_by_hand():
             "s2l/source/explorer/tokens": 3,
             "s2l/source/explorer/gen_seconds_sum": 3.5,
             "s2l/source/explorer/gen_seconds_max": 2.0,
-            "s2l/source/explorer/sampler_ratio_mean": 6.5 / 3,
-            "s2l/source/explorer/sampler_ratio_max": 4.0,
-            "s2l/source/explorer/sampler_k3": sum(k3) / 3,
+            "s2l/source/explorer/is_ratio_mean": 6.5 / 3,
+            "s2l/source/explorer/is_ratio_max": 4.0,
+            "s2l/source/explorer/kl_sampler_learner_k3": sum(k3) / 3,
             "s2l/source/learner/rows": 1,
             "s2l/source/learner/reward_mean": 0.0,
             "s2l/source/learner/acc_mean": 0.0,
@@ -50,9 +50,9 @@ def test_statistics_by_hand():
             "s2l/source/learner/tokens": 3,
             "s2l/source/learner/gen_seconds_sum": 4.0,
             "s2l/source/learner/gen_seconds_max": 4.0,
-            "s2l/source/learner/sampler_ratio_mean": 1.0,
-            "s2l/source/learner/sampler_ratio_max": 1.0,
-            "s2l/source/learner/sampler_k3": 0.0,
+            "s2l/source/learner/is_ratio_mean": 1.0,
+            "s2l/source/learner/is_ratio_max": 1.0,
+            "s2l/source/learner/kl_sampler_learner_k3": 0.0,
         }
     )
 
@@ -82,14 +82,14 @@ def test_without_accuracy_and_log_ratio_those_metrics_are_absent():
 def test_source_whose_rows_are_all_masked_has_no_sampler_metrics():
     mask = MASK * np.array([[0], [1], [0]])
     metrics = source_statistics(**ROWS, log_ratio_B_T=LOG_RATIO, mask_B_T=mask)
-    assert "s2l/source/explorer/sampler_k3" not in metrics
-    assert "s2l/source/learner/sampler_k3" in metrics
+    assert "s2l/source/explorer/kl_sampler_learner_k3" not in metrics
+    assert "s2l/source/learner/kl_sampler_learner_k3" in metrics
 
 
 def test_extreme_ratio_stays_finite():
     metrics = source_statistics(**ROWS, log_ratio_B_T=np.full((3, 3), 1e4), mask_B_T=MASK)
-    assert metrics["s2l/source/explorer/sampler_ratio_max"] == pytest.approx(math.exp(20))
-    assert math.isfinite(metrics["s2l/source/explorer/sampler_k3"])
+    assert metrics["s2l/source/explorer/is_ratio_max"] == pytest.approx(math.exp(20))
+    assert math.isfinite(metrics["s2l/source/explorer/kl_sampler_learner_k3"])
 
 
 def test_unknown_source_is_named():
@@ -166,4 +166,4 @@ def test_k3_is_never_negative(batch):
     metrics = source_statistics(
         np.where(is_explorer, "explorer", "learner"), **rows, log_ratio_B_T=log_ratio, mask_B_T=mask
     )
-    assert all(value >= 0 for key, value in metrics.items() if key.endswith("sampler_k3"))
+    assert all(value >= 0 for key, value in metrics.items() if key.endswith("kl_sampler_learner_k3"))

@@ -71,7 +71,7 @@ def test_engine_that_cannot_hold_prompt_and_response(recipe) -> None:
     ("kind", "key", "value"),
     [
         ("adaptive", "delta", 5),
-        ("additive", "cadence", "every_third"),
+        ("additive", "averaging", "disjoint_windows"),
         ("linear", "power", 3.0),
         ("constant", "window", 3),
     ],
@@ -89,12 +89,12 @@ def test_every_type_is_covered() -> None:
 
 
 def test_window_of_the_authors_code(recipe) -> None:
-    settings = {"s2l__guidance__length__cadence": "every_third", "s2l__guidance__length__window": 3}
+    settings = {"s2l__guidance__length__cadence": "disjoint_windows", "s2l__guidance__length__window": 3}
     assert recipe.refused(**settings).startswith("s2l.guidance.length: window=3")
 
 
 def test_unguided_signal_needs_unguided_sessions(recipe) -> None:
-    message = recipe.refused(s2l__guidance__alpha=1.0, s2l__guidance__length__signal="unguided")
+    message = recipe.refused(s2l__guidance__alpha=1.0, s2l__guidance__length__estimate_from="learner_unguided")
     assert "all 8 sessions of a group are guided" in message
 
 

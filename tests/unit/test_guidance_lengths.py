@@ -139,7 +139,7 @@ def authors_cycle(accuracies: list[float], length: int, most: int = 3072) -> lis
 
 @given(st.lists(st.one_of(st.just(0.0), st.floats(0.01, 1.0)), max_size=40), st.integers(1, 3072))
 def test_every_third_is_the_authors_cycle(accuracies: list[float], initial: int) -> None:
-    controller = AdaptiveGuidance(initial=initial, cadence="every_third")
+    controller = AdaptiveGuidance(initial=initial, averaging="disjoint_windows")
     found = []
     for accuracy in accuracies:
         controller.observe(accuracy)
@@ -149,7 +149,7 @@ def test_every_third_is_the_authors_cycle(accuracies: list[float], initial: int)
 
 def test_an_accuracy_that_stays_keeps_the_length_to_the_token() -> None:
     """447 * a / a is 446.99..., which truncation would turn into 446."""
-    controller = AdaptiveGuidance(initial=447, cadence="every_third")
+    controller = AdaptiveGuidance(initial=447, averaging="disjoint_windows")
     for _ in range(3):
         controller.observe(0.1536459156288379)
     assert controller.length == 447
@@ -253,7 +253,7 @@ def test_accuracy_out_of_range_is_refused(accuracy: float) -> None:
     [
         (lambda: AdaptiveGuidance(initial=4000), "initial=4000.*max_length=3072"),
         (lambda: AdaptiveGuidance(window=0), "window=0"),
-        (lambda: AdaptiveGuidance(window=3, cadence="every_third"), "window=3"),
+        (lambda: AdaptiveGuidance(window=3, averaging="disjoint_windows"), "window=3"),
         (lambda: AdaptiveGuidance(max_change=1.0), "max_change=1.0"),
         (lambda: AdditiveGuidance(delta=0), "delta=0"),
         (lambda: AdditiveGuidance(window=1), "window=1"),

@@ -40,10 +40,10 @@ def checked(*overrides: str):
 
 
 def test_stored_rollouts_need_no_gpu_and_the_plan_says_where_they_come_from():
-    cfg, s2l, _ = checked(*OFFLINE, "s2l.explorer.too_few=reuse")
+    cfg, s2l, _ = checked(*OFFLINE, "s2l.explorer.on_exhausted=reuse")
     assert gpus_needed(cfg, s2l) == {"learner": 1}
     text = render(build_plan(cfg, s2l, "s2l_po/toy", "cpu"))
-    assert "rollouts stored in outputs/store (too few: reuse), no GPU" in text
+    assert "rollouts stored in outputs/store (on_exhausted=reuse), no GPU" in text
     assert "8 7 6 5 4 3 2 0" in text
 
 
@@ -66,7 +66,7 @@ def test_what_stored_rollouts_would_ignore_or_miss_is_refused(override, named):
         checked(*OFFLINE, override)
 
 
-@pytest.mark.parametrize("override", ["s2l.explorer.store=outputs/store", "s2l.explorer.too_few=reuse"])
+@pytest.mark.parametrize("override", ["s2l.explorer.store=outputs/store", "s2l.explorer.on_exhausted=reuse"])
 def test_a_live_explorer_refuses_what_only_a_store_reads(override):
     with pytest.raises(ConfigError, match="would be ignored with s2l.explorer.source=live"):
         checked(override)
@@ -80,24 +80,24 @@ def test_a_live_explorer_needs_its_model():
 # ---- does the store have what the run's prompts need ---------------------------------------------------------------
 
 
-def counted(counts, ids, too_few="error", most=4):
-    return check_counts(counts, ids, ExplorerConfig(source="offline", store="DIR", too_few=too_few), most)
+def counted(counts, ids, on_exhausted="error", most=4):
+    return check_counts(counts, ids, ExplorerConfig(source="offline", store="DIR", on_exhausted=on_exhausted), most)
 
 
 def test_enough_rollouts_of_every_prompt_pass_in_silence():
     assert counted({"a": 4, "b": 9, "unused": 1}, ["a", "b"]) == []
 
 
-@pytest.mark.parametrize("too_few", ["error", "reuse", "learner"])
-def test_a_store_of_another_prompt_set_is_refused(too_few):
+@pytest.mark.parametrize("on_exhausted", ["error", "reuse", "learner"])
+def test_a_store_of_another_prompt_set_is_refused(on_exhausted):
     with pytest.raises(DataError, match=r"DIR holds 1 prompts and none of the 2 of data.train_files \(a, b\)"):
-        counted({"x": 9}, ["a", "b"], too_few)
+        counted({"x": 9}, ["a", "b"], on_exhausted)
 
 
 def test_prompts_that_the_store_lacks():
-    for too_few in ("error", "reuse"):
+    for on_exhausted in ("error", "reuse"):
         with pytest.raises(DataError, match=r"no rollout of 1 of 2 prompts \(b\).*--only-missing"):
-            counted({"a": 4}, ["a", "b"], too_few)
+            counted({"a": 4}, ["a", "b"], on_exhausted)
     (warning,) = counted({"a": 4}, ["a", "b"], "learner")
     assert "fewer than 4 rollouts of 1 of 2 prompts; the learner samples the rest" in warning
 
@@ -117,8 +117,8 @@ def test_a_store_that_may_run_out_in_the_middle_of_the_run_is_warned_of(once, ha
     explorer = ExplorerConfig(source="offline", store="DIR")
     found = run_out_warnings({"a": have, "b": 99}, ["a", "b"], explorer, [8, 7, 6, 5, 4, 3, 2, 0, 0, 0], once)
     assert [f"1 of 2 prompts have fewer (a: {have})" in warning for warning in found] == [True] * warned
-    for too_few in ("reuse", "learner"):  # nothing ends
-        other = ExplorerConfig(source="offline", store="DIR", too_few=too_few)
+    for on_exhausted in ("reuse", "learner"):  # nothing ends
+        other = ExplorerConfig(source="offline", store="DIR", on_exhausted=on_exhausted)
         assert run_out_warnings({"a": 1, "b": 1}, ["a", "b"], other, [8, 8], 1) == []
 
 
@@ -209,9 +209,9 @@ def test_only_prompts_that_the_run_reads_need_rollouts(check: Check) -> None:
 
 
 def test_a_run_that_ran_out_may_be_resumed_under_another_policy(check: Check, tmp_path: Path) -> None:
-    """A store that grew is another one, so too_few is the only way on; it changes nothing of what was taken."""
+    """A store that grew is another one, so on_exhausted is the only way on; it changes nothing of what was taken."""
     check()
-    words = [f"s2l.explorer.store={tmp_path / 'store'}", "s2l.explorer.too_few="]
+    words = [f"s2l.explorer.store={tmp_path / 'store'}", "s2l.explorer.on_exhausted="]
     cfgs = [compose_config("s2l_po/toy_offline", [words[0], words[1] + policy]) for policy in ("error", "learner")]
     first, second = (state.fingerprint(parse_s2l(cfg.s2l), cfg) for cfg in cfgs)
     assert first == second and "explorer.store.sha256" in first
@@ -228,5 +228,5 @@ def test_all_prompts_need_rollouts_when_all_are_read(check: Check) -> None:
 
 
 def test_a_run_of_several_passes_may_run_out(check: Check) -> None:
-    (warning,) = check("s2l.explorer.too_few=error")  # 4 steps a pass: 8 in the first and 4 in the second
+    (warning,) = check("s2l.explorer.on_exhausted=error")  # 4 steps a pass: 8 in the first and 4 in the second
     assert "may be asked for 12 rollouts in this run's 16 steps, and 16 of 16 prompts have fewer" in warning

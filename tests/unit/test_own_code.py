@@ -123,7 +123,8 @@ def test_explorer_and_teacher_are_loaded_with_the_learners_setting(configured, r
 def test_verls_teacher_servers_cannot_run_it(rules) -> None:
     settings = {"s2l__distill__loss": "forward_kl", "actor_rollout_ref__model__trust_remote_code": True}
     recipe = rules("sparse_to_dense/stages/opd")
-    assert recipe.refused(**settings, s2l__distill__scorer="server") == (
-        "s2l.distill.scorer=server with actor_rollout_ref.model.trust_remote_code=True: verl's teacher servers load no "
-        "code of a model's own. Set s2l.distill.scorer=fsdp."
+    assert recipe.refused(**settings, s2l__distill__teacher_placement="server") == (
+        "s2l.distill.teacher_placement=server with actor_rollout_ref.model.trust_remote_code=True: verl's teacher "
+        "servers load no "
+        "code of a model's own. Set s2l.distill.teacher_placement=local."
     )

@@ -54,7 +54,7 @@ def scale(example, installed, configured) -> Any:
 
 def test_its_block_is_parsed_checked_and_guarded(scale, configured):
     s2l, cfg = parse_s2l({"advantage_scale": {"ema": 0.75}, "kl": {"beta": 0.01}}), configured("grpo/toy")
-    assert list(s2l.blocks) == ["kl", "advantage_scale"] and s2l.anything_on
+    assert list(s2l.blocks) == ["kl", "advantage_scale"] and s2l.any_method_on
     assert parse_s2l(s2l.to_dict()) == s2l
     settings = fingerprint(s2l, cfg)
     assert settings["advantage_scale.ema"] == 0.75 and settings["advantage_scale.floor"] == 0.05

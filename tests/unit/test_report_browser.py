@@ -96,11 +96,11 @@ def write_lines(path: Path, rows: list[dict]) -> None:
 def step_metrics(step: int, lift: float) -> dict:
     share = max(0.0, 1 - step / 8)
     data = {"critic/score/mean": 0.04 * step + lift / 10, "response_length/mean": 1234.5 + step, "actor/entropy": 0.3}
-    data |= {"perf/total_num_tokens": 1_000_000, "prompt_length/mean": 100.0, "s2l/explorer/share": share}
+    data |= {"perf/total_num_tokens": 1_000_000, "prompt_length/mean": 100.0, "s2l/explorer/fraction": share}
     data |= {"timing_s/gen": 90.0, "timing_s/old_log_prob": 9.0, "timing_s/update_actor": 30.0, "timing_s/step": 140.0}
     for source, rows in (("explorer", 512 * share), ("learner", 512 * (1 - share))):
         named = {"rows": rows, "reward_mean": 0.5, "tokens": rows * 1000, "response_length_mean": 1000.0}
-        named |= {"gen_seconds_sum": rows, "sampler_k3": 1e-7}
+        named |= {"gen_seconds_sum": rows, "kl_sampler_learner_k3": 1e-7}
         data |= {f"s2l/source/{source}/{name}": value for name, value in named.items() if rows}
     data |= {"s2l/kl/beta": 1e-4 * step, "s2l/kl/accuracy": 0.08 * step, "s2l/kl/rho": 0.005 * step}
     data |= {"s2l/guidance/length": 3072 - 200 * step, "s2l/guidance/groups_with_signal": 0.5}

@@ -180,7 +180,7 @@ def test_names_from_the_run_are_escaped(tmp_path):
 
 def test_a_run_with_an_explorer_is_shown_by_source(tmp_path):
     rewards = {f"s2l/source/{who}/reward_mean": value for who, value in (("learner", 0.125), ("explorer", 0.875))}
-    run = write(tmp_path / "run", [training(1, **rewards, **{"s2l/explorer/share": 0.5})])
+    run = write(tmp_path / "run", [training(1, **rewards, **{"s2l/explorer/fraction": 0.5})])
     assert cli.main(["report", str(run)]) == 0
     text = (run / "report" / "index.html").read_text()
     assert "learner, step 1: 0.125" in text and "explorer, step 1: 0.875" in text
@@ -189,7 +189,7 @@ def test_a_run_with_an_explorer_is_shown_by_source(tmp_path):
 
 def test_the_planned_share_lies_under_the_one_that_was_sampled(tmp_path):
     run = write(
-        tmp_path / "run", [training(1, **{"s2l/explorer/share": 1.0}), training(2, **{"s2l/explorer/share": 0.5})]
+        tmp_path / "run", [training(1, **{"s2l/explorer/fraction": 1.0}), training(2, **{"s2l/explorer/fraction": 0.5})]
     )
     (run / "plan.json").write_text(json.dumps({"group_size": 8, "explorer": {"slots": [8, 4, 0]}}))
     assert cli.main(["report", str(run)]) == 0
@@ -226,7 +226,7 @@ def evaluated(folder: Path, solved: int, source: str = "toy") -> Path:
         rows = [{"input": f"user\n{i}?", "output": f"{i} {step}", "acc": float(i < right)} for i in range(10)]
         (dumps / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         lines.append((step, {ACCURACY.format(source): right / 10}))
-    return write(folder, [*lines[:1], training(1, **{"s2l/explorer/share": 0.5}), training(2), *lines[1:]])
+    return write(folder, [*lines[:1], training(1, **{"s2l/explorer/fraction": 0.5}), training(2), *lines[1:]])
 
 
 def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):

@@ -48,7 +48,8 @@ def validate(step, solved):
 validate(0, int(os.environ.get("FAKE_BEFORE", "10")))
 for step, slots in enumerate([8, 4, 0, 0], start=1):
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-    data = {"training/global_step": step, "s2l/explorer/slots": slots, "s2l/explorer/share": slots / group}
+    data = {"training/global_step": step, "s2l/explorer/rollouts_per_group": slots}
+    data["s2l/explorer/fraction"] = slots / group
     for source, rows in (("explorer", slots), ("learner", group - slots)):
         data[f"s2l/source/{source}/rows"] = rows
         if rows:

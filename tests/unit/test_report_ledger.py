@@ -26,8 +26,8 @@ MIXED = {
     "s2l/source/explorer/tokens": 20,  # with 4 prompts of 5 tokens: 40 of the 100
     "s2l/source/explorer/gen_seconds_sum": 10.0,
     "s2l/source/learner/gen_seconds_sum": 30.0,
-    "s2l/explorer/slots": 4,
-    "s2l/explorer/gpus_held": 0,
+    "s2l/explorer/rollouts_per_group": 4,
+    "s2l/explorer/num_gpus": 0,
     "timing_s/gen": 10.0,
     "timing_s/old_log_prob": 2.0,
     "timing_s/update_actor": 5.0,
@@ -35,7 +35,12 @@ MIXED = {
     "timing_s/step": 20.0,
     "timing_s/testing": 4.0,
 }
-PLAIN = {"perf/total_num_tokens": 50, "s2l/explorer/slots": 0, "s2l/explorer/gpus_held": 0, "timing_s/gen": 3.0}
+PLAIN = {
+    "perf/total_num_tokens": 50,
+    "s2l/explorer/rollouts_per_group": 0,
+    "s2l/explorer/num_gpus": 0,
+    "timing_s/gen": 3.0,
+}
 PLAIN |= {"timing_s/old_log_prob": 1.0, "timing_s/update_actor": 2.0, "timing_s/step": 6.5}
 
 

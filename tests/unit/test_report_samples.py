@@ -13,7 +13,7 @@ from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run
 from s2l_ext.report.samples import Sample, chosen_rollouts
 
-SLOTS = "s2l/explorer/slots"
+SLOTS = "s2l/explorer/rollouts_per_group"
 
 
 def row(session: int, **changes) -> dict:

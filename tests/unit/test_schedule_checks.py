@@ -100,12 +100,13 @@ def unmoved(warnings: list[str]) -> list[str]:
 def test_steps_at_which_nothing_can_move_the_length_are_said(warned) -> None:
     """Groups of 8, slots 8 7 6 5 4 3 2 0, of the rest at most 4 guided: 0 0 0 0 0 1 2 4 sessions are unguided."""
     six = {"trainer__total_training_steps": 6, "trainer__total_epochs": 1}
-    (warning,) = unmoved(warned(None, BOTH, **six, **{SIGNAL: "unguided"}))
+    (warning,) = unmoved(warned(None, BOTH, **six, **{SIGNAL: "learner_unguided"}))
     assert warning == (
-        "s2l.guidance.length.signal=unguided: explorer and guidance leave none of a group's 8 sessions to it at step "
+        "s2l.guidance.length.estimate_from=learner_unguided: explorer and guidance leave none of a group's 8 "
+        "sessions to it at step "
         "1-5, where no length of type=adaptive moves."
     )
-    for signal in ("all", "every_source"):
+    for signal in ("learner", "all"):
         assert unmoved(warned(None, BOTH, **six, **{SIGNAL: signal})) == []
     fixed = {"s2l__guidance__length__type": "constant", "s2l__guidance__length__max_length": 3072}
     assert unmoved(warned(None, BOTH, **six, **fixed)) == []
@@ -116,27 +117,31 @@ def test_a_run_that_ends_before_anything_could_move_is_warned_of_it(warned) -> N
     gaussian = {"s2l__curriculum": {"type": "gaussian"}, "trainer__total_epochs": 1}
     (length,) = unmoved(warned(16, BOTH, trainer__total_epochs=1))
     assert length == (
-        "s2l.guidance.length.signal=all: the explorer leaves none of a group's 8 sessions to it at step 1, where no "
+        "s2l.guidance.length.estimate_from=learner: the explorer leaves none of a group's 8 sessions to it at step "
+        "1, where no "
         "length of type=adaptive moves."
     )
     assert unmoved(warned(32, BOTH, trainer__total_epochs=1)) == []
     (rates,) = unmoved(warned(80, BOTH, **gaussian))
-    assert rates.startswith("s2l.curriculum.rows=learner: explorer and guidance leave none") and "at step 1-5," in rates
+    assert (
+        rates.startswith("s2l.curriculum.estimate_from=learner_unguided: explorer and guidance leave none")
+        and "at step 1-5," in rates
+    )
     assert unmoved(warned(96, BOTH, **gaussian)) == []
 
 
 @pytest.mark.parametrize(
-    ("signal", "who"), [("unguided", "explorer and guidance leave"), ("all", "the explorer leaves")]
+    ("signal", "who"), [("learner_unguided", "explorer and guidance leave"), ("learner", "the explorer leaves")]
 )
 def test_a_length_that_could_never_move_is_refused(warned, signal: str, who: str) -> None:
     with pytest.raises(ConfigError) as refused:
         warned(1600, BOTH, s2l__explorer__schedule="constant", **{SIGNAL: signal})
     assert str(refused.value) == (
-        f"s2l.guidance.length.signal={signal}: {who} none of a group's 8 sessions to it at any step, so no "
-        "length of type=adaptive would ever move. Set s2l.guidance.length.signal=every_source, a smaller "
+        f"s2l.guidance.length.estimate_from={signal}: {who} none of a group's 8 sessions to it at any step, so no "
+        "length of type=adaptive would ever move. Set s2l.guidance.length.estimate_from=all, a smaller "
         "s2l.guidance.alpha or an s2l.explorer.schedule that ends."
     )
-    assert unmoved(warned(1600, BOTH, s2l__explorer__schedule="constant", **{SIGNAL: "every_source"})) == []
+    assert unmoved(warned(1600, BOTH, s2l__explorer__schedule="constant", **{SIGNAL: "all"})) == []
 
 
 def test_pass_rates_that_could_never_move_are_refused(warned) -> None:
@@ -145,18 +150,19 @@ def test_pass_rates_that_could_never_move_are_refused(warned) -> None:
     with pytest.raises(ConfigError) as refused:
         warned(1600, **guided)
     assert str(refused.value) == (
-        "s2l.curriculum.rows=learner: explorer and guidance leave none of a group's 8 sessions to it at any step, so "
-        "no pass rate would ever move. Set s2l.curriculum.rows=all, a smaller s2l.guidance.alpha or an "
+        "s2l.curriculum.estimate_from=learner_unguided: explorer and guidance leave none of a group's 8 sessions to "
+        "it at any step, so "
+        "no pass rate would ever move. Set s2l.curriculum.estimate_from=all, a smaller s2l.guidance.alpha or an "
         "s2l.explorer.schedule that ends."
     )
-    assert warned(1600, **guided, s2l__curriculum__rows="all") == []
+    assert warned(1600, **guided, s2l__curriculum__estimate_from="all") == []
     assert warned(1600, **guided, s2l__curriculum__type="uniform") == []
     assert warned(1600, **guided, s2l__guidance__alpha=0.9) == []
     assert warned(1600, **guided, s2l__curriculum__warm_start="rates.json") == []
 
 
 def test_without_a_number_of_steps_the_run_is_taken_to_see_the_hand_over(configured) -> None:
-    cfg = configured(BOTH, trainer__total_training_steps=None, **{SIGNAL: "unguided"})
+    cfg = configured(BOTH, trainer__total_training_steps=None, **{SIGNAL: "learner_unguided"})
     (warning,) = unmoved_warnings(parse_s2l(cfg.s2l), cfg, None)
     assert "at step 1-5, where no length of type=adaptive moves" in warning
 

@@ -15,7 +15,8 @@ class CurriculumConfig:
     """Which prompts a step trains on.
 
     ``type`` is one of :data:`CURRICULA`, an entry point of the group ``s2l.curricula`` or ``pkg.module:Class``, which
-    gets ``options``. ``rows``: whose rows estimate pass rates. ``tier_order`` lists tiers, easiest first; None sorts
+    gets ``options``. ``estimate_from``: whose rows estimate pass rates, the learner's without guidance,
+    all of the learner's, or all. ``tier_order`` lists tiers, easiest first; None sorts
     numbers. ``warm_start`` is a file of start values (columns ``prompt_id``, ``pass_rate``).
     """
 
@@ -23,7 +24,7 @@ class CurriculumConfig:
     center: float = limited(0.5, at_least=0, at_most=1)
     sigma: float = limited(0.35, above=0)
     ema: float = limited(0.9, at_least=0, below=1)
-    rows: Literal["learner", "all"] = "learner"
+    estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
     tier_column: str = "tier"
     tier_order: list[Any] | None = None
     warm_start: str | None = None

@@ -81,7 +81,7 @@ class Curriculum(Method):
         }
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        used = CURRICULUM_KEYS.get(self.config.type, {"options"}) | {"ema", "rows"}
+        used = CURRICULUM_KEYS.get(self.config.type, {"options"}) | {"ema", "estimate_from"}
         settings = {name: getattr(self.config, name) for name in sorted(used)}
         return {"curriculum": {"type": self.config.type, **settings}}
 
@@ -130,7 +130,7 @@ class Curriculum(Method):
                 f"{self.needs_accuracy} needs the verifier's correctness, but the reward function gave no 'acc' for "
                 f"{missing} of {len(step.sessions)} sessions. Return it beside 'score' for every answer."
             )
-        by_uid = pass_rates(step.sessions, self.config.rows)
+        by_uid = pass_rates(step.sessions, self.config.estimate_from)
         by_index: dict[int, list[float]] = defaultdict(list)  # a prompt can be drawn again before it is trained on
         for uid, rate in by_uid.items():
             by_index[_index(self.plans[uid])].append(rate)

@@ -22,7 +22,7 @@ CURRICULUM_KEYS = {
 }
 
 
-ALWAYS = {"type", "ema", "rows", "on_mismatch"}
+ALWAYS = {"type", "ema", "estimate_from", "on_mismatch"}
 
 
 def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]:
@@ -31,7 +31,7 @@ def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]
         refuse_unused(curriculum, CURRICULUM_KEYS[curriculum.type] | ALWAYS, "s2l.curriculum")
     else:
         resolve(curriculum.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
-        refuse_unused(curriculum, {"type", "rows", "on_mismatch", "options"}, "s2l.curriculum")
+        refuse_unused(curriculum, {"type", "estimate_from", "on_mismatch", "options"}, "s2l.curriculum")
     _refuse_other_prompts(cfg)
     _check_order(curriculum, cfg)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")

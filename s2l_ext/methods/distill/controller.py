@@ -63,20 +63,20 @@ class Distill(Method):
 
     def plan(self, steps: int | None) -> dict[str, Any]:
         distill = self.config
-        plan = {"loss": distill.loss, "teacher": distill.teacher_path, "scorer": distill.scorer}
+        plan = {"loss": distill.loss, "teacher": distill.teacher_path, "placement": distill.teacher_placement}
         return {"distill": plan | ({"correct_only": True} if distill.correct_only else {})}
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         distill = plan["distill"]
         rows = ", on correct rows only" if distill.get("correct_only") else ""
-        teacher = f" to {distill['teacher']} (scorer {distill['scorer']})" if distill["teacher"] else ""
+        teacher = f" to {distill['teacher']} (placement {distill['placement']})" if distill["teacher"] else ""
         return [("loss", f"{distill['loss']}{teacher}{rows}, in place of the policy gradient")]
 
     # ---- start of a run
 
     def adapt(self) -> None:
-        """Leave the block where the workers find it, or set up verl's own distillation for ``scorer: server``."""
+        """Leave the block where the workers find it, or set up verl's own distillation for a teacher on servers."""
         if only_validates(self.cfg):
             return
         with open_dict(self.cfg):

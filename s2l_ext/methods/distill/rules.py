@@ -30,7 +30,10 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.clip_ratio_high": ((0.2, None), "bounds a ratio that no loss reads"),
     "algorithm.norm_adv_by_std_in_grpo": ((True, None), "scales advantages, which no loss reads"),
     "critic.enable": ((False,), "trains a critic, whose values nothing reads"),
-    "distillation.enabled": ((False, None), "is verl's own distillation; s2l.distill.scorer=server sets it up"),
+    "distillation.enabled": (
+        (False, None),
+        "is verl's own distillation; s2l.distill.teacher_placement=server sets it up",
+    ),
 }
 """Settings of verl's that a run without a policy gradient would ignore: allowed values, and what they do."""
 
@@ -38,7 +41,7 @@ OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.strategy": (
         ("fsdp2",),
         "the output layer's weight must be whole inside the forward pass (Megatron and FSDP1 do not keep it so; "
-        "scorer=server does without)",
+        "teacher_placement=server does without)",
     ),
     "actor_rollout_ref.ref.strategy": (("fsdp2",), "the teacher is built from the reference's engine settings"),
     "actor_rollout_ref.actor.ulysses_sequence_parallel_size": ((1, None), "a rank must see whole sequences"),
@@ -49,7 +52,7 @@ OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size": ((1, None), "the teacher sees whole sequences"),
     "actor_rollout_ref.model.use_fused_kernels": ((False, None), "its own output layer would be in the way"),
 }
-"""What ``scorer: fsdp`` needs of the actor, and why."""
+"""What ``teacher_placement: local`` needs of the actor, and why."""
 
 
 def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> list[str]:
@@ -61,7 +64,7 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
         raise ConfigError("s2l.kl acts in the policy gradient, whose place s2l.distill takes. Set s2l.kl=null.")
     _require(cfg, NO_POLICY_GRADIENT, "s2l.distill has no policy gradient")
     if distill.in_actor:
-        _require(cfg, OWN_ENGINE, "s2l.distill.scorer=fsdp needs it otherwise")
+        _require(cfg, OWN_ENGINE, "s2l.distill.teacher_placement=local needs it otherwise")
     else:
         _check_server_rows(distill, cfg)
     _check_temperatures(distill, s2l.explorer, cfg)
@@ -85,7 +88,7 @@ def _refuse_unused(distill: DistillConfig) -> None:
         if not is_read and value != getattr(default, name):
             raise ConfigError(
                 f"s2l.distill.{name}={value} would be ignored with s2l.distill.loss={distill.loss} and "
-                f"scorer={distill.scorer}. Leave it out."
+                f"teacher_placement={distill.teacher_placement}. Leave it out."
             )
 
 
@@ -97,8 +100,10 @@ def _check_teacher(distill: DistillConfig) -> None:
         )
     if not distill.in_actor and distill.loss not in SERVER_LOSSES:
         raise ConfigError(
-            f"s2l.distill.loss={distill.loss} needs the teacher's whole distribution; s2l.distill.scorer=server has "
-            f"its {distill.topk} likeliest tokens. Set scorer=fsdp, or loss to one of: {', '.join(SERVER_LOSSES)}."
+            f"s2l.distill.loss={distill.loss} needs the teacher's whole distribution; "
+            "s2l.distill.teacher_placement=server has "
+            f"its {distill.topk} likeliest tokens. Set teacher_placement=local, or loss to one of: "
+            f"{', '.join(SERVER_LOSSES)}."
         )
 
 
@@ -114,13 +119,15 @@ def _check_servers(distill: DistillConfig) -> None:
 def _check_server_rows(distill: DistillConfig, cfg: DictConfig) -> None:
     if distill.correct_only:
         raise ConfigError(
-            "s2l.distill.correct_only=True with scorer=server: verl's loss fails on a micro-batch without a right row. "
-            "Set scorer=fsdp, or correct_only=false."
+            "s2l.distill.correct_only=True with teacher_placement=server: verl's loss fails on a micro-batch without "
+            "a right row. "
+            "Set teacher_placement=local, or correct_only=false."
         )
     key = f"{ROLLOUT}.temperature"
     if setting(cfg, key) != 1:
         raise ConfigError(
-            f"{key}={setting(cfg, key)}: with s2l.distill.scorer=server verl divides the student's logits by it and "
+            f"{key}={setting(cfg, key)}: with s2l.distill.teacher_placement=server verl divides the student's logits "
+            "by it and "
             f"never the teacher's, so the student would learn another distribution. Set {key}=1.0."
         )
 
@@ -196,9 +203,10 @@ def _clamp_warnings(distill: DistillConfig) -> list[str]:
     if distill.in_actor or distill.loss != "forward_kl":
         return []
     return [
-        f"s2l.distill.scorer=server with loss=forward_kl: verl sums over the teacher's {distill.topk} likeliest "
+        f"s2l.distill.teacher_placement=server with loss=forward_kl: verl sums over the teacher's {distill.topk} "
+        "likeliest "
         "tokens, without the tail, and sets a negative sum to 0 (verl#7855): where the student gives these tokens "
-        "more mass than the teacher, a token has no gradient. scorer=fsdp has the whole divergence."
+        "more mass than the teacher, a token has no gradient. teacher_placement=local has the whole divergence."
     ]
 
 

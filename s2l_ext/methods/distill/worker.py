@@ -80,11 +80,13 @@ class OutputLayer:
         self.layer = cast(Any, module).get_output_embeddings()
         if getattr(self.layer, "bias", None) is not None:
             raise ConfigError(
-                f"{path}: the output layer has a bias, which s2l.distill.scorer=fsdp does not add. Use another family."
+                f"{path}: the output layer has a bias, which s2l.distill.teacher_placement=local does not add. Use "
+                "another family."
             )
         if hasattr(self.layer, "base_layer") or hasattr(self.layer, "modules_to_save"):
             raise ConfigError(
-                f"{path}: an adapter wraps the output layer, which s2l.distill.scorer=fsdp would read without it. "
+                f"{path}: an adapter wraps the output layer, which s2l.distill.teacher_placement=local would read "
+                "without it. "
                 "Leave lm_head out of actor_rollout_ref.model.target_modules."
             )
         self._plain = self.layer.forward
@@ -122,8 +124,9 @@ class OutputLayer:
         if not products or difference > tolerance(products[0].dtype):
             raise ConfigError(
                 f"{self.path}: its logits are not its output matrix times its last hidden state (a cap or a scale; "
-                f"largest difference {difference:.2g} of the largest logit). s2l.distill.scorer=fsdp computes them "
-                "itself and would learn another distribution. Use another model family, or scorer=server."
+                f"largest difference {difference:.2g} of the largest logit). s2l.distill.teacher_placement=local "
+                "computes them "
+                "itself and would learn another distribution. Use another model family, or teacher_placement=server."
             )
 
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:

@@ -8,6 +8,6 @@ State kept: which stored rollouts were taken (``source: offline``); none with a 
 ``serving/`` runs the explorer's vLLM servers.
 """
 
-from s2l_ext.methods.explorer.schedule import AllSessions, HardSwitch, LinearAnnealing
+from s2l_ext.methods.explorer.schedule import ConstantSchedule, HardSwitch, LinearAnnealing
 
-__all__ = ["AllSessions", "HardSwitch", "LinearAnnealing"]
+__all__ = ["ConstantSchedule", "HardSwitch", "LinearAnnealing"]

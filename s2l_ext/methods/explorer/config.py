@@ -20,7 +20,7 @@ class ExplorerConfig:
     every session to the end, as the teacher does in sparse-to-dense's warm-up.
     ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
     ``source: offline`` takes its rows, without replacement, from a ``store`` that ``s2l explore`` wrote;
-    ``too_few`` says what happens to a group for which too few are left.
+    ``on_exhausted`` says what happens to a group for which too few are left.
     ``on_failure``, when a live server dies or hangs: end the run, let its sessions wait for the restart, or let the
     learner sample them. At most ``max_restarts`` in all, the first after ``restart_backoff_s`` seconds, then twice as
     long each time; one try, or a colocated server's turn, may take ``start_timeout_s``. A server has failed when it
@@ -31,7 +31,7 @@ class ExplorerConfig:
     model_path: str | None = None
     source: Literal["live", "offline"] = "live"
     store: str | None = None
-    too_few: Literal["error", "reuse", "learner"] = "error"
+    on_exhausted: Literal["error", "reuse", "learner"] = "error"
     placement: Literal["dedicated", "colocated"] = "dedicated"
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)

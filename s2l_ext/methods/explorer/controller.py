@@ -42,7 +42,12 @@ class Explorer(Method):
     state_key = "stored_rows"
     may_change = frozenset(
         {
-            *("model_path", "source", "store", "too_few"),  # compared by name or content below, or only of what is left
+            *(
+                "model_path",
+                "source",
+                "store",
+                "on_exhausted",
+            ),  # compared by name or content below, or only of what is left
             *("placement", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size", "rollout_overrides"),
             *("on_failure", "max_restarts", "restart_backoff_s", "start_timeout_s"),
             *("health_interval_s", "health_timeout_s", "request_timeout_s"),
@@ -147,7 +152,7 @@ class Explorer(Method):
             return
         fallen = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
         self.fallback_uids = set(fallen)
-        step.metrics["s2l/explorer/fallback_rows"] = float(len(fallen))
+        step.metrics["s2l/explorer/fallback_rows_failure"] = float(len(fallen))
         step.metrics.update(self.life.step_metrics())
 
     def _require_rows(self, step: Step, planned: Mapping[str, range]) -> dict[str, float]:
@@ -191,9 +196,9 @@ class Explorer(Method):
     def metrics(self, step: Step) -> dict[str, float]:
         trained = {key.uid for key in step.rows.keys}  # a synchronous step has plans of filtered groups too
         return {
-            "s2l/explorer/slots": mean(plan.slots for plan in step.plans.values()),
-            "s2l/explorer/gpus_held": self.life.gpus_held if self.life else 0,
-            "s2l/explorer/share": step.rows.source_B.count(EXPLORER) / len(step.rows.source_B),
+            "s2l/explorer/rollouts_per_group": mean(plan.slots for plan in step.plans.values()),
+            "s2l/explorer/num_gpus": self.life.num_gpus if self.life else 0,
+            "s2l/explorer/fraction": step.rows.source_B.count(EXPLORER) / len(step.rows.source_B),
             **(self.stored.metrics(step.plans[uid] for uid in step.plans if uid in trained) if self.stored else {}),
         }
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.config import ExplorerConfig
 
-OFFLINE_KEYS = ("store", "too_few")
+OFFLINE_KEYS = ("store", "on_exhausted")
 LIVE_KEYS = {
     "placement": "no servers run",
     "nnodes": "no servers run",

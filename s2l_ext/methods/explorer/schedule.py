@@ -3,7 +3,7 @@
 The one change versus GRPO is who samples: the first ``G_w`` of ``G`` sessions come from a frozen smaller model,
 and ``G_w`` falls linearly to zero. State kept: none, the schedule is a function of the step.
 
-:class:`AllSessions` is no part of S2L-PO: it is how a teacher samples every row of sparse-to-dense's warm-up.
+:class:`ConstantSchedule` is no part of S2L-PO: it is how a teacher samples every row of sparse-to-dense's warm-up.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def build_schedule(schedule: str, mix_steps: int, group_size: int) -> Schedule:
         ConfigError: an argument is below 1.
     """
     if schedule == "constant":
-        return AllSessions(group_size)
+        return ConstantSchedule(group_size)
     return HardSwitch(mix_steps, group_size) if schedule == "hard_switch" else LinearAnnealing(mix_steps, group_size)
 
 
 @dataclass(frozen=True)
-class AllSessions:
+class ConstantSchedule:
     """Another model samples all ``group_size`` sessions, to the end."""
 
     group_size: int

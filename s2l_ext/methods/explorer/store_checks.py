@@ -125,28 +125,29 @@ def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: Explor
     place = f"{KEY}={explorer.store}"
     _require_some(counts, ids, explorer)
     absent = [name for name in ids if not counts.get(name)]
-    if explorer.too_few == "learner":
+    if explorer.on_exhausted == "learner":
         short = [name for name in ids if counts.get(name, 0) < most]
         text = f"{place} has fewer than {most} rollouts of {len(short)} of {len(ids)} prompts"
-        rest = "the learner samples the rest of their groups (s2l.explorer.too_few=learner)."
+        rest = "the learner samples the rest of their groups (s2l.explorer.on_exhausted=learner)."
         return [f"{text}; {rest}"] if short else []
     if absent:
         raise DataError(
             f"{place} has no rollout of {len(absent)} of {len(ids)} prompts ({_first(absent)}). {FIX}, or set "
-            "s2l.explorer.too_few=learner."
+            "s2l.explorer.on_exhausted=learner."
         )
     short = [name for name in ids if counts[name] < most]
-    if short and explorer.too_few == "error":
+    if short and explorer.on_exhausted == "error":
         raise DataError(
             f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
-            f"({_first(short)}: {counts[short[0]]}). {FIX} --n {most}, or set s2l.explorer.too_few to reuse or learner."
+            f"({_first(short)}: {counts[short[0]]}). {FIX} --n {most}, or set s2l.explorer.on_exhausted to reuse or "
+            "learner."
         )
     if not short:
         return []
     return [
         f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
         f"({_first(short)}: {counts[short[0]]}): a group holds the same rollout several times "
-        "(s2l.explorer.too_few=reuse)."
+        "(s2l.explorer.on_exhausted=reuse)."
     ]
 
 
@@ -160,13 +161,13 @@ def run_out_warnings(
         once: steps in which a prompt is drawn at most once.
     """
     most = sum(max(slots[start : start + once]) for start in range(0, len(slots), once))
-    short = [name for name in ids if counts[name] < most] if explorer.too_few == "error" else []
+    short = [name for name in ids if counts[name] < most] if explorer.on_exhausted == "error" else []
     if not short:
         return []
     return [
         f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts in this run's {len(slots)} steps, and "
         f"{len(short)} of {len(ids)} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that finds too "
-        f"few left ends the run (s2l.explorer.too_few=error). {FIX} --n {most}, or set it to reuse or learner."
+        f"few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {most}, or set it to reuse or learner."
     ]
 
 

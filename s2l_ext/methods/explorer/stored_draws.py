@@ -15,34 +15,34 @@ import numpy as np
 
 from s2l_ext.errors import DataError
 
-TooFew = Literal["error", "reuse", "learner"]
+OnExhausted = Literal["error", "reuse", "learner"]
 
 
 @dataclass(frozen=True)
-class Taken:
-    """Numbers of stored rollouts for one group, ascending; ``again`` of them were taken before in this run."""
+class StoredDraw:
+    """Numbers of stored rollouts for one group, ascending; ``num_reused`` of them were taken before in this run."""
 
-    rollouts: list[int]
-    again: int = 0
+    indices: list[int]
+    num_reused: int = 0
 
 
-class WithoutReplacement:
+class StoredRolloutSampler:
     """Draws stored rollouts for groups.
 
     Args:
         counts: rollouts that the store has of each prompt, by prompt id.
-        too_few: when fewer are left than a group wants: ``error``; ``reuse`` starts over with all of them in another
-            order; ``learner`` takes those left, and the learner samples the rest.
+        on_exhausted: when fewer are left than a group wants: ``error``; ``reuse`` starts over with all of them in
+            another order; ``learner`` takes those left, and the learner samples the rest.
         seed: of the orders.
     """
 
-    def __init__(self, counts: Mapping[str, int], too_few: TooFew = "error", seed: int = 0) -> None:
+    def __init__(self, counts: Mapping[str, int], on_exhausted: OnExhausted = "error", seed: int = 0) -> None:
         self._counts = counts
-        self._too_few = too_few
+        self._on_exhausted = on_exhausted
         self._seed = seed
         self._used: dict[str, int] = {}
 
-    def take(self, prompt_id: str, wanted: int) -> Taken:
+    def draw(self, prompt_id: str, wanted: int) -> StoredDraw:
         """The next ``wanted`` rollouts of a prompt; fewer only with ``learner``. A group has no rollout twice as long
         as the store has ``wanted`` of them.
 
@@ -51,21 +51,22 @@ class WithoutReplacement:
         """
         have, used = self._counts.get(prompt_id, 0), self._used.get(prompt_id, 0)
         left = max(have - used, 0)
-        if left < wanted and self._too_few == "learner":
+        if left < wanted and self._on_exhausted == "learner":
             wanted = left
-        elif left < wanted and (self._too_few == "error" or have == 0):
+        elif left < wanted and (self._on_exhausted == "error" or have == 0):
             raise DataError(
                 f"prompt {prompt_id}: the step needs {wanted} stored rollouts, {left} of {have} are left. To go on "
-                "from a checkpoint set s2l.explorer.too_few to reuse or learner; a run that starts over may have more "
+                "from a checkpoint set s2l.explorer.on_exhausted to reuse or learner; a run that starts over may "
+                "have more "
                 "from `s2l explore --only-missing`."
             )
         if wanted == 0:
-            return Taken([])
+            return StoredDraw([])
         start = used if used % have + wanted <= have or wanted > have else _next_round(used, have)
         places = range(start, start + wanted)
         self._used[prompt_id] = places.stop
         chosen = [self._order(prompt_id, have, place // have)[place % have] for place in places]
-        return Taken(sorted(chosen), again=sum(place >= have for place in places))
+        return StoredDraw(sorted(chosen), num_reused=sum(place >= have for place in places))
 
     def _order(self, prompt_id: str, have: int, round_number: int) -> list[int]:
         seed = zlib.crc32(f"{self._seed}/{prompt_id}/{round_number}".encode())

@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.explorer.stored_draws import WithoutReplacement
+from s2l_ext.methods.explorer.stored_draws import StoredRolloutSampler
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import STORED_FIELD
 from s2l_ext.training.pending_prompts import PromptPlan
@@ -32,14 +32,14 @@ class StoredRollouts:
         assert explorer.store is not None
         store = RolloutStore(explorer.store, STORE_KEY, verify=False)  # preflight has read every byte of it
         self._counts = store.counts()
-        self._draws = WithoutReplacement(self._counts, explorer.too_few, seed)
+        self._draws = StoredRolloutSampler(self._counts, explorer.on_exhausted, seed)
 
     def draw(self, draw: Draw) -> None:
         """Take ``draw.slots`` rollouts for every prompt, and send their numbers with its row."""
-        taken = [self._draws.take(name, draw.slots) for name in _prompt_ids(draw.batch)]
-        draw.send(STORED_FIELD, [" ".join(map(str, one.rollouts)) for one in taken])
-        draw.note("stored", [len(one.rollouts) for one in taken])
-        draw.note("reused", [one.again for one in taken])
+        taken = [self._draws.draw(name, draw.slots) for name in _prompt_ids(draw.batch)]
+        draw.send(STORED_FIELD, [" ".join(map(str, one.indices)) for one in taken])
+        draw.note("stored", [len(one.indices) for one in taken])
+        draw.note("reused", [one.num_reused for one in taken])
 
     @staticmethod
     def metrics(plans: Iterable[PromptPlan]) -> dict[str, float]:
@@ -49,7 +49,7 @@ class StoredRollouts:
         return {
             "s2l/explorer/stored_rows": rows,
             "s2l/explorer/reused_rows": reused,
-            "s2l/explorer/handed_to_learner": slots - rows,
+            "s2l/explorer/fallback_rows_exhausted": slots - rows,
         }
 
     def state_dict(self) -> dict[str, Any]:

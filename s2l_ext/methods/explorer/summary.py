@@ -33,7 +33,7 @@ def explorer_lines(explorer: dict[str, Any], group_size: int) -> list[tuple[str,
 
 def _sampled_by(explorer: ExplorerConfig) -> dict[str, Any]:
     if not explorer.is_live:
-        return {"store": explorer.store, "too_few": explorer.too_few}
+        return {"store": explorer.store, "on_exhausted": explorer.on_exhausted}
     names = ("placement", "temperature", "top_p")
     return {"model": explorer.model_path, **{name: getattr(explorer, name) for name in names}}
 
@@ -41,7 +41,7 @@ def _sampled_by(explorer: ExplorerConfig) -> dict[str, Any]:
 def _line(explorer: dict[str, Any]) -> str:
     how = f"baseline {explorer['baseline']}, correction {explorer['correction']}"
     if explorer["source"] == "offline":
-        return f"rollouts stored in {explorer['store']} (too few: {explorer['too_few']}), no GPU, {how}"
+        return f"rollouts stored in {explorer['store']} (on_exhausted={explorer['on_exhausted']}), no GPU, {how}"
     where = "the learner's GPUs, in turns" if explorer["placement"] == "colocated" else f"{explorer['gpus']} GPU(s)"
     return (
         f"{explorer['model']}, {where} {explorer['placement']}, temperature "

@@ -12,8 +12,8 @@ from s2l_ext.config.limits import limited
 class GuidanceLengthConfig:
     """Tokens of a trace that guided rollouts start from, at most ``max_length`` with every type.
 
-    ``min_length``, ``window`` and ``signal`` belong to ``adaptive`` and ``additive``. ``signal`` says whose accuracy
-    moves the length: ``all`` of the learner's rows, its ``unguided`` ones, or those of ``every_source``.
+    ``min_length``, ``window`` and ``estimate_from`` belong to ``adaptive`` and ``additive``. ``estimate_from`` says
+    whose accuracy moves the length: the learner's rows without guidance, all of the learner's, or all.
     """
 
     type: Literal["adaptive", "additive", "constant", "linear", "concave", "stepwise"] = "adaptive"
@@ -21,9 +21,9 @@ class GuidanceLengthConfig:
     max_length: int = limited(3072, at_least=1)
     min_length: int = limited(1, at_least=0)
     window: int = limited(2, at_least=1)
-    cadence: Literal["every_step", "every_third"] = "every_step"
+    averaging: Literal["sliding", "disjoint_windows"] = "sliding"
     max_change: float | None = limited(None, above=1)
-    signal: Literal["all", "unguided", "every_source"] = "all"
+    estimate_from: Literal["learner_unguided", "learner", "all"] = "learner"
     delta: int = limited(256, at_least=1)
     power: float = limited(2.0, above=1)
     gamma: float = limited(0.5, above=0, below=1)

@@ -20,7 +20,6 @@ from s2l_ext.methods.guidance.trace_checks import check_traces
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
 from s2l_ext.training.outcomes import Session, batch_accuracy
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.sources import LEARNER
 
 if TYPE_CHECKING:
     from s2l_ext.training.inputs import Inputs
@@ -109,7 +108,7 @@ class Guidance(Method):
     def observe(self, step: Step) -> None:
         """Take in a step's outcome; an adaptive rule then has the length of the prompts that are drawn next.
 
-        A step without a row that counts (``signal``) leaves the rule as it is.
+        A step without a row that counts (``estimate_from``) leaves the rule as it is.
 
         Raises:
             DataError: the rule reads accuracies and the reward function gave none.
@@ -130,16 +129,12 @@ class Guidance(Method):
         self.applied = {"length": float(length), **statistics(sessions)}
         if not self.rule.needs_accuracy:
             return
-        seen = [session for session in sessions if self._counts(session)]
-        self.applied["signal_rows"] = float(len(seen))
+        seen = [session for session in sessions if session.counts_for(self.config.length.estimate_from)]
+        self.applied["estimate_rows"] = float(len(seen))
         if seen:
             accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
             self.applied["accuracy"] = accuracy
             self.rule.observe(accuracy, used_length=length)
-
-    def _counts(self, session: Session) -> bool:
-        counts = {"all": session.source == LEARNER, "unguided": session.is_learners_own, "every_source": True}
-        return counts[self.config.length.signal]
 
     def metrics(self, step: Step) -> dict[str, float]:
         return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **self.rule.metrics()}.items()}

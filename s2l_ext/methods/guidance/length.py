@@ -16,9 +16,9 @@ from typing import Any, ClassVar, Literal
 from s2l_ext.errors import ConfigError, StateMismatch
 from s2l_ext.methods.guidance.config import GuidanceLengthConfig
 
-Cadence = Literal["every_step", "every_third"]
+Averaging = Literal["sliding", "disjoint_windows"]
 CYCLE = 3
-"""``every_third``, the authors' code: two accuracies are averaged, the third is compared with them, and again."""
+"""``disjoint_windows``, the authors' code: two accuracies are averaged, the third is compared with them, and again."""
 
 
 def guided_sessions(alpha: float, group_size: int) -> int:
@@ -71,7 +71,7 @@ class AdaptiveGuidance(Length):
         initial: length of the first step, tokens.
         max_length, min_length: bounds, tokens.
         window: how many previous accuracies are averaged (Eq. 5's T).
-        cadence: ``every_step`` slides the window; ``every_third`` is the authors' code, whose windows do not overlap.
+        averaging: ``sliding`` slides the window; windows of ``disjoint_windows``, the authors' code, do not overlap.
         max_change: largest factor of one change, > 1; None for no limit.
 
     Raises:
@@ -86,19 +86,19 @@ class AdaptiveGuidance(Length):
         max_length: int = 3072,
         min_length: int = 1,
         window: int = 2,
-        cadence: Cadence = "every_step",
+        averaging: Averaging = "sliding",
         max_change: float | None = None,
     ) -> None:
         _check_lengths(initial, max_length, min_length)
         if window < 1:
             raise ConfigError(f"window={window}: the rule compares with at least one previous accuracy.")
-        if cadence == "every_third" and window != CYCLE - 1:
-            raise ConfigError(f"window={window}: cadence=every_third always averages {CYCLE - 1} accuracies.")
+        if averaging == "disjoint_windows" and window != CYCLE - 1:
+            raise ConfigError(f"window={window}: averaging=disjoint_windows always averages {CYCLE - 1} accuracies.")
         if max_change is not None and not max_change > 1:
             raise ConfigError(f"max_change={max_change}: the largest factor of a change must be above 1.")
         self.length = initial
         self.max_length, self.min_length = max_length, min_length
-        self.cadence, self.max_change = cadence, max_change
+        self.averaging, self.max_change = averaging, max_change
         self.previous: deque[float] = deque(maxlen=window)
 
     @property
@@ -119,10 +119,10 @@ class AdaptiveGuidance(Length):
             ValueError: an accuracy outside [0, 1], or a negative length.
         """
         used = self._checked(accuracy, used_length)
-        full = self.cadence == "every_step" or len(self.previous) == CYCLE - 1
+        full = self.averaging == "sliding" or len(self.previous) == CYCLE - 1
         if self.previous and full:
             self.length = self._next(sum(self.previous) / len(self.previous), accuracy, used)
-            if self.cadence == "every_third":
+            if self.averaging == "disjoint_windows":
                 self.previous.clear()
                 return
         self.previous.append(accuracy)
@@ -145,7 +145,7 @@ class AdaptiveGuidance(Length):
 
     def _bounded(self, wanted: float) -> int:
         wanted = min(max(wanted, self.min_length), self.max_length)
-        return int(wanted) if self.cadence == "every_third" else _rounded(wanted)
+        return int(wanted) if self.averaging == "disjoint_windows" else _rounded(wanted)
 
     def metrics(self) -> dict[str, float]:
         """The length of the next step, tokens."""
@@ -311,9 +311,9 @@ def _check_lengths(initial: int, max_length: int, min_length: int) -> None:
 # ---- the block's types --------------------------------------------------------------------------------------------
 
 ALWAYS = {"initial", "max_length"}
-CONTROLLED = ALWAYS | {"min_length", "window", "signal"}
+CONTROLLED = ALWAYS | {"min_length", "window", "estimate_from"}
 LENGTH_KEYS = {
-    "adaptive": CONTROLLED | {"cadence", "max_change"},
+    "adaptive": CONTROLLED | {"averaging", "max_change"},
     "additive": CONTROLLED | {"delta"},
     "constant": ALWAYS,
     "linear": ALWAYS,
@@ -327,7 +327,7 @@ def build(config: GuidanceLengthConfig, total_steps: int) -> Length:
     """The length that the block describes. Raises ConfigError for an argument out of range."""
     bounds = (config.initial, config.max_length, config.min_length, config.window)
     if config.type == "adaptive":
-        return AdaptiveGuidance(*bounds, cadence=config.cadence, max_change=config.max_change)
+        return AdaptiveGuidance(*bounds, averaging=config.averaging, max_change=config.max_change)
     if config.type == "additive":
         return AdditiveGuidance(*bounds, delta=config.delta)
     if config.type == "constant":

@@ -27,10 +27,11 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     guided = guided_sessions(guidance.alpha, group)
     if guided == 0:
         return ["s2l.guidance.alpha=0: no session is guided. Set s2l.guidance=null to leave the feature out."]
-    if guided == group and guidance.length.signal == "unguided":
+    if guided == group and guidance.length.estimate_from == "learner_unguided":
         raise ConfigError(
-            f"s2l.guidance.length.signal=unguided with s2l.guidance.alpha={guidance.alpha:g}: all {group} sessions of "
-            "a group are guided, so no accuracy would ever be seen. Set signal=all or a smaller alpha."
+            f"s2l.guidance.length.estimate_from=learner_unguided with s2l.guidance.alpha={guidance.alpha:g}: all "
+            f"{group} sessions of "
+            "a group are guided, so no accuracy would ever be seen. Set estimate_from=learner or a smaller alpha."
         )
     return []
 

@@ -11,7 +11,7 @@ from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
 
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.explorer.serving.health import FaultLedger, answers
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, answers
 from s2l_ext.methods.explorer.serving.replica import Replica
 from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers, ending
 
@@ -60,10 +60,10 @@ class ColocatedServers(ExplorerServers):
     """The explorer's servers, awake while rows are sampled."""
 
     def __init__(
-        self, config: DictConfig, explorer: ExplorerConfig, ledger: FaultLedger, pool: RayResourcePool
+        self, config: DictConfig, explorer: ExplorerConfig, stats: ExplorerHealthStats, pool: RayResourcePool
     ) -> None:
         manager = ColocatedManager.create(config, explorer, pool)
-        super().__init__(config, explorer, ledger, manager)
+        super().__init__(config, explorer, stats, manager)
         self.sleeps = bool(manager.rollout_config.free_cache_engine)
         self._awake = True
         when = "asleep during updates" if self.sleeps else "always awake (free_cache_engine=false)"
@@ -77,16 +77,16 @@ class ColocatedServers(ExplorerServers):
         self._turn("wake_up", awake=True)
 
     def _turn(self, call: str, awake: bool) -> None:
-        """May take as long as a start, for it moves the same weights; the watch finds a server that hangs before.
+        """May take as long as a start, for it moves the same weights; the monitor finds a server that hangs before.
 
         Raises:
             S2LError: a server did not do it.
         """
         if not self.sleeps or not self.running or self._awake == awake:
             return
-        calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._watch.up)}
+        calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._monitor.up)}
         problems = answers(calls, self._explorer.start_timeout_s)
-        self.check()  # it knows the reason when the watch ended the server meanwhile
+        self.check()  # it knows the reason when the monitor ended the server meanwhile
         for replica, problem in problems.items():
             if problem:
                 raise S2LError(ending(self._explorer, f"server {replica.address}: {call}: {problem}"))

@@ -18,7 +18,7 @@ from s2l_ext.methods.explorer.serving.replica import Replica, release
 
 logger = logging.getLogger(__name__)
 
-LOOK_S = 1.0
+POLL_S = 1.0
 """Seconds between two looks at what workers reported."""
 
 
@@ -36,7 +36,7 @@ class Restarts:
         return self._first_s * 2.0 ** (self.used - 1)
 
 
-class FaultLedger:
+class ExplorerHealthStats:
     """What failed since the process started; outlives the servers, so that every step has its numbers."""
 
     def __init__(self) -> None:
@@ -83,20 +83,22 @@ class FaultLedger:
         }
 
 
-class Watch(Thread):
+class HealthMonitor(Thread):
     """Asks every server whether it lives; ends and starts again what does not.
 
     Args:
         explorer: policy, limits and times.
         replicas: all of them, all up.
         router: the actor of :class:`ExplorerRouter`.
-        ledger: where failures are counted.
+        stats: where failures are counted.
     """
 
-    def __init__(self, explorer: ExplorerConfig, replicas: Sequence[Replica], router: Any, ledger: FaultLedger) -> None:
-        super().__init__(name="s2l-explorer-watch", daemon=True)
-        self._explorer, self._router, self._ledger = explorer, router, ledger
-        self.up, self._down, self._lost_for_good = list(replicas), list[Replica](), list[Replica]()
+    def __init__(
+        self, explorer: ExplorerConfig, replicas: Sequence[Replica], router: Any, stats: ExplorerHealthStats
+    ) -> None:
+        super().__init__(name="s2l-explorer-monitor", daemon=True)
+        self._explorer, self._router, self._stats = explorer, router, stats
+        self.up, self._down, self._given_up = list(replicas), list[Replica](), list[Replica]()
         self._restarts = Restarts(explorer.max_restarts, explorer.restart_backoff_s)
         self._step: int | None = None
         self._lock = RLock()
@@ -116,7 +118,7 @@ class Watch(Thread):
 
     def status(self) -> dict[str, Any]:
         status = ray.get(self._router.status.remote(), timeout=ROUTER_TIMEOUT_S)
-        self._ledger.saw_failed_requests(status["failed_requests"])
+        self._stats.saw_failed_requests(status["failed_requests"])
         return status
 
     def stop(self) -> list[Replica]:
@@ -125,19 +127,19 @@ class Watch(Thread):
         self.join(self._explorer.health_timeout_s)
         with self._lock:
             for replica in self._down:
-                self._ledger.gone(replica.rank, time.monotonic())
+                self._stats.gone(replica.rank, time.monotonic())
             return [*self.up, *self._down]
 
     # ---- the thread's side ------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        while not self._over.wait(LOOK_S):
+        while not self._over.wait(POLL_S):
             try:
-                self.look()
+                self.poll_once()
             except Exception:
-                logger.exception("s2l: a look at the explorer's servers failed; the next one follows")
+                logger.exception("s2l: polling the explorer's servers failed; the next one follows")
 
-    def look(self) -> None:
+    def poll_once(self) -> None:
         """Servers that workers complained of are asked at once, all of them every ``health_interval_s``."""
         suspects = self.status()["suspects"]
         due = time.monotonic() - self._asked_at >= self._explorer.health_interval_s
@@ -147,11 +149,11 @@ class Watch(Thread):
         calls = {replica: replica.ask() for replica in asked}
         for replica, problem in answers(calls, self._explorer.health_timeout_s).items():
             if problem:
-                self._lost(replica, problem)
+                self._mark_down(replica, problem)
             elif replica.address in suspects:
-                self._take_in(replica)
+                self._readmit(replica)
 
-    def _take_in(self, replica: Replica) -> None:
+    def _readmit(self, replica: Replica) -> None:
         with self._lock:
             if self._step is not None:
                 ray.get(
@@ -159,23 +161,23 @@ class Watch(Thread):
                 )
             ray.get(self._router.add_servers.remote({replica.address: replica.handle}), timeout=ROUTER_TIMEOUT_S)
 
-    def _lost(self, replica: Replica, problem: str) -> None:
+    def _mark_down(self, replica: Replica, problem: str) -> None:
         logger.warning("s2l: explorer server %s failed: %s", replica.address, problem)
-        self._ledger.down(replica.rank, time.monotonic())
+        self._stats.down(replica.rank, time.monotonic())
         ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
         with self._lock:
             self.up.remove(replica)
             self._down.append(replica)
         if self._explorer.on_failure == "fail":
             ray.get(self._router.give_up.remote(f"server {replica.address}: {problem}"), timeout=ROUTER_TIMEOUT_S)
-        Thread(target=self._bring_back, args=(replica, problem), daemon=True).start()
+        Thread(target=self._restart, args=(replica, problem), daemon=True).start()
 
-    def _bring_back(self, replica: Replica, problem: str) -> None:
-        self._clear_away(replica)
+    def _restart(self, replica: Replica, problem: str) -> None:
+        self._clean_up(replica)
         while not self._over.is_set():
             delay = self._restarts.take() if self._explorer.on_failure != "fail" else None
             if delay is None:
-                return self._stay_down(replica, problem)
+                return self._give_up(replica, problem)
             logger.warning("s2l: explorer restart %d of %d in %g s", self._restarts.used, self._restarts.most, delay)
             if self._over.wait(delay):
                 return None
@@ -185,10 +187,10 @@ class Watch(Thread):
             except Exception as error:
                 problem = f"restart failed: {first_line(error)}"
                 logger.warning("s2l: explorer %s", problem)
-                self._clear_away(replica)
+                self._clean_up(replica)
         return None
 
-    def _clear_away(self, replica: Replica) -> None:
+    def _clean_up(self, replica: Replica) -> None:
         """Whatever goes wrong here must not keep sessions waiting for a restart that nobody makes."""
         try:
             with contextlib.suppress(RayError):  # the router ends with the servers; before, status() says it is gone
@@ -200,17 +202,17 @@ class Watch(Thread):
     def _back(self, replica: Replica) -> None:
         with self._lock:
             if self._over.is_set():  # the servers were stopped before this one was up
-                return self._clear_away(replica)
-            self._take_in(replica)
+                return self._clean_up(replica)
+            self._readmit(replica)
             self._down.remove(replica)
             self.up.append(replica)
-            self._ledger.back(replica.rank, time.monotonic())
+            self._stats.back(replica.rank, time.monotonic())
         logger.warning("s2l: explorer server %s is back", replica.address)
 
-    def _stay_down(self, replica: Replica, problem: str) -> None:
+    def _give_up(self, replica: Replica, problem: str) -> None:
         with self._lock:
-            self._lost_for_good.append(replica)
-            hope = len(self._down) > len(self._lost_for_good)
+            self._given_up.append(replica)
+            hope = len(self._down) > len(self._given_up)
         logger.warning("s2l: explorer replica %d stays down: %s", replica.rank, problem)
         if not self.up and not hope:
             reason = f"s2l.explorer.max_restarts={self._restarts.most} are used up, at last: {problem}"

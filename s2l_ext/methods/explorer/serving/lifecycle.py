@@ -13,7 +13,7 @@ from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
 from s2l_ext.methods.explorer.serving.early_start import EarlyStart
-from s2l_ext.methods.explorer.serving.health import FaultLedger
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats
 from s2l_ext.methods.explorer.serving.servers import ExplorerServers
 from s2l_ext.training import label_selectors
 from s2l_ext.training.needed import only_validates, steps_done
@@ -32,9 +32,9 @@ class ExplorerLifecycle:
 
     def __init__(self, explorer: ExplorerConfig, slots: Callable[[int], int], trainer: Any) -> None:
         self.explorer, self.slots, self.trainer = explorer, slots, trainer
-        self.faults = FaultLedger()
+        self.faults = ExplorerHealthStats()
         self.servers: ExplorerServers | None = None
-        self.gpus_held = 0
+        self.num_gpus = 0
         self._restarts_placed = 0
 
     @contextmanager
@@ -45,7 +45,7 @@ class ExplorerLifecycle:
             yield
         if self.is_needed():
             self.servers = early.result() if early else self._start()
-            self.gpus_held = self.explorer.n_gpus
+            self.num_gpus = self.explorer.n_gpus
 
     def is_needed(self) -> bool:
         """By the next step's prompts, or by those that were drawn before; no validation asks it."""
@@ -102,9 +102,9 @@ class ExplorerLifecycle:
         """End the servers once no step needs them any more."""
         if self.servers is None:
             return
-        self.gpus_held = self.servers.gpus_held
+        self.num_gpus = self.servers.num_gpus
         if not self.is_needed():
-            self.gpus_held = max(0, self.gpus_held - self.servers.stop())
+            self.num_gpus = max(0, self.num_gpus - self.servers.stop())
             self.servers = None
 
     def step_metrics(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import ExplorerConfig
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, first_line
-from s2l_ext.methods.explorer.serving.health import FaultLedger, Watch
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.replica import Replica, release
 from s2l_ext.methods.explorer.serving.router import ExplorerRouter
 from s2l_ext.methods.registry import parse_s2l
@@ -95,23 +95,23 @@ class ExplorerServers:
         self,
         config: DictConfig,
         explorer: ExplorerConfig,
-        ledger: FaultLedger,
+        stats: ExplorerHealthStats,
         manager: ExplorerServerManager | None = None,
     ) -> None:
         self._explorer = explorer
         manager = manager or ExplorerServerManager.create(config=config, explorer=explorer)
         self._manager: ExplorerServerManager | None = manager
-        self._watch = Watch(explorer, manager.replicas(), manager.global_load_balancer, ledger)
-        self._watch.start()
+        self._monitor = HealthMonitor(explorer, manager.replicas(), manager.global_load_balancer, stats)
+        self._monitor.start()
 
     @property
     def running(self) -> bool:
         return self._manager is not None
 
     @property
-    def gpus_held(self) -> int:
+    def num_gpus(self) -> int:
         """GPUs of servers that are up; those of the others went back to Ray."""
-        return sum(replica.gpus for replica in self._watch.up) if self.running else 0
+        return sum(replica.gpus for replica in self._monitor.up) if self.running else 0
 
     def client(self) -> ExplorerClient | None:
         if self._manager is None:
@@ -122,14 +122,14 @@ class ExplorerServers:
     def set_step(self, step: int) -> None:
         """Give rows the current weight version; a frozen model is never stale, and verl's metrics need a number."""
         if self._manager:
-            self._watch.set_step(step)
+            self._monitor.set_step(step)
 
     def check(self) -> None:
         """Raise S2LError when the explorer failed and ``on_failure`` lets nobody stand in."""
         if self._manager is None or self._explorer.on_failure == "learner":
             return
         try:
-            reason = self._watch.status()["given_up"]
+            reason = self._monitor.status()["given_up"]
         except RayError as error:
             reason = f"its router is gone ({first_line(error)})"
         if reason:
@@ -139,7 +139,7 @@ class ExplorerServers:
         """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
         if self._manager is None:
             return 0
-        replicas = self._watch.stop()
+        replicas = self._monitor.stop()
         for replica in replicas:
             replica.shut_down()
         groups = [group for replica in replicas for group in replica.kill()]

@@ -18,7 +18,7 @@ from s2l_ext.training.queue import KVBatchMeta, RowKey
 from s2l_ext.training.step import StepRows
 
 
-class Evicted:
+class DroppedGroups:
     """Sessions of the finished groups that verl's replay buffer drops before a step, read before they are gone.
 
     Groups that are dropped because they are too old say nothing of today's policy and are left out, failed ones too.

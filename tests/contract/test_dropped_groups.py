@@ -8,7 +8,7 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
-from s2l_ext.training.evicted import Evicted
+from s2l_ext.training.dropped_groups import DroppedGroups
 from s2l_ext.training.outcomes import batch_accuracy
 
 pytestmark = pytest.mark.contract
@@ -68,7 +68,7 @@ def filtered(composed, table):
             filter_groups_metric="acc",
             **sizes,
         )
-        evicted, metrics = Evicted(parse_s2l(cfg.s2l)), {}
+        evicted, metrics = DroppedGroups(parse_s2l(cfg.s2l)), {}
         evicted.watch(buffer, cfg)
         batch, _ = buffer.sample(global_steps=5, partition_id="train", batch_size=1)
         return {key.split("_")[0] for key in batch.keys}, evicted.take(metrics), metrics, evicted
