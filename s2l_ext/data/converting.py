@@ -1,20 +1,21 @@
-"""What the converters share: values of a row, writing parquet files all or none, counting what was dropped."""
+"""What the converters of ``s2l data`` share: their options, repeated rows, and parquet files written all or none."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ext.data import values
+from s2l_ext.data import reading, values
 from s2l_ext.data.parquet_files import UNREADABLE
 from s2l_ext.errors import DataError
 
@@ -22,6 +23,8 @@ BATCH_ROWS = 256
 SOURCE_KEY = b"s2l.source"
 BUCKETS = 10_000
 REPEATED, REPEATED_OTHERWISE = "repeated problem", "repeated problem with another answer"
+NO_TRACE, BROKEN = "no usable trace", "control character inside"
+KEEP_OR_DROP = ("keep", "drop")
 
 
 @dataclass(frozen=True)
@@ -37,22 +40,8 @@ class Row:
     tier: str | int | float | None = None
 
 
-@dataclass(frozen=True)
-class Source:
-    """What makes rows: the command's name (``gsm8k``), verl's ``data_source``, the input files, verl's ``ability``."""
-
-    converter: str
-    data_source: str
-    inputs: Sequence[Path]
-    ability: str = "math"
-
-    def __str__(self) -> str:
-        names = ", ".join(sorted(path.name for path in self.inputs))
-        return f"`s2l data {self.converter}` from {names} with data source {self.data_source}"
-
-
 @dataclass
-class Written:
+class ConversionReport:
     """One parquet file: where, which split, how many rows, how many of them carry a trace, and what was left out.
 
     Attributes:
@@ -65,13 +54,132 @@ class Written:
     split: str
     rows: int = 0
     with_trace: int = 0
-    dropped_rows: dict[str, int] = field(default_factory=dict)
-    dropped_traces: dict[str, int] = field(default_factory=dict)
-    tiers: dict[Any, int] = field(default_factory=dict)
+    dropped_rows: dict[str, int] = field(default_factory=Counter)
+    dropped_traces: dict[str, int] = field(default_factory=Counter)
+    tiers: dict[Any, int] = field(default_factory=Counter)
 
     @property
     def report(self) -> Path:
         return Path(self.path).with_suffix(".report.json")
+
+
+# ---- a converter --------------------------------------------------------------------------------------------------
+
+
+def option(default: Any, help: str, **more: Any) -> Any:
+    """A field of a :class:`Converter`: an option of its command.
+
+    Args:
+        more: ``choices``, ``metavar`` or ``type``, as argparse takes them; ``flag`` where it is not the field's name.
+    """
+    return field(default=default, metadata={"help": help, **more})
+
+
+def without_trace_option(default: str) -> Any:
+    """``--without-trace keep|drop``."""
+    what = "rows without a usable trace: keep them with an empty one, or leave them out"
+    return option(default, what, choices=KEEP_OR_DROP)
+
+
+def drop_repeats_option() -> Any:
+    """``--drop-repeats``."""
+    return option(False, "keep the first row of a problem that comes again, and count them")
+
+
+def val_share_option() -> Any:
+    """``--val-share X``."""
+    what = "share of the rows for val.parquet, chosen by a hash of the problem"
+    return option(0.0, what, type=float, metavar="X")
+
+
+@dataclass(frozen=True)
+class Converter:
+    """Makes verl parquet of published rows. The fields of a subclass are the options of its command.
+
+    Attributes:
+        command: its word after ``s2l data``.
+        data_source: verl's name for the data; ``name`` is that of split and file, None where the rows say it.
+        columns: of parquet, those that are read; None for all.
+        tiers: the order in which reports list tiers; others follow, sorted.
+    """
+
+    command: ClassVar[str]
+    ability: ClassVar[str] = "math"
+    columns: ClassVar[Sequence[str] | None] = None
+    tiers: ClassVar[Sequence[str]] = ()
+    data_source: str = option(MISSING, "verl's data_source: a name for this data")
+    name: str | None = option("train", "split and file name")
+
+    @property
+    def mathematical(self) -> bool:
+        """The answers are for the mathematical reward; the command prints what that reads of them."""
+        return self.ability == "math"
+
+    def rows(self, records: Records, out: Output) -> Iterable[Row]:
+        """The rows to write, of the records of all files; what is left out is counted in ``out``."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raise DataError for options that cannot be."""
+        for item in fields(self):
+            value, choices = getattr(self, item.name), item.metadata.get("choices")
+            if choices and value not in choices:
+                raise DataError(f"{item.name}={value!r}: choose one of {', '.join(choices)}.")
+        share = self._val_share
+        if not 0 <= share < 1:
+            raise DataError(f"--val-share {share} must be in [0, 1).")
+        if share and self.name == "val":
+            raise DataError("--val-share takes val.parquet from the other rows: it needs another --name than val.")
+
+    def convert(
+        self,
+        input: str | Path | Sequence[str | Path],
+        output: str | Path,
+        limit: int | None = None,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> list[ConversionReport]:
+        """Write ``<output>/<split>.parquet`` and a report beside it. Nothing is written when a row is bad.
+
+        Args:
+            input: one or more files of JSON lines (gzipped or not) or parquet; shards of one data set in any order.
+            limit: first rows of every input file only.
+            overwrite: replace files that hold other data.
+
+        Raises:
+            DataError: file, line, column, reason and fix of the first bad row; a problem or an id twice; no rows left
+                (with the counts); a file that cannot be read; or an existing file that holds other data.
+        """
+        self.check()
+        files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+        with Output(output, self, files, overwrite) as out:
+            for split in [self.name, "val" if self._val_share else None]:
+                if split is not None:
+                    out.report(split)
+            for row in self.rows(self._records(files, limit, progress), out):
+                out.add(row)
+            return out.commit()
+
+    def _records(self, files: Sequence[Path], limit: int | None, progress: bool) -> Records:
+        for path in files:
+            self.check_file(path)
+            for where, record in reading.read_rows(path, self.columns, limit, progress):
+                yield path, where, record
+
+    def check_file(self, path: Path) -> None:
+        """Raise DataError for a file that none of whose rows can be used."""
+
+    def split_of(self, text: str) -> str:
+        """``val`` for ``val_share`` of all texts, by their hash, else ``name``: disjoint in any order or sharding."""
+        return "val" if int(digest(text)[12:24], 16) % BUCKETS < self._val_share * BUCKETS else str(self.name)
+
+    @property
+    def _val_share(self) -> float:
+        return float(getattr(self, "val_share", 0.0))
+
+
+Records = Iterator[tuple[Path, str, dict[str, Any]]]
+"""File, ``file:line`` and columns of each row."""
 
 
 def digest(text: str) -> str:
@@ -84,47 +192,45 @@ def index_of(text: str) -> int:
     return int(digest(text)[:12], 16)
 
 
-def split_of(text: str, name: str, val_share: float) -> str:
-    """``val`` for this share of all texts, by their hash, else ``name``: disjoint whatever the order or sharding."""
-    return "val" if int(digest(text)[12:24], 16) % BUCKETS < val_share * BUCKETS else name
+def user_prompt(text: str, instruction: str) -> list[dict[str, str]]:
+    """The text and, on a line of its own, the instruction if there is one, as one message."""
+    return [{"role": "user", "content": f"{text}\n{instruction}" if instruction else text}]
 
 
 def as_text(record: dict[str, Any], key: str, where: str) -> str:
     """A text or number of the record, as text. Raises DataError if it is missing, blank, of another type, or holds
     control characters."""
-    value = record.get(key)
-    number = values.plain_number(value)
-    if number is not None:
-        return number
-    if isinstance(value, str) and value.strip():
-        return values.clean_text(value, where, f"column '{key}'")
-    problem = "is missing" if key not in record else f"is {values.shown(value)}, not text"
-    raise DataError(f"{where}: column '{key}' {problem}. Found: {', '.join(record) or 'none'}.")
+    return values.exact_text(*_column(record, key, where))
 
 
 def as_answer(record: dict[str, Any], key: str, where: str) -> str:
     """The one answer of the record as exact text (:func:`values.answer_text`); ``6e4`` becomes ``60000``."""
+    return values.without_exponent(values.answer_text(*_column(record, key, where)))
+
+
+def _column(record: dict[str, Any], key: str, where: str) -> tuple[Any, str, str, str]:
+    """Value, place, name and the end of the message about a value of another type."""
     if key not in record:
         raise DataError(f"{where}: column '{key}' is missing. Found: {', '.join(record) or 'none'}.")
-    rest = f", not text. Found: {', '.join(record)}."
-    return values.without_exponent(values.answer_text(record[key], where, f"column '{key}'", rest))
+    return record[key], where, f"column '{key}'", f", not text. Found: {', '.join(record)}."
 
 
 @dataclass
-class Repeats:
-    """Rows whose problem came before in the input: dropped and counted, or all counted and then refused.
+class Seen:
+    """Where problems and ids were first. Rows whose problem came before are dropped and counted, or refused.
 
     Attributes:
         drop: keep the first of each (``--drop-repeats``).
     """
 
-    drop: bool
+    drop: bool = False
     _first: dict[int, tuple[str, str]] = field(default_factory=dict)
+    _ids: dict[str, str] = field(default_factory=dict)
     _message: str = ""
     _count: int = 0
     _other: int = 0
 
-    def reason(self, index: int, where: str, answer: str, message: str) -> str | None:
+    def repeat(self, index: int, where: str, answer: str, message: str = "") -> str | None:
         """Why this row is left out; None for the first of its problem.
 
         Args:
@@ -136,10 +242,10 @@ class Repeats:
             return None
         self._count += 1
         self._other += answer != right
-        self._message = self._message or message.format(first=first)
+        self._message = self._message or message.replace("{first}", first)
         return REPEATED if answer == right else REPEATED_OTHERWISE
 
-    def refuse(self) -> None:
+    def refuse_repeats(self) -> None:
         """Raise DataError with the number of repeats, unless they are dropped."""
         if self._count and not self.drop:
             raise DataError(
@@ -147,67 +253,79 @@ class Repeats:
                 "them, or keep the first of each with --drop-repeats."
             )
 
+    def require_new_id(self, identity: str, where: str, what: str = "id") -> None:
+        """Raise DataError for an id that another row has."""
+        first = self._ids.setdefault(identity, where)
+        if first != where:
+            raise DataError(f"{where}: {what} '{identity}' is also at {first}. Ids must be unique.")
+
 
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
 class Output:
-    """Writes ``<folder>/<split>.parquet`` and ``<split>.report.json``. Nothing is left there if the block raises."""
+    """Writes ``<folder>/<split>.parquet`` and ``<split>.report.json`` when it is committed, and nothing before."""
 
-    def __init__(self, folder: str | Path, source: Source, overwrite: bool = False, tiers: Sequence[str] = ()) -> None:
-        """``tiers`` is the order in which reports list tiers; others follow, sorted."""
-        self._folder, self._source, self._overwrite, self._order = Path(folder), source, overwrite, list(tiers)
-        self._splits: dict[str, Written] = {}
+    def __init__(self, folder: str | Path, converter: Converter, files: Sequence[Path], overwrite: bool) -> None:
+        self._folder, self._converter, self._overwrite = Path(folder), converter, overwrite
+        names = ", ".join(sorted(path.name for path in files))
+        self._source = f"`s2l data {converter.command}` from {names} with data source {converter.data_source}"
+        self._splits: dict[str, ConversionReport] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
-        self._made: list[Path] = []
+        self._stage: TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Output:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._commit()
-        except BaseException:
-            self._roll_back()
-            raise
-        if kind is not None:
-            self._roll_back()
-
-    def expect(self, *splits: str) -> None:
-        """These files must be written; an existing one of another source is refused now, before the work."""
-        for split in splits:
-            self._of(split)
+    def __exit__(self, *_: object) -> None:
+        for writer in self._writers.values():
+            writer.close()
+        if self._stage is not None:
+            self._stage.cleanup()
 
     def add(self, row: Row) -> None:
-        written = self._of(row.split)
-        written.rows += 1
-        written.with_trace += bool(row.trace)
+        report = self.report(row.split)
+        report.rows += 1
+        report.with_trace += bool(row.trace)
         if row.tier is not None:
-            _count(written.tiers, row.tier)
+            report.tiers[row.tier] += 1
         waiting = self._waiting.setdefault(row.split, [])
         waiting.append(self._verl_row(row))
         if len(waiting) >= BATCH_ROWS:
             self._flush(row.split)
 
     def drop_row(self, split: str, reason: str) -> None:
-        _count(self._of(split).dropped_rows, reason)
+        self.report(split).dropped_rows[reason] += 1
 
     def drop_trace(self, split: str, reason: str) -> None:
-        _count(self._of(split).dropped_traces, reason)
+        self.report(split).dropped_traces[reason] += 1
 
-    @property
-    def files(self) -> list[Written]:
-        """What was written, by name of the split."""
-        return [self._splits[split] for split in sorted(self._splits)]
-
-    def _of(self, split: str) -> Written:
+    def report(self, split: str) -> ConversionReport:
+        """The counts of a file that must be written; an existing one of another source is refused."""
         if split not in self._splits:
             path = self._folder / f"{split}.parquet"
             self._refuse_other(path)
-            self._splits[split] = Written(str(path), split)
+            self._splits[split] = ConversionReport(str(path), split)
         return self._splits[split]
+
+    def commit(self) -> list[ConversionReport]:
+        """Put the files in their places; by name of the split. Raises DataError for a file without rows."""
+        reports = [self._splits[split] for split in sorted(self._splits)]
+        for report in reports:
+            self._flush(report.split)
+            if report.rows == 0:
+                dropped = counted(report.dropped_rows) or "no row belongs to it"
+                raise DataError(f"{report.path}: no rows to write ({dropped}).")
+            self._writers[report.split].close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for report in reports:
+            report.tiers = {tier: report.tiers[tier] for tier in sorted(report.tiers, key=self._rank)}
+            report.dropped_rows = _most_first(report.dropped_rows)
+            report.dropped_traces = _most_first(report.dropped_traces)
+            os.replace(self._staged(report.split), report.path)
+            report.report.write_text(json.dumps({"made_by": self._source, **asdict(report)}, indent=1) + "\n")
+        return reports
 
     def _refuse_other(self, path: Path) -> None:
         if self._overwrite or not path.exists():
@@ -216,20 +334,19 @@ class Output:
             made_by = (pq.read_schema(path).metadata or {}).get(SOURCE_KEY, b"").decode()
         except UNREADABLE:
             made_by = ""
-        if made_by != str(self._source):
+        if made_by != self._source:
             raise DataError(
                 f"{path} exists and holds other data ({made_by or 'not known where from'}; this is {self._source}). "
                 "Give another --out, or --overwrite to replace it."
             )
 
     def _verl_row(self, row: Row) -> dict[str, Any]:
-        extra = {"index": row.index, "id": row.id, "split": row.split, "trace": row.trace}
         return {
-            "data_source": self._source.data_source,
+            "data_source": self._converter.data_source,
             "prompt": row.prompt,
-            "ability": self._source.ability,
+            "ability": self._converter.ability,
             "reward_model": {"style": "rule", "ground_truth": row.answer},
-            "extra_info": extra,
+            "extra_info": {"index": row.index, "id": row.id, "split": row.split, "trace": row.trace},
             **({} if row.tier is None else {"tier": row.tier}),
         }
 
@@ -238,44 +355,21 @@ class Output:
         if not rows:
             return
         if split not in self._writers:
-            self._make_folder()
-            schema = _schema(rows[0].get("tier")).with_metadata({SOURCE_KEY: str(self._source)})
-            self._writers[split] = pq.ParquetWriter(self._partial(split), schema)
+            schema = _schema(rows[0].get("tier")).with_metadata({SOURCE_KEY: self._source})
+            self._writers[split] = pq.ParquetWriter(self._staged(split), schema)
         writer = self._writers[split]
         writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
 
-    def _make_folder(self) -> None:
-        self._made += [path for path in (self._folder, *self._folder.parents) if not path.exists()]
-        self._folder.mkdir(parents=True, exist_ok=True)
-
-    def _partial(self, split: str) -> Path:
-        return self._folder / f".{split}.parquet.{os.getpid()}.partial"
-
-    def _commit(self) -> None:
-        for written in self.files:
-            self._flush(written.split)
-            if written.rows == 0:
-                dropped = counts(written.dropped_rows) or "no row belongs to it"
-                raise DataError(f"{written.path}: no rows to write ({dropped}).")
-        for writer in self._writers.values():
-            writer.close()
-        for written in self.files:
-            written.tiers = {tier: written.tiers[tier] for tier in sorted(written.tiers, key=self._rank)}
-            written.dropped_rows = _most_first(written.dropped_rows)
-            written.dropped_traces = _most_first(written.dropped_traces)
-            os.replace(self._partial(written.split), written.path)
-            written.report.write_text(json.dumps({"made_by": str(self._source), **asdict(written)}, indent=1) + "\n")
+    def _staged(self, split: str) -> Path:
+        """Where a file grows: on the disk of the folder, which may not be there yet."""
+        if self._stage is None:
+            there = next(path for path in (self._folder, *self._folder.absolute().parents) if path.is_dir())
+            self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)
+        return Path(self._stage.name) / f"{split}.parquet"
 
     def _rank(self, tier: Any) -> tuple[int, Any]:
-        return (self._order.index(tier) if tier in self._order else len(self._order), tier)
-
-    def _roll_back(self) -> None:
-        for split, writer in self._writers.items():
-            writer.close()
-            self._partial(split).unlink(missing_ok=True)
-        for path in self._made:
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
+        order = list(self._converter.tiers)
+        return (order.index(tier) if tier in order else len(order), tier)
 
 
 def _schema(tier: object) -> pa.Schema:
@@ -292,19 +386,10 @@ def _schema(tier: object) -> pa.Schema:
     return pa.schema(columns if tier is None else [*columns, ("tier", kinds[type(tier)])])
 
 
-def _count(counts: dict[Any, int], key: Any) -> None:
-    counts[key] = counts.get(key, 0) + 1
-
-
 def _most_first(reasons: dict[str, int]) -> dict[str, int]:
     return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
-def paths_of(input: str | Path | Sequence[str | Path]) -> list[Path]:
-    """One file or several, as paths."""
-    return [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
-
-
-def counts(reasons: dict[Any, int]) -> str:
+def counted(reasons: dict[Any, int]) -> str:
     """``12 wrong answer, 3 missing``."""
     return ", ".join(f"{count} {reason}" for reason, count in reasons.items())

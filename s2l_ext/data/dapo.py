@@ -5,14 +5,14 @@ The published files repeat their problems; each prompt is DAPO's instruction aro
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from s2l_ext.data import arguments, converting, reading, values
-from s2l_ext.data.converting import Output, Row, Source, Written
+from s2l_ext.data import converting, values
+from s2l_ext.data.command import command_of
+from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, option
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -23,46 +23,33 @@ BEFORE = (
 )
 AFTER = 'Remember to put your answer on its own line after "Answer:".'
 FORM = re.compile(rf"\s*{re.escape(BEFORE)}\s*\n(.*)\n\s*{re.escape(AFTER)}\s*", re.DOTALL)
-COLUMNS = ("prompt", "reward_model")
 PROMPTS = ("boxed", "answer-line")
 
 
-def convert(
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
-    prompt: str = "boxed",
-    limit: int | None = None,
-    instruction: str = INSTRUCTION,
-    name: str = "train",
-    data_source: str = "math_dapo",
-    overwrite: bool = False,
-    progress: bool = False,
-) -> list[Written]:
-    """Write ``<output>/<name>.parquet``: the first row of every problem.
+@dataclass(frozen=True)
+class Dapo(Converter):
+    """The first row of every problem."""
 
-    Args:
-        prompt: ``boxed`` puts ``instruction`` in place of DAPO's; ``answer-line`` keeps DAPO's ``Answer: $Answer``.
-        limit: first rows of every input file only.
-        instruction: sentence appended to every problem, for ``boxed``.
+    command = "dapo"
+    columns = ("prompt", "reward_model")
+    data_source: str = option("math_dapo", "verl's data_source")
+    prompt: str = option("boxed", "boxed: ask for \\boxed{}; answer-line: DAPO's 'Answer: $Answer'", choices=PROMPTS)
+    instruction: str = option(INSTRUCTION, "sentence appended to every problem, for boxed")
 
-    Raises:
-        DataError: file, row and reason of the first row of another form, or an existing file that holds other data.
-    """
-    if prompt not in PROMPTS:
-        raise DataError(f"prompt={prompt!r}: choose one of {', '.join(PROMPTS)}.")
-    files = converting.paths_of(input)
-    repeats = converting.Repeats(drop=True)
-    with Output(output, Source("dapo", data_source, files), overwrite) as out:
-        out.expect(name)
-        for path in files:
-            for where, record in reading.read_rows(path, COLUMNS, limit, progress):
-                problem, answer = _problem(record, where), _answer(record, where)
-                repeated = repeats.reason(converting.index_of(problem), where, answer, "")
-                if repeated:
-                    out.drop_row(name, repeated)
-                else:
-                    out.add(_row(problem, answer, name, prompt, instruction))
-    return out.files
+    def rows(self, records: Records, out: Output) -> Iterator[Row]:
+        seen, split = Seen(drop=True), str(self.name)
+        for _, where, record in records:
+            problem, answer = _problem(record, where), _answer(record, where)
+            index = converting.index_of(problem)
+            repeated = seen.repeat(index, where, answer)
+            if repeated:
+                out.drop_row(split, repeated)
+                continue
+            if self.prompt == "boxed":
+                prompt = converting.user_prompt(problem, self.instruction)
+            else:
+                prompt = converting.user_prompt(f"{BEFORE}\n\n{problem}\n\n{AFTER}", "")
+            yield Row(split, f"dapo-{converting.digest(problem)[:16]}", index, prompt, answer)
 
 
 def _problem(record: dict[str, Any], where: str) -> str:
@@ -86,27 +73,4 @@ def _answer(record: dict[str, Any], where: str) -> str:
     return values.without_exponent(truth)
 
 
-def _row(problem: str, answer: str, name: str, prompt: str, instruction: str) -> Row:
-    asked = f"{problem}\n{instruction}" if prompt == "boxed" else f"{BEFORE}\n\n{problem}\n\n{AFTER}"
-    identity = f"dapo-{converting.digest(problem)[:16]}"
-    index = converting.index_of(problem)
-    return Row(name, identity, index, [{"role": "user", "content": asked}], answer)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``s2l data dapo``."""
-    arguments.add_common_arguments(parser, arguments.KINDS)
-    parser.add_argument(
-        "--prompt",
-        choices=PROMPTS,
-        default="boxed",
-        help="boxed: ask for \\boxed{}; answer-line: keep DAPO's 'Answer: $Answer' (default: %(default)s)",
-    )
-    parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem, for boxed")
-    parser.add_argument("--name", default="train", help="split and file name (default: %(default)s)")
-    parser.add_argument("--data-source", default="math_dapo", help="verl's data_source (default: %(default)s)")
-
-
-def main(args: argparse.Namespace) -> int:
-    """``s2l data dapo``. Returns the exit status; unusable input raises DataError."""
-    return arguments.run(args, convert, prompt=args.prompt, instruction=args.instruction, name=args.name)
+add_arguments, main = command_of(Dapo)

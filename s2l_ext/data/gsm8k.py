@@ -6,15 +6,15 @@ Two row forms are read: ``{id?, problem, answer, solution?, source?}``, and Open
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting, reading, traces
-from s2l_ext.data.converting import Output, Repeats, Row, Source, Written, as_answer, as_text
+from s2l_ext.data import converting, traces
+from s2l_ext.data.command import command_of
+from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, as_answer, as_text, option
 from s2l_ext.data.values import clean_text, refuse_list_as_text, shown
 from s2l_ext.errors import DataError
 
@@ -42,50 +42,49 @@ class Problem:
         return converting.index_of(self.problem)
 
 
-def convert(
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
-    limit: int | None = None,
-    instruction: str = INSTRUCTION,
-    name: str | None = None,
-    data_source: str = "gsm8k",
-    progress: bool = False,
-    keep_without_trace: bool = True,
-    overwrite: bool = False,
-    drop_repeats: bool = False,
-) -> list[Written]:
-    """Write ``<output>/<split>.parquet`` for every split found in the input. Nothing is written when a row is bad.
+@dataclass(frozen=True)
+class Gsm8k(Converter):
+    """A file for every split found in the input, which ``name``, each row's ``source`` or its file's name says. A
+    problem that two splits share is refused."""
 
-    Args:
-        input: one or more files of JSON lines (gzipped or not) or parquet.
-        output: folder, created if absent.
-        limit: first rows of every input file only.
-        instruction: sentence appended to every problem; empty for none.
-        name: split and file name for all rows; otherwise each row's ``source`` or its file's name says it.
-        data_source: verl's ``data_source`` of every row; validation metrics are reported under it.
-        progress: show a progress bar on stderr.
-        keep_without_trace: keep rows without a usable solution, with an empty trace.
-        overwrite: replace files that hold other data.
-        drop_repeats: keep the first row of a problem that comes again in its split.
+    command = "gsm8k"
+    data_source: str = option("gsm8k", "verl's data_source")
+    name: str | None = option(None, "split and file name for all rows (default: from the rows)")
+    instruction: str = option(INSTRUCTION, "sentence appended to every problem")
+    without_trace: str = converting.without_trace_option("keep")
+    drop_repeats: bool = converting.drop_repeats_option()
 
-    Raises:
-        DataError: file, line and column of the first unusable row, a duplicate, a problem that two splits share, or an
-            existing file that holds other data.
-    """
-    files = converting.paths_of(input)
-    seen = _Seen(Repeats(drop_repeats))
-    with Output(output, Source("gsm8k", data_source, files), overwrite) as out:
-        for path in files:
-            for where, record in reading.read_rows(path, None, limit, progress):
-                problem = _problem(record, where, path, name)
-                repeated = seen.add(problem)
-                if repeated:
-                    out.drop_row(problem.split, repeated)
-                else:
-                    _put(out, problem, instruction, keep_without_trace)
-        seen.refuse_shared()
-        seen.repeats.refuse()
-    return out.files
+    def rows(self, records: Records, out: Output) -> Iterator[Row]:
+        seen, shared = Seen(self.drop_repeats), list[str]()
+        first: dict[int, tuple[str, str, str]] = {}
+        for path, where, record in records:
+            problem = _problem(record, where, path, self.name)
+            place, split, name = first.setdefault(problem.index, (where, problem.split, problem.id))
+            if split != problem.split:
+                shared.append(f"{place} ({split}) and {where} ({problem.split})")
+                continue
+            message = f"{where}: the problem of '{problem.id}' is also at {{first}} ('{name}')."
+            if repeated := seen.repeat(problem.index, where, problem.answer, message):
+                out.drop_row(problem.split, repeated)
+                continue
+            seen.require_new_id(problem.id, where)
+            yield from self._row(problem, out)
+        if shared:
+            raise DataError(
+                f"{len(shared)} problems are in two splits, first: {shared[0]}. Held-out accuracy would mean nothing; "
+                "remove them from one file."
+            )
+        seen.refuse_repeats()
+
+    def _row(self, problem: Problem, out: Output) -> Iterator[Row]:
+        fault = trace_fault(problem.solution, problem.answer)
+        if fault:
+            out.drop_trace(problem.split, fault)
+            if self.without_trace == "drop":
+                return out.drop_row(problem.split, converting.NO_TRACE)
+        prompt = converting.user_prompt(problem.problem, self.instruction)
+        trace = "" if fault else trace_of(problem.solution)
+        yield Row(problem.split, problem.id, problem.index, prompt, problem.answer, trace)
 
 
 def _problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
@@ -152,63 +151,4 @@ def _split(source: str, path: Path, where: str) -> str:
     )
 
 
-@dataclass
-class _Seen:
-    """Where each id and each problem was first: all that is kept of the rows."""
-
-    repeats: Repeats
-    ids: dict[str, str] = field(default_factory=dict)
-    texts: dict[int, tuple[str, str, str]] = field(default_factory=dict)
-    shared: list[str] = field(default_factory=list)
-
-    def add(self, problem: Problem) -> str | None:
-        """Why the row is left out, if it repeats another of its split. Raises DataError for an id twice."""
-        here = (problem.where, problem.split, problem.id)
-        where, split, name = self.texts.setdefault(problem.index, here)
-        if split != problem.split:
-            self.shared.append(f"{where} ({split}) and {problem.where} ({problem.split})")
-            return None
-        message = f"{problem.where}: the problem of '{problem.id}' is also at {{first}} ('{name}')."
-        repeated = self.repeats.reason(problem.index, problem.where, problem.answer, message)
-        if repeated:
-            return repeated
-        where = self.ids.setdefault(problem.id, problem.where)
-        if where != problem.where:
-            raise DataError(f"{problem.where}: id '{problem.id}' is also at {where}. Ids must be unique.")
-        return None
-
-    def refuse_shared(self) -> None:
-        if self.shared:
-            raise DataError(
-                f"{len(self.shared)} problems are in two splits, first: {self.shared[0]}."
-                " Held-out accuracy would mean nothing; remove them from one file."
-            )
-
-
-def _put(out: Output, problem: Problem, instruction: str, keep_without_trace: bool) -> None:
-    reason = trace_fault(problem.solution, problem.answer)
-    if reason:
-        out.drop_trace(problem.split, reason)
-        if not keep_without_trace:
-            return out.drop_row(problem.split, "no usable trace")
-    content = f"{problem.problem}\n{instruction}" if instruction else problem.problem
-    prompt = [{"role": "user", "content": content}]
-    trace = "" if reason else trace_of(problem.solution)
-    return out.add(Row(problem.split, problem.id, problem.index, prompt, problem.answer, trace))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``s2l data gsm8k``."""
-    arguments.add_common_arguments(parser, arguments.KINDS)
-    parser.add_argument("--instruction", default=INSTRUCTION, help="sentence appended to every problem")
-    parser.add_argument("--name", default=None, help="split and file name for all rows (default: from the rows)")
-    parser.add_argument("--data-source", default="gsm8k", help="verl's data_source (default: %(default)s)")
-    arguments.add_without_trace(parser, "keep")
-    arguments.add_drop_repeats(parser)
-
-
-def main(args: argparse.Namespace) -> int:
-    """``s2l data gsm8k``. Returns the exit status; unusable input raises DataError."""
-    keep = args.without_trace == "keep"
-    settings = {"instruction": args.instruction, "name": args.name, "drop_repeats": args.drop_repeats}
-    return arguments.run(args, convert, keep_without_trace=keep, **settings)
+add_arguments, main = command_of(Gsm8k)

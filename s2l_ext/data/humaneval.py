@@ -6,24 +6,22 @@ Two row forms are read: OpenAI's ``{task_id, prompt, canonical_solution, test, e
 
 from __future__ import annotations
 
-import argparse
 import ast
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from s2l_ext.data import arguments, converting, reading
-from s2l_ext.data.converting import Output, Repeats, Row, Source, Written, as_text
+from s2l_ext.data import converting
+from s2l_ext.data.command import command_of
+from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, as_text, option
 from s2l_ext.errors import DataError
 
 INSTRUCTION = (
     "Complete the Python function below. Answer with one fenced Python code block (```python ... ```) that holds the "
     "whole program: the imports, the function under its name and signature, and all helpers that it calls."
 )
-TRACES = ("none", "canonical")
 
 
 @dataclass(frozen=True)
@@ -51,51 +49,36 @@ class Task:
         return f"<think>\nA program that does this:\n\n{program}\n</think>\n\n```python\n{program}\n```\n"
 
 
-def convert(
-    input: str | Path | Sequence[str | Path],
-    output: str | Path,
-    trace: str = "none",
-    limit: int | None = None,
-    instruction: str = INSTRUCTION,
-    name: str = "test",
-    data_source: str = "humaneval",
-    overwrite: bool = False,
-    progress: bool = False,
-    drop_repeats: bool = False,
-) -> list[Written]:
-    """Write ``<output>/<name>.parquet`` with the task's id as ``extra_info.id``. Nothing is written when a row is bad.
+@dataclass(frozen=True)
+class HumanEval(Converter):
+    """Tasks with their ids. The canonical trace is the gold program, no reasoning: guidance from it hands over code of
+    the solution."""
 
-    Args:
-        trace: ``canonical`` puts the gold program in ``extra_info.trace``. It is no reasoning trace; guidance from it
-            hands over code of the solution.
-        limit: first rows of every input file only.
-        drop_repeats: keep the first row of a task that comes again.
+    command = "humaneval"
+    ability = "code"
+    data_source: str = option("humaneval", "verl's data_source")
+    name: str | None = option("test", "split and file name")
+    drop_repeats: bool = converting.drop_repeats_option()
+    trace: str = option(
+        "none", "canonical: the gold program as trace; it is the solution, not reasoning", choices=("none", "canonical")
+    )
+    instruction: str = option(INSTRUCTION, "text before the function to complete")
 
-    Raises:
-        DataError: file, line, column and reason of the first unusable row, or an existing file that holds other data.
-    """
-    if trace not in TRACES:
-        raise DataError(f"trace={trace!r}: choose one of {', '.join(TRACES)}.")
-    files = converting.paths_of(input)
-    seen: dict[str, str] = {}
-    repeats = Repeats(drop_repeats)
-    with Output(output, Source("humaneval", data_source, files, ability="code"), overwrite) as out:
-        out.expect(name)
-        for path in files:
-            for where, record in reading.read_rows(path, None, limit, progress):
-                task = _task(record, where, trace == "canonical")
-                message = f"{where}: task '{task.id}' is also at {{first}}."
-                index = converting.index_of(f"{task.id}\n{task.prompt}")
-                repeated = repeats.reason(index, where, task.ground_truth, message)
-                if repeated:
-                    out.drop_row(name, repeated)
-                    continue
-                first = seen.setdefault(task.id, where)
-                if first != where:
-                    raise DataError(f"{where}: task '{task.id}' is also at {first}. Ids must be unique.")
-                out.add(_row(task, name, instruction, trace == "canonical"))
-        repeats.refuse()
-    return out.files
+    def rows(self, records: Records, out: Output) -> Iterator[Row]:
+        seen, split = Seen(self.drop_repeats), str(self.name)
+        for _, where, record in records:
+            task = _task(record, where, self.trace == "canonical")
+            index = converting.index_of(f"{task.id}\n{task.prompt}")
+            repeated = seen.repeat(index, where, task.ground_truth, f"{where}: task '{task.id}' is also at {{first}}.")
+            if repeated:
+                out.drop_row(split, repeated)
+                continue
+            seen.require_new_id(task.id, where, "task")
+            code = f"```python\n{task.prompt.rstrip()}\n```"
+            prompt = converting.user_prompt(f"{self.instruction}\n\n{code}" if self.instruction else code, "")
+            trace = task.trace if self.trace == "canonical" else ""
+            yield Row(split, task.id, converting.index_of(task.prompt), prompt, task.ground_truth, trace)
+        seen.refuse_repeats()
 
 
 def _task(record: dict[str, Any], where: str, need_solution: bool) -> Task:
@@ -142,30 +125,4 @@ def _functions(program: ast.Module) -> list[str]:
     return [node.name for node in program.body if isinstance(node, ast.FunctionDef)]
 
 
-def _row(task: Task, name: str, instruction: str, with_trace: bool) -> Row:
-    code = f"```python\n{task.prompt.rstrip()}\n```"
-    content = f"{instruction}\n\n{code}" if instruction else code
-    trace = task.trace if with_trace else ""
-    index = converting.index_of(task.prompt)
-    return Row(name, task.id, index, [{"role": "user", "content": content}], task.ground_truth, trace)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``s2l data humaneval``."""
-    arguments.add_common_arguments(parser, arguments.KINDS)
-    arguments.add_drop_repeats(parser)
-    parser.add_argument(
-        "--trace",
-        choices=TRACES,
-        default="none",
-        help="canonical: the gold program as trace; it is the solution, not reasoning (default: %(default)s)",
-    )
-    parser.add_argument("--instruction", default=INSTRUCTION, help="text before the function to complete")
-    parser.add_argument("--name", default="test", help="split and file name (default: %(default)s)")
-    parser.add_argument("--data-source", default="humaneval", help="verl's data_source (default: %(default)s)")
-
-
-def main(args: argparse.Namespace) -> int:
-    """``s2l data humaneval``. Returns the exit status; unusable input raises DataError."""
-    settings = {"trace": args.trace, "instruction": args.instruction, "name": args.name}
-    return arguments.run(args, convert, mathematical=False, drop_repeats=args.drop_repeats, **settings)
+add_arguments, main = command_of(HumanEval)

@@ -41,7 +41,7 @@ def require_columns(found: Sequence[str], where: str) -> None:
     raise DataError(f"{where}: column '{missing}' is missing. Found: {', '.join(found) or 'none'}.{verl}")
 
 
-def candidate(record: dict[str, Any], where: str, trust_labels: bool) -> Candidate:
+def read_candidate(record: dict[str, Any], where: str, trust_labels: bool) -> Candidate:
     """The row's columns. Raises DataError for one that is missing or of another type."""
     require_columns(list(record), where)
     if trust_labels and LABELS not in record:

@@ -122,19 +122,22 @@ def answer_text(value: Any, where: str, what: str, rest: str = ". Give text or a
         DataError: missing, blank, NaN, infinite, true or false, a list of several, another type, or a text with
             control characters.
     """
-    single = _single(value, where, what)
-    number = plain_number(single)
+    items = as_list(value)
+    return exact_text(value if items is None else only_item(items, where, what), where, what, rest)
+
+
+def exact_text(value: Any, where: str, what: str, rest: str = ". Give text or a number, or remove the row.") -> str:
+    """The same, of which no list is a value."""
+    number = plain_number(value)
     if number is not None:
         return number
-    if isinstance(single, str) and single.strip():
-        return clean_text(single, where, what)
-    raise DataError(f"{where}: {what} is {shown(single)}{rest}")
+    if isinstance(value, str) and value.strip():
+        return clean_text(value, where, what)
+    raise DataError(f"{where}: {what} is {shown(value)}{rest}")
 
 
-def _single(value: Any, where: str, what: str) -> Any:
-    items = as_list(value)
-    if items is None:
-        return value
+def only_item(items: list[Any], where: str, what: str) -> Any:
+    """The item of a list of one answer. Raises DataError for another number of them."""
     if len(items) != 1:
         raise DataError(
             f"{where}: {what} is a list of {len(items)} answers: {shown(items)}. The reward compares with one text. "

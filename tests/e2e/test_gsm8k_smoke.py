@@ -13,7 +13,7 @@ LOGGERS = ("console", "tensorboard", "wandb")
 @pytest.fixture(scope="module")
 def run(launch, tmp_path_factory):
     data = tmp_path_factory.mktemp("gsm8k")
-    gsm8k.convert([FIXTURES / "gsm8k_train_slice.jsonl", FIXTURES / "gsm8k_test_slice.jsonl"], data)
+    gsm8k.Gsm8k().convert([FIXTURES / "gsm8k_train_slice.jsonl", FIXTURES / "gsm8k_test_slice.jsonl"], data)
     own = (f"gsm8k_dir={data}", f"trainer.validation_data_dir={data}/val", f"trainer.logger=[{','.join(LOGGERS)}]")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_DIR", str(data / "tensorboard"))

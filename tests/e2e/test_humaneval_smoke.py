@@ -20,7 +20,7 @@ def run(launch, tmp_path_factory):
         t for t in tasks if t["prompt"].isascii() and len(t["prompt"]) < 320 and len(t["canonical_solution"]) < 120
     ]
     (data / "tasks.jsonl").write_text("\n".join(map(json.dumps, short[:12])))
-    humaneval.convert(data / "tasks.jsonl", data, trace="canonical")
+    humaneval.HumanEval(trace="canonical").convert(data / "tasks.jsonl", data)
     return launch("g2rpo_a/humaneval_smoke", f"humaneval_dir={data}", "trainer.total_training_steps=1").wait()
 
 

@@ -46,7 +46,7 @@ def parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
 def test_dapo_rows_become_one_a_problem_with_a_boxed_prompt(tmp_path, rows_of):
     rows = [verl_row("Find $1+1$.\n\nNow.", "2"), verl_row("Find 3.", "3"), verl_row("Find 3. ", "3")]
     path = parquet(tmp_path / "raw.parquet", [*rows, verl_row("Find  3.", "4")])
-    (written,) = dapo.convert(path, tmp_path / "out")
+    (written,) = dapo.Dapo().convert(path, tmp_path / "out")
     assert (written.rows, written.dropped_rows) == (
         2,
         {"repeated problem": 1, "repeated problem with another answer": 1},
@@ -59,7 +59,7 @@ def test_dapo_rows_become_one_a_problem_with_a_boxed_prompt(tmp_path, rows_of):
 
 def test_dapos_own_prompt_can_stay(tmp_path, rows_of):
     path = parquet(tmp_path / "raw.parquet", [verl_row("Find 3.", "3")])
-    dapo.convert(path, tmp_path / "out", prompt="answer-line", name="test")
+    dapo.Dapo(prompt="answer-line", name="test").convert(path, tmp_path / "out")
     (row,) = rows_of(tmp_path / "out" / "test.parquet")
     assert row["prompt"] == verl_row("Find 3.", "3")["prompt"]
 
@@ -88,7 +88,7 @@ OTHER = [{"role": "user", "content": "Find 3."}]
 def test_rows_of_another_form_are_refused(tmp_path, jsonl, row, message):
     path = jsonl(tmp_path / "raw.jsonl", [verl_row("Find 2.", "2"), row])
     with pytest.raises(DataError) as error:
-        dapo.convert(path, tmp_path / "out")
+        dapo.Dapo().convert(path, tmp_path / "out")
     assert str(error.value).replace(f"{tmp_path}/", "").startswith(message)
     assert not (tmp_path / "out").exists()
 
@@ -145,9 +145,9 @@ def test_open_r1_draws_rows_evenly_over_the_tiers(tmp_path, jsonl, rows_of):
     base = {"answer": "2", "generations": [TRACE]}
     rows = [{"problem": f"q{n}", "source": source, **base} for n, source in enumerate(sources)]
     path = jsonl(tmp_path / "a.jsonl", rows)
-    (written,) = openr1.convert(path, tmp_path / "out", openr1.Options(rows=4, seed=3))
+    (written,) = openr1.OpenR1(num_rows=4, seed=3).convert(path, tmp_path / "out")
     assert written.tiers == {"cn_contest": 2, "olympiads": 2} and written.dropped_rows == {"not drawn": 4}
-    again = openr1.convert(jsonl(tmp_path / "b.jsonl", rows[::-1]), tmp_path / "other", openr1.Options(rows=4, seed=3))
+    again = openr1.OpenR1(num_rows=4, seed=3).convert(jsonl(tmp_path / "b.jsonl", rows[::-1]), tmp_path / "other")
     assert again[0].tiers == written.tiers
     ids = [{row["extra_info"]["id"] for row in rows_of(tmp_path / name / "train.parquet")} for name in ("out", "other")]
     assert ids[0] == ids[1]

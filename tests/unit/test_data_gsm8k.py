@@ -20,7 +20,7 @@ TEST = FIXTURES / "gsm8k_test_slice.jsonl"
 
 
 def test_real_slices_become_two_usable_files(tmp_path):
-    written = gsm8k.convert([TRAIN, TEST], tmp_path / "out")
+    written = gsm8k.Gsm8k().convert([TRAIN, TEST], tmp_path / "out")
     assert [(Path(file.path).name, file.rows, file.with_trace) for file in written] == [
         ("test.parquet", 10, 10),
         ("train.parquet", 20, 20),
@@ -30,7 +30,7 @@ def test_real_slices_become_two_usable_files(tmp_path):
 
 
 def test_every_field_of_a_row(tmp_path, rows_of):
-    gsm8k.convert(TEST, tmp_path, limit=2)
+    gsm8k.Gsm8k().convert(TEST, tmp_path, limit=2)
     first, second = rows_of(tmp_path / "test.parquet")
     trace = "It takes 2/2=1 bolt of white fiber\nSo the total amount of fabric is 2+1=3 bolts of fabric"
     question = (
@@ -53,8 +53,8 @@ def test_ids_and_indices_survive_reordering(tmp_path, jsonl, rows_of):
     for record in records:
         del record["id"]
     shuffled = random.Random(3).sample(records, len(records))
-    gsm8k.convert(jsonl(tmp_path / "train_a.jsonl", records), tmp_path / "a")
-    gsm8k.convert(jsonl(tmp_path / "train_b.jsonl", shuffled), tmp_path / "b")
+    gsm8k.Gsm8k().convert(jsonl(tmp_path / "train_a.jsonl", records), tmp_path / "a")
+    gsm8k.Gsm8k().convert(jsonl(tmp_path / "train_b.jsonl", shuffled), tmp_path / "b")
     keys = [
         {row["prompt"][0]["content"]: (row["extra_info"]["id"], row["extra_info"]["index"]) for row in rows}
         for rows in (rows_of(tmp_path / side / "train.parquet") for side in "ab")
@@ -66,8 +66,8 @@ def test_ids_and_indices_survive_reordering(tmp_path, jsonl, rows_of):
 def test_original_form_gives_the_same_answer_and_trace(tmp_path, jsonl, rows_of):
     records = [json.loads(line) for line in TEST.read_text().splitlines()]
     original = [{"question": record["problem"], "answer": record["solution"]} for record in records]
-    gsm8k.convert(TEST, tmp_path / "a")
-    gsm8k.convert(jsonl(tmp_path / "test.jsonl", original), tmp_path / "b")
+    gsm8k.Gsm8k().convert(TEST, tmp_path / "a")
+    gsm8k.Gsm8k().convert(jsonl(tmp_path / "test.jsonl", original), tmp_path / "b")
     picked = [
         [(row["prompt"], row["reward_model"], row["extra_info"]["trace"], row["extra_info"]["index"]) for row in rows]
         for rows in (rows_of(tmp_path / side / "test.parquet") for side in "ab")
@@ -78,8 +78,8 @@ def test_original_form_gives_the_same_answer_and_trace(tmp_path, jsonl, rows_of)
 def test_gzip_equals_plain(tmp_path, rows_of):
     packed = tmp_path / "gsm8k_train_slice.jsonl.gz"
     packed.write_bytes(gzip.compress(TRAIN.read_bytes()))
-    gsm8k.convert(packed, tmp_path / "a")
-    gsm8k.convert(TRAIN, tmp_path / "b")
+    gsm8k.Gsm8k().convert(packed, tmp_path / "a")
+    gsm8k.Gsm8k().convert(TRAIN, tmp_path / "b")
     assert rows_of(tmp_path / "a" / "train.parquet") == rows_of(tmp_path / "b" / "train.parquet")
 
 
@@ -87,7 +87,7 @@ def test_thousands_separators_leave_numbers_and_nothing_else(tmp_path, jsonl, ro
     records = [
         {"question": f"q{i}", "answer": f"#### {text}"} for i, text in enumerate(["1,234,567", "1,2", "(1,234)"])
     ]
-    gsm8k.convert(jsonl(tmp_path / "x.jsonl", records), tmp_path, name="train")
+    gsm8k.Gsm8k(name="train").convert(jsonl(tmp_path / "x.jsonl", records), tmp_path)
     answers = [row["reward_model"]["ground_truth"] for row in rows_of(tmp_path / "train.parquet")]
     assert answers == ["1234567", "1,2", "(1,234)"]
 
@@ -117,7 +117,7 @@ GOOD = {"id": "a", "problem": "1+1?", "answer": "2", "source": "x-train"}
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message, jsonl):
     path = jsonl(tmp_path / "train.jsonl", [GOOD, bad])
     with pytest.raises(DataError, match=message):
-        gsm8k.convert(path, tmp_path / "out")
+        gsm8k.Gsm8k().convert(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -125,7 +125,7 @@ def test_malformed_json_names_its_line(tmp_path):
     path = tmp_path / "train.jsonl"
     path.write_text(json.dumps(GOOD) + '\n\n{"problem": "1+')
     with pytest.raises(DataError, match=r"train\.jsonl:3: not JSON"):
-        gsm8k.convert(path, tmp_path / "out")
+        gsm8k.Gsm8k().convert(path, tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -136,28 +136,28 @@ def test_broken_gzip(tmp_path, content, message):
     path = tmp_path / "test.jsonl.gz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=rf"test\.jsonl\.gz{message}"):
-        gsm8k.convert(path, tmp_path / "out")
+        gsm8k.Gsm8k().convert(path, tmp_path / "out")
 
 
 def test_missing_and_empty_file(tmp_path, jsonl):
     with pytest.raises(DataError, match="no such file"):
-        gsm8k.convert(tmp_path / "train.jsonl", tmp_path / "out")
+        gsm8k.Gsm8k().convert(tmp_path / "train.jsonl", tmp_path / "out")
     with pytest.raises(DataError, match="no rows"):
-        gsm8k.convert(jsonl(tmp_path / "train.jsonl", []), tmp_path / "out")
+        gsm8k.Gsm8k().convert(jsonl(tmp_path / "train.jsonl", []), tmp_path / "out")
 
 
 def test_a_problem_in_train_and_test_is_refused_with_the_count(tmp_path, jsonl):
     leak = [{**GOOD, "id": f"t{i}", "problem": text, "source": "x-test"} for i, text in enumerate(["1+1?", "3+3?"])]
     train, test = jsonl(tmp_path / "a.jsonl", [GOOD]), jsonl(tmp_path / "b.jsonl", leak)
     with pytest.raises(DataError, match=r"1 problems are in two splits.*a\.jsonl:1 \(train\)"):
-        gsm8k.convert([train, test], tmp_path / "out")
+        gsm8k.Gsm8k().convert([train, test], tmp_path / "out")
 
 
 def test_unknown_split_asks_for_a_name(tmp_path, jsonl, rows_of):
     path = jsonl(tmp_path / "mine.jsonl", [{"problem": "1+1?", "answer": 2}])
     with pytest.raises(DataError, match="Pass --name"):
-        gsm8k.convert(path, tmp_path / "out")
-    gsm8k.convert(path, tmp_path / "out", name="custom")
+        gsm8k.Gsm8k().convert(path, tmp_path / "out")
+    gsm8k.Gsm8k(name="custom").convert(path, tmp_path / "out")
     (row,) = rows_of(tmp_path / "out" / "custom.parquet")
     assert (row["reward_model"]["ground_truth"], row["extra_info"]["split"]) == ("2", "custom")
 
@@ -200,7 +200,7 @@ def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, ro
         for number, (solution, _) in enumerate(SOLUTIONS)
     ]
     path = jsonl(tmp_path / "train.jsonl", records)
-    (written,) = gsm8k.convert(path, tmp_path, keep_without_trace=keep)
+    (written,) = gsm8k.Gsm8k(without_trace="keep" if keep else "drop").convert(path, tmp_path)
     assert written.dropped_traces == {reason: 1 for _, reason in SOLUTIONS if reason}
     assert (written.rows, written.with_trace) == (rows, 3)
     assert written.dropped_rows == ({} if keep else {"no usable trace": 7})
@@ -212,13 +212,13 @@ def test_solutions_are_checked_against_the_answer_and_counted(tmp_path, keep, ro
 
 
 def test_other_data_is_not_replaced_unasked(tmp_path, jsonl, rows_of):
-    gsm8k.convert(TRAIN, tmp_path)
-    gsm8k.convert(TRAIN, tmp_path, limit=3)
+    gsm8k.Gsm8k().convert(TRAIN, tmp_path)
+    gsm8k.Gsm8k().convert(TRAIN, tmp_path, limit=3)
     assert len(rows_of(tmp_path / "train.parquet")) == 3
-    gsm8k.convert(TEST, tmp_path)
+    gsm8k.Gsm8k().convert(TEST, tmp_path)
     other = jsonl(tmp_path / "mine_train.jsonl", [GOOD])
     with pytest.raises(DataError, match=r"train\.parquet exists and holds other data .*--overwrite"):
-        gsm8k.convert(other, tmp_path)
+        gsm8k.Gsm8k().convert(other, tmp_path)
     assert len(rows_of(tmp_path / "train.parquet")) == 3
-    gsm8k.convert(other, tmp_path, overwrite=True)
+    gsm8k.Gsm8k().convert(other, tmp_path, overwrite=True)
     assert len(rows_of(tmp_path / "train.parquet")) == 1

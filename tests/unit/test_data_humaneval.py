@@ -29,7 +29,7 @@ TASK = {
 
 
 def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
-    (written,) = humaneval.convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path)
+    (written,) = humaneval.HumanEval().convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path)
     assert (written.split, written.rows, written.with_trace) == ("test", 1, 0)
     assert check_parquet(tmp_path / "test.parquet") == 1
     (row,) = rows_of(tmp_path / "test.parquet")
@@ -48,7 +48,7 @@ def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
 
 
 def test_canonical_trace_ends_in_the_program(tmp_path, jsonl, rows_of):
-    humaneval.convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path, trace="canonical")
+    humaneval.HumanEval(trace="canonical").convert(jsonl(tmp_path / "a.jsonl", [TASK]), tmp_path)
     trace = rows_of(tmp_path / "test.parquet")[0]["extra_info"]["trace"]
     start = answer_start(trace)
     assert trace[:start].startswith("<think>") and trace[:start].endswith("</think>")
@@ -72,7 +72,7 @@ def test_both_forms_are_the_same_and_order_changes_no_id(tmp_path, jsonl, rows_o
     ]
     kept = []
     for name, rows in (("a", tasks), ("b", other)):
-        humaneval.convert(jsonl(tmp_path / f"{name}.jsonl", rows), tmp_path / name, trace="canonical")
+        humaneval.HumanEval(trace="canonical").convert(jsonl(tmp_path / f"{name}.jsonl", rows), tmp_path / name)
         kept.append({row["extra_info"]["id"]: row for row in rows_of(tmp_path / name / "test.parquet")})
     assert kept[0] == kept[1] and len(kept[0]) == 8
 
@@ -95,7 +95,7 @@ def test_both_forms_are_the_same_and_order_changes_no_id(tmp_path, jsonl, rows_o
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [TASK, {**TASK, "task_id": "HumanEval/1", **changes}])
     with pytest.raises(DataError) as error:
-        humaneval.convert(path, tmp_path / "out", trace="canonical")
+        humaneval.HumanEval(trace="canonical").convert(path, tmp_path / "out")
     assert message in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -103,14 +103,14 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, j
 def test_a_prompt_that_is_no_python_is_named_without_a_solution_too(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{**TASK, "prompt": "def add(:\n"}])
     with pytest.raises(DataError, match=r"a\.jsonl:1: column 'prompt' is not Python"):
-        humaneval.convert(path, tmp_path / "out")
+        humaneval.HumanEval().convert(path, tmp_path / "out")
 
 
 def test_empty_file_and_unknown_trace(tmp_path, jsonl):
     with pytest.raises(DataError, match=r"a\.jsonl: the file has no rows"):
-        humaneval.convert(jsonl(tmp_path / "a.jsonl", []), tmp_path)
+        humaneval.HumanEval().convert(jsonl(tmp_path / "a.jsonl", []), tmp_path)
     with pytest.raises(DataError, match="choose one of none, canonical"):
-        humaneval.convert(tmp_path / "a.jsonl", tmp_path, trace="gold")
+        humaneval.HumanEval(trace="gold").convert(tmp_path / "a.jsonl", tmp_path)
 
 
 def test_command_line(tmp_path, capsys, jsonl):

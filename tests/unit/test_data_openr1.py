@@ -14,7 +14,7 @@ import pytest
 from s2l_ext.data import openr1
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gsm8k import INSTRUCTION
-from s2l_ext.data.openr1 import MATH_TIERS, Options, convert
+from s2l_ext.data.openr1 import MATH_TIERS, OpenR1
 from s2l_ext.data.prompts import parquet_table, prompt_ids, tiers_of
 from s2l_ext.errors import DataError
 
@@ -66,7 +66,7 @@ FAULTS = {
 
 
 def test_every_reason_is_counted(tmp_path, jsonl):
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out")
+    (written,) = OpenR1().convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path / "out")
     assert (written.rows, written.with_trace) == (4, 4)
     assert written.dropped_rows == DROPPED
     assert written.dropped_traces == FAULTS
@@ -78,7 +78,7 @@ def test_every_reason_is_counted(tmp_path, jsonl):
 
 
 def test_a_row_as_verl_reads_it(tmp_path, jsonl, rows_of):
-    convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path)
+    OpenR1().convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path)
     assert check_parquet(tmp_path / "train.parquet") == 4
     first = rows_of(tmp_path / "train.parquet")[0]
     extra = first.pop("extra_info")
@@ -96,10 +96,14 @@ def test_a_row_as_verl_reads_it(tmp_path, jsonl, rows_of):
 
 
 def test_options_keep_what_is_dropped_otherwise(tmp_path, jsonl, rows_of):
-    options = Options(
-        keep_multiple_choice=True, keep_other_sources=True, keep_without_trace=True, instruction="", name="all"
-    )
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path, options)
+    options = {
+        "multiple_choice": "keep",
+        "other_sources": "keep",
+        "without_trace": "keep",
+        "instruction": "",
+        "name": "all",
+    }
+    (written,) = OpenR1(**options).convert(jsonl(tmp_path / "a.jsonl", ROWS), tmp_path)
     assert written.dropped_rows == {"duplicate problem": 1, "no problem text": 1, "no answer": 1}
     assert (written.rows, written.with_trace) == (12, 7)
     assert list(written.tiers) == ["cn_contest", "aops_forum", "olympiads", "synthetic_math", "unknown"]
@@ -111,10 +115,10 @@ def test_options_keep_what_is_dropped_otherwise(tmp_path, jsonl, rows_of):
 def test_order_and_shards_change_neither_ids_nor_traces(tmp_path, jsonl, rows_of):
     rows = [row(f"problem {number}", *([WRONG] * (number % 3)), RIGHT) for number in range(40)]
     shuffled = random.Random(1).sample(rows, len(rows))
-    options = Options(val_share=0.3)
+    options = {"val_share": 0.3}
     shards = [jsonl(tmp_path / "b.jsonl", shuffled[:13]), jsonl(tmp_path / "c.jsonl", shuffled[13:])]
-    convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "one", options)
-    convert(shards, tmp_path / "two", options)
+    OpenR1(**options).convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "one")
+    OpenR1(**options).convert(shards, tmp_path / "two")
     for name in ("train.parquet", "val.parquet"):
         kept = [
             {record["extra_info"]["id"]: record for record in rows_of(tmp_path / side / name)}
@@ -130,11 +134,11 @@ def test_parquet_shards_and_two_workers_give_the_same(tmp_path, rows_of):
     pq.write_table(pa.Table.from_pylist(rows[:6]), tmp_path / "a.parquet", row_group_size=2)
     pq.write_table(pa.Table.from_pylist(rows[6:]), tmp_path / "b.parquet")
     files = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
-    (one,) = convert(files, tmp_path / "one")
-    (two,) = convert(files, tmp_path / "two", workers=2)
+    (one,) = OpenR1().convert(files, tmp_path / "one")
+    (two,) = OpenR1(workers=2).convert(files, tmp_path / "two")
     assert one.dropped_rows == two.dropped_rows == {**DROPPED, "no usable trace": 3}
     assert rows_of(tmp_path / "one" / "train.parquet") == rows_of(tmp_path / "two" / "train.parquet")
-    (limited,) = convert(files, tmp_path / "three", limit=2)
+    (limited,) = OpenR1().convert(files, tmp_path / "three", limit=2)
     assert limited.rows == 2 and limited.dropped_rows == {"no usable trace": 1, "duplicate problem": 1}
 
 
@@ -146,25 +150,25 @@ def test_recorded_labels_are_believed_and_nothing_is_graded(tmp_path, monkeypatc
         row("no label", RIGHT, correctness_math_verify=None),
         row("form counts still", "<think>1", correctness_math_verify=[True]),
     ]
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path, Options(trust_labels=True))
+    (written,) = OpenR1(trust_labels=True).convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path)
     assert [record["extra_info"]["trace"] for record in rows_of(tmp_path / "train.parquet")] == [WRONG, RIGHT]
     assert written.dropped_traces == {"wrong answer": 1, "no correctness label": 1, "unfinished thinking": 1}
     with pytest.raises(DataError, match=r"b\.jsonl:1: --trust-labels needs column 'correctness_math_verify'"):
-        convert(jsonl(tmp_path / "b.jsonl", [row("a")]), tmp_path / "x", Options(trust_labels=True))
+        OpenR1(trust_labels=True).convert(jsonl(tmp_path / "b.jsonl", [row("a")]), tmp_path / "x")
 
 
 def test_time_of_a_row_is_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(openr1.traces, "answer_fault", lambda trace, answer, seconds: "not judged in time")
     now = iter(range(0, 1000, 20))
     monkeypatch.setattr(openr1.time, "monotonic", lambda: next(now))
-    judged = openr1.judge(openr1.Candidate("a", "2", "x", [WRONG] * 4, [None] * 4, [None] * 4), Options())
-    assert judged == openr1.Judged("", ["not judged in time"] * 4)
+    judged = openr1.judge(openr1.Candidate("a", "2", "x", [WRONG] * 4, [None] * 4, [None] * 4), OpenR1())
+    assert judged == ("", ["not judged in time"] * 4)
 
 
 def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path, jsonl):
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": RIGHT}]
     rows = [{"problem": "a", "answer": 2, "source": "olympiads", "messages": turns}, row("b", generations=RIGHT)]
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path)
+    (written,) = OpenR1().convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path)
     assert written.with_trace == 2
 
 
@@ -184,7 +188,7 @@ def test_messages_stand_in_for_generations_and_one_text_for_a_list(tmp_path, jso
 )
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message, jsonl):
     with pytest.raises(DataError) as error:
-        convert(jsonl(tmp_path / "a.jsonl", [row("first"), bad]), tmp_path / "deep" / "out")
+        OpenR1().convert(jsonl(tmp_path / "a.jsonl", [row("first"), bad]), tmp_path / "deep" / "out")
     assert message in str(error.value)
     assert not (tmp_path / "deep").exists()
 
@@ -192,16 +196,16 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path, bad, message, jsonl
 def test_bad_files(tmp_path, jsonl):
     (tmp_path / "a.parquet").write_text("no parquet")
     with pytest.raises(DataError, match=r"a\.parquet: not a readable parquet file"):
-        convert(tmp_path / "a.parquet", tmp_path / "out")
+        OpenR1().convert(tmp_path / "a.parquet", tmp_path / "out")
     with pytest.raises(DataError, match="no such file"):
-        convert(tmp_path / "b.parquet", tmp_path / "out")
+        OpenR1().convert(tmp_path / "b.parquet", tmp_path / "out")
     pq.write_table(pa.table({"text": ["a"]}), tmp_path / "c.parquet")
     with pytest.raises(DataError, match=r"c\.parquet:0: column 'problem' is missing"):
-        convert(tmp_path / "c.parquet", tmp_path / "out")
+        OpenR1().convert(tmp_path / "c.parquet", tmp_path / "out")
     with pytest.raises(DataError, match=r"train\.parquet: no rows to write \(1 no usable trace\)"):
-        convert(jsonl(tmp_path / "d.jsonl", [row("a", WRONG)]), tmp_path / "out")
+        OpenR1().convert(jsonl(tmp_path / "d.jsonl", [row("a", WRONG)]), tmp_path / "out")
     with pytest.raises(DataError, match=r"val\.parquet: no rows to write \(no row belongs to it\)"):
-        convert(jsonl(tmp_path / "e.jsonl", [row("a")]), tmp_path / "out", Options(val_share=0.0001))
+        OpenR1(val_share=0.0001).convert(jsonl(tmp_path / "e.jsonl", [row("a")]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -244,11 +248,11 @@ def test_settings_out_of_range(tmp_path, words, message):
 
 def test_other_data_is_not_replaced_unasked(tmp_path, jsonl, rows_of):
     a, b = (jsonl(tmp_path / f"{name}.jsonl", [row(name)]) for name in "ab")
-    convert(a, tmp_path / "out")
-    convert(a, tmp_path / "out")
+    OpenR1().convert(a, tmp_path / "out")
+    OpenR1().convert(a, tmp_path / "out")
     with pytest.raises(DataError, match=r"from a\.jsonl .* this is `s2l data openr1` from b\.jsonl .*--overwrite"):
-        convert(b, tmp_path / "out")
+        OpenR1().convert(b, tmp_path / "out")
     assert rows_of(tmp_path / "out" / "train.parquet")[0]["prompt"][0]["content"].startswith("a\n")
-    convert(b, tmp_path / "out", overwrite=True)
+    OpenR1().convert(b, tmp_path / "out", overwrite=True)
     assert rows_of(tmp_path / "out" / "train.parquet")[0]["prompt"][0]["content"].startswith("b\n")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["train.parquet", "train.report.json"]

@@ -13,11 +13,17 @@ import pytest
 
 from s2l_ext.data import user_jsonl
 from s2l_ext.data.checks import check_parquet
-from s2l_ext.data.user_jsonl import Fields, Options, convert
+from s2l_ext.data.user_jsonl import UserJsonl
 from s2l_ext.errors import DataError
 
 RIGHT = "<think>1+1=2</think>\\boxed{2}"
-FIELDS = Fields("q", "meta.gold", "cot", "level", "key")
+FIELDS = {
+    "prompt_field": "q",
+    "answer_field": "meta.gold",
+    "trace_field": "cot",
+    "tier_field": "level",
+    "id_field": "key",
+}
 
 
 def row(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -25,8 +31,10 @@ def row(number: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
-    options = Options(instruction="Think.")
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", [row()]), tmp_path, "mine", FIELDS, options)
+    options = {"instruction": "Think."}
+    (written,) = UserJsonl(data_source="mine", **FIELDS, **options).convert(
+        jsonl(tmp_path / "a.jsonl", [row()]), tmp_path
+    )
     assert (written.rows, written.with_trace, written.tiers) == (1, 1, {1: 1})
     assert check_parquet(tmp_path / "train.parquet") == 1
     (record,) = rows_of(tmp_path / "train.parquet")
@@ -44,7 +52,7 @@ def test_every_field_of_a_row(tmp_path, jsonl, rows_of):
 def test_only_prompt_and_answer_are_needed(tmp_path, jsonl, rows_of):
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?", "name": "x"}]
     rows = [{"prompt": chat, "answer": "2"}, {"prompt": "2+2?", "answer": "4"}]
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path, "mine")
+    (written,) = UserJsonl(data_source="mine").convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path)
     assert (written.rows, written.with_trace, written.dropped_traces, written.tiers) == (2, 0, {}, {})
     first, second = rows_of(tmp_path / "train.parquet")
     assert first["prompt"] == [chat[0], {"role": "user", "content": "1+1?"}]
@@ -67,7 +75,9 @@ FAULTS = {"missing": 2, "unfinished thinking": 1, "answer only": 1, "wrong answe
 @pytest.mark.parametrize(("keep", "rows"), [(True, 8), (False, 2)])
 def test_traces_are_counted_by_reason(tmp_path, keep, rows, jsonl, rows_of):
     path = jsonl(tmp_path / "a.jsonl", [row(number, cot=trace) for number, (trace, _) in enumerate(TRACES)])
-    (written,) = convert(path, tmp_path, "mine", FIELDS, Options(keep_without_trace=keep))
+    (written,) = UserJsonl(data_source="mine", **FIELDS, without_trace="keep" if keep else "drop").convert(
+        path, tmp_path
+    )
     assert written.dropped_traces == FAULTS
     assert (written.rows, written.with_trace) == (rows, 2)
     assert written.dropped_rows == ({} if keep else {"no usable trace": 6})
@@ -78,7 +88,7 @@ def test_traces_are_counted_by_reason(tmp_path, keep, rows, jsonl, rows_of):
 def test_a_row_may_lack_the_trace_field(tmp_path, jsonl):
     record = row()
     del record["cot"]
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", [record]), tmp_path, "mine", FIELDS)
+    (written,) = UserJsonl(data_source="mine", **FIELDS).convert(jsonl(tmp_path / "a.jsonl", [record]), tmp_path)
     assert written.dropped_traces == {"missing": 1}
 
 
@@ -90,7 +100,9 @@ def test_ways_to_check_a_trace(tmp_path, check, with_trace, jsonl):
         row(n, meta={"gold": answer}, cot=f"because so {text}")
         for n, (answer, text) in enumerate(zip(answers, texts, strict=True))
     ]
-    (written,) = convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path, "mine", FIELDS, Options(check=check))
+    (written,) = UserJsonl(data_source="mine", **FIELDS, trace_check=check).convert(
+        jsonl(tmp_path / "a.jsonl", rows), tmp_path
+    )
     assert written.with_trace == with_trace
 
 
@@ -98,8 +110,8 @@ def test_order_and_shards_change_no_id_and_no_split(tmp_path, jsonl, rows_of):
     rows = [{"prompt": f"problem {number}", "answer": number} for number in range(50)]
     shuffled = random.Random(2).sample(rows, 50)
     shards = [jsonl(tmp_path / "b.jsonl", shuffled[:20]), jsonl(tmp_path / "c.jsonl", shuffled[20:])]
-    convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "one", "mine", options=Options(val_share=0.2))
-    convert(shards, tmp_path / "two", "mine", options=Options(val_share=0.2))
+    UserJsonl(data_source="mine", val_share=0.2).convert(jsonl(tmp_path / "a.jsonl", rows), tmp_path / "one")
+    UserJsonl(data_source="mine", val_share=0.2).convert(shards, tmp_path / "two")
     for name in ("train", "val"):
         kept = [
             {r["extra_info"]["id"]: r for r in rows_of(tmp_path / side / f"{name}.parquet")} for side in ("one", "two")
@@ -116,7 +128,7 @@ def test_order_and_shards_change_no_id_and_no_split(tmp_path, jsonl, rows_of):
 )
 def test_tiers_keep_their_type(tmp_path, levels, kind, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [row(number, level=level) for number, level in enumerate(levels)])
-    convert(path, tmp_path, "mine", FIELDS)
+    UserJsonl(data_source="mine", **FIELDS).convert(path, tmp_path)
     table = pq.read_table(tmp_path / "train.parquet")
     assert table.schema.field("tier").type == kind and table.column("tier").to_pylist() == levels
 
@@ -151,7 +163,7 @@ def test_tiers_keep_their_type(tmp_path, levels, kind, jsonl):
 def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [row(0), row(1, **changes)])
     with pytest.raises(DataError) as error:
-        convert(path, tmp_path / "out", "mine", FIELDS)
+        UserJsonl(data_source="mine", **FIELDS).convert(path, tmp_path / "out")
     assert str(error.value).startswith(f"{path}:2: ") and message in str(error.value)
     assert not (tmp_path / "out").exists()
 
@@ -160,38 +172,38 @@ def test_bad_rows_are_named_and_nothing_is_written(tmp_path, changes, message, j
 def test_lines_that_are_no_object(tmp_path, content):
     (tmp_path / "a.jsonl").write_text(f"\n{content}\n")
     with pytest.raises(DataError, match=r"a\.jsonl:2: "):
-        convert(tmp_path / "a.jsonl", tmp_path / "out", "mine")
+        UserJsonl(data_source="mine").convert(tmp_path / "a.jsonl", tmp_path / "out")
 
 
 def test_files_that_cannot_be_read(tmp_path, jsonl):
     (tmp_path / "a.jsonl").write_bytes(b'{"prompt": "\xff"}')
     with pytest.raises(DataError, match="cannot be read as UTF-8"):
-        convert(tmp_path / "a.jsonl", tmp_path / "out", "mine")
+        UserJsonl(data_source="mine").convert(tmp_path / "a.jsonl", tmp_path / "out")
     with pytest.raises(DataError, match="no such file"):
-        convert(tmp_path / "b.jsonl", tmp_path / "out", "mine")
+        UserJsonl(data_source="mine").convert(tmp_path / "b.jsonl", tmp_path / "out")
     with pytest.raises(DataError, match=r"c\.jsonl: the file has no rows"):
-        convert(jsonl(tmp_path / "c.jsonl", []), tmp_path / "out", "mine")
+        UserJsonl(data_source="mine").convert(jsonl(tmp_path / "c.jsonl", []), tmp_path / "out")
     with pytest.raises(DataError, match="check='math2'"):
-        convert(tmp_path / "c.jsonl", tmp_path / "out", "mine", options=Options(check="math2"))
+        UserJsonl(data_source="mine", trace_check="math2").convert(tmp_path / "c.jsonl", tmp_path / "out")
 
 
 def test_files_of_unknown_origin_are_not_replaced(tmp_path, jsonl, rows_of):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": "a", "answer": "b"}])
     pq.write_table(pa.table({"a": [1]}), tmp_path / "train.parquet")
     with pytest.raises(DataError, match=r"train\.parquet exists and holds other data \(not known where from; .*--over"):
-        convert(path, tmp_path, "mine")
+        UserJsonl(data_source="mine").convert(path, tmp_path)
     (tmp_path / "train.parquet").write_text("no parquet")
     with pytest.raises(DataError, match="not known where from"):
-        convert(path, tmp_path, "mine")
-    convert(path, tmp_path, "mine", overwrite=True)
+        UserJsonl(data_source="mine").convert(path, tmp_path)
+    UserJsonl(data_source="mine").convert(path, tmp_path, overwrite=True)
     assert len(rows_of(tmp_path / "train.parquet")) == 1
     with pytest.raises(DataError, match="with data source mine; this is .* with data source yours"):
-        convert(path, tmp_path, "yours")
+        UserJsonl(data_source="yours").convert(path, tmp_path)
 
 
 def test_many_rows_are_written_in_batches(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": f"p{n}", "answer": n} for n in range(700)])
-    convert(path, tmp_path, "mine")
+    UserJsonl(data_source="mine").convert(path, tmp_path)
     with pq.ParquetFile(tmp_path / "train.parquet") as file:
         assert file.num_row_groups == 3 and file.metadata.num_rows == 700
 

@@ -235,10 +235,14 @@ def lines(row: dict[str, Any]) -> st.SearchStrategy[bytes]:
 @fuzz(900)
 @given(lines(USER_ROW))
 def test_json_lines_of_ones_own(folder: Path, content: bytes) -> None:
-    path, fields = folder / "user.jsonl", user_jsonl.Fields(trace="trace", tier="tier", id="id")
+    path, fields = folder / "user.jsonl", {"trace_field": "trace", "tier_field": "tier", "id_field": "id"}
     path.write_bytes(content)
-    options = user_jsonl.Options(check="form")
-    refuses_or_works(lambda: user_jsonl.convert(path, folder / "user", "own", fields, options, overwrite=True))
+    options = {"trace_check": "form"}
+    refuses_or_works(
+        lambda: user_jsonl.UserJsonl(data_source="own", **fields, **options).convert(
+            path, folder / "user", overwrite=True
+        )
+    )
 
 
 @fuzz(400)
@@ -246,7 +250,7 @@ def test_json_lines_of_ones_own(folder: Path, content: bytes) -> None:
 def test_gsm8k(folder: Path, content: bytes) -> None:
     path = folder / "train.jsonl"
     path.write_bytes(content)
-    refuses_or_works(lambda: gsm8k.convert(path, folder / "gsm8k", overwrite=True))
+    refuses_or_works(lambda: gsm8k.Gsm8k().convert(path, folder / "gsm8k", overwrite=True))
 
 
 @fuzz(250)
@@ -254,15 +258,15 @@ def test_gsm8k(folder: Path, content: bytes) -> None:
 def test_humaneval(folder: Path, content: bytes) -> None:
     path = folder / "humaneval.jsonl"
     path.write_bytes(content)
-    refuses_or_works(lambda: humaneval.convert(path, folder / "humaneval", overwrite=True))
+    refuses_or_works(lambda: humaneval.HumanEval().convert(path, folder / "humaneval", overwrite=True))
 
 
 @fuzz(300)
 @given(lines(OPENR1_ROW))
 def test_openr1(folder: Path, content: bytes) -> None:
-    path, options = folder / "openr1.jsonl", openr1.Options(trust_labels=True)
+    path, options = folder / "openr1.jsonl", {"trust_labels": True}
     path.write_bytes(content)
-    refuses_or_works(lambda: openr1.convert(path, folder / "openr1", options, overwrite=True))
+    refuses_or_works(lambda: openr1.OpenR1(**options).convert(path, folder / "openr1", overwrite=True))
 
 
 @fuzz(500)

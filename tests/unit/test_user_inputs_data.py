@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ext.data import openr1, user_jsonl
-from s2l_ext.data.user_jsonl import Fields, Options
 from s2l_ext.data.values import answer_text, plain_number, text_fault
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import load_benchmark
@@ -32,21 +31,21 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
 
 
 def truths(folder: Path, paths: Path | Sequence[Path], **options: Any) -> list[str]:
-    user_jsonl.convert(paths, folder / "out", "mine", options=Options(**options))
+    user_jsonl.UserJsonl(data_source="mine", **options).convert(paths, folder / "out")
     return [row["reward_model"]["ground_truth"] for row in pq.read_table(folder / "out" / "train.parquet").to_pylist()]
 
 
-def refusal(folder: Path, path: Path, fields: Fields | None = None) -> str:
+def refusal(folder: Path, path: Path, fields: dict[str, str] | None = None) -> str:
     """What ``s2l data jsonl`` says, without the folder's name; nothing is written."""
     with pytest.raises(DataError) as error:
-        user_jsonl.convert(path, folder / "out", "mine", fields)
+        user_jsonl.UserJsonl(data_source="mine", **(fields or {})).convert(path, folder / "out")
     assert not (folder / "out").exists()
     return str(error.value).replace(f"{folder}/", "")
 
 
 def openr1_refusal(folder: Path, path: Path) -> str:
     with pytest.raises(DataError) as error:
-        openr1.convert(path, folder / "out")
+        openr1.OpenR1().convert(path, folder / "out")
     assert not (folder / "out").exists()
     return str(error.value).replace(f"{folder}/", "")
 
@@ -77,7 +76,7 @@ def test_repeats_are_counted_and_dropped_when_asked(tmp_path, _):
         "dup.jsonl:2: field 'prompt' is the prompt of dup.jsonl:1 again. 3 rows are repeats, 1 of them with another "
         "answer. Remove them, or keep the first of each with --drop-repeats."
     )
-    (written,) = user_jsonl.convert(path, tmp_path / "out", "mine", options=Options(drop_repeats=True))
+    (written,) = user_jsonl.UserJsonl(data_source="mine", drop_repeats=True).convert(path, tmp_path / "out")
     assert written.rows == 2
     assert written.dropped_rows == {"repeated problem": 2, "repeated problem with another answer": 1}
 
@@ -108,7 +107,7 @@ def test_answers_become_exact_text(tmp_path, value, text):
 
 def test_answers_that_are_no_mathematics_keep_their_spelling(tmp_path):
     path = write(tmp_path, "a.jsonl", json.dumps({"prompt": "q", "answer": "6e4"}))
-    assert truths(tmp_path, path, check="exact") == ["6e4"]
+    assert truths(tmp_path, path, trace_check="exact") == ["6e4"]
 
 
 def test_numbers_of_parquet_become_exact_text(tmp_path):
@@ -121,7 +120,7 @@ def test_numbers_of_parquet_become_exact_text(tmp_path):
     for name, text in zip(kinds, texts, strict=True):
         table = pa.table({"prompt": ["q"], "answer": pa.array(columns[name], kinds[name])})
         pq.write_table(table, tmp_path / f"{name}.parquet")
-        user_jsonl.convert(tmp_path / f"{name}.parquet", tmp_path / name, "mine")
+        user_jsonl.UserJsonl(data_source="mine").convert(tmp_path / f"{name}.parquet", tmp_path / name)
         (row,) = pq.read_table(tmp_path / name / "train.parquet").to_pylist()
         assert row["reward_model"]["ground_truth"] == text
 
@@ -267,11 +266,11 @@ def test_a_folder_is_no_file(tmp_path):
 
 
 def test_a_trace_as_json_text_is_refused_and_one_with_control_characters_dropped(tmp_path):
-    fields = Fields(trace="cot")
+    fields = {"trace_field": "cot"}
     path = write(tmp_path, "a.jsonl", json.dumps({"prompt": "q", "answer": 7, "cot": json.dumps([TRACE])}))
     assert refusal(tmp_path, path, fields).startswith("a.jsonl:1: field 'cot' is a list written as text: ")
     path = write(tmp_path, "b.jsonl", json.dumps({"prompt": "q", "answer": 7, "cot": f"\x0crac12 {TRACE}"}))
-    (written,) = user_jsonl.convert(path, tmp_path / "out", "mine", fields)
+    (written,) = user_jsonl.UserJsonl(data_source="mine", **(fields or {})).convert(path, tmp_path / "out")
     assert written.dropped_traces == {"control character inside": 1} and written.with_trace == 0
 
 
@@ -350,6 +349,6 @@ def test_open_r1_drops_and_counts_broken_text_and_repeats_with_another_answer(tm
         {"problem": "s", **base, "answer": ["7"]},
     ]
     path = write(tmp_path, "a.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    (written,) = openr1.convert(path, tmp_path / "out")
+    (written,) = openr1.OpenR1().convert(path, tmp_path / "out")
     assert written.rows == 2
     assert written.dropped_rows == {"control character inside": 2, "duplicate problem with another answer": 1}
