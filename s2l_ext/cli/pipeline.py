@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """0: everything asked for is finished; 1: a stage failed; 2: refused, with one message."""
     pipeline = read_pipeline(args.file, args.out, args.overrides)
-    _check_stages(args, pipeline.stage_names)
+    _check_stages(args, [stage.name for stage in pipeline.stages])
     remade = pipeline.downstream(args.from_stage) if args.from_stage else []
     if args.dry_run or args.status:
         return _look(args, pipeline, remade)
@@ -97,7 +97,7 @@ def _as_lines(warnings: list[str]) -> list[str]:
 
 
 def _commands(plan: Plan, stage: str) -> list[str]:
-    return [shlex.join(command.words) for command in plan.prepared[stage].commands]
+    return [shlex.join(command.words) for command in plan.jobs[stage].commands]
 
 
 def _status_text(rows: list[dict[str, Any]]) -> str:

@@ -109,6 +109,12 @@ def _free_s2l(override: str) -> str:
     return _S2L_OVERRIDE.sub("++", override)
 
 
+def quoted(text: str) -> str:
+    """A text as a value of a Hydra override, whatever characters it has."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def _reason(error: Exception) -> str:
     """Hydra wraps the cause in general words; both are wanted, on one line each."""
     lines = [*str(error).splitlines(), *(str(error.__cause__).splitlines() if error.__cause__ else [])]

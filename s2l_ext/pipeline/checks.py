@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
-
-import pyarrow as pa
 
 from s2l_ext.config.model_files import is_local
 from s2l_ext.data.prompts import parquet_table, prompt_ids
@@ -31,7 +29,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrainPrompts:
     """Prompts of one stage's train files. ``used``: its loss reads their labels."""
 
     stage: str
@@ -43,35 +41,33 @@ class Seen:
         return {"used": self.used, "prompts": len(self.ids), "prompt_ids_sha256": digest_of(sorted(self.ids))}
 
 
-def seen_by(stage: str, used: bool, files: Iterable[Path]) -> Seen:
+def read_prompts(stage: str, used: bool, files: Sequence[Path]) -> TrainPrompts:
     """Prompts of the files.
 
     Raises:
         DataError: a file cannot be read, or lacks labels that the stage's loss reads.
     """
-    return Seen(stage, used, frozenset(name for path in files for name in _read(stage, path, used)))
+    with in_stage(stage):
+        return TrainPrompts(stage, used, frozenset(name for path in files for name in _read_ids(path, used)))
 
 
-def _read(stage: str, path: Path, used: bool) -> list[str]:
-    try:
-        table = parquet_table([path])
-        ids = prompt_ids(table)
-        rewards = table.read("reward_model") if "reward_model" in table.names else [None] * len(ids)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"stage {stage}: {path}: not a parquet file ({' '.join(str(error).split())[:200]}).") from error
+def _read_ids(path: Path, used: bool) -> list[str]:
+    table = parquet_table([path])
+    ids = prompt_ids(table)
+    rewards = table.read("reward_model") if "reward_model" in table.names else [None] * len(ids)
     labelled = [isinstance(reward, dict) and reward.get("ground_truth") is not None for reward in rewards]
     if used and not all(labelled):
         raise DataError(
-            f"stage {stage}: {path}: {labelled.count(False)} of {len(ids)} rows have no reward_model.ground_truth, "
-            f"first row {labelled.index(False)}, and the stage's reward needs it. Add the labels, or set labels: false "
-            "for a loss without."
+            f"{path}: {labelled.count(False)} of {len(ids)} rows have no reward_model.ground_truth, first row "
+            f"{labelled.index(False)}, and the stage's reward needs it. Add the labels, or set labels: false for a "
+            "loss without."
         )
     return ids
 
 
-def check_overlaps(seen: Iterable[Seen], allowed: bool) -> None:
+def check_overlaps(prompts: Iterable[TrainPrompts], allowed: bool) -> None:
     """Raise DataError when two stages read labels of the same prompts, unless the pipeline allows it."""
-    for first, second in combinations([stage for stage in seen if stage.used], 2):
+    for first, second in combinations([stage for stage in prompts if stage.used], 2):
         shared = first.ids & second.ids
         if shared and not allowed:
             raise DataError(

@@ -1,7 +1,6 @@
 """Stages that make data: the toy world, and two random halves of a parquet file's prompts.
 
-``python -m s2l_ext.pipeline.data --data FILE --out FOLDER --seed N --names 1H 2H`` halves; rows of one prompt stay
-together.
+``python -m s2l_ext.pipeline.data FILE FOLDER SEED NAME NAME`` halves; rows of one prompt stay together.
 """
 
 from __future__ import annotations
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.config.limits import limited
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.pipeline.stage import S2L, Command, Kind, Place, Prepared
+from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage
 from s2l_ext.utils.refusal import guarded
 
 
@@ -38,11 +36,10 @@ class Toy(Kind):
 
     options: type = ToyOptions
 
-    def prepare(self, place: Place, options: ToyOptions) -> Prepared:
-        place.allow_inputs()
-        words = ("--out", str(place.run), "--sizes", ",".join(map(str, options.sizes)), "--seed", str(options.seed))
-        command = Command((*S2L, "data", "toy", *words))
-        return Prepared([command], settings=asdict(options))
+    def prepare(self, stage: Stage, options: ToyOptions) -> Job:
+        stage.allow_inputs()
+        words = ("--out", str(stage.run), "--sizes", ",".join(map(str, options.sizes)), "--seed", str(options.seed))
+        return Job([Command((*S2L, "data", "toy", *words))], settings=asdict(options))
 
 
 @dataclass(frozen=True)
@@ -58,13 +55,13 @@ class Split(Kind):
 
     options: type = SplitOptions
 
-    def prepare(self, place: Place, options: SplitOptions) -> Prepared:
-        place.allow_inputs("data")
+    def prepare(self, stage: Stage, options: SplitOptions) -> Job:
+        stage.allow_inputs("data")
         names = [str(name) for name in options.names]
         if len(set(names)) != 2:
-            raise ConfigError(f"stage {place.stage.name}: options.names={names} must be two different names.")
-        words = ("--data", place.one("data"), "--out", str(place.run), "--seed", str(options.seed), "--names", *names)
-        return Prepared([Command((sys.executable, "-m", "s2l_ext.pipeline.data", *words))], settings=asdict(options))
+            raise ConfigError(f"stage {stage.name}: options.names={names} must be two different names.")
+        words = (stage.one("data"), str(stage.run), str(options.seed), *names)
+        return Job([Command((sys.executable, "-m", "s2l_ext.pipeline.data", *words))], settings=asdict(options))
 
 
 def split(data: Path, out: Path, seed: int, names: Sequence[str]) -> list[Path]:
@@ -73,39 +70,30 @@ def split(data: Path, out: Path, seed: int, names: Sequence[str]) -> list[Path]:
     Raises:
         DataError: the file is missing or unreadable, or has fewer than two prompts.
     """
-    if not data.is_file():
-        raise DataError(f"--data {data}: no such file.")
-    try:
-        table, ids = pq.read_table(data), prompt_ids(parquet_table([data]))
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"--data {data}: not a parquet file ({' '.join(str(error).split())[:200]}).") from error
+    ids = prompt_ids(parquet_table([data]))
     distinct = sorted(set(ids))
     if len(distinct) < 2:
-        raise DataError(f"--data {data}: {len(distinct)} prompts cannot be halved.")
-    first = set(np.random.default_rng(seed).permutation(distinct)[: (len(distinct) + 1) // 2].tolist())
+        raise DataError(f"{data}: {len(distinct)} prompts cannot be halved.")
+    first = np.random.default_rng(seed).permutation(distinct)[: (len(distinct) + 1) // 2]
     out.mkdir(parents=True, exist_ok=True)
-    chosen = np.array([name in first for name in ids])
-    halves = [(out / f"{name}.parquet", mask) for name, mask in zip(names, (chosen, ~chosen), strict=True)]
-    for path, mask in halves:
+    table, chosen = pq.read_table(data), np.isin(ids, first)
+    halves = [out / f"{name}.parquet" for name in names]
+    for path, rows in zip(halves, (chosen, ~chosen), strict=True):
         partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(table.filter(pa.array(mask)), partial)
+        pq.write_table(table.filter(rows), partial)
         os.replace(partial, path)
-        print(f"{path}: {mask.sum()} rows")
-    return [path for path, _ in halves]
+        print(f"{path}: {rows.sum()} rows")
+    return halves
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m s2l_ext.pipeline.data", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--names", nargs=2, default=["1H", "2H"])
+def main(argv: Sequence[str]) -> int:
+    data, out, seed, *names = argv
 
-    def run(args: argparse.Namespace) -> None:
-        split(args.data.expanduser(), args.out, args.seed, args.names)
+    def run(_: argparse.Namespace) -> None:
+        split(Path(data).expanduser(), Path(out), int(seed), names)
 
-    return guarded(run, parser.parse_args(argv))
+    return guarded(run, argparse.Namespace())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

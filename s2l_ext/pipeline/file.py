@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
@@ -14,13 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from s2l_ext.config.nearest import did_you_mean
-from s2l_ext.config.parse import parse_block
+from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import is_pipeline, search_folders
 from s2l_ext.pipeline.data import Split, Toy
-from s2l_ext.pipeline.evaluate import Evaluate
-from s2l_ext.pipeline.explore import Explore
-from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage
+from s2l_ext.pipeline.sampling import Evaluate, Explore
+from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage, StageBlock
 from s2l_ext.pipeline.train import Train
 
 STAGE_MARK = "stage:"
@@ -33,20 +31,6 @@ KINDS: dict[str, Kind] = {
     "explore": Explore(),
     "evaluate": Evaluate(),
 }
-
-
-@dataclass(frozen=True)
-class StageBlock:
-    """A stage as written. ``output`` is the folder below ``models/`` (default: the stage's name)."""
-
-    name: str
-    kind: str
-    recipe: str | None = None
-    inputs: dict[str, Any] = field(default_factory=dict)
-    overrides: list[Any] = field(default_factory=list)
-    options: dict[str, Any] = field(default_factory=dict)
-    labels: bool | None = None
-    output: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,24 +63,23 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
             that names nothing, stages that wait for each other, or a kind that does not fit.
     """
     path = find_pipeline(path)
-    block = parse_block(PipelineBlock, _resolved(_override(_load(path, ()), overrides), path), path.name)
-    blocks = [parse_block(StageBlock, stage, f"{path.name}.stages[{n}]") for n, stage in enumerate(block.stages)]
-    if not blocks:
+    where = path.name
+    block = parse_block(PipelineBlock, to_plain(_override(_load(path, ()), overrides), str(path)), where)
+    blocks = {f"{where}.stages[{n}]": stage for n, stage in enumerate(block.stages)}
+    stages = {key: parse_block(StageBlock, stage, key) for key, stage in blocks.items()}
+    if not stages:
         raise ConfigError(f"{path}: stages is empty. List at least one stage with name and kind.")
-    models = {name: _text(value, f"{path.name}.models.{name}") for name, value in block.models.items()}
-    splits = {name: _texts(value, f"{path.name}.splits.{name}") for name, value in block.splits.items()}
-    for name in _repeated([*(stage.name for stage in blocks), *models, *splits]):
+    models = {name: _text(value, f"{where}.models.{name}") for name, value in block.models.items()}
+    splits = {name: _texts(value, f"{where}.splits.{name}") for name, value in block.splits.items()}
+    for name in _repeated([*(stage.name for stage in stages.values()), *models, *splits]):
         raise ConfigError(f"the name {name!r} is given twice among stages, models and splits. Rename one of them.")
-    names = _Names([stage.name for stage in blocks], {name: (value,) for name, value in models.items()} | splits)
-    stages = [_stage(stage, f"{path.name}.stages[{n}]", names) for n, stage in enumerate(blocks)]
-    return Pipeline(
-        name=block.name,
-        out=Path(out or block.output_dir or f"outputs/{block.name}").expanduser().resolve(),
-        stages=tuple(_ordered(stages)),
-        models=models,
-        overrides=_texts(block.overrides, f"{path.name}.overrides"),
-        allow_label_overlap=block.allow_label_overlap,
-    )
+    folder = Path(out or block.output_dir or f"outputs/{block.name}").expanduser().resolve()
+    shared = _texts(block.overrides, f"{where}.overrides")
+    bare = {key: _without_inputs(stage, key, folder, shared) for key, stage in stages.items()}
+    values = splits | {name: (value,) for name, value in models.items()}
+    known = _Names(values, {stage.name: stage for stage in bare.values()})
+    ordered = _in_order([replace(stage, given=known.inputs(stage, key)) for key, stage in bare.items()])
+    return Pipeline(block.name, folder, tuple(ordered), models, block.allow_label_overlap)
 
 
 # ---- files and their bases ----------------------------------------------------------------------------------------
@@ -166,15 +149,6 @@ def _select_stages(cfg: DictConfig, path: Path, leave_out: list[str], change: di
     return cfg
 
 
-def _resolved(cfg: DictConfig, path: Path) -> dict[str, Any]:
-    try:
-        plain = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from error
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
-
-
 # ---- command line -------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +161,7 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not separator and not key.startswith("~"):
             raise ConfigError(f"{override}: not an override. Write key=value.")
         inner = override.split(".", 1)[-1]
-        with _refusing(override):
+        try:
             if head in own:
                 cfg.merge_with_dotlist([override])
             elif head in stages and rest.startswith("options."):
@@ -195,78 +169,27 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
             else:
                 block, words = (stages[head], inner) if head in stages and rest else (cfg, override)
                 block.overrides = [*(block.get("overrides") or []), words]
+        except (OmegaConfBaseException, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ConfigError(f"{override}: cannot be set ({' '.join(str(error).split())[:200]}).") from error
     return cfg
-
-
-@contextlib.contextmanager
-def _refusing(override: str) -> Iterator[None]:
-    try:
-        yield
-    except (OmegaConfBaseException, yaml.YAMLError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(f"{override}: cannot be set ({' '.join(str(error).split())[:200]}).") from error
 
 
 # ---- stages -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What an input may name: stages, and models and splits with their values."""
-
-    stages: list[str]
-    values: dict[str, tuple[str, ...]]
-
-    def sources(self, where: str, given: Input) -> list[Source]:
-        found = [(ref, value) for ref in given.refs for value in self.values.get(ref, (f"{STAGE_MARK}{ref}",))]
-        return [self._source(where, ref, value) for ref, value in found]
-
-    def _source(self, where: str, ref: str, value: str) -> Source:
-        if not value.startswith(STAGE_MARK):
-            return Source(ref, path=value)
-        if ref.startswith(("/", ".", "~")):
-            raise ConfigError(
-                f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
-            )
-        head, _, part = value.removeprefix(STAGE_MARK).partition("/")
-        if head not in self.stages:
-            known = [*self.values, *self.stages]
-            raise ConfigError(
-                f"{where}: {ref!r}: no model, split or stage is called {head!r}.{did_you_mean(head, known)} "
-                f"Known: {', '.join(known)}."
-            )
-        if ".." in Path(part).parts:
-            raise ConfigError(f"{where}: {ref!r} leaves the stage's folder. Name something inside it.")
-        return Source(ref, stage=head, part=part)
-
-
-def _stage(block: StageBlock, key: str, names: _Names) -> Stage:
+def _without_inputs(block: StageBlock, key: str, out: Path, shared: tuple[str, ...]) -> Stage:
     for name, what in ((block.name, "name"), (block.output or block.name, "output")):
         if "/" in name or name.startswith(".") or name != name.strip():
             raise ConfigError(f"{key}.{what}={name!r} becomes a folder: it may have no '/' and not begin with a dot.")
-    inputs = {name: _input(item, f"{key}.inputs.{name}") for name, item in block.inputs.items() if item is not None}
-    stage = Stage(
-        name=block.name,
-        kind=block.kind,
-        recipe=block.recipe,
-        inputs=inputs,
-        overrides=_texts(block.overrides, f"{key}.overrides"),
-        options=block.options,
-        labels=block.labels,
-        output=block.output or block.name,
-        does=_kind(block),
-        sources={n: names.sources(f"stage {block.name}: inputs.{n}", given) for n, given in inputs.items()},
-    )
-    _check_recipe(stage)
-    return stage
-
-
-def _kind(block: StageBlock) -> Kind:
     if block.kind not in KINDS:
         raise ConfigError(
             f"stage {block.name}: kind={block.kind!r} does not exist.{did_you_mean(block.kind, KINDS)} "
             f"Kinds: {', '.join(KINDS)}."
         )
-    return KINDS[block.kind]
+    block = replace(block, overrides=list(_texts(block.overrides, f"{key}.overrides")))
+    stage = Stage(**vars(block), does=KINDS[block.kind], out=out, shared=shared, given={})
+    _check_recipe(stage)
+    return stage
 
 
 def _check_recipe(stage: Stage) -> None:
@@ -289,16 +212,49 @@ def _check_recipe(stage: Stage) -> None:
         )
 
 
-def _input(value: Any, key: str) -> Input:
-    """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``; null takes an input of a base away."""
-    if not isinstance(value, Mapping):
-        return Input(_texts(value, key), is_list=isinstance(value, list))
-    unknown = sorted(set(value) - {"from", "keys"})
-    if unknown or "from" not in value:
-        wrong = f"unknown key {unknown[0]!r}" if unknown else "`from` is missing"
-        raise ConfigError(f"{key}: {wrong}. Write {{from: NAME, keys: [override.key, ...]}}.")
-    given = _input(value["from"], f"{key}.from")
-    return replace(given, keys=_texts(value["keys"], f"{key}.keys") if "keys" in value else None)
+@dataclass(frozen=True)
+class _Names:
+    """What an input may name: models and splits with their values, and stages."""
+
+    values: Mapping[str, Sequence[str]]
+    stages: Mapping[str, Stage]
+
+    def inputs(self, stage: Stage, key: str) -> dict[str, Input]:
+        """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``; null takes an input of a base away."""
+        written = {name: value for name, value in stage.inputs.items() if value is not None}
+        return {name: self._input(value, stage.name, name, f"{key}.inputs.{name}") for name, value in written.items()}
+
+    def _input(self, value: Any, stage: str, name: str, key: str) -> Input:
+        if isinstance(value, Mapping):
+            unknown = sorted(set(value) - {"from", "keys"})
+            if unknown or "from" not in value:
+                wrong = f"unknown key {unknown[0]!r}" if unknown else "`from` is missing"
+                raise ConfigError(f"{key}: {wrong}. Write {{from: NAME, keys: [override.key, ...]}}.")
+            given = self._input(value["from"], stage, name, f"{key}.from")
+            return replace(given, keys=_texts(value["keys"], f"{key}.keys") if "keys" in value else None)
+        refs, where = _texts(value, key), f"stage {stage}: inputs.{name}"
+        sources = tuple(source for ref in refs for source in self._sources(ref, where))
+        return Input(sources, is_list=isinstance(value, list))
+
+    def _sources(self, ref: str, where: str) -> Iterator[Source]:
+        for value in self.values.get(ref, [f"{STAGE_MARK}{ref}"]):
+            head, _, part = value.removeprefix(STAGE_MARK).partition("/")
+            if not value.startswith(STAGE_MARK):
+                yield Source(ref, value)
+                continue
+            if ref.startswith(("/", ".", "~")):
+                raise ConfigError(
+                    f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
+                )
+            if head not in self.stages:
+                known = [*self.values, *self.stages]
+                raise ConfigError(
+                    f"{where}: {ref!r}: no model, split or stage is called {head!r}.{did_you_mean(head, known)} "
+                    f"Known: {', '.join(known)}."
+                )
+            if ".." in Path(part).parts:
+                raise ConfigError(f"{where}: {ref!r} leaves the stage's folder. Name something inside it.")
+            yield Source(ref, str(self.stages[head].result_folder / part), head)
 
 
 def _text(value: Any, key: str) -> str:
@@ -316,10 +272,11 @@ def _repeated(names: list[str]) -> list[str]:
     return [name for number, name in enumerate(names) if name in names[:number]]
 
 
-def _ordered(stages: list[Stage]) -> list[Stage]:
+def _in_order(stages: list[Stage]) -> list[Stage]:
     """Stages so that each comes after those that it takes from; else the order of the file."""
-    for output in _repeated([stage.output for stage in stages]):
-        writers = " and ".join(stage.name for stage in stages if stage.output == output)
+    outputs = {stage.name: stage.output or stage.name for stage in stages}
+    for output in _repeated(list(outputs.values())):
+        writers = " and ".join(name for name, own in outputs.items() if own == output)
         raise ConfigError(f"stages {writers} would both write models/{output}. Give one of them another `output:`.")
     try:
         TopologicalSorter({stage.name: stage.upstream for stage in stages}).prepare()

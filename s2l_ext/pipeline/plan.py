@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -11,8 +11,15 @@ from typing import Any, Literal
 from s2l_ext import __version__
 from s2l_ext.config.parse import parse_block
 from s2l_ext.errors import DataError, S2LError, StateMismatch
-from s2l_ext.pipeline.checks import Seen, check_overlaps, compare_tokenizers, is_here, require_input, seen_by
-from s2l_ext.pipeline.stage import Pipeline, Place, SameTokens, Stage
+from s2l_ext.pipeline.checks import (
+    TrainPrompts,
+    check_overlaps,
+    compare_tokenizers,
+    is_here,
+    read_prompts,
+    require_input,
+)
+from s2l_ext.pipeline.stage import Pipeline, SameTokens, Source, Stage
 from s2l_ext.pipeline.train import last_step
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
@@ -119,25 +126,20 @@ class Plan:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.stages = pipeline, pipeline.stages
         self.manifest, self.digests = Manifest(pipeline.out, pipeline.name), Digests(pipeline.out / ".digests.json")
-        self.prepared = {stage.name: self.place(stage).prepare() for stage in self.stages}
-        self._seen: dict[tuple[str, ...], Seen] = {}
+        self.jobs = {stage.name: stage.prepare() for stage in self.stages}
+        self._prompts: dict[tuple[str, ...], TrainPrompts] = {}
         self._compared: set[SameTokens] = set()
-        self._differ: list[str] = []
+        self._of_tokenizers: list[str] = []
 
     def renew(self, finished: Stage) -> None:
         """Make the stages ready again that take from a finished one: its data says how many steps they have."""
-        for stage in self.stages:
-            if finished.name in stage.upstream:
-                self.prepared[stage.name] = self.place(stage).prepare()
+        self.jobs |= {stage.name: stage.prepare() for stage in self.stages if finished.name in stage.upstream}
 
     @property
     def warnings(self) -> list[str]:
         """Warnings of all stages, each once; after :meth:`check` also those of the models that are there."""
-        found = [f"stage {s.name}: {warning}" for s in self.stages for warning in self.prepared[s.name].warnings]
-        return list(dict.fromkeys([*found, *self._differ]))
-
-    def place(self, stage: Stage) -> Place:
-        return Place(self.pipeline, stage)
+        found = [f"stage {name}: {warning}" for name, job in self.jobs.items() for warning in job.warnings]
+        return list(dict.fromkeys([*found, *self._of_tokenizers]))
 
     # ---- checks ---------------------------------------------------------------------------------------------------
 
@@ -150,7 +152,7 @@ class Plan:
         decisions = self.decisions(remade)
         for stage in self.stages:
             self.check_inputs(stage, made=False)
-            for file in self.prepared[stage.name].files:
+            for file in self.jobs[stage.name].files:
                 if is_here(file) and not Path(file).expanduser().is_file():
                     raise DataError(f"stage {stage.name}: data file {file} does not exist. Make it, or set another.")
             if decisions[stage.name].damaged:
@@ -162,10 +164,10 @@ class Plan:
 
     def check_inputs(self, stage: Stage, made: bool) -> None:
         """Inputs that finished stages ``made`` (a part that a reference names may not be there), or none makes."""
-        for name, group in self.place(stage).inputs().items():
-            for source, path in group:
-                if made == (source.stage is not None) and (made or is_here(path)):
-                    require_input(stage.name, name, path)
+        for name, given in stage.given.items():
+            for source in given.sources:
+                if made == (source.stage is not None) and (made or is_here(source.path)):
+                    require_input(stage.name, name, source.path)
 
     def check_final(self, decisions: Decisions) -> list[str]:
         """Labels and tokenizers, as far as the files are there and no stage will change them.
@@ -173,39 +175,39 @@ class Plan:
         Returns:
             Warnings that :attr:`warnings` did not have before.
         """
-        unsure = [self.pipeline.output(stage) for stage in self.stages if decisions[stage.name].action != "skip"]
-        final = [s for s in self.stages if not _any_below(self.prepared[s.name].train_files, unsure)]
-        check_overlaps([seen for s in final if (seen := self.seen_by(s))], self.pipeline.allow_label_overlap)
+        unsure = [stage.result_folder for stage in self.stages if decisions[stage.name].action != "skip"]
+        final = [s for s in self.stages if not _any_below(self.jobs[s.name].train_files, unsure)]
+        prompts = [self.prompts_of(stage) for stage in final]
+        check_overlaps([each for each in prompts if each], self.pipeline.allow_label_overlap)
         pairs: dict[SameTokens, str] = {}
-        for stage in self.stages:
-            for (key_a, path_a), (key_b, path_b), trusted in self.prepared[stage.name].same_tokens:
+        for name, job in self.jobs.items():
+            for (key_a, path_a), (key_b, path_b), trusted in job.same_tokens:
                 paths = self._first_model(path_a), self._first_model(path_b)
-                there = all(Path(path).expanduser().is_dir() for path in paths)
-                pair = (key_a, paths[0]), (key_b, paths[1]), trusted
-                if there and not _any_below(paths, unsure) and pair not in self._compared:
-                    pairs.setdefault(pair, stage.name)
-        found = compare_tokenizers(pairs)
-        self._compared.update(pairs)
-        self._differ += found
+                if all(Path(path).expanduser().is_dir() for path in paths) and not _any_below(paths, unsure):
+                    pairs.setdefault(((key_a, paths[0]), (key_b, paths[1]), trusted), name)
+        new = {pair: name for pair, name in pairs.items() if pair not in self._compared}
+        found = compare_tokenizers(new)
+        self._compared.update(new)
+        self._of_tokenizers += found
         return found
 
     def _first_model(self, path: str) -> str:
         """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
-        givers = {str(self.pipeline.output(stage)): stage for stage in self.stages if stage.does.makes_model}
-        while path in givers and givers[path].inputs.get("model"):
-            path = self.place(givers[path]).one("model")
+        givers = {str(stage.result_folder): stage for stage in self.stages if stage.does.makes_model}
+        while path in givers and givers[path].paths("model"):
+            path = givers[path].one("model")
         return path
 
-    def seen_by(self, stage: Stage) -> Seen | None:
+    def prompts_of(self, stage: Stage) -> TrainPrompts | None:
         """Prompts of a stage's train files; None for a stage that has none, or none yet."""
-        prepared = self.prepared[stage.name]
-        files = [Path(file).expanduser() for file in prepared.train_files]
+        job = self.jobs[stage.name]
+        files = [Path(file).expanduser() for file in job.train_files]
         if not files or not all(file.is_file() for file in files):
             return None
         key = (stage.name, *map(self.digests.file, files))
-        if key not in self._seen:
-            self._seen[key] = seen_by(stage.name, prepared.labels, files)
-        return self._seen[key]
+        if key not in self._prompts:
+            self._prompts[key] = read_prompts(stage.name, job.labels, files)
+        return self._prompts[key]
 
     # ---- decisions ------------------------------------------------------------------------------------------------
 
@@ -230,46 +232,40 @@ class Plan:
         if digest_of(now) != entry.fingerprint:
             names = sorted(key for key in now.keys() | entry.parts.keys() if now.get(key) != entry.parts.get(key))
             return Decision("run", f"changed: {', '.join(names)}", stale=True)
-        return self._same(stage, entry)
+        return self._decide_unchanged(stage, entry)
 
-    def _same(self, stage: Stage, entry: Entry) -> Decision:
-        """A stage whose fingerprint did not change."""
+    def _decide_unchanged(self, stage: Stage, entry: Entry) -> Decision:
         if entry.status == "done":
-            wrong = self.digests.damage(self.pipeline.output(stage), entry.files)
+            wrong = self.digests.damage(stage.result_folder, entry.files)
             return Decision("run", wrong, True, True) if wrong else Decision("skip", "finished, nothing changed")
         if entry.status == "ran":
             return Decision("export", "its command ended well, the output is not exported yet")
         word = "failed" if entry.status == "failed" else "interrupted"
-        return Decision("resume", f"{word}{self._at_step(stage)}")
-
-    def _at_step(self, stage: Stage) -> str:
-        step, total = last_step(self.place(stage).run), self.prepared[stage.name].steps
+        step, total = last_step(stage.run), self.jobs[stage.name].steps
         if step is None:
-            return ", no checkpoint yet" if stage.does.makes_model else ""
-        return f" at step {step}{f' of {total}' if total else ''}"
+            return Decision("resume", f"{word}, no checkpoint yet" if stage.does.makes_model else word)
+        return Decision("resume", f"{word} at step {step}{f' of {total}' if total else ''}")
 
     # ---- fingerprints ---------------------------------------------------------------------------------------------
 
     def parts(self, stage: Stage) -> dict[str, str]:
         """Digests of everything that decides a stage's result; its inputs must be finished."""
-        prepared = self.prepared[stage.name]
+        job = self.jobs[stage.name]
         return {
-            "stage": digest_of(self.pipeline.relative(json.dumps(stage.definition, sort_keys=True, default=str))),
-            "recipe": digest_of(prepared.settings),
+            "stage": digest_of(stage.relative(json.dumps(stage.definition, sort_keys=True, default=str))),
+            "recipe": digest_of(job.settings),
             "s2l_ext": __version__,
-            **{f"input {name}": digest for name, digest in self._input_digests(stage)},
-            **{f"file {Path(file).name}": self.digests.of(file) for file in prepared.files},
+            **{f"input {name}": self._input_digest(given.sources) for name, given in stage.given.items()},
+            **{f"file {Path(file).name}": self.digests.of(file) for file in job.files},
         }
 
-    def _input_digests(self, stage: Stage) -> Iterator[tuple[str, str]]:
+    def _input_digest(self, sources: Sequence[Source]) -> str:
         """Of a stage's output its fingerprint and the content; of anything else the content."""
-        for name, group in self.place(stage).inputs().items():
-            found = []
-            for source, path in group:
-                content, giver = self.digests.of(path), self.manifest.entries.get(source.stage or "")
-                of_stage = [giver.fingerprint if giver else None, content]
-                found.append(digest_of(of_stage) if source.stage else content)
-            yield name, found[0] if len(found) == 1 else digest_of(found)
+        found = []
+        for source in sources:
+            content, giver = self.digests.of(source.path), self.manifest.entries.get(source.stage or "")
+            found.append(digest_of([giver.fingerprint if giver else None, content]) if source.stage else content)
+        return found[0] if len(found) == 1 else digest_of(found)
 
 
 def _any_below(paths: Sequence[str], folders: Sequence[Path]) -> bool:

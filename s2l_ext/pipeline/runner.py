@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.pipeline.checks import require_model
 from s2l_ext.pipeline.plan import Decision, Entry, Plan
-from s2l_ext.pipeline.stage import Command, Place, Prepared, Stage
+from s2l_ext.pipeline.stage import Command, Job, Source, Stage
 from s2l_ext.pipeline.table import Progress
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
@@ -69,101 +68,92 @@ class Runner:
                 continue
             decisions = self.plan.decisions()
             decision = decisions[stage.name]
-            self.progress.stage(number, stage.name, decision)
+            self.progress.announce(number, stage.name, decision)
             if decision.action == "wait":
                 raise ConfigError(f"--only {stage.name}: {decision.why}. Run the pipeline without --only first.")
             if decision.action != "skip":
                 self.plan.check_inputs(stage, made=True)
                 for warning in self.plan.check_final(decisions):
                     self.progress.say(f"warning: {warning}")
-                self._run(stage, decision)
+                self._run_stage(stage, decision)
                 self.plan.renew(stage)
             self.plan.digests.save()
 
-    def _run(self, stage: Stage, decision: Decision) -> None:
-        place, prepared = self.plan.place(stage), self.plan.prepared[stage.name]
-        entry = self._open(place, decision)
-        done = decision.action == "export" or (decision.action == "resume" and stage.does.finished(place, prepared))
-        for command in [] if done else prepared.commands:
-            self._command(place, command, entry)
+    def _run_stage(self, stage: Stage, decision: Decision) -> None:
+        job, entry = self.plan.jobs[stage.name], self._open_entry(stage, decision)
+        done = decision.action == "export" or (decision.action == "resume" and stage.does.finished(stage, job))
+        for command in [] if done else job.commands:
+            self._run_command(stage, command, entry)
         entry.status = "ran"
         self.plan.manifest.put(stage.name, entry)
-        self._finish(place, prepared, entry)
+        self._finish(stage, job, entry)
 
-    def _open(self, place: Place, decision: Decision) -> Entry:
+    def _open_entry(self, stage: Stage, decision: Decision) -> Entry:
         """The stage's entry for this attempt, on disk before anything runs."""
-        name, manifest = place.stage.name, self.plan.manifest
-        earlier = manifest.entries.get(name)
-        if decision.action == "run" or earlier is None:
-            self._set_aside(place, earlier)
-            parts = self.plan.parts(place.stage)
+        entry = self.plan.manifest.entries.get(stage.name)
+        if decision.action == "run" or entry is None:
+            self._set_result_aside(stage, entry)
+            parts = self.plan.parts(stage)
             entry = Entry("running", digest_of(parts), parts, cost={"attempts": 0, "wall_seconds": 0.0})
         else:
-            entry = earlier
-            entry.cost["wall_seconds"] += _unwritten_seconds(entry, place.folder / LOG_FILE)
+            entry.cost["wall_seconds"] += _unwritten_seconds(entry, stage.folder / LOG_FILE)
         if decision.action != "export":
             entry.status = "running"
         entry.cost["attempts"] += 1
         entry.cost["open_since"] = time.time()
-        place.run.mkdir(parents=True, exist_ok=True)
-        manifest.put(name, entry)
+        stage.run.mkdir(parents=True, exist_ok=True)
+        self.plan.manifest.put(stage.name, entry)
         return entry
 
-    def _set_aside(self, place: Place, earlier: Entry | None) -> None:
-        kept = set_aside(place.folder)
+    def _set_result_aside(self, stage: Stage, earlier: Entry | None) -> None:
+        kept = set_aside(stage.folder)
         if kept and earlier:
             write_atomically(kept / "manifest_entry.json", json.dumps(asdict(earlier), indent=1))
-        if place.stage.does.makes_model:
-            set_aside(self.plan.pipeline.output(place.stage))
+        if stage.does.makes_model:
+            set_aside(stage.result_folder)
 
-    def _command(self, place: Place, command: Command, entry: Entry) -> None:
+    def _run_command(self, stage: Stage, command: Command, entry: Entry) -> None:
         """Run a command, unless its result is there and whole."""
         if command.gives is not None:
             with contextlib.suppress(OSError, ValueError):
                 json_text.loads(command.gives.read_text())
                 return
-        name, log = place.stage.name, place.folder / LOG_FILE
-        tick = partial(self.progress.tick, place.run, self.plan.prepared[name].steps)
+        log = stage.folder / LOG_FILE
+        tick = partial(self.progress.tick, stage.run, self.plan.jobs[stage.name].steps)
         code = run_supervised(command.words, log, tick, marker=self.token).returncode
         if code != 0:
             entry.status = "failed"
             _close_attempt(entry)
-            self.plan.manifest.put(name, entry)
-            raise StageFailed(name, code, log)
+            self.plan.manifest.put(stage.name, entry)
+            raise StageFailed(stage.name, code, log)
 
-    def _finish(self, place: Place, prepared: Prepared, entry: Entry) -> None:
+    def _finish(self, stage: Stage, job: Job, entry: Entry) -> None:
         """Export what the stage made, and write down its result and cost."""
-        kind, name, relative = place.stage.does, place.stage.name, place.pipeline.relative
-        source, target = kind.exported(place), place.pipeline.output(place.stage)
+        kind, target = stage.does, stage.relative(stage.result_folder)
         if kind.makes_model:
-            self.progress.say(f"{name}: exporting {relative(target)}")
-            files = export(source, target, self.plan.digests, name)
+            self.progress.say(f"{stage.name}: exporting {target}")
+            files = export(kind.exported(stage), stage.result_folder, self.plan.digests, stage.name)
         else:
-            files = self.plan.digests.folder(source)
+            files = self.plan.digests.folder(stage.run)
         output = {"files": files, "sha256": digest_of(files)}
-        seen = self.plan.seen_by(place.stage)
+        prompts = self.plan.prompts_of(stage)
         entry.result = {
-            "inputs": self._inputs(place),
-            "output": {"path": relative(target), **(output if kind.reproducible else {})},
-            "labels": seen.to_dict() if seen else None,
-            **kind.result(place, prepared),
+            "inputs": {name: [self._describe(s, stage) for s in given.sources] for name, given in stage.given.items()},
+            "output": {"path": target, **(output if kind.reproducible else {})},
+            "labels": prompts.to_dict() if prompts else None,
+            **kind.result(stage),
         }
         _close_attempt(entry)
         entry.cost |= {} if kind.reproducible else output
-        if prepared.accelerators is not None:
-            seconds = kind.accelerator_seconds(place, prepared, entry.cost["wall_seconds"])
-            entry.cost |= {"accelerators": prepared.accelerators, "accelerator_seconds": seconds}
+        if job.accelerators is not None:
+            seconds = kind.accelerator_seconds(stage, job, entry.cost["wall_seconds"])
+            entry.cost |= {"accelerators": job.accelerators, "accelerator_seconds": seconds}
         entry.status = "done"
-        self.plan.manifest.put(name, entry)
+        self.plan.manifest.put(stage.name, entry)
 
-    def _inputs(self, place: Place) -> dict[str, Any]:
-        return {
-            name: [
-                {"from": source.ref, "path": place.pipeline.relative(path), "sha256": self.plan.digests.of(path)}
-                for source, path in group
-            ]
-            for name, group in place.inputs().items()
-        }
+    def _describe(self, source: Source, stage: Stage) -> dict[str, str]:
+        path = stage.relative(source.path)
+        return {"from": source.ref, "path": path, "sha256": self.plan.digests.of(source.path)}
 
 
 def _close_attempt(entry: Entry) -> None:
@@ -219,7 +209,8 @@ def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str
 
 
 def _copy(source: Path, partial: Path) -> None:
-    files = sorted(path for path in source.rglob("*") if path.is_file())
+    """Not ``shutil.copytree``, whose error hides the disk's."""
+    files = [path for path in source.rglob("*") if path.is_file()]
     partial.parent.mkdir(parents=True, exist_ok=True)
     needed = sum(file.stat().st_size for file in files)
     if shutil.disk_usage(partial.parent).free < needed:

@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,51 +20,107 @@ S2L = (sys.executable, "-m", "s2l_ext.cli")
 
 @dataclass(frozen=True)
 class Source:
-    """Where an input comes from: a path of this machine or hub id, or a stage's output (``part`` below it)."""
+    """One thing that an input names: ``path`` is where it is, or a hub id; ``stage`` makes it, None for one given."""
 
     ref: str
-    path: str | None = None
+    path: str
     stage: str | None = None
-    part: str = ""
 
 
 @dataclass(frozen=True)
 class Input:
-    """What a stage is given: names of models, splits or stages, and the override keys that they are set as.
+    """What a stage is given, and the override keys that it is set as (None: those of the stage's kind)."""
 
-    ``keys`` None means those of the stage's kind.
-    """
-
-    refs: tuple[str, ...]
+    sources: tuple[Source, ...]
     keys: tuple[str, ...] | None = None
     is_list: bool = False
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A stage as understood. ``labels`` None: decided by the recipe's loss. ``output``: folder below ``models/``."""
+class StageBlock:
+    """A stage as written. ``labels`` None: decided by the recipe's loss. ``output``: folder below ``models/``, None for
+    the stage's name."""
 
     name: str
     kind: str
-    recipe: str | None
-    inputs: dict[str, Input]
-    overrides: tuple[str, ...]
-    options: dict[str, Any]
-    labels: bool | None
-    output: str
+    recipe: str | None = None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    overrides: list[Any] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    labels: bool | None = None
+    output: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(StageBlock):
+    """A stage as understood.
+
+    Attributes:
+        does: what its kind decides.
+        out: the pipeline's output folder.
+        shared: Hydra overrides of every train stage, before its own.
+        given: its inputs without those that are null.
+    """
+
     does: Kind
-    sources: dict[str, list[Source]]
+    out: Path
+    shared: tuple[str, ...]
+    given: dict[str, Input]
+
+    @property
+    def folder(self) -> Path:
+        """Log of the stage, and in ``run`` what its commands wrote."""
+        return self.out / "stages" / self.name
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def result_folder(self) -> Path:
+        """What other stages take: the exported model, or the folder that the command wrote."""
+        return self.out / "models" / (self.output or self.name) if self.does.makes_model else self.run
 
     @property
     def upstream(self) -> list[str]:
         """Names of the stages that it takes something from, each once."""
-        found = [source.stage for group in self.sources.values() for source in group if source.stage]
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(s.stage for given in self.given.values() for s in given.sources if s.stage))
 
     @property
     def definition(self) -> dict[str, Any]:
         """As written, without the name: what the fingerprint holds of it."""
-        return {key: value for key, value in asdict(self).items() if key not in ("does", "sources")} | {"name": ""}
+        return {item.name: getattr(self, item.name) for item in fields(StageBlock) if item.name != "name"}
+
+    def relative(self, text: str | Path) -> str:
+        """Text without the output folder's path, so that moving the folder changes nothing."""
+        return re.sub(rf"{re.escape(str(self.out))}(?![^/\"'\s,\])}}])", "<out>", str(text))
+
+    def prepare(self) -> Job:
+        """Make the stage ready. Raises ConfigError or DataError with the stage's name."""
+        return self.does.prepare(self, parse_block(self.does.options, self.options, f"stage {self.name}: options"))
+
+    def sources(self, name: str) -> tuple[Source, ...]:
+        return self.given[name].sources if name in self.given else ()
+
+    def paths(self, name: str) -> list[str]:
+        return [source.path for source in self.sources(name)]
+
+    def one(self, name: str) -> str:
+        """The path of an input that is one thing. Raises ConfigError when it is missing or several."""
+        paths = self.paths(name)
+        if len(paths) != 1:
+            raise ConfigError(
+                f"stage {self.name}: a stage of kind {self.kind} needs one inputs.{name}, found {len(paths)}."
+            )
+        return paths[0]
+
+    def allow_inputs(self, *known: str) -> None:
+        """Raise ConfigError for an input that the kind does not read."""
+        for name in self.given.keys() - set(known):
+            raise ConfigError(
+                f"stage {self.name}: inputs.{name}: a stage of kind {self.kind} reads {', '.join(known) or 'none'}."
+                f"{did_you_mean(name, known)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -75,30 +131,16 @@ class Pipeline:
         out: absolute output folder.
         stages: each after those that it takes from, else in the order of the file.
         models: name -> Hugging Face folder, hub id, or ``stage:STAGE/part``.
-        overrides: Hydra overrides of every train stage, before the stage's own.
     """
 
     name: str
     out: Path
     stages: tuple[Stage, ...]
     models: dict[str, str]
-    overrides: tuple[str, ...]
     allow_label_overlap: bool
 
     def stage(self, name: str) -> Stage:
         return next(stage for stage in self.stages if stage.name == name)
-
-    @property
-    def stage_names(self) -> list[str]:
-        return [stage.name for stage in self.stages]
-
-    def folder(self, name: str) -> Path:
-        """Log of a stage, and in ``run`` what its commands wrote."""
-        return self.out / "stages" / name
-
-    def output(self, stage: Stage) -> Path:
-        """What other stages take: the exported model, or the folder that the command wrote."""
-        return self.out / "models" / stage.output if stage.does.makes_model else self.folder(stage.name) / "run"
 
     def downstream(self, name: str) -> list[str]:
         """A stage and every stage that takes something from it, directly or not, in order."""
@@ -107,62 +149,6 @@ class Pipeline:
             if set(found).intersection(stage.upstream):
                 found.append(stage.name)
         return found
-
-    def relative(self, text: str | Path) -> str:
-        """Text without the output folder's path, so that moving the folder changes nothing."""
-        return re.sub(rf"{re.escape(str(self.out))}(?![^/\"'\s,\])}}])", "<out>", str(text))
-
-
-@dataclass(frozen=True)
-class Place:
-    """A stage in its pipeline: its folders, and its inputs as paths."""
-
-    pipeline: Pipeline
-    stage: Stage
-
-    @property
-    def folder(self) -> Path:
-        return self.pipeline.folder(self.stage.name)
-
-    @property
-    def run(self) -> Path:
-        """What the stage's command writes into."""
-        return self.folder / "run"
-
-    def inputs(self) -> dict[str, list[tuple[Source, str]]]:
-        """Every input's sources with their paths (or hub ids)."""
-        return {name: [(s, self._path(s)) for s in group] for name, group in self.stage.sources.items()}
-
-    def _path(self, source: Source) -> str:
-        if source.stage is None:
-            return str(source.path)
-        return str(self.pipeline.output(self.pipeline.stage(source.stage)) / source.part)
-
-    def prepare(self) -> Prepared:
-        """Make the stage ready. Raises ConfigError or DataError with the stage's name."""
-        options: Any = parse_block(self.stage.does.options, self.stage.options, f"stage {self.stage.name}: options")
-        return self.stage.does.prepare(self, options)
-
-    def paths(self, name: str) -> list[str]:
-        return [path for _, path in self.inputs().get(name, [])]
-
-    def one(self, name: str) -> str:
-        """The path of an input that is one thing. Raises ConfigError when it is missing or several."""
-        given, stage = self.paths(name), self.stage
-        if len(given) != 1:
-            raise ConfigError(
-                f"stage {stage.name}: a stage of kind {stage.kind} needs one inputs.{name}, found {len(given)}."
-            )
-        return given[0]
-
-    def allow_inputs(self, *known: str) -> None:
-        """Raise ConfigError for an input that the kind does not read."""
-        for name in self.stage.inputs:
-            if name not in known:
-                raise ConfigError(
-                    f"stage {self.stage.name}: inputs.{name}: a stage of kind {self.stage.kind} reads "
-                    f"{', '.join(known) or 'none'}.{did_you_mean(name, known)}"
-                )
 
 
 @dataclass(frozen=True)
@@ -178,7 +164,7 @@ SameTokens = tuple[tuple[str, str], tuple[str, str], bool]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class Job:
     """A stage made ready; nothing has run.
 
     Attributes:
@@ -222,26 +208,26 @@ class Kind(ABC):
     reproducible = True
 
     @abstractmethod
-    def prepare(self, place: Place, options: Any) -> Prepared:
+    def prepare(self, stage: Stage, options: Any) -> Job:
         """Raises ConfigError or DataError for a stage that cannot run."""
 
-    def finished(self, place: Place, prepared: Prepared) -> bool:
+    def finished(self, stage: Stage, job: Job) -> bool:
         """Whether the commands ended well, although nobody was there to write that down."""
-        del place
-        return bool(prepared.commands) and all(c.gives is not None and c.gives.is_file() for c in prepared.commands)
+        del stage
+        return bool(job.commands) and all(c.gives is not None and c.gives.is_file() for c in job.commands)
 
-    def exported(self, place: Place) -> Path:
+    def exported(self, stage: Stage) -> Path:
         """The finished model's folder, for kinds that make one."""
-        return place.run
+        return stage.run
 
-    def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
+    def result(self, stage: Stage) -> dict[str, Any]:
         """What goes into the manifest besides inputs and output."""
-        del place, prepared
+        del stage
         return {}
 
-    def accelerator_seconds(self, place: Place, prepared: Prepared, wall_seconds: float) -> float | None:
-        del place
-        return None if prepared.accelerators is None else prepared.accelerators * wall_seconds
+    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float | None:
+        del stage
+        return None if job.accelerators is None else job.accelerators * wall_seconds
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from s2l_ext.pipeline.file import STAGE_MARK
-from s2l_ext.pipeline.plan import Decision, Decisions, Entry, Plan
+from s2l_ext.pipeline.plan import Decision, Decisions, Plan
 from s2l_ext.report.results import is_accuracy
+from s2l_ext.report.stages import describe_costs, describe_value
 from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.follow import last_lines
@@ -40,27 +41,28 @@ class Progress:
 
     def __init__(self, total: int, stream: TextIO = sys.stdout) -> None:
         self.total, self.stream = total, stream
-        self._head, self._started, self._said = "", time.monotonic(), time.monotonic()
-        self._shown: tuple[int, float | None] = (0, None)
+        self._head, self._started, self._last_line = "", time.monotonic(), time.monotonic()
+        self._last_news: tuple[int, float | None] = (0, None)
 
     def say(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
 
-    def stage(self, number: int, name: str, decision: Decision) -> None:
+    def announce(self, number: int, name: str, decision: Decision) -> None:
+        """A stage begins."""
         self._head = f"[{number}/{self.total}] {name}"
-        self._started, self._shown = time.monotonic(), (0, None)
+        self._started, self._last_news = time.monotonic(), (0, None)
         self.say(f"{self._head}: {WORDS[decision.action]} ({decision.why})")
 
     def tick(self, run: Path, steps: int | None) -> None:
         """Say what is new in the run's metrics; without news a sign of life once a minute."""
         step, accuracy = latest(run / FILE_NAME)
         elapsed = clock(time.monotonic() - self._started)
-        if (step, accuracy) != self._shown and step:
-            self._shown = (step, accuracy)
+        if (step, accuracy) != self._last_news and step:
+            self._last_news = (step, accuracy)
             known = f", accuracy {accuracy:.3f}" if accuracy is not None else ""
             self.say(f"{self._head}: step {step}{f'/{steps}' if steps else ''}, {elapsed}{known}")
-        elif time.monotonic() - self._said > HEARTBEAT_SECONDS:
+        elif time.monotonic() - self._last_line > HEARTBEAT_SECONDS:
             self.say(f"{self._head}: {elapsed}")
 
 
@@ -93,30 +95,27 @@ def latest(path: Path) -> tuple[int, float | None]:
 def final_rows(plan: Plan) -> list[dict[str, Any]]:
     """Models that were evaluated but not trained here, then every finished stage that trained or stored rollouts."""
     entries = plan.manifest.entries
-    done = {stage.name: entries[stage.name] for stage in plan.stages if _is_done(entries.get(stage.name))}
+    done = {s.name: entries[s.name] for s in plan.stages if s.name in entries and entries[s.name].status == "done"}
     evaluations = {name: e.result["evaluation"] for name, e in done.items() if "evaluation" in e.result}
     made = [stage.name for stage in plan.stages if stage.does.makes_model or stage.kind == "explore"]
     given = dict.fromkeys(name for table in evaluations.values() for name in table if name not in made)
     models = {name: plan.pipeline.models.get(name, name).removeprefix(STAGE_MARK) for name in given}
     models |= {name: done[name].result["output"]["path"] for name in made if name in done}
-    return [_row(name, model, done.get(name), evaluations) for name, model in models.items()]
-
-
-def _is_done(entry: Entry | None) -> bool:
-    return entry is not None and entry.status == "done"
-
-
-def _row(name: str, model: str, entry: Entry | None, evaluations: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    result, cost = (entry.result, entry.cost) if entry else ({}, {})
-    return {
-        "stage": name,
-        "model": model,
-        "accuracy": {stage: table[name] for stage, table in evaluations.items() if name in table},
-        "validation_accuracy": result.get("accuracy"),
-        "tokens": result.get("tokens"),
-        "accelerator_seconds": cost.get("accelerator_seconds"),
-        "flops": (result.get("flops") or {}).get("total"),
-    }
+    rows = []
+    for name, model in models.items():
+        result, cost = (done[name].result, done[name].cost) if name in done else ({}, {})
+        rows.append(
+            {
+                "stage": name,
+                "model": model,
+                "accuracy": {stage: table[name] for stage, table in evaluations.items() if name in table},
+                "validation_accuracy": result.get("accuracy"),
+                "tokens": result.get("tokens"),
+                "accelerator_seconds": cost.get("accelerator_seconds"),
+                "flops": (result.get("flops") or {}).get("total"),
+            }
+        )
+    return rows
 
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
@@ -125,23 +124,17 @@ def final_table(rows: Sequence[dict[str, Any]]) -> str:
     names = stages if len(stages) > 1 else ["accuracy"]
     lines = []
     for row in rows:
-        accuracies = (_accuracy(row["accuracy"].get(stage), row["validation_accuracy"]) for stage in stages)
-        lines.append([row["stage"], row["model"], *accuracies, *_costs(row)])
+        accuracies = (_describe_accuracy(row["accuracy"].get(stage), row["validation_accuracy"]) for stage in stages)
+        lines.append([row["stage"], row["model"], *accuracies, *describe_costs(row)])
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")}
-    lines.append(["total", "", *("" for _ in names), *_costs(total)])
+    lines.append(["total", "", *("" for _ in names), *describe_costs(total)])
     return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
 
 
-def _accuracy(evaluated: dict[str, Any] | None, validation: float | None) -> str:
-    if evaluated:
-        error = evaluated["standard_error"]
-        return f"{evaluated['accuracy']:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+def _describe_accuracy(evaluation: dict[str, Any] | None, validation: float | None) -> str:
+    if evaluation:
+        return describe_value(evaluation["accuracy"], evaluation["standard_error"], 3)
     return f"{validation:.3f} (validation)" if validation is not None else ""
-
-
-def _costs(row: dict[str, Any]) -> list[str]:
-    shown = (("tokens", ",.0f"), ("accelerator_seconds", ",.0f"), ("flops", ".2e"))
-    return [f"{row[key]:{form}}" if row[key] is not None else "" for key, form in shown]
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

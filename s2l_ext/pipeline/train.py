@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.compose import compose_config, quoted
 from s2l_ext.methods.distill.inputs import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
-from s2l_ext.pipeline.stage import Command, Kind, Place, Prepared, SameTokens, in_stage
+from s2l_ext.pipeline.stage import Command, Job, Kind, SameTokens, Stage, in_stage
 from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger
 from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
@@ -63,7 +63,7 @@ RESULT_PREFIXES = ("val-core/", "s2l/distill/", "critic/score/mean", "critic/rew
 ATTEMPTS = "metrics*.jsonl"
 """The run's metrics, those of steps that were repeated, and those of attempts that left no checkpoint."""
 
-_PLAIN_VALUE = re.compile(r"[\w./:@%+-]+")
+PLAIN_VALUE = re.compile(r"[\w./:@%+-]+")
 
 
 class Train(Kind):
@@ -72,44 +72,43 @@ class Train(Kind):
     needs_recipe = True
     makes_model = True
 
-    def prepare(self, place: Place, options: Any) -> Prepared:
+    def prepare(self, stage: Stage, options: Any) -> Job:
         del options
-        given = [*place.pipeline.overrides, *place.stage.overrides]
-        _refuse_owned(place, given)
-        with in_stage(place.stage.name):
-            cfg = compose_config(str(place.stage.recipe), given)
-        settings = dict(_input_settings(place, cfg))
-        _apply(place, cfg, settings)
-        own = _own_settings(place, cfg)
-        _apply(place, cfg, own)
-        words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
-        train = (sys.executable, "-m", "s2l_ext.launch.train", "--config-name", str(place.stage.recipe))
-        return _prepared(place, cfg, Command((*train, *given, *words)))
+        with in_stage(stage.name):  # what s2l train would refuse, before any other stage has run
+            given = [*stage.shared, *stage.overrides]
+            _refuse_owned(given)
+            cfg = compose_config(str(stage.recipe), given)
+            settings = dict(_input_settings(stage, cfg))
+            _apply(stage, cfg, settings)
+            own = _own_settings(stage, cfg)
+            _apply(stage, cfg, own)
+            words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
+            train = (sys.executable, "-m", "s2l_ext.launch.train", "--config-name", str(stage.recipe))
+            return _job(stage, cfg, Command((*train, *given, *words)))
 
-    def finished(self, place: Place, prepared: Prepared) -> bool:
+    def finished(self, stage: Stage, job: Job) -> bool:
         """The last checkpoint is complete and its step has its line of metrics."""
-        step = last_step(place.run)
-        if prepared.steps is None or step != prepared.steps or not (place.run / METRICS_FILE).is_file():
+        step = last_step(stage.run)
+        if job.steps is None or step != job.steps or not (stage.run / METRICS_FILE).is_file():
             return False
-        return any(found == step and TRAINING_MARK in data for found, data in read_metrics(place.run / METRICS_FILE))
+        return any(found == step and TRAINING_MARK in data for found, data in read_metrics(stage.run / METRICS_FILE))
 
-    def exported(self, place: Place) -> Path:
+    def exported(self, stage: Stage) -> Path:
         """verl's FSDP checkpoint manager writes weights, configuration and tokenizer into this folder."""
-        step = last_step(place.run)
+        step = last_step(stage.run)
         if step is None:
             raise DataError(
-                f"stage {place.stage.name}: {place.run} holds no checkpoint, so there is no model to hand on. The log "
-                f"says why: {place.folder / 'log.txt'}"
+                f"stage {stage.name}: {stage.run} holds no checkpoint, so there is no model to hand on. The log "
+                f"says why: {stage.folder / 'log.txt'}"
             )
-        folder = place.run / f"global_step_{step}" / "actor" / "huggingface"
-        for model in place.paths("model"):
+        folder = stage.run / f"global_step_{step}" / "actor" / "huggingface"
+        for model in stage.paths("model"):
             keep_dtype(folder, Path(model))
         return folder
 
-    def result(self, place: Place, prepared: Prepared) -> dict[str, Any]:
+    def result(self, stage: Stage) -> dict[str, Any]:
         """Final metrics, steps, tokens and estimated FLOPs; the same however often the run was interrupted."""
-        del prepared
-        run = read_run(place.run)
+        run = read_run(stage.run)
         tokens = sum(data.get(TOKENS, 0.0) for step, data in run.by_step.items() if step > 0)
         return {
             "steps": run.steps,
@@ -119,10 +118,10 @@ class Train(Kind):
             "flops": _flops(Ledger(run)),
         }
 
-    def accelerator_seconds(self, place: Place, prepared: Prepared, wall_seconds: float) -> float | None:
+    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float | None:
         """Of all steps, those that were repeated after an interruption included."""
-        del prepared, wall_seconds
-        run = read_run(place.run)
+        del job, wall_seconds
+        run = read_run(stage.run)
         attempts = [replace(run, metrics=read_metrics(file)) for file in sorted(run.folder.glob(ATTEMPTS))]
         return sum(Ledger(attempt).totals(all_in=True).accelerator_seconds or 0.0 for attempt in attempts)
 
@@ -152,85 +151,76 @@ def keep_dtype(folder: Path, model: Path) -> None:
 # ---- settings -----------------------------------------------------------------------------------------------------
 
 
-def _refuse_owned(place: Place, overrides: Sequence[str]) -> None:
+def _refuse_owned(overrides: Sequence[str]) -> None:
     for override in overrides:
         if override.lstrip("+~").partition("=")[0] in OWNED:
             raise ConfigError(
-                f"stage {place.stage.name}: {override}: the pipeline sets {', '.join(OWNED)}, so that stages resume "
-                "and do not write over each other. Remove the override."
+                f"{override}: the pipeline sets {', '.join(OWNED)}, so that stages resume and do not write over each "
+                "other. Remove the override."
             )
 
 
-def _input_settings(place: Place, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
+def _input_settings(stage: Stage, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Override key and path, or list of paths for an input that was given as a list."""
-    for name, given in place.stage.inputs.items():
-        paths = place.paths(name)
-        for key in given.keys if given.keys is not None else _keys(place, name, cfg):
+    for name, given in stage.given.items():
+        paths = stage.paths(name)
+        for key in given.keys if given.keys is not None else _keys(stage, name, cfg):
             yield key, paths if given.is_list or len(paths) > 1 else paths[0]
 
 
-def _keys(place: Place, name: str, cfg: DictConfig) -> list[str]:
+def _keys(stage: Stage, name: str, cfg: DictConfig) -> list[str]:
     """The keys that an input sets unless it names them."""
-    where, given = f"stage {place.stage.name}: inputs.{name}", place.stage.inputs
     if name not in INPUT_KEYS:
         raise ConfigError(
-            f"{where}: a train stage knows {', '.join(INPUT_KEYS)}. For another input say what it sets: "
-            f"{name}: {{from: {given[name].refs[0]}, keys: [some.override.key]}}."
+            f"inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input say what it sets: "
+            f"{name}: {{from: {stage.sources(name)[0].ref}, keys: [some.override.key]}}."
         )
     stored = OmegaConf.select(cfg, "s2l.explorer.source") == "offline"
-    others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in given or stored) else ()
+    others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in stage.given or stored) else ()
     blocks = {key: key.rpartition(".")[0] for key in INPUT_KEYS[name]}
     keys = [key for key, block in blocks.items() if key not in others and OmegaConf.select(cfg, block) is not None]
     if not keys:
         raise ConfigError(
-            f"{where}: recipe {place.stage.recipe} has no {' nor '.join(blocks.values())} to give it to. Take the "
+            f"inputs.{name}: recipe {stage.recipe} has no {' nor '.join(blocks.values())} to give it to. Take the "
             "input away, or use a recipe that has one."
         )
     return keys
 
 
-def _own_settings(place: Place, cfg: DictConfig) -> dict[str, Any]:
+def _own_settings(stage: Stage, cfg: DictConfig) -> dict[str, Any]:
     """Where the run writes, that it resumes, and checkpoints with a Hugging Face folder."""
-    save, load = (
-        OmegaConf.to_container(OmegaConf.select(cfg, f"{CHECKPOINT}.{what}_contents"), resolve=True)
-        for what in ("save", "load")
-    )
-    assert isinstance(save, list)
+    save, load = (list(OmegaConf.select(cfg, f"{CHECKPOINT}.{what}_contents")) for what in ("save", "load"))
     settings: dict[str, Any] = {
-        "trainer.default_local_dir": str(place.run),
+        "trainer.default_local_dir": str(stage.run),
         "trainer.resume_mode": "auto",
         f"{CHECKPOINT}.save_contents": [*save, *(["hf_model"] if "hf_model" not in save else [])],
         f"{CHECKPOINT}.load_contents": load,
     }
     if cfg.trainer.save_freq <= 0:
-        steps = _steps(place, cfg)
+        steps = _count_steps(cfg)
         settings["trainer.save_freq"] = UNCOUNTED_SAVE_FREQ if steps is None else max(1, steps // CHECKPOINTS)
     if cfg.trainer.max_actor_ckpt_to_keep is None:
         settings["trainer.max_actor_ckpt_to_keep"] = KEPT_CHECKPOINTS
     return settings
 
 
-def _steps(place: Place, cfg: DictConfig) -> int | None:
+def _count_steps(cfg: DictConfig) -> int | None:
     """Steps of the run: the recipe's, or fewer if the data ends before them, once the data is there."""
-    with in_stage(place.stage.name):
-        if not all(Path(path).expanduser().is_file() for path in _paths(cfg.data.train_files)):
-            return total_steps(cfg)
-        try:
+    if all(Path(path).expanduser().is_file() for path in _as_list(cfg.data.train_files)):
+        with contextlib.suppress(OSError, pa.ArrowException):  # the check of labels says what is wrong with the file
             steps = steps_of_run(cfg)
-        except (OSError, pa.ArrowException):
-            return total_steps(cfg)  # the check of labels says what is wrong with the file
-        return None if steps is None else steps.number
+            return None if steps is None else steps.number
+    return total_steps(cfg)
 
 
-def _apply(place: Place, cfg: DictConfig, settings: dict[str, Any]) -> None:
-    key = ""
-    try:
-        for key, value in settings.items():
+def _apply(stage: Stage, cfg: DictConfig, settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        try:
             with open_dict(cfg) if _plus(key) else contextlib.nullcontext():
                 OmegaConf.update(cfg, key, value)
-    except (OmegaConfBaseException, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"stage {place.stage.name}: {key} cannot be set in {place.stage.recipe}: {reason}") from error
+        except (OmegaConfBaseException, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(f"{key} cannot be set in {stage.recipe}: {reason}") from error
 
 
 def _plus(key: str) -> str:
@@ -243,25 +233,21 @@ def _hydra(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_hydra, value))}]"
     text = str(value)
-    if _PLAIN_VALUE.fullmatch(text):
-        return text
-    quoted = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{quoted}'"
+    return text if PLAIN_VALUE.fullmatch(text) else quoted(text)
 
 
-def _prepared(place: Place, cfg: DictConfig, command: Command) -> Prepared:
-    with in_stage(place.stage.name):  # what s2l train would refuse, before any other stage has run
-        s2l = parse_s2l(cfg.s2l)
-        warnings = check_against_verl(s2l, cfg)
+def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
+    s2l = parse_s2l(cfg.s2l)
+    warnings = check_against_verl(s2l, cfg)
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
-    train, val = (_paths(cfg.data.get(key)) for key in ("train_files", "val_files"))
-    return Prepared(
+    train, val = (_as_list(cfg.data.get(key)) for key in ("train_files", "val_files"))
+    return Job(
         commands=[command],
-        settings=json_text.loads(place.pipeline.relative(plain)),
-        files=[path for path in (*train, *val) if not path.startswith(f"{place.pipeline.out}/")],
+        settings=json_text.loads(stage.relative(plain)),
+        files=[path for path in (*train, *val) if not path.startswith(f"{stage.out}/")],
         train_files=train,
-        labels=_uses_labels(place, s2l, cfg),
-        steps=_steps(place, cfg),
+        labels=_reads_labels(stage, s2l, cfg),
+        steps=_count_steps(cfg),
         accelerators=sum(gpus_needed(cfg, s2l).values()),
         warnings=warnings,
         same_tokens=_same_tokens(cfg, s2l),
@@ -276,16 +262,16 @@ def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
     return [(model, (key, path), trust_of(cfg).code) for key, path in others if path is not None]
 
 
-def _paths(value: Any) -> list[str]:
+def _as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [str(path) for path in value]
 
 
-def _uses_labels(place: Place, s2l: S2LConfig, cfg: DictConfig) -> bool:
+def _reads_labels(stage: Stage, s2l: S2LConfig, cfg: DictConfig) -> bool:
     """A loss toward a teacher reads no labels, unless rows, prompts or hints are chosen by what was right."""
-    if place.stage.labels is not None:
-        return place.stage.labels
+    if stage.labels is not None:
+        return stage.labels
     return s2l.distill is None or bool(accuracy_settings(s2l, cfg))
 
 

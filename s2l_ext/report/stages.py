@@ -93,12 +93,17 @@ def _models(folder: Path) -> Markup:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     values: dict[str, Any] = next(iter(row["accuracy"].values()), {})
-    measured = [_with_error(values.get(name), values.get(error), digits) for name, error, digits in MEASURED]
-    counted = ["" if row[name] is None else f"{row[name]:{form}}" for name, form in COUNTED]
-    return [row["stage"], row["model"], *measured, *counted]
+    measured = [describe_value(values.get(name), values.get(error), digits) for name, error, digits in MEASURED]
+    return [row["stage"], row["model"], *measured, *describe_costs(row)]
 
 
-def _with_error(value: float | None, spread: float | None, digits: int) -> str:
+def describe_value(value: float | None, error: float | None, digits: int) -> str:
+    """``0.512 ± 0.010``; without a standard error the value alone, without a value nothing."""
     if value is None:
         return ""
-    return f"{value:.{digits}f}" + ("" if spread is None else f" ± {spread:.{digits}f}")
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def describe_costs(row: dict[str, Any]) -> list[str]:
+    """Tokens, accelerator seconds and FLOPs of a model in the pipeline's table."""
+    return ["" if row[name] is None else f"{row[name]:{form}}" for name, form in COUNTED]

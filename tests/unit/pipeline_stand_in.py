@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 
@@ -23,36 +23,39 @@ class Options:
 
 
 def fake_kinds():
-    from s2l_ext.pipeline.evaluate import Evaluate
-    from s2l_ext.pipeline.stage import Command, Kind, Prepared
+    from s2l_ext.pipeline.sampling import Evaluate
+    from s2l_ext.pipeline.stage import Command, Job, Kind
     from s2l_ext.pipeline.train import Train
 
     class StandInTrain(Train):
         options = Options
 
-        def prepare(self, place, options):
-            inputs = {name: [path for _, path in group] for name, group in place.inputs().items()}
-            job = {"run": str(place.run), "steps": options.steps, "name": place.stage.name, "fail": options.fail}
-            words = (sys.executable, __file__, "train", json.dumps(job | {"inputs": inputs}), *place.stage.overrides)
-            return Prepared(
+        def prepare(self, stage, options):
+            inputs = {name: stage.paths(name) for name in stage.given}
+            job = {"run": str(stage.run), "steps": options.steps, "name": stage.name, "fail": options.fail}
+            words = (sys.executable, __file__, "train", json.dumps(job | {"inputs": inputs}), *stage.overrides)
+            return Job(
                 [Command(words)],
-                settings={"recipe": place.stage.recipe, "steps": options.steps, "overrides": place.stage.overrides},
+                settings={"recipe": stage.recipe, "steps": options.steps, "overrides": stage.overrides},
                 train_files=inputs.get("data", []),
-                labels=place.stage.labels is not False,
+                labels=stage.labels is not False,
                 steps=options.steps,
                 accelerators=2,
             )
 
     class StandInEvaluate(Evaluate):
-        def command(self, place, name, path, options):
-            gives = super().command(place, name, path, options).gives
-            return Command((sys.executable, __file__, "evaluate", path, str(gives)), gives)
+        def prepare(self, stage, options):
+            job = super().prepare(stage, options)
+            models = [command.words[command.words.index("--model") + 1] for command in job.commands]
+            words = [(sys.executable, __file__, "evaluate", path) for path in models]
+            fakes = [Command((*w, str(c.gives)), c.gives) for w, c in zip(words, job.commands, strict=True)]
+            return replace(job, commands=fakes)
 
     class StandInToy(Kind):
         options = Options
 
-        def prepare(self, place, options):
-            return Prepared([Command((sys.executable, __file__, "toy", str(place.run)))])
+        def prepare(self, stage, options):
+            return Job([Command((sys.executable, __file__, "toy", str(stage.run)))])
 
     return {"train": StandInTrain(), "evaluate": StandInEvaluate(), "toy": StandInToy()}
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from s2l_ext import cli
 from s2l_ext.errors import ConfigError
 from s2l_ext.pipeline.file import find_pipeline, read_pipeline
-from s2l_ext.pipeline.stage import Input, Pipeline, Place
+from s2l_ext.pipeline.stage import Pipeline
 
 TRAIN = {"name": "teacher_rl", "kind": "train", "recipe": "grpo/toy", "inputs": {"model": "teacher"}}
 OPD = {"name": "opd", "kind": "train", "recipe": "x/opd", "inputs": {"model": "student", "teacher": "teacher_rl"}}
@@ -46,17 +46,17 @@ def stage(changes: dict) -> dict:
 
 def test_a_file_is_understood(tmp_path) -> None:
     pipeline = read_pipeline(write(tmp_path), tmp_path / "out")
-    assert pipeline.out == tmp_path / "out" and pipeline.stage_names == ["teacher_rl", "opd"]
-    assert pipeline.stage("opd").inputs["teacher"] == Input(("teacher_rl",))
-    place = Place(pipeline, pipeline.stage("opd"))
-    assert (place.one("model"), place.one("teacher")) == ("m/s", str(tmp_path / "out" / "models" / "teacher_rl"))
+    assert pipeline.out == tmp_path / "out" and [stage.name for stage in pipeline.stages] == ["teacher_rl", "opd"]
+    opd = pipeline.stage("opd")
+    assert (opd.one("model"), opd.one("teacher")) == ("m/s", str(tmp_path / "out" / "models" / "teacher_rl"))
     assert pipeline.downstream("teacher_rl") == ["teacher_rl", "opd"] and pipeline.downstream("opd") == ["opd"]
 
 
 def test_an_input_may_say_which_keys_it_sets(tmp_path) -> None:
     changes = stage({"inputs": {"world": {"from": "teacher", "keys": ["toy_dir"]}, "data": ["train"]}})
-    inputs = read_pipeline(write(tmp_path, **changes)).stage("opd").inputs
-    assert inputs == {"world": Input(("teacher",), ("toy_dir",)), "data": Input(("train",), is_list=True)}
+    given = read_pipeline(write(tmp_path, **changes)).stage("opd").given
+    assert given["world"].keys == ("toy_dir",) and [source.path for source in given["world"].sources] == ["m/t"]
+    assert given["data"].is_list and [source.path for source in given["data"].sources] == ["a.parquet", "b.parquet"]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_base_leave_out_and_change(tmp_path) -> None:
         yaml.safe_dump({"base": "p.yaml", "name": "c", "leave_out": ["teacher_rl"], "change": change})
     )
     pipeline = read_pipeline(tmp_path / "c.yaml")
-    assert (pipeline.name, pipeline.stage_names) == ("c", ["opd"])
-    assert set(pipeline.stage("opd").inputs) == {"model", "explorer"} and pipeline.stage("opd").overrides == ("a=1",)
+    assert (pipeline.name, [stage.name for stage in pipeline.stages]) == ("c", ["opd"])
+    assert set(pipeline.stage("opd").given) == {"model", "explorer"} and pipeline.stage("opd").overrides == ["a=1"]
     for text, words in (
         ("{base: p.yaml, leave_out: [odp]}", "leave_out: odp: the base has no such stage. Did you mean 'opd'?"),
         ("{base: c2.yaml}", "base files form a cycle: c2.yaml -> c2.yaml"),
@@ -131,8 +131,8 @@ def test_overrides_of_the_file_of_a_stage_and_of_all_stages(tmp_path) -> None:
     words = ["models.teacher=hub/other", "opd.trainer.total_training_steps=2", "data.seed=3"]
     pipeline = read_pipeline(write(tmp_path), None, [*words, "allow_label_overlap=true"])
     assert pipeline.models["teacher"] == "hub/other" and pipeline.allow_label_overlap
-    assert pipeline.overrides == ("data.seed=3",)
-    assert pipeline.stage("opd").overrides == ("trainer.total_training_steps=2",)
+    assert pipeline.stage("opd").shared == ("data.seed=3",)
+    assert pipeline.stage("opd").overrides == ["trainer.total_training_steps=2"]
     assert "seed: not an override" in refusal(write(tmp_path), "seed")
 
 
@@ -141,7 +141,7 @@ def test_an_option_of_any_stage_is_set_from_the_command_line(tmp_path) -> None:
     path = write(tmp_path, stages=[TRAIN, table])
     pipeline = read_pipeline(path, None, ["table.options.n=4", "table.options.args=[--limit,'8']"])
     assert pipeline.stage("table").options == {"n": 4, "args": ["--limit", "8"]}
-    assert pipeline.stage("table").overrides == () and pipeline.stage("teacher_rl").overrides == ()
+    assert pipeline.stage("table").overrides == [] and pipeline.stage("teacher_rl").overrides == []
 
 
 @pytest.mark.parametrize(

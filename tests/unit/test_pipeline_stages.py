@@ -20,11 +20,11 @@ from omegaconf import OmegaConf
 from s2l_ext import cli
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.pipeline.checks import Seen, check_overlaps, seen_by
+from s2l_ext.pipeline.checks import TrainPrompts, check_overlaps, read_prompts
 from s2l_ext.pipeline.data import split
-from s2l_ext.pipeline.file import find_pipeline, read_pipeline
+from s2l_ext.pipeline.file import KINDS, find_pipeline, read_pipeline
 from s2l_ext.pipeline.plan import Entry, Manifest, Plan
-from s2l_ext.pipeline.stage import Pipeline, Place, Prepared
+from s2l_ext.pipeline.stage import Job, Pipeline, Stage
 from s2l_ext.pipeline.table import clock, latest
 from s2l_ext.pipeline.train import keep_dtype
 from s2l_ext.report.ledger import Ledger
@@ -47,8 +47,8 @@ def changed(out: Path, *overrides: str) -> Pipeline:
     return read_pipeline(TOY, out, overrides)
 
 
-def prepared(pipeline: Pipeline, name: str) -> Prepared:
-    return Place(pipeline, pipeline.stage(name)).prepare()
+def prepared(pipeline: Pipeline, name: str) -> Job:
+    return pipeline.stage(name).prepare()
 
 
 def written(folder: Path, *stages: dict, **content) -> Pipeline:
@@ -56,7 +56,7 @@ def written(folder: Path, *stages: dict, **content) -> Pipeline:
     return read_pipeline(folder / "p.yaml", folder / "out")
 
 
-def composed(stage: Prepared):
+def composed(stage: Job):
     words = stage.commands[0].words
     return compose_config(words[4], words[5:])
 
@@ -164,7 +164,8 @@ def test_a_folder_whose_name_begins_like_the_output_folder_is_another(tmp_path) 
     ],
 )
 def test_paths_below_the_output_folder_are_said_without_it(text: str, expected: str) -> None:
-    assert Pipeline("p", Path("/x/out"), (), {}, (), False).relative(text) == expected
+    stage = Stage("s", "toy", does=KINDS["toy"], out=Path("/x/out"), shared=(), given={})
+    assert stage.relative(text) == expected
 
 
 @pytest.mark.slow
@@ -249,13 +250,13 @@ def halved(out: Path) -> Pipeline:
 def test_a_run_counted_in_epochs_gets_four_checkpoints_of_which_two_are_kept(tmp_path) -> None:
     pipeline = halved(tmp_path)
     plan = Plan(pipeline)
-    assert plan.prepared["rl"].steps is None, "its data is not there yet"
+    assert plan.jobs["rl"].steps is None, "its data is not there yet"
     rows(tmp_path / "out" / "stages" / "split" / "run" / "2H.parquet", 42)
     plan.renew(pipeline.stage("split"))
-    assert plan.prepared["rl"].steps == 30
-    trainer = composed(plan.prepared["rl"]).trainer
+    assert plan.jobs["rl"].steps == 30
+    trainer = composed(plan.jobs["rl"]).trainer
     assert (trainer.save_freq, trainer.max_actor_ckpt_to_keep) == (7, 2)
-    assert Plan(pipeline).prepared["rl"] == plan.prepared["rl"], "the next call finds the same"
+    assert Plan(pipeline).jobs["rl"] == plan.jobs["rl"], "the next call finds the same"
 
 
 @pytest.mark.slow
@@ -269,13 +270,13 @@ def test_a_recipe_that_says_how_many_checkpoints_it_keeps_is_left_alone(tmp_path
 def test_a_run_counted_in_epochs_is_known_to_be_finished(tmp_path) -> None:
     pipeline = halved(tmp_path)
     rows(tmp_path / "out" / "stages" / "split" / "run" / "2H.parquet", 42)
-    place = Place(pipeline, pipeline.stage("rl"))
+    place = pipeline.stage("rl")
     place.run.mkdir(parents=True)
     for step, finished in ((27, False), (30, True)):
         (place.run / "latest_checkpointed_iteration.txt").write_text(str(step))
         line = {"step": step, "data": {"training/global_step": step}}
         (place.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        assert place.stage.does.finished(place, prepared(pipeline, "rl")) is finished
+        assert place.does.finished(place, prepared(pipeline, "rl")) is finished
 
 
 @pytest.mark.slow
@@ -362,19 +363,19 @@ def test_halves_share_no_prompt_keep_every_row_and_hang_on_the_seed(tmp_path) ->
     data = parquet(tmp_path / "all.parquet", [str(number % 9) for number in range(20)])
     halves = split(data, tmp_path / "a", 1, ["1H", "2H"])
     again, other = (split(data, tmp_path / name, seed, ["1H", "2H"]) for name, seed in (("b", 1), ("c", 2)))
-    first, second = (seen_by("s", True, [path]) for path in halves)
+    first, second = (read_prompts("s", True, [path]) for path in halves)
     assert (len(first.ids), len(second.ids)) == (5, 4) and not first.ids & second.ids
     assert sum(pq.read_metadata(path).num_rows for path in halves) == 20
     assert [path.read_bytes() for path in halves] == [path.read_bytes() for path in again]
-    assert seen_by("s", True, [other[0]]).ids != first.ids
+    assert read_prompts("s", True, [other[0]]).ids != first.ids
 
 
 def test_what_cannot_be_halved(tmp_path) -> None:
     (tmp_path / "no.parquet").write_text("no")
     for path, words in (
         (parquet(tmp_path / "one.parquet", ["a", "a"]), "1 prompts cannot be halved"),
-        (tmp_path / "no.parquet", "not a parquet file"),
-        (tmp_path / "missing.parquet", "no such file"),
+        (tmp_path / "no.parquet", "not a readable parquet file"),
+        (tmp_path / "missing.parquet", "No such file"),
     ):
         with pytest.raises(DataError, match=words):
             split(path, tmp_path / "out", 1, ["1H", "2H"])
@@ -385,13 +386,13 @@ def test_rows_without_labels_are_refused_only_where_labels_are_read(tmp_path) ->
     with pytest.raises(
         DataError, match=r"stage rl: .*x\.parquet: 2 of 3 rows have no reward_model.ground_truth.*row 1"
     ):
-        seen_by("rl", True, [path])
-    assert seen_by("opd", False, [path]).to_dict()["prompts"] == 3
+        read_prompts("rl", True, [path])
+    assert read_prompts("opd", False, [path]).to_dict()["prompts"] == 3
 
 
 @given(st.lists(st.tuples(st.booleans(), st.frozensets(st.sampled_from("abcdef"))), max_size=4))
 def test_only_label_users_that_share_prompts_are_refused(groups) -> None:
-    seen = [Seen(f"s{number}", used, ids) for number, (used, ids) in enumerate(groups)]
+    seen = [TrainPrompts(f"s{number}", used, ids) for number, (used, ids) in enumerate(groups)]
     users = [ids for used, ids in groups if used]
     overlap = any(a & b for number, a in enumerate(users) for b in users[number + 1 :])
     check_overlaps(seen, allowed=True)
@@ -405,12 +406,12 @@ def test_only_label_users_that_share_prompts_are_refused(groups) -> None:
 # ---- results and costs ---------------------------------------------------------------------------------------------
 
 
-def trained(folder: Path, lines: list[tuple[int, dict]], **models: str) -> Place:
+def trained(folder: Path, lines: list[tuple[int, dict]], **models: str) -> Stage:
     """A stage whose run left these metrics."""
     inputs = {"model": "m", "data": "d"}
     stage = {"name": "rl", "kind": "train", "recipe": "grpo/toy", "inputs": inputs}
     pipeline = written(folder, stage, models={"m": "hub/m"}, splits={"d": "d.parquet"})
-    place = Place(pipeline, pipeline.stage("rl"))
+    place = pipeline.stage("rl")
     place.run.mkdir(parents=True)
     text = "".join(json.dumps({"step": step, "data": data}) + "\n" for step, data in lines)
     (place.run / "metrics.jsonl").write_text(text)
@@ -442,8 +443,8 @@ STEPS = [
 ]
 
 
-def result_of(place: Place) -> dict:
-    return place.stage.does.result(place, Prepared([]))
+def result_of(stage: Stage) -> dict:
+    return stage.does.result(stage)
 
 
 def test_tokens_and_flops_by_hand_and_as_the_report_counts_them(tmp_path) -> None:
@@ -477,11 +478,11 @@ def test_every_attempts_steps_were_paid_for_and_a_reward_model_of_its_own(tmp_pa
     for name, seconds in (("metrics", 1.0), ("metrics.dropped", 2.0), ("metrics.1", 4.0), ("metrics.2", 8.0)):
         line = {"step": 1, "data": {"timing_s/step": seconds}}
         (place.run / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
-    paid = place.stage.does.accelerator_seconds
-    assert paid(place, Prepared([]), 99.0) == 2 * 15.0
+    paid = place.does.accelerator_seconds
+    assert paid(place, Job([]), 99.0) == 2 * 15.0
     held = {"learner": 2, "explorer": 1, "teacher servers": 1, "reward model": 3}
     (place.run / "plan.json").write_text(json.dumps({"accelerators": held}))
-    assert paid(place, Prepared([]), 99.0) == (2 + 1 + 3) * 15.0
+    assert paid(place, Job([]), 99.0) == (2 + 1 + 3) * 15.0
     assert Ledger(read_run(place.run)).totals(all_in=False).accelerator_seconds == 2 + 3, "the teacher is a helper"
 
 
@@ -614,8 +615,8 @@ def test_words_that_the_exploration_would_refuse(tmp_path, options: dict, words:
 def test_a_store_counts_when_it_is_complete_and_what_it_cost_is_told(tmp_path) -> None:
     draw = {"name": "draw", "kind": "explore", "inputs": {"model": "m", "data": "d"}}
     pipeline = written(tmp_path, draw, models={"m": "owner/Model-1B"}, splits={"d": "d.parquet"})
-    place = Place(pipeline, pipeline.stage("draw"))
-    kind, stage = place.stage.does, place.prepare()
+    place = pipeline.stage("draw")
+    kind, stage = place.does, place.prepare()
     assert not kind.finished(place, stage)
     place.run.mkdir(parents=True)
     drawn = [Rollout("p", index, 0, [1, 2], [3, 4, 5], [0.0] * 3, False, 1.0, 1.0, "x") for index in range(4)]
@@ -626,7 +627,7 @@ def test_a_store_counts_when_it_is_complete_and_what_it_cost_is_told(tmp_path) -
         write_manifest(place.run, manifest)
         assert kind.finished(place, stage) is complete
     flops = 2 * 1e9 * 20
-    assert kind.result(place, stage) == {"rollouts": 4, "tokens": 20, "flops": {"sampling": flops, "total": flops}}
+    assert kind.result(place) == {"rollouts": 4, "tokens": 20, "flops": {"sampling": flops, "total": flops}}
 
 
 def test_models_are_compared_with_the_teachers_own_answers(tmp_path) -> None:
