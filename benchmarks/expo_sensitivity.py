@@ -42,7 +42,7 @@ def train(center: float | None, seed: int, steps: int, folder: Path) -> list[dic
             "trainer.resume_mode=disable",
         ]
         with open(folder / "log.txt", "w") as log:
-            command = [sys.executable, "-m", "s2l_ext.launch.train", *arguments]
+            command = [sys.executable, "-m", "s2l_ext.cli", "train", *arguments]
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
                 raise SystemExit(f"a run failed; see {folder / 'log.txt'}")
         (folder / "done").touch()

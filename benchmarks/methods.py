@@ -51,7 +51,7 @@ def train(recipe: str, seed: int, steps: int, tier: int, folder: Path, toy: Path
             f"trainer.validation_data_dir={folder / 'validation'}",
         ]
         with open(folder / "log.txt", "w") as log:
-            command = [sys.executable, "-m", "s2l_ext.launch.train", *words]
+            command = [sys.executable, "-m", "s2l_ext.cli", "train", *words]
             environment = {**os.environ, "S2L_TOY_DIR": str(toy)}
             if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode:
                 raise SystemExit(f"a run failed; see {folder / 'log.txt'}")

@@ -45,7 +45,7 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
 
 def run_s2l(folder: Path, steps: int) -> list[dict]:
     arguments = ["--config-name", "grpo/toy", f"trainer.default_local_dir={folder}", *overrides(steps)]
-    run([sys.executable, "-m", "s2l_ext.launch.train", *arguments], folder)
+    run([sys.executable, "-m", "s2l_ext.cli", "train", *arguments], folder)
     return _lines(folder / "metrics.jsonl")
 
 

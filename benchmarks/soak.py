@@ -66,7 +66,7 @@ COUNTS = {
 
 
 def launch(folder: Path, toy: Path, steps: int, task_records: int) -> subprocess.Popen:
-    command = [sys.executable, "-m", "s2l_ext.launch.train", "--config-name", "combined/g2rpo_a_s2l", *FEATURES]
+    command = [sys.executable, "-m", "s2l_ext.cli", "train", "--config-name", "combined/g2rpo_a_s2l", *FEATURES]
     command += [f"trainer.total_training_steps={steps}", f"trainer.default_local_dir={folder}"]
     with open(folder / "log.txt", "w") as log:
         bounded = {"RAY_task_events_max_num_task_in_gcs": str(task_records)}

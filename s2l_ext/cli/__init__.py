@@ -6,27 +6,22 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from s2l_ext import __version__
-from s2l_ext.utils.refusal import EXIT_REFUSED, guarded
+from s2l_ext.utils.refusal import EXIT_INVALID, run_cli
 
 
-@dataclass(frozen=True)
-class Command:
-    """Where a command lives: a module with a function that adds its options and one that runs it."""
+class Command(NamedTuple):
+    """Its module has ``add_arguments(parser)`` and ``main(args)``, which returns the exit code."""
 
     summary: str
     module: str
-    arguments: str = "add_arguments"
-    run: str = "main"
 
 
 COMMANDS: dict[tuple[str, ...], Command] = {
-    ("train",): Command("train a recipe", "s2l_ext.launch.train", "add_arguments", "train_command"),
-    ("check",): Command(
-        "everything train does, except run", "s2l_ext.launch.train", "add_check_arguments", "check_command"
-    ),
+    ("train",): Command("train a recipe", "s2l_ext.cli.train"),
+    ("check",): Command("everything train does, except run", "s2l_ext.cli.check"),
     ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.cli.data_toy"),
     ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
     ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
@@ -36,12 +31,12 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "traces-as-store"): Command("reasoning traces as a store, for SFT on them", "s2l_ext.explore.traces"),
     ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.cli.eval"),
     ("explore",): Command("draw an explorer's responses into a store", "s2l_ext.cli.explore"),
-    ("compare",): Command("two evaluations, paired by problem", "s2l_ext.evaluation.compare"),
-    ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.studies.diversity.page"),
+    ("compare",): Command("two evaluations, paired by problem", "s2l_ext.cli.compare"),
+    ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.cli.diversity"),
     ("pipeline",): Command("run stages that hand a model on", "s2l_ext.cli.pipeline"),
-    ("submit",): Command("run a command as a job on a Ray cluster", "s2l_ext.launch.submit"),
+    ("submit",): Command("run a command as a job on a Ray cluster", "s2l_ext.cli.submit"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.cli.demo"),
-    ("doctor",): Command("what this machine can run", "s2l_ext.doctor"),
+    ("doctor",): Command("what this machine can run", "s2l_ext.cli.doctor"),
     ("report",): Command("one page about a run or several: curves, cost, samples", "s2l_ext.cli.report"),
 }
 
@@ -55,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = COMMANDS[name]
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(prog=f"s2l {' '.join(name)}", description=f"{command.summary}.")
-    getattr(module, command.arguments)(parser)
+    module.add_arguments(parser)
     rest = words[len(name) :]
     # argparse's intermixed parsing takes words after -- for options all the same
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
-    return guarded(getattr(module, command.run), parse(rest))
+    return run_cli(module.main, parse(rest))
 
 
 def _command_name(words: Sequence[str]) -> tuple[str, ...] | None:
@@ -75,9 +70,9 @@ def _help(words: Sequence[str]) -> int:
     listed = {name: command for name, command in COMMANDS.items() if name[: len(group)] == group}
     if not listed:
         print(f"s2l: error: no command '{' '.join(words)}'. Commands:\n{_list(COMMANDS)}", file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_INVALID
     print(f"usage: {' '.join(('s2l', *group))} COMMAND ...\n\n{_list(listed)}\n\nEach has --help.")
-    return 0 if any(word in ("-h", "--help") for word in words) else EXIT_REFUSED
+    return 0 if any(word in ("-h", "--help") for word in words) else EXIT_INVALID
 
 
 def _list(commands: dict[tuple[str, ...], Command]) -> str:

@@ -1,9 +1,7 @@
-"""``s2l doctor``: what this machine and environment can run, how safe it is, and what to do about it."""
+"""What this machine and environment can run, how safe it is, and what to do about it."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
 
 from s2l_ext.doctor import machine, network, packages
@@ -24,22 +22,11 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print the findings as one JSON list")
-    parser.add_argument(
-        "--ray", metavar="ADDRESS", help="join this cluster (host:port, auto) and ask every node, a minute or two"
-    )
-
-
-def main(args: argparse.Namespace) -> int:
-    """Exit code 1 when something that every run needs is missing."""
-    findings = [finding for look in LOOKS for finding in look()]
-    if args.ray:
+def look(ray_address: str | None = None) -> list[Finding]:
+    """Everything about this machine and, with an address, about every node of that cluster."""
+    findings = [finding for look_at in LOOKS for finding in look_at()]
+    if ray_address:
         from s2l_ext.doctor import cluster
 
-        findings += cluster.findings(args.ray)
-    if args.json:
-        print(json.dumps([finding.as_json() for finding in findings], indent=1))
-    else:
-        print("\n".join(finding.as_line() for finding in findings))
-    return 1 if any(finding.status == "fail" for finding in findings) else 0
+        findings += cluster.findings(ray_address)
+    return findings

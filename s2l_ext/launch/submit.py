@@ -6,9 +6,7 @@ relative path goes along, and no secret does. Models, data and accelerators are 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import os
 import shlex
 import sys
 import time
@@ -19,70 +17,11 @@ from urllib.parse import urlsplit
 
 from s2l_ext.errors import ConfigError, ResourceError
 
-ADDRESS = "http://127.0.0.1:8265"
 FAILED, STOPPED, INTERRUPTED = 1, 3, 130
 SIGNAL_BASE = 128
 RECONNECT_SECONDS, RECONNECT_TRIES = 5.0, 12
 STOP_SECONDS = 60.0
-CHECKED_HERE = ("train", "check")
 TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "s2l submit [options] -- COMMAND [ARGUMENT ...]   (or: s2l submit [--address URL] --stop JOB)"
-    parser.epilog = "exit code: the job's own; 3 if it was stopped, 2 if it was refused here, 130 after Ctrl-C"
-    parser.add_argument("--address", default=ADDRESS, metavar="URL", help=f"the cluster's job server ({ADDRESS})")
-    parser.add_argument(
-        "--follow",
-        action=argparse.BooleanOptionalAction,
-        help="print the job's log and wait for its end (the default); without, print the job's name alone",
-    )
-    parser.add_argument("--stop", metavar="JOB", help="stop a job instead; a training run resumes when sent again")
-    parser.add_argument("--runtime-env", type=Path, metavar="YAML", help="Ray's runtime environment, as in its manual")
-    parser.add_argument("--working-dir", type=Path, metavar="DIR", help="local folder that the job starts in a copy of")
-    parser.add_argument(
-        "--env",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="give the job this variable of the shell; no other is passed on. No secrets: Ray's dashboard shows it",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
-    parser.add_argument("words", nargs="*", metavar="COMMAND", help="after --: train --config-name RECIPE ...")
-
-
-def main(args: argparse.Namespace) -> int:
-    """Submit a job, or stop one; returns the exit code."""
-    if args.stop is not None:
-        _refuse_beside_stop(args)
-        return stop(_client(args.address), args.stop, args.address)
-    environment = runtime_env(args.runtime_env, args.working_dir, args.env, os.environ)
-    check_words(args.words, environment)
-    client = _client(args.address)
-    job = _ask(client.submit_job, args.address, entrypoint=entrypoint(args.words), runtime_env=environment)
-    if args.follow is False:
-        print(job)
-        return 0
-    print(f"s2l submit: job {job} at {args.address}", file=sys.stderr, flush=True)
-    return follow(client, job, args.address)
-
-
-def _refuse_beside_stop(args: argparse.Namespace) -> None:
-    given = {
-        "a command": args.words,
-        "--follow or --no-follow": args.follow is not None,
-        "--runtime-env": args.runtime_env,
-        "--working-dir": args.working_dir,
-        "--env": args.env,
-    }
-    useless = [name for name, value in given.items() if value]
-    if useless:
-        raise ConfigError(f"--stop {args.stop} beside {', '.join(useless)}: a job is either stopped or submitted.")
-
-
-def entrypoint(words: Sequence[str]) -> str:
-    """The command line that the job runs, with the Python of its environment."""
-    return shlex.join(["python", "-m", "s2l_ext.cli", *words])
 
 
 # ---- what is sent ---------------------------------------------------------------------------------------------------
@@ -159,49 +98,33 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
-def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
-    """Look at the command before it is sent; prints warnings.
+def check_recipe(
+    name: str, overrides: Sequence[str], folders: Sequence[Path], environment: Mapping[str, Any]
+) -> list[str]:
+    """Warnings about a training run that is to be sent with a runtime environment.
 
     Raises:
-        ConfigError: no command, a recipe that does not compose or contradicts itself, or a file that stays here.
+        ConfigError: a recipe that does not compose or contradicts itself, a secret in it, or a file that stays here.
     """
-    if not words:
-        raise ConfigError("nothing to submit: s2l submit [options] -- train --config-name RECIPE ...")
-    if words[0] in ("s2l", "submit"):
-        raise ConfigError(
-            f"'{words[0]}' after --: give the command as it follows `s2l`, e.g. -- train --config-name ..."
-        )
-    if words[0] in CHECKED_HERE:
-        from s2l_ext.launch.job_files import variables_of_the_job
-
-        with variables_of_the_job(environment.get("env_vars") or {}):
-            warnings = _check_recipe(words, environment.get("working_dir"))
-        for warning in warnings:
-            print(f"s2l: warning: {warning}", file=sys.stderr)
-
-
-def _check_recipe(words: Sequence[str], working_dir: str | None) -> list[str]:
     from omegaconf import OmegaConf
 
-    from s2l_ext.launch import train
     from s2l_ext.launch.cluster import refuse_own_sizes
     from s2l_ext.launch.compose import compose_config
-    from s2l_ext.launch.job_files import left_behind
+    from s2l_ext.launch.job_files import left_behind, variables_of_the_job
     from s2l_ext.methods.registry import parse_s2l
     from s2l_ext.training.rules import check_against_verl
     from s2l_ext.utils.secrets import refuse_secrets
 
-    parser = argparse.ArgumentParser(prog=f"s2l submit -- {words[0]}")
-    (train.add_arguments if words[0] == "train" else train.add_check_arguments)(parser)
-    args = parser.parse_intermixed_args(list(words[1:]))
-    cfg = compose_config(args.config_name, args.overrides, args.config_dir)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    refuse_secrets(plain)
-    for key, path in [("--config-name", Path(args.config_name)), *(("--config-dir", path) for path in args.config_dir)]:
-        _require_sent(key, path, working_dir)
-    refuse_own_sizes(cfg, "a job joins the cluster that it is sent to")
-    warnings = check_against_verl(parse_s2l(cfg.s2l), cfg)
-    return [*warnings, *left_behind(cfg, working_dir), *_relative_folder(cfg.trainer.default_local_dir)]
+    working_dir = environment.get("working_dir")
+    with variables_of_the_job(environment.get("env_vars") or {}):
+        cfg = compose_config(name, overrides, folders)
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        refuse_secrets(plain)
+        for key, path in [("--config-name", Path(name)), *(("--config-dir", path) for path in folders)]:
+            _require_sent(key, path, working_dir)
+        refuse_own_sizes(cfg, "a job joins the cluster that it is sent to")
+        warnings = check_against_verl(parse_s2l(cfg.s2l), cfg)
+        return [*warnings, *left_behind(cfg, working_dir), *_relative_folder(cfg.trainer.default_local_dir)]
 
 
 def _require_sent(key: str, path: Path, working_dir: str | None) -> None:
@@ -228,7 +151,7 @@ def _relative_folder(folder: str) -> list[str]:
 # ---- the job server -------------------------------------------------------------------------------------------------
 
 
-def _client(address: str) -> Any:
+def job_client(address: str) -> Any:
     """Ray's job client.
 
     Raises:
@@ -245,6 +168,12 @@ def _client(address: str) -> Any:
     from ray.job_submission import JobSubmissionClient
 
     return _ask(JobSubmissionClient, address, address)
+
+
+def send(client: Any, address: str, words: Sequence[str], environment: Mapping[str, Any]) -> str:
+    """Submit an ``s2l`` command, which runs with the Python of the job's environment; returns the job's name."""
+    entrypoint = shlex.join(["python", "-m", "s2l_ext.cli", *words])
+    return str(_ask(client.submit_job, address, entrypoint=entrypoint, runtime_env=environment))
 
 
 def _ask(call: Any, server: str, *args: Any, **kwargs: Any) -> Any:

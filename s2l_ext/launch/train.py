@@ -1,14 +1,8 @@
-"""``s2l train`` and ``s2l check``: compose a recipe, validate it, look at the machine, print the plan, run verl.
-
-Also runs as ``python -m s2l_ext.launch.train --config-name s2l_po/toy [overrides]``.
-"""
+"""What ``s2l train`` and ``s2l check`` do: compose a recipe, validate it, look at the machine, plan, run verl."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +18,7 @@ from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.launch.plan_summary import build_plan, fingerprint, render
+from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.platforms import activate_for
 from s2l_ext.training.before_run import check_before_run
@@ -32,7 +26,6 @@ from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
 from s2l_ext.training.preflight import check_own_pool, gpus_needed, keep_own_ray_here
 from s2l_ext.training.verl_rules import MANAGER_KEY
-from s2l_ext.utils.refusal import guarded
 from s2l_ext.utils.run_lock import held
 from s2l_ext.utils.secrets import masked, refuse_secrets
 
@@ -48,21 +41,6 @@ class Prepared:
     s2l: S2LConfig
     plan: dict[str, Any]
     warnings: list[str]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that train and check share."""
-    parser.add_argument("--config-name", required=True, metavar="RECIPE", help="e.g. s2l_po/toy, or a YAML file")
-    parser.add_argument(
-        "--config-dir", action="append", default=[], metavar="DIR", type=Path, help="more recipes, searched first"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
-    parser.add_argument("overrides", nargs="*", metavar="OVERRIDE", help="Hydra: a.b=1, +a.b=1, ++a.b=1, ~a.b")
-
-
-def add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    add_arguments(parser)
-    parser.add_argument("--json", action="store_true", help="print plan, warnings and fingerprint as JSON")
 
 
 def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
@@ -181,39 +159,3 @@ def _hand_over(prepared: Prepared) -> None:
     runner = CheckedRunner(TaskRunnerV1, prepared.cfg, now) if address else TaskRunnerV1
     with joining(address):
         run_ppo(prepared.cfg, task_runner_class=runner)
-
-
-def train_command(args: argparse.Namespace) -> int:
-    prepared = prepare(args.config_name, args.overrides, args.config_dir)
-    _show(prepared, "s2l train")
-    run(prepared)
-    return 0
-
-
-def check_command(args: argparse.Namespace) -> int:
-    if not args.json:
-        _show(prepare(args.config_name, args.overrides, args.config_dir), "s2l check")
-        print("s2l check: OK.")
-        return 0
-    with contextlib.redirect_stdout(sys.stderr):  # verl prints while it validates
-        prepared = prepare(args.config_name, args.overrides, args.config_dir)
-    result = {"plan": prepared.plan, "warnings": prepared.warnings, "fingerprint": fingerprint(prepared.cfg)}
-    print(json.dumps(result, indent=1))
-    return 0
-
-
-def _show(prepared: Prepared, title: str) -> None:
-    print(f"{title}: plan\n{render(prepared.plan)}", flush=True)
-    for warning in prepared.warnings:
-        print(f"s2l: warning: {warning}", file=sys.stderr)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """``python -m s2l_ext.launch.train``."""
-    parser = argparse.ArgumentParser(prog="python -m s2l_ext.launch.train", description=__doc__.splitlines()[0])
-    add_arguments(parser)
-    return guarded(train_command, parser.parse_intermixed_args(argv))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -20,7 +20,7 @@ from s2l_ext.config.limits import limited
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage
-from s2l_ext.utils.refusal import guarded
+from s2l_ext.utils.refusal import run_cli
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str]) -> int:
     def run(_: argparse.Namespace) -> None:
         split(Path(data).expanduser(), Path(out), int(seed), names)
 
-    return guarded(run, argparse.Namespace())
+    return run_cli(run, argparse.Namespace())
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from s2l_ext.launch.compose import compose_config, quoted
 from s2l_ext.methods.distill.inputs import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
-from s2l_ext.pipeline.stage import Command, Job, Kind, SameTokens, Stage, in_stage
+from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, SameTokens, Stage, in_stage
 from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger
 from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
@@ -83,7 +82,7 @@ class Train(Kind):
             own = _own_settings(stage, cfg)
             _apply(stage, cfg, own)
             words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
-            train = (sys.executable, "-m", "s2l_ext.launch.train", "--config-name", str(stage.recipe))
+            train = (*S2L, "train", "--config-name", str(stage.recipe))
             return _job(stage, cfg, Command((*train, *given, *words)))
 
     def finished(self, stage: Stage, job: Job) -> bool:

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from s2l_ext.errors import S2LError
 from s2l_ext.utils.secrets import masked_text
 
-EXIT_REFUSED = 2
+EXIT_INVALID = 2
 LONGEST = 8000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def guarded(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
+def run_cli(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace) -> int:
     """Run a command. ``--debug`` adds the traceback; an error from a Ray worker shows as it was raised there."""
     try:
         return run(args) or 0
@@ -24,7 +24,7 @@ def guarded(run: Callable[[argparse.Namespace], int | None], args: argparse.Name
         if getattr(args, "debug", False):
             traceback.print_exc()
         print(f"s2l: error: {printable(str(getattr(error, 'cause', None) or error))}", file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_INVALID
 
 
 def printable(message: str) -> str:

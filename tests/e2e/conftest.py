@@ -160,7 +160,7 @@ def launch(toy_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
 
     def start(config: str, *overrides: str, folder: Path | None = None, command: list[str] | None = None) -> Launch:
         folder = folder or tmp_path_factory.mktemp("run")
-        command = command or [sys.executable, "-m", "s2l_ext.launch.train", "--config-name", config]
+        command = command or [sys.executable, "-m", "s2l_ext.cli", "train", "--config-name", config]
         log_path = folder / f"log_{len(started)}.txt"
         environment = {**os.environ, "S2L_TOY_DIR": str(toy_dir), "RAY_DEDUP_LOGS": "0"}
         with open(log_path, "w") as log:

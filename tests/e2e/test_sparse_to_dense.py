@@ -92,7 +92,7 @@ class Pipeline:
         _gone, alive = psutil.wait_procs(children, timeout=60)
         for child in alive:
             child.kill()
-        assert not [child for child in alive if "s2l_ext.launch.train" in " ".join(child.cmdline() or [])]
+        assert not [child for child in alive if "s2l_ext.cli train" in " ".join(child.cmdline() or [])]
 
     def finish(self) -> None:
         assert self.start().wait(TIMEOUT_S) == 0, self.said()

@@ -173,7 +173,7 @@ def test_the_learner_may_be_any_model_and_explorers_sample_as_told(world: Path, 
 def args_of(words: list[str], monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]) -> None:
     from s2l_ext.studies.diversity import job as diversity_command
 
-    monkeypatch.setattr(command, "main", lambda args: asked.update(job=diversity_command.job_of(args)))
+    monkeypatch.setattr("s2l_ext.cli.diversity.main", lambda args: asked.update(job=diversity_command.job_of(args)))
     assert cli.main(words) == 0
 
 

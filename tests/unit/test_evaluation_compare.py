@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from s2l_ext import cli
+from s2l_ext.cli.compare import as_lines
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.compare import as_lines, compare
+from s2l_ext.evaluation.compare import compare
 
 SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
 

@@ -17,9 +17,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from s2l_ext.cli import train
+from s2l_ext.cli.submit import check_words
 from s2l_ext.config.resolve import resolve
 from s2l_ext.errors import ConfigError, ResourceError
-from s2l_ext.launch import submit, train
+from s2l_ext.launch import submit
 from s2l_ext.launch.cluster import Node, check_accelerators
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.curriculum.pass_rates import PassRates
@@ -247,10 +249,10 @@ def test_what_submit_sends_passes_its_own_checks(monkeypatch, capsys):
     environment = submit.runtime_env(Path("runtime_env.yaml"), Path("."), [], {})
     assert environment["env_vars"]["HF_HOME"] == "/shared/huggingface"
     words = ["train", "--config-name", "three_nodes.yaml", "trainer.default_local_dir=/shared/r"]
-    submit.check_words(words, environment)
+    check_words(words, environment)
     assert capsys.readouterr().err == ""
     with pytest.raises(ConfigError, match=r"data\.train_files=data/dapo-math-17k\.parquet, .* --env S2L_DATA_DIR"):
-        submit.check_words(words, {**environment, "env_vars": {}})
+        check_words(words, {**environment, "env_vars": {}})
 
 
 def test_the_recipe_fits_the_clusters_of_the_examples(monkeypatch):

@@ -58,7 +58,7 @@ def written(folder: Path, *stages: dict, **content) -> Pipeline:
 
 def composed(stage: Job):
     words = stage.commands[0].words
-    return compose_config(words[4], words[5:])
+    return compose_config(words[5], words[6:])
 
 
 def parquet(path: Path, names: list[str], labels: list[str | None] | None = None) -> Path:
@@ -79,8 +79,8 @@ def rows(path: Path, count: int) -> Path:
 
 def test_the_command_of_a_train_stage_composes_to_what_was_checked(toy) -> None:
     warm_up = prepared(toy, "warm_up")
-    train = ("-m", "s2l_ext.launch.train", "--config-name", "sparse_to_dense/stages/warm_up")
-    assert warm_up.commands[0].words[1:5] == train
+    train = ("-m", "s2l_ext.cli", "train", "--config-name", "sparse_to_dense/stages/warm_up")
+    assert warm_up.commands[0].words[1:6] == train
     cfg = composed(warm_up)
     teacher = f"{OUT}/models/teacher_rl"
     assert cfg.actor_rollout_ref.model.path == f"{OUT}/stages/toy/run/models/small"

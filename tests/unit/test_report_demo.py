@@ -14,9 +14,10 @@ from html.parser import HTMLParser
 import pytest
 
 from s2l_ext.cli import demo as demo_module
-from s2l_ext.cli.demo import Demo, add_arguments, main, run_demo, train_command
+from s2l_ext.cli.demo import add_arguments, main, run_demo
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, nice_step
+from s2l_ext.studies.demo import Demo, train_command
 from s2l_ext.utils import processes
 from s2l_ext.utils.follow import Tail, last_lines
 from s2l_ext.utils.progress import Phase, Progress

@@ -211,7 +211,7 @@ def test_fingerprint_tells_the_switch_from_annealing(configured) -> None:
 
 
 def test_demo_draws_the_schedule_that_the_run_had(tmp_path) -> None:
-    from s2l_ext.cli.demo import CONFIG_FILE, read_plan
+    from s2l_ext.studies.demo import CONFIG_FILE, read_plan
 
     text = "trainer: {total_training_steps: 4}\nactor_rollout_ref: {rollout: {n: 8}}\n"
     (tmp_path / CONFIG_FILE).write_text(text + "s2l: {explorer: {mix_steps: 2, schedule: hard_switch}}\n")

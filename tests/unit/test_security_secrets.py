@@ -19,7 +19,7 @@ from s2l_ext.pipeline.plan import Entry, Manifest
 from s2l_ext.report.run import read_run
 from s2l_ext.store.writer import StoreWriter
 from s2l_ext.utils.processes import run_supervised
-from s2l_ext.utils.refusal import guarded
+from s2l_ext.utils.refusal import run_cli
 from s2l_ext.utils.secrets import MASK, is_secret_key, masked, masked_text, refuse_secrets
 
 HF = "hf_" + "aB3" * 11
@@ -111,7 +111,7 @@ def test_the_words_of_a_refusal_are_masked_and_cannot_write_to_the_terminal(caps
     def refuse(args: object) -> int:
         raise ConfigError(f"value={HF!r} \x1b[2J\x07\x00 is odd\nsecond line")
 
-    assert guarded(refuse, object()) == 2
+    assert run_cli(refuse, object()) == 2
     said = capsys.readouterr().err
     assert said == f"s2l: error: value='{MASK}' \\x1b[2J\\x07\\x00 is odd\nsecond line\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import socket
 import threading
@@ -14,6 +15,7 @@ import ray
 from aiohttp import web
 
 from s2l_ext import cli
+from s2l_ext.cli.submit import check_words
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch import submit
 
@@ -379,7 +381,7 @@ def looked_at(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
 
     def look(*overrides: str, working_dir: str | None = None, **sent: str) -> str:
-        submit.check_words([*TRAIN, *overrides], {"working_dir": working_dir, "env_vars": sent})
+        check_words([*TRAIN, *overrides], {"working_dir": working_dir, "env_vars": sent})
         return capsys.readouterr().err
 
     return look
@@ -393,7 +395,7 @@ def test_relative_files_are_warned_of_by_key_with_the_variable_that_moves_them(l
         assert f"{key}=outputs/toy/" in warning
     assert "relative, so looked up in the folder in which the job starts" in warning
     assert "`export S2L_TOY_DIR=/shared/...` and --env S2L_TOY_DIR" in warning
-    assert submit.os.environ["S2L_TOY_DIR"] == "/only/here"
+    assert os.environ["S2L_TOY_DIR"] == "/only/here"
     assert looked_at(S2L_TOY_DIR="/shared/toy") == ""
     assert looked_at(working_dir="s3://bucket/code.zip").count("relative") == 1
 
@@ -435,7 +437,7 @@ def test_which_paths_are_relative(looked_at, override, named):
 def test_a_store_of_rollouts_is_looked_at_too(quick, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["train", "--config-name", "s2l_po/toy_offline", *NO_SIZES, "trainer.default_local_dir=/shared/run"]
-    submit.check_words(words, {"env_vars": {"S2L_TOY_DIR": "/shared/toy"}})
+    check_words(words, {"env_vars": {"S2L_TOY_DIR": "/shared/toy"}})
     warning = capsys.readouterr().err
     assert "s2l.explorer.store=outputs/explorer_store: relative" in warning and "--env S2L_STORE_DIR" in warning
 
@@ -466,7 +468,7 @@ def test_other_forms_of_address_are_refused(address, capsys):
 def test_something_else_at_the_address_is_told_apart(server, capsys):
     server.version = {"hello": "world"}
     with pytest.raises(ResourceError, match="does not answer as a Ray job server"):
-        submit._client(server.address)
+        submit.job_client(server.address)
     server.version = {"ray_version": "1.0.0"}
     with pytest.raises(ResourceError, match="Ray version 1.0.0 is running on the cluster"):
-        submit._client(server.address)
+        submit.job_client(server.address)

@@ -1,7 +1,4 @@
-"""``s2l diversity``: sample each model on the same problems, or take stored samples, and compare how they differ.
-
-``s2l_ext.studies.diversity.page`` is the command; it adds the page.
-"""
+"""Sample each model on the same problems, or take stored samples, and compare how they differ."""
 
 from __future__ import annotations
 
@@ -16,10 +13,9 @@ from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation import arguments as command
 from s2l_ext.evaluation import run
-from s2l_ext.evaluation.engines import ENGINES, Machine
+from s2l_ext.evaluation.engines import Machine
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model
 from s2l_ext.evaluation.run import Evaluation
-from s2l_ext.studies.diversity.gradients import CHOICES
 from s2l_ext.studies.diversity.measure import Settings, measure
 from s2l_ext.studies.diversity.models import GradientSettings
 from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
@@ -36,24 +32,6 @@ SAMPLING_ONLY = (
     *("max_tokens", "seed", "engine", "dtype", "tensor_parallel"),
     *("explorer_temperature", "explorer_top_p", "high_temperature"),
 )
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``s2l diversity``. None is "not given", so that what cannot apply is refused."""
-    add = parser.add_argument
-    add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
-    add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
-    add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the page and samples")
-    add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
-    command.add_sampling(parser, DEFAULTS, given_only=True)
-    add("--engine", choices=ENGINES, help="default vllm")
-    add("--explorer-temperature", type=float, help="default: --temperature; S2L-PO's code trains with 0.7")
-    add("--explorer-top-p", type=float, help="default: --top-p; S2L-PO's code trains with 0.95")
-    add("--high-temperature", type=float, help="of the learner's token noise, 0 for none (default 1.5)")
-    add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
-    add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
-    add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
-    add("--json", action="store_true", help="print the result as JSON")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,7 @@
-"""``s2l diversity``: the numbers of :mod:`.measure` as a table and a page of one file with charts."""
+"""The numbers of :mod:`.measure` as a table and a page of one file with charts."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Mapping
 from functools import reduce
@@ -12,11 +10,8 @@ from typing import Any
 from markupsafe import Markup
 
 from s2l_ext.report.charts import Line, Values, by_label, chart, colour, round_range
-from s2l_ext.report.page import Section, page, refuse_foreign, table, write_page
+from s2l_ext.report.page import Section, page, table
 from s2l_ext.studies.diversity import table as diversity_table
-from s2l_ext.studies.diversity.job import RESULT, add_arguments, compare
-
-__all__ = ["add_arguments", "main", "render"]
 
 PAGE = "diversity.html"
 SCALARS = {
@@ -31,19 +26,6 @@ GRADIENTS = {
     "cosine g": ("gradients", "score", "cosine"),
 }
 BANDS = "Bands are 95 % intervals over problems."
-
-
-def main(args: argparse.Namespace) -> int:
-    """``s2l diversity``. Returns the exit status; what cannot be compared raises."""
-    refuse_foreign(args.out / PAGE)
-    result = compare(args)
-    write_page(args.out / PAGE, render(result))
-    if args.json:
-        print(json.dumps(result, indent=1))
-    else:
-        print("\n".join(diversity_table.as_lines(result)))
-        print(f"written    {args.out / RESULT}, {args.out / PAGE}")
-    return 0
 
 
 def render(result: dict[str, Any]) -> str:
