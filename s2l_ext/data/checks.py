@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,67 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
-from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, text_fault
-from s2l_ext.data.values import shown as _shown
+from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, shown, text_fault
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
+ANSWER_FIX = "Every row needs the answer that the reward function compares with."
 RESERVED_COLUMNS = frozenset(
-    {
-        "trace",
-        "trajectory",
-        "session_id",
-        "sampling_params",
-        "output",
-        "validate",
-        "uid",
-        "global_steps",
-        "prompts",
-        "responses",
-        "response_mask",
-        "loss_mask",
-        "input_ids",
-        "position_ids",
-        "rm_scores",
-        "rollout_log_probs",
-        "metrics",
-        "extra_fields",
-        "s2l_source",
-        "s2l_explorer_slots",
-        "s2l_kl_beta",
-        "s2l_guided_sessions",
-        "s2l_guidance_length",
-        "s2l_prefix_len",
-    }
+    [
+        *("trace", "trajectory", "session_id", "sampling_params", "output", "validate", "uid", "global_steps"),
+        *("prompts", "responses", "response_mask", "loss_mask", "input_ids", "position_ids", "rm_scores"),
+        *("rollout_log_probs", "metrics", "extra_fields", "s2l_source", "s2l_explorer_slots", "s2l_kl_beta"),
+        *("s2l_guided_sessions", "s2l_guidance_length", "s2l_prefix_len"),
+    ]
 )
 """verl 0.9.1 passes every column on as a keyword argument of the agent loop and then as a field of the row."""
-
-
-@dataclass
-class _Fault:
-    """Rows of one column that fail one check: the first row (counted from 0), why, and how many."""
-
-    column: str
-    reason: Callable[[Any], str | None]
-    fix: str
-    first_row: int = -1
-    first_reason: str = ""
-    count: int = 0
-
-    def look(self, values: list[Any], offset: int) -> None:
-        for position, value in enumerate(values):
-            reason = self.reason(value)
-            if reason is None:
-                continue
-            if self.count == 0:
-                self.first_row, self.first_reason = offset + position, reason
-            self.count += 1
-
-
-@dataclass
-class _Scan:
-    rows: int = 0
-    faults: list[_Fault] = field(default_factory=list)
 
 
 def check_parquet(
@@ -97,21 +51,33 @@ def check_parquet(
     Raises:
         DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.
     """
-    path = Path(path)
+    path, leaf = Path(path), ".".join(answer)
+    truth_fault = _one_answer_fault if one_answer else answer_fault
+    fixes = {prompt_key: "A prompt is a list of {role, content} messages.", leaf: ANSWER_FIX}
+    number, first, count = -1, dict[str, tuple[int, str]](), Counter[str]()
     with _open(path) as file:
         _require_columns(path, file.schema_arrow, prompt_key, answer)
         _refuse_reserved(path, file.schema_arrow.names)
         try:
-            scan = _scan(file, prompt_key, answer, max_rows, one_answer)
+            for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key, answer), max_rows)):
+                for name, fault in ((prompt_key, _prompt_fault(prompt)), (leaf, truth_fault(truth))):
+                    if fault is not None:
+                        first.setdefault(name, (number, fault))
+                        count[name] += 1
         except UNREADABLE as error:
             raise _unreadable(path, error) from error
-    for fault in scan.faults:
-        if fault.count:
-            raise DataError(
-                f"{path}: row {fault.first_row}, column '{fault.column}': {fault.first_reason} "
-                f"({fault.count} of {scan.rows} rows). {fault.fix}"
-            )
-    return scan.rows
+    rows = number + 1
+    for name in [name for name in fixes if name in first]:
+        row, fault = first[name]
+        raise DataError(f"{path}: row {row}, column '{name}': {fault} ({count[name]} of {rows} rows). {fixes[name]}")
+    return rows
+
+
+def _read_pairs(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+    """Prompt and ground truth of every row."""
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, ".".join(answer)]):
+        truths = (_value_at(value, answer[1:]) for value in batch.column(answer[0]).to_pylist())
+        yield from zip(batch.column(prompt_key).to_pylist(), truths, strict=True)
 
 
 def _open(path: Path) -> pq.ParquetFile:
@@ -168,29 +134,7 @@ def _require(path: Path, name: str, found: list[str], what: str, why: str) -> No
     raise DataError(f"{path}: {what} '{name}' is missing ({why}). Found: {', '.join(found) or 'none'}.{hint}")
 
 
-def _scan(
-    file: pq.ParquetFile, prompt_key: str, answer: Sequence[str], max_rows: int | None, one_answer: bool
-) -> _Scan:
-    prompt = _Fault(prompt_key, _prompt_problem, "A prompt is a list of {role, content} messages.")
-    truth = _Fault(
-        ".".join(answer),
-        _one_answer_problem if one_answer else answer_fault,
-        "Every row needs the answer that the reward function compares with.",
-    )
-    scan = _Scan(faults=[prompt, truth])
-    leaf = ".".join(answer)
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, leaf]):
-        if max_rows is not None:
-            batch = batch.slice(0, max_rows - scan.rows)
-        if batch.num_rows == 0:
-            break
-        prompt.look(batch.column(prompt_key).to_pylist(), scan.rows)
-        truth.look([_at(value, answer[1:]) for value in batch.column(answer[0]).to_pylist()], scan.rows)
-        scan.rows += batch.num_rows
-    return scan
-
-
-def _at(value: Any, keys: Sequence[str]) -> Any:
+def _value_at(value: Any, keys: Sequence[str]) -> Any:
     for key in keys:
         if value is None:
             return None
@@ -198,32 +142,32 @@ def _at(value: Any, keys: Sequence[str]) -> Any:
     return value
 
 
-def _prompt_problem(value: Any) -> str | None:
+def _prompt_fault(value: Any) -> str | None:
     if not isinstance(value, list):
         written = ", the list written as JSON text: json.loads it" if looks_like_a_list(str(value)) else ""
-        return f"the prompt is {_describe(value)}, not a list of messages{written}"
+        return f"the prompt is {_type_and_value(value)}, not a list of messages{written}"
     if not value:
         return "the prompt is an empty list"
     for message in value:
         if not isinstance(message, dict) or not {"role", "content"} <= set(message):
-            return f"a message is {_describe(message)}, not {{role, content}}"
+            return f"a message is {_type_and_value(message)}, not {{role, content}}"
         if not message["role"] or not message["content"]:
-            return f"a message has an empty role or content: {_describe(message)}"
+            return f"a message has an empty role or content: {_type_and_value(message)}"
         fault = text_fault(message["content"], latex_only=True) if isinstance(message["content"], str) else None
         if fault:
             return f"a message {fault}"
     return None
 
 
-def _one_answer_problem(value: Any) -> str | None:
+def _one_answer_fault(value: Any) -> str | None:
     items = as_list(value)
     if items is not None and len(items) > 1:
-        return f"the ground truth is a list of {len(items)} answers, {_shown(items)}, and the reward compares with one"
+        return f"the ground truth is a list of {len(items)} answers, {shown(items)}, and the reward compares with one"
     if isinstance(value if items is None else next(iter(items), None), dict | list):
-        return f"the ground truth is {_describe(value)}, not text"
+        return f"the ground truth is {_type_and_value(value)}, not text"
     return answer_fault(value)
 
 
-def _describe(value: Any) -> str:
+def _type_and_value(value: Any) -> str:
     text = repr(value)
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

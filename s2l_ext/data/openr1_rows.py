@@ -46,19 +46,19 @@ def read_candidate(record: dict[str, Any], where: str, trust_labels: bool) -> Ca
     require_columns(list(record), where)
     if trust_labels and LABELS not in record:
         raise DataError(f"{where}: --trust-labels needs column '{LABELS}'. Leave it out to have the traces graded.")
-    texts = _generations(record, where)
+    texts = _read_generations(record, where)
     return Candidate(
-        _text(record, "problem", where),
-        _answer(record, where),
-        _text(record, "source", where) or "unknown",
+        _read_text(record, "problem", where),
+        _read_answer(record, where),
+        _read_text(record, "source", where) or "unknown",
         texts,
-        _flags(record, "is_reasoning_complete", len(texts), where),
-        _flags(record, LABELS, len(texts), where),
-        _text(record, "question_type", where),
+        _read_flags(record, "is_reasoning_complete", len(texts), where),
+        _read_flags(record, LABELS, len(texts), where),
+        _read_text(record, "question_type", where),
     )
 
 
-def _text(record: dict[str, Any], key: str, where: str) -> str:
+def _read_text(record: dict[str, Any], key: str, where: str) -> str:
     value = record.get(key)
     if value is None:
         return ""
@@ -70,7 +70,7 @@ def _text(record: dict[str, Any], key: str, where: str) -> str:
     return text if values.text_fault(text) else text.strip()  # strip takes a form feed off, and hides it
 
 
-def _answer(record: dict[str, Any], where: str) -> str:
+def _read_answer(record: dict[str, Any], where: str) -> str:
     """Empty for none; a control character in it is counted later, as in the problem."""
     value = record.get("answer")
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -80,7 +80,7 @@ def _answer(record: dict[str, Any], where: str) -> str:
     return converting.as_answer(record, "answer", where)
 
 
-def _generations(record: dict[str, Any], where: str) -> list[str]:
+def _read_generations(record: dict[str, Any], where: str) -> list[str]:
     texts = record.get("generations")
     for name in ("generations", "messages", "is_reasoning_complete", LABELS):
         if isinstance(record.get(name), str):
@@ -96,7 +96,7 @@ def _generations(record: dict[str, Any], where: str) -> list[str]:
     return [text or "" for text in texts]
 
 
-def _flags(record: dict[str, Any], key: str, count: int, where: str) -> list[bool | None]:
+def _read_flags(record: dict[str, Any], key: str, count: int, where: str) -> list[bool | None]:
     """One recorded flag a generation; all None when the row has none."""
     flags = record.get(key)
     if flags is None:

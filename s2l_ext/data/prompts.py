@@ -150,8 +150,8 @@ def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDAr
         odd = [value for value in values if not _is_number(value)]
         if odd:
             raise DataError(
-                f"{key}: {len(odd)} of {len(values)} prompts have a tier that is no number ({_some(odd)}). List all "
-                "tiers, easiest first, in s2l.curriculum.tier_order."
+                f"{key}: {len(odd)} of {len(values)} prompts have a tier that is no number ({_list_distinct(odd)}). "
+                "List all tiers, easiest first, in s2l.curriculum.tier_order."
             )
         order = sorted(set(values))
     rank = {tier: position for position, tier in enumerate(order)}
@@ -159,7 +159,7 @@ def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDAr
     if unknown:
         raise DataError(
             f"{key}: {len(unknown)} of {len(values)} prompts have a tier that s2l.curriculum.tier_order does not list: "
-            f"{_some(unknown)}. Listed: {', '.join(map(str, order))}."
+            f"{_list_distinct(unknown)}. Listed: {', '.join(map(str, order))}."
         )
     return np.array([rank[value] for value in values], dtype=np.int64)
 
@@ -168,7 +168,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _some(values: Sequence[Any], limit: int = 10) -> str:
+def _list_distinct(values: Sequence[Any], limit: int = 10) -> str:
     distinct = sorted({repr(value) for value in values})
     more = f" and {len(distinct) - limit} more" if len(distinct) > limit else ""
     return ", ".join(distinct[:limit]) + more

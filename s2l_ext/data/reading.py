@@ -25,37 +25,30 @@ from s2l_ext.utils import json_text
 BATCH_ROWS = 256
 LONGEST_LINE = 64 << 20
 NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-GZIP, PARQUET = "gzip", "parquet"
+GZIP, PARQUET, TAR = "gzip", "parquet", "tar"
+UNPACK = "which is not read here. Unpack it:"
+UTF8 = "and only UTF-8 is read. Convert it: iconv -f"
 BEGINNINGS = {
-    b"\x1f\x8b": GZIP,
-    b"PAR1": PARQUET,
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"PK\x03\x04": "zip",
-    b"PK\x05\x06": "zip",
-    b"ARROW1": "Arrow",
-    b"\xff\xfe\x00\x00": "UTF-32",
-    b"\xff\xfe": "UTF-16",
-    b"\xfe\xff": "UTF-16",
-    b"version https://git-lfs": "Git LFS",
+    b"\x1f\x8b": (GZIP, "is compressed with gzip twice. Unpack it: gunzip"),
+    b"PAR1": (PARQUET, f"is parquet inside gzip, {UNPACK} gunzip"),
+    b"\x28\xb5\x2f\xfd": ("zstd", f"is compressed with zstd, {UNPACK} zstd -d"),
+    b"BZh": ("bzip2", f"is compressed with bzip2, {UNPACK} bunzip2"),
+    b"\xfd7zXZ\x00": ("xz", f"is compressed with xz, {UNPACK} unxz"),
+    b"PK\x03\x04": ("zip", f"is a zip archive (or a workbook), {UNPACK} unzip"),
+    b"PK\x05\x06": ("zip", f"is a zip archive (or a workbook), {UNPACK} unzip"),
+    b"ARROW1": ("Arrow", "is an Arrow (Feather) file, which is not read here. Write it as parquet:"),
+    b"\xff\xfe\x00\x00": ("UTF-32", f"is UTF-32 text, {UTF8} UTF-32 -t UTF-8"),
+    b"\xff\xfe": ("UTF-16", f"is UTF-16 text, {UTF8} UTF-16 -t UTF-8"),
+    b"\xfe\xff": ("UTF-16", f"is UTF-16 text, {UTF8} UTF-16 -t UTF-8"),
+    b"version https://git-lfs": (
+        "Git LFS",
+        "is a pointer of Git LFS, not the data. Fetch the file: git lfs pull --include",
+    ),
 }
-"""What files begin with, and what they are then; the first that fits."""
-TAR, TAR_AT = b"ustar", 257
-BEGINNING_BYTES = TAR_AT + len(TAR)
-FIXES = {
-    "zstd": "is compressed with zstd, which is not read here. Unpack it: zstd -d",
-    "bzip2": "is compressed with bzip2, which is not read here. Unpack it: bunzip2",
-    "xz": "is compressed with xz, which is not read here. Unpack it: unxz",
-    "zip": "is a zip archive (or a workbook), which is not read here. Unpack it: unzip",
-    "tar": "is a tar archive, which is not read here. Unpack it: tar -xf",
-    "Arrow": "is an Arrow (Feather) file, which is not read here. Write it as parquet:",
-    GZIP: "is compressed with gzip twice. Unpack it: gunzip",
-    PARQUET: "is parquet inside gzip, which is not read here. Unpack it: gunzip",
-    "UTF-16": "is UTF-16 text, and only UTF-8 is read. Convert it: iconv -f UTF-16 -t UTF-8",
-    "UTF-32": "is UTF-32 text, and only UTF-8 is read. Convert it: iconv -f UTF-32 -t UTF-8",
-    "Git LFS": "is a pointer of Git LFS, not the data. Fetch the file: git lfs pull --include",
-}
+"""What files begin with, what they are then, and how to make them readable; the first that fits."""
+TAR_MARK, TAR_AT = b"ustar", 257
+BEGINNING_BYTES = TAR_AT + len(TAR_MARK)
+FIXES = dict(BEGINNINGS.values()) | {TAR: f"is a tar archive, {UNPACK} tar -xf"}
 SHOWN_FILES, SHOWN_CHARS = 3, 40
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -98,9 +91,9 @@ def _inside(path: Path) -> bytes:
 
 
 def _kind(start: bytes) -> str:
-    if start[TAR_AT:BEGINNING_BYTES] == TAR:
-        return "tar"
-    return next((kind for mark, kind in BEGINNINGS.items() if start.startswith(mark)), "text")
+    if start[TAR_AT:BEGINNING_BYTES] == TAR_MARK:
+        return TAR
+    return next((kind for mark, (kind, _) in BEGINNINGS.items() if start.startswith(mark)), "text")
 
 
 def read_rows(
@@ -140,7 +133,7 @@ def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> 
         if limit is not None and count >= limit:
             break
         count += 1
-        yield f"{path}:{number}", _record(line, path, number)
+        yield f"{path}:{number}", _parse_line(line, path, number)
     if count == 0:
         raise DataError(f"{path}: the file has no rows. Expected JSON lines: one JSON object a line.")
 
@@ -165,7 +158,7 @@ def _not_blank(line: str, path: Path, number: int) -> bool:
     return bool(line.strip())
 
 
-def _record(line: str, path: Path, number: int) -> dict[str, Any]:
+def _parse_line(line: str, path: Path, number: int) -> dict[str, Any]:
     where = f"{path}:{number}"
     if "\0" in line:
         raise DataError(
@@ -181,7 +174,7 @@ def _record(line: str, path: Path, number: int) -> dict[str, Any]:
             f"{where}: not JSON ({error.msg} at column {error.colno}): {found}. Write one JSON object a line."
         ) from error
     except ValueError as error:
-        raise DataError(f"{where}: not JSON that can be read ({_words(error)}).") from error
+        raise DataError(f"{where}: not JSON that can be read ({_describe_number(error)}).") from error
     if not isinstance(record, dict):
         if isinstance(record, list) and record and isinstance(record[0], dict):
             _refuse_one_document("[", path, number)
@@ -193,7 +186,7 @@ def _record(line: str, path: Path, number: int) -> dict[str, Any]:
     return record
 
 
-def _words(error: ValueError) -> str:
+def _describe_number(error: ValueError) -> str:
     """Python tells a programmer how to raise its limit of digits."""
     return "a number of thousands of digits; write it as text" if "integer string" in str(error) else str(error)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import os
 import re
 import sys
 import zlib
@@ -16,7 +15,7 @@ from typing import Any
 from s2l_ext.data import reading
 from s2l_ext.data.reading import parquet_columns as parquet_columns
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.utils.files import cache_root
+from s2l_ext.utils.files import cache_root, replacing
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 SUFFIXES = (*JSON_LINES, ".csv", ".parquet")
@@ -80,7 +79,6 @@ def _fetched(address: str) -> Path:
     rows = _load(address, found["name"], found["config"], found["split"])
     path = cache_root() / "hub" / f"{re.sub(r'[/:@]', '--', found[0])}.jsonl"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, rows)
     except OSError as error:
         raise DataError(f"--data {address}: {path} cannot be written ({error.strerror}). Make room there.") from error
@@ -107,14 +105,7 @@ def _load(address: str, name: str, config: str | None, split: str | None) -> Any
 
 
 def _write(path: Path, rows: Any) -> None:
-    """Appears whole or not at all. Batches as arrow tables: pictures are not decoded."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "w", encoding="utf-8") as file:
-            for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
-                file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Batches as arrow tables: pictures are not decoded."""
+    with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):
+            file.writelines(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in table.to_pylist())

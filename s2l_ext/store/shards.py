@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import itertools
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from numpy.typing import DTypeLike
 from s2l_ext.store.reader import MANIFEST, SCHEMA, Manifest, Rollout, Shard
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import sha256_file
-from s2l_ext.utils.files import to_disk, write_atomically
+from s2l_ext.utils.files import replacing, to_disk, write_atomically
 from s2l_ext.utils.jsonl import cannot_write
 
 ROW_GROUP = 64
@@ -68,16 +67,13 @@ def write_shard(folder: Path, number: int, rows: Sequence[tuple[Rollout, str]]) 
         DataError: it cannot be written; nothing of it is left.
     """
     path = folder / shard_name(number)
-    partial = folder / f".{path.name}.partial"
     ordered = sorted(rows, key=lambda row: (row[0].prompt_id, row[0].index))
     table = pa.Table.from_pylist([vars(rollout) | {"problem": problem} for rollout, problem in ordered], SCHEMA)
     try:
-        pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd")
-        to_disk(partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            pq.write_table(table, partial, row_group_size=ROW_GROUP, compression="zstd")
         to_disk(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise cannot_write(path, error) from error
     return Shard(path.name, sha256_file(path), path.stat().st_size, len(rows))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.toy.cache import pretrained_folder, read_manifest
 from s2l_ext.toy.models import get_size
 from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
-from s2l_ext.utils.files import staged, writable
+from s2l_ext.utils.files import replacing, staged, writable
 
 ROWS = {"train": 2048, "val": 256, "test": 512}
 
@@ -79,12 +78,8 @@ def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    partial = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with replacing(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _install(source: Path, target: Path) -> Path:

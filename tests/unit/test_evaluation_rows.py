@@ -137,7 +137,7 @@ def test_a_full_disk_leaves_the_old_rows(hub, monkeypatch: pytest.MonkeyPatch) -
         raise OSError(28, os.strerror(28))
 
     hub(a_set(test=[{"q": "other", "a": 0}]))
-    monkeypatch.setattr("s2l_ext.evaluation.rows.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match=r"hf://org/set: .*cannot be written \(No space left"):
         local_file("hf://org/set")
     assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]

@@ -142,7 +142,7 @@ class Killed(BaseException):
 STEPS = [
     (shards.pq, "write_table"),
     (shards, "to_disk"),
-    (shards.os, "replace"),
+    (jsonl.os, "replace"),
     (shards, "write_atomically"),
     (jsonl.os, "write"),
     (jsonl.os, "fsync"),
