@@ -41,20 +41,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Submit a job, or stop one; returns the exit code."""
-    from s2l_ext.launch import submit
+    from s2l_ext.launch.job_files import runtime_env
+    from s2l_ext.launch.submit import JobServer
 
     if args.stop is not None:
         _refuse_beside_stop(args)
-        return submit.stop(submit.job_client(args.address), args.stop, args.address)
-    environment = submit.runtime_env(args.runtime_env, args.working_dir, args.env, os.environ)
+        return JobServer(args.address).stop(args.stop)
+    environment = runtime_env(args.runtime_env, args.working_dir, args.env, os.environ)
     check_words(args.words, environment)
-    client = submit.job_client(args.address)
-    job = submit.send(client, args.address, args.words, environment)
+    server = JobServer(args.address)
+    job = server.send(args.words, environment)
     if args.follow is False:
         print(job)
         return 0
     print(f"s2l submit: job {job} at {args.address}", file=sys.stderr, flush=True)
-    return submit.follow(client, job, args.address)
+    return server.follow(job)
 
 
 def _refuse_beside_stop(args: argparse.Namespace) -> None:
@@ -83,7 +84,7 @@ def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
             f"'{words[0]}' after --: give the command as it follows `s2l`, e.g. -- train --config-name ..."
         )
     if words[0] in CHECKED_HERE:
-        from s2l_ext.launch.submit import check_recipe
+        from s2l_ext.launch.job_files import check_recipe
 
         parser = argparse.ArgumentParser(prog=f"s2l submit -- {words[0]}")
         CHECKED_HERE[words[0]].add_arguments(parser)

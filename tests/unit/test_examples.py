@@ -21,9 +21,9 @@ from s2l_ext.cli import train
 from s2l_ext.cli.submit import check_words
 from s2l_ext.config.resolve import resolve
 from s2l_ext.errors import ConfigError, ResourceError
-from s2l_ext.launch import submit
 from s2l_ext.launch.cluster import Node, check_accelerators
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.job_files import runtime_env
 from s2l_ext.methods.curriculum.pass_rates import PassRates
 from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 from s2l_ext.training.controller_state import load_state, save_state
@@ -246,7 +246,7 @@ def test_slurm_starts_ray_on_every_node_with_its_label_and_submits_the_same(shel
 
 def test_what_submit_sends_passes_its_own_checks(monkeypatch, capsys):
     monkeypatch.chdir(SUBMIT)
-    environment = submit.runtime_env(Path("runtime_env.yaml"), Path("."), [], {})
+    environment = runtime_env(Path("runtime_env.yaml"), Path("."), [], {})
     assert environment["env_vars"]["HF_HOME"] == "/shared/huggingface"
     words = ["train", "--config-name", "three_nodes.yaml", "trainer.default_local_dir=/shared/r"]
     check_words(words, environment)

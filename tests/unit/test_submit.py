@@ -18,6 +18,7 @@ from s2l_ext import cli
 from s2l_ext.cli.submit import check_words
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch import submit
+from s2l_ext.launch.job_files import runtime_env
 
 NO_SIZES = ("ray_kwargs.ray_init.num_cpus=null", "ray_kwargs.ray_init.num_gpus=null")
 TRAIN = ("train", "--config-name", "s2l_po/toy", *NO_SIZES, "trainer.default_local_dir=/shared/run")
@@ -115,7 +116,7 @@ def server(monkeypatch) -> Iterator[JobServer]:
 
 @pytest.fixture
 def quick(monkeypatch, composed_once):
-    monkeypatch.setattr("s2l_ext.launch.compose.compose_config", composed_once)
+    monkeypatch.setattr("s2l_ext.launch.job_files.compose_config", composed_once)
 
 
 def s2l(server: JobServer, *words: str) -> int:
@@ -181,7 +182,7 @@ def test_ctrl_c_leaves_the_job_running_and_says_how_to_stop_it(server, monkeypat
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(submit, "_print_log", interrupted)
+    monkeypatch.setattr(submit.JobServer, "_print_log", interrupted)
     assert s2l(server, "--", "eval") == 130
     assert f"s2l submit --address {server.address} --stop {JOB}" in capsys.readouterr().err
     assert server.stopped == []
@@ -277,7 +278,7 @@ def test_secrets_are_refused_in_a_runtime_environment(server, monkeypatch, tmp_p
 def test_names_of_files_with_a_secret_and_other_settings_are_sent():
     shell = {"RAY_AUTH_TOKEN_PATH": "me/token", "AWS_SHARED_CREDENTIALS_FILE": "me/aws", "HF_HOME": "hf"}
     shell |= {"TOKENIZERS_PARALLELISM": "false", "RAY_AUTH_MODE": "token", "S2L_TOY_DIR": "toy"}
-    assert submit.runtime_env(None, None, list(shell), shell) == {"env_vars": shell}
+    assert runtime_env(None, None, list(shell), shell) == {"env_vars": shell}
 
 
 def test_the_runtime_environment_of_a_file_is_sent_with_named_variables(server, monkeypatch, tmp_path):
@@ -314,18 +315,18 @@ def test_environments_that_cannot_be_meant_are_refused(tmp_path, text, names, me
     if text is not None:
         path.write_text(text)
     with pytest.raises(ConfigError, match=message) as refusal:
-        submit.runtime_env(path if text else None, None, names, {"MINE": "hidden"})
+        runtime_env(path if text else None, None, names, {"MINE": "hidden"})
     assert "hidden" not in str(refusal.value)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"--runtime-env .*none\.yaml: cannot be read"):
-        submit.runtime_env(tmp_path / "none.yaml", None, [], {})
+        runtime_env(tmp_path / "none.yaml", None, [], {})
     with pytest.raises(ConfigError, match=r"--working-dir .*none: no such folder"):
-        submit.runtime_env(None, tmp_path / "none", [], {})
+        runtime_env(None, tmp_path / "none", [], {})
     (tmp_path / "env.yaml").write_text("working_dir: .\n")
     with pytest.raises(ConfigError, match=r"--working-dir .*: .*env\.yaml has a working_dir too"):
-        submit.runtime_env(tmp_path / "env.yaml", tmp_path, [], {})
+        runtime_env(tmp_path / "env.yaml", tmp_path, [], {})
 
 
 # ---- looked at before it is sent ------------------------------------------------------------------------------------
@@ -468,7 +469,7 @@ def test_other_forms_of_address_are_refused(address, capsys):
 def test_something_else_at_the_address_is_told_apart(server, capsys):
     server.version = {"hello": "world"}
     with pytest.raises(ResourceError, match="does not answer as a Ray job server"):
-        submit.job_client(server.address)
+        submit.JobServer(server.address)
     server.version = {"ray_version": "1.0.0"}
     with pytest.raises(ResourceError, match="Ray version 1.0.0 is running on the cluster"):
-        submit.job_client(server.address)
+        submit.JobServer(server.address)
