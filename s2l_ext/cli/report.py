@@ -12,7 +12,7 @@ from typing import Any
 from s2l_ext.errors import DataError
 from s2l_ext.report import overview, stages
 from s2l_ext.report.charts import MOST_LINES
-from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.held_out import HeldOut, difference
 from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.page import Section, page, write_page
 from s2l_ext.report.run import Run, count_steps, names_of, read_run
@@ -95,14 +95,11 @@ def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) ->
 
 
 def _numbers(first: HeldOut, held_out: HeldOut) -> dict[str, Any]:
-    run, ledger = held_out.run, Ledger(held_out.run)
+    run, ledger, accuracy = held_out.run, Ledger(held_out.run), {}
     totals = {name: vars(ledger.totals(all_in)) for name, all_in in (("learner_only", False), ("all_in", True))}
-    accuracy = {key: _accuracy(first, held_out, key) for key in held_out.keys}
+    for key in held_out.keys:
+        step, value = run.series(key)[-1]
+        accuracy[key] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
+        if held_out is not first and (other := difference(first, held_out, key)):
+            accuracy[key]["difference"] = vars(other)
     return {"name": run.name, "folder": str(run.folder), "steps": run.steps, "accuracy": accuracy, "cost": totals}
-
-
-def _accuracy(first: HeldOut, held_out: HeldOut, key: str) -> dict[str, Any]:
-    step, value = held_out.run.series(key)[-1]
-    found: dict[str, Any] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
-    other = held_out.minus(first, key) if held_out is not first else None
-    return found | ({"difference": vars(other)} if other else {})

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from s2l_ext.report.charts import COLOURS, Line, chart, colour
-from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, Interval, set_name
+from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, Interval, difference, set_name
 from s2l_ext.report.page import empty, table
 from s2l_ext.report.run import Run
 
@@ -54,29 +54,29 @@ def _accuracies(runs: Sequence[HeldOut]) -> Markup:
     bare = any(held_out.band(key) is None for held_out in runs for key in held_out.keys)
     readings = [WITHIN, *([BETWEEN] if several else []), *([NO_INTERVAL] if bare else [])]
     colours = [colour(place) for place, _ in shown] if several else []
-    return table(TITLE, head, [_row(runs, *one) for one in shown], " ".join(readings), colours)
+    return table(TITLE, head, [_accuracy_row(runs, *one) for one in shown], " ".join(readings), colours)
 
 
-def _row(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
+def _accuracy_row(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
     held_out = runs[place]
     (_, before), (step, after) = (held_out.run.series(key)[index] for index in (0, -1))
     gain, gain_interval = held_out.gain(key)
     cells = [set_name(key), str(held_out.run.steps), f"{before:.3f}", "one validation", ""]
     if len(held_out.run.series(key)) > 1:
-        last = f"{after:.3f}{_of(held_out.interval(key, step, after))}"
-        cells[-2:] = [last, f"{gain:+.3f}{_of(gain_interval, '+')}"]
+        last = f"{after:.3f}{_in_brackets(held_out.interval(key, step, after))}"
+        cells[-2:] = [last, f"{gain:+.3f}{_in_brackets(gain_interval, '+')}"]
     if len(runs) == 1:
         return cells
-    return [held_out.run.name, *cells, *_difference(held_out.minus(runs[0], key) if place else None, place)]
+    return [held_out.run.name, *cells, *_difference_cells(difference(runs[0], held_out, key) if place else None, place)]
 
 
-def _difference(found: Difference | None, place: int) -> list[str]:
+def _difference_cells(found: Difference | None, place: int) -> list[str]:
     if found is None:
         return ["not in both" if place else "", ""]
-    return [f"{found.value:+.3f}{_of(found.ci95, '+')}", found.how or "no interval"]
+    return [f"{found.value:+.3f}{_in_brackets(found.ci95, '+')}", found.how or "no interval"]
 
 
-def _of(interval: Interval | None, sign: str = "") -> str:
+def _in_brackets(interval: Interval | None, sign: str = "") -> str:
     return "" if interval is None else f" ({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
 
 

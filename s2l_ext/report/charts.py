@@ -263,10 +263,10 @@ def _path(frame: Frame, line: Line, word: str) -> Markup:
     drawn = tag("polyline", class_=f"line {line.colour}{style}", points=frame.pixels(line.points))
     if style or (line.style == "line" and many):
         return drawn
-    said = line.says or [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
+    words = line.says or [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
     radius, mark = 3 if len(line.points) <= MOST_LARGE_DOTS else 2, _cross if line.style == "crosses" else _dot
     dots = [
-        mark(frame.at(*at), line.colour, "" if many else s, radius) for at, s in zip(line.points, said, strict=True)
+        mark(frame.at(*at), line.colour, "" if many else s, radius) for at, s in zip(line.points, words, strict=True)
     ]
     return Markup().join([drawn, *dots] if line.style == "line" else dots)
 

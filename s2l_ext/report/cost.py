@@ -37,11 +37,11 @@ def figures(runs: Sequence[HeldOut]) -> list[Markup]:
     ledgers = [Ledger(held_out.run) for held_out in runs]
     if not any(ledger.steps for ledger in ledgers):
         return [empty("Cost", NO_COST)]
-    phases = [_phases(ledger, len(runs) > 1) for ledger in ledgers if ledger.steps]
-    return [_totals(ledgers), *phases]
+    phases = [_phase_table(ledger, len(runs) > 1) for ledger in ledgers if ledger.steps]
+    return [_total_table(ledgers), *phases]
 
 
-def _totals(ledgers: Sequence[Ledger]) -> Markup:
+def _total_table(ledgers: Sequence[Ledger]) -> Markup:
     several = len(ledgers) > 1
     rows, colours = [], []
     for place, ledger in enumerate(ledgers):
@@ -52,7 +52,12 @@ def _totals(ledgers: Sequence[Ledger]) -> Markup:
     head = [*(["run"] if several else []), "account"]
     for name in columns:
         head += [name, "ratio"] if several else [name]
-    readings = [MEANING, FORMULA, f"Ratios are to {ledgers[0].run.name}." if several else "", *map(_unknown, ledgers)]
+    readings = [
+        MEANING,
+        FORMULA,
+        f"Ratios are to {ledgers[0].run.name}." if several else "",
+        *map(_explain_unknown_sizes, ledgers),
+    ]
     return table("Cost of the training steps", head, rows, " ".join(filter(None, readings)), colours)
 
 
@@ -65,7 +70,7 @@ def _total_row(ledger: Ledger, first: Ledger | None, all_in: bool) -> list[str]:
     return cells
 
 
-def _unknown(ledger: Ledger) -> str:
+def _explain_unknown_sizes(ledger: Ledger) -> str:
     """Why a run has no FLOPs."""
     if not ledger.unknown_sizes:
         return ""
@@ -88,7 +93,7 @@ def ratio(value: float | None, to: float | None) -> str:
     return "—" if value is None or not to else f"{value / to:.3f} ×"
 
 
-def _phases(ledger: Ledger, several: bool) -> Markup:
+def _phase_table(ledger: Ledger, several: bool) -> Markup:
     total = ledger.totals(all_in=True).flops
     rows = []
     for (phase, who), amount in ledger.entries.items():
@@ -115,21 +120,22 @@ def curves(runs: Sequence[HeldOut]) -> list[Markup]:
     title, accounts = f"Accuracy on {set_name(keys[0])}", {LEARNER_ONLY: False, ALL_IN: True}
     if len(runs) == 1:
         lines = [
-            Line(name, colour(place), _points(ledgers[0], keys[0], ledgers[0].flops_until(all_in)))
+            Line(name, colour(place), _accuracy_by(ledgers[0].spent_until("flops", all_in), ledgers[0], keys[0]))
             for place, (name, all_in) in enumerate(accounts.items())
         ]
         return _chart(f"{title} against compute", lines if ledgers[0].had_help else lines[1:], FLOPS)
     found = []
     for name, all_in in accounts.items():
-        spent = [ledger.flops_until(all_in) for ledger in ledgers]
-        found += _chart(f"{title} against compute, {name}", _line_of_each(ledgers, keys[0], spent), FLOPS)
-    seconds = [ledger.seconds_until() for ledger in ledgers]
-    return found + _chart(f"{title} against wall-clock time", _line_of_each(ledgers, keys[0], seconds), SECONDS_SO_FAR)
-
-
-def _line_of_each(ledgers: Sequence[Ledger], key: str, spent: Sequence[dict[int, float]]) -> list[Line]:
-    points = [_points(ledger, key, so_far) for ledger, so_far in zip(ledgers, spent, strict=True)]
-    return [Line(ledger.run.name, colour(place), points[place]) for place, ledger in enumerate(ledgers)]
+        lines = [
+            Line(ledger.run.name, colour(place), _accuracy_by(ledger.spent_until("flops", all_in), ledger, keys[0]))
+            for place, ledger in enumerate(ledgers)
+        ]
+        found += _chart(f"{title} against compute, {name}", lines, FLOPS)
+    lines = [
+        Line(ledger.run.name, colour(place), _accuracy_by(ledger.spent_until("seconds"), ledger, keys[0]))
+        for place, ledger in enumerate(ledgers)
+    ]
+    return found + _chart(f"{title} against wall-clock time", lines, SECONDS_SO_FAR)
 
 
 def _chart(title: str, lines: list[Line], x_name: str) -> list[Markup]:
@@ -140,6 +146,6 @@ def _chart(title: str, lines: list[Line], x_name: str) -> list[Markup]:
     return [chart(title, "accuracy (0 to 1)", lines, reading, x_name=x_name)]
 
 
-def _points(ledger: Ledger, key: str, spent: dict[int, float]) -> list[tuple[float, float]]:
+def _accuracy_by(spent: dict[int, float], ledger: Ledger, key: str) -> list[tuple[float, float]]:
     """Validations of steps whose cost is known."""
     return [(spent[step], accuracy) for step, accuracy in ledger.run.series(key) if step in spent]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from s2l_ext.report import curves
 from s2l_ext.report.charts import NO_VALUES, Line, Point, Values, by_label, chart, heat_map, tick_text, ticks
 from s2l_ext.report.chi_square import ChiSquare, chi_square
-from s2l_ext.report.draws import BINS, left_shares, observed_and_expected
+from s2l_ext.report.draws import BINS, Tally, tally
 from s2l_ext.report.page import Section, empty
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
 
@@ -82,14 +82,14 @@ def _histograms(run: Run) -> list[tuple[int, Sequence[float]]]:
 
 def pass_rates(run: Run) -> Markup:
     lines = [
-        _banded(run, "median, band q10 to q90", "plan", "pass_rate_q50", "pass_rate_q10", "pass_rate_q90"),
-        _banded(run, "mean, band q25 to q75", "learner", "pass_rate_mean", "pass_rate_q25", "pass_rate_q75"),
+        _band_line(run, "median, band q10 to q90", "plan", "pass_rate_q50", "pass_rate_q10", "pass_rate_q90"),
+        _band_line(run, "mean, band q25 to q75", "learner", "pass_rate_mean", "pass_rate_q25", "pass_rate_q75"),
     ]
     reading = "Half of the prompts lie in the inner band, four fifths in the outer. It rises as the model learns."
     return chart("Mean and quantiles of the pass rates", "pass rate (0 to 1)", lines, reading)
 
 
-def _banded(run: Run, name: str, colour: str, *keys: str) -> Line:
+def _band_line(run: Run, name: str, colour: str, *keys: str) -> Line:
     rows = run.joint(*(CURRICULUM + key for key in keys))
     return Line(name, colour, [(step, row[0]) for step, row in rows], [(row[1], row[2]) for _, row in rows])
 
@@ -134,24 +134,22 @@ def draws_by_bucket(run: Run) -> Markup:
     known = [draw.bucket_draws for draw in run.draws if draw.bucket_draws is not None]
     if not known:
         return empty(title, NO_RATES if run.draws else NO_DRAWS)
-    labels, totals = [f"{index / BINS:.2f}" for index in range(BINS)], observed_and_expected(run.draws)
+    labels, totals = [f"{index / BINS:.2f}" for index in range(BINS)], tally(run.draws)
     if totals is None:
         reading = f"The order {run.draws[-1].type} draws without weights, so there is no expectation to compare with."
         return by_label(title, names, labels, [Values("drawn", "learner", np.sum(known, axis=0).tolist())], reading)
     groups = [
-        Values("drawn", "learner", totals[0].tolist()),
-        Values("expected from the weights, without replacement", "explorer", totals[1].tolist()),
+        Values("drawn", "learner", totals.observed.tolist()),
+        Values("expected from the weights, without replacement", "explorer", totals.expected.tolist()),
     ]
-    return by_label(title, names, labels, groups, _fit(*totals, left_shares(run.draws)))
+    return by_label(title, names, labels, groups, _judge(totals))
 
 
-def _fit(observed: np.ndarray, expected: np.ndarray, left: np.ndarray) -> str:
-
-    impossible = int(observed[expected == 0].sum())
+def _judge(totals: Tally) -> str:
+    drawn, impossible = int(totals.observed.sum()), int(totals.observed[totals.expected == 0].sum())
     if impossible:
-        total = int(observed.sum())
-        return f"{impossible} of {total} draws fell where the weights are 0: the sampler and its weights disagree."
-    return verdict(chi_square(observed, expected, left) if observed.any() else None, int(observed.sum()))
+        return f"{impossible} of {drawn} draws fell where the weights are 0: the sampler and its weights disagree."
+    return verdict(chi_square(totals.observed, totals.expected, totals.left) if drawn else None, drawn)
 
 
 def verdict(test: ChiSquare | None, draws: int) -> str:
@@ -170,14 +168,14 @@ def beta_against_accuracy(run: Run) -> Markup:
     if not rows:
         return empty(title, NO_VALUES)
     points = [(accuracy, beta) for _, (accuracy, beta) in rows]
-    said = [f"step {step}: {accuracy:.4g}, {beta:.4g}" for step, (accuracy, beta) in rows]
-    lines, curve = [Line("one training step", "learner", points, style="points", says=said)], exact_curve(run)
+    labels = [f"step {step}: {accuracy:.4g}, {beta:.4g}" for step, (accuracy, beta) in rows]
+    lines, curve = [Line("one training step", "learner", points, style="points", says=labels)], exact_curve(run)
     if curve:
         lines.append(Line(curve[0], "explorer", curve[1], style="curve"))
     across = [accuracy for accuracy, _ in points]
     at = [(value, tick_text(value)) for value in ticks(0.0, 1.0, 0.2)]
     x = (min(0.0, *across), max(1.0, *across))
-    return chart(title, "beta", lines, _says(run, curve), None, ACCURACY, x, at)
+    return chart(title, "beta", lines, _explain_curve(run, curve), None, ACCURACY, x, at)
 
 
 def exact_curve(run: Run) -> tuple[str, list[Point]] | None:
@@ -192,7 +190,7 @@ def exact_curve(run: Run) -> tuple[str, list[Point]] | None:
     return f"{base:.4g} × rho", sorted((accuracy, base * rho) for accuracy, _, rho in rows)
 
 
-def _says(run: Run, curve: tuple[str, list[Point]] | None) -> str:
+def _explain_curve(run: Run, curve: tuple[str, list[Point]] | None) -> str:
     if curve:
         return f"Every point lies on {curve[0]}: the higher the accuracy, the stronger the pull to the reference."
     if run.series(KL + "target"):

@@ -56,14 +56,9 @@ def read_draws(path: Path) -> list[Draw]:
 
 
 def _draw(record: dict[str, Any]) -> Draw:
-    return Draw(
-        int(record["step"]),
-        str(record["type"]),
-        _counts(record, "histogram", BINS),
-        _counts(record, "bucket_mass", BINS),
-        _counts(record, "bucket_draws", BINS),
-        _counts(record, "visits"),
-    )
+    step, kind = int(record["step"]), str(record["type"])
+    histogram, mass, draws = (_counts(record, key, BINS) for key in ("histogram", "bucket_mass", "bucket_draws"))
+    return Draw(step, kind, histogram, mass, draws, _counts(record, "visits"))
 
 
 def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.ndarray | None:
@@ -77,34 +72,35 @@ def _counts(record: dict[str, Any], key: str, length: int | None = None) -> np.n
     return values
 
 
-def left_shares(draws: Sequence[Draw]) -> np.ndarray:
-    """By how much the counts of :func:`observed_and_expected` vary less than their expectation: draws without
-    replacement, (K,). 1 where the number of prompts in a bin is not known."""
+@dataclass(frozen=True)
+class Tally:
+    """Draws per bin over all steps that had weights, (K,) each.
+
+    Attributes:
+        expected: what the weights led to expect.
+        left: by how much the counts vary less than ``expected``, for draws without replacement; 1 where the number of
+            prompts in a bin is not known.
+    """
+
+    observed: np.ndarray
+    expected: np.ndarray
+    left: np.ndarray
+
+
+def tally(draws: Sequence[Draw]) -> Tally | None:
+    """None without a step that had weights."""
     before = {draw.step + 1: draw.histogram for draw in draws}
-    expected, variance = np.zeros(BINS), np.zeros(BINS)
+    observed, expected, variance = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
     for draw in draws:
         if draw.bucket_draws is None or draw.bucket_mass is None or not draw.bucket_mass.any():
             continue
         prompts = before.get(draw.step)
         mean = _expected(draw.bucket_draws.sum(), draw.bucket_mass, prompts)
         taken = 0.0 if prompts is None else np.divide(mean, prompts, out=np.zeros(BINS), where=prompts > 0)
-        expected += mean
+        observed, expected = observed + draw.bucket_draws, expected + mean
         variance += mean * (1 - np.minimum(taken, 1.0))
-    return np.divide(variance, expected, out=np.ones(BINS), where=expected > 0)
-
-
-def observed_and_expected(draws: Sequence[Draw]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Draws per bin over all steps that had weights, and how many the weights led to expect; None without such."""
-    before = {draw.step + 1: draw.histogram for draw in draws}
-    weighted = [
-        (draw.bucket_draws, _expected(draw.bucket_draws.sum(), draw.bucket_mass, before.get(draw.step)))
-        for draw in draws
-        if draw.bucket_draws is not None and draw.bucket_mass is not None and draw.bucket_mass.any()
-    ]
-    if not weighted:
-        return None
-    observed, expected = zip(*weighted, strict=True)
-    return np.sum(observed, axis=0), np.sum(expected, axis=0)
+    left = np.divide(variance, expected, out=np.ones(BINS), where=expected > 0)
+    return Tally(observed, expected, left) if observed.any() or expected.any() else None
 
 
 def _expected(drawn: float, mass: np.ndarray, prompts: np.ndarray | None) -> np.ndarray:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, groups_of
 from s2l_ext.evaluation.intervals import mean_interval
 from s2l_ext.evaluation.metrics import numbers_first
-from s2l_ext.report.held_out import HeldOut, first_file
+from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.page import table
 
 MOST_PAIRS = 4_000_000
@@ -26,9 +26,10 @@ READING = (
 
 def figures(runs: Sequence[HeldOut]) -> list[Markup]:
     """One table for each column; none without dumps, or without such a column."""
-    found = [(held_out, groups(held_out)) for held_out in runs if len(held_out.dumps) > 0]
+    found = [(held_out, groups(held_out)) for held_out in runs if held_out.dumps]
     tables = [
-        (column, [row for one in found for row in _of_run(*one, column, len(runs) > 1)]) for column in GROUP_COLUMNS
+        (column, [row for one in found for row in _rows_of_run(*one, column, len(runs) > 1)])
+        for column in GROUP_COLUMNS
     ]
     own = ["run"] if len(runs) > 1 else []
     return [
@@ -40,7 +41,7 @@ def figures(runs: Sequence[HeldOut]) -> list[Markup]:
 
 def groups(held_out: HeldOut) -> dict[str, dict[str, str]]:
     """By prompt of the last dump that is the run's own, its tier and level."""
-    prompts, rows = held_out.accuracies(max(held_out.dumps)), _rows(held_out)
+    prompts, rows = held_out.accuracies(max(held_out.dumps)), _groups_by_text(held_out)
     if not rows or len(rows) * len(prompts) > MOST_PAIRS:
         return {}
     found = {}
@@ -51,18 +52,16 @@ def groups(held_out: HeldOut) -> dict[str, dict[str, str]]:
     return found
 
 
-def _rows(held_out: HeldOut) -> dict[str, dict[str, str]]:
+def _groups_by_text(held_out: HeldOut) -> dict[str, dict[str, str]]:
     """Groups by the text of a row's last message; a text of two rows with other groups has none."""
-    named = held_out.run.setting("data.val_files", [])
     rows: dict[str, dict[str, str]] = {}
-    for name in named if isinstance(named, list) else [named]:
-        file = first_file(held_out.run.located(str(name)))
-        for text, group in _of_file(file) if file else ():
+    for file in filter(None, held_out.validation_files):
+        for text, group in _read_groups(file):
             rows[text] = group if rows.get(text, group) == group else {}
     return rows if any(rows.values()) else {}
 
 
-def _of_file(file: Path) -> list[tuple[str, dict[str, str]]]:
+def _read_groups(file: Path) -> list[tuple[str, dict[str, str]]]:
     try:
         names = pq.read_schema(file).names
         wanted = [name for name in ("prompt", "extra_info", *GROUP_COLUMNS) if name in names]
@@ -75,18 +74,18 @@ def _text_and_group(row: dict[str, Any]) -> tuple[str, dict[str, str]]:
     return str(row["prompt"][-1]["content"]), {**groups_of(row.get("extra_info") or {}), **groups_of(row)}
 
 
-def _of_run(held_out: HeldOut, known: dict[str, dict[str, str]], column: str, several: bool) -> list[list[str]]:
+def _rows_of_run(held_out: HeldOut, known: dict[str, dict[str, str]], column: str, several: bool) -> list[list[str]]:
     dumps = [held_out.accuracies(step) for step in (min(held_out.dumps), max(held_out.dumps))]
     names = sorted({group[column] for group in known.values() if column in group}, key=numbers_first)
     rows = []
     for name in names:
         prompts = [prompt for prompt, group in known.items() if group.get(column) == name]
-        shown = [_accuracy(dump, prompts) for dump in dumps]
+        shown = [_describe(dump, prompts) for dump in dumps]
         rows.append([*([held_out.run.name] if several else []), name, str(len(prompts)), *shown])
     return rows
 
 
-def _accuracy(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
+def _describe(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
     values = [accuracies[prompt] for prompt in prompts if prompt in accuracies]
     if not values:
         return "—"

@@ -15,11 +15,11 @@ in every row although an engine may cache it, and all experts of a mixture are c
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.errors import DataError
@@ -88,13 +88,13 @@ class Ledger:
         """Parameters by model: announced in the plan, or counted in the folders that the configuration names."""
         announced = self.run.plan.get("parameters")
         known = announced if isinstance(announced, dict) else {}
-        store = self._store_says()
+        store = self._read_store()
         named = {who: self.run.places(dotted) for who, dotted in MODEL_PATHS.items()}
         named[EXPLORER] += self.run.located(str(store["model_name"])) if store.get("model_name") else []
         stored = {EXPLORER: store.get("parameters")}
         return {who: known.get(who) or stored.get(who) or _counted(paths) for who, paths in named.items()}
 
-    def _store_says(self) -> dict[str, Any]:
+    def _read_store(self) -> dict[str, Any]:
         """Of the model that sampled the stored rollouts which the run took: its name, and its parameters if counted."""
         for place in self.run.places("s2l.explorer.store"):
             with contextlib.suppress(DataError, OSError):
@@ -163,30 +163,21 @@ class Ledger:
             all_in: False gives learner-only accounting, in which rollouts of others are free as if cached.
         """
         counted = [amount for (_, who), amount in self.entries.items() if all_in or who not in OTHERS]
+        sampled = {who: amount.tokens for (phase, who), amount in self.entries.items() if phase == SAMPLING}
+        own = [tokens for who, tokens in sampled.items() if all_in or who not in OTHERS]
         return Totals(
-            self._rollout_tokens(all_in),
+            _sum(own) if own or not sampled else 0.0,
             _sum(amount.flops for amount in counted),
             _sum(amount.seconds for amount in counted),
             self._accelerator_seconds(all_in),
         )
 
-    def _rollout_tokens(self, all_in: bool) -> float | None:
-        sampled = {who: amount.tokens for (phase, who), amount in self.entries.items() if phase == SAMPLING}
-        counted = [tokens for who, tokens in sampled.items() if all_in or who not in OTHERS]
-        return _sum(counted) if counted or not sampled else 0.0
-
-    def flops_until(self, all_in: bool) -> dict[int, float]:
-        """FLOPs from the first step to the end of each; empty where a model's size is not known."""
-        return self._until(lambda amount: amount.flops, all_in)
-
-    def seconds_until(self) -> dict[int, float]:
-        """Wall-clock seconds of the steps and validations likewise."""
-        return self._until(lambda amount: amount.seconds, all_in=True)
-
-    def _until(self, part: Callable[[Amount], float | None], all_in: bool) -> dict[int, float]:
+    def spent_until(self, part: Literal["flops", "seconds"], all_in: bool = True) -> dict[int, float]:
+        """FLOPs, or wall-clock seconds of steps and validations, from the first step to the end of each; empty where
+        they are not known."""
         found, total = {0: 0.0}, 0.0
         for step, entries in self.steps.items():
-            spent = _sum(part(amount) for (_, who), amount in entries.items() if all_in or who not in OTHERS)
+            spent = _sum(getattr(amount, part) for (_, who), amount in entries.items() if all_in or who not in OTHERS)
             if spent is None:
                 return {}
             total += spent

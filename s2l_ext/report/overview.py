@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from s2l_ext.report import accuracy, cost, curriculum, curves, groups, samples, settings
-from s2l_ext.report.held_out import HeldOut, set_name
+from s2l_ext.report.held_out import HeldOut, difference, set_name
 from s2l_ext.report.page import Section, page
 from s2l_ext.report.run import count_steps
 
@@ -66,7 +66,7 @@ def _lead_of_one(held_out: HeldOut) -> str:
 
 
 def _against(first: HeldOut, other: HeldOut, key: str) -> str:
-    found = other.minus(first, key)
+    found = difference(first, other, key)
     assert found is not None
     name = f"{other.run.name} minus {first.run.name} on {set_name(key)}: {found.value:+.3f}"
     if found.ci95 is None:

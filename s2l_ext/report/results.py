@@ -3,75 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.intervals import paired_interval, verdict
 from s2l_ext.utils import json_text
 
-SLOTS = "s2l/explorer/rollouts_per_group"
+ROLLOUTS_PER_GROUP = "s2l/explorer/rollouts_per_group"
+COLUMNS = ["prompt", "accuracy", "output", "truth", "source"]
 
 Metrics = list[tuple[int, dict[str, Any]]]
 Parsed = TypeVar("Parsed")
-
-
-@dataclass(frozen=True)
-class Validation:
-    """One dump of verl's validation: mean accuracy (0..1) and a sample output for each prompt text, and its data
-    source where the dump has one."""
-
-    step: int
-    accuracy: dict[str, float]
-    output: dict[str, str]
-    truth: dict[str, str]
-    source: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def mean(self) -> float:
-        return float(np.mean(list(self.accuracy.values())))
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Accuracy of the same problems before and after, and the 95 % interval of the difference of the means."""
-
-    before: float
-    after: float
-    ci95: tuple[float, float]
-    n: int
-    differing: int
-    """Problems whose accuracy changed."""
-
-    @property
-    def gain(self) -> float:
-        return self.after - self.before
-
-    @property
-    def is_clear(self) -> bool:
-        """The interval excludes 0, and enough problems differ."""
-        return self.verdict == "clear"
-
-    @property
-    def verdict(self) -> str:
-        """Of :func:`s2l_ext.evaluation.intervals.verdict`."""
-        return verdict(self.ci95, self.differing)
-
-
-def read_metrics(path: Path) -> Metrics:
-    """``(step, metrics)`` in file order. A torn last line is left out.
-
-    Raises:
-        DataError: the file is missing, or a line before the last is not ``{"step": ..., "data": {...}}``.
-    """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. The run wrote no metrics; its log says why.")
-    return read_json_lines(path, lambda record: (int(record["step"]), dict(record["data"])), "a metrics line")
 
 
 def read_json_lines(path: Path, parse: Callable[[Any], Parsed], what: str) -> list[Parsed]:
@@ -95,6 +43,20 @@ def read_json_lines(path: Path, parse: Callable[[Any], Parsed], what: str) -> li
     return parsed
 
 
+# ---- metrics ------------------------------------------------------------------------------------------------------
+
+
+def read_metrics(path: Path) -> Metrics:
+    """``(step, metrics)`` in file order. A torn last line is left out.
+
+    Raises:
+        DataError: the file is missing, or a line before the last is not ``{"step": ..., "data": {...}}``.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. The run wrote no metrics; its log says why.")
+    return read_json_lines(path, lambda record: (int(record["step"]), dict(record["data"])), "a metrics line")
+
+
 def is_accuracy(key: str) -> bool:
     """Whether a metric is verl's validation accuracy ``val-core/<data source>/acc/mean@n``."""
     return key.startswith("val-core/") and "/acc/mean@" in key
@@ -102,27 +64,38 @@ def is_accuracy(key: str) -> bool:
 
 def series(lines: Metrics, key: str) -> list[tuple[int, float]]:
     """``(step, value)`` of every line that has a number under ``key``, by step; the last line of a step wins."""
-    found = {step: data[key] for step, data in lines if _is_number(data.get(key))}
+    found = {step: data[key] for step, data in lines if is_number(data.get(key))}
     return [(step, float(found[step])) for step in sorted(found)]
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def read_validations(folder: Path) -> list[Validation]:
-    """verl's ``validation_data_dir``: one ``<step>.jsonl`` per validation, by step.
+# ---- validations --------------------------------------------------------------------------------------------------
 
-    Raises:
-        DataError: fewer than two dumps, or a line without ``input`` and ``acc`` (or ``score``).
+
+@dataclass(frozen=True)
+class Gain:
+    """Accuracy of the same problems before and after, and the 95 % interval of the difference of the means.
+
+    ``differing`` counts the problems whose accuracy changed.
     """
-    paths = dump_files(folder)
-    if len(paths) < 2:
-        raise DataError(
-            f"{folder}: {len(paths)} validation dumps, two are needed to compare. "
-            "Set trainer.val_before_train=true, and trainer.test_freq within the number of steps."
-        )
-    return [read_validation(path) for path in paths]
+
+    before: float
+    after: float
+    ci95: tuple[float, float]
+    n: int
+    differing: int
+
+    @property
+    def gain(self) -> float:
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        """Of :func:`s2l_ext.evaluation.intervals.verdict`."""
+        return verdict(self.ci95, self.differing)
 
 
 def dump_files(folder: Path) -> list[Path]:
@@ -130,40 +103,40 @@ def dump_files(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("*.jsonl") if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 
-def read_validation(path: Path) -> Validation:
-    """One dump. Raises DataError: it has no rows, or a line without ``input`` and ``acc`` (or ``score``)."""
-    values: dict[str, list[float]] = defaultdict(list)
-    output: dict[str, str] = {}
-    truth: dict[str, str] = {}
-    source: dict[str, str] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                row = json_text.loads(line)
-                accuracy = row["acc"] if row.get("acc") is not None else row["score"]
-                values[row["input"]].append(float(accuracy))
-            except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-                raise DataError(f"{path}:{number}: not a row of a validation dump ({error!r}).") from error
-            output.setdefault(row["input"], str(row.get("output", "")))
-            truth.setdefault(row["input"], str(row.get("gts", "")))
-            if row.get("data_source"):
-                source.setdefault(row["input"], str(row["data_source"]))
-    if not values:
+def read_validations(folders: list[Path]) -> dict[int, pd.DataFrame]:
+    """verl's ``validation_data_dir``, one ``<step>.jsonl`` per validation: by step, from the first folder with any."""
+    files = next((found for found in map(dump_files, folders) if found), [])
+    return {int(path.stem): read_validation(path) for path in files}
+
+
+def read_validation(path: Path) -> pd.DataFrame:
+    """One dump, a row for each prompt text in the order of the texts: mean ``accuracy`` (0..1) of its samples, and of
+    its first one ``output``, ``truth`` and ``source`` (None where the dump has no data source).
+
+    Raises:
+        DataError: it has no rows, or a line before the last without ``input`` and ``acc`` (or ``score``).
+    """
+    rows = read_json_lines(path, _read_problem, "a row of a validation dump")
+    if not rows:
         raise DataError(f"{path}: the validation dump has no rows.")
-    means = {prompt: float(np.mean(scores)) for prompt, scores in values.items()}
-    return Validation(int(path.stem), means, output, truth, source)
+    groups = pd.DataFrame(rows, columns=COLUMNS).astype({"source": object}).groupby("prompt")
+    return groups.agg({"accuracy": "mean", "output": "first", "truth": "first", "source": "first"})
 
 
-def compare(before: Validation, after: Validation, seed: int = 0) -> Gain:
+def _read_problem(row: dict[str, Any]) -> tuple[str, float, str, str, str | None]:
+    accuracy = float(row["acc"] if row.get("acc") is not None else row["score"])
+    texts = str(row.get("output", "")), str(row.get("gts", ""))
+    return row["input"], accuracy, *texts, str(row["data_source"]) if row.get("data_source") else None
+
+
+def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> Gain:
     """Paired by prompt text. Raises DataError when the two did not see the same problems."""
-    if before.accuracy.keys() != after.accuracy.keys():
-        shared = len(before.accuracy.keys() & after.accuracy.keys())
+    if not before.index.equals(after.index):
+        shared = len(before.index.intersection(after.index))
         raise DataError(
-            f"validation at step {before.step} has {len(before.accuracy)} problems, at step {after.step} "
-            f"{len(after.accuracy)}, and {shared} are in both. A paired comparison needs the same problems."
+            f"one validation has {len(before)} problems, the other {len(after)}, and {shared} are in both. A paired "
+            "comparison needs the same problems."
         )
-    prompts = sorted(before.accuracy)
-    a = np.array([before.accuracy[prompt] for prompt in prompts])
-    b = np.array([after.accuracy[prompt] for prompt in prompts])
+    a, b = before["accuracy"].to_numpy(), after["accuracy"].to_numpy()
     interval, differing = paired_interval(b - a, seed), int(np.count_nonzero(b - a))
-    return Gain(float(a.mean()), float(b.mean()), interval, len(prompts), differing)
+    return Gain(float(a.mean()), float(b.mean()), interval, len(a), differing)

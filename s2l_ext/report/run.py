@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from s2l_ext.errors import DataError
 from s2l_ext.report.draws import Draw, read_draws
-from s2l_ext.report.results import Metrics, read_metrics, series
+from s2l_ext.report.results import Metrics, is_number, read_metrics, series
 from s2l_ext.utils import json_text
 from s2l_ext.utils.secrets import masked
 
@@ -60,7 +62,7 @@ class Run:
         """Finite numbers of every step, by step; a later line of a step overrides an earlier one."""
         found: dict[int, dict[str, float]] = {}
         for step, data in self.metrics:
-            numbers = {key: float(value) for key, value in data.items() if _is_finite(value)}
+            numbers = {key: float(value) for key, value in data.items() if is_number(value)}
             found.setdefault(step, {}).update(numbers)
         return dict(sorted(found.items()))
 
@@ -85,14 +87,7 @@ class Run:
         path, own = Path(value), Path(self.setting("trainer.default_local_dir", ""))
         if not own.parts or path.is_absolute() != own.is_absolute():
             return [path]
-        shared = 0
-        while shared < min(len(path.parts), len(own.parts)) and path.parts[shared] == own.parts[shared]:
-            shared += 1
-        up = len(own.parts) - shared
-        if up > len(self.folder.parents):
-            return [path]
-        start = self.folder if up == 0 else self.folder.parents[up - 1]
-        return [start.joinpath(*path.parts[shared:]), path]
+        return [Path(os.path.normpath(self.folder / os.path.relpath(path, own))), path]
 
     @property
     def has_kl(self) -> bool:
@@ -123,36 +118,25 @@ def read_run(folder: Path) -> Run:
     metrics = read_metrics(path)
     if not metrics:
         raise DataError(f"{path}: no complete line. The run logged no step yet; report again after its first step.")
-    config, plan = _read_config(folder / CONFIG_FILE), _read_plan(folder / PLAN_FILE)
+    config, plan = read_mapping(folder / CONFIG_FILE), read_mapping(folder / PLAN_FILE)
     folder = folder.resolve()
     return Run(names_of([folder])[0], metrics, read_draws(folder / CURRICULUM_FILE), folder, config, plan)
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Content of a YAML or JSON file without secrets; empty where there is no file.
+
+    Raises:
+        DataError: the file cannot be parsed, or holds no mapping.
+    """
     if not path.is_file():
         return {}
-    import yaml
-
+    load, what = (json_text.loads, "JSON") if path.suffix == ".json" else (yaml.safe_load, "YAML")
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = load(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: no YAML ({reason}). Restore what s2l train wrote, or remove the file.") from error
-    return _mapping(path, found)
-
-
-def _read_plan(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        return _mapping(path, json_text.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path}: no JSON ({error}). Restore what s2l train wrote, or remove the file.") from error
-
-
-def _mapping(path: Path, found: object) -> dict[str, Any]:
+        raise DataError(f"{path}: no {what} ({reason}). Restore what s2l train wrote, or remove the file.") from error
     if not isinstance(found, dict):
         raise DataError(f"{path}: holds no mapping. Restore what s2l train wrote, or remove the file.")
     kept: dict[str, Any] = masked(found)
@@ -173,7 +157,3 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 def count_steps(run: Run) -> str:
     return f"{run.steps} training step{'' if run.steps == 1 else 's'}"
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

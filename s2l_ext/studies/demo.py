@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 import re
 import shutil
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
@@ -16,18 +16,16 @@ from typing import Any
 
 from s2l_ext import __version__
 from s2l_ext.errors import DataError
-from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.registry import method_class
+from s2l_ext.launch.compose import quoted
 from s2l_ext.report.demo_page import render
 from s2l_ext.report.page import write_page
-from s2l_ext.report.results import SLOTS, compare, is_accuracy, read_metrics, read_validations, series
-from s2l_ext.report.run import read_run
+from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
+from s2l_ext.report.run import PLAN_FILE, Run, read_mapping, read_run
 from s2l_ext.utils.follow import Tail, last_lines
 from s2l_ext.utils.processes import Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
-CONFIG_FILE = "s2l_config.yaml"
 OWNED = ".s2l_demo"
 PHASES = [Phase("toy", 0.2, 120.0), Phase("start-up", 0.3, 120.0), Phase("steps", 0.5, 150.0)]
 PREPARE = "import sys; from s2l_ext.toy import prepare; prepare(sys.argv[1])"
@@ -130,14 +128,9 @@ def train_command(demo: Demo) -> list[str]:
         *demo.train_command,
         "--config-name",
         demo.recipe,
-        *(f"{key}={_quoted(path)}" for key, path in folders.items()),
+        *(f"{key}={quoted(str(path))}" for key, path in folders.items()),
         *demo.overrides,
     ]
-
-
-def _quoted(path: Path) -> str:
-    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{text}'"
 
 
 @dataclass
@@ -150,7 +143,7 @@ class _Watch:
     accuracy: float | None = None
     total: int | None = None
     step: int = 0
-    slots: int | None = None
+    from_explorer: int | None = None
     stepping: bool = False
 
     def __post_init__(self) -> None:
@@ -162,66 +155,35 @@ class _Watch:
         if not self.stepping:
             self.progress.update(None, START_TEXT)
             return
-        self.progress.update(self.step / self.total if self.total else None, self._text())
+        parts = [f"step {self.step}/{self.total or '?'}"]
+        parts += [] if self.from_explorer is None else [f"explorer slots {int(self.from_explorer)}"]
+        parts += [] if self.accuracy is None else [f"held-out accuracy {self.accuracy:.3f}"]
+        self.progress.update(self.step / self.total if self.total else None, " · ".join(parts))
 
     def _take(self, step: int, data: dict[str, Any]) -> None:
         if not self.stepping:
-            self.stepping = True
-            self.total = read_plan(self.demo.run).steps
+            self.stepping, self.total = True, read_mapping(self.demo.run / PLAN_FILE).get("steps")
             self.progress.start("steps", "steps")
         self.step = max(self.step, step)
-        self.slots = data.get(SLOTS, self.slots)
+        self.from_explorer = data.get(ROLLOUTS_PER_GROUP, self.from_explorer)
         self.accuracy = next((v for k, v in data.items() if is_accuracy(k)), self.accuracy)
-
-    def _text(self) -> str:
-        parts = [f"step {self.step}/{self.total or '?'}"]
-        if self.slots is not None:
-            parts.append(f"explorer slots {int(self.slots)}")
-        if self.accuracy is not None:
-            parts.append(f"held-out accuracy {self.accuracy:.3f}")
-        return " · ".join(parts)
-
-
-@dataclass(frozen=True)
-class RunPlan:
-    """What the run's composed configuration says; None where it says nothing."""
-
-    steps: int | None = None
-    group_size: int | None = None
-    schedule: tuple[int, ...] | None = None
-
-
-def read_plan(run: Path) -> RunPlan:
-    """From the resolved configuration that ``s2l train`` leaves in the run's folder."""
-    path = run / CONFIG_FILE
-    if not path.is_file():
-        return RunPlan()
-    from omegaconf import OmegaConf
-
-    cfg = OmegaConf.load(path)
-    steps, group = (
-        OmegaConf.select(cfg, key) for key in ("trainer.total_training_steps", "actor_rollout_ref.rollout.n")
-    )
-    mix_steps = OmegaConf.select(cfg, "s2l.explorer.mix_steps")
-    if steps is None or group is None or mix_steps is None:
-        return RunPlan(steps, group)
-    schedule = OmegaConf.select(cfg, "s2l.explorer.schedule") or vars(method_class("explorer").config_class)["schedule"]
-    slots = build_schedule(schedule, int(mix_steps), int(group)).table(int(steps))
-    return RunPlan(int(steps), int(group), tuple(slots))
 
 
 def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> dict[str, Any]:
     """``summary.json`` and ``report.html`` from the run's folder. Returns the summary."""
-    lines = read_metrics(demo.run / "metrics.jsonl")
-    validations = read_validations(demo.validation)
-    gain = compare(validations[0], validations[-1])
-    plan = read_plan(demo.run)
+    run, validations = read_run(demo.run), read_validations([demo.validation])
+    if len(validations) < 2:
+        raise DataError(
+            f"{demo.validation}: {len(validations)} validation dumps, two are needed to compare. Set "
+            "trainer.val_before_train=true, and trainer.test_freq within the number of steps."
+        )
+    gain = compare(validations[min(validations)], validations[max(validations)])
     summary: dict[str, Any] = {
         "recipe": demo.recipe,
-        "steps": max(step for step, _ in lines),
-        "explorer_slots": [int(slots) for _, slots in series(lines, SLOTS)],
-        "explorer_slots_schedule": None if plan.schedule is None else list(plan.schedule),
-        "group_size": plan.group_size,
+        "steps": max(step for step, _ in run.metrics),
+        "explorer_slots": [int(slots) for _, slots in run.series(ROLLOUTS_PER_GROUP)],
+        "explorer_slots_schedule": planned_slots(run),
+        "group_size": run.plan.get("group_size"),
         "val_accuracy_before": gain.before,
         "val_accuracy_after": gain.after,
         "gain": gain.gain,
@@ -234,20 +196,21 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
         "versions": versions(),
     }
     (demo.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    write_page(demo.out / "report.html", render(summary, read_run(demo.run)))
+    write_page(demo.out / "report.html", render(summary, run))
     return summary
+
+
+def planned_slots(run: Run) -> list[int] | None:
+    """The explorer's rollouts in a group, by step, as the run announced; None where it did not."""
+    return (run.plan.get("explorer") or {}).get("slots") if run.plan.get("steps") else None
 
 
 def versions() -> dict[str, str]:
     """Installed versions; "absent" where a distribution is not installed."""
-    found = {name: _version(candidates) for name, candidates in DISTRIBUTIONS.items()}
-    return {"python": platform.python_version(), **found, "s2l_ext": __version__}
-
-
-def _version(candidates: Sequence[str]) -> str:
-    for name in candidates:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return "absent"
+    found = {"python": platform.python_version()}
+    for name, distributions in DISTRIBUTIONS.items():
+        found[name] = "absent"
+        for distribution in distributions:
+            with contextlib.suppress(metadata.PackageNotFoundError):
+                found[name] = metadata.version(distribution)
+    return found | {"s2l_ext": __version__}

@@ -29,7 +29,7 @@ from s2l_ext.report.charts import (
     tick_text,
 )
 from s2l_ext.report.chi_square import ChiSquare, chi_square
-from s2l_ext.report.draws import BINS, left_shares, observed_and_expected, read_draws
+from s2l_ext.report.draws import BINS, read_draws, tally
 from s2l_ext.report.page import page
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
 
@@ -215,7 +215,7 @@ def test_a_run_that_went_back_counts_each_step_once(tmp_path):
     draws = write(tmp_path / "run", [(1, step_metrics(0.5, 0.7, {"b1": 1.0}))] * 2, lines).draws
     assert [draw.step for draw in draws] == [1, 2]
     assert draws[-1].visits.tolist() == [30, 8, 2]
-    assert observed_and_expected(draws)[0].sum() == 8
+    assert tally(draws).observed.sum() == 8
 
 
 @pytest.mark.parametrize(
@@ -239,9 +239,9 @@ def test_a_broken_line_is_named(tmp_path, bad, reason):
 
 def test_expected_draws_are_the_weights_when_the_step_is_the_first():
     draws = read_draws_of([line(1)])
-    observed, expected = observed_and_expected(draws)
-    assert (observed[0], observed[10]) == (1, 3)
-    assert (expected[0], expected[10]) == pytest.approx((1.0, 3.0))
+    found = tally(draws)
+    assert (found.observed[0], found.observed[10]) == (1, 3)
+    assert (found.expected[0], found.expected[10]) == pytest.approx((1.0, 3.0))
 
 
 def test_expected_draws_count_that_a_prompt_is_taken_once():
@@ -249,7 +249,7 @@ def test_expected_draws_count_that_a_prompt_is_taken_once():
     lines = [line(1, histogram=spread(b0=1, b10=2)), line(2, bucket_mass=spread(b0=0.5, b10=0.5))]
     lines[0]["bucket_mass"] = None
     lines[1]["bucket_draws"] = spread(b0=1, b10=1)
-    _, expected = observed_and_expected(read_draws_of(lines))
+    expected = tally(read_draws_of(lines)).expected
     assert expected.sum() == pytest.approx(2.0)
     assert expected[0] == pytest.approx(5 / 6, abs=0.03)
 
@@ -262,7 +262,7 @@ def test_expected_draws_agree_with_a_simulation():
     mass = prompts * weight / (prompts * weight).sum()
     first = line(1, histogram=spread(b0=40, b10=20), bucket_mass=None)
     second = line(2, bucket_mass=spread(b0=mass[0], b10=mass[1]), bucket_draws=spread(b0=5, b10=15))
-    _, expected = observed_and_expected(read_draws_of([first, second]))
+    expected = tally(read_draws_of([first, second])).expected
     assert 20 * mass[1] == 15.0 and expected[10] == pytest.approx(drawn, abs=0.1) and drawn < 14
 
 
@@ -289,7 +289,7 @@ def test_shares_that_a_step_leaves():
     """Equal weights, 60 of 40 + 80 drawn: half of each bin is left; the step before is not known, so it counts as 1."""
     first = line(1, histogram=spread(b0=40, b10=80), bucket_mass=spread(b0=1.0), bucket_draws=spread(b0=10))
     second = line(2, bucket_mass=spread(b0=1 / 3, b10=2 / 3), bucket_draws=spread(b0=20, b10=40))
-    left = left_shares(read_draws_of([first, second]))
+    left = tally(read_draws_of([first, second])).left
     assert left[10] == pytest.approx(0.5, abs=1e-6) and left[0] == pytest.approx((10 + 20 * 0.5) / 30, abs=1e-6)
     assert left[5] == 1.0
 
@@ -309,8 +309,8 @@ def test_a_true_sampler_that_draws_half_of_the_prompts_is_tested_fairly(drawn):
             taken = np.bincount(bins[rng.choice(512, drawn, replace=False, p=p)], minlength=20)
             row = {"bucket_mass": spread(b0=mass[0], b8=mass[1], b16=mass[2]), "bucket_draws": taken.tolist()}
             draws.append(line(step, histogram=first["histogram"], **row))
-        draws = read_draws_of([first, *draws])
-        found.append(chi_square(*observed_and_expected(draws), left_shares(draws)).p)
+        totals = tally(read_draws_of([first, *draws]))
+        found.append(chi_square(totals.observed, totals.expected, totals.left).p)
     assert np.median(found) == pytest.approx(0.5, abs=0.1)
 
 
@@ -328,7 +328,7 @@ def test_draws_where_the_weights_are_zero_are_called_out(tmp_path):
 def test_weights_that_nearly_vanish_still_give_numbers():
     first = line(1, histogram=spread(b0=2, b10=500))
     second = line(2, bucket_mass=spread(b0=1.0, b10=1e-300), bucket_draws=spread(b0=2, b10=2))
-    assert np.isfinite(observed_and_expected(read_draws_of([first, second]))[1]).all()
+    assert np.isfinite(tally(read_draws_of([first, second])).expected).all()
 
 
 def test_visits_stop_at_the_last_that_occurs(run):

@@ -28,12 +28,12 @@ args = dict(a.split("=", 1) for a in sys.argv[1:] if "=" in a)
 run = pathlib.Path(args["trainer.default_local_dir"].strip("'"))
 val = pathlib.Path(args["trainer.validation_data_dir"].strip("'"))
 run.mkdir(parents=True), val.mkdir(parents=True)
-steps, group, mix, n = 4, 8, 3, 40
+steps, group, n = 4, 8, 40
 block = bytearray(80_000_000)
 (run / "s2l_config.yaml").write_text(
-    f"trainer: {{total_training_steps: {steps},\\n  validation_data_dir: {json.dumps(str(val))}}}\\n"
-    f"actor_rollout_ref: {{rollout: {{n: {group}}}}}\\n"
-    f"s2l: {{explorer: {{mix_steps: {mix}}}}}\\n")
+    f"trainer: {{validation_data_dir: {json.dumps(str(val))}}}\\n")
+slots = [8, 4, 0, 0]
+(run / "plan.json").write_text(json.dumps({"steps": steps, "group_size": group, "explorer": {"slots": slots}}))
 print("toy at", os.environ["S2L_TOY_DIR"], flush=True)
 if os.environ.get("FAKE_FAIL"):
     print("\\n".join(f"log line {i}" for i in range(100)))
@@ -47,7 +47,7 @@ def validate(step, solved):
     (val / f"{step}.jsonl").write_text("".join(json.dumps(row) + "\\n" for row in rows))
     log(step, {"val-core/toy_chain/acc/mean@1": solved / n})
 validate(0, int(os.environ.get("FAKE_BEFORE", "10")))
-for step, slots in enumerate([8, 4, 0, 0], start=1):
+for step, slots in enumerate(slots, start=1):
     time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
     data = {"training/global_step": step, "s2l/explorer/rollouts_per_group": slots}
     data["s2l/explorer/fraction"] = slots / group

@@ -66,9 +66,9 @@ def test_the_two_accounts_differ_by_the_explorers_work():
     # step 2: 50 tokens x 1000 x (2 + 2 + 6) = 500,000; the explorer's 3 GPUs were held in step 1 alone
     assert ledger.totals(all_in=True) == Totals(150, 928_000 + 500_000, 24 + 6.5, 2 * (24 + 6.5) + 3 * 20)
     assert ledger.totals(all_in=False) == Totals(110, 920_000 + 500_000, 24 + 6.5 - 2.5, 2 * (24 + 6.5))
-    assert ledger.flops_until(True) == {0: 0, 1: 928_000, 2: 1_428_000}
-    assert ledger.flops_until(False) == {0: 0, 1: 920_000, 2: 1_420_000}
-    assert ledger.seconds_until() == {0: 0, 1: 24, 2: 30.5}
+    assert ledger.spent_until("flops") == {0: 0, 1: 928_000, 2: 1_428_000}
+    assert ledger.spent_until("flops", all_in=False) == {0: 0, 1: 920_000, 2: 1_420_000}
+    assert ledger.spent_until("seconds") == {0: 0, 1: 24, 2: 30.5}
     assert ledger.had_help and not Ledger(run(PLAIN)).had_help
 
 
@@ -112,7 +112,7 @@ def test_a_step_of_the_explorer_alone_leaves_the_learner_nothing_to_sample():
 def test_an_unknown_size_makes_its_flops_unknown_and_no_others():
     ledger = Ledger(run(MIXED, plan={"parameters": {"learner": 1000, "explorer": None}}))
     assert ledger.entries["sampling", "explorer"] == Amount(40, None, 2.5)
-    assert ledger.totals(all_in=True).flops is None and ledger.flops_until(True) == {}
+    assert ledger.totals(all_in=True).flops is None and ledger.spent_until("flops") == {}
     assert ledger.totals(all_in=False).flops == 920_000
     assert ledger.unknown_sizes == ["explorer"]
 

@@ -6,19 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.intervals import paired_interval, wilson_interval
-from s2l_ext.report.results import (
-    Validation,
-    compare,
-    read_metrics,
-    read_validations,
-    series,
-)
+from s2l_ext.report.results import compare, read_metrics, read_validations, series
 
 
 def dump(folder: Path, step: int, rows: list[dict]) -> None:
@@ -56,51 +51,45 @@ def test_dumps_are_ordered_by_number_and_repeats_averaged(tmp_path):
     dump(tmp_path, 16, [{"input": "p", "acc": None, "score": 0.5}, {"input": "q", "score": 0.0}])
     dump(tmp_path, 0, [{"input": "p", "acc": 1.0}, {"input": "p", "acc": 0.0}, {"input": "q", "acc": True}])
     (tmp_path / "notes.jsonl").write_text("not a dump")
-    dumps = read_validations(tmp_path)
-    assert [item.step for item in dumps] == [0, 4, 16]
-    assert dumps[0].accuracy == {"p": 0.5, "q": 1.0}
-    assert dumps[2].accuracy == {"p": 0.5, "q": 0.0}
-    assert (dumps[1].output["p"], dumps[1].truth["p"], dumps[1].mean) == ("y", "1", 1.0)
-
-
-def test_one_dump_cannot_be_compared(tmp_path):
-    dump(tmp_path, 0, [{"input": "p", "acc": 1.0}])
-    with pytest.raises(DataError, match=r"1 validation dumps.*val_before_train"):
-        read_validations(tmp_path)
+    dumps = read_validations([tmp_path / "none", tmp_path])
+    assert list(dumps) == [0, 4, 16]
+    assert dumps[0]["accuracy"].to_dict() == {"p": 0.5, "q": 1.0}
+    assert dumps[16]["accuracy"].to_dict() == {"p": 0.5, "q": 0.0}
+    assert dumps[4].loc["p"].tolist() == [1.0, "y", "1", None]
 
 
 def test_bad_dump_row_is_named(tmp_path):
     dump(tmp_path, 0, [{"input": "p", "acc": 1.0}])
-    dump(tmp_path, 8, [{"input": "p", "acc": 1.0}, {"acc": 1.0}])
+    dump(tmp_path, 8, [{"input": "p", "acc": 1.0}, {"acc": 1.0}, {"input": "q", "acc": 1.0}])
     with pytest.raises(DataError, match=r"8\.jsonl:2.*input"):
-        read_validations(tmp_path)
+        read_validations([tmp_path / "none", tmp_path])
 
 
-def validation(step: int, values: dict[str, float]) -> Validation:
-    return Validation(step, values, {}, {})
+def validation(values: dict[str, float]) -> pd.DataFrame:
+    return pd.DataFrame({"accuracy": values}).sort_index()
 
 
 def test_pairing_is_by_problem_not_by_order():
     names = [f"p{i}" for i in range(40)]
-    before = validation(0, {name: float(i % 2) for i, name in enumerate(names)})
-    after = validation(8, {name: float(i % 2) for i, name in reversed(list(enumerate(names)))})
+    before = validation({name: float(i % 2) for i, name in enumerate(names)})
+    after = validation({name: float(i % 2) for i, name in reversed(list(enumerate(names)))})
     result = compare(before, after)
     assert (result.before, result.after, result.gain, result.n) == (0.5, 0.5, 0.0, 40)
     assert result.ci95 == (0.0, 0.0)
-    assert not result.is_clear
+    assert result.verdict == "not clear"
 
 
 def test_other_problems_are_refused():
-    with pytest.raises(DataError, match=r"2 problems, at step 8 2, and 1 are in both"):
-        compare(validation(0, {"a": 0.0, "b": 0.0}), validation(8, {"a": 0.0, "c": 0.0}))
+    with pytest.raises(DataError, match=r"2 problems, the other 2, and 1 are in both"):
+        compare(validation({"a": 0.0, "b": 0.0}), validation({"a": 0.0, "c": 0.0}))
 
 
 def test_five_problems_that_all_improve_are_no_clear_gain():
     """By chance 2 in 32 (sign test); six, 2 in 64."""
     for count, said in ((5, "too few"), (6, "clear")):
         names = [f"p{i}" for i in range(count)]
-        found = compare(validation(0, dict.fromkeys(names, 0.0)), validation(8, dict.fromkeys(names, 1.0)))
-        assert (found.verdict, found.is_clear, found.differing) == (said, said == "clear", count)
+        found = compare(validation(dict.fromkeys(names, 0.0)), validation(dict.fromkeys(names, 1.0)))
+        assert (found.verdict, found.differing) == (said, count)
 
 
 def test_interval_agrees_with_the_normal_approximation():

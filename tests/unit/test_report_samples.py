@@ -11,7 +11,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.report import samples
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run
-from s2l_ext.report.samples import Sample, chosen_rollouts
+from s2l_ext.report.samples import Sample, choose_rollouts
 
 SLOTS = "s2l/explorer/rollouts_per_group"
 
@@ -30,7 +30,7 @@ def dumped(folder: Path, steps: dict[int, list[dict]], slots: int = 1) -> Run:
 
 def test_the_first_of_each_source_and_verdict(tmp_path):
     rows = [row(0), row(1, score=1.0), row(2, score=1.0), row(3, score=0.25), row(0, score=1.0)]
-    found = chosen_rollouts(dumped(tmp_path, {1: rows}))
+    found = choose_rollouts(dumped(tmp_path, {1: rows}))
     assert [(sample.source, sample.verdict, sample.response) for sample in found] == [
         ("explorer", "right", "out 0"),
         ("explorer", "wrong", "out 0"),
@@ -40,13 +40,13 @@ def test_the_first_of_each_source_and_verdict(tmp_path):
 
 
 def test_first_middle_and_last_step(tmp_path):
-    found = chosen_rollouts(dumped(tmp_path, {step: [row(1)] for step in (2, 4, 10, 12, 20)}))
+    found = choose_rollouts(dumped(tmp_path, {step: [row(1)] for step in (2, 4, 10, 12, 20)}))
     assert [sample.step for sample in found] == [2, 10, 20]
 
 
 def test_a_dump_that_names_source_and_guidance_is_believed(tmp_path):
     line = row(0, s2l_source="learner", guidance="out", acc=1.0)
-    (found,) = chosen_rollouts(dumped(tmp_path, {1: [line]}, slots=8))
+    (found,) = choose_rollouts(dumped(tmp_path, {1: [line]}, slots=8))
     prompt = "user\n1+1=?\nassistant\n"
     assert found == Sample(1, "learner, guided", "right", prompt, "out", " 0", "2")
 
@@ -72,9 +72,9 @@ def own(**changes) -> dict:
 def test_the_runs_own_file_comes_before_dumps(tmp_path):
     dumped(tmp_path, {1: [row(1)]})
     rows = [own(source="explorer"), own(acc=0.0, response="3"), own(guidance="one and"), own(acc=0.0, response="4")]
-    assert chosen_rollouts(logged(tmp_path, [(7, rows)])) == [
-        Sample(7, "explorer", "right", "1+1=?", None, "2", "2"),
-        Sample(7, "learner", "wrong", "1+1=?", None, "3", "2"),
+    assert choose_rollouts(logged(tmp_path, [(7, rows)])) == [
+        Sample(7, "explorer", "right", "1+1=?", "", "2", "2"),
+        Sample(7, "learner", "wrong", "1+1=?", "", "3", "2"),
         Sample(7, "learner, guided", "right", "1+1=?", "one and", "2", "2"),
     ]
 
@@ -84,7 +84,7 @@ def test_a_repeated_step_of_the_runs_own_file_counts_once(tmp_path):
     run = logged(tmp_path, [*lines, (4, [own(response="again", acc=None, ground_truth=None)])])
     with open(tmp_path / "samples.jsonl", "a") as file:
         file.write('{"step": 5, "ro')  # a torn last line
-    found = chosen_rollouts(run)
+    found = choose_rollouts(run)
     assert [(sample.step, sample.response) for sample in found] == [(1, "1"), (3, "3"), (4, "again")]
     assert (found[-1].verdict, found[-1].truth) == ("score 0.5", "")
 
@@ -95,7 +95,7 @@ def test_a_bad_line_of_the_runs_own_file_is_named(tmp_path, bad):
     path = tmp_path / "samples.jsonl"
     path.write_text(f"{bad}\n{path.read_text()}")
     with pytest.raises(DataError, match=r"samples\.jsonl:1: not a line of samples"):
-        chosen_rollouts(run)
+        choose_rollouts(run)
 
 
 def test_texts_are_escaped_and_long_ones_fold_and_end(tmp_path):
@@ -110,7 +110,7 @@ def test_the_folder_is_where_the_configuration_says(tmp_path):
     run = dumped(tmp_path / "elsewhere", {1: [row(1)]})
     config = {"trainer": {"default_local_dir": "/old/run", "rollout_data_dir": "/old/elsewhere/rollouts"}}
     moved = Run("run", run.metrics, [], tmp_path / "run", config)
-    assert [path.name for path in samples.rollout_files(moved)] == ["1.jsonl"]
+    assert [sample.response for sample in choose_rollouts(moved)] == ["out 1"]
 
 
 def test_without_dumps_it_says_what_to_set(tmp_path):
@@ -125,6 +125,6 @@ def test_without_dumps_it_says_what_to_set(tmp_path):
 def test_a_bad_row_is_named(tmp_path, bad):
     run = dumped(tmp_path, {1: [row(1)]})
     with open(tmp_path / "rollouts" / "1.jsonl", "a") as file:
-        file.write(bad + "\n")
+        file.write(f"{bad}\n{json.dumps(row(2))}\n")
     with pytest.raises(DataError, match=r"1\.jsonl:2: not a row of a rollout dump"):
-        chosen_rollouts(run)
+        choose_rollouts(run)

@@ -208,13 +208,3 @@ def test_fingerprint_tells_the_switch_from_annealing(configured) -> None:
         for cfg in (configured("s2l_po/toy", s2l__explorer__schedule=name) for name in ("linear", "hard_switch"))
     ]
     assert [one["explorer.schedule"] for one in prints] == ["linear", "hard_switch"]
-
-
-def test_demo_draws_the_schedule_that_the_run_had(tmp_path) -> None:
-    from s2l_ext.studies.demo import CONFIG_FILE, read_plan
-
-    text = "trainer: {total_training_steps: 4}\nactor_rollout_ref: {rollout: {n: 8}}\n"
-    (tmp_path / CONFIG_FILE).write_text(text + "s2l: {explorer: {mix_steps: 2, schedule: hard_switch}}\n")
-    assert read_plan(tmp_path).schedule == (8, 8, 0, 0)
-    (tmp_path / CONFIG_FILE).write_text(text + "s2l: {explorer: {mix_steps: 2}}\n")
-    assert read_plan(tmp_path).schedule == (8, 0, 0, 0)
