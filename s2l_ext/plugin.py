@@ -29,34 +29,27 @@ def _register_checkpoint_engine(_: ModuleType) -> None:
     from s2l_ext.platforms import object_store_engine  # noqa: F401  (registers itself with verl)
 
 
-def _hook_all(patches: dict) -> None:
-    for module_name, patch in patches.items():
-        wrapt.register_post_import_hook(patch, module_name)
-
-
 def register_vllm() -> None:
     """Entry point ``vllm.general_plugins``: called in vLLM's own worker processes too."""
     if cpu_chosen():
         from s2l_ext.platforms import vllm_cpu
+        from s2l_ext.platforms.patches import cpu as patches
 
         vllm_cpu.install_alias()
-        _hook_all(vllm_cpu.PATCHES)
+        patches.hook("vllm")
 
 
 def register_verl() -> None:
     """Entry point ``verl.plugins``: runs when the module is imported."""
-    _hook_all(
-        {
-            "verl.trainer.ppo.v1": _register_trainer,
-            "verl.experimental.agent_loop.agent_loop": _register_agent_loop,
-        }
-    )
+    wrapt.register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1")
+    wrapt.register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
     if cpu_chosen():
-        from s2l_ext.platforms import cpu, verl_patches
+        from s2l_ext.platforms import cpu
+        from s2l_ext.platforms.patches import cpu as patches
 
         cpu.register()
-        _hook_all(verl_patches.PATCHES)
-        _hook_all({"verl.checkpoint_engine.base": _register_checkpoint_engine})
+        patches.hook("verl", "torch")
+        wrapt.register_post_import_hook(_register_checkpoint_engine, "verl.checkpoint_engine.base")
         register_vllm()
 
 

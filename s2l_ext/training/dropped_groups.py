@@ -6,13 +6,14 @@ success or collapse: with G = 8 a true 0.02 looks like 0.134, 0.95 like 0.851.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from functools import partial
 from typing import Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings
+from s2l_ext.platforms.patches.training import report_drops
 from s2l_ext.training.outcomes import Session
 from s2l_ext.training.queue import KVBatchMeta, RowKey
 from s2l_ext.training.step import StepRows
@@ -26,8 +27,7 @@ class DroppedGroups:
 
     def __init__(self, s2l: S2LConfig) -> None:
         self._s2l = s2l
-        self._held: list[Session] = []
-        self._stale: Collection[str] = ()
+        self._sessions: list[Session] = []
 
     def watch(self, buffer: Any, cfg: DictConfig) -> None:
         """Listen where an accuracy is needed and verl's own buffer filters groups."""
@@ -35,32 +35,18 @@ class DroppedGroups:
         filters = setting(cfg, "algorithm.filter_groups.enable") and not custom
         if not filters or not accuracy_settings(self._s2l, cfg, of_batch=True):
             return
-        evict, clear = buffer._evict_terminal_groups, buffer._clear_groups
+        report_drops(buffer, partial(self._read, buffer))
 
-        def heard_evict(global_steps: int, partition_id: str, reasons: Any) -> Any:
-            self._stale = reasons[0]
-            try:
-                return evict(global_steps, partition_id, reasons)
-            finally:
-                self._stale = ()
-
-        def heard_clear(partition_id: str, uids: set[str]) -> None:
-            if partition_id != "val":
-                self._hold(buffer, partition_id, (uids & buffer.finished_keys[partition_id]) - set(self._stale))
-            clear(partition_id, uids)
-
-        buffer._evict_terminal_groups, buffer._clear_groups = heard_evict, heard_clear
-
-    def _hold(self, buffer: Any, partition_id: str, uids: set[str]) -> None:
+    def _read(self, buffer: Any, partition_id: str, uids: set[str]) -> None:
         rows = {key: tag for key, tag in buffer.partitions[partition_id].items() if RowKey.parse(key).uid in uids}
         if rows:
             batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
             guided = self._s2l.guidance is not None
-            self._held += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_reward=False).sessions()
+            self._sessions += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_reward=False).sessions()
 
     def take(self, metrics: dict[str, Any]) -> list[Session]:
         """Those since the last step; their number goes to ``metrics``."""
-        held, self._held = self._held, []
-        if held:
-            metrics["s2l/filter/rows_counted"] = float(len(held))
-        return held
+        sessions, self._sessions = self._sessions, []
+        if sessions:
+            metrics["s2l/filter/rows_counted"] = float(len(sessions))
+        return sessions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ray
@@ -16,8 +16,8 @@ from verl.workers.rollout.llm_server import LLMServerManager
 from verl.workers.rollout.router import DEFAULT_ROUTING_CACHE_SIZE, GlobalRequestLoadBalancer
 
 from s2l_ext.errors import S2LError
+from s2l_ext.platforms.patches.training import replace_managers
 from s2l_ext.training.registration import QUEUE
-from s2l_ext.training.waiting import Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +53,9 @@ class RouterBesideTrainer(LLMServerManager):
         return None
 
 
-@contextmanager
-def own_managers() -> Iterator[None]:
-    """Inside this block verl's trainers, which name their managers' classes in their modules, build ours."""
-    from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async  # they load our trainers, which load this
-
-    ours: list[tuple[Any, str, type]] = [
-        (trainer_base, "RewardLoopManager", RestartedRewardLoop),
-        (trainer_base, "LLMServerManager", RouterBesideTrainer),
-        (trainer_separate_async, "LLMServerManager", RouterBesideTrainer),
-    ]
-    originals = [(module, name, getattr(module, name)) for module, name, _ in ours]
-    for module, name, manager in ours:
-        setattr(module, name, manager)
-    try:
-        yield
-    finally:
-        for module, name, manager in originals:
-            setattr(module, name, manager)
+def own_managers() -> AbstractContextManager[None]:
+    """Inside this block verl's trainers build the managers of this file."""
+    return replace_managers(RestartedRewardLoop, RouterBesideTrainer)
 
 
 def own_actors(trainer: Any) -> dict[str, Any]:
@@ -123,25 +108,3 @@ class Actors:
             self._pids[name] = pid
             self.restarts += 1
             logger.warning("s2l: %s died and was started again", name)
-
-
-def watch_sampling(buffer: Any, check: Callable[[], None], waiting: Waiting) -> None:
-    """Have a replay buffer call ``check`` whenever it waits and when it ends, also when it ends with an error.
-
-    verl waits for sessions for ever, and says of failed ones only that there are no rows.
-    """
-    wait, sample = buffer._wait_for_next_poll, buffer.sample
-
-    def checked_wait(partition_id: str, *args: Any, **kwargs: Any) -> Any:
-        check()
-        waiting.look(len(buffer.pending_keys[partition_id]) + len(buffer.running_keys[partition_id]), partition_id)
-        return wait(partition_id, *args, **kwargs)
-
-    def checked_sample(*args: Any, **kwargs: Any) -> Any:
-        waiting.begin()
-        try:
-            return sample(*args, **kwargs)
-        finally:
-            check()
-
-    buffer._wait_for_next_poll, buffer.sample = checked_wait, checked_sample

@@ -14,10 +14,11 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
-from verl.single_controller.ray import ResourcePoolManager, base
+from verl.single_controller.ray import ResourcePoolManager
 from verl.utils.device import get_device_name, get_resource_name
 
 from s2l_ext.errors import ResourceError
+from s2l_ext.platforms.patches.training import replace_placement_group
 from s2l_ext.training.placement_rules import Selector, shown
 from s2l_ext.utils.files import write_atomically
 
@@ -41,18 +42,12 @@ def on_nodes(selector: Selector | None, seconds: float = PLACE_SECONDS) -> Itera
     verl's pools call Ray's ``placement_group`` and offer no argument for either. A context variable: replicas start
     side by side in coroutines and threads.
     """
-    limit_waiting()
+    replace_placement_group(_placement_group)
     token = _wish.set((selector, seconds))
     try:
         yield
     finally:
         _wish.reset(token)
-
-
-def limit_waiting() -> None:
-    """Every placement group that verl makes in this process has a time limit from now on; Ray's own wait has none."""
-    if base.placement_group is ray.util.placement_group:
-        base.placement_group = _placement_group
 
 
 def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
@@ -93,7 +88,7 @@ class PlacedPools(ResourcePoolManager):
 
 def placed_learner(manager: ResourcePoolManager, selector: Selector | None) -> ResourcePoolManager:
     """The trainer's pools with the learner's on the selector's nodes; all of them have a time limit."""
-    limit_waiting()
+    replace_placement_group(_placement_group)
     if selector is None:
         return manager
     return PlacedPools(manager.resource_pool_spec, manager.mapping, selectors={"global_pool": selector})

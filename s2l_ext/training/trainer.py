@@ -26,13 +26,14 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
+from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
 from s2l_ext.training.adapting import adapt, log_like_verl
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.checkpoint_files import note_files
 from s2l_ext.training.disk_full import disk_full_explained
 from s2l_ext.training.dropped_groups import DroppedGroups
-from s2l_ext.training.faults import Actors, own_actors, own_managers, watch_sampling
+from s2l_ext.training.faults import Actors, own_actors, own_managers
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
 from s2l_ext.training.planning import Draw
@@ -94,7 +95,8 @@ class S2LTrainerMixin(PPOTrainer):
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
         self.dropped_groups.watch(buffer, self.config)
         if self.methods or self.s2l.own_manager:
-            watch_sampling(buffer, self._check_processes, waiting_of(self))
+            waiting = waiting_of(self)
+            watch_sampling(buffer, waiting.begin, waiting.look, self._check_processes)
         return buffer
 
     def _check_processes(self) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from verl.trainer.ppo.v1 import trainer_separate_async
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from s2l_ext.config.modes import TRAINERS
+from s2l_ext.platforms.patches.training import silence_faulty_line
 from s2l_ext.training.detached_workers import DETACHED
 from s2l_ext.training.trainer import S2LTrainerMixin
 
@@ -39,17 +35,5 @@ class S2LSeparateAsyncTrainer(S2LTrainerMixin, PPOTrainerSeparateAsync):
     detached_workers = DETACHED
 
     def _setup(self) -> None:
-        with _without_verls_faulty_line():
+        with silence_faulty_line():
             super()._setup()
-
-
-@contextmanager
-def _without_verls_faulty_line() -> Iterator[None]:
-    """With ``actor_rollout_ref.hybrid_engine=False`` verl 0.9.1 calls ``logger.info(..., flush=True)``, a TypeError
-    unless that logger is silent."""
-    level = trainer_separate_async.logger.level
-    trainer_separate_async.logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        trainer_separate_async.logger.setLevel(level)

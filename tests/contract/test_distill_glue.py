@@ -351,6 +351,10 @@ def test_engine_seams() -> None:
     )
 
 
+def test_verls_engine_still_asks_for_whole_logits() -> None:
+    assert "output.logits" in inspect.getsource(FSDPEngineWithLMHead.prepare_model_outputs)
+
+
 def test_verl_counts_tokens_by_the_mask_that_correct_only_changes() -> None:
     assert 'data["loss_mask"].sum()' in inspect.getsource(FSDPEngine.forward_backward_batch)
 

@@ -114,7 +114,7 @@ def test_our_detached_workers_can_keep_copies_and_have_our_loss() -> None:
 
 
 def test_verls_line_without_hybrid_replicas_is_still_faulty() -> None:
-    """Remove ``_without_verls_faulty_line`` when this fails."""
+    """Remove ``silence_faulty_line`` when this fails."""
     assert "flush=True" in source(PPOTrainerSeparateAsync._setup)
     assert S2LSeparateAsyncTrainer._setup is not PPOTrainerSeparateAsync._setup
     with pytest.raises(TypeError, match="flush"):

@@ -84,14 +84,14 @@ NOT_CHOSEN = """
     import verl
     from verl.plugin.platform import PlatformRegistry, get_platform
     import s2l_ext.plugin
-    from s2l_ext.platforms import verl_patches
+    from s2l_ext.platforms.patches import PATCHES, cpu
     import wrapt.importer as importer
     hooks = set(importer._post_import_hooks)
     state = {
         "cpu_registered": "cpu" in PlatformRegistry.registered_names(),
         "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
         "platform_loaded": "s2l_ext.platforms.cpu" in sys.modules,
-        "hooked": sorted(hooks & {*verl_patches.PATCHES, "vllm.model_executor.layers.utils"}),
+        "hooked": sorted(hooks & {each.module for each in PATCHES if each.apply.__module__ == cpu.__name__}),
     }
     get_platform()
     os.environ["VERL_PLATFORM"] = "cpu"
@@ -180,7 +180,7 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
     assert active["init_wrapped"] and active["alias"]
     assert active["offload"] == "UnpinnedOffloadPolicy" and active["fsdp1"] == "UnpinnedFSDP"
     assert active["receiver"] == "CopyingReceiver"
-    assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platforms.verl_patches"
+    assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platforms.patches.cpu"
 
 
 @pytest.mark.slow
@@ -288,7 +288,7 @@ def test_received_weights_would_be_views_of_the_buffer() -> None:
 def test_copying_receiver_hands_out_copies() -> None:
     from types import ModuleType
 
-    from s2l_ext.platforms.verl_patches import copy_received_weights
+    from s2l_ext.platforms.patches.cpu import copy_received_weights
 
     buffer = torch.arange(3.0)
 

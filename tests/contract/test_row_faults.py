@@ -9,7 +9,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer import advantage_groups
 from s2l_ext.methods.explorer.controller import Explorer
-from s2l_ext.training import faults
+from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training.row_metrics import require_rows
 from s2l_ext.training.step import Step, StepRows
 from s2l_ext.training.waiting import Waiting
@@ -77,7 +77,8 @@ def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> 
             raise problem[0]
 
     buffer = Buffer()
-    faults.watch_sampling(buffer, check, Waiting(lambda: ([], 0), dict))
+    waiting = Waiting(lambda: ([], 0), dict)
+    watch_sampling(buffer, waiting.begin, waiting.look, check)
     assert buffer.sample() == "batch" and buffer.polls == 1
     with pytest.raises(RuntimeError, match="materializable"):
         buffer.sample(fail=True)

@@ -18,7 +18,8 @@ from omegaconf import OmegaConf
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training import agent_loop, faults, waiting
+from s2l_ext.platforms.patches.training import watch_sampling
+from s2l_ext.training import agent_loop, waiting
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker
 from s2l_ext.training.batch_fields import SLOTS_FIELD
 from s2l_ext.training.open_sessions import REWARD, SAMPLING, OpenSession, open_sessions
@@ -155,7 +156,7 @@ def test_a_step_that_waits_names_what_it_waits_for_less_and_less_often(worker, l
     until(lambda: len(asked(made, loop)) == 3)
     rows, plans = buffer(), {"p": PromptPlan(1, slots=1)}
     watch = Waiting(lambda: (asked(made, loop), 0), lambda: plans, None, now)
-    faults.watch_sampling(rows, lambda: None, watch)
+    watch_sampling(rows, watch.begin, watch.look, lambda: None)
     with caplog.at_level(logging.WARNING, logger=waiting.__name__):
         batch, _ = rows.sample(global_steps=1, partition_id="train", batch_size=1)
     assert sorted(batch.keys) == ["p_0_0", "p_1_0", "p_2_0", "p_3_0"]

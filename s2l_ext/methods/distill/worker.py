@@ -34,6 +34,7 @@ from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.divergences import TokenDivergence, divergence_from_hidden, policy_gradient_k1
 from s2l_ext.methods.distill.output_layer import amplified, largest_difference, probe_ids, tolerance
 from s2l_ext.methods.explorer.serving.servers import point_to_model
+from s2l_ext.platforms.patches.training import replace_forward
 from s2l_ext.training.actor_worker import SUM_PREFIX, S2LActorWorker
 from s2l_ext.training.batch_fields import DISTILL_BLOCK
 
@@ -91,7 +92,7 @@ class OutputLayer:
             )
         self._plain = self.layer.forward
         self._instead: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
-        self.layer.forward = self._forward
+        replace_forward(self.layer, self._forward)
 
     def _forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._plain(hidden) if self._instead is None else self._instead(hidden, self.layer.weight)

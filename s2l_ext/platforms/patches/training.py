@@ -1,0 +1,125 @@
+"""Patches of every run, whatever its accelerator. verl is imported inside: it loads our trainers, which load this."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+from s2l_ext.platforms.patches import patch
+
+
+@patch(
+    "verl.single_controller.ray.base:placement_group",
+    ends_with="test_placement_seams.py::test_verl_asks_for_groups_under_the_name_we_replace_and_with_no_selector",
+)
+def replace_placement_group(ours: Callable[..., Any]) -> None:
+    """verl's pools ask Ray for placement groups without label selectors, and wait for them without a time limit."""
+    import ray
+    from verl.single_controller.ray import base
+
+    if base.placement_group is ray.util.placement_group:
+        base.placement_group = ours
+
+
+@patch(
+    "verl.trainer.ppo.v1.trainer_base:RewardLoopManager",
+    "verl.trainer.ppo.v1.trainer_base:LLMServerManager",
+    "verl.trainer.ppo.v1.trainer_separate_async:LLMServerManager",
+    ends_with="test_fault_seams.py::test_the_learners_router_is_made_where_we_make_it",
+)
+@contextmanager
+def replace_managers(reward_loop: type, servers: type) -> Iterator[None]:
+    """verl's trainers name the classes of their managers in their modules and take no others. Within the block they
+    build ours: reward workers that Ray starts again, a router on the trainer's node."""
+    from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async
+
+    with (
+        mock.patch.multiple(trainer_base, RewardLoopManager=reward_loop, LLMServerManager=servers),
+        mock.patch.object(trainer_separate_async, "LLMServerManager", servers),
+    ):
+        yield
+
+
+@patch(
+    "verl.trainer.ppo.v1.trainer_separate_async:logger",
+    ends_with="test_mode_seams.py::test_verls_line_without_hybrid_replicas_is_still_faulty",
+)
+@contextmanager
+def silence_faulty_line() -> Iterator[None]:
+    """With ``actor_rollout_ref.hybrid_engine=False`` verl calls ``logger.info(..., flush=True)``, a TypeError unless
+    that logger is silent."""
+    from verl.trainer.ppo.v1 import trainer_separate_async
+
+    level = trainer_separate_async.logger.level
+    trainer_separate_async.logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        trainer_separate_async.logger.setLevel(level)
+
+
+@patch(
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._wait_for_next_poll",
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer.sample",
+    ends_with="test_fault_seams.py::test_replay_buffers_wait_at_one_place",
+)
+def watch_sampling(
+    buffer: Any, begin: Callable[[], None], wait: Callable[[int, str], None], check: Callable[[], None]
+) -> None:
+    """verl waits for sessions for ever, and says of failed ones only that there are no rows. The buffer, also one of a
+    user's class, calls ``begin`` before each batch, ``check`` and ``wait`` (unfinished prompts, partition) whenever it
+    waits, and ``check`` when it ends, also with an error."""
+    upstream_wait, upstream_sample = buffer._wait_for_next_poll, buffer.sample
+
+    def wait_for_next_poll(partition_id: str, *args: Any, **kwargs: Any) -> Any:
+        check()
+        wait(len(buffer.pending_keys[partition_id]) + len(buffer.running_keys[partition_id]), partition_id)
+        return upstream_wait(partition_id, *args, **kwargs)
+
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        begin()
+        try:
+            return upstream_sample(*args, **kwargs)
+        finally:
+            check()
+
+    buffer._wait_for_next_poll, buffer.sample = wait_for_next_poll, sample
+
+
+@patch(
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._evict_terminal_groups",
+    "verl.trainer.ppo.v1.replay_buffer:ReplayBuffer._clear_groups",
+    ends_with="test_dropped_groups.py::test_dropped_groups_count_as_what_they_were",
+)
+def report_drops(buffer: Any, dropped: Callable[[str, set[str]], None]) -> None:
+    """verl drops groups whose rewards are all alike without a word. ``dropped`` is told partition and uids before they
+    are gone; failed groups and those that are too old are left out."""
+    evict, clear = buffer._evict_terminal_groups, buffer._clear_groups
+    stale: set[str] = set()
+
+    def evict_terminal_groups(global_steps: int, partition_id: str, reasons: Any) -> Any:
+        stale.update(reasons[0])
+        try:
+            return evict(global_steps, partition_id, reasons)
+        finally:
+            stale.clear()
+
+    def clear_groups(partition_id: str, uids: set[str]) -> None:
+        if partition_id != "val":
+            dropped(partition_id, (uids & buffer.finished_keys[partition_id]) - stale)
+        clear(partition_id, uids)
+
+    buffer._evict_terminal_groups, buffer._clear_groups = evict_terminal_groups, clear_groups
+
+
+@patch(
+    "torch.nn:Linear.forward",
+    ends_with="test_distill_glue.py::test_verls_engine_still_asks_for_whole_logits",
+)
+def replace_forward(layer: Any, forward: Callable[..., Any]) -> None:
+    """A model of transformers makes logits of the whole vocabulary before a loss sees anything. Its output layer, one
+    instance, computes what the divergence to a teacher needs instead."""
+    layer.forward = forward
