@@ -11,8 +11,7 @@ from s2l_ext.evaluation.engines import ENGINES
 from s2l_ext.report.page import refuse_foreign, write_page
 from s2l_ext.studies.diversity.gradients import CHOICES
 from s2l_ext.studies.diversity.job import DEFAULTS, RESULT, compare
-from s2l_ext.studies.diversity.page import PAGE, render
-from s2l_ext.studies.diversity.table import as_lines
+from s2l_ext.studies.diversity.page import PAGE, as_lines, render
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

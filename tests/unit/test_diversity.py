@@ -8,12 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.errors import ConfigError
-from s2l_ext.studies.diversity import text as diversity_text
 from s2l_ext.studies.diversity.bootstrap import Bootstrap
 from s2l_ext.studies.diversity.curves import crossing_summary, crossings, half_position, pass_curves, recommend
-from s2l_ext.studies.diversity.models import position_starts
-from s2l_ext.studies.diversity.series import autocorrelation, lag_sums
+from s2l_ext.studies.diversity.models import autocorrelation, lag_sums, position_starts
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6).map(np.array), min_size=2, max_size=5)
@@ -68,19 +65,6 @@ def test_measures_of_pairs_do_not_depend_on_order(rows: list[np.ndarray]) -> Non
     assert edit_diversity(rows) == pytest.approx(edit_diversity(rows[::-1]))
     assert self_bleu(texts) == pytest.approx(self_bleu(texts[::-1]))
     assert 0 <= edit_diversity(rows) <= 1 and 0 <= self_bleu(texts) <= 1 + 1e-9
-
-
-@pytest.mark.parametrize("measure", [self_bleu, edit_diversity, lambda rows: prefix_match(rows, 2)])
-def test_one_response_has_no_pairs(measure) -> None:
-    with pytest.raises(ValueError, match=r"at least 2 .*--n"):
-        measure([np.array([1])])
-
-
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    diversity_text.require_libraries()
-    monkeypatch.setattr(diversity_text, "find_spec", lambda name: None if name == "rapidfuzz" else object())
-    with pytest.raises(ConfigError, match=r"rapidfuzz not installed .*pip install 's2l-ext\[diversity\]'"):
-        diversity_text.require_libraries()
 
 
 # ---- curves -------------------------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.samples import Sample, SampleFile, read_samples
 from s2l_ext.studies.diversity import page as command
 from s2l_ext.studies.diversity import text as diversity_text
-from s2l_ext.studies.diversity.measure import Settings, measure
+from s2l_ext.studies.diversity.measure import measure
+from s2l_ext.studies.diversity.models import Settings
+from s2l_ext.studies.diversity.page import as_lines
 from s2l_ext.studies.diversity.sets import check_comparable, noise_name, read_set
-from s2l_ext.studies.diversity.table import as_lines
 from s2l_ext.toy.models import SIZES, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.toy.world import write_files
@@ -309,7 +310,7 @@ def test_samples_are_taken_in_the_order_of_their_index(tmp_path: Path) -> None:
 def test_problems_are_paired_though_files_order_them_otherwise(tmp_path: Path) -> None:
     first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}))
     second = read_set("b", "b", write(tmp_path / "b", {"q": 2, "p": 2}))
-    found = measure([first, second], "b", {}, Settings(), True, progress=False)
+    found = measure([first, second], "b", {}, Settings(progress=False))
     # Equal samples: no pairing gives another difference than 0, a wrong one gives an interval that is not.
     assert found["crossings"]["a"]["difference_at_1"] == {"value": 0.0, "ci95": [0.0, 0.0]}
     assert found["sets"]["a"]["distinct_answers"]["value"] == 1.0
@@ -356,7 +357,7 @@ def test_another_tokenizer_keeps_what_texts_tell(tmp_path: Path) -> None:
     """Prompts of other tokens: Self-BLEU, answers and pass@k are there, numbers in tokens are not."""
     first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}, prompt=(1, 3)))
     second = read_set("b", "b", write(tmp_path / "b", {"p": 2, "q": 2}))
-    found = measure([first, second], "b", {}, Settings(), True, progress=False)
+    found = measure([first, second], "b", {}, Settings(progress=False))
     assert found["other_tokens"] == ["a"]
     lost = {"edit_diversity", "prefix_half", "prefix_match", "mean_length"}
     assert set(found["sets"]["b"]) - set(found["sets"]["a"]) == lost

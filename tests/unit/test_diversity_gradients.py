@@ -23,7 +23,7 @@ from s2l_ext.studies.diversity.gradients import (
     group_statistics,
     problem_statistics,
 )
-from s2l_ext.studies.diversity.models import GradientSettings, measure_with_models
+from s2l_ext.studies.diversity.models import Settings, measure_with_models
 from s2l_ext.studies.diversity.sets import EXPLORER, LEARNER, NOISE, Row, RowSet
 from s2l_ext.studies.diversity.tokens import TokenModel
 from s2l_ext.toy.models import SIZES, build_model
@@ -256,8 +256,8 @@ def drawn(name: str, role: str, temperature: float, seed: int) -> RowSet:
 
 def test_sets_are_measured_with_their_models(folders) -> None:
     sets = [drawn("small", EXPLORER, 1.0, 0), drawn("large", LEARNER, 1.0, 1), drawn("large@1.5", NOISE, 1.5, 2)]
-    chosen = GradientSettings(problems=2)
-    found, parameters = measure_with_models(sets, folders, "large", chosen, Bootstrap(3), True, False)
+    chosen = Settings(gradient_problems=2, progress=False)
+    found, parameters = measure_with_models(sets, folders, "large", chosen, Bootstrap(3))
     assert parameters is not None and parameters["parameters"] == "all"
     assert "kl_to_learner" not in found["large"]
     model = {name: TokenModel(name, folder, True) for name, folder in folders.items()}
@@ -278,9 +278,9 @@ def test_sets_are_measured_with_their_models(folders) -> None:
 
 def test_an_explorer_that_is_the_learner_differs_in_nothing(folders) -> None:
     sets = [drawn("same", EXPLORER, 1.0, 0), drawn("large", LEARNER, 1.0, 1)]
-    chosen = GradientSettings(problems=0)
+    chosen = Settings(gradient_problems=0, progress=False)
     same = {"same": folders["large"], "large": folders["large"]}
-    found, parameters = measure_with_models(sets, same, "large", chosen, Bootstrap(3), True, False)
+    found, parameters = measure_with_models(sets, same, "large", chosen, Bootstrap(3))
     assert parameters is None and "gradients" not in found["same"]
     assert found["same"]["kl_to_learner"]["value"] == 0.0
     assert found["same"]["autocorrelation"]["values"] == [None] * 20

@@ -16,12 +16,12 @@ from s2l_ext.evaluation import run
 from s2l_ext.evaluation.engines import Machine
 from s2l_ext.evaluation.model_folder import Model, model_digest, open_model
 from s2l_ext.evaluation.run import Evaluation
-from s2l_ext.studies.diversity.measure import Settings, measure
-from s2l_ext.studies.diversity.models import GradientSettings
+from s2l_ext.studies.diversity.measure import measure
+from s2l_ext.studies.diversity.models import Settings
 from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
 from s2l_ext.studies.diversity.text import require_libraries
 from s2l_ext.utils import json_text
-from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.files import writable, write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -67,9 +67,9 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         sets = [_only_limit(drawn, job.evaluations[drawn.name]) for drawn in sets]
     _require_drawn_by(sets, opened)
     folders = {name: model.folder for name, model in opened.items()}
-    trusted = args.trust_remote_code
-    result = measure(sets, job.learner, folders, job.settings, Machine().on_cpu, not args.json, trusted, foreign)
-    _write(job.out, result)
+    result = measure(sets, job.learner, folders, job.settings, foreign)
+    with writable(job.out, "The samples are kept."):
+        write_atomically(job.out / RESULT, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -131,13 +131,14 @@ def _settings(args: argparse.Namespace, has_models: bool) -> Settings:
         if value is not None and value < low:
             why = " (pairs of samples are compared)" if low == 2 else ""
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}.")
-    given = {"problems": args.gradient_problems, "parameters": args.gradient_parameters}
+    given = {name: vars(args)[name] for name in ("gradient_problems", "gradient_parameters")}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not has_models:
-        raise ConfigError(f"--gradient-{next(iter(given))}: gradients need --models beside --from-samples.")
-    if given.get("problems") == 0 and "parameters" in given:
+        raise ConfigError(f"--{next(iter(given)).replace('_', '-')}: gradients need --models beside --from-samples.")
+    if given.get("gradient_problems") == 0 and "gradient_parameters" in given:
         raise ConfigError("--gradient-parameters with --gradient-problems 0: there are no gradients. Leave one out.")
-    return Settings(args.compared, GradientSettings(**given))
+    machine = {"on_cpu": Machine().on_cpu, "progress": not args.json, "trust_remote_code": args.trust_remote_code}
+    return Settings(args.compared, **given, **machine)
 
 
 def _refuse_sampling(args: argparse.Namespace) -> None:
@@ -224,11 +225,3 @@ def _require_drawn_by(sets: list[RowSet], models: dict[str, Model]) -> None:
                 f"{drawn.path}: drawn by a model with fingerprint {drawn.fingerprint.get('model')}, but --models "
                 f"{drawn.model} has {digests[drawn.model]}. Name the model that drew them, or sample again."
             )
-
-
-def _write(out: Path, result: dict[str, Any]) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_atomically(out / RESULT, json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise DataError(f"{out / RESULT}: cannot be written ({error.strerror}). The samples are kept.") from error

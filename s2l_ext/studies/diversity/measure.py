@@ -7,7 +7,7 @@ what sets them apart is correlated in time where token noise is not, and that th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,20 @@ import numpy as np
 from tqdm import tqdm
 
 from s2l_ext import __version__
-from s2l_ext.errors import ConfigError
 from s2l_ext.studies.diversity.bootstrap import RESAMPLES, Bootstrap, Floats
 from s2l_ext.studies.diversity.curves import crossing_summary, half_position, pass_curves, recommend
-from s2l_ext.studies.diversity.models import GradientSettings, measure_with_models
+from s2l_ext.studies.diversity.models import Settings, measure_with_models
 from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 SCHEMA_VERSION = 1
-COMPARED = 16
 IN_TOKENS = ("edit_diversity", "prefix_half", "prefix_match", "mean_length")
 """Measures whose unit is a token, which two tokenizers cut differently."""
 PREFIX_POSITIONS = 256
 
 
-@dataclass(frozen=True)
-class Settings:
-    """``compared``: samples of a problem in Self-BLEU and edit diversity, whose cost grows with its square; None is up
-    to 16. ``seed`` is the bootstrap's."""
-
-    compared: int | None = None
-    gradients: GradientSettings = field(default_factory=GradientSettings)
-    seed: int = 0
-
-    def compared_of(self, n: int) -> int:
-        if self.compared is None:
-            return min(COMPARED, n)
-        if not 2 <= self.compared <= n:
-            raise ConfigError(f"--compared {self.compared}: expected 2 to {n}, the samples a problem (--n).")
-        return self.compared
-
-
 def measure(
-    sets: Sequence[RowSet],
-    learner: str,
-    folders: Mapping[str, Path],
-    settings: Settings,
-    on_cpu: bool,
-    progress: bool = True,
-    trust_remote_code: bool = False,
-    foreign: Sequence[str] = (),
+    sets: Sequence[RowSet], learner: str, folders: Mapping[str, Path], settings: Settings, foreign: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Every number about these sets; their shape is in docs/diversity.md.
 
@@ -69,24 +43,22 @@ def measure(
     """
     check_comparable(sets)
     n, problems = sets[0].n, sorted(sets[0].rows)
-    compared = settings.compared_of(n)
-    bootstrap = Bootstrap(len(problems), settings.seed)
-    ordered = [_in_order(drawn, problems) for drawn in sets]
-    curves = {drawn.name: bootstrap.means(_pass_curves(drawn)) for drawn in ordered}
+    compared, bootstrap = settings.compared_of(n), Bootstrap(len(problems), settings.seed)
+    sets = [_in_order(drawn, problems) for drawn in sets]
+    curves = {drawn.name: bootstrap.means(_pass_curves(drawn)) for drawn in sets}
     apart = [d.name for d in sets if d.model in foreign or d.name in with_other_tokens(sets, learner)]
-    found = {d.name: _describe(d) | _from_samples(d, curves[d.name], compared, bootstrap, progress) for d in ordered}
-    for name in apart:
-        found[name] = {key: value for key, value in found[name].items() if key not in IN_TOKENS}
-    parameters = None
+    found, parameters = {}, None
+    for drawn in sets:
+        numbers = _from_samples(drawn, curves[drawn.name], compared, bootstrap, settings.progress)
+        left_out = IN_TOKENS if drawn.name in apart else ()
+        found[drawn.name] = _describe(drawn) | {key: v for key, v in numbers.items() if key not in left_out}
     if folders:
-        alike = [drawn for drawn in ordered if drawn.name not in apart]
-        folders = {name: folder for name, folder in folders.items() if name in {drawn.model for drawn in alike}}
-        more, parameters = measure_with_models(
-            alike, folders, learner, settings.gradients, bootstrap, on_cpu, progress, trust_remote_code
-        )
+        alike = [drawn for drawn in sets if drawn.name not in apart]
+        more, parameters = measure_with_models(alike, folders, learner, settings, bootstrap)
         found = {name: values | more.get(name, {}) for name, values in found.items()}
     explorers = [drawn.name for drawn in sets if drawn.role == EXPLORER]
     noise = next((drawn.name for drawn in sets if drawn.role == NOISE), None)
+    others = [drawn.name for drawn in sets if drawn.name != learner]
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
@@ -96,9 +68,7 @@ def measure(
         "compared": compared,
         "interval": f"95 % bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
         "recommendation": recommend(curves, learner, explorers, noise, bootstrap),
-        "crossings": {
-            d.name: crossing_summary(curves[d.name], curves[learner], bootstrap) for d in sets if d.name != learner
-        },
+        "crossings": {name: crossing_summary(curves[name], curves[learner], bootstrap) for name in others},
         "other_tokens": apart,
         "gradient_parameters": parameters,
         "sets": found,

@@ -10,61 +10,74 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from s2l_ext.errors import ConfigError
 from s2l_ext.studies.diversity.bootstrap import Bootstrap, Floats
 from s2l_ext.studies.diversity.gradients import MEASURES, GradientReader, problem_statistics
-from s2l_ext.studies.diversity.series import autocorrelation, lag_sums
 from s2l_ext.studies.diversity.sets import RowSet
 from s2l_ext.studies.diversity.tokens import Floats32, TokenModel
 
-LAGS = 20
+COMPARED, LAGS = 16, 20
 
 
 @dataclass(frozen=True)
-class GradientSettings:
-    """The first ``problems`` problems by id, 0 for none; ``parameters`` None chooses by the learner's size."""
+class Settings:
+    """Attributes:
+    compared: samples of a problem in Self-BLEU and edit diversity, whose cost grows with its square; None: up to 16.
+    gradient_problems: the first problems by id, 0 for none.
+    gradient_parameters: None chooses by the learner's size.
+    seed: of the bootstrap.
+    trust_remote_code: models may run their own code.
+    """
 
-    problems: int = 32
-    parameters: str | None = None
+    compared: int | None = None
+    gradient_problems: int = 32
+    gradient_parameters: str | None = None
+    seed: int = 0
+    on_cpu: bool = True
+    progress: bool = True
+    trust_remote_code: bool = False
+
+    def compared_of(self, n: int) -> int:
+        if self.compared is None:
+            return min(COMPARED, n)
+        if not 2 <= self.compared <= n:
+            raise ConfigError(f"--compared {self.compared}: expected 2 to {n}, the samples a problem (--n).")
+        return self.compared
 
 
 def measure_with_models(
-    sets: Sequence[RowSet],
-    folders: Mapping[str, Path],
-    learner: str,
-    gradients: GradientSettings,
-    bootstrap: Bootstrap,
-    on_cpu: bool,
-    progress: bool,
-    trust_remote_code: bool = False,
+    sets: Sequence[RowSet], folders: Mapping[str, Path], learner: str, settings: Settings, bootstrap: Bootstrap
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Any] | None]:
     """Metrics by set, and over which parameters the gradients are (None without). One model is loaded at a time.
 
     Args:
         folders: by model's name; each set's model is in it.
     """
-    own: dict[str, list[Floats32]] = {}
-    for name in [name for name in folders if name != learner]:
-        model = TokenModel(name, folders[name], on_cpu, trust_remote_code)
-        for drawn in (drawn for drawn in sets if drawn.model == name):
-            own[drawn.name] = _score(model, drawn, drawn.temperature, progress)
-        del model
-    model = TokenModel(learner, folders[learner], on_cpu, trust_remote_code)
-    temperature = next(drawn.temperature for drawn in sets if drawn.name == learner)
-    own |= {d.name: _score(model, d, d.temperature, progress) for d in sets if d.model == learner}
-    found = {drawn.name: _entropy(drawn, own[drawn.name], bootstrap) for drawn in sets}
-    for drawn in (drawn for drawn in sets if drawn.name != learner):
-        by_learner = _score(model, drawn, temperature, progress)
-        ratios = [mine[0] - its[0] for mine, its in zip(own[drawn.name], by_learner, strict=True)]
-        found[drawn.name] |= _log_ratio(drawn, ratios, bootstrap)
-    if not gradients.problems:
-        return found, None
-    reader = GradientReader(model, gradients.parameters, temperature)
+
+    def load(name: str) -> TokenModel:
+        return TokenModel(name, folders[name], settings.on_cpu, settings.trust_remote_code)
+
+    own = {d.name: _score(load(d.model), d, d.temperature, settings.progress) for d in sets if d.model != learner}
+    model, temperature = load(learner), next(drawn.temperature for drawn in sets if drawn.name == learner)
+    found = {}
     for drawn in sets:
-        found[drawn.name]["gradients"] = _gradients(drawn, reader, gradients.problems, bootstrap, progress)
+        if drawn.model == learner:
+            own[drawn.name] = _score(model, drawn, drawn.temperature, settings.progress)
+        found[drawn.name] = _entropy(drawn, own[drawn.name], bootstrap)
+        if drawn.name != learner:
+            by_learner = _score(model, drawn, temperature, settings.progress)
+            ratios = [mine[0] - its[0] for mine, its in zip(own[drawn.name], by_learner, strict=True)]
+            found[drawn.name] |= _log_ratio(drawn, ratios, bootstrap)
+    if not settings.gradient_problems:
+        return found, None
+    reader = GradientReader(model, settings.gradient_parameters, temperature)
+    for drawn in sets:
+        found[drawn.name]["gradients"] = _gradients(drawn, reader, settings, bootstrap)
     return found, reader.describe()
 
 
 def _score(model: TokenModel, drawn: RowSet, temperature: float, progress: bool) -> list[Floats32]:
+    """The model is freed on return, if nobody else holds it: models are large."""
     rows = drawn.every_row
     with tqdm(total=len(rows), desc=f"log-probabilities of {drawn.name}", unit="row", disable=not progress) as bar:
         return model.score(rows, temperature, bar)
@@ -108,20 +121,64 @@ def _log_ratio(drawn: RowSet, ratios: Sequence[Floats], bootstrap: Bootstrap) ->
     }
 
 
-def _gradients(
-    drawn: RowSet, reader: GradientReader, problems: int, bootstrap: Bootstrap, progress: bool
-) -> dict[str, Any]:
+def _gradients(drawn: RowSet, reader: GradientReader, settings: Settings, bootstrap: Bootstrap) -> dict[str, Any]:
     """Means over the first problems; the others stay nan, which the bootstrap leaves out."""
-    chosen = list(drawn.rows)[:problems]
-    kinds = ("advantage", "score")
-    values = {kind: np.full((len(drawn.rows), len(MEASURES)), np.nan) for kind in kinds}
-    for place, name in enumerate(tqdm(chosen, desc=f"gradients of {drawn.name}", unit="group", disable=not progress)):
+    chosen = list(drawn.rows)[: settings.gradient_problems]
+    bar = tqdm(chosen, desc=f"gradients of {drawn.name}", unit="group", disable=not settings.progress)
+    values = {kind: np.full((len(drawn.rows), len(MEASURES)), np.nan) for kind in ("advantage", "score")}
+    for place, name in enumerate(bar):
         rows = drawn.rows[name]
         products = reader.products(drawn.prompts[name], [row.token_ids for row in rows])
-        found = problem_statistics(products, [row.score for row in rows])
-        for kind in kinds:
-            values[kind][place] = [found[kind][measure] for measure in MEASURES]
-    means = {kind: bootstrap.means(values[kind]) for kind in kinds}
-    summary = {kind: {m: bootstrap.point(means[kind][:, c]) for c, m in enumerate(MEASURES)} for kind in kinds}
+        for kind, found in problem_statistics(products, [row.score for row in rows]).items():
+            values[kind][place] = [found[measure] for measure in MEASURES]
+    summary = {}
+    for kind, of_kind in values.items():
+        means = bootstrap.means(of_kind)
+        summary[kind] = {measure: bootstrap.point(means[:, n]) for n, measure in enumerate(MEASURES)}
     with_signal = int((~np.isnan(values["advantage"][:, 0])).sum())
     return {"num_problems": len(chosen), "num_with_signal": with_signal, **summary}
+
+
+# ---- autocorrelation of a value that each token has -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LagSums:
+    """Sums over the rows of one problem, lags 1..L: products of values that far apart, what random order would give,
+    and how many there are; then the sum of squares and the number of tokens."""
+
+    products_L: Floats
+    shuffled_L: Floats
+    counts_L: Floats
+    squares: float
+    tokens: int
+
+
+def lag_sums(rows: Sequence[Floats], mean: float, lags: int) -> LagSums:
+    """Args: rows: one value a token; mean: over all tokens of all problems, taken off first."""
+    products, shuffled, counts = np.zeros(lags), np.zeros(lags), np.zeros(lags)
+    centred = [np.asarray(row, dtype=float) - mean for row in rows]
+    for row in centred:
+        pairs = np.maximum(len(row) - np.arange(1, lags + 1), 0)
+        for lag in range(1, min(lags, len(row) - 1) + 1):
+            products[lag - 1] += row[:-lag] @ row[lag:]
+        shuffled += pairs * _product_of_two(row)
+        counts += pairs
+    return LagSums(products, shuffled, counts, float(sum(row @ row for row in centred)), sum(map(len, centred)))
+
+
+def _product_of_two(row: Floats) -> float:
+    """Mean product of two different tokens of the row: what any lag would show if their order did not matter. It holds
+    the rows' own offsets, so a row that differs as a whole does not pass for correlation in time."""
+    length = len(row)
+    return float((row.sum() ** 2 - row @ row) / (length * (length - 1))) if length > 1 else 0.0
+
+
+def autocorrelation(problems: Sequence[LagSums], bootstrap: Bootstrap) -> tuple[Floats, Floats]:
+    """Autocorrelation at lags 1..L as it is and in random order, (1 + R, L) each; nan where nothing varies."""
+    counts = np.array([sums.counts_L for sums in problems])
+    squares, tokens = [sums.squares for sums in problems], [sums.tokens for sums in problems]
+    variance = bootstrap.means(squares, tokens)[:, None]
+    variance = np.where(variance > 0, variance, np.nan)
+    as_it_is = bootstrap.means(np.array([sums.products_L for sums in problems]), counts) / variance
+    return as_it_is, bootstrap.means(np.array([sums.shuffled_L for sums in problems]), counts) / variance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from s2l_ext.evaluation.samples import Sample, read_fingerprint, read_samples
 
 LEARNER, EXPLORER, NOISE = "learner", "explorer", "token_noise"
 Ids = NDArray[np.int32]
+NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,11 @@ def role_of(name: str, learner: str) -> tuple[str, str]:
     model, at, temperature = name.partition("@")
     if not at:
         return model, LEARNER if name == learner else EXPLORER
-    if model != learner or not _is_number(temperature):
+    if model != learner or not NUMBER.fullmatch(temperature):
         raise ConfigError(
             f"{name}: '@' marks the learner at a high temperature, such as {learner}@1.5 (--learner {learner})."
         )
     return model, NOISE
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return float(text) > 0
-    except ValueError:
-        return False
 
 
 def read_set(name: str, learner: str, path: Path, n: int | None = None) -> RowSet:

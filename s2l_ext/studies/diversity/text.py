@@ -37,11 +37,7 @@ def self_bleu(texts: Sequence[str]) -> float:
 
     sacrebleu's sentence score: tokenizer 13a, exponential smoothing, orders that the text is too short for left out.
     An empty text scores 1 beside another empty one and 0 beside none, where BLEU gives 0 to both.
-
-    Raises:
-        ValueError: fewer than 2 texts.
     """
-    _require_two(texts)
     scores = [_bleu_among(text, [*texts[:place], *texts[place + 1 :]]) for place, text in enumerate(texts)]
     return float(np.mean(scores))
 
@@ -60,25 +56,15 @@ def _bleu() -> Any:
 
 
 def edit_diversity(rows: Sequence[NDArray[np.integer]]) -> float:
-    """Mean over pairs of the Levenshtein distance of their tokens over the longer one's length, 0 to 1.
-
-    Raises:
-        ValueError: fewer than 2 rows.
-    """
+    """Mean over pairs of the Levenshtein distance of their tokens over the longer one's length, 0 to 1."""
     from rapidfuzz.distance import Levenshtein
 
-    _require_two(rows)
     plain = [row.tolist() for row in rows]
     return float(np.mean([Levenshtein.normalized_distance(a, b) for a, b in combinations(plain, 2)]))
 
 
 def prefix_match(rows: Sequence[NDArray[np.integer]], positions: int) -> NDArray[np.floating]:
-    """Share of pairs whose first t tokens are the same, t = 1..positions. Rows that ended alike stay the same.
-
-    Raises:
-        ValueError: fewer than 2 rows.
-    """
-    _require_two(rows)
+    """Share of pairs whose first t tokens are the same, t = 1..positions. Rows that ended alike stay the same."""
     shares = np.zeros(positions)
     labels = [0] * len(rows)
     for place in range(positions):
@@ -89,8 +75,3 @@ def prefix_match(rows: Sequence[NDArray[np.integer]], positions: int) -> NDArray
             break
         shares[place] = sum(count * (count - 1) for count in Counter(labels).values())
     return shares / (len(rows) * (len(rows) - 1))
-
-
-def _require_two(rows: Sequence[Any]) -> None:
-    if len(rows) < 2:
-        raise ValueError(f"{len(rows)} response(s): pairs need at least 2 of a problem (--n).")
