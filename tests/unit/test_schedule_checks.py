@@ -90,7 +90,7 @@ def test_a_stepwise_length_that_never_falls_is_said(warned) -> None:
 
 
 BOTH = "combined/g2rpo_a_s2l"
-SIGNAL = "s2l__guidance__length__signal"
+SIGNAL = "s2l__guidance__length__estimate_from"
 
 
 def unmoved(warnings: list[str]) -> list[str]:

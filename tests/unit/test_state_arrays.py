@@ -83,7 +83,7 @@ def test_another_choice_of_rows_is_refused(run, key: str, value: object) -> None
         state.resume_state(s2l, config)
 
 
-@pytest.mark.parametrize("block", [{"sigma": 0.2}, {"type": "uniform"}, {"ema": 0.5}, {"rows": "all"}])
+@pytest.mark.parametrize("block", [{"sigma": 0.2}, {"type": "uniform"}, {"ema": 0.5}, {"estimate_from": "all"}])
 def test_another_curriculum_is_refused(run, block: dict) -> None:
     _, _, config = run
     with pytest.raises(StateMismatch, match=f"curriculum.{next(iter(block))}"):
