@@ -54,17 +54,22 @@ def test_a_run_without_the_explorer_says_so():
 def test_expo_says_its_range_of_beta_and_its_curriculum():
     plan = plan_of(recipe="expo/toy")
     assert plan["kl_in_loss"] == "in the loss, 0.02 x tanh(accuracy): 0.01 to 0.01762"
-    settings = {"type": "gaussian", "center": 0.5, "sigma": 0.35, "ema": 0.9, "estimate_from": "learner_unguided", "warm_start": None}
+    settings = {
+        "type": "gaussian",
+        "center": 0.5,
+        "sigma": 0.35,
+        "ema": 0.9,
+        "estimate_from": "learner_unguided",
+        "warm_start": None,
+    }
     assert plan["curriculum"] == settings
-    assert "prompts    gaussian, center 0.5, ema 0.9, rows learner, sigma 0.35" in render(plan)
+    assert "prompts    gaussian, center 0.5, ema 0.9, estimate_from learner_unguided, sigma 0.35" in render(plan)
 
 
 def test_guidance_in_words():
     plan = plan_of(recipe="g2rpo_a/toy")
     assert (plan["guidance"]["sessions"], plan["guidance"]["length"]["initial"]) == (4, 44)
-    line = (
-        "4 of 8 sessions, adaptive length (averaging every_step, initial 44, max_length 48, min_length 1, signal all, "
-    )
+    line = "4 of 8 sessions, adaptive length (averaging sliding, estimate_from learner, initial 44, max_length 48, min_length 1, "
     assert line + "window 2), guidance tokens masked" in render(plan)
 
 
