@@ -69,8 +69,8 @@ def test_expo_says_its_range_of_beta_and_its_curriculum():
 def test_guidance_in_words():
     plan = plan_of(recipe="g2rpo_a/toy")
     assert (plan["guidance"]["sessions"], plan["guidance"]["length"]["initial"]) == (4, 44)
-    line = "4 of 8 sessions, adaptive length (averaging sliding, estimate_from learner, initial 44, max_length 48, min_length 1, "
-    assert line + "window 2), guidance tokens masked" in render(plan)
+    line = "4 of 8 sessions, adaptive length (averaging sliding, estimate_from learner, initial 44, max_length 48, "
+    assert line + "min_length 1, window 2), guidance tokens masked" in render(plan)
 
 
 def test_kl_in_words():
