@@ -94,13 +94,14 @@ def shared_memory(folder: Path = Path("/dev/shm")) -> list[Finding]:
 
 
 def sandbox() -> list[Finding]:
-    """The level at which code rewards run programs here."""
+    """The level at which code rewards run programs here, and why higher ones do not work."""
     from s2l_ext.sandbox import runner
 
     try:
         level, minimum = runner.active_level(), runner.minimum_level()
+        refused = [f"{higher.name.lower()}: {reason}" for higher, reason in runner.default().refused.items()]
     except Exception as error:
         return [Finding("sandbox", "fail", f"unavailable: {error}", "docs/sandbox.md says what each level needs.")]
     fix = f"Code rewards refuse to run below {minimum.name.lower()}; docs/sandbox.md says how to get there."
-    value = f"level {level.name.lower()}, at least {minimum.name.lower()} wanted"
+    value = "; ".join([f"level {level.name.lower()}, at least {minimum.name.lower()} wanted", *refused])
     return [judged("sandbox", value, level >= minimum, fix)]

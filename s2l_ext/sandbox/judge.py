@@ -22,6 +22,7 @@ from s2l_ext.sandbox.remote import Link, ProgramEnded, Remote, Unsendable
 
 LINK, PAYLOAD, VERDICT = 3, 4, 5
 COUNTER = "__s2l_counter__"
+COUNTED = f"try: pass\nexcept {COUNTER}.exception: {COUNTER}.wrong({{shown!r}})\nelse: {COUNTER}.right()"
 SHOWN_CHARS = 200
 TYPING = frozenset(("Any", "Dict", "List", "Optional", "Set", "Tuple", "Union"))
 
@@ -99,7 +100,7 @@ def _judge(job: dict[str, Any], seconds: float) -> dict[str, Any]:
     names[COUNTER] = counter
     try:
         link = Link(LINK)
-        link.greeted()
+        link.reply()  # the program's process is up: starting it costs the program no time
         signal.setitimer(signal.ITIMER_REAL, seconds)
         _run_tests(job, code, tree, names, counter, link)
     except _OutOfTime:
@@ -152,25 +153,17 @@ class _CountAssertions(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         if isinstance(node.test, ast.Constant):
             return node
-        shown = ast.Constant(ast.unparse(node)[:SHOWN_CHARS])
-        handler = ast.ExceptHandler(_of_counter("exception"), None, [ast.Expr(_count("wrong", shown))])
-        tried = ast.Try([node], [handler], [ast.Expr(_count("right"))], [])
+        tried = ast.parse(COUNTED.format(shown=ast.unparse(node)[:SHOWN_CHARS])).body[0]
+        assert isinstance(tried, ast.Try)
+        tried.body = [node]
         return ast.copy_location(tried, node)
-
-
-def _of_counter(name: str) -> ast.expr:
-    return ast.Attribute(ast.Name(COUNTER, ast.Load()), name, ast.Load())
-
-
-def _count(method: str, *arguments: ast.expr) -> ast.Call:
-    return ast.Call(_of_counter(method), list(arguments), [])
 
 
 def _run_tests(
     job: dict[str, Any], code: types.CodeType, tree: ast.Module, names: dict[str, Any], counter: Counter, link: Link
 ) -> None:
     try:
-        link.loaded()
+        link.reply()  # its own code has run
     except Exception as error:
         raise ProgramEnded(f"the program does not load: {type(error).__name__}: {error}"[:SHOWN_CHARS]) from error
     modules = _used_as_modules(tree)

@@ -106,7 +106,7 @@ class _Server:
         if what == "attr":
             return getattr(target, question["name"])
         if what == "item":
-            return target[wire.decode(question["key"], self._special)]
+            return target[self._value(question["key"])]
         simple: dict[str, Callable[[Any], Any]] = {"iter": iter, "next": next, "len": len, "str": str}
         return simple[what](target)
 
@@ -116,12 +116,10 @@ class _Server:
         return self.names[name]
 
     def _call(self, target: Any, question: dict[str, Any]) -> Any:
-        sent = question["args"]
-        arguments = [wire.decode(each, self._special) for each in sent]
-        named = {name: wire.decode(each, self._special) for name, each in question["kwargs"].items()}
+        arguments, named = wire.decode_call(question, self._value)
         result = target(*arguments, **named)
         changed = {}
-        for position, (before, value) in enumerate(zip(sent, arguments, strict=True)):
+        for position, (before, value) in enumerate(zip(question["args"], arguments, strict=True)):
             if isinstance(value, MUTABLE):
                 after = wire.encode(value, self._opaque)
                 if after != before:
@@ -135,6 +133,9 @@ class _Server:
             return ["x", len(self.objects) - 1, [kind.__name__ for kind in value.__mro__]]
         return ["h", len(self.objects) - 1]
 
+    def _value(self, data: Any) -> Any:
+        return wire.decode(data, self._special)
+
     def _special(self, data: list) -> Any:
         if data[0] == "cb":
             return lambda *arguments, **named: self._call_back(data[1], arguments, named)
@@ -142,9 +143,7 @@ class _Server:
 
     def _call_back(self, identity: int, arguments: tuple, named: dict[str, Any]) -> Any:
         """Call a function of the tests that was passed to the program."""
-        encoded = [wire.encode(each, self._opaque) for each in arguments]
-        keywords = {name: wire.encode(each, self._opaque) for name, each in named.items()}
-        wire.send(LINK, {"callback": identity, "args": encoded, "kwargs": keywords})
+        wire.send(LINK, {"callback": identity, **wire.encode_call(arguments, named, self._opaque)})
         while True:
             message = wire.receive(LINK)
             if "do" in message:
@@ -152,4 +151,4 @@ class _Server:
                 continue
             if "raise" in message:
                 raise RuntimeError(message["text"])
-            return wire.decode(message["value"], self._special)
+            return self._value(message["value"])

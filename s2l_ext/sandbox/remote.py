@@ -38,7 +38,7 @@ class Remote:
         return self._link.ask(do="attr", target=self._target, name=name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._link.ask(do="item", target=self._target, key=self._link.encode(key))
+        return self._link.ask(do="item", target=self._target, key=wire.encode(key, self._link.opaque))
 
     def __iter__(self) -> Iterator[Any]:
         return self._link.ask(do="iter", target=self._target)
@@ -64,30 +64,17 @@ class Link:
         self._functions: list[Callable[..., Any]] = []
         self._exceptions: dict[str, type[Exception]] = {}
 
-    def greeted(self) -> None:
-        """Wait until the program's process is up, so that starting it costs the program no time."""
-        self._reply()
-
-    def loaded(self) -> None:
-        """Wait until the program's own code has run. Raises what it raised."""
-        self._reply()
-
     def ask(self, **question: Any) -> Any:
         self._send(question)
-        return self._value(self._reply()["value"])
+        return self._value(self.reply()["value"])
 
     def call(self, target: int, arguments: tuple, named: dict[str, Any]) -> Any:
-        encoded = [self.encode(each) for each in arguments]
-        keywords = {name: self.encode(each) for name, each in named.items()}
-        self._send({"do": "call", "target": target, "args": encoded, "kwargs": keywords})
-        reply = self._reply()
+        self._send({"do": "call", "target": target, **wire.encode_call(arguments, named, self.opaque)})
+        reply = self.reply()
         changed = reply.get("changed")
         for position, data in changed.items() if isinstance(changed, dict) else ():
             self._change(arguments, position, self._value(data))
         return self._value(reply["value"])
-
-    def encode(self, value: Any) -> Any:
-        return wire.encode(value, self._opaque)
 
     def _change(self, arguments: tuple, position: str, value: Any) -> None:
         """Repeat in the tests' own object what the program did to its copy."""
@@ -109,7 +96,8 @@ class Link:
         except wire.LinkClosed as error:
             raise ProgramEnded(str(error)) from error
 
-    def _reply(self) -> dict[str, Any]:
+    def reply(self) -> dict[str, Any]:
+        """The program's next answer. Raises what the program raised, or ProgramEnded."""
         while True:
             try:
                 message = wire.receive(self._descriptor)
@@ -127,9 +115,8 @@ class Link:
     def _called_back(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
             function = self._functions[message["callback"]]
-            arguments = [self._value(each) for each in message["args"]]
-            named = {str(name): self._value(each) for name, each in message["kwargs"].items()}
-            return {"value": self.encode(function(*arguments, **named))}
+            arguments, named = wire.decode_call(message, self._value)
+            return {"value": wire.encode(function(*arguments, **named), self.opaque)}
         except Exception as error:
             return {"raise": [], "text": f"{type(error).__name__}: {error}"[:500]}
 
@@ -140,7 +127,10 @@ class Link:
                 return self._exceptions[name](text)
             known = getattr(builtins, name, None) if isinstance(name, str) else None
             if isinstance(known, type) and issubclass(known, Exception):
-                return _make(known, text)
+                try:
+                    return known(text)
+                except TypeError:
+                    return RuntimeError(f"{name}: {text}")
         return ProgramEnded(f"the program raised {kinds[0] if kinds else 'nothing'}")
 
     def _value(self, data: Any) -> Any:
@@ -164,17 +154,10 @@ class Link:
             self._exceptions[name] = type(name, (base if issubclass(base, Exception) else Exception,), {})
         return self._exceptions[name] if name in self._exceptions else getattr(builtins, name)
 
-    def _opaque(self, value: Any) -> list:
+    def opaque(self, value: Any) -> list:
         if isinstance(value, Remote):
             return ["h", value.__dict__["_target"]]
         if callable(value) and not isinstance(value, type):
             self._functions.append(value)
             return ["cb", len(self._functions) - 1]
         raise Unsendable(f"the tests pass an object of type {type(value).__name__}, which cannot cross to the program")
-
-
-def _make(known: type[Exception], text: str) -> Exception:
-    try:
-        return known(text)
-    except TypeError:
-        return RuntimeError(f"{known.__name__}: {text}")

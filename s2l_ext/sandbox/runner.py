@@ -20,7 +20,7 @@ from s2l_ext.sandbox.levels import DEFAULT_MINIMUM, GUARANTEES, HIGHER, Level, p
 from s2l_ext.sandbox.walls import PRIVATE
 from s2l_ext.sandbox.worker import Finished, Limits, SandboxUnavailable, Worker
 
-__all__ = ["Finished", "Level", "Limits", "Sandbox", "SandboxUnavailable", "active_level", "default", "describe"]
+__all__ = ["Finished", "Level", "Limits", "Sandbox", "SandboxUnavailable", "active_level", "default"]
 
 MINIMUM_VARIABLE, LEVEL_VARIABLE = "S2L_SANDBOX_MINIMUM", "S2L_SANDBOX_LEVEL"
 PACKAGES_VARIABLE, WORKERS_VARIABLE = "S2L_SANDBOX_PACKAGES", "S2L_SANDBOX_WORKERS"
@@ -73,7 +73,6 @@ class Sandbox:
         self._slots = threading.BoundedSemaphore(workers or min(MAX_WORKERS, len(os.sched_getaffinity(0))))
         self.level, first = self._find_level(sorted(Level, reverse=True) if level is None else [level])
         self.inner = first.inner
-        self.notes = first.notes
         self._idle.append(first)
 
     def _find_level(self, levels: list[Level]) -> tuple[Level, Worker]:
@@ -115,18 +114,17 @@ class Sandbox:
                 worker = self._take()
                 try:
                     finished: Finished = action(worker)
-                except OSError as error:
+                except BaseException as error:
                     worker.close()
+                    if not isinstance(error, OSError):
+                        raise
                     self.close()  # what ended one zygote may have ended those that wait
                     if attempt == 2:
                         raise SandboxUnavailable(f"the sandbox failed twice: {error}") from error
-                    continue
-                except BaseException:
-                    worker.close()
-                    raise
-                with self._lock:
-                    self._idle.append(worker)
-                return finished
+                else:
+                    with self._lock:
+                        self._idle.append(worker)
+                    return finished
         raise AssertionError
 
     def _take(self) -> Worker:
@@ -194,38 +192,13 @@ def default() -> Sandbox:
 
 def minimum_level(configured: str | int | Level | None = None) -> Level:
     """The minimum in force: the argument, else ``S2L_SANDBOX_MINIMUM``, else ``landlock``."""
-    if configured is not None:
-        return parse_level(configured)
-    return parse_level(os.environ.get(MINIMUM_VARIABLE) or DEFAULT_MINIMUM)
+    chosen = os.environ.get(MINIMUM_VARIABLE) or DEFAULT_MINIMUM if configured is None else configured
+    return parse_level(chosen)
 
 
 def active_level() -> Level:
     """The level at which programs run in this process. Raises SandboxUnavailable when none works."""
     return default().level
-
-
-def describe() -> dict[str, Any]:
-    """What a person should know about the sandbox here; never raises SandboxUnavailable.
-
-    Returns:
-        ``level`` and ``inner`` (names, None without a sandbox), ``guarantees``, ``minimum``, ``sufficient`` (the
-        level reaches the minimum), ``refused`` (higher levels and why they do not work) and ``advice``.
-    """
-    minimum = minimum_level()
-    try:
-        sandbox = default()
-    except SandboxUnavailable as error:
-        text = str(error)
-        return {"level": None, "inner": None, "minimum": minimum.name.lower(), "sufficient": False, "advice": text}
-    return {
-        "level": sandbox.level.name.lower(),
-        "inner": sandbox.inner,
-        "guarantees": GUARANTEES[sandbox.level],
-        "minimum": minimum.name.lower(),
-        "sufficient": sandbox.level >= minimum,
-        "refused": {level.name.lower(): reason for level, reason in sandbox.refused.items()},
-        "advice": "" if sandbox.level >= Level.NAMESPACES else HIGHER,
-    }
 
 
 def _forget() -> None:
@@ -234,10 +207,10 @@ def _forget() -> None:
     _default, _default_lock = None, threading.Lock()
 
 
+@atexit.register
 def _close_default() -> None:
     if _default is not None:
         _default.close()
 
 
 os.register_at_fork(after_in_child=_forget)
-atexit.register(_close_default)

@@ -10,7 +10,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from s2l_ext.sandbox import kernel as kernel
@@ -39,7 +39,6 @@ class Walls:
     counted: bool = False
     filtered: bool = True
     own_pids: int | None = None
-    notes: list[str] = field(default_factory=list)
 
 
 def enter(inner: str, config: dict[str, Any]) -> Walls:

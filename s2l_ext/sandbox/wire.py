@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from fractions import Fraction
@@ -33,8 +33,11 @@ def encode(value: Any, opaque: Opaque) -> Any:
         return value
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, (int, float, complex)):
-        return _number(value)
+    if isinstance(value, int):
+        plain = int(value)
+        return plain if -SMALL_INTEGER < plain < SMALL_INTEGER else ["i", hex(plain)]
+    if isinstance(value, float):
+        return float(value)
     for kind, tag in _SEQUENCES:
         if isinstance(value, kind):
             return [tag, *(encode(item, opaque) for item in value)]  # type: ignore[attr-defined]
@@ -47,14 +50,9 @@ def encode(value: Any, opaque: Opaque) -> Any:
     return _less_common(value, opaque)
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, int):
-        plain = int(value)
-        return plain if -SMALL_INTEGER < plain < SMALL_INTEGER else ["i", hex(plain)]
-    return float(value) if isinstance(value, float) else ["c", value.real, value.imag]
-
-
 def _less_common(value: Any, opaque: Opaque) -> Any:
+    if isinstance(value, complex):
+        return ["c", value.real, value.imag]
     if isinstance(value, range):
         return ["r", *(encode(part, opaque) for part in (value.start, value.stop, value.step))]
     if isinstance(value, Decimal):
@@ -64,6 +62,18 @@ def _less_common(value: Any, opaque: Opaque) -> Any:
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
         return encode(value.tolist(), opaque)
     return opaque(value)
+
+
+def encode_call(arguments: Sequence[Any], named: Mapping[str, Any], opaque: Opaque) -> dict[str, Any]:
+    """The part of a message that holds the arguments of a call."""
+    keywords = {name: encode(each, opaque) for name, each in named.items()}
+    return {"args": [encode(each, opaque) for each in arguments], "kwargs": keywords}
+
+
+def decode_call(message: dict[str, Any], value: Callable[[Any], Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments, by position and by name; ``value`` decodes one."""
+    arguments = [value(each) for each in message["args"]]
+    return arguments, {str(name): value(each) for name, each in message["kwargs"].items()}
 
 
 def decode(data: Any, special: Callable[[list], Any]) -> Any:

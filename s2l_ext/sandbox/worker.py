@@ -73,42 +73,33 @@ class Worker:
         self._control.settimeout(START_SECONDS)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
+        self.inner = "namespaces"
         try:
             with theirs:
-                self._process = self._start(theirs.fileno(), packages)
-            self._greet()
+                self._process = subprocess.Popen(
+                    command(level, theirs.fileno(), self._scratch, packages),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=self._log,
+                    pass_fds=[theirs.fileno()],
+                    env=ENVIRONMENT,
+                    cwd="/",
+                    start_new_session=True,
+                )
+            hello = self._receive()[0]
+            if "ready" not in hello:
+                raise OSError(hello.get("refused", f"unexpected greeting {hello}"))
+            self.inner = hello["ready"]
         except BaseException:
             self.close()
             raise
 
-    def _start(self, control: int, packages: list[str]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command(self.level, control, self._scratch, packages),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._log,
-            pass_fds=[control],
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
-
-    def _greet(self) -> None:
-        hello = self._receive()[0]
-        if "ready" not in hello:
-            raise OSError(hello.get("refused", f"unexpected greeting {hello}"))
-        self.inner: str = hello["ready"]
-        self.notes: list[str] = hello["notes"]
-
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         data, descriptors, _, _ = socket.recv_fds(self._control, 1 << 16, 1)
         if not data:
-            raise OSError(f"the zygote ended: {self._log_tail()}")
+            self._log.seek(0)
+            raise OSError(f"the zygote ended: {_tail(self._log.read(), 500).strip() or 'it left no message'}")
         return json.loads(data), descriptors
-
-    def _log_tail(self) -> str:
-        self._log.seek(0)
-        return self._log.read()[-500:].decode(errors="replace").strip() or "it left no message"
 
     def run_script(self, source: str, stdin: str, timeout_s: float, limits: Limits) -> Finished:
         with contextlib.ExitStack() as stack:
@@ -162,20 +153,15 @@ class Worker:
         """End the zygote and everything behind its walls."""
         self._control.close()
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(END_SECONDS if self.inner_is_plain() else 0.5)
+            with contextlib.suppress(subprocess.TimeoutExpired):  # with no PID namespace it cleans up after itself
+                self._process.wait(0.5 if self.inner == "namespaces" else END_SECONDS)
             self._process.kill()
             self._process.wait()
         self._log.close()
-        if not self._own_folder:
-            return
-        with contextlib.suppress(OSError):
-            empty(self._scratch)
-            os.rmdir(self._scratch)
-
-    def inner_is_plain(self) -> bool:
-        """Without a PID namespace the zygote must clean up after itself."""
-        return getattr(self, "inner", "namespaces") != "namespaces"
+        if self._own_folder:
+            with contextlib.suppress(OSError):
+                empty(self._scratch)
+                os.rmdir(self._scratch)
 
 
 class _Job:
@@ -240,10 +226,19 @@ class _Job:
         seconds = time.monotonic() - started
         statuses = self._worker.end()
         streams = {each: self._drain(each) for each in list(self._open)}
-        verdict = _parsed(streams.get(self._verdict, b""))
+        verdict: dict[str, Any] = {}
+        with contextlib.suppress(ValueError):  # cut short, or none
+            verdict = dict(json.loads(streams.get(self._verdict, b"")))
         if len(streams[self._ready]) < self._forked and "malformed" not in verdict:
             raise OSError(f"a child could not be confined: {_tail(streams[self._err])}")
-        return Finished(_text(streams[self._out]), _tail(streams[self._err]), statuses[0], reason, seconds, verdict)
+        return Finished(
+            streams[self._out].decode(errors="replace"),
+            _tail(streams[self._err]),
+            statuses[0],
+            reason,
+            seconds,
+            verdict,
+        )
 
     def _wait_until_ready(self, watched: int) -> None:
         """Let every child finish confining itself; it costs the program none of its time."""
@@ -300,16 +295,5 @@ class _Job:
         return data
 
 
-def _text(data: bytearray | bytes) -> str:
-    return data.decode(errors="replace")
-
-
-def _tail(data: bytearray | bytes) -> str:
-    return data[-TAIL_CHARS:].decode(errors="replace")
-
-
-def _parsed(data: bytearray | bytes) -> dict[str, Any]:
-    try:
-        return dict(json.loads(data)) if data else {}
-    except ValueError:
-        return {}
+def _tail(data: bytearray | bytes, chars: int = TAIL_CHARS) -> str:
+    return data[-chars:].decode(errors="replace")

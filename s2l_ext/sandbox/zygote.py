@@ -47,8 +47,7 @@ def main(text: str) -> None:
         return
     _warm_up(config["packages"])
     prctl(PR_SET_DUMPABLE, 0)
-    hello = {"ready": walls.inner, "user": walls.user, "counted": walls.counted, "notes": walls.notes}
-    control.send(json.dumps(hello).encode())
+    control.send(json.dumps({"ready": walls.inner}).encode())
     zygote = Zygote(control, walls)
     with contextlib.suppress(OSError):
         zygote.serve()
@@ -64,9 +63,7 @@ def _enter_first(config: dict[str, Any]) -> sandbox_walls.Walls:
     for inner in config["inner"]:
         reason = _trial(inner, config) if len(config["inner"]) > 1 else ""
         if not reason:
-            walls = sandbox_walls.enter(inner, config)
-            walls.notes = reasons
-            return walls
+            return sandbox_walls.enter(inner, config)
         reasons.append(f"{inner}: {reason}")
     raise OSError("; ".join(reasons))
 

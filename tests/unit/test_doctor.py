@@ -177,8 +177,10 @@ def test_a_sandbox_below_the_minimum_is_a_fault(monkeypatch, only, capsys) -> No
     only(machine.sandbox)
     monkeypatch.setattr(sandbox, "minimum_level", lambda: max(sandbox.Level))
     monkeypatch.setattr(sandbox, "active_level", lambda: min(sandbox.Level))
+    monkeypatch.setattr(sandbox.default(), "refused", {sandbox.Level.BUBBLEWRAP: "bwrap is not on PATH"})
     assert cli.main(["doctor"]) == 1
-    assert "docs/sandbox.md" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "docs/sandbox.md" in said and "wanted; bubblewrap: bwrap is not on PATH" in said
 
 
 def test_no_sandbox_at_all_is_told_in_words(monkeypatch, only, capsys) -> None:

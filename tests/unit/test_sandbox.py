@@ -23,7 +23,7 @@ from s2l_ext.rewards.code import run_tests
 from s2l_ext.sandbox import levels as sandbox_levels
 from s2l_ext.sandbox import runner as sandbox
 from s2l_ext.sandbox import wire as sandbox_wire
-from s2l_ext.sandbox.runner import PRIVATE, Level, Limits, Sandbox, SandboxUnavailable, active_level, describe
+from s2l_ext.sandbox.runner import PRIVATE, Level, Limits, Sandbox, SandboxUnavailable, active_level
 
 pytestmark = pytest.mark.slow
 
@@ -76,19 +76,6 @@ def test_detection_takes_the_highest_level_that_works():
     best.close()
     assert all(level in best.refused for level in Level if level > best.level)
     assert best.level == active_level()
-
-
-def test_describe_is_json_and_names_what_is_missing():
-    seen = json.loads(json.dumps(describe()))
-    assert seen["level"] == active_level().name.lower() and seen["guarantees"]
-    assert seen["sufficient"] is (active_level() >= Level.LANDLOCK) and seen["minimum"] == "landlock"
-
-
-def test_describe_without_a_sandbox(monkeypatch):
-    monkeypatch.setattr(sandbox, "_default", None)
-    monkeypatch.setattr(sandbox_levels, "interpreter", lambda: "/nonexistent/python")
-    seen = describe()
-    assert seen["level"] is None and not seen["sufficient"] and "bubblewrap" in seen["advice"]
 
 
 def test_below_the_minimum_is_refused(monkeypatch):
