@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError
-from s2l_ext.report.demo_page import headline, verdict
+from s2l_ext.report.overview import headline, verdict
 from s2l_ext.studies.demo import PHASES, RECIPE, Demo, RunFailed, clear_earlier, run_phases, write_report
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.progress import Progress

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from markupsafe import Markup
 
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, groups_of
+from s2l_ext.evaluation.intervals import mean_interval
+from s2l_ext.evaluation.metrics import numbers_first
 from s2l_ext.report.charts import COLOURS, Line, chart, colour
-from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, Interval, difference, set_name
-from s2l_ext.report.page import empty, table
+from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, difference, set_name
+from s2l_ext.report.page import describe_interval, empty, table
 from s2l_ext.report.run import Run
 
 TITLE, PROBLEMS = "Held-out accuracy", "share of problems (0 to 1)"
@@ -25,6 +32,12 @@ BAND = "The band is the 95 % interval over the problems of each validation on it
 AT_LEAST_ONE = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
 OF_VALIDATION = "s2l/val/"
+MOST_PAIRS = 4_000_000
+"""Prompts of a dump times rows of the files: which row a prompt is, is found by its text."""
+OF_GROUPS = (
+    "First and last validation, each over the problems of one group, with 95 % intervals over problems. A problem is "
+    "in no group where its row has none, or where two rows of the files have its text."
+)
 VALUES = {
     "critic/score/mean": "training reward",
     "response_length/mean": "response length, tokens",
@@ -40,8 +53,12 @@ VALUES = {
 
 
 def tables(runs: Sequence[HeldOut]) -> list[Markup]:
-    """Accuracies with intervals and differences from the first run; first and last values of training."""
-    return [_accuracies(runs), _values([held_out.run for held_out in runs])]
+    """Accuracies with intervals and differences from the first run; first and last values of training; accuracies by
+    tier and level, where dumps and validation files tell them."""
+    found = [(held_out, groups_of_prompts(held_out)) for held_out in runs if held_out.dumps]
+    by_group = [_group_table(found, column, len(runs) > 1) for column in GROUP_COLUMNS]
+    values = _values([held_out.run for held_out in runs])
+    return [_accuracies(runs), values, *(figure for figure in by_group if figure)]
 
 
 def _accuracies(runs: Sequence[HeldOut]) -> Markup:
@@ -49,35 +66,31 @@ def _accuracies(runs: Sequence[HeldOut]) -> Markup:
     shown = [(place, key) for key in keys for place, held_out in enumerate(runs) if held_out.run.series(key)]
     if not shown:
         return empty(TITLE, NO_VALIDATION)
-    head = [*(["run"] if several else []), "validation set", "steps", "first", "last", "last minus first"]
+    head = ["validation set", "steps", "first", "last", "last minus first"]
     head += [f"minus {runs[0].run.name}", "interval"] if several else []
     bare = any(held_out.band(key) is None for held_out in runs for key in held_out.keys)
     readings = [WITHIN, *([BETWEEN] if several else []), *([NO_INTERVAL] if bare else [])]
-    colours = [colour(place) for place, _ in shown] if several else []
-    return table(TITLE, head, [_accuracy_row(runs, *one) for one in shown], " ".join(readings), colours)
+    named = [(runs[place].run.name, colour(place)) for place, _ in shown] if several else []
+    return table(TITLE, head, [_accuracy_cells(runs, *one) for one in shown], " ".join(readings), named)
 
 
-def _accuracy_row(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
+def _accuracy_cells(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
     held_out = runs[place]
     (_, before), (step, after) = (held_out.run.series(key)[index] for index in (0, -1))
     gain, gain_interval = held_out.gain(key)
     cells = [set_name(key), str(held_out.run.steps), f"{before:.3f}", "one validation", ""]
     if len(held_out.run.series(key)) > 1:
-        last = f"{after:.3f}{_in_brackets(held_out.interval(key, step, after))}"
-        cells[-2:] = [last, f"{gain:+.3f}{_in_brackets(gain_interval, '+')}"]
+        last = f"{after:.3f}{describe_interval(held_out.interval(key, step, after))}"
+        cells[-2:] = [last, f"{gain:+.3f}{describe_interval(gain_interval, '+')}"]
     if len(runs) == 1:
         return cells
-    return [held_out.run.name, *cells, *_difference_cells(difference(runs[0], held_out, key) if place else None, place)]
+    return [*cells, *_difference_cells(difference(runs[0], held_out, key) if place else None, place)]
 
 
 def _difference_cells(found: Difference | None, place: int) -> list[str]:
     if found is None:
         return ["not in both" if place else "", ""]
-    return [f"{found.value:+.3f}{_in_brackets(found.ci95, '+')}", found.how or "no interval"]
-
-
-def _in_brackets(interval: Interval | None, sign: str = "") -> str:
-    return "" if interval is None else f" ({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
+    return [f"{found.value:+.3f}{describe_interval(found.ci95, '+')}", found.how or "no interval"]
 
 
 def _values(runs: Sequence[Run]) -> Markup:
@@ -94,6 +107,65 @@ def _first_and_last(values: list[tuple[int, float]]) -> str:
         return ""
     (first, before), (last, after) = values[0], values[-1]
     return f"{before:.4g} (step {first})" + ("" if first == last else f" → {after:.4g} (step {last})")
+
+
+# ---- by tier and level --------------------------------------------------------------------------------------------
+
+
+def _group_table(
+    found: Sequence[tuple[HeldOut, dict[str, dict[str, str]]]], column: str, several: bool
+) -> Markup | None:
+    """First and last validation by one column; None where no problem has it."""
+    rows, runs = [], []
+    for place, (held_out, known) in enumerate(found):
+        dumps = [held_out.accuracies(step) for step in (min(held_out.dumps), max(held_out.dumps))]
+        names = {group[column] for group in known.values() if column in group}
+        for name in sorted(names, key=numbers_first):
+            prompts = [prompt for prompt, group in known.items() if group.get(column) == name]
+            rows.append([name, str(len(prompts)), *(_describe_mean(dump, prompts) for dump in dumps)])
+            runs.append((held_out.run.name, colour(place)))
+    head = [column, "problems", "first", "last"]
+    return table(f"{TITLE} by {column}", head, rows, OF_GROUPS, runs if several else ()) if rows else None
+
+
+def groups_of_prompts(held_out: HeldOut) -> dict[str, dict[str, str]]:
+    """By prompt of the last dump that is the run's own, its tier and level."""
+    prompts, rows = held_out.accuracies(max(held_out.dumps)), _groups_by_text(held_out)
+    if not rows or len(rows) * len(prompts) > MOST_PAIRS:
+        return {}
+    found = {}
+    for prompt in prompts:
+        inside = [text for text in rows if text in prompt]
+        if inside:
+            found[prompt] = rows[max(inside, key=len)]
+    return found
+
+
+def _groups_by_text(held_out: HeldOut) -> dict[str, dict[str, str]]:
+    """Groups by the text of a row's last message; a text of two rows with other groups has none."""
+    rows: dict[str, dict[str, str]] = {}
+    for file in filter(None, held_out.validation_files):
+        for text, group in _read_groups(file):
+            rows[text] = group if rows.get(text, group) == group else {}
+    return rows if any(rows.values()) else {}
+
+
+def _read_groups(file: Path) -> list[tuple[str, dict[str, str]]]:
+    try:
+        names = pq.read_schema(file).names
+        wanted = [name for name in ("prompt", "extra_info", *GROUP_COLUMNS) if name in names]
+        return [_text_and_group(row) for row in pq.read_table(file, columns=wanted).to_pylist()]
+    except (OSError, KeyError, TypeError, IndexError, pa.ArrowException):
+        return []
+
+
+def _text_and_group(row: dict[str, Any]) -> tuple[str, dict[str, str]]:
+    return str(row["prompt"][-1]["content"]), {**groups_of(row.get("extra_info") or {}), **groups_of(row)}
+
+
+def _describe_mean(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
+    values = [accuracies[prompt] for prompt in prompts if prompt in accuracies]
+    return f"{sum(values) / len(values):.3f}{describe_interval(mean_interval(values))}" if values else "—"
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.ledger import BOTH, FORWARD, MODEL_PATHS, SCORING, Ledger
 from s2l_ext.report.page import empty, table
 
-LEARNER_ONLY, ALL_IN = "learner-only", "all-in"
+ACCOUNTS = {"learner-only": False, "all-in": True}
+"""By name, whether the work of explorer and teacher counts."""
 FORMULA = (
     f"FLOPs are estimates: {FORWARD} × parameters for each token that a model samples or scores, {BOTH} × for each "
     "that is trained on, prompts included. Left out: attention over long contexts, validation, and steps that were "
@@ -42,32 +43,19 @@ def figures(runs: Sequence[HeldOut]) -> list[Markup]:
 
 
 def _total_table(ledgers: Sequence[Ledger]) -> Markup:
-    several = len(ledgers) > 1
-    rows, colours = [], []
+    """Both accounts of every run; of several with ratios to the first."""
+    several, rows, runs = len(ledgers) > 1, [], []
     for place, ledger in enumerate(ledgers):
-        for all_in in (False, True):
-            rows.append(_total_row(ledger, ledgers[0] if several else None, all_in))
-            colours.append(colour(place) if several else "")
+        for account, all_in in ACCOUNTS.items():
+            own, base = (vars(one.totals(all_in)) for one in (ledger, ledgers[0]))
+            pairs = [(quantity(value), ratio(value, base[name])) for name, value in own.items()]
+            rows.append([account, *(cell for pair in pairs for cell in pair[: 2 if several else 1])])
+            runs.append((ledger.run.name, colour(place)))
     columns = ("tokens of rollouts", "FLOPs", "seconds", "accelerator seconds")
-    head = [*(["run"] if several else []), "account"]
-    for name in columns:
-        head += [name, "ratio"] if several else [name]
-    readings = [
-        MEANING,
-        FORMULA,
-        f"Ratios are to {ledgers[0].run.name}." if several else "",
-        *map(_explain_unknown_sizes, ledgers),
-    ]
-    return table("Cost of the training steps", head, rows, " ".join(filter(None, readings)), colours)
-
-
-def _total_row(ledger: Ledger, first: Ledger | None, all_in: bool) -> list[str]:
-    """``first`` is the run that ratios refer to."""
-    cells = [*([ledger.run.name] if first else []), ALL_IN if all_in else LEARNER_ONLY]
-    own, base = (vars(one.totals(all_in)) if one else {} for one in (ledger, first))
-    for name, value in own.items():
-        cells += [quantity(value), ratio(value, base[name])] if first else [quantity(value)]
-    return cells
+    head = ["account", *(cell for name in columns for cell in ([name, "ratio"] if several else [name]))]
+    to_first = f"Ratios are to {ledgers[0].run.name}." if several else ""
+    readings = filter(None, [MEANING, FORMULA, to_first, *map(_explain_unknown_sizes, ledgers)])
+    return table("Cost of the training steps", head, rows, " ".join(readings), runs if several else ())
 
 
 def _explain_unknown_sizes(ledger: Ledger) -> str:
@@ -117,15 +105,15 @@ def curves(runs: Sequence[HeldOut]) -> list[Markup]:
     keys = sorted({key for held_out in runs for key in held_out.keys})
     if not keys:
         return []
-    title, accounts = f"Accuracy on {set_name(keys[0])}", {LEARNER_ONLY: False, ALL_IN: True}
+    title = f"Accuracy on {set_name(keys[0])}"
     if len(runs) == 1:
         lines = [
             Line(name, colour(place), _accuracy_by(ledgers[0].spent_until("flops", all_in), ledgers[0], keys[0]))
-            for place, (name, all_in) in enumerate(accounts.items())
+            for place, (name, all_in) in enumerate(ACCOUNTS.items())
         ]
         return _chart(f"{title} against compute", lines if ledgers[0].had_help else lines[1:], FLOPS)
     found = []
-    for name, all_in in accounts.items():
+    for name, all_in in ACCOUNTS.items():
         lines = [
             Line(ledger.run.name, colour(place), _accuracy_by(ledger.spent_until("flops", all_in), ledger, keys[0]))
             for place, ledger in enumerate(ledgers)

@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from s2l_ext.report import curves
 from s2l_ext.report.charts import NO_VALUES, Line, Point, Values, by_label, chart, heat_map, tick_text, ticks
-from s2l_ext.report.chi_square import ChiSquare, chi_square
-from s2l_ext.report.draws import BINS, Tally, tally
+from s2l_ext.report.draws import BINS, ChiSquare, Tally, chi_square, tally
 from s2l_ext.report.page import Section, empty
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
 

@@ -1,13 +1,15 @@
-"""The page of one run, or of several beside one another: one colour for each run, on common axes."""
+"""The page of one run, of several beside one another (one colour for each run, on common axes), or of the demo."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from s2l_ext.report import accuracy, cost, curriculum, curves, groups, samples, settings
+from s2l_ext.evaluation.intervals import FEWEST
+from s2l_ext.report import accuracy, cost, curriculum, curves, samples, settings
 from s2l_ext.report.held_out import HeldOut, difference, set_name
-from s2l_ext.report.page import Section, page
-from s2l_ext.report.run import count_steps
+from s2l_ext.report.page import Section, page, table
+from s2l_ext.report.run import Run, count_steps
 
 MOST_TOLD = 3
 VERDICTS = {
@@ -24,7 +26,7 @@ def sections(runs: Sequence[HeldOut]) -> list[Section]:
     charts = [*accuracy.charts(runs), *accuracy.pass_charts(found), *cost.curves(runs)]
     read = [figure for one in zip(runs, labels, strict=True) for figure in samples.figures(*one)]
     return [
-        Section("results", "Results", [*accuracy.tables(runs), *groups.figures(runs)]),
+        Section("results", "Results", accuracy.tables(runs)),
         Section("held_out_accuracy", "Held-out accuracy", charts),
         *(curves.common_sections(found, "several_runs") if several else curves.sections(found[0])),
         *(
@@ -73,3 +75,50 @@ def _against(first: HeldOut, other: HeldOut, key: str) -> str:
         return f"{name}, without an interval."
     low, high = found.ci95
     return f"{name}, 95 % interval {low:+.3f} to {high:+.3f} ({found.how}): {VERDICTS[found.verdict]}."
+
+
+# ---- the page of the demo: that of its run, headed by what it learned -----------------------------------------------
+
+
+def demo_page(summary: dict[str, Any], run: Run) -> str:
+    """The whole page. ``summary`` is what ``summary.json`` holds."""
+    found = sections([HeldOut(run)])
+    facts = table("What the demo did", ["", "value"], list(_facts(summary).items()), style="")
+    found.insert(-3, Section("demo", "The run", [facts]))  # before cost, samples and configuration
+    return page(f"s2l demo: {summary['recipe']}", headline(summary), verdict(summary), found)
+
+
+def headline(summary: dict[str, Any]) -> str:
+    before, after = summary["val_accuracy_before"], summary["val_accuracy_after"]
+    return f"Held-out accuracy {before:.3f} → {after:.3f} in {summary['steps']} steps"
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """One sentence; says so when the interval does not exclude zero."""
+    low, high = summary["ci95"]
+    text = (
+        f"Gain {summary['gain']:+.3f}, 95 % interval {low:+.3f} to {high:+.3f} ({summary['n_val']} problems, paired)."
+    )
+    if summary.get("verdict") == "too few":
+        return f"{text} Fewer than {FEWEST} problems changed: too few for a verdict."
+    if low <= 0 <= high:
+        return f"{text} The interval includes 0: this run does not show that the model got better or worse."
+    return text if low > 0 else f"{text} The model got worse."
+
+
+def _facts(summary: dict[str, Any]) -> dict[str, str]:
+    slots, schedule = summary["explorer_slots"], summary["explorer_slots_schedule"]
+    planned = "" if schedule is None else ", as scheduled" if slots == schedule else f", scheduled: {_join(schedule)}"
+    phases = ", ".join(f"{name} {seconds:.0f}" for name, seconds in summary["phase_seconds"].items())
+    return {
+        "recipe": summary["recipe"],
+        "steps": str(summary["steps"]),
+        "explorer slots per step": (_join(slots) or "none") + planned,
+        "wall clock": f"{summary['wall_seconds']:.0f} s ({phases})",
+        "peak memory": f"{summary['peak_memory_gb']:.1f} GB, all processes of the run",
+        "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+    }
+
+
+def _join(values: list[int]) -> str:
+    return " ".join(str(value) for value in values)

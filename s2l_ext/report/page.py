@@ -70,17 +70,25 @@ def table(
     head: Sequence[str],
     rows: Sequence[Sequence[str]],
     reading: str = "",
-    colours: Sequence[str] = (),
+    runs: Sequence[tuple[str, str]] = (),
     style: str = "tight",
 ) -> Markup:
     """A figure as wide as the page. Columns of numbers stand to the right; cells may be markup.
 
     Args:
-        colours: CSS class of a mark before each row, to tie it to a line of the charts.
+        runs: where a page shows several, name and CSS class of each row's run: a first column with the charts' colours.
         style: "tight": a narrow screen scrolls the table; "": long texts break into lines; "samples": texts to read.
     """
+    if runs:
+        head, rows = ["run", *head], [[name, *row] for (name, _), row in zip(runs, rows, strict=True)]
     numeric = [all(not row[at] or NUMBER.match(row[at]) for row in rows) and at > 0 for at in range(len(head))]
+    colours = [colour for _, colour in runs]
     return figure(title, parts.table(head, rows, numeric, colours, style) if rows else Markup(), (), reading, True)
+
+
+def describe_interval(interval: Range | None, sign: str = "") -> str:
+    """`` (0.100 to 0.200)``; nothing without an interval."""
+    return "" if interval is None else f" ({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
 
 
 def refuse_foreign(path: Path) -> None:

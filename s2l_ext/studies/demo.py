@@ -17,7 +17,7 @@ from typing import Any
 from s2l_ext import __version__
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import quoted
-from s2l_ext.report.demo_page import render
+from s2l_ext.report.overview import demo_page
 from s2l_ext.report.page import write_page
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
 from s2l_ext.report.run import PLAN_FILE, Run, read_mapping, read_run
@@ -196,7 +196,7 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
         "versions": versions(),
     }
     (demo.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    write_page(demo.out / "report.html", render(summary, run))
+    write_page(demo.out / "report.html", demo_page(summary, run))
     return summary
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from s2l_ext.data.prompts import parquet_table, prompt_ids
-from s2l_ext.report.chi_square import chi_square
+from s2l_ext.report.draws import chi_square
 
 BETA, TOTAL, PROMPTS, GROUP = 0.02, 6, 8, 4
 WARM_RATES = (0.02, 0.26, 0.51, 0.76, 0.98)

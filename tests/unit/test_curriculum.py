@@ -19,7 +19,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.methods.curriculum import gaussian as module
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.pass_rates import CHUNK
-from s2l_ext.report.chi_square import chi_square
+from s2l_ext.report.draws import chi_square
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "curriculum.py"
 PATHS = {"rejection": 0, "keys": 10**9}

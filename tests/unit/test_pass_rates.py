@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.curriculum.pass_rates import PassRates
-from s2l_ext.report.chi_square import _upper_tail, chi_square
+from s2l_ext.report.draws import _upper_tail, chi_square
 
 
 def with_rates(values):

@@ -28,8 +28,7 @@ from s2l_ext.report.charts import (
     round_range,
     tick_text,
 )
-from s2l_ext.report.chi_square import ChiSquare, chi_square
-from s2l_ext.report.draws import BINS, read_draws, tally
+from s2l_ext.report.draws import BINS, ChiSquare, chi_square, read_draws, tally
 from s2l_ext.report.page import page
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ext.evaluation.intervals import mean_interval, newcombe_interval, wilson_interval
-from s2l_ext.report import groups
+from s2l_ext.report import accuracy
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run, names_of
 from s2l_ext.report.settings import differences, flattened, value_text
@@ -183,7 +183,7 @@ def cells(figure: str) -> list[list[str]]:
 
 
 def test_accuracy_by_tier_and_level_of_the_first_and_last_validation(tmp_path):
-    tier, level = groups.figures([graded(tmp_path, ACC, [dict(row) for row in LEVELS])])
+    _, _, tier, level = accuracy.tables([graded(tmp_path, ACC, [dict(row) for row in LEVELS])])
     assert cells(tier) == [
         ["tier", "problems", "first", "last"],
         ["easy", "1", "0.000 (0.000 to 0.793)", "1.000 (0.207 to 1.000)"],
@@ -198,14 +198,14 @@ def test_accuracy_by_tier_and_level_of_the_first_and_last_validation(tmp_path):
 
 def test_without_such_a_column_or_with_a_foreign_dump_there_is_no_table(tmp_path):
     plain = [{"text": row["text"]} for row in ({"text": "1+1"}, {"text": "9*9"})]
-    assert groups.figures([graded(tmp_path / "a", ACC, plain)]) == []
+    assert len(accuracy.tables([graded(tmp_path / "a", ACC, plain)])) == 2
     foreign = graded(tmp_path / "b", ACC, [dict(row) for row in LEVELS])
     run = foreign.run
     other = HeldOut(Run("run", [(1, {TOY: 0.9}), (4, {TOY: 0.9})], [], run.folder, run.config))
-    assert groups.figures([other]) == []
+    assert len(accuracy.tables([other])) == 2
 
 
 def test_a_text_of_two_tiers_is_in_neither(tmp_path):
     both = [{"text": "1+1", "tier": 1}, {"text": "1+1", "tier": 2}, {"text": "9*9", "tier": 1}]
-    (tier,) = groups.figures([graded(tmp_path, ACC, both)])
+    _, _, tier = accuracy.tables([graded(tmp_path, ACC, both)])
     assert [row[:2] for row in cells(tier)[1:]] == [["1", "1"]]
