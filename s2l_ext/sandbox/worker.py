@@ -105,17 +105,16 @@ class Worker:
         with contextlib.ExitStack() as stack:
             job = _Job(self, stack, timeout_s, limits)
             nothing = job.own(os.open(os.devnull, os.O_RDWR))
-            program = [job.text(stdin), *job.outputs(), nothing, job.text(source), job.ready]
-            watched = job.fork("program", program, mode="script")
-            return job.finish(watched)
+            program = [job.text(stdin), job.pipe("out"), job.pipe("err"), nothing, job.text(source), job.ready]
+            return job.finish(job.fork("program", program, mode="script"))
 
     def run_judged(self, source: str, tests: dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
         with contextlib.ExitStack() as stack:
             job = _Job(self, stack, timeout_s, limits)
             nothing = job.own(os.open(os.devnull, os.O_RDWR))
             ours, theirs = (job.own(end.detach()) for end in socket.socketpair())
-            judge = [nothing, nothing, nothing, ours, job.text(json.dumps(tests)), job.verdict(), job.ready]
-            program = [nothing, *job.outputs(), theirs, job.text(source), job.ready]
+            judge = [nothing, nothing, nothing, ours, job.text(json.dumps(tests)), job.pipe("verdict"), job.ready]
+            program = [nothing, job.pipe("out"), job.pipe("err"), theirs, job.text(source), job.ready]
             watched = job.fork("judge", judge, seconds=timeout_s)
             job.fork("program", program, mode="functions")
             return job.finish(watched)
@@ -173,36 +172,24 @@ class _Job:
         self._limits = {**asdict(limits), "cpu_s": math.ceil(timeout_s) + 1}
         self.bounds = limits
         self.timeout_s = timeout_s
-        self._theirs: list[int] = []
+        self._theirs = contextlib.ExitStack()
+        self._readers: dict[str, int] = {}
         self._open: dict[int, bytearray] = {}
         self._forked = 0
-        self._out = self._err = self._verdict = -1
-        stack.callback(self._close_theirs)
-        self._ready, self.ready = self._pipe()
-
-    def _close_theirs(self) -> None:
-        while self._theirs:
-            os.close(self._theirs.pop())
+        stack.callback(self._theirs.close)
+        self.ready = self.pipe("ready")
 
     def own(self, descriptor: int) -> int:
-        self._theirs.append(descriptor)
+        self._theirs.callback(os.close, descriptor)
         return descriptor
 
-    def _pipe(self) -> tuple[int, int]:
+    def pipe(self, name: str) -> int:
+        """The end to write into of a new pipe, which is read under this name."""
         reader, writer = os.pipe()
         self._stack.callback(os.close, reader)
         os.set_blocking(reader, False)
-        self._open[reader] = bytearray()
-        return reader, self.own(writer)
-
-    def outputs(self) -> tuple[int, int]:
-        self._out, out = self._pipe()
-        self._err, err = self._pipe()
-        return out, err
-
-    def verdict(self) -> int:
-        self._verdict, writer = self._pipe()
-        return writer
+        self._readers[name], self._open[reader] = reader, bytearray()
+        return self.own(writer)
 
     def text(self, text: str) -> int:
         """A file in memory that holds ``text``."""
@@ -219,34 +206,29 @@ class _Job:
         return handle
 
     def finish(self, watched: int) -> Finished:
-        self._close_theirs()
+        self._theirs.close()
         self._wait_until_ready(watched)
         started = time.monotonic()
         reason = self._watch(watched, started + self.timeout_s) or self._over_scratch()
         seconds = time.monotonic() - started
         statuses = self._worker.end()
-        streams = {each: self._drain(each) for each in list(self._open)}
+        streams = {name: self._drain(reader) for name, reader in self._readers.items()}
         verdict: dict[str, Any] = {}
         with contextlib.suppress(ValueError):  # cut short, or none
-            verdict = dict(json.loads(streams.get(self._verdict, b"")))
-        if len(streams[self._ready]) < self._forked and "malformed" not in verdict:
-            raise OSError(f"a child could not be confined: {_tail(streams[self._err])}")
-        return Finished(
-            streams[self._out].decode(errors="replace"),
-            _tail(streams[self._err]),
-            statuses[0],
-            reason,
-            seconds,
-            verdict,
-        )
+            verdict = dict(json.loads(streams.get("verdict", b"")))
+        said = _tail(streams["err"])
+        if len(streams["ready"]) < self._forked and "malformed" not in verdict:
+            raise OSError(f"a child could not be confined: {said}")
+        return Finished(streams["out"].decode(errors="replace"), said, statuses[0], reason, seconds, verdict)
 
     def _wait_until_ready(self, watched: int) -> None:
         """Let every child finish confining itself; it costs the program none of its time."""
         deadline = time.monotonic() + START_SECONDS
         poller = select.poll()
         poller.register(watched, select.POLLIN)
-        poller.register(self._ready, select.POLLIN)
-        while len(self._open[self._ready]) < self._forked and time.monotonic() < deadline:
+        ready = self._readers["ready"]
+        poller.register(ready, select.POLLIN)
+        while len(self._open[ready]) < self._forked and time.monotonic() < deadline:
             for descriptor, _ in poller.poll(1000 * LOOK_SECONDS):
                 if descriptor == watched or not self._read(descriptor):
                     return
@@ -256,7 +238,7 @@ class _Job:
         poller = select.poll()
         for descriptor in [watched, *self._open]:
             poller.register(descriptor, select.POLLIN)
-        if self._verdict >= 0:
+        if "verdict" in self._readers:
             deadline += GRACE_SECONDS
         look = 0.0
         while (now := time.monotonic()) < deadline:
@@ -289,7 +271,8 @@ class _Job:
 
     def _drain(self, descriptor: int) -> bytearray:
         data = self._open[descriptor]
-        while len(data) <= self.bounds.output_bytes and (before := len(data)) >= 0:
+        while len(data) <= self.bounds.output_bytes:
+            before = len(data)
             if not self._read(descriptor) or len(data) == before:
                 break
         return data
