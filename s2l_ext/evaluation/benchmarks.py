@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
+from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation import forms
 
@@ -21,13 +22,19 @@ KINDS = {"rename": "names to names", "wrong": "a list of names", "refuse": "a li
 """Of the keys that are not text."""
 
 
-class Asked(NamedTuple):
-    """What a row asks: chat messages, ground truth, ``extra_info`` of the reward, and values of GROUP_COLUMNS."""
+@dataclass(frozen=True)
+class Problem:
+    """One prompt with what its reward function needs; ``where`` is its file and row, ``groups`` its tier and level."""
 
+    id: str
+    where: str
     messages: list[dict[str, str]]
-    truth: str
-    extra: dict[str, Any]
-    groups: dict[str, str]
+    data_source: str
+    ground_truth: Any
+    extra_info: dict[str, Any] = field(default_factory=dict)
+    ability: str = ""
+    reward: str | None = None
+    groups: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -64,28 +71,29 @@ class Benchmark:
     refuse: list[str] = field(default_factory=list)
     hub: str | None = None
 
-    def ask(self, record: dict[str, Any], where: str) -> Asked:
+    def problem(self, record: dict[str, Any], where: str) -> Problem:
         """The row as a problem. Raises DataError when a column is missing, blank or not what it must be."""
         row = self._renamed(record)
         for name in self.refuse:
             if row.get(name) not in (None, ""):
                 raise DataError(f"{where}: column '{name}' is not empty, and a prompt cannot show it. Remove the row.")
-        formed = self._formed(row, where)
+        answer = self._parse_answer(row, where)
         named = {"id": str(row[self.id])} if self.id and row.get(self.id) is not None else {}
-        messages = self._messages({**row, **formed.columns}, where)
-        return Asked(messages, formed.truth, {**named, **formed.extra}, groups_of(row))
+        messages, extra = self._messages({**row, **answer.columns}, where), {**named, **answer.extra}
+        name, groups = prompt_id(messages, extra), groups_of(row)
+        return Problem(name, where, messages, self.data_source, answer.truth, extra, "", self.reward, groups)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the problems: everything but where they are kept."""
         return {name: value for name, value in asdict(self).items() if name != "hub"}
 
     def _renamed(self, row: dict[str, Any]) -> dict[str, Any]:
-        inner = {old: _inside(row, old) for old in self.rename if "." in old and old not in row}
+        inner = {old: _value_at(row, old) for old in self.rename if "." in old and old not in row}
         row = {**row, **{old: value for old, value in inner.items() if value is not None}}
         free = {new for new in self.rename.values() if new not in row or isinstance(row[new], dict)}
         return {(self.rename[key] if self.rename.get(key) in free else key): row[key] for key in row}
 
-    def _formed(self, row: dict[str, Any], where: str) -> forms.Formed:
+    def _parse_answer(self, row: dict[str, Any], where: str) -> forms.ParsedAnswer:
         if self.tests:
             return forms.TESTS[self.tests](row, self.answer, where)
         if self.choices:
@@ -105,7 +113,7 @@ def groups_of(row: dict[str, Any]) -> dict[str, str]:
     return {name: str(row[name]) for name in GROUP_COLUMNS if row.get(name) not in (None, "")}
 
 
-def _inside(row: dict[str, Any], dotted: str) -> Any:
+def _value_at(row: dict[str, Any], dotted: str) -> Any:
     value: Any = row
     for name in dotted.split("."):
         value = value.get(name) if isinstance(value, dict) else None
@@ -138,10 +146,10 @@ def load_benchmark(name: str) -> Benchmark:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise DataError(f"{path}: no readable YAML ({' '.join(str(error).split())[:200]}).") from error
-    return _from_document(document, path)
+    return _parse_document(document, path)
 
 
-def _from_document(document: Any, path: Path) -> Benchmark:
+def _parse_document(document: Any, path: Path) -> Benchmark:
     known = {item.name: item for item in fields(Benchmark)}
     if not isinstance(document, dict):
         raise DataError(f"{path}: expected a mapping with the keys {', '.join(known)}.")
@@ -158,7 +166,7 @@ def _from_document(document: Any, path: Path) -> Benchmark:
 def _check(document: dict[str, Any], path: Path) -> None:
     for name, value in document.items():
         expected = KINDS.get(name, "text")
-        if not _is(value, expected):
+        if not _has_type(value, expected):
             raise DataError(f"{path}: {name} is {value!r}, expected {expected}.")
     if document.get("tests") not in (None, *forms.TESTS):
         raise DataError(f"{path}: tests is '{document['tests']}', expected one of {', '.join(forms.TESTS)}.")
@@ -172,7 +180,7 @@ def _check(document: dict[str, Any], path: Path) -> None:
         raise DataError(f"{path}: {error} (in prompt or answer_pattern).") from error
 
 
-def _is(value: Any, expected: str) -> bool:
+def _has_type(value: Any, expected: str) -> bool:
     if expected == "names to names":
         return isinstance(value, dict) and all(isinstance(name, str) for name in (*value, *value.values()))
     if expected == "a list of names":

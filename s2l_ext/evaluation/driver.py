@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError
-from s2l_ext.evaluation.benchmarks import Benchmark
+from s2l_ext.evaluation.benchmarks import Benchmark, Problem
 from s2l_ext.evaluation.engines import Engine, Machine, Request, Response, Sampling, require_at_least, sample_seed
 from s2l_ext.evaluation.grading import Grade, Reward, grade, load_reward, rewarded
 from s2l_ext.evaluation.model_folder import Model, open_model, require_room
-from s2l_ext.evaluation.problems import Problem, read_problems
+from s2l_ext.evaluation.problems import read_problems
 from s2l_ext.evaluation.rows import local_file
 
 WAITING = 1024

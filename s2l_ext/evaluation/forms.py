@@ -28,7 +28,7 @@ WITHOUT_STARTER = (
 )
 
 
-class Formed(NamedTuple):
+class ParsedAnswer(NamedTuple):
     """``columns`` are new ones for the prompt, ``extra`` is for the reward."""
 
     truth: str
@@ -48,21 +48,21 @@ def require_column(row: dict[str, Any], name: str, where: str) -> Any:
     return value
 
 
-def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> Formed:
+def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> ParsedAnswer:
     """The column as exact text, or what ``pattern`` finds last in it. A list is one answer, joined by commas.
 
     Raises:
         DataError: the column is missing, blank, NaN, true or false, or what ``pattern`` finds last is nothing.
     """
-    content = _joined(require_column(row, answer, where), where, f"column '{answer}'")
+    content = _join_parts(require_column(row, answer, where), where, f"column '{answer}'")
     found = re.findall(pattern, content, re.MULTILINE) if pattern else []
     truth = str(found[-1] if found else content).strip()
     if not truth:
         raise DataError(f"{where}: column '{answer}' holds no answer. Fill it, or remove the row.")
-    return Formed(truth, {}, {})
+    return ParsedAnswer(truth, {}, {})
 
 
-def _joined(value: Any, where: str, what: str) -> str:
+def _join_parts(value: Any, where: str, what: str) -> str:
     """CSV files hold a list of texts as Python or JSON writes it; ``[0, 1]``, an interval, is no such list."""
     parts = values.as_list(value)
     return ", ".join(values.answer_text(part, where, what) for part in ([value] if parts is None else parts))
@@ -80,12 +80,13 @@ def prompt_value(row: dict[str, Any], name: str, where: str) -> str:
     return number or str(value)
 
 
-def choices(row: dict[str, Any], answer: str, column: str, where: str) -> Formed:
+def choices(row: dict[str, Any], answer: str, column: str, where: str) -> ParsedAnswer:
     """Options with letters of their own, ``{label: [...], text: [...]}`` or a list of ``{label, text}``; adds
     ``options``, one a line. The truth is the right letter; equal texts are right too."""
     given = require_column(row, column, where)
     try:
-        pairs = zip(given["label"], given["text"], strict=True) if isinstance(given, dict) else map(_choice, given)
+        listed = given if isinstance(given, dict) else {key: [one[key] for one in given] for key in ("label", "text")}
+        pairs = zip(listed["label"], listed["text"], strict=True)
         texts = {str(label).strip(): str(text).strip() for label, text in pairs}
     except (KeyError, TypeError, ValueError):
         raise DataError(
@@ -99,38 +100,34 @@ def choices(row: dict[str, Any], answer: str, column: str, where: str) -> Formed
         )
     truth = "".join(letter for letter, text in texts.items() if text == texts[right])
     lines = "\n".join(f"{letter}) {text}" for letter, text in texts.items())
-    return Formed(truth, {"options": lines}, {"options": len(texts)})
+    return ParsedAnswer(truth, {"options": lines}, {"options": len(texts)})
 
 
-def _choice(option: Any) -> tuple[Any, Any]:
-    return option["label"], option["text"]
-
-
-def options(row: dict[str, Any], right: str, wrong: Sequence[str], where: str) -> Formed:
+def options(row: dict[str, Any], right: str, wrong: Sequence[str], where: str) -> ParsedAnswer:
     """Options in an order that only their texts decide, as columns ``A``, ``B``, ...; the truth is the right letter."""
     texts = [str(require_column(row, name, where)).strip() for name in (right, *wrong)]
     order = sorted(range(len(texts)), key=lambda i: hashlib.sha256(f"{texts!r} {i}".encode()).digest())
     letters = LETTERS[: len(order)]
     columns = {letter: texts[place] for letter, place in zip(letters, order, strict=True)}
     truth = "".join(letter for letter in letters if columns[letter] == texts[0])
-    return Formed(truth, columns, {"options": len(texts)})
+    return ParsedAnswer(truth, columns, {"options": len(texts)})
 
 
-def humaneval(row: dict[str, Any], answer: str, where: str) -> Formed:
+def humaneval(row: dict[str, Any], answer: str, where: str) -> ParsedAnswer:
     """Tests that define ``check(candidate)``; adds ``code``, the function to complete."""
     prompt, test, name = (str(require_column(row, column, where)) for column in ("problem", answer, "entry_point"))
     truth = {"style": "humaneval", "prompt": prompt, "test": test, "entry_point": name}
     _refuse_malformed(lambda: parse_tests(truth), where)
     if not re.search(rf"^def {re.escape(name)}\b", prompt, re.MULTILINE):
         raise DataError(f"{where}: column 'entry_point' is '{name}', which column 'problem' does not define.")
-    return Formed(json.dumps(truth), {"code": prompt.rstrip()}, {})
+    return ParsedAnswer(json.dumps(truth), {"code": prompt.rstrip()}, {})
 
 
-def livecodebench(row: dict[str, Any], answer: str, where: str) -> Formed:
+def livecodebench(row: dict[str, Any], answer: str, where: str) -> ParsedAnswer:
     """Public and private tests together; adds ``format``, which holds the starter code where there is some."""
-    hidden = _decoded(require_column(row, answer, where), answer, where)
-    tests = [*_decoded(row.get("public_test_cases") or "[]", "public_test_cases", where), *hidden]
-    name = _metadata(row, where).get("func_name")
+    hidden = _decode_tests(require_column(row, answer, where), answer, where)
+    tests = [*_decode_tests(row.get("public_test_cases") or "[]", "public_test_cases", where), *hidden]
+    name = _read_metadata(row, where).get("func_name")
     kind = "functional" if name else "stdin"
     for number, test in enumerate(tests, 1):
         if not isinstance(test, dict) or not {"input", "output"} <= test.keys() or test.get("testtype", kind) != kind:
@@ -140,10 +137,10 @@ def livecodebench(row: dict[str, Any], answer: str, where: str) -> Formed:
     _refuse_malformed(lambda: list(separate_tests(truth)), where)
     starter = str(row.get("starter_code") or "").strip("\n")
     fence = f"```python\n{starter or '# YOUR CODE HERE'}\n```"
-    return Formed(truth, {"format": (WITH_STARTER if starter else WITHOUT_STARTER).format(fence=fence)}, {})
+    return ParsedAnswer(truth, {"format": (WITH_STARTER if starter else WITHOUT_STARTER).format(fence=fence)}, {})
 
 
-TESTS: dict[str, Callable[[dict[str, Any], str, str], Formed]] = {
+TESTS: dict[str, Callable[[dict[str, Any], str, str], ParsedAnswer]] = {
     "humaneval": humaneval,
     "livecodebench": livecodebench,
 }
@@ -156,7 +153,7 @@ def _refuse_malformed(read: Callable[[], Any], where: str) -> None:
         raise DataError(f"{where}: {error}. Repair the row's tests, or remove it.") from error
 
 
-def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
+def _read_metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
     value = row.get("metadata") or "{}"
     try:
         return dict(json_text.loads(value) if isinstance(value, str) else value)
@@ -164,7 +161,7 @@ def _metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
         raise DataError(f"{where}: column 'metadata' is no JSON object ({error}).") from error
 
 
-def _pickled_text(pickled: bytes) -> str:
+def _read_pickled_text(pickled: bytes) -> str:
     """The text of a pickle that holds one text and nothing else. Nothing is unpickled: a pickle can run code.
 
     Raises:
@@ -181,7 +178,7 @@ def _pickled_text(pickled: bytes) -> str:
     return str(texts[0])
 
 
-def _unpacked(packed: bytes) -> bytes:
+def _unpack(packed: bytes) -> bytes:
     """zlib makes a thousand times as much of nothing but zeros."""
     stream = zlib.decompressobj()
     content = stream.decompress(packed, MOST_TEST_BYTES)
@@ -190,11 +187,11 @@ def _unpacked(packed: bytes) -> bytes:
     return content
 
 
-def _decoded(value: Any, column: str, where: str) -> list[Any]:
+def _decode_tests(value: Any, column: str, where: str) -> list[Any]:
     """A list of tests: as it is, as JSON, or as published (base64 of zlib of a pickled JSON text)."""
     try:
         if isinstance(value, str) and not value.lstrip().startswith("["):
-            value = _pickled_text(_unpacked(base64.b64decode(value, validate=True)))
+            value = _read_pickled_text(_unpack(base64.b64decode(value, validate=True)))
         tests = json_text.loads(value) if isinstance(value, str | bytes) else value
         if not isinstance(tests, list):
             raise TypeError(f"{type(tests).__name__}, not a list")

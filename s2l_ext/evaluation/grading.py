@@ -9,7 +9,7 @@ from typing import Any
 
 from s2l_ext.data.values import answer_text
 from s2l_ext.errors import ConfigError, DataError, S2LError
-from s2l_ext.evaluation.problems import Problem
+from s2l_ext.evaluation.benchmarks import Problem
 from s2l_ext.rewards import registry
 from s2l_ext.rewards.extraction import marked_answer
 from s2l_ext.rewards.registry import place_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from s2l_ext.config.model_files import is_local, needs_own_code
-from s2l_ext.data.tokenizers import NO_TRUST, Trust
+from s2l_ext.data.tokenizers import NO_TRUST, Trust, load_tokenizer
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, file_digests, sha256_file
@@ -60,11 +60,11 @@ def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Mode
     """
     folder = _folder(name, key)
     config = _read_json(folder / "config.json", key, name)
-    if not _some(folder, WEIGHTS):
+    if not _matching(folder, WEIGHTS):
         raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_names(folder)}.")
     if not trust.code and needs_own_code(folder):
         raise ConfigError(trust.needed(key, name))
-    tokenizer = _tokenizer(folder, key, name, trust)
+    tokenizer = _load_tokenizer(folder, key, name, trust)
     generation = folder / "generation_config.json"
     chosen = _read_json(generation, key, name).get("eos_token_id") if generation.is_file() else None
     stop = [*_as_list(chosen), *_as_list(tokenizer.eos_token_id)]
@@ -88,21 +88,13 @@ def _folder(name: str, key: str) -> Path:
         raise ConfigError(f"{key} {name}: no such folder, and the hub gave no files ({reason}).") from error
 
 
-def _tokenizer(folder: Path, key: str, name: str, trust: Trust) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if not _some(folder, TOKENIZER_FILES):
+def _load_tokenizer(folder: Path, key: str, name: str, trust: Trust) -> PreTrainedTokenizerBase:
+    if not _matching(folder, TOKENIZER_FILES):
         raise ConfigError(
             f"{key} {name}: no tokenizer in the folder (tokenizer.json or tokenizer.model). Found: {_names(folder)}. "
             "Copy the tokenizer files of the model it was trained from."
         )
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust.code)
-    except Exception as error:
-        if not trust.code and "trust_remote_code" in str(error):
-            raise ConfigError(trust.needed(key, name)) from error
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"{key} {name}: its tokenizer cannot be loaded ({reason}).") from error
+    tokenizer = load_tokenizer(str(folder), key, trust)
     if tokenizer.chat_template is None:
         raise ConfigError(
             f"{key} {name}: the tokenizer has no chat template, which makes token ids from the messages. Add "
@@ -118,7 +110,7 @@ def _read_json(path: Path, key: str, name: str) -> dict[str, Any]:
         raise ConfigError(f"{key} {name}: {path.name} cannot be read ({error}).") from error
 
 
-def _some(folder: Path, patterns: Sequence[str]) -> list[Path]:
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
@@ -137,8 +129,8 @@ def model_digest(folder: Path) -> str:
     """SHA-256 over configuration, tokenizer and weights. The weights' digests are remembered: reading 16 GB again
     takes longer than a small evaluation."""
     digests, total = Digests(cache_root() / "digests.json"), hashlib.sha256()
-    weights = set(_some(folder, WEIGHTS))
-    for path in _some(folder, (*SMALL_FILES, *WEIGHTS)):
+    weights = set(_matching(folder, WEIGHTS))
+    for path in _matching(folder, (*SMALL_FILES, *WEIGHTS)):
         digest = digests.file(path.resolve()) if path in weights else sha256_file(path)
         total.update(f"{path.name} {digest}\n".encode())
     with contextlib.suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,25 +12,10 @@ import pyarrow.parquet as pq
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, groups_of
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, Problem, groups_of
 from s2l_ext.evaluation.rows import parquet_columns, read_rows, require_known_kind
 
 VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One prompt with what its reward function needs; ``where`` is its file and row, ``groups`` its tier and level."""
-
-    id: str
-    where: str
-    messages: list[dict[str, str]]
-    data_source: str
-    ground_truth: Any
-    extra_info: dict[str, Any] = field(default_factory=dict)
-    ability: str = ""
-    reward: str | None = None
-    groups: dict[str, str] = field(default_factory=dict)
 
 
 def read_problems(
@@ -50,7 +34,7 @@ def read_problems(
     first: dict[str, Problem] = {}
     for path in paths:
         require_known_kind(path)
-        rows = _verl(path) if benchmark is None else _published(path, benchmark)
+        rows = _read_verl(path) if benchmark is None else _read_published(path, benchmark)
         found = list(islice(rows, limit))
         if not found:
             raise DataError(f"--data {path}: no rows.")
@@ -74,7 +58,7 @@ def _refuse_duplicate(first: Problem, problem: Problem, drop: bool) -> None:
         raise DataError(f"{place}. Keep one row a problem, or pass --drop-repeats; more samples of it come from --n.")
 
 
-def _verl(path: Path) -> Iterator[Problem]:
+def _read_verl(path: Path) -> Iterator[Problem]:
     if path.suffix != ".parquet":
         raise DataError(
             f"--data {path}: JSON lines and CSV need --benchmark NAME or FILE.yaml, which says how a row becomes a "
@@ -103,14 +87,11 @@ def _from_row(row: dict[str, Any], where: str) -> Problem:
     return Problem(name, where, row["prompt"], source, truth, extra, ability.lower(), None, groups)
 
 
-def _published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
+def _read_published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
     if path.suffix == ".parquet" and set(parquet_columns(path)) >= VERL_COLUMNS:
         raise DataError(
             f"--data {path}: verl parquet has its own prompts, --benchmark {benchmark.data_source} cannot apply. Leave "
             "--benchmark out, or give the file as it was published."
         )
     for where, record in read_rows(path):
-        asked = benchmark.ask(record, where)
-        name = prompt_id(asked.messages, asked.extra)
-        source, reward = benchmark.data_source, benchmark.reward
-        yield Problem(name, where, asked.messages, source, asked.truth, asked.extra, "", reward, asked.groups)
+        yield benchmark.problem(record, where)

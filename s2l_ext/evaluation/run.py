@@ -13,13 +13,12 @@ from typing import Any
 from s2l_ext import __version__
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS
+from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Problem
 from s2l_ext.evaluation.driver import Inputs, Job, draw, open_inputs
 from s2l_ext.evaluation.engines import ENGINES, Engine, Response, Setup, TransformersEngine
 from s2l_ext.evaluation.grading import Grade
 from s2l_ext.evaluation.metrics import by_group, summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model
-from s2l_ext.evaluation.problems import Problem
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.secrets import masked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +13,7 @@ from s2l_ext.toy.models import without_shard_bars
 from s2l_ext.toy.tasks import TIERS, Problem, sample
 from s2l_ext.toy.tokenizer import EOS_ID, PAD_ID, build_tokenizer, prompt_ids
 from s2l_ext.toy.world import ToyWorld
+from s2l_ext.utils.pass_at_k import pass_at_k
 
 if TYPE_CHECKING:
     from transformers import Qwen3ForCausalLM
@@ -45,9 +45,8 @@ def describe(
         for size, path in world.models.items():
             model = load_model(path)
             responses = generate(model, problems, k, seed, temperature, top_p)
-            rows.append(
-                {"tier": tier, "model": size, "parameters": model.num_parameters(), **_row(problems, responses)}
-            )
+            numbers = _summarize(problems, responses)
+            rows.append({"tier": tier, "model": size, "parameters": model.num_parameters(), **numbers})
     return rows
 
 
@@ -66,70 +65,54 @@ def generate(
     """``k`` sampled responses (token ids, up to the end of the turn) to every problem."""
     import torch
 
-    order = sorted(range(len(problems)), key=lambda index: len(problems[index].question))
+    prompts = [prompt_ids(problem.question) for problem in problems]
+    order = sorted(range(len(problems)), key=lambda index: len(prompts[index]))
     chunk = max(1, MAX_ROWS // k)
     found: dict[int, list[list[int]]] = {}
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         for start in range(0, len(order), chunk):
             indices = order[start : start + chunk]
-            output = _generate_chunk(model, [problems[index] for index in indices], k, temperature, top_p)
-            for position, index in enumerate(indices):
-                found[index] = output[position * k : (position + 1) * k]
+            width = len(prompts[indices[-1]])
+            ids = torch.tensor([[PAD_ID] * (width - len(prompts[index])) + prompts[index] for index in indices])
+            output = cast(Any, model).generate(
+                input_ids=ids,
+                attention_mask=(ids != PAD_ID).long(),
+                do_sample=True,
+                temperature=temperature,
+                top_p=top_p,
+                top_k=0,
+                num_return_sequences=k,
+                max_new_tokens=MAX_RESPONSE,
+            )
+            rows = [_until_end(row) for row in output[:, width:].tolist()]
+            found |= {index: rows[place * k : (place + 1) * k] for place, index in enumerate(indices)}
     return [found[index] for index in range(len(problems))]
-
-
-def _generate_chunk(
-    model: Qwen3ForCausalLM, problems: list[Problem], k: int, temperature: float, top_p: float
-) -> list[list[int]]:
-    import torch
-
-    prompts = [prompt_ids(problem.question) for problem in problems]
-    width = max(map(len, prompts))
-    ids = torch.tensor([[PAD_ID] * (width - len(prompt)) + prompt for prompt in prompts])
-    output = cast(Any, model).generate(
-        input_ids=ids,
-        attention_mask=(ids != PAD_ID).long(),
-        do_sample=True,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=0,
-        num_return_sequences=k,
-        max_new_tokens=MAX_RESPONSE,
-    )
-    return [_until_end(row) for row in output[:, width:].tolist()]
 
 
 def _until_end(ids: list[int]) -> list[int]:
     return ids[: ids.index(EOS_ID) + 1] if EOS_ID in ids else ids
 
 
-def _row(problems: list[Problem], responses: list[list[list[int]]]) -> dict[str, Any]:
+def _summarize(problems: list[Problem], responses: list[list[list[int]]]) -> dict[str, Any]:
     tokenizer = build_tokenizer()
-    careful: list[float] = []
-    hasty: list[float] = []
-    counts = []
+    by_mode: dict[bool, list[float]] = {True: [], False: []}
+    counts, k = [], len(responses[0])
     for problem, group in zip(problems, responses, strict=True):
         scores = [compute_score("", text, problem.answer) for text in tokenizer.batch_decode(group)]
         for score in scores:
-            (careful if score["careful"] else hasty).append(score["acc"])
+            by_mode[bool(score["careful"])].append(score["acc"])
         counts.append(round(sum(score["acc"] for score in scores)))
-    k = len(responses[0])
     every = [response for group in responses for response in group]
     return {
-        "p_careful": len(careful) / len(every),
-        "accuracy_careful": fmean(careful) if careful else None,
-        "accuracy_hasty": fmean(hasty) if hasty else None,
+        "p_careful": len(by_mode[True]) / len(every),
+        "accuracy_careful": fmean(by_mode[True]) if by_mode[True] else None,
+        "accuracy_hasty": fmean(by_mode[False]) if by_mode[False] else None,
         "pass@1": sum(counts) / len(every),
-        f"pass@{k}": fmean(unbiased_pass_at_k(k, correct, k) for correct in counts),
-        "length": fmean(len(response) for response in every),
+        f"pass@{k}": fmean(pass_at_k(k, correct, k) for correct in counts),
+        "length": fmean(map(len, every)),
         "unfinished": fmean(response[-1] != EOS_ID for response in every),
     }
-
-
-def unbiased_pass_at_k(num_samples: int, num_correct: int, k: int) -> float:
-    """Chance that at least one of ``k`` samples drawn without replacement is right (Chen et al. 2021)."""
-    return 1.0 - math.comb(num_samples - num_correct, k) / math.comb(num_samples, k)
 
 
 def format_table(rows: list[dict[str, Any]]) -> str:

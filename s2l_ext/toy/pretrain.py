@@ -44,9 +44,9 @@ class PretrainConfig:
     tier_shares: tuple[tuple[int, float], ...]
     careful_share: float
     lr: float
-    batch_size: int
-    skill_steps: int
-    mode_steps: int
+    batch_size: int = 32
+    skill_steps: int = 400
+    mode_steps: int = 60
     skill_loss: float = 0.02
     muon_factor: float = 5.0
     warmup_steps: int = 30
@@ -54,30 +54,9 @@ class PretrainConfig:
 
 
 DEFAULTS: dict[str, PretrainConfig] = {
-    "small": PretrainConfig(
-        tier_shares=((0, 0.60), (1, 0.10), (2, 0.10), (3, 0.20)),
-        careful_share=0.50,
-        lr=4e-3,
-        batch_size=48,
-        skill_steps=500,
-        mode_steps=60,
-    ),
-    "medium": PretrainConfig(
-        tier_shares=((0, 0.91), (1, 0.04), (2, 0.01), (3, 0.04)),
-        careful_share=0.35,
-        lr=3e-3,
-        batch_size=32,
-        skill_steps=400,
-        mode_steps=60,
-    ),
-    "large": PretrainConfig(
-        tier_shares=((0, 0.60), (1, 0.15), (2, 0.10), (3, 0.15)),
-        careful_share=0.90,
-        lr=2e-3,
-        batch_size=32,
-        skill_steps=400,
-        mode_steps=60,
-    ),
+    "small": PretrainConfig(((0, 0.60), (1, 0.10), (2, 0.10), (3, 0.20)), 0.50, 4e-3, batch_size=48, skill_steps=500),
+    "medium": PretrainConfig(((0, 0.91), (1, 0.04), (2, 0.01), (3, 0.04)), 0.35, 3e-3),
+    "large": PretrainConfig(((0, 0.60), (1, 0.15), (2, 0.10), (3, 0.15)), 0.90, 2e-3),
 }
 
 
@@ -115,37 +94,37 @@ class _Run:
         self.base_rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.rng = random.Random(f"{seed}/{size}")
         self.batches = similar_lengths(self.rng, mixture(self.rng, config.tier_shares), config.batch_size)
-        self.loss = float("nan")
 
     def train(self, progress: bool) -> Pretrained:
         config = self.config
         self.model.train()
         with tqdm(total=config.skill_steps + config.mode_steps, disable=not progress, unit="step") as bar:
-            steps = self._learn_skill(bar)
-            skill_loss = self.loss
+            warm_up = ((1.0, min(1.0, step / config.warmup_steps)) for step in range(1, config.skill_steps + 1))
+            steps, skill_loss = self._learn("skill", warm_up, bar, enough=config.skill_loss)
             bar.total = bar.n + config.mode_steps
-            self._learn_modes(bar)
+            decay = (1.0 - 0.9 * step / config.mode_steps for step in range(1, config.mode_steps + 1))
+            _, mode_loss = self._learn("modes", ((config.careful_share, rate) for rate in decay), bar)
         self.model.eval()
-        return Pretrained(self.model, steps, skill_loss, self.loss)
+        return Pretrained(self.model, steps, skill_loss, mode_loss)
 
-    def _learn_skill(self, bar: tqdm[Any]) -> int:
-        bar.set_description(f"pre-training {self.size}: skill")
-        for step in range(1, self.config.skill_steps + 1):
-            loss = self._step(1.0, min(1.0, step / self.config.warmup_steps))
-            self.loss = loss if step == 1 else LOSS_MEMORY * self.loss + (1 - LOSS_MEMORY) * loss
-            bar.update()
-            bar.set_postfix(loss=f"{self.loss:.3f}")
-            if self.loss < self.config.skill_loss:
-                return step
-        return self.config.skill_steps
+    def _learn(
+        self, name: str, plan: Iterator[tuple[float, float]], bar: tqdm[Any], enough: float = 0.0
+    ) -> tuple[int, float]:
+        """One stretch; its steps and running loss, which ends it early below ``enough``.
 
-    def _learn_modes(self, bar: tqdm[Any]) -> None:
-        bar.set_description(f"pre-training {self.size}: modes")
-        for step in range(1, self.config.mode_steps + 1):
-            loss = self._step(self.config.careful_share, 1.0 - 0.9 * step / self.config.mode_steps)
-            self.loss = loss if step == 1 else LOSS_MEMORY * self.loss + (1 - LOSS_MEMORY) * loss
+        Args:
+            plan: share of careful answers and factor of the learning rates, for each step.
+        """
+        bar.set_description(f"pre-training {self.size}: {name}")
+        step, running = 0, float("nan")
+        for step, (careful_share, rate) in enumerate(plan, start=1):
+            loss = self._step(careful_share, rate)
+            running = loss if step == 1 else LOSS_MEMORY * running + (1 - LOSS_MEMORY) * loss
             bar.update()
-            bar.set_postfix(loss=f"{self.loss:.3f}")
+            bar.set_postfix(loss=f"{running:.3f}")
+            if running < enough:
+                break
+        return step, running
 
     def _step(self, careful_share: float, rate: float) -> float:
         import torch

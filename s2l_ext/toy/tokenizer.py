@@ -52,17 +52,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def prompt_ids(question: str) -> list[int]:
     """What the chat template gives for one user message, without loading a tokenizer."""
-    return [
-        *_turn_start("user"),
-        *encode(question),
-        EOS_ID,
-        VOCABULARY["\n"],
-        *_turn_start("assistant"),
-    ]
-
-
-def _turn_start(role: str) -> list[int]:
-    return [VOCABULARY[TURN_START], *encode(role + "\n")]
+    start, line = VOCABULARY[TURN_START], VOCABULARY["\n"]
+    return [start, *encode("user\n"), *encode(question), EOS_ID, line, start, *encode("assistant\n")]
 
 
 def encode(text: str) -> list[int]:

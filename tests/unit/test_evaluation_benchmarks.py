@@ -11,10 +11,10 @@ import pytest
 
 from s2l_ext.data.humaneval import INSTRUCTION
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.benchmarks import BUILT_IN, load_benchmark
+from s2l_ext.evaluation.benchmarks import BUILT_IN, Problem, load_benchmark
 from s2l_ext.evaluation.forms import options
 from s2l_ext.evaluation.grading import grade, load_reward, reward_name
-from s2l_ext.evaluation.problems import Problem, read_problems
+from s2l_ext.evaluation.problems import read_problems
 from s2l_ext.rewards.code_tests import parse_tests
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."

@@ -10,9 +10,9 @@ import pytest
 
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.benchmarks import Problem, load_benchmark
 from s2l_ext.evaluation.grading import Grade, grade, load_reward, reward_name
-from s2l_ext.evaluation.problems import Problem, read_problems
+from s2l_ext.evaluation.problems import read_problems
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
 

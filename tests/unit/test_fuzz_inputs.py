@@ -25,7 +25,7 @@ from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import parquet_table, prompt_ids, read_pass_rates
 from s2l_ext.errors import S2LError
 from s2l_ext.evaluation.benchmarks import load_benchmark
-from s2l_ext.evaluation.forms import _decoded
+from s2l_ext.evaluation.forms import _decode_tests
 from s2l_ext.evaluation.samples import SampleFile
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
@@ -281,7 +281,7 @@ def test_pass_rates(folder: Path, content: bytes) -> None:
 @given(st.one_of(ODD, damaged(b"[1]"), damaged(zlib.compress(b"\x80\x04\x8c\x02[]\x94."))))
 def test_published_tests(value: Any) -> None:
     text = base64.b64encode(value).decode() if isinstance(value, bytes) else value
-    refuses_or_works(lambda: _decoded(text, "tests", "row 1"))
+    refuses_or_works(lambda: _decode_tests(text, "tests", "row 1"))
 
 
 # ---- parquet ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from s2l_ext.cli.data_toy import add_arguments, main
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.errors import DataError
 from s2l_ext.toy import cache, measure, pretrain, tasks, world
-from s2l_ext.toy.measure import describe, format_table, generate, unbiased_pass_at_k
+from s2l_ext.toy.measure import describe, format_table, generate
 from s2l_ext.toy.tokenizer import EOS_ID, prompt_ids, response_ids
 
 FEW_STEPS = pretrain.PretrainConfig(
@@ -257,10 +257,3 @@ def test_batched_sampling_follows_the_models_own_greedy_choice() -> None:
             logits = model(torch.tensor([ids])).logits[0, -1]
             assert logits[token] > logits.max() - 0.02
             ids.append(token)
-
-
-@pytest.mark.parametrize(
-    ("n", "c", "k", "expected"), [(4, 1, 1, 0.25), (4, 2, 2, 1 - 1 / 6), (4, 0, 4, 0.0), (4, 1, 4, 1.0)]
-)
-def test_pass_at_k_by_hand(n: int, c: int, k: int, expected: float) -> None:
-    assert unbiased_pass_at_k(n, c, k) == pytest.approx(expected)
