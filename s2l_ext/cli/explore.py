@@ -22,21 +22,21 @@ def main(args: argparse.Namespace) -> int:
     """``s2l explore``. Returns the exit status; what cannot be done raises."""
     mode = _mode(args)
     if mode == "merge":
-        _show(args, found := merge(args.merge, args.out), _merged_lines(found, args.out))
+        _print(args, found := merge(args.merge, args.out), _merged_lines(found, args.out))
     elif mode == "stats":
-        _show(args, found := stats(args.stats), as_lines(found))
+        _print(args, found := stats(args.stats), as_lines(found))
     else:
         drawn = explore(job_of(args), progress=not args.json)
         found = stats(args.out, verify=False)
         new = {"responses": drawn.responses, "tokens": drawn.tokens, "seconds": round(drawn.seconds, 2)}
         speed = f", {drawn.tokens / drawn.seconds:.0f} tokens/s" if drawn.seconds else ""
-        said = f"drawn        {drawn.responses} responses{speed}; {drawn.before} were there before"
-        lines = [said, *as_lines(found), f"written      {args.out}"]
-        _show(args, {"drawn": new, "before": drawn.before, **found}, lines)
+        summary = f"drawn        {drawn.responses} responses{speed}; {drawn.before} were there before"
+        lines = [summary, *as_lines(found), f"written      {args.out}"]
+        _print(args, {"drawn": new, "before": drawn.before, **found}, lines)
     return 0
 
 
-def _show(args: argparse.Namespace, found: dict[str, Any], lines: list[str]) -> None:
+def _print(args: argparse.Namespace, found: dict[str, Any], lines: list[str]) -> None:
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
+from s2l_ext.data.parquet_files import open_parquet
 from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, shown, text_fault
 from s2l_ext.errors import DataError
 
@@ -54,23 +54,24 @@ def check_parquet(
     path, leaf = Path(path), ".".join(answer)
     truth_fault = _one_answer_fault if one_answer else answer_fault
     fixes = {prompt_key: "A prompt is a list of {role, content} messages.", leaf: ANSWER_FIX}
+    if not path.is_file():
+        raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
     number, first, count = -1, dict[str, tuple[int, str]](), Counter[str]()
-    with _open(path) as file:
+    with open_parquet(path, "`s2l data gsm8k` writes parquet from JSONL.") as file:
+        if file.metadata.num_rows == 0:
+            raise DataError(f"{path}: the file has no rows. Write at least one prompt with its ground truth.")
         _require_columns(path, file.schema_arrow, prompt_key, answer)
         _refuse_reserved(path, file.schema_arrow.names)
-        try:
-            for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key, answer), max_rows)):
-                for name, fault in ((prompt_key, _prompt_fault(prompt)), (leaf, truth_fault(truth))):
-                    if fault is not None:
-                        first.setdefault(name, (number, fault))
-                        count[name] += 1
-        except UNREADABLE as error:
-            raise _unreadable(path, error) from error
-    rows = number + 1
+        for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key, answer), max_rows)):
+            for name, fault in ((prompt_key, _prompt_fault(prompt)), (leaf, truth_fault(truth))):
+                if fault is not None:
+                    first.setdefault(name, (number, fault))
+                    count[name] += 1
     for name in [name for name in fixes if name in first]:
         row, fault = first[name]
-        raise DataError(f"{path}: row {row}, column '{name}': {fault} ({count[name]} of {rows} rows). {fixes[name]}")
-    return rows
+        rows = f"{count[name]} of {number + 1} rows"
+        raise DataError(f"{path}: row {row}, column '{name}': {fault} ({rows}). {fixes[name]}")
+    return number + 1
 
 
 def _read_pairs(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str]) -> Iterator[tuple[Any, Any]]:
@@ -78,30 +79,6 @@ def _read_pairs(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str]) ->
     for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, ".".join(answer)]):
         truths = (_value_at(value, answer[1:]) for value in batch.column(answer[0]).to_pylist())
         yield from zip(batch.column(prompt_key).to_pylist(), truths, strict=True)
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    if not path.is_file():
-        raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
-    try:
-        file = pq.ParquetFile(path)
-    except UNREADABLE as error:
-        raise _unreadable(path, error) from error
-    try:
-        refuse_oversized(file, path)
-    except DataError:
-        file.close()
-        raise
-    if file.metadata.num_rows == 0:
-        file.close()
-        raise DataError(f"{path}: the file has no rows. Write at least one prompt with its ground truth.")
-    return file
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path}: not a readable parquet file ({reason(error)}). `s2l data gsm8k` writes parquet from JSONL."
-    )
 
 
 def _require_columns(path: Path, schema: pa.Schema, prompt_key: str, answer: Sequence[str]) -> None:

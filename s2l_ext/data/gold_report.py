@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from s2l_ext.data.parquet_files import open_parquet
 from s2l_ext.data.values import shown
-from s2l_ext.rewards.gold_reading import KINDS, UNSAFE, GoldReading, read_gold
+from s2l_ext.rewards.gold_reading import KINDS, UNSAFE, read_gold
 
 MOST_BEFORE_A_RUN, MOST_CONVERTED = 500, 5000
 """Different golds that are read at most, plain numbers apart: math-verify parses each one."""
@@ -37,6 +37,10 @@ class Example:
     gold: str
     kind: str
     read: str
+
+    def __str__(self) -> str:
+        read = f", read as {shown(self.read)}" if self.read and self.read != self.gold else ""
+        return f"  {WORDS[self.kind]}: {self.where}: {shown(self.gold)}{read}"
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class GoldReport:
         """As a person reads it: one line of counts, one for each example."""
         found = ", ".join(f"{number} {WORDS[kind]}" for kind, number in self.counts.items() if number)
         sample = "" if self.looked_at == self.distinct else f" ({self.looked_at} of {self.distinct} different ones)"
-        return [f"golds as the reward reads them{sample}: {found or 'none'}", *map(_line, self.examples)]
+        return [f"golds as the reward reads them{sample}: {found or 'none'}", *map(str, self.examples)]
 
     def warning(self) -> str | None:
         """One sentence or two on golds that are not read whole; None without any."""
@@ -75,11 +79,6 @@ class GoldReport:
             f"{self.unsafe} of {sum(self.counts.values())} golds are read in part or not at all, so that only the same "
             f"text is right (first: {first.where}: {shown(first.gold)}). Rewrite these answers or remove their rows."
         )
-
-
-def _line(example: Example) -> str:
-    read = f", read as {shown(example.read)}" if example.read and example.read != example.gold else ""
-    return f"  {WORDS[example.kind]}: {example.where}: {shown(example.gold)}{read}"
 
 
 def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress: bool = True) -> GoldReport:
@@ -104,7 +103,8 @@ def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress
             part = chosen[start : start + AT_ONCE]
             for key, reading in zip(part, threads.map(read_gold, (first[key][1] for key in part)), strict=True):
                 counts[reading.kind] += times[key]
-                examples += _unsafe(reading, first[key][0]) if len(examples) < EXAMPLES else []
+                if reading.kind in UNSAFE and len(examples) < EXAMPLES:
+                    examples.append(Example(first[key][0], reading.gold, reading.kind, reading.read))
             bar.update(len(part))
     return GoldReport(counts, tuple(examples), len(first), len(chosen))
 
@@ -116,15 +116,10 @@ def _chosen(keys: list[str], first: dict[str, tuple[str, Any]], most: int | None
     return [key for key in keys if key not in left_out]
 
 
-def _unsafe(reading: GoldReading, where: str) -> Iterable[Example]:
-    return [Example(where, reading.gold, reading.kind, reading.read)] if reading.kind in UNSAFE else []
-
-
 def _golds(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     for path in files:
-        with pq.ParquetFile(path) as file:
-            number = 0
-            for batch in file.iter_batches(columns=["reward_model.ground_truth"]):
-                for model in batch.column("reward_model").to_pylist():
-                    yield f"{path}: row {number}", None if model is None else model["ground_truth"]
-                    number += 1
+        with open_parquet(path) as file:
+            batches = file.iter_batches(columns=["reward_model.ground_truth"])
+            models = (model for batch in batches for model in batch.column("reward_model").to_pylist())
+            for number, model in enumerate(models):
+                yield f"{path}: row {number}", None if model is None else model["ground_truth"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -20,7 +22,25 @@ def reason(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
+@contextmanager
+def open_parquet(path: Path, fix: str = "") -> Iterator[pq.ParquetFile]:
+    """The file, to read from.
+
+    Args:
+        fix: what to do about a file that cannot be read, a sentence.
+
+    Raises:
+        DataError: it is damaged, or declares what no memory holds; also for an error of the reading inside.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _refuse_oversized(file, path)
+            yield file
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).{fix and ' '}{fix}") from error
+
+
+def _refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
     """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not looked
     at: pyarrow ends the process over a column without any.)
 

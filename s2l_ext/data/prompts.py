@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from s2l_ext.data.parquet_files import UNREADABLE, reason
+from s2l_ext.data.parquet_files import open_parquet
+from s2l_ext.data.reading import parquet_columns, read_rows
 from s2l_ext.errors import DataError
 from s2l_ext.store.reader import RolloutStore
-from s2l_ext.utils import json_text
-from s2l_ext.utils.digests import file_digests as file_digests
-from s2l_ext.utils.digests import sha256_file as sha256_file
 
 ID_DIGITS = 16
 SHOWN = 3
@@ -55,25 +52,15 @@ class PromptTable:
 
 def parquet_table(paths: Sequence[Path]) -> PromptTable:
     """Rows of the files, one after the other; as in verl's data set, a column that a file lacks is None there."""
-    files = {path: _opened(path) for path in paths}
-    names = sorted({name for file in files.values() for name in file.schema_arrow.names})
-    return PromptTable(names, lambda name: [value for path in files for value in _column(path, files[path], name)])
+    names = sorted({name for path in paths for name in parquet_columns(path)})
+    return PromptTable(names, lambda name: [value for path in paths for value in _read_column(path, name)])
 
 
-def _opened(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({reason(error)}). Restore it from a copy.") from error
-
-
-def _column(path: Path, file: pq.ParquetFile, name: str) -> list[Any]:
-    if name not in file.schema_arrow.names:
-        return [None] * file.metadata.num_rows
-    try:
-        return file.read([name]).column(0).to_pylist()
-    except UNREADABLE as error:
-        raise DataError(f"{path}: column '{name}' cannot be read ({reason(error)}). Restore it from a copy.") from error
+def _read_column(path: Path, name: str) -> list[Any]:
+    with open_parquet(path, "Restore it from a copy.") as file:
+        if name not in file.schema_arrow.names:
+            return [None] * file.metadata.num_rows
+        return list(file.read([name]).column(0).to_pylist())
 
 
 def dataset_table(dataset: Any) -> PromptTable:
@@ -188,37 +175,28 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
     if Path(path).expanduser().is_dir():
         return RolloutStore(path, key).require_pass_rates()
     rates: dict[str, float] = {}
-    for number, (name, rate) in enumerate(read_rows(path, ("prompt_id", "pass_rate"), key), start=1):
+    for number, (name, rate) in enumerate(read_columns(path, ("prompt_id", "pass_rate"), key), start=1):
         name = str(name)
         if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
             raise DataError(f"{key}={path}: row {number}: pass_rate={rate!r} must be a number in [0, 1].")
         if name in rates:
             raise DataError(f"{key}={path}: row {number}: prompt_id {name!r} is there twice. Keep one row per prompt.")
         rates[name] = float(rate)
-    if not rates:
-        raise DataError(f"{key}={path}: the file has no rows.")
     return rates
 
 
-def read_rows(path: str, fields: Sequence[str], key: str) -> list[tuple[Any, ...]]:
-    """The named fields of every row of a parquet or JSON lines file.
+def read_columns(path: str, names: Sequence[str], key: str) -> list[tuple[Any, ...]]:
+    """The named columns of every row of a parquet or JSON lines file, at least one row.
 
     Raises:
-        DataError: the file is missing or unreadable, or a row lacks a field.
+        DataError: the file is missing, empty or unreadable, or a row lacks a column.
     """
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise DataError(f"{key}={path}: no such file.")
     try:
-        if file.suffix == ".parquet":
-            rows = pq.read_table(file, columns=list(fields)).to_pylist()
-        else:
-            rows = [json_text.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
-        return [tuple(row[name] for name in fields) for row in rows]
-    except (KeyError, TypeError, ValueError, *UNREADABLE) as error:
+        return [tuple(row[name] for name in names) for _, row in read_rows(Path(path).expanduser(), names)]
+    except (DataError, KeyError) as error:
         raise DataError(
-            f"{key}={path}: cannot be read as rows with {', '.join(fields)} ({type(error).__name__}: {reason(error)}). "
-            "Use parquet or JSON lines."
+            f"{key}={path}: cannot be read as rows with {', '.join(names)} ({type(error).__name__}: {error}). Use "
+            "parquet or JSON lines."
         ) from None
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from s2l_ext.data import values
-from s2l_ext.data.parquet_files import UNREADABLE, reason, refuse_oversized
+from s2l_ext.data.parquet_files import open_parquet
 from s2l_ext.errors import DataError
 from s2l_ext.utils import json_text
 
@@ -221,10 +220,8 @@ def _refuse_half_characters(line: str, where: str) -> None:
 
 def parquet_columns(path: Path) -> list[str]:
     """Names of the columns. Raises DataError for a file that is no parquet."""
-    try:
-        return list(pq.read_schema(path).names)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+    with open_parquet(path) as file:
+        return list(file.schema_arrow.names)
 
 
 def read_parquet(
@@ -232,20 +229,16 @@ def read_parquet(
 ) -> Rows:
     """``file:row`` (rows from 0) and the wanted columns that the file has, a batch in memory at a time."""
     require_file(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            refuse_oversized(file, path)
-            if file.metadata.num_rows == 0:
-                raise DataError(f"{path}: the file has no rows.")
-            _refuse_column_twice(file.schema_arrow.names, path)
-            rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
-            found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
-            batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
-            records = (record for batch in batches for record in python_rows(batch))
-            bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
-            yield from ((f"{path}:{number}", record) for number, record in bar)
-    except UNREADABLE as error:
-        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).") from error
+    with open_parquet(path) as file:
+        if file.metadata.num_rows == 0:
+            raise DataError(f"{path}: the file has no rows.")
+        _refuse_column_twice(file.schema_arrow.names, path)
+        rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
+        found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+        batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
+        records = (record for batch in batches for record in python_rows(batch))
+        bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
+        yield from ((f"{path}:{number}", record) for number, record in bar)
 
 
 def _refuse_column_twice(names: Sequence[str], path: Path) -> None:

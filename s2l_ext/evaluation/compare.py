@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -15,13 +15,8 @@ from s2l_ext.utils import json_text
 SAME = ("data", "benchmark", "reward", "limit")
 
 
-class _Count(NamedTuple):
-    samples: int
-    correct: int
-
-
-Counts = dict[str, _Count]
-"""By problem."""
+Counts = dict[str, dict[str, Any]]
+"""``num_samples`` and ``num_correct`` by problem."""
 
 
 def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
@@ -39,9 +34,9 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     """
     if seed < 0:
         raise ConfigError(f"--seed {seed} must be at least 0.")
-    first, second = _read(a), _read(b)
+    first, second = _read_result(a), _read_result(b)
     _require_same(a, first, b, second, allowed)
-    of_a, of_b = _counts(first), _counts(second)
+    of_a, of_b = ({row["prompt_id"]: row for row in result["problems"]} for result in (first, second))
     _require_same_problems(a, of_a, b, of_b)
     ks = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
     values = np.array([_measures(of_b[name], ks) - _measures(of_a[name], ks) for name in sorted(of_a)])
@@ -49,8 +44,8 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     shares = values[:, 0]
     differing = int(np.count_nonzero(shares))
     return {
-        "a": _side(a, first),
-        "b": _side(b, second),
+        "a": _summarize_side(a, first),
+        "b": _summarize_side(b, second),
         "difference": float(means[0]),
         "ci95": [float(low[0]), float(high[0])],
         "verdict": verdict((float(low[0]), float(high[0])), differing),
@@ -64,7 +59,7 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     }
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_result(path: Path) -> dict[str, Any]:
     try:
         result = json_text.loads(path.read_text(encoding="utf-8"))
         for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
@@ -138,15 +133,12 @@ def _require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None
         )
 
 
-def _counts(result: dict[str, Any]) -> Counts:
-    return {row["prompt_id"]: _Count(row["num_samples"], row["num_correct"]) for row in result["problems"]}
-
-
-def _measures(count: _Count, ks: list[str]) -> np.ndarray:
+def _measures(row: dict[str, Any], ks: list[str]) -> np.ndarray:
     """Accuracy, then pass@k for each k, of one problem."""
-    return np.array([count.correct / count.samples, *(pass_at_k(*count, int(k)) for k in ks)])
+    samples, correct = row["num_samples"], row["num_correct"]
+    return np.array([correct / samples, *(pass_at_k(samples, correct, int(k)) for k in ks)])
 
 
-def _side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
+def _summarize_side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     kept = ("model", "accuracy", "standard_error", "mean_length", "truncation_rate")
     return {"file": str(path), **{name: result.get(name) for name in kept}}

@@ -153,7 +153,7 @@ class VLLMEngine:
                 tensor_parallel_size=machine.tensor_parallel,
                 gpu_memory_utilization=machine.memory_share,
                 seed=setup.sampling.seed,
-                **_only(setup.log_probs, logprobs_mode=LOGPROBS_MODE),
+                **cast(Any, {"logprobs_mode": LOGPROBS_MODE} if setup.log_probs else {}),
             )
         except Exception as error:
             reason = " ".join(str(error).split())[:300]
@@ -175,7 +175,7 @@ class VLLMEngine:
         """Queue requests. vLLM numbers them in the order in which they come."""
         prompts = [{"prompt_token_ids": request.prompt_ids} for request in requests]
         names = self.llm.enqueue(prompts, [self._params(request) for request in requests], use_tqdm=False)
-        self._waiting |= {_number(name): request for name, request in zip(names, requests, strict=True)}
+        self._waiting |= {_request_number(name): request for name, request in zip(names, requests, strict=True)}
 
     def step(self) -> list[Response]:
         """Let the engine go on a little; what finished meanwhile."""
@@ -194,7 +194,7 @@ class VLLMEngine:
     def _response(self, output: Any) -> Response:
         (only,) = output.outputs
         log_probs = list(only.logprobs.logprobs) if self.log_probs else None
-        request = self._waiting.pop(_number(output.request_id))
+        request = self._waiting.pop(_request_number(output.request_id))
         return Response(request, list(only.token_ids), only.finish_reason == "length", log_probs)
 
     def _params(self, request: Request) -> Any:
@@ -209,7 +209,8 @@ class VLLMEngine:
             seed=request.seed,
             stop_token_ids=self.stop_ids,
             detokenize=False,
-            **_only(self.log_probs, logprobs=0, flat_logprobs=True),
+            logprobs=0 if self.log_probs else None,
+            flat_logprobs=self.log_probs,
         )
 
     def close(self) -> None:
@@ -218,11 +219,7 @@ class VLLMEngine:
         del self.llm
 
 
-def _only(wanted: bool, **options: Any) -> dict[str, Any]:
-    return options if wanted else {}
-
-
-def _number(request_id: object) -> int:
+def _request_number(request_id: object) -> int:
     return int(str(request_id).split("-")[0])
 
 

@@ -8,7 +8,6 @@ import pytest
 from s2l_ext.data.prompts import (
     PromptTable,
     dataset_table,
-    file_digests,
     match_pass_rates,
     parquet_table,
     prompt_id,
@@ -19,6 +18,7 @@ from s2l_ext.data.prompts import (
     values_at,
 )
 from s2l_ext.errors import DataError
+from s2l_ext.utils.digests import file_digests
 
 
 def table(**columns: list) -> PromptTable:

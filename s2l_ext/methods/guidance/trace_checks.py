@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.data.answer_places import is_distinct, known_answer, spellings
-from s2l_ext.data.prompts import PromptTable, prompt_ids, read_rows, values_at
+from s2l_ext.data.prompts import PromptTable, prompt_ids, read_columns, values_at
 from s2l_ext.data.traces import answer_start, is_answer_only
 from s2l_ext.data.values import looks_like_a_list
 from s2l_ext.errors import DataError
@@ -43,7 +43,7 @@ def read_teacher_rollouts(path: str) -> dict[str, str]:
         traces = RolloutStore(path, TEACHER_KEY).correct_texts()
     else:
         traces = {}
-        for name, response, acc in read_rows(path, ("prompt_id", "response", "acc"), TEACHER_KEY):
+        for name, response, acc in read_columns(path, ("prompt_id", "response", "acc"), TEACHER_KEY):
             if acc == 1 and isinstance(response, str):
                 traces.setdefault(str(name), response)
     if not traces:
