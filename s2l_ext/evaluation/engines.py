@@ -209,8 +209,7 @@ class VLLMEngine:
             seed=request.seed,
             stop_token_ids=self.stop_ids,
             detokenize=False,
-            logprobs=0 if self.log_probs else None,
-            flat_logprobs=self.log_probs,
+            **cast(Any, {"logprobs": 0, "flat_logprobs": True} if self.log_probs else {}),
         )
 
     def close(self) -> None:
