@@ -167,25 +167,22 @@ def refuse_other_training(seconds: float = GONE_SECONDS) -> None:
     Raises:
         ResourceError: the queue of another run is there, also after ``seconds``: one that just ended takes it along.
     """
+    import ray
+
     deadline = time.monotonic() + seconds
-    while job := _job_with_queue():
+    while True:
+        try:
+            actor = ray.get_actor(**QUEUE)
+        except ValueError:
+            return
         if time.monotonic() > deadline:
+            job = actor._actor_id.job_id.hex()
             raise ResourceError(
                 f"the cluster trains already (Ray job {job} has the actor {QUEUE['name']}), and TransferQueue, which "
                 "verl trains through, exists once in a cluster. Wait for that run or stop it (`ray job list`, "
                 "`s2l submit --stop`), or use another cluster."
             )
         time.sleep(1.0)
-
-
-def _job_with_queue() -> str | None:
-    import ray
-
-    try:
-        actor = ray.get_actor(**QUEUE)
-    except ValueError:
-        return None
-    return str(actor._actor_id.job_id.hex())
 
 
 def alive_nodes(accelerator: str) -> list[Node]:
@@ -320,12 +317,9 @@ def check_accelerators(cfg: DictConfig, s2l: S2LConfig, nodes: Sequence[Node]) -
     total, available = sum(needed.values()), sum(node.accelerators for node in nodes)
     if total > available:
         parts = " + ".join(f"{count} ({who})" for who, count in needed.items())
+        logical = " (`ray start --num-gpus=N` sets a CPU node's logical ones)" if cfg.trainer.device == "cpu" else ""
         raise ResourceError(
             f"the run needs {total} accelerators = {parts}, but {available} are there. {has} Lower "
-            f"trainer.n_gpus_per_node or trainer.nnodes, or add nodes{_logical(cfg)}."
+            f"trainer.n_gpus_per_node or trainer.nnodes, or add nodes{logical}."
         )
     check_roles(roles(cfg, s2l), nodes)
-
-
-def _logical(cfg: DictConfig) -> str:
-    return " (`ray start --num-gpus=N` sets a CPU node's logical ones)" if cfg.trainer.device == "cpu" else ""

@@ -63,7 +63,7 @@ class Role:
         return [node for node in nodes if matches(self.selector, node.labels)]
 
     def __str__(self) -> str:
-        return f"s2l.placement.{self.name}={shown(self.selector)}" if self.selector else f"{self.name}: Ray chooses"
+        return f"s2l.placement.{self.name}={shown(self.selector)}" if self.selector else "Ray chooses the node"
 
 
 def roles(cfg: DictConfig, s2l: S2LConfig) -> list[Role]:
@@ -138,12 +138,8 @@ def table(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:
     lines = [
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]) for row in rows
     ]
-    lines += [f"{role.name}: {role.count} x {role.size} accelerator(s); {_choice(role)}" for role in wanted]
+    lines += [f"{role.name}: {role.count} x {role.size} accelerator(s); {role}" for role in wanted]
     return "\n".join(f"  {line}" for line in lines)
-
-
-def _choice(role: Role) -> str:
-    return str(role) if role.selector else "Ray chooses the node"
 
 
 def counted(nodes: Sequence[Node]) -> str:
