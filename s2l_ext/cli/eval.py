@@ -37,10 +37,10 @@ def as_lines(result: dict[str, Any], out: Path) -> list[str]:
         f"accuracy   {result['accuracy']:.4f}{sure}",
         f"samples    {n} for each of {result['num_problems']} problems, mean length {result['mean_length']:.1f} "
         f"tokens, {result['truncation_rate']:.1%} truncated",
-        f"pass@k     {_by_k(result, 'pass_at_k')}",
+        f"pass@k     {_format_by_k(result, 'pass_at_k')}",
     ]
     if result["maj_at_k"]:
-        lines.append(f"maj@k      {_by_k(result, 'maj_at_k')}")
+        lines.append(f"maj@k      {_format_by_k(result, 'maj_at_k')}")
     for column in GROUP_COLUMNS:
         for name, group in result.get(f"by_{column}", {}).items():
             sure = "" if group["standard_error"] is None else f" ± {group['standard_error']:.4f}"
@@ -50,7 +50,7 @@ def as_lines(result: dict[str, Any], out: Path) -> list[str]:
     return [*lines, f"written    {out}"]
 
 
-def _by_k(result: dict[str, Any], name: str) -> str:
+def _format_by_k(result: dict[str, Any], name: str) -> str:
     values, errors = result[name], result[f"{name}_standard_error"]
     shown = [k for k in values if int(k) & (int(k) - 1) == 0 or k == list(values)[-1]]
     return "  ".join(f"{k}: {values[k]:.4f}" + (f" ± {errors[k]:.4f}" if errors[k] is not None else "") for k in shown)

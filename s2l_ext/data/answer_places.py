@@ -118,7 +118,7 @@ def first_place(trace: str, answer: str) -> int | None:
     if not answer.strip():
         return None
     found = [match.start() for match in spellings(answer).finditer(trace)]
-    told = [start for start in found if _after(EQUALS, trace, start) or _after(ANSWER_IS, trace, start)]
+    told = [start for start in found if _follows(EQUALS, trace, start) or _follows(ANSWER_IS, trace, start)]
     return next(iter(told or found[-1:]), None)
 
 
@@ -133,11 +133,14 @@ def given_away(trace: str, answer: str) -> int | None:
         return None
     found = list(spellings(answer).finditer(trace))
     start = _computed_from(trace, answer)
-    told = [match.start() for match in found if _after(ANSWER_IS, trace, match.start())]
+    told = [match.start() for match in found if _follows(ANSWER_IS, trace, match.start())]
     told += [match.start() for match in found if match.start() >= start and _is_result(trace, match)]
     numbers = [match.start() for match in ANY_NUMBER.finditer(trace)] if value_of(canonical(answer)) is not None else []
     results = [match.end() for match in RESULT.finditer(trace)]
-    ends = [_run(found, numbers), _run_of_results(trace, [match.start() for match in found], results)]
+    ends = [
+        _start_of_last_numbers(found, numbers),
+        _start_of_last_results(trace, [match.start() for match in found], results),
+    ]
     return min([*told, *(end for end in ends if end is not None)], default=None)
 
 
@@ -148,7 +151,7 @@ def _computed_from(trace: str, answer: str) -> int:
 
 
 def _is_result(trace: str, match: re.Match[str]) -> bool:
-    return _after(EQUALS, trace, match.start()) and not CONTINUED.match(trace, match.end())
+    return _follows(EQUALS, trace, match.start()) and not CONTINUED.match(trace, match.end())
 
 
 def is_distinct(answer: str) -> bool:
@@ -160,11 +163,11 @@ def is_distinct(answer: str) -> bool:
     return value.denominator > 1 or len(str(abs(value))) >= DISTINCT_DIGITS
 
 
-def _after(words: re.Pattern[str], trace: str, start: int) -> bool:
+def _follows(words: re.Pattern[str], trace: str, start: int) -> bool:
     return words.search(trace[max(0, start - REACH) : start]) is not None
 
 
-def _run(found: list[re.Match[str]], numbers: list[int]) -> int | None:
+def _start_of_last_numbers(found: list[re.Match[str]], numbers: list[int]) -> int | None:
     """The start of the last numbers of a text that are all the answer."""
     first = None
     for match in reversed(found):
@@ -176,12 +179,12 @@ def _run(found: list[re.Match[str]], numbers: list[int]) -> int | None:
     return first
 
 
-def _run_of_results(trace: str, starts: list[int], results: list[int]) -> int | None:
+def _start_of_last_results(trace: str, starts: list[int], results: list[int]) -> int | None:
     """The start of the answer after the last equals signs of a text that are all followed by it."""
     first, places = None, set(starts)
     for end in reversed(results):
         start = next((s for s in range(end, min(end + 12, len(trace))) if s in places), None)
-        if start is None or not _after(EQUALS, trace, start):
+        if start is None or not _follows(EQUALS, trace, start):
             break
         first = start
     return first

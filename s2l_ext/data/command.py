@@ -16,7 +16,7 @@ from s2l_ext.errors import DataError
 
 def command_of(kind: type[Converter]) -> tuple[Callable[[argparse.ArgumentParser], None], Callable[..., int]]:
     """A function that adds the command's arguments, and one that runs it and returns the exit status."""
-    return lambda parser: _add_arguments(parser, kind), lambda args: _run(args, kind)
+    return lambda parser: _add_arguments(parser, kind), lambda args: _convert(args, kind)
 
 
 def _add_arguments(parser: argparse.ArgumentParser, kind: type[Converter]) -> None:
@@ -38,7 +38,7 @@ def _add_arguments(parser: argparse.ArgumentParser, kind: type[Converter]) -> No
             parser.add_argument(flag, default=item.default, **more)
 
 
-def _run(args: argparse.Namespace, kind: type[Converter]) -> int:
+def _convert(args: argparse.Namespace, kind: type[Converter]) -> int:
     if args.limit is not None and args.limit < 1:
         raise DataError(f"--limit {args.limit} must be at least 1.")
     twice = [str(path) for path, times in Counter(args.input).items() if times > 1]

@@ -216,7 +216,7 @@ def _column(record: dict[str, Any], key: str, where: str) -> tuple[Any, str, str
 
 
 @dataclass
-class Seen:
+class DuplicateCheck:
     """Where problems and ids were first. Rows whose problem came before are dropped and counted, or refused.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import Any
 
 from s2l_ext.data import converting, values
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, option
+from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, option
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -37,9 +37,9 @@ class Dapo(Converter):
     instruction: str = option(INSTRUCTION, "sentence appended to every problem, for boxed")
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, split = Seen(drop=True), str(self.name)
+        seen, split = DuplicateCheck(drop=True), str(self.name)
         for _, where, record in records:
-            problem, answer = _problem(record, where), _answer(record, where)
+            problem, answer = _read_problem(record, where), _read_answer(record, where)
             index = converting.index_of(problem)
             repeated = seen.repeat(index, where, answer)
             if repeated:
@@ -52,7 +52,7 @@ class Dapo(Converter):
             yield Row(split, f"dapo-{converting.digest(problem)[:16]}", index, prompt, answer)
 
 
-def _problem(record: dict[str, Any], where: str) -> str:
+def _read_problem(record: dict[str, Any], where: str) -> str:
     messages = record.get("prompt")
     one = isinstance(messages, list) and len(messages) == 1 and isinstance(messages[0], dict)
     content = messages[0].get("content") if one and messages else None
@@ -65,7 +65,7 @@ def _problem(record: dict[str, Any], where: str) -> str:
     return values.clean_text(found[1], where, "column 'prompt'")
 
 
-def _answer(record: dict[str, Any], where: str) -> str:
+def _read_answer(record: dict[str, Any], where: str) -> str:
     model = record.get("reward_model")
     if not isinstance(model, dict) or "ground_truth" not in model:
         raise DataError(f"{where}: column 'reward_model' is {values.shown(model)}, with no 'ground_truth'.")

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
-Drawn = tuple[int, int, T]
+LotEntry = tuple[int, int, T]
 """Minus the row's lot, its number in the input, and the row."""
 
 
@@ -20,7 +20,7 @@ class TierDraw(Generic[T]):
 
     def __init__(self, rows: int, seed: int = 0) -> None:
         self._rows, self._seed, self._count = rows, seed, 0
-        self._tiers: dict[Hashable, list[Drawn[T]]] = {}
+        self._tiers: dict[Hashable, list[LotEntry[T]]] = {}
 
     def offer(self, tier: Hashable, name: str, row: T) -> None:
         """``name`` (with the seed) decides the row's lot: rows with the smallest are drawn."""

@@ -92,10 +92,10 @@ def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress
     """
     times: Counter[str] = Counter()
     first: dict[str, tuple[str, Any]] = {}
-    for where, gold in _golds(files):
+    for where, gold in _read_golds(files):
         times[repr(gold)] += 1
         first.setdefault(repr(gold), (where, gold))
-    chosen = _chosen(list(first), first, most)
+    chosen = _choose(list(first), first, most)
     counts, examples = dict.fromkeys(KINDS, 0), list[Example]()
     bar = tqdm(total=len(chosen), desc="golds", unit=" golds", delay=BAR_AFTER_S, disable=not progress, leave=False)
     with bar, ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-golds") as threads:
@@ -109,14 +109,14 @@ def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress
     return GoldReport(counts, tuple(examples), len(first), len(chosen))
 
 
-def _chosen(keys: list[str], first: dict[str, tuple[str, Any]], most: int | None) -> list[str]:
+def _choose(keys: list[str], first: dict[str, tuple[str, Any]], most: int | None) -> list[str]:
     others = [key for key in keys if not PLAIN.fullmatch(str(first[key][1]))]
     step = 1 if most is None else max(-(-len(others) // most), 1)
     left_out = set(others) - set(others[::step])
     return [key for key in keys if key not in left_out]
 
 
-def _golds(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
+def _read_golds(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:
     for path in files:
         with open_parquet(path) as file:
             batches = file.iter_batches(columns=["reward_model.ground_truth"])

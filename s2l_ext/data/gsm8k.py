@@ -14,7 +14,7 @@ from typing import Any
 
 from s2l_ext.data import converting, traces
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, as_answer, as_text, option
+from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, as_answer, as_text, option
 from s2l_ext.data.values import clean_text, refuse_list_as_text, shown
 from s2l_ext.errors import DataError
 
@@ -55,10 +55,10 @@ class Gsm8k(Converter):
     drop_repeats: bool = converting.drop_repeats_option()
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, shared = Seen(self.drop_repeats), list[str]()
+        seen, shared = DuplicateCheck(self.drop_repeats), list[str]()
         first: dict[int, tuple[str, str, str]] = {}
         for path, where, record in records:
-            problem = _problem(record, where, path, self.name)
+            problem = _read_problem(record, where, path, self.name)
             place, split, name = first.setdefault(problem.index, (where, problem.split, problem.id))
             if split != problem.split:
                 shared.append(f"{place} ({split}) and {where} ({problem.split})")
@@ -68,7 +68,7 @@ class Gsm8k(Converter):
                 out.drop_row(problem.split, repeated)
                 continue
             seen.require_new_id(problem.id, where)
-            yield from self._row(problem, out)
+            yield from self._make_row(problem, out)
         if shared:
             raise DataError(
                 f"{len(shared)} problems are in two splits, first: {shared[0]}. Held-out accuracy would mean nothing; "
@@ -76,7 +76,7 @@ class Gsm8k(Converter):
             )
         seen.refuse_repeats()
 
-    def _row(self, problem: Problem, out: Output) -> Iterator[Row]:
+    def _make_row(self, problem: Problem, out: Output) -> Iterator[Row]:
         fault = trace_fault(problem.solution, problem.answer)
         if fault:
             out.drop_trace(problem.split, fault)
@@ -87,19 +87,19 @@ class Gsm8k(Converter):
         yield Row(problem.split, problem.id, problem.index, prompt, problem.answer, trace)
 
 
-def _problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
+def _read_problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
     original = "problem" not in record and "question" in record
     text = as_text(record, "question" if original else "problem", where)
-    solution = as_text(record, "answer", where) if original else _solution(record, where)
+    solution = as_text(record, "answer", where) if original else _read_solution(record, where)
     answer = _final_answer(solution, where) if original else as_answer(record, "answer", where)
     refuse_list_as_text(text, where, f"column '{'question' if original else 'problem'}'")
-    split = name or _split(str(record.get("source") or ""), path, where)
+    split = name or _find_split(str(record.get("source") or ""), path, where)
     given = record.get("id") not in (None, "")
     identity = as_text(record, "id", where) if given else f"{split}-{converting.digest(text)[:16]}"
     return Problem(where, identity, split, text, _without_thousands(answer), solution)
 
 
-def _solution(record: dict[str, Any], where: str) -> str:
+def _read_solution(record: dict[str, Any], where: str) -> str:
     solution = record.get("solution")
     if not isinstance(solution, str | None):
         raise DataError(f"{where}: column 'solution' is {shown(solution)}. A solution is text; leave it out for none.")
@@ -140,7 +140,7 @@ def trace_fault(solution: str, answer: str) -> str | None:
     return None if comes_up else NOT_REACHED
 
 
-def _split(source: str, path: Path, where: str) -> str:
+def _find_split(source: str, path: Path, where: str) -> str:
     for text in (source, path.name):
         words = re.split(r"[^a-z]+", text.lower())
         for split in SPLITS:

@@ -15,7 +15,7 @@ from typing import Any
 
 from s2l_ext.data import converting
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, as_text, option
+from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, as_text, option
 from s2l_ext.errors import DataError
 
 INSTRUCTION = (
@@ -65,9 +65,9 @@ class HumanEval(Converter):
     instruction: str = option(INSTRUCTION, "text before the function to complete")
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, split = Seen(self.drop_repeats), str(self.name)
+        seen, split = DuplicateCheck(self.drop_repeats), str(self.name)
         for _, where, record in records:
-            task = _task(record, where, self.trace == "canonical")
+            task = _read_task(record, where, self.trace == "canonical")
             index = converting.index_of(f"{task.id}\n{task.prompt}")
             repeated = seen.repeat(index, where, task.ground_truth, f"{where}: task '{task.id}' is also at {{first}}.")
             if repeated:
@@ -81,18 +81,18 @@ class HumanEval(Converter):
         seen.refuse_repeats()
 
 
-def _task(record: dict[str, Any], where: str, need_solution: bool) -> Task:
+def _read_task(record: dict[str, Any], where: str, need_solution: bool) -> Task:
     original = "task_id" in record
     keys = ("task_id", "prompt", "canonical_solution") if original else ("id", "problem", "solution")
     identity = as_text(record, keys[0], where)
-    prompt, test = (_code(record, key, where) for key in (keys[1], "test"))
-    solution = _code(record, keys[2], where) if need_solution else ""
+    prompt, test = (_read_code(record, key, where) for key in (keys[1], "test"))
+    solution = _read_code(record, keys[2], where) if need_solution else ""
     task = Task(identity, prompt, test, as_text(record, "entry_point", where), solution)
     _check(task, where, keys)
     return task
 
 
-def _code(record: dict[str, Any], key: str, where: str) -> str:
+def _read_code(record: dict[str, Any], key: str, where: str) -> str:
     """The text as it is: blanks at its ends belong to a program."""
     as_text(record, key, where)
     if not isinstance(record[key], str):
@@ -103,12 +103,12 @@ def _code(record: dict[str, Any], key: str, where: str) -> str:
 def _check(task: Task, where: str, keys: tuple[str, str, str]) -> None:
     stub = task.prompt if task.solution else f"{task.prompt.rstrip()}\n    pass\n"
     program = _parse(stub + task.solution, where, keys[2] if task.solution else keys[1])
-    if task.entry_point not in _functions(program):
+    if task.entry_point not in _function_names(program):
         raise DataError(
             f"{where}: column 'entry_point' is '{task.entry_point}', which column '{keys[1]}' does not define. "
-            f"Functions: {', '.join(_functions(program)) or 'none'}."
+            f"Functions: {', '.join(_function_names(program)) or 'none'}."
         )
-    if "check" not in _functions(_parse(task.test, where, "test")):
+    if "check" not in _function_names(_parse(task.test, where, "test")):
         raise DataError(f"{where}: column 'test' does not define check(candidate), which the reward calls.")
 
 
@@ -121,7 +121,7 @@ def _parse(code: str, where: str, column: str) -> ast.Module:
         raise DataError(f"{where}: column '{column}' is not Python ({error}).") from error
 
 
-def _functions(program: ast.Module) -> list[str]:
+def _function_names(program: ast.Module) -> list[str]:
     return [node.name for node in program.body if isinstance(node, ast.FunctionDef)]
 
 

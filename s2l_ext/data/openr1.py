@@ -79,9 +79,9 @@ class OpenR1(Converter):
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
         draw: TierDraw[Row] | None = None if self.num_rows is None else TierDraw(self.num_rows, self.seed)
         candidates = self._candidates(records, out)
-        with self._judging() as judge_all:
+        with self._start_judges() as judge_all:
             while batch := list(islice(candidates, BATCH_ROWS)):
-                for row in self._judged(batch, judge_all(batch), out):
+                for row in self._make_rows(batch, judge_all(batch), out):
                     if draw is None or row.split != self.name:
                         yield row
                     else:
@@ -128,7 +128,7 @@ class OpenR1(Converter):
             return OTHER_SOURCE
         return None
 
-    def _judged(self, batch: list[Candidate], verdicts: Iterator[Verdict], out: Output) -> Iterator[Row]:
+    def _make_rows(self, batch: list[Candidate], verdicts: Iterator[Verdict], out: Output) -> Iterator[Row]:
         for candidate, (trace, faults) in zip(batch, verdicts, strict=True):
             text = candidate.problem
             split = self.split_of(text)
@@ -142,7 +142,7 @@ class OpenR1(Converter):
             yield Row(split, identity, index, prompt, candidate.answer, trace, candidate.source)
 
     @contextmanager
-    def _judging(self) -> Iterator[Callable[[list[Candidate]], Iterator[Verdict]]]:
+    def _start_judges(self) -> Iterator[Callable[[list[Candidate]], Iterator[Verdict]]]:
         """A function that judges a batch, in order, here or in other processes."""
         if self.workers == 1 or self.trust_labels:
             if not self.trust_labels:
@@ -161,14 +161,16 @@ def judge(candidate: Candidate, options: OpenR1) -> Verdict:
     for position, text in enumerate(candidate.generations):
         left = options.row_seconds - (time.monotonic() - started)
         trace = traces.normalise(text)
-        fault = BROKEN if values.text_fault(text) else _fault(trace, candidate, position, options.trust_labels, left)
+        fault = (
+            BROKEN if values.text_fault(text) else _trace_fault(trace, candidate, position, options.trust_labels, left)
+        )
         if fault is None:
             return trace, faults
         faults.append(fault)
     return "", faults
 
 
-def _fault(trace: str, candidate: Candidate, position: int, trust_labels: bool, seconds: float) -> str | None:
+def _trace_fault(trace: str, candidate: Candidate, position: int, trust_labels: bool, seconds: float) -> str | None:
     if candidate.usable[position] is False:
         return traces.UNFINISHED
     fault = traces.form_fault(trace, candidate.answer)

@@ -129,10 +129,10 @@ def tiers_of(table: PromptTable, column: str, order: Sequence[Any] | None) -> ND
         DataError: no such column, tiers that ``order`` does not list, or values that are no numbers without ``order``.
     """
     key = "s2l.curriculum.tier_column"
-    return _ranks(values_at(table, column, key), order, f"{key}={column}")
+    return _rank_tiers(values_at(table, column, key), order, f"{key}={column}")
 
 
-def _ranks(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDArray[np.int64]:
+def _rank_tiers(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDArray[np.int64]:
     if order is None:
         odd = [value for value in values if not _is_number(value)]
         if odd:

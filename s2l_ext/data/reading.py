@@ -62,17 +62,17 @@ def require_file(path: Path, option: str = "") -> None:
     if not os.path.isfile(path):
         raise DataError(f"{name}: no such file.")
     kind = kind_of(path)
-    fix = FIXES.get(_kind(_inside(path)) if kind == GZIP else kind) if kind != PARQUET else None
+    fix = FIXES.get(_kind_of_content(_read_unpacked(path)) if kind == GZIP else kind) if kind != PARQUET else None
     if fix:
         raise DataError(f"{name}: {fix} {path.name}")
 
 
 def kind_of(path: Path) -> str:
     """``gzip``, ``parquet``, another kind of BEGINNINGS, or ``text``."""
-    return _kind(_beginning(path))
+    return _kind_of_content(_read_beginning(path))
 
 
-def _beginning(path: Path) -> bytes:
+def _read_beginning(path: Path) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read(BEGINNING_BYTES)
@@ -80,7 +80,7 @@ def _beginning(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error.strerror}).") from error
 
 
-def _inside(path: Path) -> bytes:
+def _read_unpacked(path: Path) -> bytes:
     """The first bytes that a gzipped file unpacks to; none if it is damaged, which whoever reads it will say."""
     try:
         with gzip.open(path, "rb") as file:
@@ -89,7 +89,7 @@ def _inside(path: Path) -> bytes:
         return b""
 
 
-def _kind(start: bytes) -> str:
+def _kind_of_content(start: bytes) -> str:
     if start[TAR_AT:BEGINNING_BYTES] == TAR_MARK:
         return TAR
     return next((kind for mark, (kind, _) in BEGINNINGS.items() if start.startswith(mark)), "text")
@@ -113,8 +113,8 @@ def read_rows(
 
 def is_parquet(path: Path) -> bool:
     """By content; a damaged file of that name is one too, unless it begins as a JSON object does."""
-    start = _beginning(path)
-    kind = _kind(start)
+    start = _read_beginning(path)
+    kind = _kind_of_content(start)
     is_json = start.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
     return kind == PARQUET or (kind == "text" and path.suffix == ".parquet" and not is_json)
 
@@ -126,7 +126,7 @@ def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> 
         DataError: the file is missing, no UTF-8, has no rows, or has a line that is no JSON object.
     """
     require_file(path)
-    lines = tqdm(_lines(path), desc=path.name, unit=" rows", disable=not progress)
+    lines = tqdm(_read_lines(path), desc=path.name, unit=" rows", disable=not progress)
     count = 0
     for number, line in lines:
         if limit is not None and count >= limit:
@@ -137,7 +137,7 @@ def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> 
         raise DataError(f"{path}: the file has no rows. Expected JSON lines: one JSON object a line.")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     opener: Any = gzip.open if kind_of(path) == GZIP else open
     try:
         with opener(path, "rt", encoding="utf-8-sig") as file:

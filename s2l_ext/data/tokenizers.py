@@ -84,7 +84,7 @@ def compare(
         TokenizerMismatch: a tokenizer cannot be loaded, or vocabularies, special ids or chat templates differ.
     """
     a, b = snapshot(path_a, key_a, trust), snapshot(path_b, key_b, trust)
-    template = _template_difference(a.chat_template, b.chat_template)
+    template = _compare_templates(a.chat_template, b.chat_template)
     differences = [*describe_token_differences(a, b), *(template if both_render else [])]
     if differences:
         raise TokenizerMismatch(
@@ -95,8 +95,8 @@ def compare(
     if not template:
         return []
     return [
-        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({_first(template)}). It is given prompts "
-        f"that {key_a} rendered, in a form that it may not have been trained on."
+        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({_first_change(template)}). It is given "
+        f"prompts that {key_a} rendered, in a form that it may not have been trained on."
     ]
 
 
@@ -146,30 +146,32 @@ def _sha256(value: object) -> str:
 def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:
     """Lines that say which token ids differ; empty when none does."""
     return [
-        *_vocabulary_difference(a.vocabulary, b.vocabulary),
-        *_special_difference(a.special_ids, b.special_ids),
+        *_compare_vocabularies(a.vocabulary, b.vocabulary),
+        *_compare_special_ids(a.special_ids, b.special_ids),
     ]
 
 
-def _vocabulary_difference(a: dict[str, int], b: dict[str, int]) -> list[str]:
+def _compare_vocabularies(a: dict[str, int], b: dict[str, int]) -> list[str]:
     if a == b:
         return []
     differing = [token for token in a.keys() | b.keys() if a.get(token) != b.get(token)]
     differing.sort(key=lambda token: (min(a.get(token, len(a)), b.get(token, len(b))), token))
-    shown = [f"{token!r}: {_id(a, token)} / {_id(b, token)}" for token in differing[:MAX_TOKENS_SHOWN]]
+    shown = [
+        f"{token!r}: {_describe_id(a, token)} / {_describe_id(b, token)}" for token in differing[:MAX_TOKENS_SHOWN]
+    ]
     return [f"vocabulary: {len(a)} / {len(b)} tokens, {len(differing)} differ, first: {'; '.join(shown)}"]
 
 
-def _id(vocabulary: dict[str, int], token: str) -> str:
+def _describe_id(vocabulary: dict[str, int], token: str) -> str:
     return f"id {vocabulary[token]}" if token in vocabulary else "absent"
 
 
-def _special_difference(a: dict[str, int | None], b: dict[str, int | None]) -> list[str]:
+def _compare_special_ids(a: dict[str, int | None], b: dict[str, int | None]) -> list[str]:
     different = [f"{name} {a[name]} / {b[name]}" for name in a if a[name] != b[name]]
     return [f"special ids: {', '.join(different)}"] if different else []
 
 
-def _template_difference(a: str | None, b: str | None) -> list[str]:
+def _compare_templates(a: str | None, b: str | None) -> list[str]:
     if a == b:
         return []
     if a is None or b is None:
@@ -181,7 +183,7 @@ def _template_difference(a: str | None, b: str | None) -> list[str]:
     return ["chat template:", *(line[:160] for line in lines[:MAX_DIFF_LINES]), *more]
 
 
-def _first(template: list[str]) -> str:
+def _first_change(template: list[str]) -> str:
     """The first difference of :func:`_template_difference`'s lines, on one line."""
     if len(template) == 1:
         return template[0].removeprefix("chat template: ")

@@ -9,7 +9,7 @@ from typing import Any
 
 from s2l_ext.data import converting, traces, values
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, Output, Records, Row, Seen, option
+from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, option
 from s2l_ext.data.values import shown
 from s2l_ext.errors import DataError
 from s2l_ext.rewards.math import marked_answer
@@ -43,21 +43,21 @@ class UserJsonl(Converter):
         return self.trace_check == "math"
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, tiers = Seen(self.drop_repeats), _Tiers(self.tier_field)
+        seen, tiers = DuplicateCheck(self.drop_repeats), _Tiers(self.tier_field)
         for _, where, record in records:
-            prompt = _prompt(record, self.prompt_field, where)
+            prompt = _read_prompt(record, self.prompt_field, where)
             text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
-            answer, index, split = self._answer(record, where), converting.index_of(text), self.split_of(text)
+            answer, index, split = self._read_answer(record, where), converting.index_of(text), self.split_of(text)
             message = f"{where}: field '{self.prompt_field}' is the prompt of {{first}} again."
             if repeated := seen.repeat(index, where, answer, message):
                 out.drop_row(split, repeated)
                 continue
             identity = converting.digest(text)[:16]
             if self.id_field:
-                identity = values.exact_text(*_field(record, self.id_field, "--id-field", where))
+                identity = values.exact_text(*_read_field(record, self.id_field, "--id-field", where))
             seen.require_new_id(identity, where, f"field '{self.id_field}': id")
             tier = tiers.read(record, where)
-            trace, fault = self._trace(record, where, answer)
+            trace, fault = self._read_trace(record, where, answer)
             if fault:
                 out.drop_trace(split, fault)
             if fault and self.without_trace == "drop":
@@ -68,25 +68,25 @@ class UserJsonl(Converter):
             yield Row(split, identity, index, prompt, answer, trace, tier)
         seen.refuse_repeats()
 
-    def _answer(self, record: dict[str, Any], where: str) -> str:
+    def _read_answer(self, record: dict[str, Any], where: str) -> str:
         """Answers that are no mathematics keep their spelling."""
-        text = values.answer_text(*_field(record, self.answer_field, "--answer-field", where))
+        text = values.answer_text(*_read_field(record, self.answer_field, "--answer-field", where))
         return values.without_exponent(text) if self.trace_check == "math" else text
 
-    def _trace(self, record: dict[str, Any], where: str, answer: str) -> tuple[str, str | None]:
+    def _read_trace(self, record: dict[str, Any], where: str, answer: str) -> tuple[str, str | None]:
         """The checked trace; or an empty one, and why it cannot be used."""
         name = self.trace_field
         if name is None:
             return "", None
-        value = _field(record, name, "--trace-field", where)[0] if "." in name else record.get(name)
+        value = _read_field(record, name, "--trace-field", where)[0] if "." in name else record.get(name)
         if value is not None and not isinstance(value, str):
             raise DataError(f"{where}: field '{name}' is {shown(value)}. A trace is text; leave it out for none.")
         values.refuse_list_as_text(value or "", where, f"field '{name}'")
         trace = traces.normalise(value or "")
-        fault = converting.BROKEN if values.text_fault(value or "") else self._fault(trace, answer)
+        fault = converting.BROKEN if values.text_fault(value or "") else self._trace_fault(trace, answer)
         return ("", fault) if fault else (trace, None)
 
-    def _fault(self, trace: str, answer: str) -> str | None:
+    def _trace_fault(self, trace: str, answer: str) -> str | None:
         fault = traces.form_fault(trace, answer, marked=self.trace_check == "exact")
         if fault or self.trace_check == "form":
             return fault
@@ -96,7 +96,7 @@ class UserJsonl(Converter):
         return None if stated is not None and stated.strip() == answer else traces.WRONG
 
 
-def _field(record: dict[str, Any], name: str, flag: str, where: str) -> tuple[Any, str, str]:
+def _read_field(record: dict[str, Any], name: str, flag: str, where: str) -> tuple[Any, str, str]:
     """A top-level field of exactly this name, or the value that the dots lead to; its place and what it is called."""
     value: Any = record
     for key in [name] if name in record else name.split("."):
@@ -109,8 +109,8 @@ def _field(record: dict[str, Any], name: str, flag: str, where: str) -> tuple[An
     return value, where, f"field '{name}'"
 
 
-def _prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str, str]]:
-    value, _, what = _field(record, name, "--prompt-field", where)
+def _read_prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str, str]]:
+    value, _, what = _read_field(record, name, "--prompt-field", where)
     if not isinstance(value, list):
         content = values.exact_text(value, where, what)
         values.refuse_list_as_text(content, where, what)
@@ -142,7 +142,7 @@ class _Tiers:
     def read(self, record: dict[str, Any], where: str) -> str | int | float | None:
         if self.name is None:
             return None
-        value: str | int | float = _field(record, self.name, "--tier-field", where)[0]
+        value: str | int | float = _read_field(record, self.name, "--tier-field", where)[0]
         if not _is_tier(value):
             raise DataError(
                 f"{where}: field '{self.name}' is {shown(value)}. A tier is text or a number of at most 63 bits."

@@ -51,7 +51,7 @@ def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], g
     data.add_argument(
         "--data",
         action="append",
-        type=_data,
+        type=_path_or_address,
         metavar="FILE|hf://NAME",
         help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
     )
@@ -85,7 +85,7 @@ def shared(args: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, A
     benchmark = None if args.benchmark is None else load_benchmark(args.benchmark)
     return {
         "model": args.model,
-        "data": tuple(args.data or _from_hub(benchmark)),
+        "data": tuple(args.data or _default_data(benchmark)),
         "out": args.out,
         "sampling": Sampling(**{name: value[name] for name in (*defaults, "presence_penalty") if name in value}),
         "machine": Machine(**{name: value[name] for name in MACHINE}),
@@ -103,24 +103,24 @@ def job_of(args: argparse.Namespace) -> Evaluation:
     return Evaluation(
         **shared(args, DEFAULTS),
         engine=args.engine,
-        ks=_ks(args.k),
+        ks=_parse_ks(args.k),
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
     )
 
 
-def _data(text: str) -> Path | str:
+def _path_or_address(text: str) -> Path | str:
     return text if text.startswith(HUB) else Path(text)
 
 
-def _from_hub(benchmark: Benchmark | None) -> tuple[str]:
+def _default_data(benchmark: Benchmark | None) -> tuple[str]:
     if benchmark is None or not benchmark.hub:
         why = "without --benchmark" if benchmark is None else f"{benchmark.data_source} names no data set of the hub"
         raise ConfigError(f"--data is missing ({why}). Give --data FILE, or --data hf://owner/name[:config][@split].")
     return (f"{HUB}{benchmark.hub}",)
 
 
-def _ks(text: str | None) -> tuple[int, ...] | None:
+def _parse_ks(text: str | None) -> tuple[int, ...] | None:
     try:
         return None if text is None else tuple(sorted({int(word) for word in text.split(",")}))
     except ValueError:

@@ -34,7 +34,7 @@ def divergences(
     Raises:
         DataError: there are no such rollouts, or they hold tokens that the models do not have.
     """
-    held_out = None if teacher_rollouts is None else _held_out(teacher_rollouts)
+    held_out = None if teacher_rollouts is None else _read_rollouts(teacher_rollouts)
     measure = _Pair(
         load_causal_model(student.folder, "float32", on_cpu, student.trust_remote_code),
         load_causal_model(teacher.folder, "float32", on_cpu, teacher.trust_remote_code),
@@ -47,7 +47,7 @@ def divergences(
     return found
 
 
-def _held_out(path: Path) -> list[Sample]:
+def _read_rollouts(path: Path) -> list[Sample]:
     samples = list(read_samples(path))
     if not samples:
         raise DataError(f"--teacher-rollouts {path}: no samples. Run s2l eval for the teacher to its end.")

@@ -103,7 +103,7 @@ def open_inputs(job: Job) -> Inputs:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SamplingReport:
     """What one run added: responses and their tokens, in how many seconds of drawing; and what was there before."""
 
     responses: int = 0
@@ -119,16 +119,16 @@ def draw(
     keep: Callable[[Response, str, Grade], None],
     open_engine: Callable[[], Engine],
     progress: bool,
-) -> Drawn:
+) -> SamplingReport:
     """Draw what is missing, grade it beside the drawing, and keep it; a bar counts responses and tokens.
 
     Args:
         there: whether a problem's response of that number is kept already.
     """
-    missing = list(_missing(job.sampling, inputs.prompts, there))
+    missing = list(_missing_requests(job.sampling, inputs.prompts, there))
     total = len(inputs.prompts) * job.sampling.n
     if not missing:
-        return Drawn(before=total)
+        return SamplingReport(before=total)
     engine = open_engine()
     started, tokens = time.monotonic(), 0
     try:
@@ -143,10 +143,12 @@ def draw(
                 bar.update()
     finally:
         engine.close()
-    return Drawn(len(missing), tokens, time.monotonic() - started, total - len(missing))
+    return SamplingReport(len(missing), tokens, time.monotonic() - started, total - len(missing))
 
 
-def _missing(sampling: Sampling, prompts: dict[str, list[int]], there: Callable[[str, int], bool]) -> Iterator[Request]:
+def _missing_requests(
+    sampling: Sampling, prompts: dict[str, list[int]], there: Callable[[str, int], bool]
+) -> Iterator[Request]:
     """Prompt by prompt, so that an engine computes a prompt once for all its responses."""
     for name, ids in prompts.items():
         for index in range(sampling.n):

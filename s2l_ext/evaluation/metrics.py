@@ -45,8 +45,8 @@ def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str
         "accuracy": fmean(shares),
         "standard_error": standard_error(shares),
         "ci95": None if (found := mean_interval(shares)) is None else list(found),
-        **_by_k("pass_at_k", passed),
-        **_by_k("maj_at_k", voted_right),
+        **_average_by_k("pass_at_k", passed),
+        **_average_by_k("maj_at_k", voted_right),
         "mean_score": fmean(fmean(row["scores"]) for row in problems),
         "mean_length": fmean(map(fmean, lengths)),
         "mean_length_standard_error": standard_error(list(map(fmean, lengths))),
@@ -70,7 +70,7 @@ def numbers_first(name: str) -> tuple[bool, float, str]:
     return number is None, float(name) if number else 0.0, name
 
 
-def _by_k(name: str, values: dict[int, list[float]] | None) -> dict[str, Any]:
+def _average_by_k(name: str, values: dict[int, list[float]] | None) -> dict[str, Any]:
     """Mean and standard error over problems by k; None for both where there is nothing to average."""
     means = None if values is None else {str(k): fmean(each) for k, each in values.items()}
     errors = None if values is None else {str(k): standard_error(each) for k, each in values.items()}

@@ -58,25 +58,25 @@ def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Mode
         ConfigError: there is no such model, or it lacks weights, a tokenizer or a chat template, or it needs code of
             its own that ``trust`` does not allow.
     """
-    folder = _folder(name, key)
+    folder = _find_folder(name, key)
     config = _read_json(folder / "config.json", key, name)
     if not _matching(folder, WEIGHTS):
-        raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_names(folder)}.")
+        raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_list_names(folder)}.")
     if not trust.code and needs_own_code(folder):
         raise ConfigError(trust.needed(key, name))
     tokenizer = _load_tokenizer(folder, key, name, trust)
     generation = folder / "generation_config.json"
     chosen = _read_json(generation, key, name).get("eos_token_id") if generation.is_file() else None
-    stop = [*_as_list(chosen), *_as_list(tokenizer.eos_token_id)]
+    stop = [*_list_ids(chosen), *_list_ids(tokenizer.eos_token_id)]
     ids = tuple(dict.fromkeys(stop))
     return Model(name, folder, tokenizer, ids, config.get("max_position_embeddings"), trust.code)
 
 
-def _folder(name: str, key: str) -> Path:
+def _find_folder(name: str, key: str) -> Path:
     if is_local(name):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
-            found = f"it holds {_names(folder)}, no config.json" if folder.is_dir() else "there is no such folder"
+            found = f"it holds {_list_names(folder)}, no config.json" if folder.is_dir() else "there is no such folder"
             raise ConfigError(f"{key} {name}: {found}. Give a Hugging Face model folder or a hub id (owner/name).")
         return folder
     from huggingface_hub import snapshot_download
@@ -91,8 +91,8 @@ def _folder(name: str, key: str) -> Path:
 def _load_tokenizer(folder: Path, key: str, name: str, trust: Trust) -> PreTrainedTokenizerBase:
     if not _matching(folder, TOKENIZER_FILES):
         raise ConfigError(
-            f"{key} {name}: no tokenizer in the folder (tokenizer.json or tokenizer.model). Found: {_names(folder)}. "
-            "Copy the tokenizer files of the model it was trained from."
+            f"{key} {name}: no tokenizer in the folder (tokenizer.json or tokenizer.model). Found: "
+            f"{_list_names(folder)}. Copy the tokenizer files of the model it was trained from."
         )
     tokenizer = load_tokenizer(str(folder), key, trust)
     if tokenizer.chat_template is None:
@@ -114,11 +114,11 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
-def _names(folder: Path) -> str:
+def _list_names(folder: Path) -> str:
     return ", ".join(sorted(path.name for path in folder.iterdir())[:12]) or "nothing"
 
 
-def _as_list(value: Any) -> list[int]:
+def _list_ids(value: Any) -> list[int]:
     return [] if value is None else [int(item) for item in (value if isinstance(value, list) else [value])]
 
 

@@ -75,11 +75,11 @@ def _read_verl(path: Path) -> Iterator[Problem]:
         number = 0
         for batch in file.iter_batches(columns=wanted):
             for row in batch.to_pylist():
-                yield _from_row(row, f"{path}: row {number}")
+                yield _make_problem(row, f"{path}: row {number}")
                 number += 1
 
 
-def _from_row(row: dict[str, Any], where: str) -> Problem:
+def _make_problem(row: dict[str, Any], where: str) -> Problem:
     extra = row.get("extra_info") or {}
     truth = row["reward_model"]["ground_truth"]
     name, source, ability = prompt_id(row["prompt"], extra), str(row["data_source"]), str(row.get("ability") or "")

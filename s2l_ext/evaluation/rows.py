@@ -32,7 +32,7 @@ def read_rows(path: Path) -> Rows:
     Raises:
         DataError: the file is of no known kind, or cannot be read as what its name says.
     """
-    return _csv(path) if path.suffix == ".csv" and not reading.is_parquet(path) else reading.read_rows(path)
+    return _read_csv(path) if path.suffix == ".csv" and not reading.is_parquet(path) else reading.read_rows(path)
 
 
 def require_known_kind(path: Path) -> None:
@@ -42,7 +42,7 @@ def require_known_kind(path: Path) -> None:
         raise DataError(f"--data {path}: expected a file that ends in {', '.join(SUFFIXES)}.")
 
 
-def _csv(path: Path) -> Rows:
+def _read_csv(path: Path) -> Rows:
     csv.field_size_limit(sys.maxsize)
     try:
         opener: Any = gzip.open if reading.kind_of(path) == reading.GZIP else open
@@ -69,23 +69,23 @@ def local_file(data: Path | str) -> Path:
         ConfigError: the address is malformed.
         DataError: the hub gave no rows; names the data set and what to do without the hub.
     """
-    return _fetched(data) if isinstance(data, str) and data.startswith(HUB) else Path(data).expanduser()
+    return _fetch_rows(data) if isinstance(data, str) and data.startswith(HUB) else Path(data).expanduser()
 
 
-def _fetched(address: str) -> Path:
+def _fetch_rows(address: str) -> Path:
     found = ADDRESS.fullmatch(address.removeprefix(HUB))
     if found is None:
         raise ConfigError(f"--data {address}: expected hf://owner/name, hf://owner/name:config or ...@split.")
-    rows = _load(address, found["name"], found["config"], found["split"])
+    rows = _load_rows(address, found["name"], found["config"], found["split"])
     path = cache_root() / "hub" / f"{re.sub(r'[/:@]', '--', found[0])}.jsonl"
     try:
-        _write(path, rows)
+        _write_json_lines(path, rows)
     except OSError as error:
         raise DataError(f"--data {address}: {path} cannot be written ({error.strerror}). Make room there.") from error
     return path
 
 
-def _load(address: str, name: str, config: str | None, split: str | None) -> Any:
+def _load_rows(address: str, name: str, config: str | None, split: str | None) -> Any:
     import datasets
 
     try:
@@ -104,7 +104,7 @@ def _load(address: str, name: str, config: str | None, split: str | None) -> Any
     return found["test" if "test" in found else next(iter(found))]
 
 
-def _write(path: Path, rows: Any) -> None:
+def _write_json_lines(path: Path, rows: Any) -> None:
     """Batches as arrow tables: pictures are not decoded."""
     with replacing(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for table in rows.with_format("arrow").iter(batch_size=BATCH_ROWS):

@@ -76,17 +76,17 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
             job,
             inputs,
             there=lambda name, index: (name, index) in file.outcomes,
-            keep=lambda *found: file.add(_sample(*found)),
+            keep=lambda *found: file.add(_make_sample(*found)),
             open_engine=lambda: open_engine(job, inputs),
             progress=progress,
         )
         drawn = [[file.outcomes[name, index] for index in range(job.sampling.n)] for name in inputs.problems]
-    result = _result(job, list(inputs.problems.values()), drawn, fingerprints)
+    result = _make_result(job, list(inputs.problems.values()), drawn, fingerprints)
     if teacher is not None:
-        result |= _divergences(job, inputs, teacher, progress)
+        result |= _measure_divergences(job, inputs, teacher, progress)
         fingerprints["divergence_to"] = model_digest(teacher.folder)
     result["seconds"] = round(time.monotonic() - started, 2)
-    _write(job.out, result)
+    _write_result(job.out, result)
     return result
 
 
@@ -108,7 +108,7 @@ def _open_teacher(job: Evaluation, model: Model) -> Model:
     return teacher
 
 
-def _divergences(job: Evaluation, inputs: Inputs, teacher: Model, progress: bool) -> dict[str, Any]:
+def _measure_divergences(job: Evaluation, inputs: Inputs, teacher: Model, progress: bool) -> dict[str, Any]:
     from s2l_ext.evaluation.divergence import divergences
 
     n, every = job.sampling.n, read_samples(job.samples_path)
@@ -116,7 +116,7 @@ def _divergences(job: Evaluation, inputs: Inputs, teacher: Model, progress: bool
     return divergences(inputs.model, teacher, own, job.teacher_rollouts, job.machine.on_cpu, progress)
 
 
-def _sample(response: Response, text: str, found: Grade) -> Sample:
+def _make_sample(response: Response, text: str, found: Grade) -> Sample:
     asked = response.request
     return Sample(
         asked.prompt_id, asked.index, asked.prompt_ids, response.token_ids, text, response.truncated, **vars(found)
@@ -143,10 +143,10 @@ def _identity(fingerprints: dict[str, Any]) -> dict[str, Any]:
     return plain | {name: value for name, value in fingerprints["sampling"].items() if name != "n"}
 
 
-def _result(
+def _make_result(
     job: Evaluation, problems: Sequence[Problem], outcomes: Sequence[Sequence[Outcome]], fingerprints: dict[str, Any]
 ) -> dict[str, Any]:
-    rows = [_row(problem, drawn) for problem, drawn in zip(problems, outcomes, strict=True)]
+    rows = [_count_problem(problem, drawn) for problem, drawn in zip(problems, outcomes, strict=True)]
     ks = job.ks or tuple(range(1, job.sampling.n + 1))
     sources = sorted({problem.data_source for problem in problems})
     by_source = {name: summarize([row for row in rows if row["data_source"] == name], ks) for name in sources}
@@ -165,7 +165,7 @@ def _result(
     }
 
 
-def _row(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
+def _count_problem(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
     return {
         "prompt_id": problem.id,
         "data_source": problem.data_source,
@@ -181,7 +181,7 @@ def _row(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, result: dict[str, Any]) -> None:
+def _write_result(path: Path, result: dict[str, Any]) -> None:
     try:
         write_atomically(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:

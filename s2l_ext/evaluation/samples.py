@@ -77,14 +77,14 @@ class SampleFile:
         there = read_fingerprint(self.path)
         if there is not None:
             _refuse_other(self.path, there, fingerprint)
-            self.outcomes = {(sample.prompt_id, sample.index): sample.outcome for sample in _samples(self.path)}
+            self.outcomes = {(sample.prompt_id, sample.index): sample.outcome for sample in _read_lines(self.path)}
         self._journal.cut()
         if there is None:
-            self._journal.add(_line({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint}))
+            self._journal.add(_encode_line({HEADER: SCHEMA_VERSION, "fingerprint": fingerprint}))
 
     def add(self, sample: Sample) -> None:
         """Append a sample; after this returns, a kill loses nothing of it."""
-        self._journal.add(_line(asdict(sample)))
+        self._journal.add(_encode_line(asdict(sample)))
         self.outcomes[sample.prompt_id, sample.index] = sample.outcome
 
     def close(self) -> None:
@@ -107,7 +107,7 @@ def read_samples(path: Path) -> Iterator[Sample]:
         raise DataError(f"{path}: no such file. Expected the .samples.jsonl that s2l eval writes beside --out.")
     if read_fingerprint(path) is None:
         raise DataError(f"{path}: holds nothing that s2l eval wrote. Expected a .samples.jsonl file.")
-    return _samples(path)
+    return _read_lines(path)
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:
@@ -132,7 +132,7 @@ def read_fingerprint(path: Path) -> dict[str, Any] | None:
     return fingerprint
 
 
-def _samples(path: Path) -> Iterator[Sample]:
+def _read_lines(path: Path) -> Iterator[Sample]:
     for number, line in whole_lines(path):
         if number > 1:
             try:
@@ -143,7 +143,7 @@ def _samples(path: Path) -> Iterator[Sample]:
                 ) from error
 
 
-def _line(record: dict[str, Any]) -> bytes:
+def _encode_line(record: dict[str, Any]) -> bytes:
     return (json.dumps(record, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
 
 

@@ -47,13 +47,13 @@ class RayPool:
     def __init__(self, setup: Setup, engines: int, address: str | None = None) -> None:
         join(address)
         on_cpu = cpu_only(address) if address else setup.machine.on_cpu
-        _require(engines, 0 if on_cpu else setup.machine.tensor_parallel)
-        options = _options(on_cpu, setup.machine.tensor_parallel)
+        _require_resources(engines, 0 if on_cpu else setup.machine.tensor_parallel)
+        options = _actor_options(on_cpu, setup.machine.tensor_parallel)
         actor: Any = ray.remote(Worker)
         self._actors: list[Any] = [actor.options(**options).remote() for _ in range(engines)]
         try:
             for call in [each.load.remote(setup) for each in self._actors]:
-                _get(call)
+                _get_result(call)
         except BaseException:
             self.close()
             raise
@@ -64,7 +64,7 @@ class RayPool:
         while busy:
             (done,), _ = ray.wait(list(busy), num_returns=1)
             actor = busy.pop(done)
-            responses, room, unfinished = _get(done)
+            responses, room, unfinished = _get_result(done)
             more = list(islice(source, room))
             if more or unfinished:
                 busy[actor.advance.remote(more)] = actor
@@ -98,7 +98,7 @@ def join(address: str | None) -> None:
         ) from error
 
 
-def _require(engines: int, gpus_each: int) -> None:
+def _require_resources(engines: int, gpus_each: int) -> None:
     """What a cluster does not have would be waited for silently."""
     total = ray.cluster_resources()
     for name, needed in (("GPU", engines * gpus_each), ("CPU", engines)):
@@ -109,7 +109,7 @@ def _require(engines: int, gpus_each: int) -> None:
             )
 
 
-def _options(on_cpu: bool, tensor_parallel: int) -> dict[str, Any]:
+def _actor_options(on_cpu: bool, tensor_parallel: int) -> dict[str, Any]:
     if not on_cpu:
         return {"num_cpus": 1, "num_gpus": tensor_parallel}
     # Engines that bind their threads would all take the same cores.
@@ -117,7 +117,7 @@ def _options(on_cpu: bool, tensor_parallel: int) -> dict[str, Any]:
     return {"num_cpus": 1, "runtime_env": {"env_vars": environment}}
 
 
-def _get(call: Any) -> Any:
+def _get_result(call: Any) -> Any:
     try:
         return ray.get(call)
     except ray.exceptions.RayTaskError as error:

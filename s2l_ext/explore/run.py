@@ -12,7 +12,7 @@ from typing import Any
 from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.tokenizers import digest, snapshot, token_digest
-from s2l_ext.evaluation.driver import Drawn, Inputs, Job, draw, open_inputs
+from s2l_ext.evaluation.driver import Inputs, Job, SamplingReport, draw, open_inputs
 from s2l_ext.evaluation.engines import LOGPROBS_MODE, Engine, Response, Sampling, Setup, require_at_least
 from s2l_ext.evaluation.grading import Grade
 from s2l_ext.evaluation.model_folder import model_digest
@@ -44,7 +44,7 @@ def check(job: Exploration) -> None:
 
 def explore(
     job: Exploration, progress: bool = True, open_engines: Callable[[Setup, Placement], Engine] = open_pool
-) -> Drawn:
+) -> SamplingReport:
     """Fill a store, or go on filling it. A kill at any moment loses no response that was graded.
 
     Args:
@@ -56,14 +56,14 @@ def explore(
     check(job)
     inputs = open_inputs(job)
     setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions, log_probs=True)
-    digests = {name: _digest(inputs, name) for name in inputs.problems}
+    digests = {name: _digest_problem(inputs, name) for name in inputs.problems}
     with StoreWriter(job.out, _fingerprint(job, inputs), job.sampling.n, digests, job.only_missing) as writer:
         before = sum(map(len, writer.have.values()))
         drawn = draw(
             job,
             inputs,
             there=lambda name, index: index in writer.have.get(name, ()),
-            keep=lambda *found: writer.add(_rollout(*found)),
+            keep=lambda *found: writer.add(_make_rollout(*found)),
             open_engine=lambda: open_engines(setup, job.placement),
             progress=progress,
         )
@@ -71,14 +71,14 @@ def explore(
     return replace(drawn, before=before)
 
 
-def _digest(inputs: Inputs, name: str) -> str:
+def _digest_problem(inputs: Inputs, name: str) -> str:
     """16 hex digits of what a problem's responses are drawn and graded with."""
     problem = inputs.problems[name]
     parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, inputs.rewards[name]]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _rollout(response: Response, text: str, found: Grade) -> Rollout:
+def _make_rollout(response: Response, text: str, found: Grade) -> Rollout:
     return Rollout(
         **vars(response.request),
         token_ids=response.token_ids,

@@ -55,7 +55,7 @@ def write(job: TraceStore) -> dict[str, int]:
         require_file(path, "--data")
         check_parquet(path)
     model = open_model(job.model, trust=job.trust)
-    rows = list(_rollouts(job, model))
+    rows = list(_make_rollouts(job, model))
     kept = [row for row in rows if row is not None]
     if not kept:
         raise DataError(f"--trace {job.trace}: none of the {len(rows)} rows has a usable trace.")
@@ -68,7 +68,7 @@ def write(job: TraceStore) -> dict[str, int]:
     return {"rows": len(kept), "dropped": len(rows) - len(kept), "tokens": tokens}
 
 
-def _rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | None]:
+def _make_rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | None]:
     table = parquet_table(list(job.data))
     names, chats = prompt_ids(table), table.read("prompt")
     seen: set[str] = set()
@@ -81,10 +81,10 @@ def _rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str] | N
         fault = trace_fault(trace)
         if fault and job.without_trace == "error":
             raise DataError(f"--data: row {row} has {fault}. Correct it, or set --without-trace drop.")
-        yield None if fault else _rollout(name, model.prompt_ids(chat, job.chat_options), trace, model)
+        yield None if fault else _make_rollout(name, model.prompt_ids(chat, job.chat_options), trace, model)
 
 
-def _rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
+def _make_rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
     text = after_prompt(trace.strip(), str(model.tokenizer.decode(prompt[-TAIL_TOKENS:])))
     ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]]
     problem = hashlib.sha256(json.dumps([prompt, trace]).encode()).hexdigest()[:16]

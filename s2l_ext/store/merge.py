@@ -34,20 +34,22 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
     stores = [RolloutStore(folder, KEY) for folder in folders]
     for store in stores[1:]:
         refuse_other(f"{KEY} {stores[0].folder}", stores[0].fingerprint, store.fingerprint, f"in {store.folder}")
-    problems = _problems(stores)
+    problems = _unite_problems(stores)
     n = max(store.manifest.request["n"] for store in stores)
     prompts = prompts_of_a_shard(n, stores[0].fingerprint["sampling"], shard_rows)
     with writable(out.parent, "Choose another --out."), staged(out) as stage:
         shards = [
-            write_shard(stage, number, [(row, problems[name]) for name in names for row in _responses(stores, name)])
+            write_shard(
+                stage, number, [(row, problems[name]) for name in names for row in _unite_responses(stores, name)]
+            )
             for number, names in enumerate(slices(list(problems), prompts))
         ]
-        write_manifest(stage, _manifest(stores, problems, n, shards))
-    written, read = (sum(each.rows for each in every) for every in (shards, _shards(stores)))
+        write_manifest(stage, _make_manifest(stores, problems, n, shards))
+    written, read = (sum(each.rows for each in every) for every in (shards, _all_shards(stores)))
     return {"responses": written, "prompts": len(problems), "duplicates": read - written}
 
 
-def _problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
+def _unite_problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
     """Digests by prompt id; the same prompt must be the same problem everywhere."""
     problems: dict[str, str] = {}
     for store in stores:
@@ -60,7 +62,7 @@ def _problems(stores: Sequence[RolloutStore]) -> dict[str, str]:
     return problems
 
 
-def _responses(stores: Sequence[RolloutStore], name: str) -> list[Rollout]:
+def _unite_responses(stores: Sequence[RolloutStore], name: str) -> list[Rollout]:
     """The prompt's responses of all stores by index, each once."""
     found: dict[int, tuple[Rollout, RolloutStore]] = {}
     for store in stores:
@@ -74,11 +76,13 @@ def _responses(stores: Sequence[RolloutStore], name: str) -> list[Rollout]:
     return [found[index][0] for index in sorted(found)]
 
 
-def _shards(stores: Sequence[RolloutStore]) -> list[Shard]:
+def _all_shards(stores: Sequence[RolloutStore]) -> list[Shard]:
     return [shard for store in stores for shard in store.manifest.shards]
 
 
-def _manifest(stores: Sequence[RolloutStore], problems: dict[str, str], n: int, shards: Sequence[Shard]) -> Manifest:
+def _make_manifest(
+    stores: Sequence[RolloutStore], problems: dict[str, str], n: int, shards: Sequence[Shard]
+) -> Manifest:
     """Asked for the most that a store was asked for, and complete if that is there of every prompt."""
     lists: dict[str, list[Any]] = {
         name: reduce(united, (store.fingerprint[name] for store in stores)) for name in ("data", "reward")

@@ -156,17 +156,17 @@ def check_shard(folder: Path, shard: Shard, key: str = "store") -> None:
     """Raise DataError unless the shard is there with the content that ``store.json`` names."""
     path = folder / shard.name
     if not path.is_file():
-        raise _damaged(folder, shard, key, "is missing")
+        raise _damage_error(folder, shard, key, "is missing")
     size = path.stat().st_size
     if size < shard.size:
-        raise _damaged(folder, shard, key, f"is truncated: {size} of {shard.size} bytes")
+        raise _damage_error(folder, shard, key, f"is truncated: {size} of {shard.size} bytes")
     found = sha256_file(path)
     if found != shard.sha256:
         was = f"its SHA-256 is {found[:12]}..., it was written with {shard.sha256[:12]}..."
-        raise _damaged(folder, shard, key, f"was changed: {was}")
+        raise _damage_error(folder, shard, key, f"was changed: {was}")
 
 
-def _damaged(folder: Path, shard: Shard, key: str, what: str) -> DataError:
+def _damage_error(folder: Path, shard: Shard, key: str, what: str) -> DataError:
     return DataError(
         f"{key}={folder}: shard {shard.name} ({shard.rows} responses) {what}. Restore it from a copy; or take it out "
         f"of the list of shards in {MANIFEST} and run `s2l explore --only-missing`, which draws its responses again."
@@ -233,12 +233,12 @@ class RolloutStore:
     def rollouts(self, prompt_id: str) -> list[Rollout]:
         """The prompt's responses by index; empty if there are none."""
         places = self._prompts[prompt_id].rows if prompt_id in self._prompts else {}
-        return [Rollout(**self._row(*places[index])) for index in sorted(places)]
+        return [Rollout(**self._read_row(*places[index])) for index in sorted(places)]
 
     def rollout(self, prompt_id: str, number: int) -> Rollout:
         """The prompt's ``number``-th response by index, from 0; the others are not decoded."""
         places = self._prompts[prompt_id].rows
-        return Rollout(**self._row(*places[sorted(places)[number]]))
+        return Rollout(**self._read_row(*places[sorted(places)[number]]))
 
     def every_rollout(self) -> Iterator[Rollout]:
         """All responses, prompt by prompt."""
@@ -266,13 +266,13 @@ class RolloutStore:
         for name, prompt in self._prompts.items():
             first = min((index for index, acc in prompt.acc.items() if acc is not None and acc >= 1.0), default=None)
             if first is not None:
-                texts[name] = str(self._row(*prompt.rows[first])["text"])
+                texts[name] = str(self._read_row(*prompt.rows[first])["text"])
         return texts
 
     def _read_index(self, number: int, shard: Shard) -> None:
         with self._reading(shard) as file:
             if not file.schema_arrow.equals(SCHEMA):
-                raise _damaged(
+                raise _damage_error(
                     self.folder, shard, self._key, f"has other columns: {', '.join(file.schema_arrow.names)}"
                 )
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -281,16 +281,18 @@ class RolloutStore:
         for row, (name, index, acc, problem) in enumerate(zip(*(columns[c] for c in INDEX_COLUMNS), strict=True)):
             prompt = self._prompts[name]
             if index in prompt.rows:
-                raise _damaged(self.folder, shard, self._key, f"holds response {index} of prompt {name} a second time")
+                raise _damage_error(
+                    self.folder, shard, self._key, f"holds response {index} of prompt {name} a second time"
+                )
             prompt.rows[index], prompt.acc[index], prompt.problem = (number, row), acc, problem
 
-    def _row(self, shard: int, row: int) -> dict[str, Any]:
+    def _read_row(self, shard: int, row: int) -> dict[str, Any]:
         starts = self._group_starts[shard]
         group = max(at for at, start in enumerate(starts) if start <= row)
-        found: dict[str, Any] = self._group(shard, group).slice(row - starts[group], 1).to_pylist()[0]
+        found: dict[str, Any] = self._read_group(shard, group).slice(row - starts[group], 1).to_pylist()[0]
         return found
 
-    def _group(self, shard: int, group: int) -> pa.Table:
+    def _read_group(self, shard: int, group: int) -> pa.Table:
         """A row group, of which the last few stay in memory: a prompt's responses lie close together."""
         if (shard, group) not in self._cache:
             with self._reading(self.manifest.shards[shard]) as file:
@@ -306,4 +308,4 @@ class RolloutStore:
             with pq.ParquetFile(self.folder / shard.name) as file:
                 yield file
         except UNREADABLE as error:
-            raise _damaged(self.folder, shard, self._key, f"cannot be read ({reason(error)})") from None
+            raise _damage_error(self.folder, shard, self._key, f"cannot be read ({reason(error)})") from None

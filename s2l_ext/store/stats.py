@@ -30,7 +30,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
     """
     store = RolloutStore(folder, "--stats", verify)
     counts, rates = list(store.counts().values()), np.array(list(store.pass_rates().values()))
-    parts = [_shard(folder.expanduser() / shard.name) for shard in store.manifest.shards]
+    parts = [_measure_shard(folder.expanduser() / shard.name) for shard in store.manifest.shards]
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.pop("lengths") for part in parts)])
     sums = {name: sum(part[name] for part in parts) for name in ("prompt_tokens", "truncated", "log_prob", "score")}
     responses, tokens = int(lengths.size), int(lengths.sum())
@@ -42,23 +42,23 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
         "prompts": len(counts),
         "responses": responses,
         "responses_per_prompt": {"min": min(counts, default=0), "max": max(counts, default=0)},
-        "pass_rate": _mean(float(rates.sum()), rates.size),
+        "pass_rate": _divide(float(rates.sum()), rates.size),
         "pass_rate_histogram": np.histogram(rates, BINS, (0.0, 1.0))[0].tolist(),
         "never_right": int((rates == 0).sum()),
         "always_right": int((rates == 1).sum()),
-        "mean_score": _mean(sums["score"], responses),
+        "mean_score": _divide(sums["score"], responses),
         "prompt_tokens": sums["prompt_tokens"],
         "response_tokens": tokens,
-        "length": _length(lengths),
-        "truncation_rate": _mean(sums["truncated"], responses),
-        "log_prob_per_token": _mean(sums["log_prob"], tokens),
+        "length": _summarize_lengths(lengths),
+        "truncation_rate": _divide(sums["truncated"], responses),
+        "log_prob_per_token": _divide(sums["log_prob"], tokens),
         "shards": len(parts),
         "bytes": sum(shard.size for shard in store.manifest.shards),
         "fingerprint": store.fingerprint,
     }
 
 
-def _shard(path: Path) -> dict[str, Any]:
+def _measure_shard(path: Path) -> dict[str, Any]:
     table = pq.read_table(path, columns=list(COLUMNS))
     flat = pc.list_flatten(table["log_probs"]).cast(pa.float64())
     return {
@@ -70,11 +70,11 @@ def _shard(path: Path) -> dict[str, Any]:
     }
 
 
-def _mean(total: float, count: int) -> float | None:
+def _divide(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
-def _length(lengths: NDArray[np.int64]) -> dict[str, float]:
+def _summarize_lengths(lengths: NDArray[np.int64]) -> dict[str, float]:
     if not lengths.size:
         return {}
     quantiles = {f"p{q}": float(np.percentile(lengths, q)) for q in (50, 90, 99)}
@@ -92,7 +92,7 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     return [
         f"model        {found['model']}",
         f"responses    {found['responses']}, {several} for each of {found['prompts']} prompts ({state})",
-        f"pass rate    {_number(found['pass_rate'])}; {found['never_right']} prompts never right, "
+        f"pass rate    {_format_rate(found['pass_rate'])}; {found['never_right']} prompts never right, "
         f"{found['always_right']} always",
         *(
             f"  {low / BINS:.1f} to {(low + 1) / BINS:.1f}  {count:>7} {'#' * round(40 * count / widest)}"
@@ -107,5 +107,5 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number(value: float | None) -> str:
+def _format_rate(value: float | None) -> str:
     return "none" if value is None else f"{value:.4f}"

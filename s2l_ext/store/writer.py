@@ -82,7 +82,7 @@ class StoreWriter:
             return Manifest(fingerprint, request), []
         store = RolloutStore(self.folder, KEY)
         there = store.manifest
-        if lacking := _lacking(there):
+        if lacking := _first_lacking(there):
             raise DataError(f"{KEY}={self.folder}: {MANIFEST} is damaged: no usable {lacking}. Restore it from a copy.")
         refuse_other(f"{KEY}={self.folder}", there.fingerprint, fingerprint)
         if not only_missing:
@@ -129,9 +129,9 @@ class StoreWriter:
         if number != REST:
             self._left[number] -= 1
             if not self._left[number]:
-                self._write(number)
+                self._write_shard(number)
 
-    def _write(self, number: int) -> None:
+    def _write_shard(self, number: int) -> None:
         """Make a shard. A kill in between leaves its responses in the journal too, or there only."""
         free = (each for each in shards.free_numbers(self.folder) if each not in self._left)
         rows = list(map(shards.decode, self._lines[number]))
@@ -144,7 +144,7 @@ class StoreWriter:
     def compact(self) -> None:
         """Make shards of all that the journal holds, whole slices or not."""
         for number in sorted(self._lines):
-            self._write(number)
+            self._write_shard(number)
 
     def finish(self) -> None:
         """The request was carried out: all of it is in shards."""
@@ -195,7 +195,7 @@ def united(there: list[Any], here: list[Any]) -> list[Any]:
 
 def refuse_other(place: str, there: Mapping[str, Any], here: Mapping[str, Any], now: str = "now") -> None:
     """Raise StateMismatch naming the first thing that responses depend on and that differs."""
-    first, second = _flat(there), _flat(here)
+    first, second = _flatten_identity(there), _flatten_identity(here)
     for name in dict.fromkeys([*first, *second]):
         if first.get(name) != second.get(name):
             was, is_now = (f"{e.get(name)} ({f.get('model_name')})" for e, f in ((first, there), (second, here)))
@@ -205,7 +205,7 @@ def refuse_other(place: str, there: Mapping[str, Any], here: Mapping[str, Any], 
             )
 
 
-def _flat(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten_identity(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: fingerprint.get(name) for name in IDENTITY if name != "sampling"}
     return plain | dict(fingerprint.get("sampling") or {})
 
@@ -222,7 +222,7 @@ def _is_beginning(path: Path) -> bool:
     return path.name.endswith(".partial") or (path.name == JOURNAL and path.stat().st_size == 0)
 
 
-def _lacking(manifest: Manifest) -> str | None:
+def _first_lacking(manifest: Manifest) -> str | None:
     """The first thing that a run which goes on relies on and that is not there, or of another type."""
     wanted = {"n": int, "prompts": int, "problems": str}
     kinds = {"tokenizer": str, "sampling": dict, "data": list, "reward": list}

@@ -120,7 +120,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "(no rows)"
     header = list(rows[0])
-    body = [[_cell(row[name]) for name in header] for row in rows]
+    body = [[_format_cell(row[name]) for name in header] for row in rows]
     widths = [max(len(name), *(len(line[i]) for line in body)) for i, name in enumerate(header)]
     lines = [header, ["-" * width for width in widths], *body]
     return "\n".join(
@@ -128,7 +128,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
     )
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else str(value)

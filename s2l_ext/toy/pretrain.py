@@ -61,7 +61,7 @@ DEFAULTS: dict[str, PretrainConfig] = {
 
 
 @dataclass(frozen=True)
-class Pretrained:
+class PretrainingResult:
     """The model and how its training went; losses are running means in nats per response token."""
 
     model: Qwen3ForCausalLM
@@ -70,7 +70,7 @@ class Pretrained:
     mode_loss: float
 
 
-def pretrain(size: str, config: PretrainConfig, seed: int, progress: bool = True) -> Pretrained:
+def pretrain(size: str, config: PretrainConfig, seed: int, progress: bool = True) -> PretrainingResult:
     """Train a fresh model of the named size on one thread; the same weights for the same arguments.
 
     One thread, because two wait for each other in every one of the many small operations, which on a busy machine
@@ -95,7 +95,7 @@ class _Run:
         self.rng = random.Random(f"{seed}/{size}")
         self.batches = similar_lengths(self.rng, mixture(self.rng, config.tier_shares), config.batch_size)
 
-    def train(self, progress: bool) -> Pretrained:
+    def train(self, progress: bool) -> PretrainingResult:
         config = self.config
         self.model.train()
         with tqdm(total=config.skill_steps + config.mode_steps, disable=not progress, unit="step") as bar:
@@ -105,7 +105,7 @@ class _Run:
             decay = (1.0 - 0.9 * step / config.mode_steps for step in range(1, config.mode_steps + 1))
             _, mode_loss = self._learn("modes", ((config.careful_share, rate) for rate in decay), bar)
         self.model.eval()
-        return Pretrained(self.model, steps, skill_loss, mode_loss)
+        return PretrainingResult(self.model, steps, skill_loss, mode_loss)
 
     def _learn(
         self, name: str, plan: Iterator[tuple[float, float]], bar: tqdm[Any], enough: float = 0.0

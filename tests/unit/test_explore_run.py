@@ -25,7 +25,7 @@ from s2l_ext import cli
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.data.tokenizers import digest, snapshot
 from s2l_ext.errors import ConfigError, DataError, ResourceError, StateMismatch
-from s2l_ext.evaluation.driver import Drawn, graded
+from s2l_ext.evaluation.driver import SamplingReport, graded
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup, VLLMEngine, sample_seed
 from s2l_ext.evaluation.model_folder import model_digest, open_model
 from s2l_ext.explore.pools import Placement
@@ -81,7 +81,7 @@ def job(model: Path, data: Path, tmp_path: Path):
 def draw(stand_in: Any):
     """Explore with a new stand-in; what it was asked, and what the run says."""
 
-    def run(job: Exploration, **options: Any) -> tuple[list[tuple[str, int]], Drawn]:
+    def run(job: Exploration, **options: Any) -> tuple[list[tuple[str, int]], SamplingReport]:
         engine = stand_in.StandIn(**options)
         return engine.asked, explore(job, progress=False, open_engines=engine.open)
 
@@ -155,7 +155,7 @@ def test_a_moved_model_is_the_same(job, draw, model: Path, tmp_path: Path) -> No
     draw(job())
     moved = shutil.copytree(model, tmp_path / "moved")
     asked, drawn = draw(job(model=str(moved)))
-    assert asked == [] and drawn == Drawn(before=N * PROMPTS)
+    assert asked == [] and drawn == SamplingReport(before=N * PROMPTS)
 
 
 # ---- going on -----------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_defaults_are_the_papers(model: Path, data: Path, monkeypatch: pytest.Mo
     from s2l_ext.cli import explore as command
 
     jobs: list[Exploration] = []
-    monkeypatch.setattr(command, "explore", lambda job, progress: jobs.append(job) or Drawn())
+    monkeypatch.setattr(command, "explore", lambda job, progress: jobs.append(job) or SamplingReport())
     monkeypatch.setattr(command, "stats", lambda folder, verify: {"model": "m", "responses": 0})
     out = str(tmp_path / "s")
     words = ["explore", "--model", "m", "--data", "d.parquet", "--out", out, "--json"]

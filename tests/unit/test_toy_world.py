@@ -129,7 +129,7 @@ def test_what_a_killed_build_left_is_removed() -> None:
 def test_two_callers_that_want_one_model_train_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
     trained = cache.cache_root().parent / "trained"
 
-    def count(*arguments: object) -> pretrain.Pretrained:
+    def count(*arguments: object) -> pretrain.PretrainingResult:
         with open(trained, "a") as file:
             file.write("x")
         return pretrain.pretrain(*arguments)  # type: ignore[arg-type]
