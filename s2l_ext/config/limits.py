@@ -28,13 +28,6 @@ class Limits:
         )
 
 
-def limited(
-    default: Any,
-    *,
-    at_least: float | None = None,
-    above: float | None = None,
-    at_most: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A dataclass field with a range."""
-    return field(default=default, metadata={"limits": Limits(at_least, above, at_most, below)})
+def limited(default: Any, **limits: float) -> Any:
+    """A dataclass field with a range: any of the names of :class:`Limits`."""
+    return field(default=default, metadata={"limits": Limits(**limits)})

@@ -22,11 +22,8 @@ def is_local(path: str) -> bool:
     if "://" in path:
         return False
     folder = Path(path).expanduser()
-    return path.startswith(("/", ".", "~")) or folder.is_dir() or path.count("/") > 1 or _parent_exists(folder)
-
-
-def _parent_exists(folder: Path) -> bool:
-    return folder.parent != Path(".") and folder.parent.is_dir()
+    is_beside_others = folder.parent != Path(".") and folder.parent.is_dir()
+    return path.startswith(("/", ".", "~")) or folder.is_dir() or path.count("/") > 1 or is_beside_others
 
 
 def parameter_count(path: str) -> int | None:

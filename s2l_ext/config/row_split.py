@@ -38,17 +38,13 @@ def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
     mini_batch = whole_number(cfg, f"{GROUP}.actor.ppo_mini_batch_size") * group_size
     step = whole_number(cfg, "data.train_batch_size") * group_size
     padded = math.ceil(step / mini_batch) * mini_batch  # verl fills up the last mini-batch
-    actor, ref = (_data_parallel_workers(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
+    gpus = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    # groups of GPUs that hold different rows
+    actor, ref = (gpus / _model_parallel_gpus(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
     yield "a mini-batch", mini_batch / actor, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"
     yield "a step", padded / actor, f"{GROUP}.rollout.log_prob_micro_batch_size_per_gpu"
     if setting(cfg, f"{GROUP}.actor.use_kl_loss") or setting(cfg, "algorithm.use_kl_in_reward"):
         yield "a step", padded / ref, f"{GROUP}.ref.log_prob_micro_batch_size_per_gpu"
-
-
-def _data_parallel_workers(cfg: DictConfig, role: str) -> float:
-    """Groups of GPUs that hold different rows: all GPUs over those that share the rows of one group."""
-    gpus = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
-    return gpus / _model_parallel_gpus(cfg, role)
 
 
 def _model_parallel_gpus(cfg: DictConfig, role: str) -> int:

@@ -209,13 +209,10 @@ def _all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
 
 def _used_as_modules(tree: ast.Module) -> set[str]:
     """Names of standard modules that the tests only ever use as ``name.attribute``."""
-    owners = {id(node.value): node.value.id for node in ast.walk(tree) if _is_attribute_of_name(node)}  # type: ignore[attr-defined]
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    owners = {id(node.value): node.value.id for node in attributes if isinstance(node.value, ast.Name)}
     plain = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and id(node) not in owners}
     return (set(owners.values()) - plain) & sys.stdlib_module_names
-
-
-def _is_attribute_of_name(node: ast.AST) -> bool:
-    return isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
 
 
 def _bind(name: str, names: dict[str, Any], link: Link, modules: set[str]) -> None:
