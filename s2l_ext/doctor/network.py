@@ -118,26 +118,23 @@ def dashboard(there: Sequence[Listener]) -> Finding:
     """Which dashboards others can reach, and whether each asks for a token."""
     boards = [one for one in there if one.process == DASHBOARD or one.port == DASHBOARD_PORT]
     wide = [one for one in boards if one.is_open]
+    asks = all(asks_for_token(one.host, one.port) for one in wide)
     value = ", ".join(f"{one.host}:{one.port}" for one in boards) or "none here"
+    open_ = ", open to other machines" + (", asks for a token" if asks else "") if wide else ""
     fix = (
         "Whoever reaches it runs programs as you. `ray start --dashboard-host=127.0.0.1` (Ray's default) or "
         "ray_kwargs.ray_init.include_dashboard=false; look at it through ssh -L; or start Ray with RAY_AUTH_MODE=token "
         "(docs/security.md)."
     )
-    if not wide:
-        return Finding("ray dashboard", "ok", value)
-    if all(asks_for_token(reachable_host(one.host), one.port) for one in wide):
-        return Finding("ray dashboard", "ok", f"{value}, open to other machines, asks for a token")
-    return Finding("ray dashboard", "warn", f"{value}, open to other machines", fix)
-
-
-def reachable_host(host: str) -> str:
-    """Where a server that listens at ``host`` answers on this machine."""
-    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return judged("ray dashboard", value + open_, asks, fix, "warn")
 
 
 def asks_for_token(host: str, port: int) -> bool:
-    """Whether a dashboard refuses who has none; False as well if it gives no answer."""
+    """Whether a dashboard refuses who has none; False as well if it gives no answer.
+
+    Who listens at every address answers at loopback.
+    """
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=CONNECT_SECONDS)
     try:
         connection.request("GET", "/api/version")
