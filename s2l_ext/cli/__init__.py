@@ -28,7 +28,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "dapo"): Command("DAPO-Math-17k, one row a problem, to verl parquet", "s2l_ext.data.dapo"),
     ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
     ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),
-    ("data", "traces-as-store"): Command("reasoning traces as a store, for SFT on them", "s2l_ext.explore.traces"),
+    ("data", "traces-as-store"): Command("reasoning traces as a store, for SFT on them", "s2l_ext.cli.data_traces"),
     ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.cli.eval"),
     ("explore",): Command("draw an explorer's responses into a store", "s2l_ext.cli.explore"),
     ("compare",): Command("two evaluations, paired by problem", "s2l_ext.cli.compare"),
