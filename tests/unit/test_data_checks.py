@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -99,3 +100,10 @@ def test_flat_answer_column_and_other_prompt_key(tmp_path):
 def test_column_with_a_name_of_verls_own_is_refused(tmp_path, name):
     with pytest.raises(DataError, match=f"column '{name}' has a name that verl uses itself.*extra_info"):
         check_parquet(write(tmp_path, [{**GOOD, name: "x"}]))
+
+
+def test_a_file_that_declares_more_than_memory_holds_is_refused(tmp_path, monkeypatch):
+    pq.write_table(pa.table({"prompt": [[{"role": "user", "content": "q"}]]}), tmp_path / "train.parquet")
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1))
+    with pytest.raises(DataError, match=r"train\.parquet: row group 0 declares .* GB, 0\.0 GB of memory are free"):
+        check_parquet(tmp_path / "train.parquet")
