@@ -4,6 +4,7 @@ import functools
 import json
 import pickle
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -78,3 +79,40 @@ def jsonl() -> Callable[[Path, list[Any]], Path]:
 @pytest.fixture(scope="session")
 def rows_of() -> Callable[[Path], list[dict[str, Any]]]:
     return lambda path: pq.read_table(path).to_pylist()
+
+
+class Page(HTMLParser):
+    """Every element of an HTML text, each of which is closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.elements = [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.handle_startendtag(tag, attrs)
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    @property
+    def drawings(self) -> int:
+        return sum(tag == "svg" for tag, _ in self.elements)
+
+    @property
+    def links(self) -> list[str]:
+        return [attrs[name] for _, attrs in self.elements for name in ("src", "href") if name in attrs]
+
+    def of_class(self, name: str) -> list[dict[str, str]]:
+        return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
+
+
+@pytest.fixture(scope="session")
+def read_page() -> type[Page]:
+    return Page

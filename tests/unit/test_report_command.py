@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -12,26 +11,6 @@ import pytest
 from s2l_ext import cli
 
 ACCURACY = "val-core/{}/acc/mean@1"
-
-
-class Page(HTMLParser):
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.drawings, self.links = [], 0, []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.drawings += tag == "svg"
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        pass
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
 
 
 def write(folder: Path, lines: list[tuple[int, dict]]) -> Path:
@@ -57,13 +36,13 @@ def expo(tmp_path) -> Path:
     return write(tmp_path / "expo", [training(step, **kl) for step in (1, 2, 3)])
 
 
-def test_a_plain_run_gives_one_page(plain, capsys):
+def test_a_plain_run_gives_one_page(plain, capsys, read_page):
     assert cli.main(["report", str(plain)]) == 0
     out = plain / "report"
     assert capsys.readouterr().out == f"2 training steps. Open {out / 'index.html'}.\n"
     assert [path.name for path in out.iterdir()] == ["index.html"]
     text = (out / "index.html").read_text()
-    page = Page(text)
+    page = read_page(text)
     assert page.drawings == 3 and "http" not in text and "<script" not in text
     assert page.links == ["#results", "#held_out_accuracy", "#training", "#cost", "#samples", "#settings"]
     assert "2 training steps. Held-out accuracy on toy: 0.250 → 0.500." in text
@@ -76,11 +55,11 @@ def test_a_plain_run_gives_one_page(plain, capsys):
     assert "No training rollouts were kept" in text and "nothing can be counted" in text
 
 
-def test_kl_and_curriculum_stand_on_the_same_page(expo, capsys, tmp_path):
+def test_kl_and_curriculum_stand_on_the_same_page(expo, capsys, tmp_path, read_page):
     out = tmp_path / "a" / "pages"
     assert cli.main(["report", str(expo), "--out", str(out)]) == 0
     text = (out / "index.html").read_text()
-    assert "#kl" in Page(text).links and "Every point" not in text and "No curve: the run logged no rho" in text
+    assert "#kl" in read_page(text).links and "Every point" not in text and "No curve: the run logged no rho" in text
     assert "The run logged no validation" in text
     assert not (expo / "report").exists()
 
@@ -169,12 +148,12 @@ def test_values_that_are_no_numbers_are_left_out(tmp_path, capsys):
     assert "0.1 (step 1)</td>" in text and "nan" not in text
 
 
-def test_names_from_the_run_are_escaped(tmp_path):
+def test_names_from_the_run_are_escaped(tmp_path, read_page):
     key = ACCURACY.format("<script>alert(1)</script>")
     run = write(tmp_path / "a<b>'c", [(0, {key: 0.5}), training(1, **{key: 1.0})])
     assert cli.main(["report", str(run)]) == 0
     text = (run / "report" / "index.html").read_text()
-    Page(text)
+    read_page(text)
     assert "<script" not in text and "<b>" not in text and "&lt;script&gt;alert(1)" in text
 
 
@@ -199,12 +178,12 @@ def test_the_planned_share_lies_under_the_one_that_was_sampled(tmp_path):
     assert planned == sampled and len(planned) == 2 and "as planned</span>" in text
 
 
-def test_many_validation_sets_and_samples_have_names(tmp_path):
+def test_many_validation_sets_and_samples_have_names(tmp_path, read_page):
     values = {ACCURACY.format(f"set{i}"): i / 10 for i in range(5)} | {"val-core/toy/acc/mean@8": 0.9}
     run = write(tmp_path / "run", [(0, values), training(1)])
     assert cli.main(["report", str(run)]) == 0
     text = (run / "report" / "index.html").read_text()
-    assert Page(text).drawings == 3
+    assert read_page(text).drawings == 3
     assert "toy, mean of 8: 0.900 (one validation)" in text and "set4, step 0: 0.4" in text
 
 
@@ -229,7 +208,7 @@ def evaluated(folder: Path, solved: int, source: str = "toy") -> Path:
     return write(folder, [*lines[:1], training(1, **{"s2l/explorer/fraction": 0.5}), training(2), *lines[1:]])
 
 
-def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
+def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path, read_page):
     out = tmp_path / "out"
     assert cli.main(["report", *map(str, pair), "--out", str(out), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -239,7 +218,7 @@ def test_two_runs_are_compared_problem_by_problem(pair, capsys, tmp_path):
     low, high = last["difference"]["ci95"]
     assert 0.1 <= low <= 0.3 and 0.7 <= high <= 0.9
     text = (out / "index.html").read_text()
-    page = Page(text)
+    page = read_page(text)
     assert set(page.links) == {f"#{name}" for name in found["sections"]} | {"#cost", "#settings"}
     assert "b minus a on toy: +0.500, 95 % interval" in text
     assert "(paired): too few problems differ for a verdict." in text
@@ -356,13 +335,13 @@ def bridge(tmp_path) -> Path:
     return out
 
 
-def test_a_pipelines_stages_lie_end_to_end_on_one_page(bridge, capsys):
+def test_a_pipelines_stages_lie_end_to_end_on_one_page(bridge, capsys, read_page):
     assert cli.main(["report", str(bridge), "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said["stages"] == ["warm_up", "opd"] and "distillation" in said["sections"]
     text = Path(said["pages"][0]).read_text()
-    assert Page(text).drawings == 4
-    assert Page(text).links == ["#models", "#held_out_accuracy", "#distillation", "#training"]
+    assert read_page(text).drawings == 4
+    assert read_page(text).links == ["#models", "#held_out_accuracy", "#distillation", "#training"]
     assert "warm_up, step 2: 0.25" in text and "opd, step 5: 0.25" in text
     assert "0.500 ± 0.010" in text and "0.1234" in text and "12,345" in text and "1.50e+09" in text
 

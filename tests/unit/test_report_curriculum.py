@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,30 +30,6 @@ from s2l_ext.report.charts import (
 from s2l_ext.report.draws import BINS, ChiSquare, chi_square, read_draws, tally
 from s2l_ext.report.page import page
 from s2l_ext.report.run import CURRICULUM, KL, Run, read_run
-
-
-class Page(HTMLParser):
-    """Every element, and a check that each is closed in turn."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open, self.elements = [], []
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        if tag != "meta":
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def of_class(self, name: str) -> list[dict[str, str]]:
-        return [attrs for _, attrs in self.elements if name in (attrs.get("class") or "").split()]
 
 
 def spread(**counts: float) -> list[float]:
@@ -109,9 +84,9 @@ def html_of(run: Run) -> str:
     return page(run.name, run.name, curriculum.lead(run), curriculum.sections(run))
 
 
-def test_the_page_is_balanced_labelled_and_loads_nothing(run):
+def test_the_page_is_balanced_labelled_and_loads_nothing(run, read_page):
     text = html_of(run)
-    page = Page(text)
+    page = read_page(text)
     drawings = [attrs for tag, attrs in page.elements if tag == "svg" and attrs.get("aria-hidden") != "true"]
     assert len(drawings) == 9
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
@@ -130,8 +105,8 @@ def test_exact_numbers_appear(run):
     assert "drawn, 0.50: 6<" in text
 
 
-def test_heat_map_has_a_cell_for_every_bin_and_is_darkest_where_the_mass_is(run):
-    cells = Page(curriculum.pass_rate_map(run)).of_class("cell")
+def test_heat_map_has_a_cell_for_every_bin_and_is_darkest_where_the_mass_is(run, read_page):
+    cells = read_page(curriculum.pass_rate_map(run)).of_class("cell")
     assert len(cells) == 2 * BINS
     shades = np.array([float(cell["fill-opacity"]) for cell in cells]).reshape(2, BINS)
     assert shades[0].argmax() == 10 and shades[0, 10] == 1.0
@@ -155,8 +130,8 @@ def test_two_thousand_steps_fit_into_the_columns():
 
 
 @pytest.mark.parametrize("rows", [[(7, spread(b3=1.0))], [(step, spread(b3=1.0)) for step in range(1, 61)]])
-def test_neighbouring_cells_leave_no_seam(rows):
-    page = Page(heat_map("Map", "pass rate", "prompts", rows, "See."))
+def test_neighbouring_cells_leave_no_seam(rows, read_page):
+    page = read_page(heat_map("Map", "pass rate", "prompts", rows, "See."))
     edges = [(float(cell["x"]), float(cell["width"])) for cell in page.of_class("cell")[::BINS]]
     assert len(edges) == len(rows)
     for (x, width), (following, _) in pairwise(edges):
@@ -378,11 +353,11 @@ def test_spread_of_advantages_is_drawn_where_it_was_logged(tmp_path):
         assert figures.count("<figcaption>Spread of advantages<") == count
 
 
-def test_doublings_take_equal_places_and_a_crossing_is_a_mark_without_a_line():
+def test_doublings_take_equal_places_and_a_crossing_is_a_mark_without_a_line(read_page):
     points = [(float(k), k / 8) for k in range(1, 9)]
     cross = Line("", "explorer", [(4.0, 0.5)], style="crosses", says=["k = 4.0"])
     text = chart("pass@k", "share", [Line("a", "learner", points), cross], x_name="k", doubling=True)
-    found = Page(text)
+    found = read_page(text)
     at = {attrs["cx"]: attrs["cy"] for attrs in found.of_class("dot")}
     xs = [float(x) for x in at]
     assert xs[1] - xs[0] == pytest.approx(xs[3] - xs[1], abs=0.02) == pytest.approx(xs[7] - xs[3], abs=0.02)

@@ -9,7 +9,6 @@ import os
 import re
 import select
 import sys
-from html.parser import HTMLParser
 
 import pytest
 
@@ -75,24 +74,6 @@ def fake(tmp_path, monkeypatch) -> Demo:
     )
 
 
-class Balanced(HTMLParser):
-    def __init__(self):
-        super().__init__()
-        self.open, self.tags, self.links = [], [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.links += [value for name, value in attrs if name in ("src", "href")]
-        if tag not in ("meta", "br"):
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-
 def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "0.2")  # for a sample of the memory
     assert run_demo(fake) == 0
@@ -113,13 +94,11 @@ def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
     assert last[2].startswith("Next:")
 
 
-def test_page_is_one_balanced_file_the_page_of_the_run(fake):
+def test_page_is_one_balanced_file_the_page_of_the_run(fake, read_page):
     run_demo(fake)
     text = (fake.out / "report.html").read_text(encoding="utf-8")
-    page = Balanced()
-    page.feed(text)
-    assert page.open == []
-    assert page.tags.count("svg") == 4
+    page = read_page(text)
+    assert page.drawings == 4
     assert page.links[:2] == ["#results", "#held_out_accuracy"] and page.links[-4:-2] == ["#demo", "#cost"]
     assert "http" not in text
     assert "<h1>Held-out accuracy 0.250 → 0.750 in 4 steps</h1>" in text and "8 4 0 0, as scheduled" in text
