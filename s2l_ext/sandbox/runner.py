@@ -101,19 +101,19 @@ class Sandbox:
 
     def run_script(self, source: str, stdin: str, timeout_s: float, limits: Limits | None = None) -> Finished:
         """Run ``source`` as a script with ``stdin`` as its input, for at most ``timeout_s`` seconds of wall time."""
-        return self._with_worker(lambda worker: worker.run_script(source, stdin, timeout_s, limits or Limits()))
+        return self._run(source, stdin, timeout_s, limits or Limits())
 
     def run_judged(self, source: str, job: dict[str, Any], timeout_s: float, limits: Limits | None = None) -> Finished:
         """Load ``source`` in one process and run the tests of ``job`` in another; the verdict is in ``verdict``."""
-        return self._with_worker(lambda worker: worker.run_judged(source, job, timeout_s, limits or Limits()))
+        return self._run(source, job, timeout_s, limits or Limits())
 
-    def _with_worker(self, action: Any) -> Finished:
+    def _run(self, source: str, given: str | dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
         """A zygote that fails is replaced, idle ones too, and the job is tried once more; then the caller fails."""
         with self._slots:
             for attempt in (1, 2):
                 worker = self._take()
                 try:
-                    finished: Finished = action(worker)
+                    finished = worker.run(source, given, timeout_s, limits)
                 except BaseException as error:
                     worker.close()
                     if not isinstance(error, OSError):
@@ -162,7 +162,7 @@ def _probe(worker: Worker) -> str:
         canary.flush()
         source = PROBE.format(port=server.getsockname()[1], canary=canary.name)
         try:
-            finished = worker.run_script(source, "", 20.0, Limits())
+            finished = worker.run(source, "", 20.0, Limits())
             seen = {**json.loads(finished.stdout), "writing": Path(canary.name).read_text() == "canary"}
         except (OSError, ValueError) as error:
             return f"the probe itself ({error})"

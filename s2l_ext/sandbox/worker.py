@@ -101,22 +101,19 @@ class Worker:
             raise OSError(f"the zygote ended: {_tail(self._log.read(), 500).strip() or 'it left no message'}")
         return json.loads(data), descriptors
 
-    def run_script(self, source: str, stdin: str, timeout_s: float, limits: Limits) -> Finished:
+    def run(self, source: str, given: str | dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
+        """Run ``source`` as a script with ``given`` as its input, or judge its functions by the tests of ``given``."""
         with contextlib.ExitStack() as stack:
             job = _Job(self, stack, timeout_s, limits)
             nothing = job.own(os.open(os.devnull, os.O_RDWR))
-            program = [job.text(stdin), job.pipe("out"), job.pipe("err"), nothing, job.text(source), job.ready]
-            return job.finish(job.fork("program", program, mode="script"))
-
-    def run_judged(self, source: str, tests: dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
-        with contextlib.ExitStack() as stack:
-            job = _Job(self, stack, timeout_s, limits)
-            nothing = job.own(os.open(os.devnull, os.O_RDWR))
+            out, err, text = job.pipe("out"), job.pipe("err"), job.text(source)
+            if isinstance(given, str):
+                script = [job.text(given), out, err, nothing, text, job.ready]
+                return job.finish(job.fork("program", script, mode="script"))
             ours, theirs = (job.own(end.detach()) for end in socket.socketpair())
-            judge = [nothing, nothing, nothing, ours, job.text(json.dumps(tests)), job.pipe("verdict"), job.ready]
-            program = [nothing, job.pipe("out"), job.pipe("err"), theirs, job.text(source), job.ready]
+            judge = [nothing, nothing, nothing, ours, job.text(json.dumps(given)), job.pipe("verdict"), job.ready]
             watched = job.fork("judge", judge, seconds=timeout_s)
-            job.fork("program", program, mode="functions")
+            job.fork("program", [nothing, out, err, theirs, text, job.ready], mode="functions")
             return job.finish(watched)
 
     def fork(self, request: dict[str, Any], descriptors: list[int]) -> int:
