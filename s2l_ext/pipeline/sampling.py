@@ -93,12 +93,11 @@ def _read_result(path: Path) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class ExploreOptions:
-    """``n`` rollouts a prompt at ``temperature``; ``args`` are more words for ``s2l explore``."""
+class ExploreOptions(EvaluateOptions):
+    """Likewise for ``s2l explore``, of rollouts."""
 
     n: int = limited(32, at_least=1)
     temperature: float = limited(0.7, at_least=0)
-    args: list[Any] = field(default_factory=list)
 
 
 class Explore(Kind):
@@ -129,13 +128,13 @@ class Explore(Kind):
 # ---- what both have in common --------------------------------------------------------------------------------------
 
 
-def sampling_words(stage: Stage, model: str, out: Path, options: Any) -> tuple[str, ...]:
+def sampling_words(stage: Stage, model: str, out: Path, options: EvaluateOptions) -> tuple[str, ...]:
     files = (word for file in stage.paths("data") for word in ("--data", file))
     sampled = ("--n", str(options.n), "--temperature", f"{options.temperature:g}")
     return ("--model", model, *files, "--out", str(out), *sampled, *map(str, options.args))
 
 
-def sampling_job(stage: Stage, command: str, commands: list[Command], options: Any) -> Job:
+def sampling_job(stage: Stage, command: str, commands: list[Command], options: EvaluateOptions) -> Job:
     """The stage, once the words of the last command are parsed and checked; no model or data is opened.
 
     Raises:

@@ -38,13 +38,13 @@ class Bootstrap:
     def point(self, means: Floats) -> dict[str, Any]:
         """``value`` and ``ci95`` of (1 + R,): None where there is nothing to measure."""
         low, high = self._interval(means)
-        return {"value": _plain(means[0]), "ci95": None if np.isnan(means[0]) else [_plain(low), _plain(high)]}
+        return {"value": _or_none(means[0]), "ci95": None if np.isnan(means[0]) else [_or_none(low), _or_none(high)]}
 
     def curve(self, means: Floats) -> dict[str, list[float | None]]:
         """``values``, ``low`` and ``high`` of (1 + R, K), None where there is nothing to measure."""
         low, high = self._interval(means)
         named = {"values": means[0], "low": low, "high": high}
-        return {name: [_plain(value) for value in values] for name, values in named.items()}
+        return {name: [_or_none(value) for value in values] for name, values in named.items()}
 
     def is_clear(self, means: Floats) -> bool:
         """Whether the 95 % interval of (1 + R,) lies on one side of 0, and there are six problems or more."""
@@ -62,5 +62,5 @@ class Bootstrap:
         return np.array(found).T.reshape(2, *means.shape[1:])
 
 
-def _plain(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
