@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any
 
 
@@ -28,6 +28,7 @@ class Limits:
         )
 
 
-def limited(default: Any, **limits: float) -> Any:
-    """A dataclass field with a range: any of the names of :class:`Limits`."""
-    return field(default=default, metadata={"limits": Limits(**limits)})
+def limited(default: Any = MISSING, what: str | None = None, **limits: float) -> Any:
+    """A dataclass field with a range: any of the names of :class:`Limits`. Without a default ``what`` ends the message
+    where it is missing."""
+    return field(default=default, metadata={"limits": Limits(**limits), "what": what})

@@ -27,17 +27,21 @@ def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None
         ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
     """
     known = list(valid_keys(kind, root)) if root == ROOT else []
-    return cast(Parsed, _parse_dataclass(kind, to_plain(block, root), root, known))
+    return cast(Parsed, _parse_value(kind, to_plain(block, root), root, None, known))
 
 
-def valid_keys(kind: type, prefix: str) -> Iterator[str]:
-    """Every dotted key of a block, parents included."""
-    for name, hint in _hints(kind).items():
-        key = f"{prefix}.{name}"
-        yield key
-        nested = _nested_dataclass(hint)
-        if nested is not None:
-            yield from valid_keys(nested, key)
+def valid_keys(kind: Any, prefix: str) -> Iterator[str]:
+    """Every dotted key of a block, parents and the keys of every variant included; none of a plain value."""
+    for name, hint in {name: hint for block in _blocks(kind) for name, hint in _hints(block).items()}.items():
+        yield f"{prefix}.{name}"
+        yield from valid_keys(hint, f"{prefix}.{name}")
+
+
+def defaults(kind: Any) -> dict[str, Any]:
+    """Default of every key of a block, the keys of every variant included; None for a key that has none."""
+    items = [item for block in reversed(_blocks(kind)) for item in dataclasses.fields(block)]
+    made = {item.name: item.default_factory() for item in items if callable(item.default_factory)}
+    return {item.name: None if _required(item) else item.default for item in items} | made
 
 
 def to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:
@@ -62,18 +66,47 @@ def _parse_dataclass(kind: type, value: Any, key: str, known: Sequence[str]) -> 
         if item.name not in hints:
             continue
         item_key = f"{key}.{item.name}"
-        if item.name in value and value[item.name] != MISSING:
+        given = value.get(item.name, MISSING)
+        if _required(item) and given in (None, MISSING):
+            what = item.metadata.get("what")
+            fix = f"Set it to {what}." if what else f"Set {item_key}=..."
+            raise ConfigError(f"{item_key} is missing: it has no default. {fix}")
+        if given != MISSING:
             limits = item.metadata.get("limits")
-            parsed[item.name] = _parse_value(hints[item.name], value[item.name], item_key, limits, known)
-        elif _required(item):
-            raise ConfigError(f"{item_key} is missing: it has no default. Set {item_key}=...")
+            parsed[item.name] = _parse_value(hints[item.name], given, item_key, limits, known)
     return kind(**parsed)
+
+
+def _chosen(blocks: Sequence[type], value: Any, key: str) -> type:
+    """The variant that the tag, a block's first key, names; without a tag the first one.
+
+    A variant whose tag is any text stands for every name that no other variant has.
+    """
+    if len(blocks) == 1 or not isinstance(value, Mapping):
+        return blocks[0]
+    tag = dataclasses.fields(blocks[0])[0].name
+    names = {name: block for block in blocks for name in get_args(_hints(block)[tag])}
+    given = next(iter(names)) if value.get(tag, MISSING) == MISSING else value[tag]
+    own = next((block for block in blocks if _hints(block)[tag] is str), None)
+    chosen = next((block for name, block in names.items() if name == given), own)
+    if chosen is None:
+        raise _no_choice(list(names), given, f"{key}.{tag}")
+    others = {name: [block for block in blocks if name in _hints(block)] for name in value}
+    foreign = {name: owners for name, owners in others.items() if owners and chosen not in owners}
+    for name, owners in foreign.items():
+        has = " or ".join(str(one) for one, block in names.items() if block in owners) or "pkg.module:Name"
+        raise ConfigError(
+            f"{key}.{name}: {tag}={given} does not have this key, {tag}={has} does."
+            f"{did_you_mean(given, names) if chosen is own else ''} Leave it out; if the recipe sets it, add "
+            f"{' '.join(f'~{key}.{one}' for one in foreign)}. Keys of {key}: {', '.join(_hints(chosen))}."
+        )
+    return chosen
 
 
 def _hints(kind: type) -> dict[str, Any]:
     """Types by key; a field that is ``internal`` is no key."""
-    internal = {item.name for item in dataclasses.fields(kind) if item.metadata.get("internal")}
-    return {name: hint for name, hint in get_type_hints(kind).items() if name not in internal}
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind) if not item.metadata.get("internal")}
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:
@@ -84,9 +117,9 @@ def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: 
     alternatives = [option for option in _alternatives(hint) if option is not type(None)]
     if value is None and len(alternatives) < len(_alternatives(hint)):
         return None
+    if blocks := _blocks(hint):
+        return _parse_dataclass(_chosen(blocks, value, key), value, key, known)
     (kind,) = alternatives
-    if dataclasses.is_dataclass(kind):
-        return _parse_dataclass(cast(type, kind), value, key, known)
     if get_origin(kind) is Literal:
         return _parse_choice(get_args(kind), value, key)
     parsed = _parse_plain(get_origin(kind) or kind, value, key)
@@ -102,8 +135,11 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 def _parse_choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
     if value in choices:
         return value
-    names = [str(choice) for choice in choices]
-    raise ConfigError(f"{key}={value!r} is not a choice. Choose from: {', '.join(names)}.{did_you_mean(value, names)}")
+    raise _no_choice([str(choice) for choice in choices], value, key)
+
+
+def _no_choice(names: list[str], value: Any, key: str) -> ConfigError:
+    return ConfigError(f"{key}={value!r} is not a choice. Choose from: {', '.join(names)}.{did_you_mean(value, names)}")
 
 
 def _parse_plain(kind: type, value: Any, key: str) -> Any:
@@ -127,8 +163,9 @@ _TYPE_NAMES = {
 }
 
 
-def _nested_dataclass(hint: Any) -> type | None:
-    return next((cast(type, option) for option in _alternatives(hint) if dataclasses.is_dataclass(option)), None)
+def _blocks(hint: Any) -> list[type]:
+    """The variants of a block: one, or several that a tag tells apart; none for a plain value."""
+    return [cast(type, option) for option in _alternatives(hint) if dataclasses.is_dataclass(option)]
 
 
 def _wrong_type(key: str, value: Any, wanted: str) -> ConfigError:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
+from s2l_ext.config.parse import defaults
 from s2l_ext.errors import ConfigError
 
 
-def refuse_unused(block: Any, used: set[str], prefix: str) -> None:
-    """Raise ConfigError for a key that was changed and that the block's ``type`` does not read."""
-    for item in dataclasses.fields(block):
-        default = item.default_factory() if callable(item.default_factory) else item.default
-        value = getattr(block, item.name)
-        if item.name not in used and value != default:
-            raise ConfigError(
-                f"{prefix}.{item.name}={value} would be ignored with {prefix}.type={block.type}, which reads "
-                f"{', '.join(sorted(used - {'type'}))}. Leave it out."
-            )
+def refuse_changed(block: Any, names: Iterable[str], key: str, why: str) -> None:
+    """Raise ConfigError for a key of ``block`` that another of its keys leaves unread, unless it has its default.
+
+    Args:
+        names: of the unread keys.
+        key: of the block.
+        why: the setting that leaves them unread, and the reason.
+    """
+    default = defaults(type(block))
+    for name in names:
+        value = getattr(block, name)
+        if value != default[name]:
+            raise ConfigError(f"{key}.{name}={value} would be ignored with {why}. Leave it out.")

@@ -76,8 +76,8 @@ def roles(cfg: DictConfig, s2l: S2LConfig) -> list[Role]:
     if mode_of(cfg) == "separate_async":
         key = "actor_rollout_ref.rollout"
         found.append(_role(cfg, "sampler", key, engine=_engine(OmegaConf.select(cfg, key))))
-    if s2l.explorer and s2l.explorer.n_gpus:
-        one = s2l.explorer
+    one = s2l.live_explorer
+    if one and one.n_gpus:
         engine = _engine(one.rollout_overrides | {"tensor_model_parallel_size": one.tensor_model_parallel_size})
         where = s2l.placement.explorer
         found.append(Role("explorer", "s2l.explorer", one.nnodes, one.n_gpus_per_node, where, engine))

@@ -121,7 +121,7 @@ def parameters(prepared: Prepared) -> dict[str, int | None]:
     s2l = prepared.s2l
     paths = {
         "learner": prepared.cfg.actor_rollout_ref.model.path,
-        "explorer": s2l.explorer.model_path if s2l.explorer else None,
+        "explorer": s2l.live_explorer.model_path if s2l.live_explorer else None,
         "teacher": s2l.distill.teacher_path if s2l.distill else None,
     }
     return {name: parameter_count(path) if path else None for name, path in paths.items()}

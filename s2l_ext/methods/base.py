@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.parse import defaults
+
 if TYPE_CHECKING:
     from s2l_ext.methods.registry import S2LConfig
     from s2l_ext.training.inputs import Inputs
@@ -30,7 +32,8 @@ class Method:
     """
 
     block: ClassVar[str]
-    config_class: ClassVar[type]
+    config_class: ClassVar[Any]
+    """A frozen dataclass with the block's keys, or a union of such that their first key tells apart."""
     may_change: ClassVar[Collection[str]] = ()
     """Keys of the block that a resumed run may change; every other key must be the checkpoint's."""
     state_key: ClassVar[str | None] = None
@@ -67,12 +70,13 @@ class Method:
         return {}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must share: every key of the block but those in :attr:`may_change`."""
-        return {
-            f"{self.block}.{name}": value
-            for name, value in dataclasses.asdict(self.config).items()
-            if name not in self.may_change
-        }
+        """What a resumed run must share: every key of the block but those in :attr:`may_change`.
+
+        Keys of other variants have their defaults: a checkpoint of another variant differs in nothing but the tag and
+        in what was set.
+        """
+        settings = defaults(self.config_class) | dataclasses.asdict(self.config)
+        return {f"{self.block}.{name}": value for name, value in settings.items() if name not in self.may_change}
 
     def plan(self, steps: int | None) -> dict[str, Any]:
         """JSON values for ``s2l_plan.json``.

@@ -17,11 +17,11 @@ from s2l_ext.config.limits import limited
 from s2l_ext.config.parse import ROOT, parse_block, to_plain
 from s2l_ext.config.resolve import resolve
 from s2l_ext.methods.brought import own_methods
-from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import AnyCurriculum
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import AnyExplorer, LiveExplorer, OfflineExplorer
 from s2l_ext.methods.guidance.config import GuidanceConfig
-from s2l_ext.methods.kl.config import KLConfig
+from s2l_ext.methods.kl.config import AnyKL
 
 if TYPE_CHECKING:
     from s2l_ext.methods.base import Method
@@ -60,9 +60,9 @@ class PlacementConfig:
 class S2LConfig:
     """The whole block. A method that is None is off. ``others``: blocks of methods of one's own, by name."""
 
-    explorer: ExplorerConfig | None = None
-    kl: KLConfig | None = None
-    curriculum: CurriculumConfig | None = None
+    explorer: AnyExplorer | None = None
+    kl: AnyKL | None = None
+    curriculum: AnyCurriculum | None = None
     guidance: GuidanceConfig | None = None
     distill: DistillConfig | None = None
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
@@ -74,6 +74,16 @@ class S2LConfig:
         """Configurations of the methods that are on, by block, in the order of their hooks."""
         own = {block: getattr(self, block) for block in METHODS}
         return {block: config for block, config in (own | self.others).items() if config is not None}
+
+    @property
+    def live_explorer(self) -> LiveExplorer | None:
+        """The explorer, if it samples during the run."""
+        return self.explorer if isinstance(self.explorer, LiveExplorer) else None
+
+    @property
+    def offline_explorer(self) -> OfflineExplorer | None:
+        """The explorer, if its rows were sampled before."""
+        return self.explorer if isinstance(self.explorer, OfflineExplorer) else None
 
     @property
     def any_method_on(self) -> bool:

@@ -257,7 +257,7 @@ def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
     """The stage's model beside every model that it shares token sequences with."""
     model = (LEARNER_KEY, cfg.actor_rollout_ref.model.path)
     others = [(TEACHER_KEY, s2l.distill.teacher_path if s2l.distill else None)]
-    others.append((EXPLORER_KEY, s2l.explorer.model_path if s2l.explorer else None))
+    others.append((EXPLORER_KEY, s2l.live_explorer.model_path if s2l.live_explorer else None))
     return [(model, (key, path), trust_of(cfg).code) for key, path in others if path is not None]
 
 

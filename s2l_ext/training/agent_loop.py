@@ -47,8 +47,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
         teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None
         self._teacher_rollouts = read_teacher_rollouts(teacher) if teacher else None
-        explorer = self.s2l.explorer
-        self._store = RolloutStore(explorer.store, verify=False) if explorer and explorer.store else None
+        stored = self.s2l.offline_explorer
+        self._store = RolloutStore(stored.store, verify=False) if stored else None
 
     def _with_client(self, client: Any) -> S2LAgentLoopWorker:
         """This worker talking through another client: everything else is shared."""
@@ -70,10 +70,9 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
             worker = self._from_store(kwargs, int(stored[session_id]))
         else:
             worker = self._guided(kwargs, length) if is_guided else self
-        params = {**sampling_params, **self._explorer_sampling()} if explores else sampling_params
         if self.s2l.mixes_rollouts:
             kwargs[SOURCE_FIELD] = EXPLORER if explores else LEARNER
-        return await self._limited(worker, params, trajectory, session_id=session_id, **kwargs)
+        return await self._limited(worker, sampling_params, trajectory, session_id=session_id, **kwargs)
 
     async def _limited(self, worker: Any, params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         """A session that no explorer samples now. A validation waits for all of its sessions, however long."""
@@ -93,12 +92,12 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
     ) -> Any:
         """From its first turn to its last sampled by the explorer, or by whom ``on_failure`` names in its place."""
-        explorer, client = self.s2l.explorer, getattr(self.llm_client, "explorer", None)
+        explorer, client = self.s2l.live_explorer, getattr(self.llm_client, "explorer", None)
         assert explorer is not None
         if client is None:
             raise RuntimeError(f"session {kwargs['session_id']} is the explorer's, but its servers are not running")
-        params, faults = {**sampling_params, **self._explorer_sampling()}, SessionFaults(explorer)
-        sampler = EXPLORER
+        own = {"temperature": explorer.temperature, "top_p": explorer.top_p, "top_k": explorer.top_k}
+        params, faults, sampler = {**sampling_params, **own}, SessionFaults(explorer), EXPLORER
         while sampler == EXPLORER:
             view = self._with_client(client.for_session())
             source = {SOURCE_FIELD: EXPLORER}
@@ -115,11 +114,6 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         return self._with_client(
             StoredClient(self.llm_client, self._store.rollout(name, number), int(row["global_steps"]) - 1)
         )
-
-    def _explorer_sampling(self) -> dict[str, Any]:
-        explorer = self.s2l.explorer
-        assert explorer is not None
-        return {"temperature": explorer.temperature, "top_p": explorer.top_p, "top_k": explorer.top_k}
 
     def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker:
         """This worker for a session that continues the row's trace; itself for a row without one."""

@@ -81,7 +81,7 @@ def check_loops(names: Collection[str], s2l: S2LConfig, where: str) -> None:
         names: of agent loops.
         where: the setting or column that names them.
     """
-    if s2l.explorer is not None and not s2l.explorer.is_live and "tool_agent" in names:
+    if s2l.offline_explorer and "tool_agent" in names:
         raise ConfigError(
             f"{where}=tool_agent with s2l.explorer.source=offline: a stored rollout has one turn, and the loop asks "
             "for more. Set s2l.explorer.source=live, or name single_turn_agent there."
@@ -98,8 +98,7 @@ def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> 
     found = [key for key, column in keys.items() if column in columns]
     reasons = {
         "s2l.guidance": s2l.guidance and "places text tokens behind the prompt's, and is not tried with other media",
-        "s2l.explorer.source=offline": s2l.explorer
-        and not s2l.explorer.is_live
+        "s2l.explorer.source=offline": s2l.offline_explorer
         and "hands over rollouts that `s2l explore` sampled from text alone",
         "s2l.distill.teacher_placement=local": s2l.distill
         and s2l.distill.in_actor

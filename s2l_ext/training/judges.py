@@ -62,8 +62,8 @@ def judge_warnings(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 
 def _stores(s2l: S2LConfig) -> Iterator[tuple[str, str]]:
     named = {
-        "s2l.explorer.store": s2l.explorer.store if s2l.explorer else None,
-        "s2l.curriculum.warm_start": s2l.curriculum.warm_start if s2l.curriculum else None,
+        "s2l.explorer.store": s2l.offline_explorer.store if s2l.offline_explorer else None,
+        "s2l.curriculum.warm_start": s2l.curriculum.start_file if s2l.curriculum else None,
         "s2l.guidance.teacher_rollouts": s2l.guidance.teacher_rollouts if s2l.guidance else None,
     }
     return ((key, folder) for key, folder in named.items() if folder and is_store(folder))

@@ -62,7 +62,7 @@ def needed_now(cfg: DictConfig, s2l: S2LConfig) -> S2LConfig:
 
 
 def _without_live_explorer(s2l: S2LConfig) -> S2LConfig:
-    return replace(s2l, explorer=None) if s2l.explorer is not None and s2l.explorer.is_live else s2l
+    return replace(s2l, explorer=s2l.offline_explorer)
 
 
 def _explorer_samples(cfg: DictConfig, s2l: S2LConfig) -> bool:

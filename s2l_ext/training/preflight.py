@@ -195,5 +195,5 @@ def _check_media(inputs: Inputs) -> None:
     s2l, table = inputs.needed, inputs.table
     columns = {name for path in inputs.files for name in pq.read_schema(path).names}
     check_columns(columns, s2l, inputs.cfg)
-    if LOOP_COLUMN in columns and table and s2l.explorer and not s2l.explorer.is_live:
+    if LOOP_COLUMN in columns and table and s2l.offline_explorer:
         check_loops(table.read(LOOP_COLUMN), s2l, f"column {LOOP_COLUMN} of data.train_files")

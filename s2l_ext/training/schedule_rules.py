@@ -10,9 +10,8 @@ from omegaconf import DictConfig
 from s2l_ext.config.run_steps import RunSteps, ranges
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.rules import accuracy_setting
 from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.guidance.length import build, guided_sessions
+from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.registry import S2LConfig
 
 if TYPE_CHECKING:
@@ -40,11 +39,10 @@ class Reader:
 def _readers(s2l: S2LConfig) -> list[Reader]:
     """With ``warm_start`` the pass rates may be meant to stay as they are."""
     guidance, curriculum, found = s2l.guidance, s2l.curriculum, []
-    if guidance and build(guidance.length, 1).needs_accuracy and guidance.length.estimate_from != "all":
+    if guidance and guidance.length.follows not in (None, "all"):
         moves = f"no length of type={guidance.length.type}"
-        found.append(Reader("s2l.guidance.length.estimate_from", guidance.length.estimate_from, moves))
-    learns = curriculum and accuracy_setting(curriculum) and curriculum.warm_start is None
-    if curriculum and learns and curriculum.estimate_from != "all":
+        found.append(Reader("s2l.guidance.length.estimate_from", guidance.length.follows, moves))
+    if curriculum and curriculum.learns and curriculum.start_file is None and curriculum.estimate_from != "all":
         found.append(Reader("s2l.curriculum.estimate_from", curriculum.estimate_from, "no pass rate"))
     return found
 

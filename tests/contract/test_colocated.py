@@ -13,7 +13,7 @@ from verl.workers.rollout.replica import RolloutReplica
 from verl.workers.rollout.vllm_rollout import vllm_async_server
 
 from s2l_ext.errors import S2LError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.controller import Explorer
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.colocated import ColocatedManager, ColocatedReplica, ColocatedServers
@@ -72,7 +72,7 @@ def colocated(monkeypatch):
         monkeypatch.setattr(explorer_health, "ray", Answered())
         servers = ColocatedServers.__new__(ColocatedServers)
         servers._manager, servers._awake, servers.sleeps = object(), True, True
-        servers._explorer = ExplorerConfig(model_path="m", placement="colocated", start_timeout_s=77.0)
+        servers._explorer = LiveExplorer(model_path="m", placement="colocated", start_timeout_s=77.0)
         replica = ColocatedReplica(lambda suffix: None, 1000, gpus=0)
         replica._verls = SimpleNamespace(servers=[Server(said, **answers)], server_address="1.2.3.4:5")
         servers._monitor = SimpleNamespace(up=[replica], status=lambda: {"given_up": given_up})
@@ -152,7 +152,7 @@ def two_steps(monkeypatch, servers: ExplorerServers, said: list[str]) -> None:
 
         def __init__(self) -> None:
             """With an explorer that every step needs."""
-            config = ExplorerConfig(model_path="m")
+            config = LiveExplorer(model_path="m")
             explorer = Explorer(config, S2LConfig(explorer=config), self.config)
             explorer.life = ExplorerLifecycle(config, lambda step: 1, self)
             explorer.life.servers, self.methods = servers, [explorer]
@@ -213,6 +213,6 @@ def test_the_learners_placement_group_is_left_alone() -> None:
 
 
 def test_the_end_of_a_run_offers_nothing_that_is_refused() -> None:
-    colocated = ExplorerConfig(model_path="m", placement="colocated")
+    colocated = LiveExplorer(model_path="m", placement="colocated")
     assert "on_failure=wait" not in ending(colocated, "dead") and "placement=dedicated" in ending(colocated, "dead")
-    assert "on_failure=wait (for its restart) or learner" in ending(ExplorerConfig(model_path="m"), "dead")
+    assert "on_failure=wait (for its restart) or learner" in ending(LiveExplorer(model_path="m"), "dead")

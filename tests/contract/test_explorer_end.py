@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.exceptions import ActorDiedError
 
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving import replica as explorer_replica
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
@@ -76,7 +76,7 @@ def dead_router():
 
 def restart(replica, seconds: float = 10.0) -> tuple[HealthMonitor, Thread]:
     """The monitor in the middle of bringing the replica back."""
-    settings = ExplorerConfig(model_path="m", on_failure="wait", restart_backoff_s=0.0, start_timeout_s=seconds)
+    settings = LiveExplorer(model_path="m", on_failure="wait", restart_backoff_s=0.0, start_timeout_s=seconds)
     monitor = HealthMonitor(settings, [], dead_router(), ExplorerHealthStats())
     monitor._down.append(replica)
     thread = Thread(target=monitor._restart, args=(replica, "died"), daemon=True)

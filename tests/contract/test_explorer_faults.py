@@ -12,7 +12,7 @@ import pytest
 from verl.workers.rollout.replica import TokenOutput
 
 from s2l_ext.errors import S2LError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving import client as explorer_client
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
@@ -161,8 +161,8 @@ def test_a_request_that_is_refused_says_nothing_against_the_server() -> None:
         asyncio.run(ask(client))
 
 
-def explorer(policy: str, **others) -> ExplorerConfig:
-    return ExplorerConfig(model_path="m", on_failure=policy, **others)
+def explorer(policy: str, **others) -> LiveExplorer:
+    return LiveExplorer(model_path="m", on_failure=policy, **others)
 
 
 def next_sampler(policy: str, router, failures: int = 1, **others) -> str:

@@ -10,7 +10,7 @@ from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentL
 
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import S2LError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving import servers as explorer_servers
 from s2l_ext.methods.explorer.serving.client import first_line
@@ -40,7 +40,7 @@ class Store:
 
 
 def test_the_first_sessions_of_a_group_are_stored_rollouts_and_are_the_explorers(composed, monkeypatch) -> None:
-    """Rollouts 3 and 7 of the prompt, drawn at step 5: weight version 4, and the explorer's sampling."""
+    """Rollouts 3 and 7 of the prompt, drawn at step 5: weight version 4."""
 
     async def verls_loop(self, params, trajectory, *, session_id, **kwargs):
         if isinstance(self.llm_client, str):
@@ -50,8 +50,8 @@ def test_the_first_sessions_of_a_group_are_stored_rollouts_and_are_the_explorers
 
     monkeypatch.setattr(agent_loop._WorkerBase, "_run_agent_loop", verls_loop)
     worker = S2LAgentLoopWorker.__new__(S2LAgentLoopWorker)
-    stored = "s2l.explorer={source: offline, store: x, mix_steps: 3, temperature: 0.75}"
-    worker.config = composed("s2l_po/toy", stored)
+    stored = "s2l.explorer={source: offline, store: x, mix_steps: 3}"
+    worker.config = composed("grpo/toy", stored)
     worker.s2l, worker._store, worker.llm_client = parse_s2l(worker.config.s2l), Store(), "the learner's"
     row = {"raw_prompt": MESSAGES, "global_steps": 5, STORED_FIELD: "3 7"}
 
@@ -59,7 +59,7 @@ def test_the_first_sessions_of_a_group_are_stored_rollouts_and_are_the_explorers
         loop = worker._run_agent_loop({"temperature": 1.0}, {"validate": validate}, session_id=number, **row)
         return asyncio.run(loop)
 
-    assert session(0) == ([103], 0.75, "explorer", 4) and session(1) == ([107], 0.75, "explorer", 4)
+    assert session(0) == ([103], 1.0, "explorer", 4) and session(1) == ([107], 1.0, "explorer", 4)
     learners = ("the learner's", {"temperature": 1.0}, "learner")
     assert session(2) == session(0, validate=True) == learners
 
@@ -114,7 +114,7 @@ def test_what_is_said_of_a_failure(error: Exception, line: str) -> None:
 def servers(on_failure: str = "wait", given_up: str | None = None) -> ExplorerServers:
     """Of a run that goes on: two replicas, of 2 and 3 GPUs, are up."""
     running = ExplorerServers.__new__(ExplorerServers)
-    running._explorer, running._manager = ExplorerConfig(model_path="m", on_failure=on_failure), SimpleNamespace()
+    running._explorer, running._manager = LiveExplorer(model_path="m", on_failure=on_failure), SimpleNamespace()
     up = [SimpleNamespace(gpus=2), SimpleNamespace(gpus=3)]
     running._monitor = SimpleNamespace(up=up, status=lambda: {"given_up": given_up}, set_step=up.append)
     return running
@@ -186,7 +186,7 @@ def monitor(monkeypatch) -> HealthMonitor:
     monkeypatch.setattr(explorer_health, "ray", fake)
     monkeypatch.setattr(explorer_health, "answers", lambda calls, timeout: dict.fromkeys(list(calls)[1:], "hangs"))
     replicas = [Server(name) for name in "ab"]
-    return HealthMonitor(ExplorerConfig(model_path="m", health_timeout_s=0.1), replicas, Told(), ExplorerHealthStats())
+    return HealthMonitor(LiveExplorer(model_path="m", health_timeout_s=0.1), replicas, Told(), ExplorerHealthStats())
 
 
 def test_every_server_is_told_the_step_and_one_that_does_not_answer_is_looked_at(monitor) -> None:
@@ -209,7 +209,7 @@ def test_a_server_that_comes_back_is_told_the_step_before_it_gets_requests(monit
 @pytest.mark.parametrize(("policy", "more"), [("wait", []), ("fail", [("give_up", "server b: hangs")])])
 def test_a_lost_server_gets_no_requests_while_it_is_down(monitor, monkeypatch, policy: str, more: list) -> None:
     monkeypatch.setattr(explorer_health, "Thread", lambda **_: SimpleNamespace(start=lambda: None))
-    lost, monitor._explorer = monitor.up[1], ExplorerConfig(model_path="m", on_failure=policy)
+    lost, monitor._explorer = monitor.up[1], LiveExplorer(model_path="m", on_failure=policy)
     monitor._mark_down(lost, "hangs")
     assert monitor._router.said == [("forget", "b"), *more]
     assert [one.address for one in monitor.up] == ["a"] and monitor._down == [lost]

@@ -13,7 +13,7 @@ from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import ConfigError, DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import CurriculumConfig, FileOrderConfig, GaussianConfig, OwnCurriculumConfig
 from s2l_ext.methods.curriculum.controller import Curriculum
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder
@@ -215,7 +215,7 @@ class Incomplete:
 
 
 def own(name: str, **options: object) -> CurriculumSampler:
-    config = CurriculumConfig(type=f"{__name__}:{name}", options=options)
+    config = OwnCurriculumConfig(type=f"{__name__}:{name}", options=options)
     return build_sampler(config, compose_config("expo/toy", []), range(50))
 
 
@@ -227,7 +227,7 @@ def test_own_class_is_built_with_options_and_drawn_from() -> None:
 
 
 def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
-    prompts = curriculum_of(CurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
+    prompts = curriculum_of(OwnCurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
     plans = fetched(prompts, 1, *(str(number) for number in range(16)))
     step = trained(prompts, plans, Session("3", 1.0, "learner"))
     assert prompts.metrics(step) == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
@@ -237,7 +237,7 @@ def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
 
 def test_the_example_is_a_curriculum(monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
-    config = CurriculumConfig(type="rarest_curriculum:Rarest", options={"patience": 2})
+    config = OwnCurriculumConfig(type="rarest_curriculum:Rarest", options={"patience": 2})
     sampler = build_sampler(config, compose_config("expo/toy", []), range(20))
     for _ in range(5):
         sampler.curriculum.update(sampler.draw_step(), np.ones(16))
@@ -287,7 +287,7 @@ def test_state_that_cannot_be_saved_is_refused_before_training() -> None:
 
 
 def test_something_that_is_no_class_is_refused() -> None:
-    config = CurriculumConfig(type="collections:abc")
+    config = OwnCurriculumConfig(type="collections:abc")
     with pytest.raises(ConfigError, match="cannot be built"):
         build_sampler(config, compose_config("expo/toy", []), range(50))
 
@@ -295,23 +295,23 @@ def test_something_that_is_no_class_is_refused() -> None:
 def test_state_that_does_not_fit_is_refused_or_reset(heard) -> None:
     """The same files, but other rows after verl's filters."""
     cfg = compose_config("expo/toy", [])
-    saved = build_sampler(CurriculumConfig(), cfg, range(60)).controller_state()
+    saved = build_sampler(GaussianConfig(), cfg, range(60)).controller_state()
     with pytest.raises(StateMismatch, match="on_mismatch=reset"):
-        resumed_sampler(CurriculumConfig(), cfg, range(50), saved)
-    fresh = resumed_sampler(CurriculumConfig(on_mismatch="reset"), cfg, range(50), saved)
-    assert fresh.draw_step() == build_sampler(CurriculumConfig(), cfg, range(50)).draw_step()
+        resumed_sampler(GaussianConfig(), cfg, range(50), saved)
+    fresh = resumed_sampler(GaussianConfig(on_mismatch="reset"), cfg, range(50), saved)
+    assert fresh.draw_step() == build_sampler(GaussianConfig(), cfg, range(50)).draw_step()
     assert "starts afresh" in heard.text
 
 
 def test_resumed_run_does_not_read_the_warm_start() -> None:
     cfg = compose_config("expo/toy", [])
-    saved = build_sampler(CurriculumConfig(), cfg, range(50)).controller_state()
-    resumed_sampler(CurriculumConfig(warm_start="gone.jsonl"), cfg, range(50), saved)
+    saved = build_sampler(GaussianConfig(), cfg, range(50)).controller_state()
+    resumed_sampler(GaussianConfig(warm_start="gone.jsonl"), cfg, range(50), saved)
 
 
 def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:
     with pytest.raises(DataError, match="15 prompts, fewer than data.train_batch_size=16"):
-        build_sampler(CurriculumConfig(), compose_config("expo/toy", []), range(15))
+        build_sampler(GaussianConfig(), compose_config("expo/toy", []), range(15))
 
 
 # ---- pass rates of a step -----------------------------------------------------------------------------------------
@@ -319,7 +319,7 @@ def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:
 
 @pytest.fixture
 def prompts() -> Curriculum:
-    return curriculum_of(CurriculumConfig(type="file_order"), CurriculumSampler(FileOrder(6, ema=0.5), 6, 3))
+    return curriculum_of(FileOrderConfig(), CurriculumSampler(FileOrder(6, ema=0.5), 6, 3))
 
 
 def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
@@ -397,7 +397,7 @@ def test_prompts_of_a_draw_that_were_not_asked_for_survive_a_restart() -> None:
 
 
 def test_a_curriculum_that_lives_on_accuracy_refuses_rows_without_it() -> None:
-    prompts = curriculum_of(CurriculumConfig(), gaussian(6, 3))
+    prompts = curriculum_of(GaussianConfig(), gaussian(6, 3))
     plans = fetched(prompts, 1, "a", "b", "c")
     with pytest.raises(DataError, match="s2l.curriculum.type=gaussian needs .* no 'acc' for 1 of 2 sessions"):
         trained(prompts, plans, Session("a", None, "learner"), Session("b", 1.0, "learner"))

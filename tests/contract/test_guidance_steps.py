@@ -14,7 +14,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
-from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.config import AdaptiveLength, AnyLength, ConstantLength, GuidanceConfig, LinearLength
 from s2l_ext.methods.guidance.controller import Guidance, planned_length, statistics
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.training import controller_state as state
@@ -73,8 +73,8 @@ def started(config: GuidanceConfig, steps: int = 10) -> Guidance:
     return guidance
 
 
-def guidance(**length) -> Guidance:
-    return started(GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(**length)))
+def guidance(length: AnyLength) -> Guidance:
+    return started(GuidanceConfig(alpha=0.5, length=length))
 
 
 def said(guidance: Guidance) -> dict[str, float]:
@@ -103,7 +103,7 @@ def test_length_of_the_rows_is_the_mean_over_prompts_that_have_guided_sessions()
 def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(queue, trainer_of) -> None:
     """Prompts were drawn with 20 and 40 tokens, the newest length is 10: 30 * 0.5 / 0.25."""
     trainer = trainer_of("g2rpo_a/toy")
-    trainer.methods = [step] = [guidance(initial=10, max_length=64)]
+    trainer.methods = [step] = [guidance(AdaptiveLength(initial=10, max_length=64))]
     step.rule.observe(0.5)
     trainer.step_plans = {"a": plan_of(1, 20), "b": plan_of(2, 40)}
     outcome = {"extra_fields": {"reward_extra_info": {"score": 0.0, "acc": 0.25}}, "rm_scores": [0.0]}
@@ -138,7 +138,7 @@ def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
 
 
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
-    step = guidance(type="linear", initial=100)
+    step = guidance(LinearLength(initial=100))
     assert [step.rule.at(number) for number in (1, 6, 10)] == [100, 50, 10]
     step.learn(100, [Session("a", None, "learner", 100)])
     assert said(step)["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
@@ -165,13 +165,13 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch, train
 
 
 def test_a_resumed_rule_goes_on_with_its_length_and_a_constant_one_keeps_nothing() -> None:
-    first, resumed = guidance(initial=100, max_length=300), guidance(initial=100, max_length=300)
+    first, resumed = (guidance(AdaptiveLength(initial=100, max_length=300)) for _ in range(2))
     first.rule.observe(0.8)
     first.rule.observe(0.4)
     assert first.rule.at(3) == 200  # 100 * 0.8 / 0.4
     resumed.load_state_dict(first.state_dict())
     assert resumed.rule.at(3) == 200
-    constant = guidance(type="constant", initial=100)
+    constant = guidance(ConstantLength(initial=100))
     assert constant.state_dict() == {}
     constant.load_state_dict({})
     assert constant.rule.at(7) == 100

@@ -13,11 +13,11 @@ from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.controller import Explorer
 from s2l_ext.methods.explorer.stored_draws import StoredDraw
 from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
-from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
+from s2l_ext.methods.guidance.config import AdaptiveLength, GuidanceConfig
 from s2l_ext.methods.guidance.controller import Guidance
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, STORED_FIELD
@@ -163,14 +163,14 @@ CONFIG = OmegaConf.create({"actor_rollout_ref": {"rollout": {"n": 8}}, "trainer"
 
 def half_guided() -> Guidance:
     """Guidance of half of every group by 30 tokens."""
-    config = GuidanceConfig(alpha=0.5, length=GuidanceLengthConfig(initial=30))
+    config = GuidanceConfig(alpha=0.5, length=AdaptiveLength(initial=30))
     guidance = Guidance(config, S2LConfig(guidance=config), CONFIG)
     guidance.start(SimpleNamespace(total_training_steps=10, steps_per_epoch=10, config=CONFIG))
     return guidance
 
 
 def explorer_of(slots: int) -> Explorer:
-    config = ExplorerConfig(model_path="m")
+    config = LiveExplorer(model_path="m")
     explorer = Explorer(config, S2LConfig(explorer=config), CONFIG)
     explorer.slots = lambda step: slots
     return explorer

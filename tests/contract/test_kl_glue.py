@@ -13,7 +13,7 @@ from verl.utils.metric import reduce_metrics
 
 from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.kl.config import KLConfig
+from s2l_ext.methods.kl.config import AccuracyKLConfig, AdaptiveTargetKLConfig, AnyKL, ConstantKLConfig
 from s2l_ext.methods.kl.controller import KL
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.actor_worker import StepLoss
@@ -104,8 +104,7 @@ def test_report_shows_the_smallest_and_the_largest_coefficient_used(loss_call) -
 # ---- the step's coefficient on the driver -------------------------------------------------------------------------
 
 
-def kl_of(**settings: object) -> KL:
-    config = KLConfig(**settings)
+def kl_of(config: AnyKL) -> KL:
     kl = KL(config, S2LConfig(kl=config), compose_config("expo/toy", []))
     kl.start(trainer=None)
     return kl
@@ -121,7 +120,7 @@ def step_of(*accuracies: float | None) -> Step:
 @pytest.fixture
 def sent() -> tuple[KL, Step]:
     """A coefficient that was chosen, and the step that carries it to the workers."""
-    kl, step = kl_of(), step_of(1.0, 0.0)
+    kl, step = kl_of(AccuracyKLConfig()), step_of(1.0, 0.0)
     kl.before_update(step)
     assert step.batch.extra_info[KL_BETA_FIELD] == pytest.approx(0.02 * 0.7310586)
     return kl, step
@@ -154,7 +153,7 @@ def test_a_worker_with_another_coefficient_stops_the_run(sent) -> None:
 
 
 def test_target_controller_sees_the_kl_and_is_saved() -> None:
-    kl, step = kl_of(type="adaptive_target", target=0.1), step_of(None)
+    kl, step = kl_of(AdaptiveTargetKLConfig(target=0.1)), step_of(None)
     kl.before_update(step)
     step.metrics = reported(0.02, 0.02)
     kl.after_update(step)
@@ -162,18 +161,18 @@ def test_target_controller_sees_the_kl_and_is_saved() -> None:
     expected = 0.02 * (1 + rows / 10_000 * 0.2)
     assert kl.controller.coefficient() == pytest.approx(expected)
     assert kl.metrics(step)["s2l/kl/beta"] == 0.02 and "s2l/kl/accuracy" not in kl.metrics(step)
-    resumed = kl_of(type="adaptive_target", target=0.1)
+    resumed = kl_of(AdaptiveTargetKLConfig(target=0.1))
     resumed.load_state_dict(json.loads(json.dumps(kl.state_dict())))
     assert resumed.controller.coefficient() == kl.controller.coefficient()
 
 
 def test_accuracy_conditioned_kl_refuses_rows_without_accuracy() -> None:
     with pytest.raises(DataError, match="s2l.kl.type=accuracy needs"):
-        kl_of().before_update(step_of(None))
+        kl_of(AccuracyKLConfig()).before_update(step_of(None))
 
 
 @pytest.mark.parametrize(("second", "applied"), [(0.0, {"accuracy": 0.5}), (None, {})])
 def test_a_coefficient_that_needs_no_accuracy_logs_it_where_every_row_has_one(second, applied) -> None:
-    kl, step = kl_of(type="constant", beta=0.03), step_of(1.0, second)
+    kl, step = kl_of(ConstantKLConfig(beta=0.03)), step_of(1.0, second)
     kl.before_update(step)
     assert kl.applied == {"beta": 0.03, **applied} and step.batch.extra_info[KL_BETA_FIELD] == 0.03

@@ -26,6 +26,9 @@ from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
+STORE = ("s2l.explorer.source=offline", "s2l.explorer.store=x", "s2l.explorer.mix_steps=3")
+OFFLINE = ("~s2l.explorer.model_path", *STORE)
+
 
 def rows(*keys: str) -> KVBatchMeta:
     return KVBatchMeta(partition_id="train", keys=list(keys), tags=[{} for _ in keys])
@@ -188,14 +191,14 @@ def living(trainer_of):
 
 @pytest.mark.parametrize(
     "settings",
-    ["s2l=null", "s2l.explorer.placement=colocated", "s2l.explorer={source: offline, store: x, mix_steps: 3}"],
+    [["s2l=null"], ["s2l.explorer.placement=colocated"], OFFLINE],
     ids=["no explorer", "colocated", "stored rollouts"],
 )
-def test_only_live_servers_on_gpus_of_their_own_start_early(trainer_of, monkeypatch, settings: str) -> None:
+def test_only_live_servers_on_gpus_of_their_own_start_early(trainer_of, monkeypatch, settings: list[str]) -> None:
     monkeypatch.setattr(needed, "checkpoint_folder", lambda config: None)
     monkeypatch.setattr(lifecycle, "EarlyStart", lambda start, placed: pytest.fail("started early"))
     monkeypatch.setattr(lifecycle, "ColocatedServers", lambda *arguments: SimpleNamespace(arguments=arguments))
-    trainer = trainer_of("s2l_po/toy", settings)
+    trainer = trainer_of("s2l_po/toy", *settings)
     manager = SimpleNamespace(mapping={lifecycle.ACTOR_ROLES[0]: 1}, get_resource_pool=lambda role: role)
     trainer.global_steps = 0
     for method in trainer.methods:
@@ -327,7 +330,7 @@ def test_state_and_lines_are_there_before_verl_makes_the_checkpoint_the_latest(t
 
 
 ALL_ON = (
-    "s2l.explorer={source: offline, store: x, mix_steps: 3}",
+    *OFFLINE,
     "s2l.guidance={alpha: 0.5}",
     "s2l.curriculum={type: file_order}",
     "s2l.kl={type: constant}",
@@ -355,12 +358,12 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
     loaded: list[object] = []
     verls("_init_dataloader", lambda self: None)
     part = lambda *arguments: SimpleNamespace(  # noqa: E731
-        arguments=arguments, load_state_dict=loaded.append, needs_accuracy=False
+        arguments=arguments, load_state_dict=loaded.append
     )
     monkeypatch.setattr(stored_rollouts, "StoredRollouts", part)
     monkeypatch.setattr(guided, "build_length", part)
     monkeypatch.setattr(guided.Guidance, "load_state_dict", lambda self, state: loaded.append(state))
-    trainer = trainer_of("s2l_po/toy", *ALL_ON[:2], "data.seed=6", "trainer.total_epochs=2")
+    trainer = trainer_of("s2l_po/toy", *OFFLINE, ALL_ON[len(OFFLINE)], "data.seed=6", "trainer.total_epochs=2")
     trainer.total_training_steps, trainer.steps_per_epoch, trainer.train_dataset = 9, 3, range(64)
     trainer.resumed = {"stored_rows": "rows", "guidance": "length"}
     trainer._init_dataloader()

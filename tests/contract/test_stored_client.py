@@ -69,7 +69,7 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
 
     from s2l_ext.data.prompts import prompt_id
     from s2l_ext.methods.explorer import stored_rollouts as stored
-    from s2l_ext.methods.explorer.config import ExplorerConfig
+    from s2l_ext.methods.explorer.config import OfflineExplorer
     from s2l_ext.training.batch_fields import STORED_FIELD
     from s2l_ext.training.planning import Draw
 
@@ -78,7 +78,7 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     names = [prompt_id(chat, extra) for chat, extra in zip(chats, extras, strict=True)]
     store = SimpleNamespace(counts=lambda: dict(zip(names, (3, 2), strict=True)))
     monkeypatch.setattr(stored, "RolloutStore", lambda path, key, verify: store if path == "folder" else None)
-    settings = ExplorerConfig(source="offline", store="folder", on_exhausted="learner")
+    settings = OfflineExplorer(store="folder", on_exhausted="learner")
 
     def step(rollouts) -> tuple[list[list[str]], list[int]]:
         rows = {name: {"raw_prompt": chats, "extra_info": extras}[name] for name in columns}

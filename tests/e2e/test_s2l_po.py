@@ -49,7 +49,7 @@ OVERRIDES = (
     "actor_rollout_ref.actor.entropy_coeff=0.01",
 )
 RECIPE = "combined/g2rpo_a_s2l"
-OFFLINE = ("s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.on_exhausted=learner")
+OFFLINE = ("s2l.explorer.source=offline", "~s2l.explorer.model_path", "s2l.explorer.on_exhausted=learner")
 LAUNCHES = [
     {
         "fixture": "run",

@@ -11,13 +11,13 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext import errors
-from s2l_ext.config.parse import valid_keys
+from s2l_ext.config.parse import defaults, valid_keys
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import AnyCurriculum, FileOrderConfig, GaussianConfig, OwnCurriculumConfig
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.explorer.config import ExplorerConfig
-from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.kl.config import KLConfig
+from s2l_ext.methods.explorer.config import AnyExplorer, LiveExplorer, OfflineExplorer
+from s2l_ext.methods.guidance.config import AnyLength, GuidanceConfig
+from s2l_ext.methods.kl.config import AccuracyKLConfig, AnyKL
 from s2l_ext.methods.registry import PlacementConfig, RolloutOptions, S2LConfig, parse_s2l
 
 
@@ -81,7 +81,7 @@ def test_unknown_key_suggests_the_nearest(block, key, suggestion):
 
 
 def test_unknown_key_without_a_neighbour_lists_the_keys():
-    with pytest.raises(ConfigError, match=r"s2l\.explorer\.zzz: unknown key\. Keys of s2l\.explorer: model_path, "):
+    with pytest.raises(ConfigError, match=r"s2l\.explorer\.zzz: unknown key\. Keys of s2l\.explorer: source, "):
         parse_s2l(explorer(zzz=1))
 
 
@@ -163,11 +163,68 @@ def test_an_interpolation_that_cannot_be_resolved_is_one_line():
 def test_valid_keys_cover_nested_blocks():
     keys = set(valid_keys(S2LConfig, "s2l"))
     assert {"s2l.explorer", "s2l.explorer.is_cap", "s2l.rollout.poll_interval_s"} <= keys
-    guidance = (GuidanceConfig, GuidanceLengthConfig)
-    others = (KLConfig, CurriculumConfig, DistillConfig, RolloutOptions, PlacementConfig)
-    blocks = (S2LConfig, ExplorerConfig, *others, *guidance)
+    blocks = (S2LConfig, GuidanceConfig, DistillConfig, RolloutOptions, PlacementConfig)
     fields = [item for block in blocks for item in dataclasses.fields(block) if not item.metadata.get("internal")]
-    assert len(keys) == len(fields)
+    variants = (AnyExplorer, AnyKL, AnyCurriculum, AnyLength)
+    assert len(keys) == len(fields) + sum(len(defaults(variant)) for variant in variants)
+
+
+# ---- variants of a block ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("block", "kind"),
+    [
+        ({"explorer": {"model_path": "small"}}, LiveExplorer),
+        ({"explorer": {"source": "offline", "store": "DIR"}}, OfflineExplorer),
+        ({"kl": {}}, AccuracyKLConfig),
+        ({"kl": {"type": "???"}}, AccuracyKLConfig),
+        ({"curriculum": {}}, GaussianConfig),
+        ({"curriculum": {"type": "file_order"}}, FileOrderConfig),
+        ({"curriculum": {"type": "pkg.module:Mine"}}, OwnCurriculumConfig),
+    ],
+)
+def test_the_tag_chooses_the_variant_and_has_a_default(block, kind):
+    (config,) = parse_s2l(block).blocks.values()
+    assert type(config) is kind
+    assert parse_s2l(parse_s2l(block).to_dict()) == parse_s2l(block)
+
+
+def refused(block):
+    with pytest.raises(ConfigError) as refusal:
+        parse_s2l(block)
+    return str(refusal.value)
+
+
+def test_a_key_of_another_variant_is_refused_with_its_owners_and_what_to_drop():
+    length = {"type": "linear", "window": 2, "min_length": 1}  # window has its default: the key does not exist
+    assert refused({"guidance": {"length": length}}) == (
+        "s2l.guidance.length.window: type=linear does not have this key, type=adaptive or additive does. Leave it out; "
+        "if the recipe sets it, add ~s2l.guidance.length.window ~s2l.guidance.length.min_length. "
+        "Keys of s2l.guidance.length: type, initial, max_length."
+    )
+
+
+def test_a_misspelt_type_of_an_open_block_is_guessed_although_its_keys_are_anothers():
+    message = refused({"curriculum": {"type": "gausian", "sigma": 0.2}})
+    assert "type=gausian does not have this key, type=gaussian does. Did you mean 'gaussian'?" in message
+
+
+def test_a_misspelt_key_of_a_variant_is_guessed():
+    message = refused({"kl": {"type": "adaptive_target", "targt": 0.1}})
+    assert message.startswith("s2l.kl.targt: unknown key. Did you mean 's2l.kl.target'?")
+
+
+def test_an_unknown_type_lists_the_choices():
+    choices = "adaptive, additive, constant, linear, concave, stepwise. Did you mean 'linear'?"
+    assert refused({"guidance": {"length": {"type": "linaer"}}}).endswith(f"Choose from: {choices}")
+
+
+@pytest.mark.parametrize("store", [{}, {"store": None}])
+def test_a_key_that_a_variant_needs_says_what_it_is(store):
+    assert refused({"explorer": {"source": "offline", **store}}) == (
+        "s2l.explorer.store is missing: it has no default. Set it to a folder that `s2l explore --out DIR` wrote."
+    )
 
 
 @pytest.mark.parametrize("name", ["ConfigError", "DataError", "TokenizerMismatch", "ResourceError", "StateMismatch"])

@@ -6,9 +6,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.config import CurriculumConfig
-from s2l_ext.methods.kl.config import KLConfig
-from s2l_ext.methods.kl.rules import build_kl
+from s2l_ext.methods.curriculum.config import GaussianConfig
+from s2l_ext.methods.kl.config import AccuracyKLConfig
 from s2l_ext.methods.registry import accuracy_settings, parse_s2l
 from s2l_ext.training.rules import check_against_verl
 
@@ -41,8 +40,8 @@ def test_the_recipe_passes_without_a_warning(recipe) -> None:
 
 
 def test_defaults_are_the_paper() -> None:
-    assert (KLConfig().type, KLConfig().beta, KLConfig().rho) == ("accuracy", 0.02, "tanh")
-    curriculum = CurriculumConfig()
+    kl, curriculum = AccuracyKLConfig(), GaussianConfig()
+    assert (kl.type, kl.beta, kl.rho) == ("accuracy", 0.02, "tanh")
     assert (curriculum.type, curriculum.center, curriculum.sigma, curriculum.ema) == ("gaussian", 0.5, 0.35, 0.9)
     assert curriculum.estimate_from == "learner_unguided" and curriculum.on_mismatch == "error"
 
@@ -58,14 +57,19 @@ def test_defaults_are_the_paper() -> None:
         ("s2l.curriculum.ema", -0.1, "must be >= 0 and < 1"),
         ("s2l.curriculum.sigma", math.nan, "a finite number"),
         ("s2l.kl.beta", -0.02, "must be >= 0"),
-        ("s2l.kl.target", 0.0, "must be > 0"),
         ("s2l.kl.type", "acuracy", "Did you mean 'accuracy'"),
-        ("s2l.curriculum.tier_order", "easy", "must be a list"),
     ],
 )
 def test_values_out_of_range_name_key_and_value(recipe, key: str, value: object, words: str) -> None:
     message = recipe.refused(**{key.replace(".", "__"): value})
     assert message.startswith(f"{key}={value!r}") and words in message
+
+
+def test_values_of_other_types_are_checked_as_well(recipe) -> None:
+    target = recipe.refused(s2l__kl__type="adaptive_target", s2l__kl__target=0.0)
+    assert target == "s2l.kl.target=0.0 is out of range: it must be > 0."
+    order = recipe.refused(s2l__curriculum__type="easy_to_hard", s2l__curriculum__tier_order="easy")
+    assert order.startswith("s2l.curriculum.tier_order='easy'") and "must be a list" in order
 
 
 def test_kl_without_a_kl_term_is_refused(recipe) -> None:
@@ -96,7 +100,6 @@ def test_beta_zero_is_said(recipe) -> None:
     [
         ("constant", "rho", "linear"),
         ("accuracy", "target", 0.1),
-        ("accuracy", "rho_low", 0.7),
         ("accuracy", "horizon", 500),
         ("adaptive_target", "rho", "power"),
         ("constant", "integral", 0.1),
@@ -104,7 +107,13 @@ def test_beta_zero_is_said(recipe) -> None:
 )
 def test_kl_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
     message = recipe.refused(**{"s2l__kl__type": kind, f"s2l__kl__{key}": value})
-    assert message.startswith(f"s2l.kl.{key}={value} would be ignored with s2l.kl.type={kind}")
+    assert message.startswith(f"s2l.kl.{key}: type={kind} does not have this key, type=")
+
+
+@pytest.mark.parametrize(("rho", "key"), [("tanh", "rho_low"), ("math:exp", "rho_high"), ("linear", "rho_exponent")])
+def test_keys_that_a_shape_of_rho_does_not_read_are_refused(recipe, rho: str, key: str) -> None:
+    message = recipe.refused(s2l__kl__rho=rho, **{f"s2l__kl__{key}": 0.7})
+    assert message.startswith(f"s2l.kl.{key}=0.7 would be ignored with s2l.kl.rho={rho}: rho=")
 
 
 @pytest.mark.parametrize(
@@ -121,7 +130,7 @@ def test_kl_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key:
 )
 def test_curriculum_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key: str, value: object) -> None:
     message = recipe.refused(**{"s2l__curriculum__type": kind, f"s2l__curriculum__{key}": value})
-    assert f"s2l.curriculum.{key}={value} would be ignored with s2l.curriculum.type={kind}" in message
+    assert message.startswith(f"s2l.curriculum.{key}: type={kind} does not have this key, type=")
 
 
 def test_target_controller_needs_its_target_and_a_long_enough_horizon(recipe) -> None:
@@ -133,7 +142,7 @@ def test_target_controller_needs_its_target_and_a_long_enough_horizon(recipe) ->
 
 def test_ones_own_rho_is_used_and_checked(recipe) -> None:
     assert recipe.check(s2l__kl__rho=f"{HERE}:rising") == []
-    controller = build_kl(KLConfig(rho=f"{HERE}:rising"), recipe.composed)
+    controller = AccuracyKLConfig(rho=f"{HERE}:rising").build(8)
     assert controller.coefficient(0.5) == pytest.approx(0.02 * 1.5)
     assert "falls" in recipe.refused(s2l__kl__rho=f"{HERE}:falling")
     assert "must be a function" in recipe.refused(s2l__kl__rho=f"{HERE}:NOT_A_FUNCTION")
@@ -152,8 +161,8 @@ def test_unknown_rho_is_refused(recipe, rho: str, words: str) -> None:
 
 
 def test_shapes_of_rho_read_their_own_keys(recipe) -> None:
-    linear = build_kl(KLConfig(rho="linear", rho_low=0.4, rho_high=0.8), recipe.composed)
-    power = build_kl(KLConfig(rho="power", rho_low=0.4, rho_high=0.8, rho_exponent=2.0), recipe.composed)
+    linear = AccuracyKLConfig(rho="linear", rho_low=0.4, rho_high=0.8).build(8)
+    power = AccuracyKLConfig(rho="power", rho_low=0.4, rho_high=0.8, rho_exponent=2.0).build(8)
     assert linear.coefficient(0.5) == pytest.approx(0.02 * 0.6)
     assert power.coefficient(0.5) == pytest.approx(0.02 * 0.5)
     assert "falls" in recipe.refused(s2l__kl__rho="linear", s2l__kl__rho_low=0.9, s2l__kl__rho_high=0.8)

@@ -69,4 +69,4 @@ def test_a_validation_alone_needs_neither_explorer_nor_teacher(resumed, recipe: 
 
 def test_stored_rollouts_stay_what_they_were(resumed) -> None:
     cfg, block = resumed(15, "s2l_po/toy_offline")
-    assert block == parse_s2l(cfg.s2l) and not block.explorer.is_live
+    assert block == parse_s2l(cfg.s2l) and block.offline_explorer is not None

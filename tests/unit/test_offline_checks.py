@@ -16,7 +16,7 @@ from s2l_ext.data.tokenizers import digest, snapshot, token_digest
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, render
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import OfflineExplorer
 from s2l_ext.methods.explorer.store_checks import check_counts, check_store, run_out_warnings
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.store.reader import Manifest, Rollout
@@ -30,7 +30,7 @@ from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 
-OFFLINE = ["s2l.explorer.source=offline", "s2l.explorer.model_path=null", "s2l.explorer.store=outputs/store"]
+OFFLINE = ["s2l.explorer.source=offline", "~s2l.explorer.model_path", "s2l.explorer.store=outputs/store"]
 
 
 def checked(*overrides: str):
@@ -48,27 +48,32 @@ def test_stored_rollouts_need_no_gpu_and_the_plan_says_where_they_come_from():
 
 
 @pytest.mark.parametrize(
-    "override, named",
+    "override",
     [
-        ("s2l.explorer.model_path=some/model", "model_path=some/model would be ignored"),
-        ("s2l.explorer.temperature=1.0", "temperature=1.0 would be ignored"),
-        ("s2l.explorer.top_p=1.0", "top_p=1.0 would be ignored"),
-        ("s2l.explorer.top_k=5", "top_k=5 would be ignored"),
-        ("s2l.explorer.nnodes=2", "nnodes=2 would be ignored"),
-        ("s2l.explorer.n_gpus_per_node=2", "n_gpus_per_node=2 would be ignored"),
-        ("s2l.explorer.tensor_model_parallel_size=2", "tensor_model_parallel_size=2 would be ignored"),
-        ("+s2l.explorer.rollout_overrides.max_num_seqs=4", "rollout_overrides=.* would be ignored"),
-        ("s2l.explorer.store=null", "s2l.explorer.store, which is not set"),
+        "s2l.explorer.model_path=some/model",
+        "s2l.explorer.temperature=0.7",
+        "s2l.explorer.top_p=1.0",
+        "s2l.explorer.top_k=5",
+        "s2l.explorer.nnodes=2",
+        "s2l.explorer.n_gpus_per_node=2",
+        "s2l.explorer.tensor_model_parallel_size=2",
+        "s2l.explorer.rollout_overrides={max_num_seqs: 4}",
     ],
 )
-def test_what_stored_rollouts_would_ignore_or_miss_is_refused(override, named):
-    with pytest.raises(ConfigError, match=named):
+def test_what_servers_alone_read_is_refused_with_a_store(override):
+    key = override.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"{key}: source=offline does not have this key, source=live does"):
         checked(*OFFLINE, override)
+
+
+def test_stored_rollouts_need_their_store():
+    with pytest.raises(ConfigError, match="s2l.explorer.store is missing.*Set it to a folder that `s2l explore --out"):
+        checked(*OFFLINE, "s2l.explorer.store=null")
 
 
 @pytest.mark.parametrize("override", ["s2l.explorer.store=outputs/store", "s2l.explorer.on_exhausted=reuse"])
 def test_a_live_explorer_refuses_what_only_a_store_reads(override):
-    with pytest.raises(ConfigError, match="would be ignored with s2l.explorer.source=live"):
+    with pytest.raises(ConfigError, match="source=live does not have this key, source=offline does"):
         checked(override)
 
 
@@ -81,7 +86,7 @@ def test_a_live_explorer_needs_its_model():
 
 
 def counted(counts, ids, on_exhausted="error", most=4):
-    return check_counts(counts, ids, ExplorerConfig(source="offline", store="DIR", on_exhausted=on_exhausted), most)
+    return check_counts(counts, ids, OfflineExplorer(store="DIR", on_exhausted=on_exhausted), most)
 
 
 def test_enough_rollouts_of_every_prompt_pass_in_silence():
@@ -114,11 +119,11 @@ def test_prompts_with_fewer_rollouts_than_a_group_takes():
     [(4, 12, False), (4, 11, True), (1, 35, False), (1, 34, True)],  # 8 of the first pass + 4 of the second; 8+7+...+2
 )
 def test_a_store_that_may_run_out_in_the_middle_of_the_run_is_warned_of(once, have, warned):
-    explorer = ExplorerConfig(source="offline", store="DIR")
+    explorer = OfflineExplorer(store="DIR")
     found = run_out_warnings({"a": have, "b": 99}, ["a", "b"], explorer, [8, 7, 6, 5, 4, 3, 2, 0, 0, 0], once)
     assert [f"1 of 2 prompts have fewer (a: {have})" in warning for warning in found] == [True] * warned
     for on_exhausted in ("reuse", "learner"):  # nothing ends
-        other = ExplorerConfig(source="offline", store="DIR", on_exhausted=on_exhausted)
+        other = OfflineExplorer(store="DIR", on_exhausted=on_exhausted)
         assert run_out_warnings({"a": 1, "b": 1}, ["a", "b"], other, [8, 8], 1) == []
 
 

@@ -6,14 +6,14 @@ import pytest
 
 from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.teacher_rows import check_teacher_rows, stored_row_warnings
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 
 OWN = {"temperature": 1.0, "top_p": 1.0, "top_k": -1}
 
 
 def warnings(loss: str = "forward_kl", teacher: str | None = "T", model: str = "T", **sampling: float) -> list[str]:
     distill = DistillConfig(teacher_path=teacher, loss=loss)
-    return check_teacher_rows(distill, ExplorerConfig(model_path=model, schedule="constant", **{**OWN, **sampling}))
+    return check_teacher_rows(distill, LiveExplorer(model_path=model, schedule="constant", **{**OWN, **sampling}))
 
 
 def test_the_teachers_own_samples_are_silent() -> None:

@@ -1,32 +1,161 @@
-"""The block ``s2l.curriculum``."""
+"""The block ``s2l.curriculum``: one class for each ``type``. Curricula are imported when one is built."""
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from s2l_ext.config.limits import limited
+from s2l_ext.config.resolve import resolve
+from s2l_ext.errors import ConfigError
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.curriculum.gaussian import Curriculum
 
 CURRICULA = ("gaussian", "uniform", "easy_to_hard", "file_order")
+GROUP = "s2l.curricula"
+METHODS = ("draw", "update", "state_dict", "load_state_dict")
 
 
 @dataclass(frozen=True)
-class CurriculumConfig:
+class CurriculumConfig(ABC):
     """Which prompts a step trains on.
 
-    ``type`` is one of :data:`CURRICULA`, an entry point of the group ``s2l.curricula`` or ``pkg.module:Class``, which
-    gets ``options``. ``estimate_from``: whose rows estimate pass rates, the learner's without guidance,
-    all of the learner's, or all. ``tier_order`` lists tiers, easiest first; None sorts
-    numbers. ``warm_start`` is a file of start values (columns ``prompt_id``, ``pass_rate``).
+    ``estimate_from``: whose rows estimate pass rates, the learner's without guidance, all of the learner's, or all.
     """
 
-    type: str = "gaussian"
+    learns: ClassVar[bool] = False
+    """The draw follows accuracies."""
+    shuffles: ClassVar[bool] = False
+    """The draw is another than ``data.shuffle=False`` asks for."""
+    laps: ClassVar[bool] = False
+    """Passes do not end with a step."""
+
+    type: str
+    estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
+    on_mismatch: Literal["error", "reset"] = "error"
+
+    @property
+    def start_file(self) -> str | None:
+        """A file of start values; None: every prompt starts alike."""
+        return None
+
+    @abstractmethod
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        """Who draws the prompts.
+
+        Args:
+            dataset: verl's, after its filters.
+            seed: ``data.seed``.
+
+        Raises:
+            DataError: no usable tiers.
+            ConfigError: one's own class cannot be built or lacks a method.
+        """
+
+
+@dataclass(frozen=True)
+class RatedConfig(CurriculumConfig):
+    """``ema``: share of the old pass rate that an update keeps. ``warm_start`` is a file of start values (columns
+    ``prompt_id``, ``pass_rate``)."""
+
+    ema: float = limited(0.9, at_least=0, below=1)
+    warm_start: str | None = None
+
+    @property
+    def start_file(self) -> str | None:
+        return self.warm_start
+
+
+@dataclass(frozen=True)
+class GaussianConfig(RatedConfig):
+    learns = True
+    shuffles = True
+
+    type: Literal["gaussian"] = "gaussian"
     center: float = limited(0.5, at_least=0, at_most=1)
     sigma: float = limited(0.35, above=0)
-    ema: float = limited(0.9, at_least=0, below=1)
-    estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
+
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
+
+        return GaussianCurriculum(len(dataset), center=self.center, sigma=self.sigma, ema=self.ema)
+
+
+@dataclass(frozen=True)
+class UniformConfig(RatedConfig):
+    shuffles = True
+
+    type: Literal["uniform"] = "uniform"
+
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        from s2l_ext.methods.curriculum.orders import UniformOrder
+
+        return UniformOrder(len(dataset), seed=seed, ema=self.ema)
+
+
+@dataclass(frozen=True)
+class EasyToHardConfig(RatedConfig):
+    """``tier_order`` lists tiers, easiest first; None sorts numbers."""
+
+    laps = True
+
+    type: Literal["easy_to_hard"] = "easy_to_hard"
     tier_column: str = "tier"
     tier_order: list[Any] | None = None
-    warm_start: str | None = None
-    on_mismatch: Literal["error", "reset"] = "error"
+
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        from s2l_ext.data.prompts import dataset_table, tiers_of
+        from s2l_ext.methods.curriculum.orders import EasyToHard
+
+        return EasyToHard(tiers_of(dataset_table(dataset), self.tier_column, self.tier_order), ema=self.ema)
+
+
+@dataclass(frozen=True)
+class FileOrderConfig(RatedConfig):
+    laps = True
+
+    type: Literal["file_order"] = "file_order"
+
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        from s2l_ext.methods.curriculum.orders import FileOrder
+
+        return FileOrder(len(dataset), ema=self.ema)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCurriculumConfig(CurriculumConfig):
+    """``type`` is an entry point of the group ``s2l.curricula`` or ``pkg.module:Class``, which gets ``options``."""
+
+    learns = True
+
+    type: str
     options: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, dataset: Any, seed: int | None) -> Curriculum:
+        """Called with ``num_prompts``, the options, and ``dataset`` if it has a parameter of that name."""
+        kind = self.named()
+        arguments = {"num_prompts": len(dataset), **self.options}
+        try:
+            if "dataset" in inspect.signature(kind).parameters:
+                arguments["dataset"] = dataset
+            curriculum = kind(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"s2l.curriculum.type={self.type} cannot be built with {', '.join(arguments)}: {error}. Its arguments "
+                "come from s2l.curriculum.options."
+            ) from error
+        missing = [name for name in METHODS if not callable(getattr(curriculum, name, None))]
+        if missing:
+            raise ConfigError(f"s2l.curriculum.type={self.type} lacks {', '.join(missing)}; see docs/extending.md.")
+        return curriculum
+
+    def named(self) -> Any:
+        """The class. Raises ConfigError if there is none."""
+        return resolve(self.type, "s2l.curriculum.type", CURRICULA, GROUP)
+
+
+AnyCurriculum = GaussianConfig | UniformConfig | EasyToHardConfig | FileOrderConfig | OwnCurriculumConfig
+"""Told apart by ``type``; the first is the default, the last has every other name."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -12,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import DataError
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.config import AnyCurriculum, CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.inputs import check_tiers, check_warm_start
 from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin_of
-from s2l_ext.methods.curriculum.rules import CURRICULUM_KEYS, accuracy_setting, check_curriculum, check_last_pass
+from s2l_ext.methods.curriculum.rules import check_curriculum, check_last_pass
 from s2l_ext.training.outcomes import pass_rates
 from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.utils.digests import file_digests
@@ -35,7 +36,7 @@ class Curriculum(Method):
     """Links verl's prompt ``uid`` to positions in the data set and feeds pass rates back."""
 
     block = "curriculum"
-    config_class = CurriculumConfig
+    config_class = AnyCurriculum
     may_change = frozenset({"warm_start", "on_mismatch"})  # start values, which a resumed run no longer reads
 
     config: CurriculumConfig
@@ -63,7 +64,7 @@ class Curriculum(Method):
 
     @property
     def needs_accuracy(self) -> str | None:
-        return accuracy_setting(self.config)
+        return f"s2l.curriculum.type={self.config.type}" if self.config.learns else None
 
     def fingerprint(self) -> dict[str, Any]:
         data = self.cfg.data
@@ -81,9 +82,9 @@ class Curriculum(Method):
         }
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        used = CURRICULUM_KEYS.get(self.config.type, {"options"}) | {"ema", "estimate_from"}
-        settings = {name: getattr(self.config, name) for name in sorted(used)}
-        return {"curriculum": {"type": self.config.type, **settings}}
+        settings = dataclasses.asdict(self.config)
+        kind, _ = settings.pop("type"), settings.pop("on_mismatch")
+        return {"curriculum": {"type": kind, **dict(sorted(settings.items()))}}
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:

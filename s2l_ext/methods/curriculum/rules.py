@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.resolve import resolve
 from s2l_ext.config.run_steps import STEPS_KEY
-from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, total_steps, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.config import CURRICULA, CurriculumConfig
-
-CURRICULUM_GROUP = "s2l.curricula"
-
-
-CURRICULUM_KEYS = {
-    "gaussian": {"center", "sigma", "warm_start"},
-    "uniform": {"warm_start"},
-    "easy_to_hard": {"tier_column", "tier_order", "warm_start"},
-    "file_order": {"warm_start"},
-}
-
-
-ALWAYS = {"type", "ema", "estimate_from", "on_mismatch"}
+from s2l_ext.methods.curriculum.config import CurriculumConfig, OwnCurriculumConfig
 
 
 def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
-    if curriculum.type in CURRICULUM_KEYS:
-        refuse_unused(curriculum, CURRICULUM_KEYS[curriculum.type] | ALWAYS, "s2l.curriculum")
-    else:
-        resolve(curriculum.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
-        refuse_unused(curriculum, {"type", "estimate_from", "on_mismatch", "options"}, "s2l.curriculum")
+    if isinstance(curriculum, OwnCurriculumConfig):
+        curriculum.named()
     _refuse_other_prompts(cfg)
     _check_order(curriculum, cfg)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
@@ -53,7 +35,7 @@ def _refuse_other_prompts(cfg: DictConfig) -> None:
 
 
 def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
-    if curriculum.type in ("gaussian", "uniform") and setting(cfg, "data.shuffle") is False:
+    if curriculum.shuffles and setting(cfg, "data.shuffle") is False:
         raise ConfigError(
             f"data.shuffle=False asks for the order of the file, s2l.curriculum.type={curriculum.type} draws another. "
             "Set s2l.curriculum.type=file_order, or leave data.shuffle out."
@@ -66,14 +48,10 @@ def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
         )
 
 
-LAPPING = ("easy_to_hard", "file_order")
-"""Curricula whose passes do not end with a step."""
-
-
 def check_last_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
     """verl's epoch is ``rows // batch`` steps: where passes go on inside a step, its last epoch ends before them."""
     batch, epochs = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, "trainer.total_epochs")
-    if curriculum.type not in LAPPING or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
+    if not curriculum.laps or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
         return []
     per_epoch = rows // batch
     wanted = -(-rows * epochs // batch)
@@ -82,9 +60,3 @@ def check_last_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) ->
         f"{batch} prompts, and the last pass over {rows} leaves out the last {(rows - per_epoch * batch) * epochs} of "
         f"its order. Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
     ]
-
-
-def accuracy_setting(curriculum: CurriculumConfig) -> str | None:
-    """``s2l.curriculum.type=...`` where that type learns from accuracies; one's own class always may."""
-    learns = curriculum.type not in ("uniform", "easy_to_hard", "file_order")
-    return f"s2l.curriculum.type={curriculum.type}" if learns else None

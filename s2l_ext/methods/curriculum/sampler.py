@@ -6,8 +6,6 @@ synchronous run, where a checkpoint is written between steps and the loader does
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -18,25 +16,19 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.utils.dataset.rl_dataset import collate_fn
 
-from s2l_ext.config.resolve import resolve
 from s2l_ext.data.prompts import (
     dataset_table,
     match_pass_rates,
     prompt_ids,
     read_pass_rates,
     require_enough,
-    tiers_of,
 )
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.methods.curriculum.config import CURRICULA, CurriculumConfig
-from s2l_ext.methods.curriculum.gaussian import Curriculum, GaussianCurriculum
-from s2l_ext.methods.curriculum.orders import EasyToHard, FileOrder, UniformOrder
-from s2l_ext.methods.curriculum.rules import CURRICULUM_GROUP
+from s2l_ext.methods.curriculum.config import CurriculumConfig
+from s2l_ext.methods.curriculum.gaussian import Curriculum
 from s2l_ext.training.controller_state import check_saveable
 
 logger = logging.getLogger(__name__)
-
-METHODS = ("draw", "update", "state_dict", "load_state_dict")
 
 
 class CurriculumSampler(Sampler[int]):
@@ -156,7 +148,7 @@ def resumed_sampler(
     """
     if saved is None:
         return build_sampler(config, cfg, dataset)
-    sampler = build_sampler(dataclasses.replace(config, warm_start=None), cfg, dataset)
+    sampler = _cold_sampler(config, cfg, dataset)
     try:
         sampler.load_controller_state(saved)
     except StateMismatch as error:
@@ -174,60 +166,31 @@ def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Cu
         DataError: fewer prompts than a step needs, no usable tiers, or a warm-start file of other prompts.
         ConfigError: one's own class cannot be built or lacks a method.
     """
-    step_size = cfg.data.train_batch_size
+    sampler = _cold_sampler(config, cfg, dataset)
+    if config.start_file is not None:
+        _warm_start(sampler.curriculum, config.start_file, cfg, dataset)
+    return sampler
+
+
+def _cold_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
+    """One that has read no start values."""
+    step_size, seed = cfg.data.train_batch_size, cfg.data.get("seed")
     require_enough(len(dataset), step_size)
-    curriculum = build_curriculum(config, cfg, dataset)
-    if config.warm_start is not None:
-        _warm_start(curriculum, config, cfg, dataset)
-    sampler = CurriculumSampler(curriculum, len(dataset), step_size, cfg.data.get("seed"))
+    sampler = CurriculumSampler(config.build(dataset, seed), len(dataset), step_size, seed)
     check_saveable({"curriculum": sampler.controller_state()})
     return sampler
 
 
-def build_curriculum(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Curriculum:
-    size = len(dataset)
-    if config.type == "gaussian":
-        return GaussianCurriculum(size, center=config.center, sigma=config.sigma, ema=config.ema)
-    if config.type == "uniform":
-        return UniformOrder(size, seed=cfg.data.get("seed"), ema=config.ema)
-    if config.type == "file_order":
-        return FileOrder(size, ema=config.ema)
-    if config.type == "easy_to_hard":
-        tiers = tiers_of(dataset_table(dataset), config.tier_column, config.tier_order)
-        return EasyToHard(tiers, ema=config.ema)
-    return _own_curriculum(config, dataset)
-
-
-def _own_curriculum(config: CurriculumConfig, dataset: Any) -> Curriculum:
-    """One's own class, called with ``num_prompts``, the options, and ``dataset`` if it has a parameter of that name."""
-    kind = resolve(config.type, "s2l.curriculum.type", CURRICULA, CURRICULUM_GROUP)
-    arguments = {"num_prompts": len(dataset), **config.options}
-    try:
-        if "dataset" in inspect.signature(kind).parameters:
-            arguments["dataset"] = dataset
-        curriculum = kind(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"s2l.curriculum.type={config.type} cannot be built with {', '.join(arguments)}: {error}. Its arguments "
-            "come from s2l.curriculum.options."
-        ) from error
-    missing = [name for name in METHODS if not callable(getattr(curriculum, name, None))]
-    if missing:
-        raise ConfigError(f"s2l.curriculum.type={config.type} lacks {', '.join(missing)}; see docs/extending.md.")
-    return curriculum
-
-
-def _warm_start(curriculum: Any, config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> None:
-    assert config.warm_start is not None
+def _warm_start(curriculum: Any, path: str, cfg: DictConfig, dataset: Any) -> None:
     ids = prompt_ids(dataset_table(dataset), cfg.data.prompt_key)
-    rates_by_id = read_pass_rates(config.warm_start)
-    positions, rates = match_pass_rates(rates_by_id, ids, config.warm_start, strict=False)
+    rates_by_id = read_pass_rates(path)
+    positions, rates = match_pass_rates(rates_by_id, ids, path, strict=False)
     curriculum.set_pass_rates(positions, rates)
     logger.info(
         "warm start: %d of %d prompts start with their pass rate from %s, which has %d",
         len(positions),
         len(dataset),
-        config.warm_start,
+        path,
         len(rates_by_id),
     )
 

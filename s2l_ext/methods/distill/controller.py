@@ -43,8 +43,8 @@ class Distill(Method):
     # ---- before a run
 
     def check(self) -> list[str]:
-        warnings = check_distill(self.config, self.s2l, self.cfg)
-        return warnings + (check_teacher_rows(self.config, self.s2l.explorer) if self.s2l.explorer else [])
+        warnings, live = check_distill(self.config, self.s2l, self.cfg), self.s2l.live_explorer
+        return warnings + (check_teacher_rows(self.config, live) if live else [])
 
     def check_inputs(self, inputs: Inputs) -> list[str]:
         return check_teacher(inputs)

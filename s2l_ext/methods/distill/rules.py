@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.unused import refuse_changed
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.registry import S2LConfig
 
 if TYPE_CHECKING:
-    from s2l_ext.methods.explorer.config import ExplorerConfig
+    from s2l_ext.methods.explorer.config import ExplorerConfig, LiveExplorer
 
 ROLLOUT = "actor_rollout_ref.rollout"
 SERVER_KEYS = ("topk", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size")
@@ -67,29 +68,20 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
         _require(cfg, OWN_ENGINE, "s2l.distill.teacher_placement=local needs it otherwise")
     else:
         _check_server_rows(distill, cfg)
-    _check_temperatures(distill, s2l.explorer, cfg)
+    _check_temperatures(distill, s2l.live_explorer, cfg)
     if distill.loss == "sampled_k1":
         _check_sampled(distill, cfg)
     if s2l.explorer is not None:
-        _check_explorer(s2l.explorer)
+        why = "s2l.distill: they act on advantages, which it does not have"
+        refuse_changed(s2l.explorer, ["baseline", "correction", "is_cap"], "s2l.explorer", why)
     return [*_step_warnings(cfg), *_state_warnings(distill, s2l.explorer), *_clamp_warnings(distill)]
 
 
 def _refuse_unused(distill: DistillConfig) -> None:
-    default = DistillConfig()
-    readers = {
-        "jsd_beta": distill.loss == "jsd",
-        "chunk_size": distill.in_actor,
-        "temperature": distill.in_actor,
-        **dict.fromkeys(SERVER_KEYS, not distill.in_actor),
-    }
-    for name, is_read in readers.items():
-        value = getattr(distill, name)
-        if not is_read and value != getattr(default, name):
-            raise ConfigError(
-                f"s2l.distill.{name}={value} would be ignored with s2l.distill.loss={distill.loss} and "
-                f"teacher_placement={distill.teacher_placement}. Leave it out."
-            )
+    unread = [*(["jsd_beta"] if distill.loss != "jsd" else [])]
+    unread += SERVER_KEYS if distill.in_actor else ["chunk_size", "temperature"]
+    why = f"s2l.distill.loss={distill.loss} and teacher_placement={distill.teacher_placement}"
+    refuse_changed(distill, unread, "s2l.distill", why)
 
 
 def _check_teacher(distill: DistillConfig) -> None:
@@ -158,7 +150,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_temperatures(distill: DistillConfig, explorer: ExplorerConfig | None, cfg: DictConfig) -> None:
+def _check_temperatures(distill: DistillConfig, explorer: LiveExplorer | None, cfg: DictConfig) -> None:
     """At temperature 0 a model samples one text, which says nothing about a distribution."""
     if distill.loss == "sft":
         return
@@ -170,16 +162,6 @@ def _check_temperatures(distill: DistillConfig, explorer: ExplorerConfig | None,
             raise ConfigError(
                 f"{key}=0 is greedy: its rows are no samples, so no average over them is s2l.distill.loss="
                 f"{distill.loss}. Set {key}=1.0 (the paper)."
-            )
-
-
-def _check_explorer(explorer: ExplorerConfig) -> None:
-    default = type(explorer)(model_path="")
-    for name in ("baseline", "correction", "is_cap"):
-        value = getattr(explorer, name)
-        if value != getattr(default, name):
-            raise ConfigError(
-                f"s2l.explorer.{name}={value} acts on advantages, which s2l.distill does not have. Leave it out."
             )
 
 

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from s2l_ext.methods.distill.config import DistillConfig
 
 if TYPE_CHECKING:
-    from s2l_ext.methods.explorer.config import ExplorerConfig
+    from s2l_ext.methods.explorer.config import LiveExplorer
 
 
-def check_teacher_rows(distill: DistillConfig, explorer: ExplorerConfig) -> list[str]:
+def check_teacher_rows(distill: DistillConfig, explorer: LiveExplorer) -> list[str]:
     """Warnings about a live explorer's rows; stored ones are looked at with their store."""
-    if not explorer.is_live:
-        return []
     sampling = {name: getattr(explorer, name) for name in ("temperature", "top_p", "top_k")}
     fix = f"Set s2l.explorer.temperature={distill.temperature:g}, top_p=1 and top_k=-1."
     warnings = sampling_warnings(distill, sampling, "s2l.explorer samples", fix)

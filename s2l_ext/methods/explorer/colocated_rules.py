@@ -5,9 +5,10 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import mode_of
+from s2l_ext.config.unused import refuse_changed
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 
 KEY = "s2l.explorer.placement=colocated"
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -15,11 +16,12 @@ MOST_MEMORY = 0.95
 """Of an accelerator, for both engines together while both sample."""
 
 
-def check_colocated(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+def check_colocated(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on what an engine beside the learner cannot do; nothing for a dedicated explorer."""
     if not explorer.is_colocated:
         return []
-    _refuse_unread(explorer)
+    why = "the explorer has all of the learner's accelerators (trainer.nnodes, trainer.n_gpus_per_node)"
+    refuse_changed(explorer, ["nnodes", "n_gpus_per_node"], "s2l.explorer", f"{KEY}: {why}")
     if mode_of(cfg) != "sync":
         raise ConfigError(
             f"{KEY} with trainer.v1.trainer_mode={mode_of(cfg)}: its sessions go on while the learner updates, but the "
@@ -36,16 +38,7 @@ def check_colocated(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def _refuse_unread(explorer: ExplorerConfig) -> None:
-    for name in ("nnodes", "n_gpus_per_node"):
-        if getattr(explorer, name) != 1:
-            raise ConfigError(
-                f"s2l.explorer.{name}={getattr(explorer, name)} would be ignored with {KEY}: the explorer has all of "
-                "the learner's accelerators (trainer.nnodes, trainer.n_gpus_per_node). Leave it out."
-            )
-
-
-def _check_size(explorer: ExplorerConfig, cfg: DictConfig) -> None:
+def _check_size(explorer: LiveExplorer, cfg: DictConfig) -> None:
     size, per_node = explorer.tensor_model_parallel_size, whole_number(cfg, "trainer.n_gpus_per_node")
     if per_node % size:
         raise ConfigError(
@@ -54,7 +47,7 @@ def _check_size(explorer: ExplorerConfig, cfg: DictConfig) -> None:
         )
 
 
-def _check_memory(explorer: ExplorerConfig, cfg: DictConfig) -> None:
+def _check_memory(explorer: LiveExplorer, cfg: DictConfig) -> None:
     own = explorer.rollout_overrides
     if not (setting(cfg, f"{ROLLOUT}.free_cache_engine") and own.get("free_cache_engine", True)):
         raise ConfigError(

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import AnyExplorer, LiveExplorer, OfflineExplorer
 from s2l_ext.methods.explorer.inputs import check_models
-from s2l_ext.methods.explorer.rules import EXPLORER_RULES
+from s2l_ext.methods.explorer.rules import check_explorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
 from s2l_ext.methods.explorer.store_checks import check_store
@@ -38,25 +38,20 @@ GROUP_SIZE = "actor_rollout_ref.rollout.n"
 
 class Explorer(Method):
     block = "explorer"
-    config_class = ExplorerConfig
+    config_class = AnyExplorer
     state_key = "stored_rows"
     may_change = frozenset(
         {
-            *(
-                "model_path",
-                "source",
-                "store",
-                "on_exhausted",
-            ),  # compared by name or content below, or only of what is left
+            *("model_path", "source", "store", "on_exhausted"),  # compared by name or content, or of what is left only
             *("placement", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size", "rollout_overrides"),
             *("on_failure", "max_restarts", "restart_backoff_s", "start_timeout_s"),
             *("health_interval_s", "health_timeout_s", "request_timeout_s"),
         }
     )
 
-    config: ExplorerConfig
+    config: AnyExplorer
 
-    def __init__(self, config: ExplorerConfig, s2l: Any, cfg: DictConfig) -> None:
+    def __init__(self, config: AnyExplorer, s2l: Any, cfg: DictConfig) -> None:
         super().__init__(config, s2l, cfg)
         self.life: ExplorerLifecycle | None = None
         self.stored: StoredRollouts | None = None
@@ -65,23 +60,22 @@ class Explorer(Method):
     # ---- before a run
 
     def check(self) -> list[str]:
-        return [warning for rule in EXPLORER_RULES for warning in rule(self.config, self.cfg)]
+        return check_explorer(self.config, self.cfg)
 
     def check_inputs(self, inputs: Inputs) -> list[str]:
         warnings = schedule_warnings_of_run(self.config, self.cfg, inputs.steps)
         if not inputs.needed.explorer:
             return warnings
-        if self.config.is_live:
-            return warnings + check_models(inputs)
+        if isinstance(self.config, LiveExplorer):
+            return warnings + check_models(self.config, inputs)
         return warnings + check_store(self.cfg, inputs.needed, inputs.files)
 
     def gpus(self) -> dict[str, int]:
         return {"explorer": self.config.n_gpus} if self.config.n_gpus else {}
 
     def fingerprint(self) -> dict[str, Any]:
-        if self.config.is_live:
-            return {"explorer.model": Path(self.config.model).name, **super().fingerprint()}
-        assert self.config.store is not None
+        if isinstance(self.config, LiveExplorer):
+            return {"explorer.model": Path(self.config.model_path).name, **super().fingerprint()}
         digest = RolloutStore(self.config.store, verify=False).digest
         return {"explorer.source": "offline", "explorer.store.sha256": digest, **super().fingerprint()}
 
@@ -102,14 +96,14 @@ class Explorer(Method):
     def start(self, trainer: Any) -> None:
         from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 
-        if not self.config.is_live:
+        if isinstance(self.config, OfflineExplorer):
             self.stored = StoredRollouts(self.config, setting(self.cfg, "data.seed") or 0)
 
     @contextmanager
     def around_setup(self, trainer: Any) -> Iterator[None]:
         from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
 
-        if self.config.is_live:
+        if isinstance(self.config, LiveExplorer):
             self.life = ExplorerLifecycle(self.config, self.slots, trainer)
         with self.life.around_setup() if self.life else nullcontext():
             yield
@@ -148,7 +142,7 @@ class Explorer(Method):
     def observe(self, step: Step) -> None:
         planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
         step.metrics.update(self._require_rows(step, planned))
-        if self.life is None:
+        if self.life is None or not isinstance(self.config, LiveExplorer):
             return
         fallen = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
         self.fallback_uids = set(fallen)

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.data.tokenizers import compare
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path
 
 EXPLORER_KEY = "s2l.explorer.model_path"
 
 
-def check_models(inputs: Inputs) -> list[str]:
+def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
     """Compare a live explorer's model with the learner's.
 
     Raises:
         ConfigError: no such model folder.
         TokenizerMismatch: the two speak different tokens.
     """
-    explorer, learner_path = inputs.needed.explorer, inputs.cfg.actor_rollout_ref.model.path
-    assert explorer is not None
-    check_model_path(EXPLORER_KEY, explorer.model, inputs.trust)
-    warnings = compare(learner_path, explorer.model, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
+    learner_path = inputs.cfg.actor_rollout_ref.model.path
+    check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
+    warnings = compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
     teaches = inputs.needed.distill is not None
-    return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model)]
+    return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model_path)]
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.config.unused import refuse_changed
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.colocated_rules import check_colocated
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import ExplorerConfig, LiveExplorer
 from s2l_ext.methods.explorer.fault_rules import check_faults
-from s2l_ext.methods.explorer.offline_rules import check_source
 from s2l_ext.methods.explorer.schedule_rules import given_steps_warnings
 
 GROUP_ESTIMATORS = frozenset(
@@ -112,11 +112,9 @@ def _old_log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 def _correction(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    if explorer.correction == "none" and explorer.is_cap != ExplorerConfig.is_cap:
-        raise ConfigError(
-            f"s2l.explorer.is_cap={explorer.is_cap:g} would be ignored with s2l.explorer.correction=none. "
-            "Leave it out or set s2l.explorer.correction=truncated_is."
-        )
+    if explorer.correction == "none":
+        why = "s2l.explorer.correction=none: correction=truncated_is reads it"
+        refuse_changed(explorer, ["is_cap"], "s2l.explorer", why)
     key = "actor_rollout_ref.rollout.calculate_log_probs"
     if explorer.correction == "truncated_is" and not setting(cfg, key):
         raise ConfigError(
@@ -126,9 +124,9 @@ def _correction(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+def _engine(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
     name = setting(cfg, "actor_rollout_ref.rollout.name")
-    if explorer.is_live and name != "vllm":
+    if name != "vllm":
         raise ConfigError(
             f"actor_rollout_ref.rollout.name={name}: the explorer's servers are vLLM's. "
             "Set actor_rollout_ref.rollout.name=vllm."
@@ -144,13 +142,13 @@ def _engine(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     return []
 
 
-def _sampling(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+def _sampling(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
     if explorer.temperature > 0:
         return []
     return ["s2l.explorer.temperature=0 is greedy: all explorer sessions of a prompt will be the same text."]
 
 
-def _overrides(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+def _overrides(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
     known = set(setting(cfg, "actor_rollout_ref.rollout")) | ROLLOUT_KEYS_OUTSIDE_YAML
     for name in explorer.rollout_overrides:
         key = f"s2l.explorer.rollout_overrides.{name}"
@@ -164,11 +162,9 @@ def _overrides(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 def _constant(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    if explorer.schedule == "constant" and explorer.mix_steps != ExplorerConfig.mix_steps:
-        raise ConfigError(
-            f"s2l.explorer.mix_steps={explorer.mix_steps} would be ignored with s2l.explorer.schedule=constant, which "
-            "never hands over. Leave it out."
-        )
+    if explorer.schedule == "constant":
+        why = "s2l.explorer.schedule=constant, which never hands over"
+        refuse_changed(explorer, ["mix_steps"], "s2l.explorer", why)
     if explorer.schedule == "constant" and setting(cfg, "s2l.distill") is None:
         return [
             "s2l.explorer.schedule=constant without s2l.distill: the policy gradient never sees the learner's own rows."
@@ -177,16 +173,25 @@ def _constant(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
 
 
 EXPLORER_RULES: tuple[Callable[[ExplorerConfig, DictConfig], list[str]], ...] = (
-    check_source,
     _group_size,
     _constant,
     _estimator,
     given_steps_warnings,
     _old_log_probs,
     _correction,
+)
+LIVE_RULES: tuple[Callable[[LiveExplorer, DictConfig], list[str]], ...] = (
     _engine,
     _sampling,
     _overrides,
     check_faults,
     check_colocated,
 )
+
+
+def check_explorer(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
+    """Raise ConfigError on the impossible, return warnings."""
+    warnings = [warning for rule in EXPLORER_RULES for warning in rule(explorer, cfg)]
+    if isinstance(explorer, LiveExplorer):
+        warnings += [warning for live_rule in LIVE_RULES for warning in live_rule(explorer, cfg)]
+    return warnings

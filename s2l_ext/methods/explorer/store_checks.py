@@ -15,7 +15,7 @@ from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.tokenizers import Trust, digest, load_tokenizer, snapshot, token_digest, trust_of
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.methods.distill.teacher_rows import stored_row_warnings
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import OfflineExplorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.store.reader import RolloutStore
@@ -43,7 +43,7 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
         ConfigError: its rollouts are greedy, and a divergence is taken on them.
     """
     explorer = s2l.explorer
-    assert explorer is not None and explorer.store is not None
+    assert isinstance(explorer, OfflineExplorer)
     store = RolloutStore(explorer.store, KEY)
     own = _check_tokenizer(store, str(cfg.actor_rollout_ref.model.path), trust_of(cfg))
     _refuse_traces(store, s2l)
@@ -114,7 +114,7 @@ def _unfinished(store: RolloutStore) -> str:
     )
 
 
-def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: ExplorerConfig, most: int) -> list[str]:
+def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, most: int) -> list[str]:
     """Whether every prompt has what its group may ask for.
 
     Args:
@@ -152,7 +152,7 @@ def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: Explor
 
 
 def run_out_warnings(
-    counts: Mapping[str, int], ids: Sequence[str], explorer: ExplorerConfig, slots: Sequence[int], once: int
+    counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, slots: Sequence[int], once: int
 ) -> list[str]:
     """Whether rollouts may run out in the middle of a run that stops then.
 
@@ -171,7 +171,7 @@ def run_out_warnings(
     ]
 
 
-def _require_some(counts: Mapping[str, int], ids: Sequence[str], explorer: ExplorerConfig) -> None:
+def _require_some(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer) -> None:
     if not any(counts.get(name) for name in ids):
         raise DataError(
             f"{KEY}={explorer.store} holds {len(counts)} prompts and none of the {len(ids)} of data.train_files "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tensordict import TensorDict
 
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import OfflineExplorer
 from s2l_ext.methods.explorer.stored_draws import StoredRolloutSampler
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import STORED_FIELD
@@ -24,12 +24,11 @@ class StoredRollouts:
     """``G_w`` stored rollouts for every group of a step.
 
     Args:
-        explorer: the ``s2l.explorer`` block with ``source: offline``.
+        explorer: the ``s2l.explorer`` block.
         seed: of the order in which a prompt's rollouts are taken.
     """
 
-    def __init__(self, explorer: ExplorerConfig, seed: int) -> None:
-        assert explorer.store is not None
+    def __init__(self, explorer: OfflineExplorer, seed: int) -> None:
         store = RolloutStore(explorer.store, STORE_KEY, verify=False)  # preflight has read every byte of it
         self._counts = store.counts()
         self._draws = StoredRolloutSampler(self._counts, explorer.on_exhausted, seed)

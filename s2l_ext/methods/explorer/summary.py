@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import AnyExplorer, OfflineExplorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 
 STEPS_SHOWN = 32
 
 
-def explorer_plan(explorer: ExplorerConfig, group_size: int, steps: int | None) -> dict[str, Any]:
+def explorer_plan(explorer: AnyExplorer, group_size: int, steps: int | None) -> dict[str, Any]:
     schedule = build_schedule(explorer.schedule, explorer.mix_steps, group_size)
     slots = schedule.table(steps or explorer.mix_steps)
     return {
@@ -31,8 +31,8 @@ def explorer_lines(explorer: dict[str, Any], group_size: int) -> list[tuple[str,
     return [("explorer", _line(explorer)), ("slots", _slot_line(explorer, group_size))]
 
 
-def _sampled_by(explorer: ExplorerConfig) -> dict[str, Any]:
-    if not explorer.is_live:
+def _sampled_by(explorer: AnyExplorer) -> dict[str, Any]:
+    if isinstance(explorer, OfflineExplorer):
         return {"store": explorer.store, "on_exhausted": explorer.on_exhausted}
     names = ("placement", "temperature", "top_p")
     return {"model": explorer.model_path, **{name: getattr(explorer, name) for name in names}}

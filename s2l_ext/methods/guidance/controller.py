@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from statistics import mean
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
+from s2l_ext.config.parse import defaults
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.guidance.config import GuidanceConfig
-from s2l_ext.methods.guidance.length import LENGTH_KEYS, guided_sessions
+from s2l_ext.methods.guidance.config import AnyLength, GuidanceConfig
+from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
 from s2l_ext.methods.guidance.trace_checks import check_traces
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
@@ -56,22 +58,21 @@ class Guidance(Method):
 
     @property
     def needs_accuracy(self) -> str | None:
-        learns = build_length(self.config.length, 1).needs_accuracy
-        return f"s2l.guidance.length.type={self.config.length.type}" if learns else None
+        return f"s2l.guidance.length.type={self.config.length.type}" if self.config.length.follows else None
 
     def fingerprint(self) -> dict[str, Any]:
         settings = super().fingerprint()
-        length = settings.pop("guidance.length")
+        length = defaults(AnyLength) | settings.pop("guidance.length")
         return settings | {f"guidance.length.{name}": value for name, value in length.items()}
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        length = self.config.length
-        used = {name: getattr(length, name) for name in sorted(LENGTH_KEYS[length.type])}
+        length = dataclasses.asdict(self.config.length)
+        kind = length.pop("type")
         return {
             "guidance": {
                 "sessions": guided_sessions(self.config.alpha, self.group_size),
                 "group_size": self.group_size,
-                "length": {"type": length.type, **{name: value for name, value in used.items() if value is not None}},
+                "length": {"type": kind, **{name: length[name] for name in sorted(length) if length[name] is not None}},
                 "loss_on_guidance": self.config.loss_on_guidance,
             }
         }
@@ -127,9 +128,9 @@ class Guidance(Method):
             length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
         """
         self.applied = {"length": float(length), **statistics(sessions)}
-        if not self.rule.needs_accuracy:
+        if self.config.length.follows is None:
             return
-        seen = [session for session in sessions if session.counts_for(self.config.length.estimate_from)]
+        seen = [session for session in sessions if session.counts_for(self.config.length.follows)]
         self.applied["estimate_rows"] = float(len(seen))
         if seen:
             accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")

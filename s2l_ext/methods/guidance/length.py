@@ -11,10 +11,9 @@ import math
 from abc import ABC, abstractmethod
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.methods.guidance.config import GuidanceLengthConfig
 
 Averaging = Literal["sliding", "disjoint_windows"]
 CYCLE = 3
@@ -34,8 +33,6 @@ def guided_sessions(alpha: float, group_size: int) -> int:
 
 class Length(ABC):
     """Tokens that guided rollouts start from. One that follows the step alone learns nothing and keeps nothing."""
-
-    needs_accuracy: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -77,8 +74,6 @@ class AdaptiveGuidance(Length):
     Raises:
         ConfigError: an argument out of range.
     """
-
-    needs_accuracy = True
 
     def __init__(
         self,
@@ -306,34 +301,3 @@ def _check_lengths(initial: int, max_length: int, min_length: int) -> None:
             f"initial={initial}, min_length={min_length}, max_length={max_length}: lengths must satisfy "
             "0 <= min_length <= initial <= max_length."
         )
-
-
-# ---- the block's types --------------------------------------------------------------------------------------------
-
-ALWAYS = {"initial", "max_length"}
-CONTROLLED = ALWAYS | {"min_length", "window", "estimate_from"}
-LENGTH_KEYS = {
-    "adaptive": CONTROLLED | {"averaging", "max_change"},
-    "additive": CONTROLLED | {"delta"},
-    "constant": ALWAYS,
-    "linear": ALWAYS,
-    "concave": ALWAYS | {"power"},
-    "stepwise": ALWAYS | {"gamma", "every"},
-}
-"""Keys of ``s2l.guidance.length`` that each type reads."""
-
-
-def build(config: GuidanceLengthConfig, total_steps: int) -> Length:
-    """The length that the block describes. Raises ConfigError for an argument out of range."""
-    bounds = (config.initial, config.max_length, config.min_length, config.window)
-    if config.type == "adaptive":
-        return AdaptiveGuidance(*bounds, averaging=config.averaging, max_change=config.max_change)
-    if config.type == "additive":
-        return AdditiveGuidance(*bounds, delta=config.delta)
-    if config.type == "constant":
-        return Constant(config.initial)
-    if config.type == "stepwise":
-        return StepwiseDecay(config.initial, config.gamma, config.every)
-    if config.type == "concave":
-        return ConcaveDecay(config.initial, total_steps, config.power)
-    return LinearDecay(config.initial, total_steps)

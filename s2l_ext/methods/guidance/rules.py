@@ -5,16 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from s2l_ext.config.run_steps import RunSteps
-from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.guidance.config import GuidanceConfig, GuidanceLengthConfig
-from s2l_ext.methods.guidance.length import LENGTH_KEYS, Length, build, guided_sessions
+from s2l_ext.methods.guidance.config import GuidanceConfig, LengthConfig, StepwiseLength
+from s2l_ext.methods.guidance.length import Length, guided_sessions
 
 
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
-    refuse_unused(guidance.length, LENGTH_KEYS[guidance.length.type] | {"type"}, "s2l.guidance.length")
     if guidance.teacher_rollouts is not None and guidance.trace != GuidanceConfig.trace:
         raise ConfigError(
             f"s2l.guidance.trace={guidance.trace} would be ignored with s2l.guidance.teacher_rollouts="
@@ -27,7 +25,7 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
     guided = guided_sessions(guidance.alpha, group)
     if guided == 0:
         return ["s2l.guidance.alpha=0: no session is guided. Set s2l.guidance=null to leave the feature out."]
-    if guided == group and guidance.length.estimate_from == "learner_unguided":
+    if guided == group and guidance.length.follows == "learner_unguided":
         raise ConfigError(
             f"s2l.guidance.length.estimate_from=learner_unguided with s2l.guidance.alpha={guidance.alpha:g}: all "
             f"{group} sessions of "
@@ -44,8 +42,8 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
             f"s2l.guidance.min_continuation={guidance.min_continuation} leaves nothing of data.max_response_length="
             f"{budget} for guidance. Lower s2l.guidance.min_continuation or raise data.max_response_length."
         )
-    rule = build_length(guidance.length, total_steps=1)
-    longest, key = rule.longest, "max_length" if rule.needs_accuracy else "initial"
+    longest = build_length(guidance.length, total_steps=1).longest
+    key = "max_length" if guidance.length.follows else "initial"
     if longest > room:
         raise ConfigError(
             f"s2l.guidance.length.{key}={longest} is longer than the response budget: data.max_response_length="
@@ -70,7 +68,7 @@ def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
         )
 
 
-def build_length(config: GuidanceLengthConfig, total_steps: int) -> Length:
+def build_length(config: LengthConfig, total_steps: int) -> Length:
     """The controller or schedule that the block describes; ConfigError names the key.
 
     Args:
@@ -82,7 +80,7 @@ def build_length(config: GuidanceLengthConfig, total_steps: int) -> Length:
             f"{config.max_length}, the bound of every type. Lower initial or raise max_length."
         )
     try:
-        return build(config, total_steps)
+        return config.build(total_steps)
     except ConfigError as error:
         raise ConfigError(f"s2l.guidance.length: {error}") from None
 
@@ -90,7 +88,7 @@ def build_length(config: GuidanceLengthConfig, total_steps: int) -> Length:
 def check_stages(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
     """Does a stepwise length fall within the run?"""
     length = guidance.length
-    if length.type != "stepwise" or length.every < steps.number:
+    if not isinstance(length, StepwiseLength) or length.every < steps.number:
         return []
     return [
         f"s2l.guidance.length.every={length.every} and the run has {steps.number} steps ({steps.source}): the stepwise "

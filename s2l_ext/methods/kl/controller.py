@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, open_dict
 
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.kl.config import KLConfig
-from s2l_ext.methods.kl.rules import build_kl, check_kl
+from s2l_ext.methods.kl.config import AnyKL, KLConfig
+from s2l_ext.methods.kl.rules import check_kl, rows_of_a_step
 from s2l_ext.training.batch_fields import KL_BETA_FIELD, KL_BETA_MAX, KL_BETA_MIN
 from s2l_ext.training.outcomes import batch_accuracy
 
@@ -23,7 +23,7 @@ class KL(Method):
     """One coefficient for every mini-batch, epoch and worker of a step."""
 
     block = "kl"
-    config_class = KLConfig
+    config_class = AnyKL
 
     config: KLConfig
 
@@ -41,14 +41,7 @@ class KL(Method):
         return "s2l.kl.type=accuracy" if self.config.type == "accuracy" else None
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        kl = self.config
-        if kl.type == "constant":
-            return {"kl_in_loss": f"{kl.beta:g} in the loss"}
-        if kl.type == "adaptive_target":
-            return {"kl_in_loss": f"in the loss, {kl.beta:g} at first, then held at {kl.target:g} nats per token"}
-        controller = build_kl(kl, self.cfg)
-        low, high = controller.coefficient(0.0), controller.coefficient(1.0)
-        return {"kl_in_loss": f"in the loss, {kl.beta:g} x {kl.rho}(accuracy): {low:.4g} to {high:.4g}"}
+        return {"kl_in_loss": self.config.in_words(rows_of_a_step(self.cfg))}
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -67,7 +60,7 @@ class KL(Method):
         return S2LActorWorker
 
     def start(self, trainer: Any) -> None:
-        self.controller = build_kl(self.config, self.cfg)
+        self.controller = self.config.build(rows_of_a_step(self.cfg))
 
     # ---- a step
 

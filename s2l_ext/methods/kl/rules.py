@@ -4,57 +4,28 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.resolve import resolve
-from s2l_ext.config.unused import refuse_unused
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.kl.coefficient import (
-    AccuracyConditionedKL,
-    AdaptiveTargetKL,
-    ConstantKL,
-    KLController,
-    PowerRho,
-    Rho,
-    tanh_rho,
-)
-from s2l_ext.methods.kl.config import RHO_SHAPES, KLConfig
+from s2l_ext.methods.kl.config import AdaptiveTargetKLConfig, KLConfig
 
 VERL_DEFAULT_KL_COEF = 0.001
 KL_COEF = "actor_rollout_ref.actor.kl_loss_coef"
 
-KL_KEYS = {
-    "constant": {"beta"},
-    "accuracy": {"beta", "rho"},
-    "adaptive_target": {"beta", "target", "horizon", "integral"},
-}
-"""Keys of ``s2l.kl`` that each type reads."""
-
-RHO_KEYS = {"linear": {"rho_low", "rho_high"}, "power": {"rho_low", "rho_high", "rho_exponent"}}
-
-
-# ---- KL -----------------------------------------------------------------------------------------------------------
-
 
 def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
     """Raise ConfigError on the impossible, return warnings."""
-    _refuse_unused_kl(kl)
     _check_kl_knobs(kl, cfg)
-    build_kl(kl, cfg)
+    kl.build(rows_of_a_step(cfg))
     warnings = []
     if kl.beta == 0:
         warnings.append("s2l.kl.beta=0: the reference model is computed at every step, but its KL weighs nothing.")
     aggregation = setting(cfg, "actor_rollout_ref.actor.loss_agg_mode")
-    if kl.type == "adaptive_target" and aggregation != "token-mean":
+    if isinstance(kl, AdaptiveTargetKLConfig) and aggregation != "token-mean":
         warnings.append(
             f"actor_rollout_ref.actor.loss_agg_mode={aggregation}: the KL that s2l.kl.target={kl.target:g} is compared "
             "with is aggregated in that way, not a mean over tokens."
         )
     return warnings
-
-
-def _refuse_unused_kl(kl: KLConfig) -> None:
-    used = KL_KEYS[kl.type] | (RHO_KEYS.get(kl.rho, set()) if kl.type == "accuracy" else set())
-    refuse_unused(kl, used | {"type"}, "s2l.kl")
 
 
 def _check_kl_knobs(kl: KLConfig, cfg: DictConfig) -> None:
@@ -83,27 +54,6 @@ def _check_kl_knobs(kl: KLConfig, cfg: DictConfig) -> None:
         )
 
 
-def build_kl(kl: KLConfig, cfg: DictConfig) -> KLController:
-    """The controller that the block describes; raises ConfigError with the dotted key."""
-    if kl.type == "constant":
-        return ConstantKL(kl.beta)
-    if kl.type == "accuracy":
-        return AccuracyConditionedKL(kl.beta, _rho(kl), name=f"s2l.kl.rho={kl.rho}")
-    if kl.target is None:
-        raise ConfigError("s2l.kl.type=adaptive_target needs s2l.kl.target: the KL to hold, in nats per token.")
-    rows = whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "actor_rollout_ref.rollout.n")
-    try:
-        return AdaptiveTargetKL(kl.beta, kl.target, gain=rows / kl.horizon, integral=kl.integral)
-    except ConfigError as error:
-        raise ConfigError(f"s2l.kl: {error} (rows {rows}, s2l.kl.horizon={kl.horizon})") from None
-
-
-def _rho(kl: KLConfig) -> Rho:
-    if kl.rho == "tanh":
-        return tanh_rho
-    if kl.rho in RHO_KEYS:
-        return PowerRho(kl.rho_low, kl.rho_high, kl.rho_exponent if kl.rho == "power" else 1.0)
-    function = resolve(kl.rho, "s2l.kl.rho", RHO_SHAPES)
-    if not callable(function):
-        raise ConfigError(f"s2l.kl.rho={kl.rho} is a {type(function).__name__}: it must be a function of the accuracy.")
-    return function
+def rows_of_a_step(cfg: DictConfig) -> int:
+    """Rollout rows that every step has."""
+    return whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "actor_rollout_ref.rollout.n")

@@ -9,7 +9,7 @@ from typing import Any
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.training.sources import EXPLORER, LEARNER
 
 POLL_S = 2.0
@@ -85,7 +85,7 @@ def first_line(error: Exception) -> str:
 class SessionFaults:
     """What one explorer session does after each failure."""
 
-    def __init__(self, explorer: ExplorerConfig) -> None:
+    def __init__(self, explorer: LiveExplorer) -> None:
         self._policy = explorer.on_failure
         self._tries = explorer.max_restarts + 1
         self._failures = 0

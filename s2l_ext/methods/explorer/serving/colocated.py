@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from verl.single_controller.ray.base import RayResourcePool, split_resource_pool
 
 from s2l_ext.errors import S2LError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, answers
 from s2l_ext.methods.explorer.serving.replica import Replica
 from s2l_ext.methods.explorer.serving.servers import ExplorerServerManager, ExplorerServers, ending
@@ -29,7 +29,7 @@ class ColocatedReplica(Replica):
 class ColocatedManager(ExplorerServerManager):
     """verl's manager; its replicas take their bundles from the learner's pool."""
 
-    def __init__(self, config: DictConfig, explorer: ExplorerConfig, pool: RayResourcePool) -> None:
+    def __init__(self, config: DictConfig, explorer: LiveExplorer, pool: RayResourcePool) -> None:
         super().__init__(config, explorer)
         self._size, self._pool = explorer.tensor_model_parallel_size, pool
 
@@ -60,7 +60,7 @@ class ColocatedServers(ExplorerServers):
     """The explorer's servers, awake while rows are sampled."""
 
     def __init__(
-        self, config: DictConfig, explorer: ExplorerConfig, stats: ExplorerHealthStats, pool: RayResourcePool
+        self, config: DictConfig, explorer: LiveExplorer, stats: ExplorerHealthStats, pool: RayResourcePool
     ) -> None:
         manager = ColocatedManager.create(config, explorer, pool)
         super().__init__(config, explorer, stats, manager)

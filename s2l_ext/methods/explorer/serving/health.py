@@ -12,7 +12,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.client import ROUTER_TIMEOUT_S, first_line
 from s2l_ext.methods.explorer.serving.replica import Replica, release
 
@@ -94,7 +94,7 @@ class HealthMonitor(Thread):
     """
 
     def __init__(
-        self, explorer: ExplorerConfig, replicas: Sequence[Replica], router: Any, stats: ExplorerHealthStats
+        self, explorer: LiveExplorer, replicas: Sequence[Replica], router: Any, stats: ExplorerHealthStats
     ) -> None:
         super().__init__(name="s2l-explorer-monitor", daemon=True)
         self._explorer, self._router, self._stats = explorer, router, stats

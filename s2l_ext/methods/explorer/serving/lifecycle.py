@@ -9,7 +9,7 @@ from typing import Any
 
 from verl.trainer.ppo.utils import Role
 
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
 from s2l_ext.methods.explorer.serving.early_start import EarlyStart
@@ -30,7 +30,7 @@ class ExplorerLifecycle:
         trainer: verl's, with our mixin.
     """
 
-    def __init__(self, explorer: ExplorerConfig, slots: Callable[[int], int], trainer: Any) -> None:
+    def __init__(self, explorer: LiveExplorer, slots: Callable[[int], int], trainer: Any) -> None:
         self.explorer, self.slots, self.trainer = explorer, slots, trainer
         self.faults = ExplorerHealthStats()
         self.servers: ExplorerServers | None = None

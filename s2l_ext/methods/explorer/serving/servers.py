@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.llm_server import LLMServerManager
 
 from s2l_ext.errors import S2LError
-from s2l_ext.methods.explorer.config import ExplorerConfig
+from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, first_line
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.replica import Replica, release
@@ -21,12 +21,12 @@ from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.label_selectors import FIRST_REPLICA_RANK, placed_replica
 
 
-def explorer_config(config: DictConfig, explorer: ExplorerConfig) -> DictConfig:
+def explorer_config(config: DictConfig, explorer: LiveExplorer) -> DictConfig:
     """verl's configuration with the explorer's model and placement in place of the learner's rollout."""
     copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(copied):
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
-        point_to_model(model, explorer.model)
+        point_to_model(model, explorer.model_path)
         rollout.update(
             nnodes=copied.trainer.nnodes if explorer.is_colocated else explorer.nnodes,
             n_gpus_per_node=copied.trainer.n_gpus_per_node if explorer.is_colocated else explorer.n_gpus_per_node,
@@ -52,7 +52,7 @@ class ExplorerServerManager(LLMServerManager):
     """verl's manager with a router of ours, on the driver's node, which no other node takes along, and with replicas
     that start, and start again, on the nodes of ``s2l.placement.explorer``."""
 
-    def __init__(self, config: DictConfig, explorer: ExplorerConfig) -> None:
+    def __init__(self, config: DictConfig, explorer: LiveExplorer) -> None:
         super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
         self._policy = explorer.on_failure
         selector = parse_s2l(config.get("s2l")).placement.explorer
@@ -94,7 +94,7 @@ class ExplorerServers:
     def __init__(
         self,
         config: DictConfig,
-        explorer: ExplorerConfig,
+        explorer: LiveExplorer,
         stats: ExplorerHealthStats,
         manager: ExplorerServerManager | None = None,
     ) -> None:
@@ -148,7 +148,7 @@ class ExplorerServers:
         return release(groups)
 
 
-def ending(explorer: ExplorerConfig, reason: str) -> str:
+def ending(explorer: LiveExplorer, reason: str) -> str:
     ended = (
         f"the explorer failed: {reason}. s2l.explorer.on_failure={explorer.on_failure} ends the run here. The same "
         "command resumes from the last checkpoint"
