@@ -73,8 +73,8 @@ def started(config: GuidanceConfig, steps: int = 10) -> Guidance:
     return guidance
 
 
-def guidance(length: AnyLength) -> Guidance:
-    return started(GuidanceConfig(alpha=0.5, length=length))
+def guidance(kind: type[AnyLength] = AdaptiveLength, **length) -> Guidance:
+    return started(GuidanceConfig(alpha=0.5, length=kind(**length)))
 
 
 def said(guidance: Guidance) -> dict[str, float]:
@@ -103,7 +103,7 @@ def test_length_of_the_rows_is_the_mean_over_prompts_that_have_guided_sessions()
 def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(queue, trainer_of) -> None:
     """Prompts were drawn with 20 and 40 tokens, the newest length is 10: 30 * 0.5 / 0.25."""
     trainer = trainer_of("g2rpo_a/toy")
-    trainer.methods = [step] = [guidance(AdaptiveLength(initial=10, max_length=64))]
+    trainer.methods = [step] = [guidance(initial=10, max_length=64)]
     step.rule.observe(0.5)
     trainer.step_plans = {"a": plan_of(1, 20), "b": plan_of(2, 40)}
     outcome = {"extra_fields": {"reward_extra_info": {"score": 0.0, "acc": 0.25}}, "rm_scores": [0.0]}
@@ -138,7 +138,7 @@ def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
 
 
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
-    step = guidance(LinearLength(initial=100))
+    step = guidance(LinearLength, initial=100)
     assert [step.rule.at(number) for number in (1, 6, 10)] == [100, 50, 10]
     step.learn(100, [Session("a", None, "learner", 100)])
     assert said(step)["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
@@ -165,13 +165,13 @@ def test_a_decay_falls_over_the_steps_that_the_run_really_has(monkeypatch, train
 
 
 def test_a_resumed_rule_goes_on_with_its_length_and_a_constant_one_keeps_nothing() -> None:
-    first, resumed = (guidance(AdaptiveLength(initial=100, max_length=300)) for _ in range(2))
+    first, resumed = (guidance(initial=100, max_length=300) for _ in range(2))
     first.rule.observe(0.8)
     first.rule.observe(0.4)
     assert first.rule.at(3) == 200  # 100 * 0.8 / 0.4
     resumed.load_state_dict(first.state_dict())
     assert resumed.rule.at(3) == 200
-    constant = guidance(ConstantLength(initial=100))
+    constant = guidance(ConstantLength, initial=100)
     assert constant.state_dict() == {}
     constant.load_state_dict({})
     assert constant.rule.at(7) == 100
@@ -218,7 +218,7 @@ def test_guided_sessions_leave_the_explorer_its_own(prompts_drawn) -> None:
 
 def test_pass_rates_leave_guided_rows_out() -> None:
     rows = [Session("a", 1.0, "learner", 8), Session("a", 0.0, "learner")]
-    assert pass_rates(rows, "learner") == {"a": 0.0} and pass_rates(rows, "all") == {"a": 0.5}
+    assert pass_rates(rows, "learner_unguided") == {"a": 0.0} and pass_rates(rows, "all") == {"a": 0.5}
 
 
 # ---- guidance in the loss, and verl's rollout correction ----------------------------------------------------------

@@ -209,7 +209,7 @@ class Store:
         self.asked: list[int] = []
         self.left = [StoredDraw([3, 5], num_reused=1), StoredDraw([])]
 
-    def take(self, name: str, count: int) -> StoredDraw:
+    def draw(self, name: str, count: int) -> StoredDraw:
         self.asked.append(count)
         return self.left.pop(0)
 
