@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +10,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import TokenizerMismatch
+from s2l_ext.utils.digests import digest_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,16 +130,12 @@ def load_tokenizer(path: str, key: str, trust: Trust = NO_TRUST) -> PreTrainedTo
 
 def digest(tokens: TokenizerSnapshot) -> str:
     """SHA-256 of all that is compared: two models may share sequences, and render alike, if theirs are equal."""
-    return _sha256([sorted(tokens.vocabulary.items()), tokens.special_ids, tokens.chat_template])
+    return digest_of([sorted(tokens.vocabulary.items()), tokens.special_ids, tokens.chat_template])
 
 
 def token_digest(tokens: TokenizerSnapshot) -> str:
     """The same without the chat template: two models may share sequences of tokens if theirs are equal."""
-    return _sha256([sorted(tokens.vocabulary.items()), tokens.special_ids])
-
-
-def _sha256(value: object) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return digest_of([sorted(tokens.vocabulary.items()), tokens.special_ids])
 
 
 def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from s2l_ext.explore.pools import Placement, dtype_of, open_pool
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Rollout
 from s2l_ext.store.writer import StoreWriter
-from s2l_ext.utils.digests import sha256_file
+from s2l_ext.utils.digests import digest_of, sha256_file
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ def _digest_problem(inputs: Inputs, name: str) -> str:
     """16 hex digits of what a problem's responses are drawn and graded with."""
     problem = inputs.problems[name]
     parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, inputs.rewards[name]]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_of(parts)[:16]
 
 
 def _make_rollout(response: Response, text: str, found: Grade) -> Rollout:

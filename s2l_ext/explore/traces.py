@@ -6,8 +6,6 @@ token. Nobody sampled it, so it has no log-probabilities; only ``s2l.distill.los
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +21,7 @@ from s2l_ext.evaluation.model_folder import Model, open_model
 from s2l_ext.methods.guidance.trace_checks import trace_fault
 from s2l_ext.store.reader import Rollout, is_store
 from s2l_ext.store.writer import StoreWriter
-from s2l_ext.utils.digests import sha256_file
+from s2l_ext.utils.digests import digest_of, sha256_file
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def _make_rollouts(job: TraceStore, model: Model) -> Iterator[tuple[Rollout, str
 def _make_rollout(name: str, prompt: list[int], trace: str, model: Model) -> tuple[Rollout, str]:
     text = after_prompt(trace.strip(), str(model.tokenizer.decode(prompt[-TAIL_TOKENS:])))
     ids = [*model.tokenizer.encode(text, add_special_tokens=False), model.stop_ids[0]]
-    problem = hashlib.sha256(json.dumps([prompt, trace]).encode()).hexdigest()[:16]
+    problem = digest_of([prompt, trace])[:16]
     return Rollout(name, 0, 0, prompt, ids, [0.0] * len(ids), False, 0.0, None, text), problem
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from s2l_ext.toy import tasks
 from s2l_ext.toy.models import get_size, without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
+from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.files import cache_root, staged, writable
 
 CODE_VERSION = 1
@@ -33,7 +33,7 @@ def content_key(size: str, config: PretrainConfig, seed: int) -> str:
         "vocabulary": VOCABULARY,
         "chat_template": CHAT_TEMPLATE,
     }
-    return hashlib.sha256(json.dumps(determines, sort_keys=True).encode()).hexdigest()[:16]
+    return digest_of(determines)[:16]
 
 
 def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None, progress: bool = True) -> Path:
