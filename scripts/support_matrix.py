@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from s2l_ext.errors import S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
-from s2l_ext.training.combination_rules import check_columns
 from s2l_ext.training.rules import check_against_verl
+from s2l_ext.training.verl_rules import check_columns
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "support.md"

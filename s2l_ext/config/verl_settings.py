@@ -14,6 +14,12 @@ def setting(cfg: DictConfig, key: str) -> Any:
     return OmegaConf.select(cfg, key)
 
 
+def plain_setting(cfg: DictConfig, key: str) -> Any:
+    """The same as plain Python: a block is a dict or list."""
+    value = setting(cfg, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
 def whole_number(cfg: DictConfig, key: str) -> int:
     """A setting of verl's that must be a whole number; ConfigError names it if it is not."""
     value = setting(cfg, key)

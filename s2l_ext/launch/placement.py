@@ -14,7 +14,7 @@ from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ResourceError
 from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.training.placement_rules import Selector, matches, shown
+from s2l_ext.training.placement_rules import Selector, format_selector, matches
 
 SHOWN_NODES = 8
 
@@ -63,7 +63,9 @@ class Role:
         return [node for node in nodes if matches(self.selector, node.labels)]
 
     def __str__(self) -> str:
-        return f"s2l.placement.{self.name}={shown(self.selector)}" if self.selector else "Ray chooses the node"
+        if not self.selector:
+            return "Ray chooses the node"
+        return f"s2l.placement.{self.name}={format_selector(self.selector)}"
 
 
 def roles(cfg: DictConfig, s2l: S2LConfig) -> list[Role]:

@@ -18,7 +18,7 @@ from s2l_ext.config.parse import defaults
 if TYPE_CHECKING:
     from s2l_ext.methods.registry import S2LConfig
     from s2l_ext.training.inputs import Inputs
-    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
 
 

@@ -26,13 +26,13 @@ from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, SameTokens, Stage, i
 from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger
 from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
-from s2l_ext.training.controller_state import TRACKER_FILE
+from s2l_ext.training.batch_fields import EXPLORER
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
+from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
-from s2l_ext.training.sources import EXPLORER
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 

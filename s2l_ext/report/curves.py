@@ -12,7 +12,7 @@ from markupsafe import Markup
 from s2l_ext.report.charts import Line, Point, chart, colour
 from s2l_ext.report.page import Section
 from s2l_ext.report.run import Run
-from s2l_ext.training.sources import SOURCES
+from s2l_ext.training.batch_fields import SOURCES
 
 CHARTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text(encoding="utf-8"))
 SHARE_OF_EXPLORER, PLANNED_SHARE = "s2l/explorer/fraction", "s2l/explorer/planned_fraction"

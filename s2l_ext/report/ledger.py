@@ -25,7 +25,7 @@ from s2l_ext.config.model_files import parameter_count
 from s2l_ext.errors import DataError
 from s2l_ext.report.run import Run
 from s2l_ext.store.reader import read_manifest
-from s2l_ext.training.sources import EXPLORER, LEARNER
+from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 
 TOKENS, PROMPT, STEP = "perf/total_num_tokens", "prompt_length/mean", "timing_s/step"
 TEACHER = "teacher"

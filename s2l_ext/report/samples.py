@@ -14,7 +14,7 @@ from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.page import empty, parts, table
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, dump_files, read_json_lines
 from s2l_ext.report.run import Run
-from s2l_ext.training.sources import EXPLORER, LEARNER
+from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 
 LOGGED = "samples.jsonl"
 ROLLOUT_DIR, FOLDER = "trainer.rollout_data_dir", "rollouts"

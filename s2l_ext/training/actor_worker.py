@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -15,10 +15,9 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from s2l_ext.training.batch_fields import KL_BETA_FIELD, KL_BETA_MAX, KL_BETA_MIN, SOURCE_FIELD, SUM_PREFIX
+from s2l_ext.errors import S2LError
+from s2l_ext.training.batch_fields import KL_BETA_FIELD, KL_BETA_MAX, KL_BETA_MIN, SOURCE_FIELD, SOURCES, SUM_PREFIX
 from s2l_ext.training.registration import require_registered
-from s2l_ext.training.sources import SOURCES
-from s2l_ext.training.weight_check import WeightCheck
 
 
 def ratio_sums(
@@ -75,7 +74,7 @@ class StepLoss:
         log_prob = no_padding_2_padding(model_output["log_probs"], data)
         sources = list(data[SOURCE_FIELD])
         metrics = {}
-        weights = self._applied_weights(data)
+        weights = data.select(WEIGHTS).to_padded_tensor()[WEIGHTS] if WEIGHTS in data else None
         for source in SOURCES:
             is_source = torch.tensor([row == source for row in sources], device=log_prob.device)
             mask = rows["response_mask"].float() * is_source[:, None]
@@ -85,13 +84,6 @@ class StepLoss:
             for name, value in sums.items():
                 metrics[f"{SUM_PREFIX}/{source}/{name}"] = Metric(value=value, aggregation=AggregationType.SUM)
         return metrics
-
-    @staticmethod
-    def _applied_weights(data: TensorDict) -> torch.Tensor | None:
-        """The weights of this micro-batch as the worker received them; ``check_weights`` asks whether they count."""
-        if "rollout_is_weights" not in data:
-            return None
-        return data.select("rollout_is_weights").to_padded_tensor()["rollout_is_weights"]
 
 
 def _first(value: float | None, fallback: float) -> float:
@@ -107,3 +99,61 @@ class S2LActorWorker(ActorRolloutRefWorker):
         super().init_model()
         self.loss_fn = StepLoss(self.loss_fn)
         cast(Any, self.actor).set_loss_fn(self.loss_fn)
+
+
+WEIGHTS = "rollout_is_weights"
+LEAST = 1e-3
+"""A weight that is nearer to 1 may change no bit of a gradient."""
+
+
+class WeightCheck:
+    """Compares a loss with and without the weights, on micro-batches until one can tell; then it is silent.
+
+    One can tell that has tokens whose weight is not about 1 and whose log-probability the unweighted loss moves.
+    """
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def __call__(
+        self, loss_fn: Callable[..., Any], model_output: Mapping[str, Any], data: TensorDict, dp_group: Any
+    ) -> None:
+        """Raise S2LError for a loss whose gradient is the same on every such token."""
+        if self.done or WEIGHTS not in data or "log_probs" not in model_output:
+            return
+        rows = data.select(WEIGHTS, "response_mask").to_padded_tensor()
+        weighted = ((rows[WEIGHTS] - 1).abs() > LEAST) & rows["response_mask"].bool()
+        if not weighted.any():
+            return
+        without = _gradient(loss_fn, model_output, data.exclude(WEIGHTS), dp_group)
+        telling = None if without is None else weighted & (without != 0)
+        if without is None or telling is None or not telling.any():
+            return
+        with_weights = _gradient(loss_fn, model_output, data, dp_group)
+        if with_weights is None or torch.equal(with_weights[telling], without[telling]):
+            raise S2LError(
+                f"the policy loss ignores importance weights: without them its gradient is the same on all "
+                f"{int(telling.sum())} tokens whose weight is not 1. Use another "
+                "actor_rollout_ref.actor.policy_loss.loss_mode (vanilla), or s2l.explorer.correction=none."
+            )
+        self.done = True
+
+
+def _gradient(
+    loss_fn: Callable[..., Any], model_output: Mapping[str, Any], data: TensorDict, dp_group: Any
+) -> torch.Tensor | None:
+    """(B, T) of the loss by the response tokens' log-probabilities, through no model; None for a loss without one."""
+    given = {name: value.detach() for name, value in model_output.items() if torch.is_tensor(value)}
+    log_probs = given["log_probs"]
+    leaf = (log_probs.values() if log_probs.is_nested else log_probs).clone().requires_grad_()
+    given["log_probs"] = _like(leaf, log_probs)
+    with torch.enable_grad():
+        loss, _ = loss_fn(model_output=given, data=data, dp_group=dp_group)
+    if not loss.requires_grad:
+        return None
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    return no_padding_2_padding(_like(gradient, log_probs), data)
+
+
+def _like(values: torch.Tensor, shaped: torch.Tensor) -> torch.Tensor:
+    return torch.nested.nested_tensor_from_jagged(values, cast(Any, shaped).offsets()) if shaped.is_nested else values

@@ -25,7 +25,9 @@ from s2l_ext.methods.guidance.trace_checks import read_teacher_rollouts
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import (
+    EXPLORER,
     GUIDED_FIELD,
+    LEARNER,
     LENGTH_FIELD,
     PREFIX_FIELD,
     SLOTS_FIELD,
@@ -33,7 +35,6 @@ from s2l_ext.training.batch_fields import (
     STORED_FIELD,
 )
 from s2l_ext.training.registration import require_registered
-from s2l_ext.training.sources import EXPLORER, LEARNER
 
 _WorkerBase = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
 

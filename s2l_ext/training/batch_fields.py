@@ -22,3 +22,8 @@ KL_BETA_MIN, KL_BETA_MAX = "s2l_kl_beta_min", "s2l_kl_beta_max"
 
 SUM_PREFIX = "s2l_sum"
 """Numerators and denominators travel as sums; the driver divides."""
+
+
+LEARNER = "learner"
+EXPLORER = "explorer"
+SOURCES = (LEARNER, EXPLORER)

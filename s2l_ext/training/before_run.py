@@ -16,14 +16,14 @@ from s2l_ext.training.rules import check_against_verl
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """``warnings``: one sentence each. ``resumed``: saved states of the checkpoint that the run continues, by key."""
 
     warnings: list[str]
     resumed: dict[str, dict[str, Any]]
 
 
-def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> Checked:
+def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> CheckResult:
     """Settings, inputs and the checkpoint; no model is loaded.
 
     Args:
@@ -41,4 +41,4 @@ def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> Ch
     resumed = resume_state(s2l, cfg)
     for method in methods_of(s2l, cfg):
         method.check_start((method.state_key or method.block) in resumed)
-    return Checked(warnings, resumed)
+    return CheckResult(warnings, resumed)

@@ -6,8 +6,11 @@ A disk that lost its cache, a copy that was cut short or a cleared folder does; 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +18,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting, whole_number
-from s2l_ext.errors import StateMismatch
-from s2l_ext.training.controller_state import TRACKER_FILE
+from s2l_ext.errors import ResourceError, StateMismatch
+from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = "s2l_files.json"
@@ -59,7 +62,7 @@ def check_workers(folder: Path | None, cfg: DictConfig) -> None:
     if folder is None or setting(cfg, "actor_rollout_ref.actor.strategy") not in FSDP:
         return
     now = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
-    names = {*_noted(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
+    names = {*_read_sizes(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
     found = sorted((int(match[1]), name) for name in names if (match := WORKERS_FILE.fullmatch(name)))
     if not found or any(workers == now for workers, _ in found):
         return
@@ -91,7 +94,7 @@ def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
 
 def _differences(folder: Path) -> Iterator[tuple[str, str]]:
     """File and what is wrong with it."""
-    for name, size in _noted(folder).items():
+    for name, size in _read_sizes(folder).items():
         path = folder / name
         if not path.is_file():
             yield name, "is gone"
@@ -99,7 +102,7 @@ def _differences(folder: Path) -> Iterator[tuple[str, str]]:
             yield name, f"has {path.stat().st_size} bytes, {size} were written"
 
 
-def _noted(folder: Path) -> dict[str, int]:
+def _read_sizes(folder: Path) -> dict[str, int]:
     path = folder / FILE_NAME
     if not path.is_file():
         return {}
@@ -114,7 +117,7 @@ def _complete_before(folder: Path) -> Path | None:
     """The newest checkpoint before ``folder`` whose files are all there."""
     before = [path for path in folder.parent.glob("global_step_*") if _step(path) < _step(folder)]
     for path in sorted(before, key=_step, reverse=True):
-        if _noted(path) and next(_differences(path), None) is None:
+        if _read_sizes(path) and next(_differences(path), None) is None:
             return path
     return None
 
@@ -122,3 +125,51 @@ def _complete_before(folder: Path) -> Path | None:
 def _step(folder: Path) -> int:
     number = folder.name.rpartition("_")[2]
     return int(number) if number.isdigit() else -1
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def disk_full_explained(run: Path, step: int) -> Iterator[None]:
+    """Turn the failure of a write to a full disk into one message; other errors pass as they are.
+
+    Raises:
+        ResourceError: the disk that holds ``run`` has no room for the checkpoint of ``step``.
+    """
+    try:
+        yield
+    except Exception as error:
+        free, wanted = shutil.disk_usage(run).free, _size_of_last(run)
+        if not (_says_full(error) or free < wanted):
+            raise
+        raise ResourceError(
+            f"the checkpoint of step {step} could not be written to {run}: {_mib(free)} are free on that disk"
+            f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {_describe_last(run)} Free space there "
+            "(trainer.max_actor_ckpt_to_keep=2 keeps no more than are needed) and run the same command again."
+        ) from error
+
+
+def _says_full(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return True
+        if "No space left on device" in str(error):
+            return True
+        error = getattr(error, "cause", None) or error.__cause__
+    return False
+
+
+def _describe_last(run: Path) -> str:
+    step = last_complete(run)
+    return f"Step {step} is the last complete one." if step else "No checkpoint is complete yet."
+
+
+def _size_of_last(run: Path) -> int:
+    """Bytes of the last complete checkpoint; 0 where there is none."""
+    folder = run / f"global_step_{last_complete(run)}"
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _mib(count: int) -> str:
+    return f"{count / 2**20:.0f} MiB"

@@ -18,7 +18,6 @@ from s2l_ext.config.modes import draws_ahead, mode_of
 from s2l_ext.errors import StateMismatch
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
-from s2l_ext.training.needed import TRACKER_FILE as TRACKER_FILE
 from s2l_ext.training.needed import checkpoint_folder
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
@@ -41,13 +40,13 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     settings |= {
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
-        "train_files": _names(cfg.data.train_files),
+        "train_files": _file_names(cfg.data.train_files),
         **({"trainer_mode": mode_of(cfg)} if draws_ahead(cfg) else {}),
     }
     return json.loads(json.dumps(settings, default=str))  # as it will be read back
 
 
-def _names(files: Any) -> list[str]:
+def _file_names(files: Any) -> list[str]:
     """File names without their folders: a run may be resumed from another mount."""
     return [Path(path).name for path in ([files] if isinstance(files, str) else files)]
 
@@ -100,7 +99,7 @@ def check_saveable(controllers: dict[str, Any]) -> tuple[dict[str, Any], dict[st
         StateMismatch: a state holds something that could not be written, or not be read back.
     """
     arrays: dict[str, np.ndarray] = {}
-    plain = _take_arrays(controllers, "", arrays)
+    plain = _pop_arrays(controllers, "", arrays)
     _to_json(plain)
     return plain, arrays
 
@@ -121,7 +120,7 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _take_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+def _pop_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     """``value`` with every array moved to ``arrays`` and its place marked."""
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
@@ -129,15 +128,15 @@ def _take_arrays(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         arrays[path] = value
         return {ARRAY_MARK: path}
     if isinstance(value, dict):
-        return {key: _take_arrays(item, f"{path}.{key}" if path else str(key), arrays) for key, item in value.items()}
+        return {key: _pop_arrays(item, f"{path}.{key}" if path else str(key), arrays) for key, item in value.items()}
     return value
 
 
-def _put_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _restore_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, dict):
         if set(value) == {ARRAY_MARK}:
             return arrays[value[ARRAY_MARK]]
-        return {key: _put_arrays(item, arrays) for key, item in value.items()}
+        return {key: _restore_arrays(item, arrays) for key, item in value.items()}
     return value
 
 
@@ -158,13 +157,13 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
         raise _unreadable(path, "fingerprint and controllers are no mappings")
     different = _differences(document["fingerprint"], fingerprint)
     if different and reset_curriculum and all(map(_is_curriculums, different)):
-        logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _shown(different))
+        logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _describe(different))
         document["controllers"].pop("curriculum", None)
     elif different:
         raise StateMismatch(_refusal(path, different, has_curriculum="curriculum.type" in fingerprint))
     controllers, arrays = document["controllers"], _read_arrays(folder, document.get("arrays_sha256"))
     try:
-        return _put_arrays(controllers, arrays)
+        return _restore_arrays(controllers, arrays)
     except (KeyError, TypeError) as error:
         raise _unreadable(path, f"no array {error}") from None
 
@@ -220,7 +219,7 @@ def _is_curriculums(key: str) -> bool:
     return key.startswith("curriculum.") or key == "train_files"
 
 
-def _shown(different: dict[str, tuple[Any, Any]]) -> str:
+def _describe(different: dict[str, tuple[Any, Any]]) -> str:
     return "\n".join(f"  {key}: checkpoint {old!r}, this run {new!r}" for key, (old, new) in different.items())
 
 
@@ -231,4 +230,4 @@ def _refusal(path: Path, different: dict[str, tuple[Any, Any]], has_curriculum: 
             " Only data or curriculum changed: s2l.curriculum.on_mismatch=reset keeps the model and starts the "
             "curriculum afresh."
         )
-    return f"{path} belongs to a run with other settings:\n{_shown(different)}\n{fix}"
+    return f"{path} belongs to a run with other settings:\n{_describe(different)}\n{fix}"

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings
 from s2l_ext.platforms.patches.training import report_drops
-from s2l_ext.training.outcomes import Session
+from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.queue import KVBatchMeta, RowKey
 from s2l_ext.training.step import StepRows
 
@@ -27,7 +27,7 @@ class DroppedGroups:
 
     def __init__(self, s2l: S2LConfig) -> None:
         self._s2l = s2l
-        self._sessions: list[Session] = []
+        self._outcomes: list[RolloutOutcome] = []
 
     def watch(self, buffer: Any, cfg: DictConfig) -> None:
         """Listen where an accuracy is needed and verl's own buffer filters groups."""
@@ -42,11 +42,11 @@ class DroppedGroups:
         if rows:
             batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
             guided = self._s2l.guidance is not None
-            self._sessions += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_reward=False).sessions()
+            self._outcomes += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_reward=False).outcomes()
 
-    def take(self, metrics: dict[str, Any]) -> list[Session]:
+    def take(self, metrics: dict[str, Any]) -> list[RolloutOutcome]:
         """Those since the last step; their number goes to ``metrics``."""
-        sessions, self._sessions = self._sessions, []
-        if sessions:
-            metrics["s2l/filter/rows_counted"] = float(len(sessions))
-        return sessions
+        outcomes, self._outcomes = self._outcomes, []
+        if outcomes:
+            metrics["s2l/filter/rows_counted"] = float(len(outcomes))
+        return outcomes

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from threading import Event, Thread, current_thread, main_thread
 from typing import Any
 
 import ray
@@ -37,15 +40,19 @@ class RestartedRewardLoop(RewardLoopManager):
         super()._init_reward_loop_workers()
 
 
+def beside_trainer(actor: type) -> Any:
+    """An actor class whose actors live on this process's node, so that no other node takes them along."""
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here)
+
+
 class RouterBesideTrainer(LLMServerManager):
-    """verl's manager; the one change: the learner's router is on this node, so that no other node takes it along."""
+    """verl's manager; the one change: the learner's router lives beside the trainer."""
 
     async def _init_global_load_balancer(self) -> None:
         if self._load_balancer_cls is not None or self.rollout_config.get("router_config_path"):
             return await super()._init_global_load_balancer()
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        router = ray.remote(GlobalRequestLoadBalancer).options(num_cpus=0, scheduling_strategy=here)
-        self.global_load_balancer = router.remote(
+        self.global_load_balancer = beside_trainer(GlobalRequestLoadBalancer).remote(
             servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
             max_cache_size=DEFAULT_ROUTING_CACHE_SIZE,
             full_determinism=bool(self.rollout_config.get("full_determinism", False)),
@@ -108,3 +115,68 @@ class Actors:
             self._pids[name] = pid
             self.restarts += 1
             logger.warning("s2l: %s died and was started again", name)
+
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS, GRACE_SECONDS, LAST_SECONDS = 2.0, 15.0, 60.0
+SIGNAL = signal.SIGUSR2
+
+
+class ActorWatchdog:
+    """Asks actors in a thread of its own. What that raises is raised in the trainer's thread as well.
+
+    First where that asks (:meth:`check`); if it has not asked within ``grace_s`` it is blocked, and a signal raises the
+    error in the call that blocks; if nobody calls :meth:`end` after that, the process ends.
+
+    Args:
+        actors: their ``check`` raises S2LError when one is dead for good.
+        grace_s: seconds in which the trainer's thread may ask by itself.
+        last_s: seconds that it may then take to end.
+    """
+
+    def __init__(self, actors: Actors, grace_s: float = GRACE_SECONDS, last_s: float = LAST_SECONDS) -> None:
+        self._actors, self._grace_s, self._last_s = actors, grace_s, last_s
+        self._problem: S2LError | None = None
+        self._over, self._raised = Event(), Event()
+        self._interrupts = current_thread() is main_thread()
+        if self._interrupts:
+            signal.signal(SIGNAL, self._interrupt)  # and it stays: without one a late signal would end the process
+        Thread(target=self._run, name="s2l-watchdog", daemon=True).start()
+
+    @property
+    def restarts(self) -> int:
+        return self._actors.restarts
+
+    def check(self) -> None:
+        """Raise S2LError when something is dead."""
+        if self._problem is not None:
+            self._raised.set()
+            raise self._problem
+
+    def end(self) -> None:
+        """No more looks; raises what was found, also when something else has made another error of it."""
+        self._over.set()
+        self.check()
+
+    def _run(self) -> None:
+        while not self._over.wait(LOOK_SECONDS):
+            try:
+                self._actors.check()
+            except S2LError as error:
+                self._problem = error
+                self._raise_or_end()
+                return
+            except Exception:
+                logger.warning("s2l: asking actors whether they live failed", exc_info=True)
+
+    def _raise_or_end(self) -> None:
+        if not (self._raised.wait(self._grace_s) or self._over.is_set()) and self._interrupts:
+            signal.pthread_kill(main_thread().ident or 0, SIGNAL)
+        if not self._over.wait(self._last_s):
+            print(f"s2l: error: {self._problem}", file=sys.stderr, flush=True)
+            os._exit(2)
+
+    def _interrupt(self, *_: object) -> None:
+        if not self._over.is_set():
+            self.check()

@@ -53,12 +53,16 @@ class Inputs:
     @cached_property
     def rows(self) -> int | None:
         """Rows that verl reads; None where they cannot be counted."""
-        return counted_rows(self.cfg)
+        if not self.files or not all(path.is_file() for path in self.files):
+            return None
+        rows, most = sum(pq.read_metadata(path).num_rows for path in self.files), self.cfg.data.train_max_samples
+        return min(rows, most) if most > 0 else rows
 
     @cached_property
     def steps(self) -> RunSteps | None:
         """Steps until verl stops; None where neither the settings nor the data says it."""
-        return steps_of_run(self.cfg)
+        batch, epochs = (whole_number(self.cfg, key) for key in ("data.train_batch_size", "trainer.total_epochs"))
+        return run_steps(self.cfg, None if self.rows is None or batch < 1 else self.rows // batch * epochs)
 
 
 def check_model_path(key: str, path: str, trust: Trust) -> None:
@@ -107,20 +111,6 @@ def local_files(value: Any) -> Iterator[Path]:
             yield Path(path).expanduser()
 
 
-def rows_read(cfg: DictConfig, files: list[Path]) -> int:
-    """Rows that verl reads: all of the files', or ``data.train_max_samples``."""
-    rows = sum(pq.read_metadata(path).num_rows for path in files)
-    return min(rows, cfg.data.train_max_samples) if cfg.data.train_max_samples > 0 else rows
-
-
-def counted_rows(cfg: DictConfig) -> int | None:
-    """Rows that verl reads; None where they cannot be counted."""
-    files = parquet_files(cfg)
-    return rows_read(cfg, files) if files and all(path.is_file() for path in files) else None
-
-
 def steps_of_run(cfg: DictConfig) -> RunSteps | None:
     """Steps until verl stops; None where neither the settings nor the data says it."""
-    rows, batch = counted_rows(cfg), whole_number(cfg, "data.train_batch_size")
-    from_data = None if rows is None or batch < 1 else rows // batch * whole_number(cfg, "trainer.total_epochs")
-    return run_steps(cfg, from_data)
+    return Inputs(cfg, S2LConfig()).steps

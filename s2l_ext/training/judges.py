@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting
+from s2l_ext.config.verl_settings import plain_setting, setting
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.rewards import registry
 from s2l_ext.store.reader import is_store, read_manifest
@@ -30,7 +30,8 @@ def judge_of_run(cfg: DictConfig) -> str:
     place = registry.place_of(f"{path}:{name}")
     if place != registry.place_of(registry.__name__):
         return place
-    return registry.place_of(str(_plain(cfg, f"{key}.reward_kwargs").get("reward") or place))
+    keywords = plain_setting(cfg, f"{key}.reward_kwargs") or {}
+    return registry.place_of(str(keywords.get("reward") or place))
 
 
 def compares_with_one_text(judge: str) -> bool:
@@ -67,9 +68,3 @@ def _stores(s2l: S2LConfig) -> Iterator[tuple[str, str]]:
         "s2l.guidance.teacher_rollouts": s2l.guidance.teacher_rollouts if s2l.guidance else None,
     }
     return ((key, folder) for key, folder in named.items() if folder and is_store(folder))
-
-
-def _plain(cfg: DictConfig, key: str) -> dict[str, object]:
-    found = setting(cfg, key)
-    plain = OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
-    return {str(name): value for name, value in plain.items()} if isinstance(plain, dict) else {}

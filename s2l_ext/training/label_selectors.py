@@ -19,7 +19,7 @@ from verl.utils.device import get_device_name, get_resource_name
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.platforms.patches.training import replace_placement_group
-from s2l_ext.training.placement_rules import Selector, shown
+from s2l_ext.training.placement_rules import Selector, format_selector
 from s2l_ext.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ STANDALONE = "rollout_pool_"
 """verl's name of a standalone replica's pool, before the replica's rank."""
 FIRST_REPLICA_RANK = 1000
 """Of the explorer. Replica ranks name Ray actors; the learner's count from 0."""
-_wish: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement", default=(None, PLACE_SECONDS))
+_request: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement", default=(None, PLACE_SECONDS))
 
 
 @contextlib.contextmanager
@@ -43,11 +43,11 @@ def on_nodes(selector: Selector | None, seconds: float = PLACE_SECONDS) -> Itera
     side by side in coroutines and threads.
     """
     replace_placement_group(_placement_group)
-    token = _wish.set((selector, seconds))
+    token = _request.set((selector, seconds))
     try:
         yield
     finally:
-        _wish.reset(token)
+        _request.reset(token)
 
 
 def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
@@ -56,7 +56,7 @@ def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
     Raises:
         ResourceError: no nodes had room in time. Shows the nodes, what they hold, and who asked for what.
     """
-    selector, seconds = _wish.get()
+    selector, seconds = _request.get()
     if selector is not None:
         options["bundle_label_selector"] = [dict(selector) for _ in bundles]
     group = ray.util.placement_group(bundles, **options)
@@ -64,9 +64,9 @@ def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
         table = cluster_table()
         ray.util.remove_placement_group(group)
         role = role_of(str(options.get("name"))) or "this run"
-        where = f" on nodes with the labels {shown(selector)}" if selector else ""
+        where = f" on nodes with the labels {format_selector(selector)}" if selector else ""
         raise ResourceError(
-            f"Ray found no room for the {role} within {seconds:.0f} s: {_asked(bundles)}{where}, on one node."
+            f"Ray found no room for the {role} within {seconds:.0f} s: {_describe(bundles)}{where}, on one node."
             f"\n{table}\nAdd nodes or CPUs, end what holds them, ask for fewer, or keep roles off each other's nodes "
             "with s2l.placement."
         )
@@ -118,26 +118,26 @@ def cluster_table() -> str:
         left, has = free.get(node["NodeID"], {}), node["Resources"]
         amounts = [f"{left.get(name, 0):g} of {has.get(name, 0):g}" for name in (device, "CPU")]
         labels = ", ".join(f"{key}={value}" for key, value in sorted(_labels(node).items()))
-        rows.append((f"{node['NodeName']} ({node['NodeID'][:8]})", *amounts, labels or "-", _held(node, groups)))
+        rows.append((f"{node['NodeName']} ({node['NodeID'][:8]})", *amounts, labels or "-", _holders_of(node, groups)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     waiting = [entry for entry in groups if entry["state"] != "CREATED"]
-    lines += [f"{_who(entry)} waits for {_asked(list(entry['bundles'].values()))}" for entry in waiting]
+    lines += [f"{_owner_of(entry)} waits for {_describe(list(entry['bundles'].values()))}" for entry in waiting]
     return "\n".join(f"  {line}" for line in lines)
 
 
-def _held(node: dict[str, Any], groups: list[dict[str, Any]]) -> str:
-    places = [(_who(entry), place) for entry in groups for place in entry["bundles_to_node_id"].values()]
+def _holders_of(node: dict[str, Any], groups: list[dict[str, Any]]) -> str:
+    places = [(_owner_of(entry), place) for entry in groups for place in entry["bundles_to_node_id"].values()]
     counts = Counter(who for who, place in places if place == node["NodeID"])
     return ", ".join(f"{who} {n}" for who, n in sorted(counts.items())) or "-"
 
 
-def _who(entry: dict[str, Any]) -> str:
+def _owner_of(entry: dict[str, Any]) -> str:
     """Groups of other jobs have the same names as this one's."""
     return role_of(entry["name"]) or entry["name"] or "a group without a name"
 
 
-def _asked(bundles: list[dict[str, float]]) -> str:
+def _describe(bundles: list[dict[str, float]]) -> str:
     one = " + ".join(f"{amount:g} {name}" for name, amount in sorted(bundles[0].items()))
     return f"{len(bundles)} x ({one})"
 
@@ -162,9 +162,9 @@ def role_of(name: str) -> str | None:
 def record(folder: Path) -> dict[str, Any]:
     """Write ``placement.json`` and log one line: the nodes of every role that has accelerators, and the trainer's."""
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    report = {"trainer": _described(nodes[ray.get_runtime_context().get_node_id()]), "roles": {}}
-    for role, places in sorted(landed().items()):
-        here = [{**_described(nodes[one]), "accelerators": n} for one, n in places.items() if one in nodes]
+    report = {"trainer": _describe_node(nodes[ray.get_runtime_context().get_node_id()]), "roles": {}}
+    for role, places in sorted(accelerators_by_role().items()):
+        here = [{**_describe_node(nodes[one]), "accelerators": n} for one, n in places.items() if one in nodes]
         report["roles"][role] = here
     names = {role: ", ".join(place["name"] for place in places) for role, places in report["roles"].items()}
     logger.info("placement: %s", "; ".join(f"{role} on {on}" for role, on in names.items()))
@@ -172,12 +172,12 @@ def record(folder: Path) -> dict[str, Any]:
     return report
 
 
-def _described(node: dict[str, Any]) -> dict[str, Any]:
+def _describe_node(node: dict[str, Any]) -> dict[str, Any]:
     address = node["NodeManagerAddress"]
     return {"node": node["NodeID"], "name": node["NodeName"], "address": address, "labels": _labels(node)}
 
 
-def landed() -> dict[str, dict[str, int]]:
+def accelerators_by_role() -> dict[str, dict[str, int]]:
     """Accelerators by node id, by role, of this run's placement groups."""
     found: dict[str, dict[str, int]] = {}
     for identity, entry in ray.util.placement_group_table().items():

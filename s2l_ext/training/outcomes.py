@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from s2l_ext.errors import DataError
-from s2l_ext.training.sources import LEARNER
+from s2l_ext.training.batch_fields import LEARNER
 
 EstimateFrom = Literal["learner_unguided", "learner", "all"]
 """Whose rows an estimate of correctness reads."""
 
 
 @dataclass(frozen=True)
-class Session:
-    """One finished session.
+class RolloutOutcome:
+    """One finished session and its verdict.
 
     Attributes:
         uid: its prompt's.
@@ -29,11 +29,6 @@ class Session:
     acc: float | None
     source: str
     prefix_len: int = 0
-
-    @property
-    def is_learners_own(self) -> bool:
-        """Sampled by the learner from the prompt alone: what a pass rate of the prompt is about."""
-        return self.counts_for("learner_unguided")
 
     def counts_for(self, estimate_from: EstimateFrom) -> bool:
         """Whether an estimate reads its accuracy: ``learner_unguided`` rows, all of the ``learner``'s, or ``all``."""
@@ -52,8 +47,8 @@ def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     Raises:
         DataError: such a value.
     """
-    said = extra_fields.get("reward_extra_info") or {}
-    value = said.get("acc") if set(said) != {"acc"} else None
+    returned = extra_fields.get("reward_extra_info") or {}
+    value = returned.get("acc") if set(returned) != {"acc"} else None
     if value is None:
         return None
     try:
@@ -70,25 +65,25 @@ def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     return number
 
 
-def batch_accuracy(sessions: list[Session], needed_by: str) -> float:
+def batch_accuracy(outcomes: list[RolloutOutcome], needed_by: str) -> float:
     """Mean accuracy over all sessions of the batch, whoever sampled them.
 
     Raises:
         DataError: a session without ``acc``, or no session at all.
     """
-    values = [session.acc for session in sessions if session.acc is not None]
-    if not values or len(values) < len(sessions):
+    values = [one.acc for one in outcomes if one.acc is not None]
+    if not values or len(values) < len(outcomes):
         raise DataError(
             f"{needed_by} needs the verifier's correctness, but the reward function gave no 'acc' for "
-            f"{len(sessions) - len(values)} of {len(sessions)} sessions. Return it beside 'score' for every answer."
+            f"{len(outcomes) - len(values)} of {len(outcomes)} sessions. Return it beside 'score' for every answer."
         )
     return math.fsum(values) / len(values)
 
 
-def pass_rates(sessions: list[Session], estimate_from: EstimateFrom) -> dict[str, float]:
+def pass_rates(outcomes: list[RolloutOutcome], estimate_from: EstimateFrom) -> dict[str, float]:
     """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out."""
     by_prompt: dict[str, list[float]] = defaultdict(list)
-    for session in sessions:
-        if session.acc is not None and session.counts_for(estimate_from):
-            by_prompt[session.uid].append(session.acc)
+    for one in outcomes:
+        if one.acc is not None and one.counts_for(estimate_from):
+            by_prompt[one.uid].append(one.acc)
     return {uid: math.fsum(values) / len(values) for uid, values in by_prompt.items()}

@@ -6,10 +6,13 @@ may drop a prompt and draw another: what is known of a prompt is kept by its ``u
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
+
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
 
@@ -87,7 +90,9 @@ class PendingPrompts:
         plans, self._plans, self._draws = self._plans, {}, 0
         return plans
 
-    def take(self, trained: Collection[str], waiting: Collection[str], strict: bool = True) -> dict[str, PromptPlan]:
+    def pop_trained(
+        self, trained: Collection[str], waiting: Collection[str], strict: bool = True
+    ) -> dict[str, PromptPlan]:
         """Plans of the prompts that the step trains on, in the order of the draws; the rest stays if it still waits.
 
         Args:
@@ -127,3 +132,37 @@ class PendingPrompts:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`; the order is kept apart because a state is written with sorted keys."""
         self._plans = {uid: PromptPlan(**state["plans"][uid]) for uid in state["order"]}
+
+
+class Draw:
+    """Prompts that verl fetched together; each method writes its part of their plans in turn.
+
+    A value stands on its row, not on the batch: rows of several draws may be sent again together after a restart.
+
+    Attributes:
+        batch: the prompts' rows.
+        step: at which they were drawn, counted from 1.
+        uids: (P,) of the prompts.
+        slots: explorer sessions of every group; 0 without an explorer.
+    """
+
+    def __init__(self, batch: TensorDict, step: int) -> None:
+        self.batch, self.step, self.slots = batch, step, 0
+        self.uids = list(batch["uid"])
+        self._plans: list[dict[str, Any]] = [{"step": step} for _ in self.uids]
+
+    def send(self, field: str, values: Sequence[Any]) -> None:
+        """Give the workers a value for every prompt."""
+        tu.assign_non_tensor_stack(self.batch, field, list(values))
+
+    def note(self, name: str, values: Sequence[Any]) -> None:
+        """Keep a value of every prompt's :class:`PromptPlan` until its rows are trained on."""
+        for plan, value in zip(self._plans, values, strict=True):
+            plan[name] = value
+
+    def same(self, value: Any) -> list[Any]:
+        """(P,) the value for every prompt."""
+        return [value] * len(self.uids)
+
+    def plans(self) -> dict[str, PromptPlan]:
+        return {uid: PromptPlan(**plan) for uid, plan in zip(self.uids, self._plans, strict=True)}

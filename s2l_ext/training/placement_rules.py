@@ -22,8 +22,8 @@ def check_placement(s2l: S2LConfig) -> None:
             _check_selector(f"s2l.placement.{name}", selector)
     if s2l.placement.explorer is not None and not (s2l.explorer and s2l.explorer.n_gpus):
         raise ConfigError(
-            f"s2l.placement.explorer={shown(s2l.placement.explorer)}: no explorer of this run has accelerators of its "
-            "own. Leave it out (null), or set s2l.explorer with source: live."
+            f"s2l.placement.explorer={format_selector(s2l.placement.explorer)}: no explorer of this run has "
+            "accelerators of its own. Leave it out (null), or set s2l.explorer with source: live."
         )
 
 
@@ -51,6 +51,6 @@ def _matches_one(wanted: str, label: str | None) -> bool:
     return (label in [value.strip() for value in values]) != wanted.startswith("!")
 
 
-def shown(selector: Selector | None) -> str:
+def format_selector(selector: Selector | None) -> str:
     """As a recipe or an override has it."""
     return "{" + ", ".join(f"{key}: {value}" for key, value in selector.items()) + "}" if selector else "null"

@@ -20,11 +20,11 @@ from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
-from s2l_ext.training.combination_rules import LOOP_COLUMN, check_columns, check_loops
-from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, is_toy, local_files, make_toy, rows_read
+from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, is_toy, local_files, make_toy
 from s2l_ext.training.judges import compares_with_one_text, is_mathematical, judge_of_run, judge_warnings
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.schedule_rules import unmoved_warnings
+from s2l_ext.training.verl_rules import LOOP_COLUMN, check_columns, check_loops
 
 ROWS_CHECKED = 100_000
 MATH_REWARDS = (math_reward.__name__, quantity.__name__)
@@ -55,8 +55,8 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     _check_data(cfg)
     _check_media(inputs)
     _check_reward_keywords(cfg)
-    if not only_validates(cfg) and inputs.table is not None:
-        require_enough(rows_read(cfg, inputs.files), whole_number(cfg, "data.train_batch_size"))
+    if not only_validates(cfg) and inputs.rows is not None:
+        require_enough(inputs.rows, whole_number(cfg, "data.train_batch_size"))
     warnings = [warning for method in methods_of(s2l, cfg) for warning in method.check_inputs(inputs)]
     warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg)]
     return warnings + unmoved_warnings(s2l, cfg, inputs.steps)
@@ -85,12 +85,12 @@ def available_gpus(cfg: DictConfig) -> int | None:
     if ray_init.get("address", "local") != "local" or os.environ.get("RAY_ADDRESS"):
         return None
     if ray_init.get("num_gpus") is not None:
-        told = whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
-        return told if cfg.trainer.device == "cpu" else min(told, _devices())
-    return None if current_cluster() else _devices()
+        given = whole_number(cfg, "ray_kwargs.ray_init.num_gpus")
+        return given if cfg.trainer.device == "cpu" else min(given, _count_devices())
+    return None if current_cluster() else _count_devices()
 
 
-def _devices() -> int:
+def _count_devices() -> int:
     """Accelerators of this machine, which Ray does not count anew where it is told a number."""
     import torch
 

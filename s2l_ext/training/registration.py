@@ -1,6 +1,8 @@
-"""Making sure that a process really runs with this package's registrations."""
+"""A process that runs verl: does it have this package's registrations, and where do its log lines go?"""
 
 from __future__ import annotations
+
+import logging
 
 from s2l_ext.config.modes import TRAINERS
 from s2l_ext.errors import S2LError
@@ -33,6 +35,13 @@ def require_registered(where: str) -> None:
             f"{where}: VERL_PLATFORM=cpu is set, but verl started on '{get_platform().device_name}': "
             "verl was imported before the variable was set."
         )
+
+
+def log_like_verl() -> None:
+    """Send this package's log lines where verl's task runner sends its own; the root logger shows warnings only."""
+    verl_logger, own = logging.getLogger("verl"), logging.getLogger("s2l_ext")
+    own.handlers, own.propagate = verl_logger.handlers, verl_logger.propagate
+    own.setLevel(verl_logger.level)
 
 
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}

@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from s2l_ext.errors import S2LError
-from s2l_ext.training.batch_fields import SUM_PREFIX
+from s2l_ext.training.batch_fields import LEARNER, SOURCES, SUM_PREFIX
 from s2l_ext.training.queue import read
 from s2l_ext.training.source_statistics import guided_advantage_spread, source_statistics
-from s2l_ext.training.sources import LEARNER, SOURCES
 from s2l_ext.training.step import Step, StepRows
 
 logger = logging.getLogger(__name__)
@@ -89,7 +88,9 @@ def require_rows(rows: StepRows, planned: Mapping[str, range], who: str, cause: 
     Raises:
         S2LError: there were such sessions and not one of their rows arrived.
     """
-    wanted, missing = rows.missing(planned)
+    arrived = {key[:2] for key in rows.keys}
+    sessions = {(uid, number) for uid in {uid for uid, _ in arrived} for number in planned[uid]}
+    wanted, missing = len(sessions), len(sessions - arrived)
     if wanted and missing == wanted:
         raise S2LError(
             f"none of the step's {wanted} {who} sessions gave a row: {cause}. The error is "

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 from omegaconf import DictConfig
 
+from s2l_ext.config.modes import CPU_ENGINE, ENGINE_KEY, MODE_KEY, THRESHOLD_KEY, lag_limit, mode_of
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
-from s2l_ext.training.combination_rules import check_combinations
-from s2l_ext.training.mode_rules import check_mode
 from s2l_ext.training.placement_rules import check_placement
 from s2l_ext.training.verl_rules import check_verl
 
@@ -32,12 +28,12 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         ConfigError: a combination that cannot run or would silently ignore a setting.
     """
     _check_trainer(cfg)
-    warnings = [*check_mode(s2l, cfg), *_check_kept(cfg)]
+    check_mode(s2l, cfg)
+    warnings = _check_kept(cfg)
     _check_dataloader(s2l, cfg)
     check_placement(s2l)
     for method in methods_of(s2l, cfg):
         warnings += checked_value(method, "check", method.check(), list)
-    check_combinations(s2l, cfg)
     warnings += check_verl(s2l, cfg)
     check_row_split(cfg)
     return warnings
@@ -64,32 +60,97 @@ def _check_kept(cfg: DictConfig) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class PrefetchRule:
-    """A feature that data-loader worker processes would break, and why."""
-
-    feature: str
-    active: Callable[[S2LConfig, DictConfig], bool]
-    reason: str
-
-
-PREFETCH_RULES = (
-    PrefetchRule(
-        feature="trainer.device=cpu",
-        active=lambda s2l, cfg: setting(cfg, "trainer.device") == "cpu",
-        reason="each worker forks the driver, a process full of Ray threads, on a machine that has few cores to spare",
-    ),
-    PrefetchRule(
-        feature="s2l.curriculum",
-        active=lambda s2l, cfg: s2l.curriculum is not None,
-        reason="workers fetch prompts ahead, drawn before the pass rates of the step in between are known",
-    ),
-)
-
-
 def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
-    workers = whole_number(cfg, "data.dataloader_num_workers")
-    broken = [rule for rule in PREFETCH_RULES if workers > 0 and rule.active(s2l, cfg)]
-    if broken:
-        reasons = "; ".join(f"{rule.feature}: {rule.reason}" for rule in broken)
-        raise ConfigError(f"data.dataloader_num_workers={workers} breaks {reasons}. Set data.dataloader_num_workers=0.")
+    workers, reasons = whole_number(cfg, "data.dataloader_num_workers"), []
+    if setting(cfg, "trainer.device") == "cpu":
+        reasons.append(
+            "trainer.device=cpu: each worker forks the driver, a process full of Ray threads, on a machine that has "
+            "few cores to spare"
+        )
+    if s2l.curriculum is not None:
+        reasons.append(
+            "s2l.curriculum: workers fetch prompts ahead, drawn before the pass rates of the step in between are known"
+        )
+    if workers > 0 and reasons:
+        raise ConfigError(
+            f"data.dataloader_num_workers={workers} breaks {'; '.join(reasons)}. Set data.dataloader_num_workers=0."
+        )
+
+
+# ---- the trainer's mode -------------------------------------------------------------------------------------------
+
+
+def check_mode(s2l: S2LConfig, cfg: DictConfig) -> None:
+    """Raise ConfigError on what the chosen mode of verl's trainer cannot do."""
+    mode = mode_of(cfg)
+    if s2l.any_method_on:
+        _refuse_split_steps(mode, cfg)
+        if mode != "sync":
+            _check_lag(s2l, cfg)
+            _check_seeds(mode, cfg)
+    if mode == "separate_async":
+        _check_separate(cfg)
+
+
+def _refuse_split_steps(mode: str, cfg: DictConfig) -> None:
+    """verl reads the key in every mode; plans and controllers are of one update a step."""
+    key = f"trainer.v1.{mode}.parameter_sync_step"
+    updates = setting(cfg, key) or 1
+    if updates > 1:
+        raise ConfigError(
+            f"{key}={updates}: verl would train that many times in a step, and controllers of s2l act once. Set "
+            f"{key}=1."
+        )
+
+
+def _check_lag(s2l: S2LConfig, cfg: DictConfig) -> None:
+    planned = [name for name in ("explorer", "guidance", "curriculum") if getattr(s2l, name) is not None]
+    if planned and lag_limit(cfg) is None:
+        raise ConfigError(
+            f"{THRESHOLD_KEY}=null: nothing would bound how old the plan of a row is that s2l.{planned[0]} made when "
+            f"its prompt was drawn. Set {THRESHOLD_KEY} to a whole number of steps (verl: 8)."
+        )
+
+
+def _check_seeds(mode: str, cfg: DictConfig) -> None:
+    key = "actor_rollout_ref.rollout.agent.default_agent_loop"
+    if setting(cfg, key) == "s2l_seeded":
+        raise ConfigError(
+            f"{key}=s2l_seeded fixes what is sampled, and {MODE_KEY}={mode} cannot: a token's weights depend on time, "
+            f"and a session that goes on after a step would repeat its random numbers. Set {key}=single_turn_agent, "
+            f"or {MODE_KEY}=sync."
+        )
+
+
+def _check_separate(cfg: DictConfig) -> None:
+    """What verl asserts inside its task runner, with keys and fixes; and what is not built."""
+    where = f"{MODE_KEY}=separate_async"
+    for name in ("nnodes", "n_gpus_per_node"):
+        key = f"actor_rollout_ref.rollout.{name}"
+        if whole_number(cfg, key) < 1:
+            raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on GPUs of its own. Set it to at least 1.")
+    _check_engine(where, cfg)
+    updates = whole_number(cfg, "trainer.v1.separate_async.parameter_sync_step")
+    batch, mini = (
+        whole_number(cfg, key) for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
+    )
+    if batch != updates * mini:
+        raise ConfigError(
+            f"data.train_batch_size={batch} is not trainer.v1.separate_async.parameter_sync_step={updates} x "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}, which {where} needs. Set ppo_mini_batch_size="
+            f"{batch // updates}."
+        )
+
+
+def _check_engine(where: str, cfg: DictConfig) -> None:
+    engine, on_cpu = setting(cfg, ENGINE_KEY), setting(cfg, "trainer.device") == "cpu"
+    if on_cpu and engine != CPU_ENGINE:
+        raise ConfigError(
+            f"{ENGINE_KEY}={engine}: {where} sends weights between processes, and on a machine without an accelerator "
+            f"only {CPU_ENGINE} can. Set {ENGINE_KEY}={CPU_ENGINE}."
+        )
+    if not on_cpu and engine in ("naive", CPU_ENGINE):
+        raise ConfigError(
+            f"{ENGINE_KEY}={engine}: {where} sends weights from GPU to GPU. Set {ENGINE_KEY} to nccl, nixl or another "
+            "engine of verl's."
+        )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +45,15 @@ class StepFile:
     def _rewind(self, resumed_step: int) -> None:
         kept, dropped = _split(self.path, resumed_step)
         held = self.held_path.read_text() if self.held_path.exists() else ""
-        if held and json.loads(held)["step"] == resumed_step and not any(map(self._is_twin(held), kept)):
+        lines = [line for line in map(json.loads, kept) if line["step"] == resumed_step]
+        if held and json.loads(held)["step"] == resumed_step and not any(map(self._ends_step, lines)):
             kept.append(held)
         _append(self.path.with_name(f"{self.path.stem}.dropped{self.path.suffix}"), dropped)
         write_atomically(self.path, "".join(kept))
 
-    def _is_twin(self, held: str) -> Callable[[str], bool]:
-        """Whether a line says of its step what the held line says."""
-        step = json.loads(held)["step"]
-        return lambda line: json.loads(line)["step"] == step
+    def _ends_step(self, line: dict[str, Any]) -> bool:
+        """Whether the line is the one that a step writes last."""
+        return True
 
 
 class RunLog(StepFile):
@@ -66,16 +65,15 @@ class RunLog(StepFile):
             write_atomically(self.path, "")
 
     def append(self, step: int, data: dict[str, Any]) -> None:
-        self.write(step, {"data": _plain_values(data)})
+        self.write(step, {"data": _json_values(data)})
 
     def hold_metrics(self, step: int, data: dict[str, Any]) -> None:
         """:meth:`hold` for metrics of a training step."""
-        self.hold(step, {"data": {TRAINING_MARK: step, **_plain_values(data)}})
+        self.hold(step, {"data": {TRAINING_MARK: step, **_json_values(data)}})
 
-    def _is_twin(self, held: str) -> Callable[[str], bool]:
+    def _ends_step(self, line: dict[str, Any]) -> bool:
         """Validation writes a line of its own with the same step."""
-        same_step = super()._is_twin(held)
-        return lambda line: same_step(line) and TRAINING_MARK in json.loads(line)["data"]
+        return TRAINING_MARK in line["data"]
 
 
 def _line(step: int, fields: dict[str, Any]) -> str:
@@ -110,11 +108,11 @@ def _split(path: Path, resumed_step: int) -> tuple[list[str], list[str]]:
     return kept, dropped
 
 
-def _plain_values(data: dict[str, Any]) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in data.items() if not isinstance(value, dict)}
+def _json_values(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: _json_value(value) for key, value in data.items() if not isinstance(value, dict)}
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """A JSON value: numpy and torch scalars become numbers, a non-finite number becomes null."""
     number = value.item() if hasattr(value, "item") else value
     return None if isinstance(number, float) and not math.isfinite(number) else number

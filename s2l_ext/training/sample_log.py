@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.training.batch_fields import LEARNER, PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.outcomes import accuracy_of
 from s2l_ext.training.queue import KVBatchMeta, RowKey, read
-from s2l_ext.training.sources import LEARNER
 
 FILE_NAME = "samples.jsonl"
 MOST_CHARACTERS = 20_000
@@ -45,13 +44,13 @@ def sample_rows(
     rows = read(batch, fields, keys)
     columns = {name: list(rows[name].unbind() if torch.is_tensor(rows[name]) else rows[name]) for name in fields}
     each = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-    return [_row(key, row, tokenizer) for key, row in zip(keys, each, strict=True)]
+    return [_describe_row(key, row, tokenizer) for key, row in zip(keys, each, strict=True)]
 
 
-def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+def _describe_row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     uid, session, output = RowKey.parse(key)
     placed, response = int(row.get(PREFIX_FIELD, 0)) if output == 0 else 0, row["responses"].tolist()
-    truth = (_plain(row["reward_model"]) or {}).get("ground_truth")
+    truth = (_unwrap(row["reward_model"]) or {}).get("ground_truth")
     return {
         "uid": uid,
         "session": session,
@@ -60,12 +59,12 @@ def _row(key: str, row: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
         "guidance": tokenizer.decode(response[:placed], skip_special_tokens=True),
         "response": shortened(tokenizer.decode(response[placed:], skip_special_tokens=True)),
         "score": float(row["rm_scores"].sum()),
-        "acc": accuracy_of(_plain(row["extra_fields"]) or {}, strict=False),
+        "acc": accuracy_of(_unwrap(row["extra_fields"]) or {}, strict=False),
         "ground_truth": None if truth is None else str(truth),
     }
 
 
-def _plain(value: Any) -> Any:
+def _unwrap(value: Any) -> Any:
     return getattr(value, "data", value)
 
 

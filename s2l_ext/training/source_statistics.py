@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from s2l_ext.training.sources import EXPLORER, LEARNER, SOURCES
+from s2l_ext.training.batch_fields import EXPLORER, LEARNER, SOURCES
 
 Floats = NDArray[np.floating]
 MAX_EXPONENT = 20.0

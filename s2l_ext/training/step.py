@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
-from s2l_ext.training.outcomes import Session, accuracy_of
+from s2l_ext.training.batch_fields import LEARNER, PREFIX_FIELD, SOURCE_FIELD
+from s2l_ext.training.outcomes import RolloutOutcome, accuracy_of
 from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.training.queue import KVBatchMeta, RowKey, read, real_keys
-from s2l_ext.training.sources import LEARNER
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ class StepRows:
         values = [accuracy_of(extra, strict=False) for extra in self.extra_B]
         return None if any(value is None for value in values) else np.array(values, dtype=float)
 
-    def sessions(self, strict: bool = True) -> list[Session]:
-        """The step's sessions, each judged by its last output.
+    def outcomes(self, strict: bool = True) -> list[RolloutOutcome]:
+        """The step's sessions and their verdicts, each by its last output.
 
         Args:
             strict: an accuracy that is no number in [0, 1] is an error; else it counts as none.
@@ -82,28 +81,18 @@ class StepRows:
         """
         last: dict[tuple[str, int], int] = {}
         for place, key in enumerate(self.keys):
-            held = last.get(key[:2])
-            if held is None or self.keys[held].output < key.output:
+            best = last.get(key[:2])
+            if best is None or self.keys[best].output < key.output:
                 last[key[:2]] = place
         return [
-            Session(uid, accuracy_of(self.extra_B[at], strict), self.source_B[at], self.session_prefix_B[at])
+            RolloutOutcome(uid, accuracy_of(self.extra_B[at], strict), self.source_B[at], self.session_prefix_B[at])
             for (uid, _), at in last.items()
         ]
 
-    def missing(self, planned: Mapping[str, range]) -> tuple[int, int]:
-        """Sessions that the step's groups were to have, and how many of them left no row.
-
-        Args:
-            planned: numbers of these sessions, by prompt uid.
-        """
-        there = {key[:2] for key in self.keys}
-        wanted = {(uid, number) for uid in {uid for uid, _ in there} for number in planned[uid]}
-        return len(wanted), len(wanted - there)
-
     def timed_out(self) -> dict[str, float]:
         """``s2l/reward/timed_out``: rows whose judge ran out of time, of rewards that say so."""
-        said = [(extra.get("reward_extra_info") or {}).get("timed_out") for extra in self.extra_B]
-        counted = [bool(value) for value in said if value is not None]
+        values = [(extra.get("reward_extra_info") or {}).get("timed_out") for extra in self.extra_B]
+        counted = [bool(value) for value in values if value is not None]
         return {"s2l/reward/timed_out": float(sum(counted))} if counted else {}
 
 
@@ -117,7 +106,7 @@ class Step:
         metrics: of the step, verl's and ours.
         plans: by prompt uid, in the order of the draws.
         rows: read once, before advantages.
-        sessions: outcomes of the rows and of groups that verl dropped because their rewards were alike.
+        outcomes: of the rows and of groups that verl dropped because their rewards were alike.
         row_metrics: by source, once they are computed.
         old_log_probs: they were computed, because the loss reads them.
     """
@@ -127,7 +116,7 @@ class Step:
     metrics: dict[str, Any]
     plans: dict[str, PromptPlan]
     rows: StepRows
-    sessions: list[Session] = field(default_factory=list)
+    outcomes: list[RolloutOutcome] = field(default_factory=list)
     row_metrics: dict[str, float] | None = None
     old_log_probs: bool = True
 

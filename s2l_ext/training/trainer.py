@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.device import get_resource_name
@@ -28,26 +28,23 @@ from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
 from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
-from s2l_ext.training.adapting import adapt, log_like_verl
 from s2l_ext.training.before_run import check_before_run
-from s2l_ext.training.checkpoint_files import note_files
-from s2l_ext.training.disk_full import disk_full_explained
+from s2l_ext.training.checkpoint_files import disk_full_explained, note_files
 from s2l_ext.training.dropped_groups import DroppedGroups
-from s2l_ext.training.faults import Actors, own_actors, own_managers
+from s2l_ext.training.faults import Actors, ActorWatchdog, own_actors, own_managers
 from s2l_ext.training.needed import needed_now, only_validates
-from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
-from s2l_ext.training.planning import Draw
+from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
 from s2l_ext.training.preflight import check_pool
 from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
-from s2l_ext.training.registration import require_registered
+from s2l_ext.training.registration import log_like_verl, require_registered
 from s2l_ext.training.reward_probe import check_reward
 from s2l_ext.training.row_metrics import finish_ratio_sums, require_rows, row_source_metrics
 from s2l_ext.training.run_log import RunLog, StepFile
 from s2l_ext.training.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.training.sample_log import sample_rows
 from s2l_ext.training.step import Step, StepRows, row_order
+from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
 from s2l_ext.training.waiting import waiting_of
-from s2l_ext.training.watchdog import ActorWatchdog
 from s2l_ext.utils.pass_at_k import validation_pass_at_k
 
 logger = logging.getLogger(__name__)
@@ -76,7 +73,7 @@ class S2LTrainerMixin(PPOTrainer):
         self.resumed = checked.resumed
         self.settings = controller_state.fingerprint(self.s2l, config)
         self.needs_accuracy = bool(accuracy_settings(self.s2l, config))
-        adapt(config, self.s2l, self.methods, self.mode)
+        self._adapt(config)
         self.dropped_groups = DroppedGroups(self.s2l)
         self.watchdog: ActorWatchdog | None = None
         super().__init__(config)
@@ -86,6 +83,15 @@ class S2LTrainerMixin(PPOTrainer):
         self.step_plans: dict[str, PromptPlan] = {}
         self.current: Step | None = None
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
+
+    def _adapt(self, config: DictConfig) -> None:
+        """Set what methods need. verl's base class and its block ``trainer.v1.<mode>`` go by verl's own mode name."""
+        with open_dict(config):
+            config.trainer.v1.trainer_mode = self.mode
+            if self.s2l.own_manager:
+                config.actor_rollout_ref.rollout.agent.agent_loop_manager_class = AGENT_LOOP_MANAGER
+        for method in self.methods:
+            method.adapt()
 
     # ---- start-up -------------------------------------------------------------------------------------------
 
@@ -125,8 +131,8 @@ class S2LTrainerMixin(PPOTrainer):
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
         if self.methods:
-            held = int(ray.cluster_resources().get(get_resource_name(), 0))
-            check_pool(self.config, needed_now(self.config, self.s2l), available=held)
+            available = int(ray.cluster_resources().get(get_resource_name(), 0))
+            check_pool(self.config, needed_now(self.config, self.s2l), available)
         workers = [worker for method in self.methods if (worker := method.actor_worker())]
         if workers:
             worker = _extending_all(workers)
@@ -192,7 +198,7 @@ class S2LTrainerMixin(PPOTrainer):
             self.step_plans = self.pending.pop_all()
             return
         trained = {RowKey.parse(name).uid for name in batch.keys}
-        self.step_plans = self.pending.take(trained, waiting_prompts(), strict=bool(self.methods))
+        self.step_plans = self.pending.pop_trained(trained, waiting_prompts(), strict=bool(self.methods))
 
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
@@ -234,7 +240,7 @@ class S2LTrainerMixin(PPOTrainer):
         rows = StepRows.of(batch, self.s2l.mixes_rollouts, self.s2l.guidance is not None)
         step = self.current = Step(self.global_steps, batch, metrics, self.step_plans, rows)
         step.old_log_probs = not self._skips_old_log_probs
-        step.sessions = rows.sessions(strict=self.needs_accuracy) + self.dropped_groups.take(metrics)
+        step.outcomes = rows.outcomes(strict=self.needs_accuracy) + self.dropped_groups.take(metrics)
         size = self.config.actor_rollout_ref.rollout.n
         learners = {uid: range(plan.explorer_rows, size) for uid, plan in self.step_plans.items()}
         for method in self.methods:
@@ -333,12 +339,12 @@ class S2LTrainerMixin(PPOTrainer):
         if self.updated is None:  # critic warm-up: no update yet
             return
         batch, metrics = self.updated
-        held = metrics | self._own_metrics(self.global_steps)
+        so_far = metrics | self._own_metrics(self.global_steps)
         if not self.config.actor_rollout_ref.rollout.get("moe_load_balance_metrics_interval", 0):  # counts its calls
             elapsed = {"step": sum(self.timing_raw.values()), **self.timing_raw}  # the step's own timer still runs
             epoch = (self.global_steps - 1) // self.steps_per_epoch
-            super()._compute_metrics(batch, held, elapsed, self.global_steps, epoch)
-        self.run_log.hold_metrics(self.global_steps, held)
+            super()._compute_metrics(batch, so_far, elapsed, self.global_steps, epoch)
+        self.run_log.hold_metrics(self.global_steps, so_far)
         for method, log in self.method_logs:
             log.hold(self.global_steps, method.line() or {})
         if self.s2l.rollout.log_groups:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
+from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
 from s2l_ext.config.modes import TRAINERS
+from s2l_ext.methods.distill.worker import DistillActorWorker
 from s2l_ext.platforms.patches.training import silence_faulty_line
-from s2l_ext.training.detached_workers import DETACHED
+from s2l_ext.training.actor_worker import S2LActorWorker
 from s2l_ext.training.trainer import S2LTrainerMixin
 
 
@@ -27,12 +31,22 @@ class S2LColocateAsyncTrainer(S2LTrainerMixin, PPOTrainerColocateAsync):
     mode = "colocate_async"
 
 
+class DetachedActorWorker(S2LActorWorker, DetachActorWorker):
+    """The loss of ours, the copies of verl's."""
+
+
+class DetachedDistillWorker(DistillActorWorker, DetachActorWorker):
+    """The divergence to the teacher, and verl's copies."""
+
+
 @register_trainer(TRAINERS["separate_async"])
 class S2LSeparateAsyncTrainer(S2LTrainerMixin, PPOTrainerSeparateAsync):
     """Prompts are drawn ahead and sampled on GPUs of their own while the learner trains."""
 
     mode = "separate_async"
-    detached_workers = DETACHED
+    detached_workers = MappingProxyType(
+        {S2LActorWorker: DetachedActorWorker, DistillActorWorker: DetachedDistillWorker}
+    )
 
     def _setup(self) -> None:
         with silence_faulty_line():

@@ -17,7 +17,7 @@ from s2l_ext.methods.explorer.serving import client as explorer_client
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor, Restarts
-from s2l_ext.methods.explorer.serving.router import ExplorerRouter
+from s2l_ext.methods.explorer.serving.servers import ExplorerRouter
 from s2l_ext.training import faults
 from s2l_ext.utils.processes import kill_processes
 

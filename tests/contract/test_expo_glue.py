@@ -19,9 +19,8 @@ from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler, build_sampler, resumed_sampler
 from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.training.outcomes import Session
-from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.planning import Draw
+from s2l_ext.training.outcomes import RolloutOutcome
+from s2l_ext.training.pending_prompts import Draw, PromptPlan
 from s2l_ext.training.step import Step, StepRows, row_order
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -67,10 +66,10 @@ def plans_of(prompts: Curriculum, step: int, *uids: str) -> dict[str, PromptPlan
     return draw.plans()
 
 
-def trained(prompts: Curriculum, plans: dict[str, PromptPlan], *sessions: Session) -> Step:
+def trained(prompts: Curriculum, plans: dict[str, PromptPlan], *sessions: RolloutOutcome) -> Step:
     """A step that trains on these prompts, and what the curriculum sees of it."""
     batch, rows = KVBatchMeta(partition_id="train"), StepRows([], [], [], None, [])
-    step = Step(1, batch, metrics={}, plans=plans, rows=rows, sessions=list(sessions))
+    step = Step(1, batch, metrics={}, plans=plans, rows=rows, outcomes=list(sessions))
     prompts.observe(step)
     return step
 
@@ -229,7 +228,7 @@ def test_own_class_is_built_with_options_and_drawn_from() -> None:
 def test_own_class_without_pass_rates_is_logged_all_the_same() -> None:
     prompts = curriculum_of(OwnCurriculumConfig(type=f"{__name__}:Rarest"), own("Rarest"))
     plans = fetched(prompts, 1, *(str(number) for number in range(16)))
-    step = trained(prompts, plans, Session("3", 1.0, "learner"))
+    step = trained(prompts, plans, RolloutOutcome("3", 1.0, "learner"))
     assert prompts.metrics(step) == {"s2l/curriculum/drawn_prompts": 16.0, "s2l/curriculum/updated_prompts": 1.0}
     line = prompts.line()
     assert line["histogram"] is None and line["pass_rates"][3] == 1.0 and line["pass_rates"][0] is None
@@ -327,19 +326,19 @@ def test_outcomes_reach_the_prompts_they_belong_to(prompts) -> None:
     trained(
         prompts,
         plans,
-        Session("b", 1.0, "learner"),
-        Session("b", 0.0, "learner"),
-        Session("c", 1.0, "explorer"),
+        RolloutOutcome("b", 1.0, "learner"),
+        RolloutOutcome("b", 0.0, "learner"),
+        RolloutOutcome("c", 1.0, "explorer"),
     )
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
     assert prompts.line()["pass_rates"] == [None, 0.5, None]
-    trained(prompts, plans, Session("c", 1.0, "learner"))
+    trained(prompts, plans, RolloutOutcome("c", 1.0, "learner"))
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
     assert prompts.line()["pass_rates"] == [None, None, 1.0]
 
 
 def test_bins_of_a_draw_are_those_of_before_the_update(prompts) -> None:
-    trained(prompts, fetched(prompts, 1, "a", "b", "c"), Session("c", 1.0, "learner"))
+    trained(prompts, fetched(prompts, 1, "a", "b", "c"), RolloutOutcome("c", 1.0, "learner"))
     assert prompts.sampler.curriculum.pass_rates.rates.tolist() == [0.5, 0.5, 0.75, 0.5, 0.5, 0.5]
     assert prompts.line()["pass_rates"] == [None, None, 1.0]
     assert prompts.line()["bucket_draws"][10] == 3
@@ -368,7 +367,12 @@ def test_a_line_is_of_the_prompts_trained_on_whenever_they_were_drawn(prompts) -
     trained(prompts, {uid: (first | second)[uid] for uid in "abe"})
     assert prompts.line()["bucket_draws"][10] == 6, "all six were drawn since the step before"
     third = fetched(prompts, 2, "g")
-    trained(prompts, {"c": first["c"], "g": third["g"]}, Session("c", 1.0, "learner"), Session("g", 0.0, "learner"))
+    trained(
+        prompts,
+        {"c": first["c"], "g": third["g"]},
+        RolloutOutcome("c", 1.0, "learner"),
+        RolloutOutcome("g", 0.0, "learner"),
+    )
     line = prompts.line()
     assert (line["indices"], line["drawn_at"], line["pass_rates"]) == ([2, 0], [1, 2], [1.0, 0.0])
     assert sum(line["bucket_draws"]) == 1
@@ -378,7 +382,7 @@ def test_a_prompt_that_is_twice_in_a_step_counts_with_both_groups(prompts) -> No
     plans = fetched(prompts, 1, "a", "b", "c") | fetched(prompts, 1, "d", "e", "f") | fetched(prompts, 2, "again")
     assert plans["again"].index == plans["a"].index == 0
     twice = {uid: plans[uid] for uid in ("a", "again")}
-    step = trained(prompts, twice, Session("a", 1.0, "learner"), Session("again", 0.0, "learner"))
+    step = trained(prompts, twice, RolloutOutcome("a", 1.0, "learner"), RolloutOutcome("again", 0.0, "learner"))
     assert prompts.line()["pass_rates"] == [0.5, 0.5]
     assert prompts.metrics(step)["s2l/curriculum/updated_prompts"] == 1
 
@@ -400,9 +404,9 @@ def test_a_curriculum_that_lives_on_accuracy_refuses_rows_without_it() -> None:
     prompts = curriculum_of(GaussianConfig(), gaussian(6, 3))
     plans = fetched(prompts, 1, "a", "b", "c")
     with pytest.raises(DataError, match="s2l.curriculum.type=gaussian needs .* no 'acc' for 1 of 2 sessions"):
-        trained(prompts, plans, Session("a", None, "learner"), Session("b", 1.0, "learner"))
+        trained(prompts, plans, RolloutOutcome("a", None, "learner"), RolloutOutcome("b", 1.0, "learner"))
 
 
 def test_an_order_goes_on_without_accuracy(prompts) -> None:
-    step = trained(prompts, fetched(prompts, 1, "a", "b", "c"), Session("a", None, "learner"))
+    step = trained(prompts, fetched(prompts, 1, "a", "b", "c"), RolloutOutcome("a", None, "learner"))
     assert prompts.metrics(step)["s2l/curriculum/updated_prompts"] == 0

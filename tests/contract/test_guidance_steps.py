@@ -19,9 +19,8 @@ from s2l_ext.methods.guidance.controller import Guidance, planned_length, statis
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.training import controller_state as state
 from s2l_ext.training.batch_fields import GUIDED_FIELD
-from s2l_ext.training.outcomes import Session, pass_rates
-from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.planning import Draw
+from s2l_ext.training.outcomes import RolloutOutcome, pass_rates
+from s2l_ext.training.pending_prompts import Draw, PromptPlan
 from s2l_ext.training.row_metrics import prefix_metrics
 from s2l_ext.training.step import Step, StepRows
 
@@ -30,12 +29,12 @@ pytestmark = pytest.mark.contract
 
 def test_statistics_by_hand() -> None:
     rows = [
-        Session("a", 1.0, "learner", 8),
-        Session("a", 0.0, "learner", 6),
-        Session("a", 0.0, "learner"),
-        Session("b", 0.0, "learner", 8),
-        Session("b", 0.0, "learner"),
-        Session("b", 1.0, "explorer"),
+        RolloutOutcome("a", 1.0, "learner", 8),
+        RolloutOutcome("a", 0.0, "learner", 6),
+        RolloutOutcome("a", 0.0, "learner"),
+        RolloutOutcome("b", 0.0, "learner", 8),
+        RolloutOutcome("b", 0.0, "learner"),
+        RolloutOutcome("b", 1.0, "explorer"),
     ]
     found = statistics(rows)
     assert (found["guided_rows"], found["applied_mean"], found["applied_min"], found["applied_max"]) == (
@@ -82,7 +81,7 @@ def said(guidance: Guidance) -> dict[str, float]:
 
 
 def test_rule_sees_all_rows_or_the_unguided_ones() -> None:
-    rows = [Session("a", 1.0, "learner", 8), Session("a", 0.5, "learner")]
+    rows = [RolloutOutcome("a", 1.0, "learner", 8), RolloutOutcome("a", 0.5, "learner")]
     for signal, accuracy in (("learner", 0.75), ("learner_unguided", 0.5)):
         step = guidance(estimate_from=signal)
         step.learn(1, rows)
@@ -109,8 +108,8 @@ def test_trainer_hands_the_rule_the_length_that_the_rows_were_drawn_with(queue, 
     outcome = {"extra_fields": {"reward_extra_info": {"score": 0.0, "acc": 0.25}}, "rm_scores": [0.0]}
     for name, prefix in (("a_0_0", 20), ("b_0_0", 0)):
         queue.rows[name] = outcome | {"s2l_source": "learner", "s2l_prefix_len": prefix}
-    seen = trainer._observe(queue.batch(), {}).sessions
-    assert seen == [Session("a", 0.25, "learner", 20), Session("b", 0.25, "learner")]
+    seen = trainer._observe(queue.batch(), {}).outcomes
+    assert seen == [RolloutOutcome("a", 0.25, "learner", 20), RolloutOutcome("b", 0.25, "learner")]
     assert step.rule.at(3) == 60
 
 
@@ -122,7 +121,7 @@ def test_explorer_rows_never_move_the_length() -> None:
         step = guidance(initial=1024, estimate_from=signal)
         for slots in (8, 7, 6, 5, 4, 3, 2, 0, 0):
             acc = [("explorer", explorer)] * slots + [("learner", learner)] * (8 - slots)
-            step.learn(step.rule.at(1), [Session("a", value, source) for source, value in acc])
+            step.learn(step.rule.at(1), [RolloutOutcome("a", value, source) for source, value in acc])
         return step.rule.at(1)
 
     assert run("learner", 0.5, 0.1) == run("learner", 0.1, 0.5) == 1024
@@ -132,7 +131,7 @@ def test_explorer_rows_never_move_the_length() -> None:
 
 def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
     step = guidance()
-    step.learn(3072, [Session("a", 0.5, "explorer")] * 2)
+    step.learn(3072, [RolloutOutcome("a", 0.5, "explorer")] * 2)
     assert "s2l/guidance/accuracy" not in said(step) and step.state_dict()["previous"] == []
     assert said(step)["s2l/guidance/estimate_rows"] == 0
 
@@ -140,7 +139,7 @@ def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:
 def test_decay_counts_steps_from_one_and_needs_no_accuracy() -> None:
     step = guidance(LinearLength, initial=100)
     assert [step.rule.at(number) for number in (1, 6, 10)] == [100, 50, 10]
-    step.learn(100, [Session("a", None, "learner", 100)])
+    step.learn(100, [RolloutOutcome("a", None, "learner", 100)])
     assert said(step)["s2l/guidance/length"] == 100.0 and step.state_dict() == {"total_steps": 10}
 
 
@@ -202,7 +201,7 @@ DECAY = {"guidance": {"length": {"type": "linear", "initial": 12, "max_length": 
 
 def test_rule_without_accuracy_is_refused() -> None:
     with pytest.raises(DataError, match="s2l.guidance.length.type=adaptive needs"):
-        guidance().learn(1, [Session("a", None, "learner")])
+        guidance().learn(1, [RolloutOutcome("a", None, "learner")])
 
 
 def test_guided_sessions_leave_the_explorer_its_own(prompts_drawn) -> None:
@@ -217,7 +216,7 @@ def test_guided_sessions_leave_the_explorer_its_own(prompts_drawn) -> None:
 
 
 def test_pass_rates_leave_guided_rows_out() -> None:
-    rows = [Session("a", 1.0, "learner", 8), Session("a", 0.0, "learner")]
+    rows = [RolloutOutcome("a", 1.0, "learner", 8), RolloutOutcome("a", 0.0, "learner")]
     assert pass_rates(rows, "learner_unguided") == {"a": 0.0} and pass_rates(rows, "all") == {"a": 0.5}
 
 

@@ -15,14 +15,12 @@ from s2l_ext.errors import S2LError, StateMismatch
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.controller import Explorer
-from s2l_ext.methods.explorer.stored_draws import StoredDraw
-from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
+from s2l_ext.methods.explorer.stored_rollouts import StoredDraw, StoredRollouts
 from s2l_ext.methods.guidance.config import AdaptiveLength, GuidanceConfig
 from s2l_ext.methods.guidance.controller import Guidance
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, STORED_FIELD
-from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
-from s2l_ext.training.planning import Draw
+from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
 from s2l_ext.training.queue import KVBatchMeta, date_prompts, waiting_prompts
 from s2l_ext.training.step import Step, StepRows
 
@@ -43,12 +41,12 @@ def table() -> PendingPrompts:
 
 
 def test_a_step_gets_its_prompts_in_the_order_of_the_draws_and_leaves_the_others(table) -> None:
-    assert list(table.take({"b", "a"}, waiting={"c", "d"})) == ["a", "b"]
-    assert list(table.take({"d", "c"}, waiting=set())) == ["c", "d"] and len(table) == 0
+    assert list(table.pop_trained({"b", "a"}, waiting={"c", "d"})) == ["a", "b"]
+    assert list(table.pop_trained({"d", "c"}, waiting=set())) == ["c", "d"] and len(table) == 0
 
 
 def test_what_verl_dropped_is_forgotten_and_counted(table) -> None:
-    taken = table.take({"b"}, waiting={"d"})
+    taken = table.pop_trained({"b"}, waiting={"d"})
     assert len(table) == 1
     assert table.metrics(4, taken) == {
         "s2l/async/staleness_mean": 2.0,
@@ -56,7 +54,7 @@ def test_what_verl_dropped_is_forgotten_and_counted(table) -> None:
         "s2l/async/pending_prompts": 1.0,
         "s2l/async/dropped_prompts": 2.0,
     }
-    assert table.metrics(4, table.take({"d"}, waiting=set()))["s2l/async/dropped_prompts"] == 0
+    assert table.metrics(4, table.pop_trained({"d"}, waiting=set()))["s2l/async/dropped_prompts"] == 0
 
 
 def test_a_synchronous_step_takes_everything_it_drew(table) -> None:
@@ -66,7 +64,7 @@ def test_a_synchronous_step_takes_everything_it_drew(table) -> None:
 def test_the_explorer_is_needed_while_a_prompt_with_live_slots_is_under_way(table) -> None:
     table.add(plans(3, "e", slots=0))
     assert table.need_explorer
-    table.take({"a", "b", "c", "d"}, waiting={"e"})
+    table.pop_trained({"a", "b", "c", "d"}, waiting={"e"})
     assert not table.need_explorer
     table.add(plans(3, "f", slots=2, stored=2))
     assert not table.need_explorer, "stored rollouts need no server"
@@ -101,8 +99,8 @@ def test_stored_rollouts_of_a_group_that_verl_filtered_out_are_not_counted() -> 
 
 def test_rows_without_a_plan_are_an_error_unless_nothing_is_on(table) -> None:
     with pytest.raises(StateMismatch, match=r"prompt x \(one of 1\).*resume_from_path"):
-        table.take({"x", "a"}, waiting=set())
-    assert list(table.take({"x", "a"}, waiting=set(), strict=False)) == ["a"]
+        table.pop_trained({"x", "a"}, waiting=set())
+    assert list(table.pop_trained({"x", "a"}, waiting=set(), strict=False)) == ["a"]
 
 
 def test_state_goes_through_sorted_json_and_keeps_the_order(table) -> None:
@@ -116,13 +114,13 @@ def test_a_run_whose_prompts_are_all_dropped_ends_with_a_message() -> None:
     table = PendingPrompts(most_draws=4)
     for step in (1, 2):
         table.add(plans(step, f"a{step}", f"b{step}", f"c{step}"))
-        table.take({f"a{step}"}, waiting=set())
+        table.pop_trained({f"a{step}"}, waiting=set())
     table.add(plans(3, "d", "e", "f"))
     with pytest.raises(S2LError, match="5 prompts were drawn since the last step.*Error in _run_prompt"):
         table.add(plans(3, "g", "h"))
 
 
-@pytest.mark.parametrize("between", [lambda table: table.pop_all(), lambda table: table.take({"a", "b"}, set())])
+@pytest.mark.parametrize("between", [lambda table: table.pop_all(), lambda table: table.pop_trained({"a", "b"}, set())])
 def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> None:
     table = PendingPrompts(most_draws=2)
     for step in (1, 2):
@@ -134,7 +132,7 @@ def test_the_limit_itself_may_be_drawn_and_every_step_counts_anew(between) -> No
 
 
 def test_a_prompt_that_is_trained_on_waits_no_longer_even_if_verl_still_lists_it(table) -> None:
-    assert list(table.take({"a"}, waiting={"a", "b", "c", "d"})) == ["a"]
+    assert list(table.pop_trained({"a"}, waiting={"a", "b", "c", "d"})) == ["a"]
     assert list(table.plans) == ["c", "b", "d"] and table.dropped == 0
 
 

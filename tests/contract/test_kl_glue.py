@@ -18,7 +18,7 @@ from s2l_ext.methods.kl.controller import KL
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.actor_worker import StepLoss
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
-from s2l_ext.training.outcomes import Session
+from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.step import Step, StepRows
 
 pytestmark = [pytest.mark.contract, pytest.mark.slow]
@@ -113,8 +113,8 @@ def kl_of(config: AnyKL) -> KL:
 def step_of(*accuracies: float | None) -> Step:
     """A step before its update, with one session for each accuracy."""
     batch = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
-    sessions = [Session("a", acc, "learner") for acc in accuracies]
-    return Step(1, batch, metrics={}, plans={}, rows=StepRows([], [], [], None, []), sessions=sessions)
+    sessions = [RolloutOutcome("a", acc, "learner") for acc in accuracies]
+    return Step(1, batch, metrics={}, plans={}, rows=StepRows([], [], [], None, []), outcomes=sessions)
 
 
 @pytest.fixture

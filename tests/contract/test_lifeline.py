@@ -9,8 +9,8 @@ from threading import Thread, Timer
 import pytest
 
 from s2l_ext.errors import S2LError
-from s2l_ext.training import watchdog as lifeline
-from s2l_ext.training.watchdog import ActorWatchdog
+from s2l_ext.training import faults as lifeline
+from s2l_ext.training.faults import ActorWatchdog
 
 pytestmark = [pytest.mark.contract, pytest.mark.timeout(60)]
 
@@ -91,7 +91,7 @@ def test_who_goes_on_all_the_same_is_ended() -> None:
     program = """
 import time
 from s2l_ext.errors import S2LError
-from s2l_ext.training import watchdog as lifeline
+from s2l_ext.training import faults as lifeline
 lifeline.LOOK_SECONDS = 0.05
 class Dead:
     def check(self): raise S2LError("the queue died")

@@ -19,8 +19,7 @@ from s2l_ext.config.modes import CPU_ENGINE
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.platforms.object_store_engine import ObjectStoreEngine, buckets
 from s2l_ext.platforms.weight_box import WeightBox
-from s2l_ext.training.detached_workers import DetachedActorWorker, DetachedDistillWorker
-from s2l_ext.training.trainers_by_mode import S2LSeparateAsyncTrainer
+from s2l_ext.training.trainers_by_mode import DetachedActorWorker, DetachedDistillWorker, S2LSeparateAsyncTrainer
 
 pytestmark = pytest.mark.contract
 

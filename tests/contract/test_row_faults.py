@@ -36,7 +36,7 @@ def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
     sources = ["explorer", "learner", "learner"] * 2 + ["explorer", "explorer", "learner", "learner"]
     put: list[list[str]] = []
     monkeypatch.setattr(advantage_groups, "read", lambda batch, fields: {"uid": uids, "s2l_source": sources})
-    monkeypatch.setattr(advantage_groups, "_put_uids", lambda batch, names: put.append(names))
+    monkeypatch.setattr(advantage_groups, "_write_uids", lambda batch, names: put.append(names))
     with advantage_groups.grouped_by_source(KVBatchMeta(partition_id="train"), changed={"a", "c"}):
         pass
     both = ["explorer", "learner"]

@@ -14,7 +14,7 @@ from s2l_ext.methods.explorer.schedule import LinearAnnealing
 from s2l_ext.methods.explorer.serving import lifecycle
 from s2l_ext.training import label_selectors, needed
 from s2l_ext.training.batch_fields import KL_BETA_FIELD, SLOTS_FIELD
-from s2l_ext.training.outcomes import Session
+from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.pending_prompts import PendingPrompts, PromptPlan
 from s2l_ext.training.step import Step, StepRows, row_order
 
@@ -79,7 +79,7 @@ def test_the_explorer_stays_while_prompts_of_an_earlier_step_wait_for_it(explore
     explores.pending.add({"late": PromptPlan(2, slots=2)})
     explores.on_step_end()
     assert life.servers is not None and life.num_gpus == 5
-    explores.pending.take({"late"}, waiting=set())
+    explores.pending.pop_trained({"late"}, waiting=set())
     explores.on_step_end()
     assert life.servers is None and life.num_gpus == 0
 
@@ -228,8 +228,8 @@ def test_pass_rates_count_the_rows_that_are_asked_for(queue, combined, rows: str
 
 
 def test_sessions_carry_their_source_and_their_guidance(queue, combined) -> None:
-    found = observed(queue, combined()).sessions
-    assert found == [Session(key[0], *values) for key, values in SESSIONS.items() if key != "pad_0_0"]
+    found = observed(queue, combined()).outcomes
+    assert found == [RolloutOutcome(key[0], *values) for key, values in SESSIONS.items() if key != "pad_0_0"]
 
 
 def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined) -> None:

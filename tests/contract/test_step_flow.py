@@ -20,7 +20,7 @@ from s2l_ext.methods.guidance import controller as guided
 from s2l_ext.training import controller_state, needed
 from s2l_ext.training import trainer as trainers
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
-from s2l_ext.training.outcomes import Session
+from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.training.step import Step, StepRows
 
@@ -38,7 +38,7 @@ def method_of(trainer, block: str):
     return next(method for method in trainer.methods if method.block == block)
 
 
-def step_of(batch: KVBatchMeta, *sessions: Session) -> Step:
+def step_of(batch: KVBatchMeta, *sessions: RolloutOutcome) -> Step:
     """A step whose rows were read before."""
     names = list(batch.keys)
     read = StepRows(names, ["learner"] * len(names), [0] * len(names), None, [{}] * len(names))
@@ -120,7 +120,7 @@ def test_an_accuracy_out_of_range_is_an_error_where_accuracies_count(queue, trai
     trainer.step_plans = {"a": PromptPlan(1)}
     queue.rows = {"a_0_0": outcome(1.5)}
     if not refused:
-        assert trainer._observe(queue.batch(), {}).sessions == [Session("a", None, "learner")]
+        assert trainer._observe(queue.batch(), {}).outcomes == [RolloutOutcome("a", None, "learner")]
         return
     with pytest.raises(DataError, match=r"acc=1\.5"):
         trainer._observe(queue.batch(), {})
@@ -139,7 +139,7 @@ def test_the_coefficient_goes_to_the_workers_before_the_update_and_comes_back_af
     trainer = trainer_of("expo/toy", "s2l.kl.type=constant", "s2l.kl.beta=0.03")
     kl = method_of(trainer, "kl")
     kl.start(trainer)
-    trainer.current = step_of(rows("a_0_0"), Session("a", 1.0, "learner"))
+    trainer.current = step_of(rows("a_0_0"), RolloutOutcome("a", 1.0, "learner"))
     metrics: dict[str, float] = {}
     batch = trainer._update_actor(rows("a_0_0"), metrics)
     assert metrics == {"actor/kl_loss": 0.5} and trainer.updated == (batch, metrics)

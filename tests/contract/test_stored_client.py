@@ -71,7 +71,7 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
     from s2l_ext.methods.explorer import stored_rollouts as stored
     from s2l_ext.methods.explorer.config import OfflineExplorer
     from s2l_ext.training.batch_fields import STORED_FIELD
-    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.pending_prompts import Draw
 
     chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]
     extras = [{"index": 4}, {"index": 9}] if "extra_info" in columns else [None, None]

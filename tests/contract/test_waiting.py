@@ -22,9 +22,8 @@ from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import agent_loop, waiting
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker
 from s2l_ext.training.batch_fields import SLOTS_FIELD
-from s2l_ext.training.open_sessions import REWARD, SAMPLING, OpenSession, open_sessions
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.waiting import Waiting
+from s2l_ext.training.waiting import REWARD, SAMPLING, OpenSession, Waiting, open_sessions
 
 pytestmark = pytest.mark.contract
 

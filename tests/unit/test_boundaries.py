@@ -7,7 +7,7 @@ import pytest
 
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.pass_rates import PassRates
-from s2l_ext.methods.explorer.stored_draws import StoredRolloutSampler
+from s2l_ext.methods.explorer.stored_rollouts import StoredRolloutSampler
 from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, StepwiseDecay
 from s2l_ext.training.source_statistics import truncated_importance_weights
 

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.training import controller_state as state
-from s2l_ext.training.checkpoint_files import FILE_NAME, check_files, check_workers, note_files
-from s2l_ext.training.disk_full import disk_full_explained
+from s2l_ext.training.checkpoint_files import FILE_NAME, check_files, check_workers, disk_full_explained, note_files
+from s2l_ext.training.needed import TRACKER_FILE
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def run(tmp_path):
         (folder / "actor" / "model.pt").write_bytes(b"abcdef")
         (folder / "data.pt").write_bytes(b"abcd")
         note_files(folder)
-    (tmp_path / state.TRACKER_FILE).write_text("4")
+    (tmp_path / TRACKER_FILE).write_text("4")
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_an_unreadable_note_is_named(run, content) -> None:
 
 @pytest.mark.parametrize("content", ["", "four", "-1"])
 def test_a_torn_tracker_is_named(run, content) -> None:
-    (run / state.TRACKER_FILE).write_text(content)
+    (run / TRACKER_FILE).write_text(content)
     trainer = {"resume_mode": "auto", "default_local_dir": str(run), "resume_from_path": None}
     with pytest.raises(StateMismatch, match="newest complete global_step_N"):
         state.checkpoint_folder(OmegaConf.create({"trainer": trainer}))
@@ -90,7 +90,7 @@ def test_a_full_disk_is_named_with_the_last_complete_step(run) -> None:
 
 @pytest.mark.parametrize("tracker", ["", "four", "4"])
 def test_a_torn_tracker_or_a_deleted_step_hides_neither_message_nor_what_is_left(run, tracker) -> None:
-    (run / state.TRACKER_FILE).write_text(tracker)
+    (run / TRACKER_FILE).write_text(tracker)
     (run / "global_step_4" / "actor" / "model.pt").unlink()
     with pytest.raises(ResourceError, match="Step 2 is the last complete one"), disk_full_explained(run, 6):
         raise OSError(errno.ENOSPC, "No space left on device")

@@ -10,7 +10,7 @@ import pytest
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.serving.servers import explorer_config
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training.combination_rules import check_columns
+from s2l_ext.training.verl_rules import check_columns
 
 LORA = "actor_rollout_ref__model__lora_rank"
 NESTED = "actor_rollout_ref__model__lora__rank"

@@ -14,7 +14,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.explorer.rules import GROUP_ESTIMATORS, ROLLOUT_KEYS_OUTSIDE_YAML, UNGROUPED_ESTIMATORS
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.training.rules import PREFETCH_RULES, check_against_verl
+from s2l_ext.training.rules import check_against_verl
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,6 @@ def test_dataloader_workers_are_refused_where_they_break_something(composed):
     assert "data.dataloader_num_workers=3" in message and "trainer.device=cpu" in message
     assert message.endswith("Set data.dataloader_num_workers=0.")
     assert check(changed(composed, data__dataloader_num_workers=3, trainer__device="cuda")) == []
-    assert all(rule.reason for rule in PREFETCH_RULES)
 
 
 @pytest.mark.parametrize("key", ["actor_rollout_ref.rollout.n", "trainer.total_training_steps"])

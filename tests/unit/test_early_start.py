@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from s2l_ext.methods.explorer.serving.early_start import EarlyStart
+from s2l_ext.methods.explorer.serving.lifecycle import EarlyStart
 
 pytestmark = pytest.mark.timeout(60)  # a start that nobody waits for would hang
 

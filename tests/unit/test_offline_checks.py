@@ -17,7 +17,7 @@ from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, render
 from s2l_ext.methods.explorer.config import OfflineExplorer
-from s2l_ext.methods.explorer.store_checks import check_counts, check_store, run_out_warnings
+from s2l_ext.methods.explorer.inputs import check_counts, check_store, run_out_warnings
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.store.reader import Manifest, Rollout
 from s2l_ext.store.shards import write_manifest, write_shard

@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 from s2l_ext.errors import StateMismatch
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
+from s2l_ext.training.needed import TRACKER_FILE
 
 RATES = np.array([0.1, 0.5, 1.0])
 
@@ -30,7 +31,7 @@ def run(tmp_path):
 def save(folder, s2l, config) -> None:
     controllers = {"kl": {"beta": 0.1}, "curriculum": {"rng": {"state": 2**100}, "curriculum": {"pass_rates": RATES}}}
     state.save_state(folder / "global_step_3", state.fingerprint(s2l, config), controllers)
-    (folder / state.TRACKER_FILE).write_text("3")
+    (folder / TRACKER_FILE).write_text("3")
 
 
 def test_arrays_and_large_integers_come_back_exactly(run) -> None:

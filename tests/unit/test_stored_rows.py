@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ext.errors import DataError
-from s2l_ext.methods.explorer.stored_draws import StoredDraw, StoredRolloutSampler
+from s2l_ext.methods.explorer.stored_rollouts import StoredDraw, StoredRolloutSampler
 
 
 def test_every_rollout_once_before_any_twice():

@@ -12,7 +12,7 @@ import pytest
 from s2l_ext.cli import main
 from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.explorer.store_checks import check_store
+from s2l_ext.methods.explorer.inputs import check_store
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.toy.models import ModelSize, build_model

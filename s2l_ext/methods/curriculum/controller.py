@@ -25,7 +25,7 @@ from s2l_ext.utils.digests import file_digests
 if TYPE_CHECKING:
     from s2l_ext.methods.curriculum.sampler import CurriculumSampler
     from s2l_ext.training.inputs import Inputs
-    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
 
 DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
@@ -125,13 +125,13 @@ class Curriculum(Method):
         """
         self.plans, self.observed = step.plans, {}
         self.before, self._draws = _together(self._draws), []
-        missing = sum(session.acc is None for session in step.sessions)
+        missing = sum(session.acc is None for session in step.outcomes)
         if missing and self.needs_accuracy:
             raise DataError(
                 f"{self.needs_accuracy} needs the verifier's correctness, but the reward function gave no 'acc' for "
-                f"{missing} of {len(step.sessions)} sessions. Return it beside 'score' for every answer."
+                f"{missing} of {len(step.outcomes)} sessions. Return it beside 'score' for every answer."
             )
-        by_uid = pass_rates(step.sessions, self.config.estimate_from)
+        by_uid = pass_rates(step.outcomes, self.config.estimate_from)
         by_index: dict[int, list[float]] = defaultdict(list)  # a prompt can be drawn again before it is trained on
         for uid, rate in by_uid.items():
             by_index[_index(self.plans[uid])].append(rate)

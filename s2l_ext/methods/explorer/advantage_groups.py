@@ -13,9 +13,9 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.workers.utils.padding import response_to_nested
 
+from s2l_ext.training.batch_fields import EXPLORER
 from s2l_ext.training.queue import KVBatchMeta, put, read
 from s2l_ext.training.source_statistics import truncated_importance_weights
-from s2l_ext.training.sources import EXPLORER
 
 
 @contextmanager
@@ -31,14 +31,14 @@ def grouped_by_source(batch: KVBatchMeta, changed: Collection[str] = ()) -> Iter
     uids, sources = list(rows["uid"]), list(rows["s2l_source"])
     rows_of = Counter(zip(uids, sources, strict=True))
     whole = {uid for (uid, _source), count in rows_of.items() if count == 1 and uid in changed}
-    _put_uids(batch, [uid if uid in whole else f"{uid}/{source}" for uid, source in zip(uids, sources, strict=True)])
+    _write_uids(batch, [uid if uid in whole else f"{uid}/{source}" for uid, source in zip(uids, sources, strict=True)])
     try:
         yield
     finally:
-        _put_uids(batch, uids)
+        _write_uids(batch, uids)
 
 
-def _put_uids(batch: KVBatchMeta, uids: list[str]) -> None:
+def _write_uids(batch: KVBatchMeta, uids: list[str]) -> None:
     uid_B: Any = np.array(uids, dtype=object)
     put(batch, tu.get_tensordict({"uid": uid_B}), batch.keys)
 

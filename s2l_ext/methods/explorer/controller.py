@@ -14,39 +14,35 @@ from omegaconf import DictConfig
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.explorer.config import AnyExplorer, LiveExplorer, OfflineExplorer
-from s2l_ext.methods.explorer.inputs import check_models
+from s2l_ext.methods.explorer.inputs import check_models, check_store
 from s2l_ext.methods.explorer.rules import check_explorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
-from s2l_ext.methods.explorer.store_checks import check_store
-from s2l_ext.methods.explorer.summary import explorer_lines, explorer_plan
 from s2l_ext.store.reader import RolloutStore
-from s2l_ext.training.batch_fields import SLOTS_FIELD
-from s2l_ext.training.sources import EXPLORER, LEARNER
+from s2l_ext.training.batch_fields import EXPLORER, LEARNER, SLOTS_FIELD
 
 if TYPE_CHECKING:
     from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
     from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
     from s2l_ext.training.inputs import Inputs
-    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
 
 logger = logging.getLogger(__name__)
 
 GROUP_SIZE = "actor_rollout_ref.rollout.n"
+STEPS_SHOWN = 32
 
 
 class Explorer(Method):
     block = "explorer"
     config_class = AnyExplorer
     state_key = "stored_rows"
-    may_change = frozenset(
-        {
-            *("model_path", "source", "store", "on_exhausted"),  # compared by name or content, or of what is left only
-            *("placement", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size", "rollout_overrides"),
-            *("on_failure", "max_restarts", "restart_backoff_s", "start_timeout_s"),
-            *("health_interval_s", "health_timeout_s", "request_timeout_s"),
-        }
+    may_change = (
+        *("model_path", "source", "store", "on_exhausted"),  # compared by name or content, or only of what is left
+        *("placement", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size", "rollout_overrides"),
+        *("on_failure", "max_restarts", "restart_backoff_s", "start_timeout_s"),
+        *("health_interval_s", "health_timeout_s", "request_timeout_s"),
     )
 
     config: AnyExplorer
@@ -80,11 +76,24 @@ class Explorer(Method):
         return {"explorer.source": "offline", "explorer.store.sha256": digest, **super().fingerprint()}
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        return {"explorer": explorer_plan(self.config, whole_number(self.cfg, GROUP_SIZE), steps)}
+        config, size = self.config, whole_number(self.cfg, GROUP_SIZE)
+        slots = build_schedule(config.schedule, config.mix_steps, size).table(steps or config.mix_steps)
+        live = isinstance(config, LiveExplorer)
+        names = ["model_path", "placement", "temperature", "top_p"] if live else ["store", "on_exhausted"]
+        plan = {
+            "source": config.source,
+            **{name.removesuffix("_path"): getattr(config, name) for name in names},
+            "gpus": config.n_gpus,
+            **{name: getattr(config, name) for name in ("baseline", "correction", "schedule", "mix_steps")},
+            "slots": slots,
+            "share_of_rollouts": sum(slots) / (size * steps) if steps else None,
+        }
+        return {"explorer": plan}
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-        return explorer_lines(plan["explorer"], plan["group_size"])
+        explorer = plan["explorer"]
+        return [("explorer", _sampler_line(explorer)), ("slots", _slot_line(explorer, plan["group_size"]))]
 
     # ---- start of a run: Ray, verl and vLLM are imported here, so that the configuration alone needs none of them
 
@@ -140,29 +149,26 @@ class Explorer(Method):
             self.stored.draw(draw)
 
     def observe(self, step: Step) -> None:
-        planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
-        step.metrics.update(self._require_rows(step, planned))
-        if self.life is None or not isinstance(self.config, LiveExplorer):
-            return
-        fallen = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
-        self.fallback_uids = set(fallen)
-        step.metrics["s2l/explorer/fallback_rows_failure"] = float(len(fallen))
-        step.metrics.update(self.life.step_metrics())
-
-    def _require_rows(self, step: Step, planned: Mapping[str, range]) -> dict[str, float]:
         from s2l_ext.training.row_metrics import require_rows
 
-        return require_rows(step.rows, planned, "explorer", "the explorer failed")
+        planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
+        step.metrics.update(require_rows(step.rows, planned, "explorer", "the explorer failed"))
+        if self.life is None or not isinstance(self.config, LiveExplorer):
+            return
+        uids = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
+        self.fallback_uids = set(uids)
+        step.metrics["s2l/explorer/fallback_rows_failure"] = float(len(uids))
+        step.metrics.update(self.life.step_metrics())
 
     @staticmethod
     def _fallback_rows(step: Step, planned: Mapping[str, range]) -> list[str]:
         """Prompts of rows that the plan gave to the explorer and the learner sampled."""
         keys = zip(step.rows.keys, step.rows.source_B, strict=True)
         sources = [(key.uid, source) for key, source in keys if key.session in planned[key.uid]]
-        fallen = [uid for uid, source in sources if source == LEARNER]
-        if fallen:
-            logger.info("%d of %d explorer rows were sampled by the learner", len(fallen), len(sources))
-        return fallen
+        fallback = [uid for uid, source in sources if source == LEARNER]
+        if fallback:
+            logger.info("%d of %d explorer rows were sampled by the learner", len(fallback), len(sources))
+        return fallback
 
     def advantage(self, step: Step, compute: Callable[[], None]) -> None:
         from s2l_ext.methods.explorer.advantage_groups import grouped_by_source, write_importance_weights
@@ -204,3 +210,23 @@ class Explorer(Method):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if self.stored:
             self.stored.load_state_dict(state)
+
+
+def _sampler_line(explorer: dict[str, Any]) -> str:
+    how = f"baseline {explorer['baseline']}, correction {explorer['correction']}"
+    if explorer["source"] == "offline":
+        return f"rollouts stored in {explorer['store']} (on_exhausted={explorer['on_exhausted']}), no GPU, {how}"
+    where = "the learner's GPUs, in turns" if explorer["placement"] == "colocated" else f"{explorer['gpus']} GPU(s)"
+    return (
+        f"{explorer['model']}, {where} {explorer['placement']}, temperature "
+        f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, {how}"
+    )
+
+
+def _slot_line(explorer: dict[str, Any], group_size: int) -> str:
+    slots = explorer["slots"]
+    more = f" ... ({len(slots)} steps)" if len(slots) > STEPS_SHOWN else ""
+    table = " ".join(str(count) for count in slots[:STEPS_SHOWN])
+    share = explorer["share_of_rollouts"]
+    total = "" if share is None else f"; {share:.1%} of all rollouts"
+    return f"{table}{more}  (explorer sessions of {group_size}, step by step{total})"

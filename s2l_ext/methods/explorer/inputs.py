@@ -1,10 +1,25 @@
-"""Is the explorer a smaller sibling of the learner?"""
+"""Does the explorer fit the run: a smaller sibling of the learner, or a store of its tokens and prompts?"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
 from s2l_ext.config.model_files import parameter_count
-from s2l_ext.data.tokenizers import compare
-from s2l_ext.methods.explorer.config import LiveExplorer
+from s2l_ext.config.run_steps import run_steps
+from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
+from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
+from s2l_ext.data.tokenizers import Trust, compare, digest, load_tokenizer, snapshot, token_digest, trust_of
+from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
+from s2l_ext.methods.distill.teacher_rows import stored_row_warnings
+from s2l_ext.methods.explorer.config import LiveExplorer, OfflineExplorer
+from s2l_ext.methods.explorer.schedule import build_schedule
+from s2l_ext.methods.registry import S2LConfig
+from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path
 
 EXPLORER_KEY = "s2l.explorer.model_path"
@@ -32,3 +47,200 @@ def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
         f"the explorer is larger than the learner: {EXPLORER_KEY}={explorer_path} has {explorer:,} parameters, "
         f"{LEARNER_KEY}={learner_path} has {learner:,}. S2L-PO explores with the smaller sibling; are they swapped?"
     ]
+
+
+KEY = "s2l.explorer.store"
+SHOWN = 3
+PROMPTS_COMPARED = 200
+"""Prompts whose tokens are compared with those that the store's rollouts continue."""
+FIX = "Sample them with `s2l explore --only-missing`"
+
+
+def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[str]:
+    """Look at the store, whole, before a model loads.
+
+    Args:
+        files: the training data as local parquet; empty if its prompts cannot be listed here.
+
+    Returns:
+        Warnings, one sentence each.
+
+    Raises:
+        DataError: no store, a damaged one, or one of other prompts, other prompt tokens or of too few rollouts.
+        TokenizerMismatch: it was sampled with other tokens than the learner's.
+        ConfigError: its rollouts are greedy, and a divergence is taken on them.
+    """
+    explorer = s2l.explorer
+    assert isinstance(explorer, OfflineExplorer)
+    store = RolloutStore(explorer.store, KEY)
+    warnings = _check_tokenizer(store, str(cfg.actor_rollout_ref.model.path), trust_of(cfg))
+    _refuse_traces(store, s2l)
+    sampling = store.fingerprint["sampling"]
+    if s2l.distill is not None and s2l.distill.loss != "sft" and sampling["temperature"] == 0:
+        raise ConfigError(
+            f"{KEY}={explorer.store} was sampled at temperature 0: its rows are no samples, so no average over them is "
+            f"s2l.distill.loss={s2l.distill.loss}. Sample again with `s2l explore --temperature 1`."
+        )
+    if not store.complete:
+        warnings.append(
+            f"{KEY}={store.folder} is not complete: `s2l explore` has not come to its end there, and what it has not "
+            "put into shards yet is not read. Run it again with the same words, then train."
+        )
+    if s2l.distill is not None:
+        warnings += stored_row_warnings(s2l.distill, store.fingerprint, f"{KEY}={explorer.store}")
+    if not files:
+        return [
+            *warnings,
+            f"{KEY}={explorer.store}: prompts of data that is not parquet are looked for when they are drawn.",
+        ]
+    table = parquet_table(list(files))
+    _check_prompt_tokens(store, table, cfg)
+    ids, counts = prompt_ids(table, cfg.data.prompt_key), store.counts()
+    kept = _prompts_read(ids, cfg)
+    if kept is None:
+        _require_some(counts, ids, explorer)
+        return [
+            *warnings,
+            f"{KEY}={explorer.store}: data.train_max_samples takes prompts at random; whether each has its rollouts is "
+            "seen when they are drawn.",
+        ]
+    slots = build_schedule(explorer.schedule, explorer.mix_steps, whole_number(cfg, "actor_rollout_ref.rollout.n"))
+    warnings += check_counts(counts, kept, explorer, max(slots.table(1)))
+    steps_of_a_pass = max(len(kept) // whole_number(cfg, "data.train_batch_size"), 1)
+    steps = run_steps(cfg, steps_of_a_pass * whole_number(cfg, "trainer.total_epochs"))
+    once = steps_of_a_pass if s2l.curriculum is None else 1
+    return warnings + run_out_warnings(counts, kept, explorer, slots.table(steps.number if steps else 0), once)
+
+
+def _refuse_traces(store: RolloutStore, s2l: S2LConfig) -> None:
+    """Nobody sampled them: they have no log-probabilities, and no advantage or divergence is an average over them."""
+    if "traces" in store.fingerprint and (s2l.distill is None or s2l.distill.loss != "sft"):
+        loss = "the policy gradient" if s2l.distill is None else f"s2l.distill.loss={s2l.distill.loss}"
+        raise ConfigError(
+            f"{KEY}={store.folder} holds reasoning traces that no model sampled, which {loss} cannot use. Set "
+            "s2l.distill.loss=sft, or sample a store with `s2l explore`."
+        )
+
+
+def _prompts_read(ids: Sequence[str], cfg: DictConfig) -> Sequence[str] | None:
+    """The prompts that verl reads; None where it chooses them at random."""
+    most = setting(cfg, "data.train_max_samples") or -1
+    if not 0 < most < len(ids):
+        return ids
+    return None if setting(cfg, "data.shuffle") else ids[:most]
+
+
+def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, most: int) -> list[str]:
+    """Whether every prompt has what its group may ask for.
+
+    Args:
+        counts: stored rollouts by prompt id.
+        ids: the training prompts'.
+        most: explorer sessions of a group at the first step.
+    """
+    place = f"{KEY}={explorer.store}"
+    _require_some(counts, ids, explorer)
+    absent = [name for name in ids if not counts.get(name)]
+    if explorer.on_exhausted == "learner":
+        short = [name for name in ids if counts.get(name, 0) < most]
+        text = f"{place} has fewer than {most} rollouts of {len(short)} of {len(ids)} prompts"
+        rest = "the learner samples the rest of their groups (s2l.explorer.on_exhausted=learner)."
+        return [f"{text}; {rest}"] if short else []
+    if absent:
+        raise DataError(
+            f"{place} has no rollout of {len(absent)} of {len(ids)} prompts ({_first(absent)}). {FIX}, or set "
+            "s2l.explorer.on_exhausted=learner."
+        )
+    short = [name for name in ids if counts[name] < most]
+    if short and explorer.on_exhausted == "error":
+        raise DataError(
+            f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
+            f"({_first(short)}: {counts[short[0]]}). {FIX} --n {most}, or set s2l.explorer.on_exhausted to reuse or "
+            "learner."
+        )
+    if not short:
+        return []
+    return [
+        f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
+        f"({_first(short)}: {counts[short[0]]}): a group holds the same rollout several times "
+        "(s2l.explorer.on_exhausted=reuse)."
+    ]
+
+
+def run_out_warnings(
+    counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, slots: Sequence[int], once: int
+) -> list[str]:
+    """Whether rollouts may run out in the middle of a run that stops then.
+
+    Args:
+        slots: explorer sessions of a group, step by step.
+        once: steps in which a prompt is drawn at most once.
+    """
+    most = sum(max(slots[start : start + once]) for start in range(0, len(slots), once))
+    short = [name for name in ids if counts[name] < most] if explorer.on_exhausted == "error" else []
+    if not short:
+        return []
+    return [
+        f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts in this run's {len(slots)} steps, and "
+        f"{len(short)} of {len(ids)} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that finds too "
+        f"few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {most}, or set it to reuse or learner."
+    ]
+
+
+def _require_some(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer) -> None:
+    if not any(counts.get(name) for name in ids):
+        raise DataError(
+            f"{KEY}={explorer.store} holds {len(counts)} prompts and none of the {len(ids)} of data.train_files "
+            f"({_first(ids)}): it belongs to another data set. Point it at this data's store, or sample one with "
+            "`s2l explore --data`."
+        )
+
+
+def _check_prompt_tokens(store: RolloutStore, table: PromptTable, cfg: DictConfig) -> None:
+    """A worker would refuse each such session, hours later and one by one."""
+    counts, ids = store.counts(), prompt_ids(table, cfg.data.prompt_key)
+    rows = zip(ids, table.read(cfg.data.prompt_key), strict=True)
+    tokenizer, options = _tokenizer(cfg), plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
+    for name, chat in islice(((n, c) for n, c in rows if counts.get(n) and isinstance(c, list)), PROMPTS_COMPARED):
+        here = tokenizer.apply_chat_template(
+            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **options
+        )
+        there = store.rollout(name, 0).prompt_ids
+        if list(here) != there and len(here) <= whole_number(cfg, "data.max_prompt_length"):
+            raise DataError(
+                f"{KEY}={store.folder}: this run's prompt {name} has {len(here)} tokens, its stored rollouts were "
+                f"sampled from {len(there)} other ones (--chat-option "
+                f"{store.fingerprint['sampling'].get('chat_options') or 'none'}). The text, the chat template or "
+                "data.apply_chat_template_kwargs changed; set them back, or sample again with `s2l explore`."
+            )
+
+
+def _tokenizer(cfg: DictConfig) -> Any:
+    """With the chat template that verl uses."""
+    tokenizer = load_tokenizer(cfg.actor_rollout_ref.model.path, LEARNER_KEY, trust_of(cfg))
+    template = setting(cfg, "actor_rollout_ref.model.custom_chat_template")
+    if template is not None:
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _check_tokenizer(store: RolloutStore, learner: str, trust: Trust) -> list[str]:
+    """The sampler rendered its prompts itself: where only templates differ, the prompts' tokens decide."""
+    here, sampler = snapshot(learner, LEARNER_KEY, trust), store.fingerprint.get("model_name")
+    if store.fingerprint["tokenizer"] == digest(here):
+        return []
+    if store.fingerprint.get("tokens") == token_digest(here):
+        return [
+            f"{KEY}={store.folder} was sampled by {sampler}, whose chat template differs from "
+            f"{LEARNER_KEY}={learner}'s. Its rows are used where both make the same tokens of a prompt; a session of "
+            "another prompt fails."
+        ]
+    raise TokenizerMismatch(
+        f"{KEY}={store.folder} was sampled by {sampler}, whose vocabulary, special ids or chat template differ from "
+        f"{LEARNER_KEY}={learner}'s. Its tokens would be read as others; sample a store with a model of the learner's "
+        "family."
+    )

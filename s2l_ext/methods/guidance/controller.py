@@ -20,12 +20,12 @@ from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
 from s2l_ext.methods.guidance.trace_checks import check_traces
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
-from s2l_ext.training.outcomes import Session, batch_accuracy
+from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy
 from s2l_ext.training.pending_prompts import PromptPlan
 
 if TYPE_CHECKING:
     from s2l_ext.training.inputs import Inputs
-    from s2l_ext.training.planning import Draw
+    from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
 
 GROUP_SIZE = "actor_rollout_ref.rollout.n"
@@ -119,9 +119,9 @@ class Guidance(Method):
             from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
 
             step.metrics.update(take_guidance_for_the_learners(step))
-        self.learn(planned_length(step.plans.values()), step.sessions)
+        self.learn(planned_length(step.plans.values()), step.outcomes)
 
-    def learn(self, length: float, sessions: list[Session]) -> None:
+    def learn(self, length: float, sessions: list[RolloutOutcome]) -> None:
         """The part of :meth:`observe` that moves the length.
 
         Args:
@@ -156,13 +156,13 @@ def planned_length(plans: Collection[PromptPlan]) -> float:
     return mean(guided or [plan.length for plan in plans])
 
 
-def statistics(sessions: list[Session]) -> dict[str, float]:
+def statistics(sessions: list[RolloutOutcome]) -> dict[str, float]:
     """Rows, applied lengths, accuracies and groups with a learning signal, guided and not.
 
     A group has a signal if its accuracies differ: without one GRPO's advantages are all 0.
     """
     guided = [session for session in sessions if session.prefix_len]
-    plain = [session for session in sessions if session.is_learners_own]
+    plain = [session for session in sessions if session.counts_for("learner_unguided")]
     numbers = {"guided_rows": float(len(guided)), "groups_with_signal": share_with_signal(sessions)}
     if guided:
         lengths = [session.prefix_len for session in guided]
@@ -173,12 +173,12 @@ def statistics(sessions: list[Session]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items()}
 
 
-def _mean_accuracy(name: str, sessions: list[Session]) -> dict[str, float]:
+def _mean_accuracy(name: str, sessions: list[RolloutOutcome]) -> dict[str, float]:
     values = [session.acc for session in sessions if session.acc is not None]
     return {name: float(np.mean(values))} if values else {}
 
 
-def share_with_signal(sessions: list[Session]) -> float:
+def share_with_signal(sessions: list[RolloutOutcome]) -> float:
     """Share of groups whose sessions differ in accuracy, 0..1."""
     groups: dict[str, set[float | None]] = defaultdict(set)
     for session in sessions:

@@ -70,8 +70,8 @@ class KL(Method):
         Raises:
             DataError: the coefficient follows accuracy and the reward function gave none.
         """
-        known = self.needs_accuracy or all(session.acc is not None for session in step.sessions)
-        accuracy = batch_accuracy(step.sessions, "s2l.kl.type=accuracy") if known else None
+        known = self.needs_accuracy or all(session.acc is not None for session in step.outcomes)
+        accuracy = batch_accuracy(step.outcomes, "s2l.kl.type=accuracy") if known else None
         beta = self.controller.coefficient(accuracy)
         step.batch.extra_info[KL_BETA_FIELD] = beta
         self.applied = {"beta": beta, **({} if accuracy is None else {"accuracy": accuracy})}

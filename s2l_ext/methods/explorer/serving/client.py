@@ -10,7 +10,7 @@ from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
 from s2l_ext.methods.explorer.config import LiveExplorer
-from s2l_ext.training.sources import EXPLORER, LEARNER
+from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 
 POLL_S = 2.0
 """Seconds between two looks of a waiting session at whether the explorer is back."""
@@ -61,24 +61,23 @@ class ExplorerClient(LLMServerClient):
 
     async def report(self, failure: ExplorerFailed) -> None:
         """Take the server out of turn until the driver has looked at it."""
-        await asyncio.wait_for(_call(self._load_balancer.report, self.server, str(failure)), ROUTER_TIMEOUT_S)
+        await self._ask_router("report", self.server, str(failure))
 
     async def give_up(self, reason: str) -> None:
-        await asyncio.wait_for(_call(self._load_balancer.give_up, reason), ROUTER_TIMEOUT_S)
+        await self._ask_router("give_up", reason)
 
     async def status(self) -> dict[str, Any]:
-        return await asyncio.wait_for(_call(self._load_balancer.status), ROUTER_TIMEOUT_S)
+        return await self._ask_router("status")
 
-
-async def _call(method: Any, *args: Any) -> Any:
-    return await method.remote(*args)
+    async def _ask_router(self, method: str, *args: Any) -> Any:
+        return await asyncio.wait_for(getattr(self._load_balancer, method).remote(*args), ROUTER_TIMEOUT_S)
 
 
 def first_line(error: Exception) -> str:
     """Of the cause: Ray's own text begins with a traceback of another process, an OSError's arguments with a number."""
     cause = getattr(error, "cause", None) or error
-    said = getattr(cause, "strerror", None) or (cause.args[0] if cause.args else cause)
-    lines = str(said).strip().splitlines()
+    message = getattr(cause, "strerror", None) or (cause.args[0] if cause.args else cause)
+    lines = str(message).strip().splitlines()
     return f"{type(cause).__name__}: {lines[0][:300] if lines else 'no message'}"
 
 

@@ -44,7 +44,7 @@ class ExplorerHealthStats:
         self._down_since: dict[int, float] = {}
         self._down_s = 0.0
         self._failed_requests = 0
-        self._told = (0.0, 0)
+        self._reported = (0.0, 0)
         self._lock = Lock()
 
     def down(self, rank: int, now: float) -> None:
@@ -74,12 +74,12 @@ class ExplorerHealthStats:
     def step_metrics(self, now: float | None = None) -> dict[str, float]:
         """``restarts`` since the start of the process; the others since the last call."""
         down_s = self.down_seconds(time.monotonic() if now is None else now)
-        told_s, told_requests = self._told
-        self._told = (down_s, self._failed_requests)
+        last_s, last_requests = self._reported
+        self._reported = (down_s, self._failed_requests)
         return {
             "s2l/explorer/restarts": float(self.restarts),
-            "s2l/explorer/failed_requests": float(self._failed_requests - told_requests),
-            "s2l/explorer/down_seconds": down_s - told_s,
+            "s2l/explorer/failed_requests": float(self._failed_requests - last_requests),
+            "s2l/explorer/down_seconds": down_s - last_s,
         }
 
 
@@ -183,7 +183,7 @@ class HealthMonitor(Thread):
                 return None
             try:
                 replica.start(self._explorer.start_timeout_s, self._over)
-                return self._back(replica)
+                return self._rejoin(replica)
             except Exception as error:
                 problem = f"restart failed: {first_line(error)}"
                 logger.warning("s2l: explorer %s", problem)
@@ -199,7 +199,7 @@ class HealthMonitor(Thread):
         except Exception:
             logger.exception("s2l: something of explorer replica %d could not be cleared away", replica.rank)
 
-    def _back(self, replica: Replica) -> None:
+    def _rejoin(self, replica: Replica) -> None:
         with self._lock:
             if self._over.is_set():  # the servers were stopped before this one was up
                 return self._clean_up(replica)
@@ -225,10 +225,10 @@ def answers(calls: Mapping[Replica, list[Any]], timeout_s: float) -> dict[Replic
     """What is wrong with each replica: None when all of its calls came back within ``timeout_s`` seconds."""
     refs = [ref for own in calls.values() for ref in own]
     done, _ = ray.wait(refs, num_returns=len(refs), timeout=timeout_s) if refs else ([], [])
-    return {replica: _problem(own, set(done), timeout_s) for replica, own in calls.items()}
+    return {replica: _find_problem(own, set(done), timeout_s) for replica, own in calls.items()}
 
 
-def _problem(refs: list[Any], done: set[Any], timeout_s: float) -> str | None:
+def _find_problem(refs: list[Any], done: set[Any], timeout_s: float) -> str | None:
     if not set(refs) <= done:
         return f"no answer within {timeout_s:g} s"
     try:

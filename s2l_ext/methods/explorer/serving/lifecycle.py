@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from threading import Event, Thread
+from typing import Any, Generic, TypeVar
 
 from verl.trainer.ppo.utils import Role
 
 from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
-from s2l_ext.methods.explorer.serving.early_start import EarlyStart
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats
 from s2l_ext.methods.explorer.serving.servers import ExplorerServers
 from s2l_ext.training import label_selectors
@@ -113,3 +114,44 @@ class ExplorerLifecycle:
             self._restarts_placed = self.faults.restarts
             label_selectors.record(Path(self.trainer.config.trainer.default_local_dir))
         return self.faults.step_metrics()
+
+
+T = TypeVar("T")
+LOOK_SECONDS = 0.2
+
+
+class EarlyStart(Generic[T]):
+    """Calls ``start`` in a thread as soon as ``placed`` holds: who is placed first takes whole nodes.
+
+    Args:
+        start: takes its time; what it raises is raised by :meth:`result`.
+        placed: whether the learner has its GPUs.
+    """
+
+    def __init__(self, start: Callable[[], T], placed: Callable[[], bool]) -> None:
+        self._start, self._placed = start, placed
+        self._cancelled, self._awaited, self._outcome = Event(), Event(), Future[T]()
+        Thread(target=self._run, name="early start", daemon=True).start()
+
+    def _run(self) -> None:
+        while not (self._awaited.is_set() or self._placed()):
+            if self._cancelled.wait(LOOK_SECONDS):
+                self._outcome.cancel()
+                return
+        try:
+            self._outcome.set_result(self._start())
+        except BaseException as error:
+            self._outcome.set_exception(error)
+
+    def result(self) -> T:
+        """Wait for ``start``, and for nobody else to be placed: this is asked when the learner is ready."""
+        self._awaited.set()
+        return self._outcome.result()
+
+    def __enter__(self) -> EarlyStart[T]:
+        return self
+
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        """After a failure nothing is started any more; what has been started goes on."""
+        if failure is not None:
+            self._cancelled.set()

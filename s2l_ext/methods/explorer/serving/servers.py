@@ -8,16 +8,16 @@ from typing import Any, cast
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from verl.workers.rollout.llm_server import LLMServerManager
+from verl.workers.rollout.router import GlobalRequestLoadBalancer
 
 from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, first_line
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.replica import Replica, release
-from s2l_ext.methods.explorer.serving.router import ExplorerRouter
 from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.faults import beside_trainer
 from s2l_ext.training.label_selectors import FIRST_REPLICA_RANK, placed_replica
 
 
@@ -60,9 +60,7 @@ class ExplorerServerManager(LLMServerManager):
         self.rollout_replica_class = placed_replica(self.rollout_replica_class, selector, seconds)
 
     async def _init_global_load_balancer(self) -> None:
-        here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-        router = ray.remote(ExplorerRouter).options(num_cpus=0, scheduling_strategy=here)
-        self.global_load_balancer = router.remote(
+        self.global_load_balancer = beside_trainer(ExplorerRouter).remote(
             servers=dict(zip(self.server_addresses, self.server_handles, strict=True)),
             policy=self._policy,
             full_determinism=bool(self.rollout_config.get("full_determinism", False)),
@@ -157,3 +155,54 @@ def ending(explorer: LiveExplorer, reason: str) -> str:
         return f"{ended}; only s2l.explorer.placement=dedicated can go on without it."
     others = {"fail": "wait (for its restart) or learner (which samples meanwhile)"}.get(explorer.on_failure, "learner")
     return f"{ended}; s2l.explorer.on_failure={others} lets a run go on."
+
+
+class ExplorerRouter(GlobalRequestLoadBalancer):
+    """Lives in an actor on the driver's node. The one change: a server reported as failed gets no more requests.
+
+    Args:
+        policy: ``s2l.explorer.on_failure``; with ``fail`` the first report is the end.
+    """
+
+    def __init__(self, servers: dict[str, Any], policy: str, full_determinism: bool = False) -> None:
+        super().__init__(servers=servers, full_determinism=full_determinism)
+        self._policy = policy
+        self._failed_requests = 0
+        self._suspects: dict[str, str] = {}
+        self._given_up: str | None = None
+
+    def report(self, server: str | None, reason: str) -> None:
+        """A request failed; ``server`` is None when none was there to ask."""
+        if server is not None:
+            self._failed_requests += 1
+            self.suspect(server, reason)
+        if self._policy == "fail":
+            self.give_up(f"{server or 'explorer'}: {reason}")
+
+    def suspect(self, server: str, reason: str) -> None:
+        if server in self._servers:
+            self._suspects[server] = reason
+            self.remove_servers([server])
+
+    def give_up(self, reason: str) -> None:
+        """No session waits any longer. The first reason counts."""
+        self._given_up = self._given_up or reason
+
+    def add_servers(self, servers: dict[str, Any]) -> None:
+        for server in servers:
+            self._suspects.pop(server, None)
+        super().add_servers(servers)
+
+    def status(self) -> dict[str, Any]:
+        """Servers in turn, servers to look at with the reason, failed requests since the start, why it is over."""
+        return {
+            "up": list(self._servers),
+            "suspects": dict(self._suspects),
+            "failed_requests": self._failed_requests,
+            "given_up": self._given_up,
+        }
+
+    def forget(self, server: str) -> None:
+        """It is dead: neither in turn nor to be looked at."""
+        self._suspects.pop(server, None)
+        self.remove_servers([server])
