@@ -215,10 +215,10 @@ def test_the_kl_coefficient_is_from_the_accuracy_of_every_row_but_padding(queue,
     assert step.batch.extra_info[KL_BETA_FIELD] == pytest.approx(0.02 / (1 + exp(-8 / 7)))
 
 
-@pytest.mark.parametrize(("rows", "rates"), [("learner", [0.0, 2 / 3]), ("all", [1 / 3, 0.75])])
+@pytest.mark.parametrize(("rows", "rates"), [("learner_unguided", [0.0, 2 / 3]), ("all", [1 / 3, 0.75])])
 def test_pass_rates_count_the_rows_that_are_asked_for(queue, combined, rows: str, rates: list[float]) -> None:
     """The learner's own: one of a (the guided one does not count), three of b."""
-    trainer = combined(f"s2l.curriculum={{type: file_order, rows: {rows}}}")
+    trainer = combined(f"s2l.curriculum={{type: file_order, estimate_from: {rows}}}")
     curriculum = method_of(trainer, "curriculum")
     curriculum.sampler = CurriculumSampler(FileOrder(4, ema=0.5), 4, 2)
     observed(queue, trainer)

@@ -85,10 +85,12 @@ def test_sampler_ratio_is_learner_over_sampler(step) -> None:
     found = by_source(step.batch(), behaviour=True)
     explorer, learner = ([1.0, -0.5, 0.25], [0.0, 0.0, 0.2, -1.0])
     for source, ratios in (("explorer", explorer), ("learner", learner)):
-        prefix = f"s2l/source/{source}/sampler"
-        assert found[f"{prefix}_ratio_mean"] == pytest.approx(sum(map(exp, ratios)) / len(ratios), rel=1e-5)
-        assert found[f"{prefix}_ratio_max"] == pytest.approx(exp(max(ratios)), rel=1e-5)
-        assert found[f"{prefix}_k3"] == pytest.approx(sum(exp(d) - 1 - d for d in ratios) / len(ratios), rel=1e-4)
+        prefix = f"s2l/source/{source}"
+        assert found[f"{prefix}/is_ratio_mean"] == pytest.approx(sum(map(exp, ratios)) / len(ratios), rel=1e-5)
+        assert found[f"{prefix}/is_ratio_max"] == pytest.approx(exp(max(ratios)), rel=1e-5)
+        assert found[f"{prefix}/kl_sampler_learner_k3"] == pytest.approx(
+            sum(exp(d) - 1 - d for d in ratios) / len(ratios), rel=1e-4
+        )
 
 
 def test_numbers_by_source_leave_padding_rows_out(step) -> None:
