@@ -77,10 +77,6 @@ def _only(name: str) -> Callable[[S2LConfig], bool]:
     return lambda s2l: getattr(s2l, name) is not None
 
 
-def _explorer(live: bool) -> Callable[[S2LConfig], bool]:
-    return lambda s2l: s2l.explorer is not None and s2l.explorer.is_live is live
-
-
 def _all(s2l: S2LConfig) -> bool:
     return None not in (s2l.explorer, s2l.guidance, s2l.curriculum, s2l.kl)
 
@@ -88,8 +84,8 @@ def _all(s2l: S2LConfig) -> bool:
 GUIDANCE = {"alpha": 0.5, "min_continuation": 16, "length": {"initial": 40, "max_length": 48}}
 COLUMNS = (
     Column("GRPO", "grpo/toy", lambda s2l: not s2l.any_method_on),
-    Column("explorer, live", "s2l_po/toy", _explorer(live=True)),
-    Column("explorer, offline", "s2l_po/toy_offline", _explorer(live=False), {"s2l.explorer.store": "STORE"}),
+    Column("explorer, live", "s2l_po/toy", _only("live_explorer")),
+    Column("explorer, offline", "s2l_po/toy_offline", _only("offline_explorer"), {"s2l.explorer.store": "STORE"}),
     Column("guidance", "g2rpo_a/toy", _only("guidance")),
     Column("curriculum", "expo/toy", _only("curriculum"), {"s2l.kl": None, f"{ACTOR}.use_kl_loss": False}),
     Column("kl", "expo/toy", _only("kl"), {"s2l.curriculum": None}),
