@@ -11,6 +11,7 @@ from pathlib import Path
 
 from s2l_ext.data.converting import ConversionReport, Converter, counted
 from s2l_ext.data.gold_report import MOST_CONVERTED, GoldReport, report
+from s2l_ext.data.hub import path_or_address
 from s2l_ext.errors import DataError
 
 
@@ -20,8 +21,10 @@ def command_of(kind: type[Converter]) -> tuple[Callable[[argparse.ArgumentParser
 
 
 def _add_arguments(parser: argparse.ArgumentParser, kind: type[Converter]) -> None:
-    what = "JSON lines (gzipped or not) or parquet; repeatable"
-    parser.add_argument("--input", type=Path, action="extend", nargs="+", required=True, metavar="FILE", help=what)
+    what = "JSON lines (gzipped or not), parquet, or hf://owner/name[:config][@split]; repeatable"
+    parser.add_argument(
+        "--input", type=path_or_address, action="extend", nargs="+", required=True, metavar="FILE|hf://NAME", help=what
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <split>.parquet")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
     parser.add_argument("--overwrite", action="store_true", help="replace files that hold other data")

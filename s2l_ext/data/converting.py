@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.data import reading, values
+from s2l_ext.data.hub import local_file
 from s2l_ext.data.parquet_files import UNREADABLE
 from s2l_ext.errors import DataError
 
@@ -142,7 +143,8 @@ class Converter:
         """Write ``<output>/<split>.parquet`` and a report beside it. Nothing is written when a row is bad.
 
         Args:
-            input: one or more files of JSON lines (gzipped or not) or parquet; shards of one data set in any order.
+            input: one or more files of JSON lines (gzipped or not) or parquet, or ``hf://owner/name[:config][@split]``;
+                shards of one data set in any order.
             limit: first rows of every input file only.
             overwrite: replace files that hold other data.
 
@@ -151,7 +153,8 @@ class Converter:
                 (with the counts); a file that cannot be read; or an existing file that holds other data.
         """
         self.check()
-        files = [Path(input)] if isinstance(input, str | Path) else [Path(path) for path in input]
+        given = [input] if isinstance(input, str | Path) else input
+        files = [local_file(path, "--input") for path in given]
         with Output(output, self, files, overwrite) as out:
             for split in [self.name, "val" if self._val_share else None]:
                 if split is not None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.data.hub import HUB, path_or_address
 from s2l_ext.data.tokenizers import trust_option
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.engines import ENGINES, Machine, Sampling
-from s2l_ext.evaluation.rows import HUB
 from s2l_ext.evaluation.run import Evaluation
 from s2l_ext.utils import json_text
 
@@ -51,7 +51,7 @@ def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], g
     data.add_argument(
         "--data",
         action="append",
-        type=_path_or_address,
+        type=path_or_address,
         metavar="FILE|hf://NAME",
         help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
     )
@@ -107,10 +107,6 @@ def job_of(args: argparse.Namespace) -> Evaluation:
         divergence_to=args.divergence_to,
         teacher_rollouts=args.teacher_rollouts,
     )
-
-
-def _path_or_address(text: str) -> Path | str:
-    return text if text.startswith(HUB) else Path(text)
 
 
 def _default_data(benchmark: Benchmark | None) -> tuple[str]:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from s2l_ext.data.hub import local_file
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import Benchmark, Problem
@@ -21,7 +22,6 @@ from s2l_ext.evaluation.engines import Engine, Machine, Request, Response, Sampl
 from s2l_ext.evaluation.grading import Grade, Reward, grade, load_reward, rewarded
 from s2l_ext.evaluation.model_folder import Model, open_model, require_room
 from s2l_ext.evaluation.problems import read_problems
-from s2l_ext.evaluation.rows import local_file
 
 WAITING = 1024
 """Responses that may wait for their grade before drawing pauses."""
@@ -93,7 +93,7 @@ class Inputs:
 
 def open_inputs(job: Job) -> Inputs:
     """Raises ConfigError or DataError for a model, data or a reward that cannot be used."""
-    files = tuple(map(local_file, job.data))
+    files = tuple(local_file(data, "--data", prefer="test") for data in job.data)
     problems, rewards = rewarded(read_problems(files, job.benchmark, job.limit, job.drop_repeats), job.reward)
     functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
     model = open_model(job.model, trust=job.trust)

@@ -1,11 +1,9 @@
-"""Where a benchmark's rows come from: CSV and parquet with any columns, and the hub."""
+"""Where a benchmark's rows come from: CSV and parquet with any columns."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +12,6 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.arguments import add_arguments, job_of
 from s2l_ext.evaluation.benchmarks import Benchmark, load_benchmark
 from s2l_ext.evaluation.problems import read_problems
-from s2l_ext.evaluation.rows import local_file, read_rows
 
 MINE = Benchmark("mine", "{q}", "a", reward="s2l_ext.rewards.math:compute_score")
 
@@ -68,79 +65,6 @@ def test_a_benchmark_cannot_apply_to_verl_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: verl parquet has its own prompts, --benchmark mine cannot apply"):
         read_problems([tmp_path / "a.parquet"], MINE)
-
-
-# ---- the hub ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch):
-    """Stands in for ``datasets.load_dataset``; remembers what it was asked."""
-    asked: list[tuple[Any, ...]] = []
-
-    def serve(answer: Any) -> list[tuple[Any, ...]]:
-        def load_dataset(name: str, config: str | None = None, split: str | None = None) -> Any:
-            asked.append((name, config, split))
-            if isinstance(answer, Exception):
-                raise answer
-            return answer if split is None else answer[split]
-
-        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-        return asked
-
-    return serve
-
-
-def a_set(**splits: list[dict[str, Any]]) -> datasets.DatasetDict:
-    return datasets.DatasetDict({name: datasets.Dataset.from_list(rows) for name, rows in splits.items()})
-
-
-def test_rows_of_the_hub(hub) -> None:
-    asked = hub(a_set(train=[{"q": "x", "a": 0}], test=[{"q": "ñ?", "a": 1}, {"q": "z", "a": 2}]))
-    path = local_file("hf://org/set:config@test")
-    assert [record for _, record in read_rows(path)] == [{"q": "ñ?", "a": 1}, {"q": "z", "a": 2}]
-    assert asked == [("org/set", "config", "test")]
-    assert local_file("hf://org/set") != path
-    assert [p.ground_truth for p in read_problems([local_file("hf://org/set")], MINE)] == ["1", "2"]
-    assert [entry.name for entry in path.parent.iterdir() if "partial" in entry.name] == []
-
-
-def test_the_split_is_chosen_or_asked_for(hub) -> None:
-    hub(a_set(train=[{"q": "x", "a": 0}]))
-    assert next(read_rows(local_file("hf://org/set")))[1] == {"q": "x", "a": 0}
-    hub(a_set(train=[{"q": "x", "a": 0}], dev=[{"q": "x", "a": 0}]))
-    with pytest.raises(DataError, match=r"choose a split: hf://org/set@train, hf://org/set@dev"):
-        local_file("hf://org/set")
-
-
-def test_without_the_hub_the_way_on_is_named(hub) -> None:
-    hub(ConnectionError("Couldn't reach 'org/set' on the Hub"))
-    with pytest.raises(DataError) as refusal:
-        local_file("hf://org/set@test")
-    assert all(
-        w in str(refusal.value) for w in ("hf://org/set@test", "Couldn't reach", "--data FILE", ".csv", "HF_TOKEN")
-    )
-
-
-@pytest.mark.parametrize("address", ["hf://", "hf://a/b/c", "hf://a/b@", "hf://a/b@x:y", "hf://a b"])
-def test_a_malformed_address_is_refused(address: str) -> None:
-    with pytest.raises(ConfigError, match="expected hf://owner/name"):
-        local_file(address)
-
-
-def test_a_full_disk_leaves_the_old_rows(hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub(a_set(test=[{"q": "x", "a": 0}]))
-    path = local_file("hf://org/set")
-    before = path.read_bytes()
-
-    def full(*rest: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    hub(a_set(test=[{"q": "other", "a": 0}]))
-    monkeypatch.setattr("os.fsync", full)
-    with pytest.raises(DataError, match=r"hf://org/set: .*cannot be written \(No space left"):
-        local_file("hf://org/set")
-    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def job(*words: str) -> Any:

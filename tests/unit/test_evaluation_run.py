@@ -227,11 +227,14 @@ def test_an_interrupted_write_leaves_the_old_result_whole(job, scripted, monkeyp
     assert evaluate(job(), progress=False)["num_problems"] == 6
 
 
-def test_rows_of_the_hub_are_evaluated_and_their_change_is_noticed(job, scripted, monkeypatch) -> None:
-    import datasets
-
+def test_rows_of_the_hub_are_evaluated_and_their_change_is_noticed(job, scripted, monkeypatch, tmp_path) -> None:
     rows = [{"unique_id": f"test/{i}", "problem": f"{i}+1=?", "answer": str(i + 1)} for i in range(3)]
-    monkeypatch.setattr(datasets, "load_dataset", lambda *rest, split: datasets.Dataset.from_list(rows))
+    clone = tmp_path / "HuggingFaceH4" / "MATH-500" / "test.jsonl"
+    clone.parent.mkdir(parents=True)
+    clone.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets")
     hub = {"data": ("hf://HuggingFaceH4/MATH-500@test",), "benchmark": load_benchmark("math500")}
     scripted(lambda index: f"\\boxed{{{index}}}")
     result = evaluate(job(**hub), progress=False)
@@ -239,7 +242,7 @@ def test_rows_of_the_hub_are_evaluated_and_their_change_is_noticed(job, scripted
     assert [row["prompt_id"] for row in result["problems"]] == ["test/0", "test/1", "test/2"]
     assert result["accuracy"] == 0.25 and list(result["by_data_source"]) == ["math500"]
     assert evaluate(job(**hub), progress=False)["fingerprints"] == result["fingerprints"]
-    rows[0]["answer"] = "2"
+    clone.write_text(clone.read_text().replace('"answer": "1"', '"answer": "22"'))
     with pytest.raises(StateMismatch, match="another data: "):
         evaluate(job(**hub), progress=False)
 
