@@ -35,6 +35,6 @@ def show(prepared: Prepared, title: str) -> None:
     """The plan on standard output, warnings on standard error."""
     from s2l_ext.launch.plan_summary import render
 
-    print(f"{title}: plan\n{render(prepared.plan)}", flush=True)
+    print("\n".join([f"{title}: plan\n{render(prepared.plan)}", *prepared.memory.lines]), flush=True)
     for warning in prepared.warnings:
         print(f"s2l: warning: {warning}", file=sys.stderr)

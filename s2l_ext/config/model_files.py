@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.config.model_shapes import ModelShape, known_shape
 from s2l_ext.errors import ConfigError
 from s2l_ext.utils import json_text
 
@@ -41,8 +42,32 @@ def parameter_count(path: str) -> int | None:
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return sum(_count_in_header(file) for file in files)
-    config = folder / "config.json"
-    return _estimate(_mapping(config, config.read_bytes())) if config.is_file() else None
+    shape = ModelShape.of(_config(folder))
+    return shape.parameters if shape else None
+
+
+def model_shape(path: str) -> ModelShape | None:
+    """Sizes of a model's parts: from a local ``config.json``, for a hub id from its copy in the cache or from what is
+    known of its family; None when nothing tells. No hub is asked.
+
+    Raises:
+        ConfigError: a file of the folder is damaged.
+    """
+    if is_local(path):
+        return ModelShape.of(_config(Path(path).expanduser()))
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        cached = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:  # a remote URL
+        cached = None
+    return ModelShape.of(_config(Path(cached).parent)) if isinstance(cached, str) else known_shape(path)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    return _mapping(path, path.read_bytes()) if path.is_file() else {}
 
 
 def needs_own_code(folder: Path) -> bool:
@@ -78,15 +103,3 @@ def _mapping(file: Path, content: bytes) -> dict[str, Any]:
 
 def _unreadable(file: Path, error: Exception) -> ConfigError:
     return ConfigError(f"{file}: no part of a Hugging Face model ({error}). Restore the folder from a copy.")
-
-
-def _estimate(config: dict[str, Any]) -> int | None:
-    """Embeddings, attention with grouped keys and a gated MLP; norms are left out (below 0.1 %)."""
-    try:
-        hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-        embeddings = config["vocab_size"] * hidden * (1 if config.get("tie_word_embeddings") else 2)
-        head_dim = config.get("head_dim") or hidden // heads
-        attention = hidden * head_dim * 2 * (heads + config.get("num_key_value_heads", heads))
-        return int(embeddings + layers * (attention + 3 * hidden * config["intermediate_size"]))
-    except (KeyError, TypeError, ZeroDivisionError):
-        return None

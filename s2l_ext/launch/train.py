@@ -16,15 +16,17 @@ from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.modes import TRAINERS, mode_of
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.accelerators import Accelerators, accelerators_here
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memory
 from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.platforms import activate_for
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
-from s2l_ext.training.preflight import check_own_pool, gpus_needed, keep_own_ray_here
+from s2l_ext.training.preflight import check_own_pool, check_pool, gpus_needed, keep_own_ray_here
 from s2l_ext.training.verl_rules import MANAGER_KEY
 from s2l_ext.utils.run_lock import held
 from s2l_ext.utils.secrets import masked, refuse_secrets
@@ -41,12 +43,21 @@ class Prepared:
     s2l: S2LConfig
     plan: dict[str, Any]
     warnings: list[str]
+    memory: MemoryReport = NOT_ESTIMATED
 
 
-def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Path] = ()) -> Prepared:
+def prepare(
+    config_name: str,
+    overrides: Sequence[str],
+    config_dirs: Sequence[Path] = (),
+    accelerators: Accelerators | None = None,
+) -> Prepared:
     """Everything before the run: compose, parse, choose the platform, check, look at the machine, ask verl.
 
     Sets ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too.
+
+    Args:
+        accelerators: those of another machine, for which the run is checked; None looks at this one.
 
     Raises:
         S2LError: with one message that names the setting, the reason and the fix.
@@ -56,9 +67,9 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     s2l = parse_s2l(cfg.s2l)
     if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
         keep_own_ray_here()
-    platform = activate_for(cfg)
-    check_own_pool(cfg, s2l)
-    warnings = check_before_run(cfg, s2l).warnings
+    platform = _other_platform(cfg, accelerators) if accelerators else activate_for(cfg)
+    memory = _look_at_accelerators(cfg, s2l, accelerators)
+    warnings = [*check_before_run(cfg, s2l).warnings, *memory.warnings]
     cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
@@ -66,7 +77,27 @@ def prepare(config_name: str, overrides: Sequence[str], config_dirs: Sequence[Pa
     _ask_for_manager(cfg)
     warnings += _ask_reward(cfg, s2l)
     steps = steps_of_run(cfg)
-    return Prepared(cfg, s2l, build_plan(cfg, s2l, config_name, platform, steps.number if steps else None), warnings)
+    plan = build_plan(cfg, s2l, config_name, platform, steps.number if steps else None)
+    return Prepared(cfg, s2l, plan, warnings, memory)
+
+
+def _other_platform(cfg: DictConfig, other: Accelerators) -> str:
+    if cfg.trainer.device == "cpu":
+        raise ConfigError(
+            f"--for {other} with trainer.device=cpu: this recipe takes no accelerator. Leave --for out, or choose a "
+            "recipe for GPUs (recipes/one_gpu/README.md)."
+        )
+    return str(cfg.trainer.device)
+
+
+def _look_at_accelerators(cfg: DictConfig, s2l: S2LConfig, other: Accelerators | None) -> MemoryReport:
+    """Raises ResourceError for fewer, or smaller ones, than the run needs."""
+    needed = needed_now(cfg, s2l)
+    if other:
+        check_pool(cfg, needed, other.count)
+    else:
+        check_own_pool(cfg, s2l)
+    return check_memory(cfg, needed, other or accelerators_here(cfg))
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

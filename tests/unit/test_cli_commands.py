@@ -127,7 +127,8 @@ def test_check_prints_plan_and_warnings(no_machine, capsys):
 def test_check_json_is_json_alone(no_machine, capsys):
     assert cli.main(["check", "--json", "--config-name", "s2l_po/toy"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"plan", "warnings", "fingerprint"}
+    assert set(result) == {"plan", "warnings", "fingerprint", "memory_gib"}
+    assert result["memory_gib"] == {}  # made for the CPU
     assert result["warnings"] == ["the weather is bad"]
     assert result["plan"]["explorer"]["slots"][:8] == [8, 7, 6, 5, 4, 3, 2, 0]
 
