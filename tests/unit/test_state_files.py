@@ -45,6 +45,21 @@ def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
     }
 
 
+def test_fingerprint_has_the_defaults_of_other_variants_so_that_older_checkpoints_resume() -> None:
+    found = state.fingerprint(parse_s2l({"kl": {"type": "constant"}}), config("."))
+    assert {key: value for key, value in found.items() if key.startswith("kl.")} == {
+        "kl.type": "constant",
+        "kl.beta": 0.02,
+        "kl.rho": "tanh",
+        "kl.rho_low": 0.5,
+        "kl.rho_high": 1.0,
+        "kl.rho_exponent": 2.0,
+        "kl.target": None,
+        "kl.horizon": 10_000,
+        "kl.integral": 0.0,
+    }
+
+
 def checkpoint(folder, step=5, settings=SETTINGS):
     (folder / "latest_checkpointed_iteration.txt").write_text(str(step))
     state.save_state(folder / f"global_step_{step}", settings, {"kl": {"beta": 0.01}})
