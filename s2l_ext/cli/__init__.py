@@ -25,6 +25,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.cli.data_toy"),
     ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
     ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
+    ("data", "s1k"): Command("s1K-1.1 with checked traces to verl parquet", "s2l_ext.data.s1k"),
     ("data", "dapo"): Command("DAPO-Math-17k, one row a problem, to verl parquet", "s2l_ext.data.dapo"),
     ("data", "humaneval"): Command("HumanEval JSON lines to verl parquet", "s2l_ext.data.humaneval"),
     ("data", "jsonl"): Command("JSON lines of your own to verl parquet", "s2l_ext.data.user_jsonl"),

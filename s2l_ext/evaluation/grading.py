@@ -20,6 +20,7 @@ BY_DATA_SOURCE = (
     ("toy_chain", TOY),
     ("gsm8k", MATH),
     ("openr1", MATH),
+    ("s1k", MATH),
     ("math", MATH),
     ("aime", MATH),
     ("humaneval", CODE),

@@ -13,6 +13,7 @@ from s2l_ext import cli
 from s2l_ext.data.hub import local_file
 from s2l_ext.data.openr1 import OpenR1
 from s2l_ext.data.reading import read_rows
+from s2l_ext.data.s1k import S1K
 from s2l_ext.errors import ConfigError, DataError
 
 CARD = """---
@@ -121,6 +122,15 @@ ROWS: dict[str, tuple[dict, list[str]]] = {
         },
         [],
     ),
+    "s1k": (
+        {
+            "question": "5+1=?",
+            "solution": "6",
+            "deepseek_thinking_trajectory": "6",
+            "deepseek_attempt": "It is \\boxed{6}",
+        },
+        ["--without-trace", "keep"],
+    ),
     "jsonl": ({"prompt": "5+1=?", "answer": 6}, ["--data-source", "mine"]),
 }
 
@@ -134,6 +144,41 @@ def test_every_converter_takes_a_name(command: str, here: Path, capsys: pytest.C
     assert file["rows"] == 1
     truth = next(row for _, row in read_rows(Path(file["path"])))["reward_model"]["ground_truth"]
     assert truth == "6" or "candidate() == 6" in truth
+
+
+def s1k_row(question: str, solution: str, said: str, **more: str) -> dict:
+    """The columns of the published file."""
+    unread = {"cot_type": "math", "metadata": "{}", "gemini_thinking_trajectory": "", "gemini_attempt": ""}
+    trace = {"deepseek_thinking_trajectory": "5 and 1 is 6.", "deepseek_attempt": f"So \\boxed{{{said}}}."}
+    grade = {"deepseek_grade": "No", "deepseek_grade_reason": ""}
+    return {"question": question, "solution": solution, "source_type": "aime", **unread, **trace, **grade, **more}
+
+
+def test_s1k_has_thinking_and_attempt_as_trace_and_counts_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        s1k_row("5+1=?", "6", "6"),
+        s1k_row("5+1+0=?", "It is long, and \\boxed{6} in the end.", "6"),
+        s1k_row("wrong", "7", "6"),
+        s1k_row("Prove it.", "By induction, as n=1 gives 6.", "6"),
+        s1k_row("no text", "7", "6", deepseek_thinking_trajectory=""),
+    ]
+    clone("simplescaling/s1K-1.1", train=rows)
+    words = ["--input", "hf://simplescaling/s1K-1.1", "--out", "out", "--json"]
+    assert cli.main(["data", "s1k", *words]) == 0
+    [file] = json.loads(capsys.readouterr().out)["files"]
+    assert (file["rows"], file["dropped_rows"], file["tiers"]) == (2, {"no usable trace": 3}, {"aime": 2})
+    written = [row for _, row in read_rows(Path(file["path"]))]
+    assert [row["reward_model"]["ground_truth"] for row in written] == ["6", "6"]
+    assert written[0]["extra_info"]["trace"] == "<think>\n5 and 1 is 6.\n</think>\n\nSo \\boxed{6}."
+    assert cli.main(["data", "s1k", *words, "--trust-labels", "--overwrite"]) == 2  # every grade says No
+
+
+def test_s1k_needs_its_columns() -> None:
+    row = s1k_row("5+1=?", "6", "6")
+    del row["deepseek_attempt"]
+    clone("org/set", train=[row])
+    with pytest.raises(DataError, match=r":0: column 'deepseek_attempt' is missing\. Found: question, solution"):
+        S1K().convert("hf://org/set", "out")
 
 
 def test_dapo_keeps_each_problem_once(capsys: pytest.CaptureFixture[str]) -> None:
