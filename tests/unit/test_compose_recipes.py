@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.accelerators import GIB, parse_accelerators
 from s2l_ext.launch.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
+from s2l_ext.launch.memory_check import check_memory
 from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.kl.config import ConstantKLConfig
 from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
@@ -25,7 +29,7 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = recipe_names([REPOSITORY / "recipes"])
 STAGES = "sparse_to_dense/stages/"
 TRACES = "g2rpo_a/sft_on_traces"
-OTHERS_SAMPLE = ("s2l_po/", "combined/", f"{STAGES}warm_up", f"{STAGES}teacher_sample_sft", TRACES)
+OTHERS_SAMPLE = ("s2l_po/", "combined/", "one_gpu/s2l_po", f"{STAGES}warm_up", f"{STAGES}teacher_sample_sft", TRACES)
 METHOD_FOLDERS = sorted({name.split("/")[0] for name in RECIPES})
 
 
@@ -55,12 +59,29 @@ def test_recipe_composes_and_validates_by_us_and_by_verl(name):
     assert (s2l.kl is not None) == ("expo" in name)
     assert (s2l.guidance is not None) == ("g2rpo_a" in name and name != TRACES)
     device = cfg.trainer.device
+    actor, ref = cfg.actor_rollout_ref.actor, cfg.actor_rollout_ref.ref
+    assert (actor.strategy, ref.strategy) == ("fsdp2", "fsdp2")
+    assert cfg.actor_rollout_ref.model.override_config.attn_implementation == "sdpa"  # flash-attn is an extra
     _ask_verl(cfg)
     if device == "cpu":
         assert cfg.trainer.device == "cpu"
         assert cfg.ray_kwargs.ray_init.num_gpus == cfg.trainer.n_gpus_per_node + (
             s2l.explorer.n_gpus if s2l.explorer else 0
         )
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("one_gpu/")])
+def test_a_recipe_for_one_gpu_fits_its_card_as_its_readme_says(name):
+    cfg = compose_config(name, [])
+    size = name.rpartition("_")[2].removesuffix("gb")
+    report = check_memory(cfg, parse_s2l(cfg.s2l), parse_accelerators(f"1x{size}GB"))
+    assert report.warnings == [] and sum(gpus_needed(cfg, parse_s2l(cfg.s2l)).values()) == 1
+    peaks = {phase.name: f"{phase.total / GIB:.1f}" for phase in report.phases}
+    readme = (REPOSITORY / "recipes/one_gpu/README.md").read_text()
+    assert re.search(rf"\| `{name}` .*\| {peaks['rollout']}, {peaks['update']} \|", readme)
+    rows = cfg.data.max_prompt_length + cfg.data.max_response_length
+    learner = cfg.actor_rollout_ref
+    assert rows <= min(learner.rollout.max_model_len, learner.actor.ppo_max_token_len_per_gpu)
 
 
 @pytest.mark.parametrize("folder", METHOD_FOLDERS)
