@@ -34,8 +34,8 @@ OVERRIDES = (
     f"data.train_batch_size={PROMPTS}",
     "data.train_max_samples=32",
     "data.seed=1",
-    f"s2l.explorer.mix_steps={STEPS}",
-    "s2l.guidance.length.initial=24",
+    f"s2l.explorer.mix_steps={STEPS // 2}",  # rows of the learner, which move the length, from the second step on
+    "s2l.guidance.length.initial=40",
     "s2l.guidance.length.max_length=48",
     "+s2l.kl={type: accuracy, beta: 0.02}",
     "+s2l.curriculum={type: gaussian, center: 0.5, sigma: 0.35, ema: 0.5}",
@@ -209,8 +209,8 @@ def test_plans_and_controllers_have_the_same_values_at_every_step(chaos, untouch
         "s2l/kl/accuracy",
     )
     for name in names:
-        expected = {step: metrics[name] for step, metrics in untouched.steps().items()}
-        assert {step: metrics[name] for step, metrics in chaos.last.steps().items()} == expected, name
+        expected = {step: metrics.get(name) for step, metrics in untouched.steps().items()}
+        assert {step: metrics.get(name) for step, metrics in chaos.last.steps().items()} == expected, name
         assert len(set(expected.values())) > 1, f"{name} never moves here"
 
 
