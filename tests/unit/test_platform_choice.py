@@ -1,6 +1,8 @@
 """Which platform a configuration gets, and that it is said clearly when there is none."""
 
 import os
+import subprocess
+import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -49,13 +51,45 @@ def test_gpu_recipe_without_a_gpu_names_the_ways_out(monkeypatch) -> None:
         platform.activate_for(config("cuda"))
 
 
-def test_cpu_recipe_on_a_gpu_machine_is_refused_unless_asked_for(monkeypatch) -> None:
+def test_cpu_recipe_on_a_gpu_machine_runs_on_its_cpu_where_vllm_can(monkeypatch) -> None:
     monkeypatch.setattr(platform, "accelerator_present", lambda: True)
-    with pytest.raises(ResourceError, match=r"trainer\.device=cpu.*VERL_PLATFORM=cpu"):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert platform.activate_for(config("cpu")) == "cpu" and platform.cpu_chosen()
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ  # Ray would refuse two logical slots
+
+
+def test_cpu_recipe_is_refused_where_vllm_needs_the_accelerator_unless_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(platform, "accelerator_present", lambda: True)
+    monkeypatch.setattr(platform, "_has_cpu_engine", lambda: False)
+    with pytest.raises(ResourceError, match=r"trainer\.device=cpu: vLLM .*make setup"):
         platform.activate_for(config("cpu"))
     assert not platform.cpu_chosen()
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     assert platform.activate_for(config("cpu")) == "cpu"
+
+
+PRETENDED_GPU = """
+import wrapt
+def pretend(cuda):
+    cuda.is_available, cuda.device_count = lambda: True, lambda: 1
+wrapt.register_post_import_hook(pretend, "torch.cuda")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "said"), [(True, "cpu cpu"), (False, "True")])
+def test_a_process_on_a_gpu_machine_chooses_by_its_vllm(tmp_path, engine, said) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PRETENDED_GPU)
+    look = "print(p.cpu_is_impossible())"
+    if engine:
+        look = "c = OmegaConf.create({'trainer': {'device': 'cpu'}, 'ray_kwargs': {'ray_init': {}}}); "
+        look += "print(p.activate_for(c), os.environ['VERL_PLATFORM'])"
+    code = f"import os; from omegaconf import OmegaConf; from s2l_ext import platforms as p\nif {not engine}: "
+    code += f"p._has_cpu_engine = lambda: False\n{look}"
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.stdout.strip() == said, done.stderr
 
 
 def test_gpu_recipe_on_a_gpu_machine_changes_nothing(monkeypatch) -> None:
