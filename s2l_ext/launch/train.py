@@ -63,8 +63,9 @@ def prepare(
     Raises:
         S2LError: with one message that names the setting, the reason and the fix.
     """
+    warnings: list[str] = []
     if accelerators:
-        cfg, warnings = compose_config(config_name, overrides, config_dirs), []
+        cfg = compose_config(config_name, overrides, config_dirs)
     else:
         cfg, warnings = compose_for_this_machine(
             lambda given: compose_config(config_name, given, config_dirs), overrides
