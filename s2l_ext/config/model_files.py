@@ -65,6 +65,13 @@ def model_shape(path: str) -> ModelShape | None:
     return ModelShape.of(_config(Path(cached).parent)) if isinstance(cached, str) else known_shape(path)
 
 
+def vocabulary_rows(folder: Path) -> int | None:
+    """``vocab_size`` of a local folder's config: rows of its embedding; None where it is not said."""
+    config = _config(folder)
+    rows = (config.get("text_config") or config).get("vocab_size")
+    return rows if isinstance(rows, int) else None
+
+
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     return _mapping(path, path.read_bytes()) if path.is_file() else {}

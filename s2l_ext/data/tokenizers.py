@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from s2l_ext.utils.digests import digest_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+CUSTOM_TEMPLATE = "actor_rollout_ref.model.custom_chat_template"
 MAX_DIFF_LINES = 10
 MAX_TOKENS_SHOWN = 3
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
@@ -126,6 +128,50 @@ def load_tokenizer(path: str, key: str, trust: Trust = NO_TRUST) -> PreTrainedTo
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise TokenizerMismatch(f"{key}={path}: no tokenizer could be loaded ({reason}). Check the path.") from error
     return tokenizer
+
+
+def tokenizer_here(path: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a folder or of a hub id in the cache; None where there is none. No hub is asked."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=trust.code, local_files_only=True)
+    except Exception:  # what is wrong is said where the tokenizer is needed
+        return None
+
+
+def require_rows(key: str, path: str, rows: int | None, trust: Trust = NO_TRUST) -> None:
+    """Raise TokenizerMismatch for a tokenizer with ids beyond a model's embedding, which CUDA would answer with a
+    device-side assertion. A model with more rows than tokens is well (Qwen3 pads).
+
+    Args:
+        key: where the user wrote ``path``.
+        rows: of the model's embedding; None where it is not known.
+    """
+    tokenizer = tokenizer_here(path, trust) if rows else None
+    largest = max(tokenizer.get_vocab().values(), default=0) if tokenizer is not None else 0
+    if rows and largest >= rows:
+        raise TokenizerMismatch(
+            f"{key}={path}: its tokenizer has ids up to {largest}, its model {rows} rows (vocab_size in config.json). "
+            "Tokens without a row cannot be read: use the tokenizer that the model was trained with, or resize the "
+            "model (transformers' resize_token_embeddings) and save it again."
+        )
+
+
+def date_warnings(key: str, template: str | None, options: Mapping[str, object]) -> list[str]:
+    """A chat template that writes today's date makes other prompts tomorrow, also than a store's.
+
+    Args:
+        options: what the template is given, ``data.apply_chat_template_kwargs``.
+    """
+    if "strftime_now" not in (template or "") or "date_string" in options:
+        return []
+    named = "date_string" in (template or "")
+    fix = "+data.apply_chat_template_kwargs.date_string='26 Jul 2024'" if named else f"{CUSTOM_TEMPLATE}, without it"
+    return [
+        f"{key}: its chat template writes today's date, so a prompt differs from day to day: a resumed run, a store "
+        f"and an evaluation of another day see other tokens. Set {fix}."
+    ]
 
 
 def digest(tokens: TokenizerSnapshot) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.model_files import is_local, needs_own_code
+from s2l_ext.config.model_files import is_local, needs_own_code, vocabulary_rows
 from s2l_ext.config.run_steps import RunSteps, run_steps
 from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table
-from s2l_ext.data.tokenizers import Trust, trust_of
+from s2l_ext.data.tokenizers import Trust, require_rows, trust_of
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.registry import S2LConfig
 
@@ -66,7 +66,7 @@ class Inputs:
 
 
 def check_model_path(key: str, path: str, trust: Trust) -> None:
-    """Raise ConfigError unless a local path is a model's folder, and one that may be loaded."""
+    """Raise ConfigError unless a local path is a model's folder that may be loaded and has a row for each token."""
     if not is_local(path):
         return
     folder = Path(path).expanduser()
@@ -78,6 +78,7 @@ def check_model_path(key: str, path: str, trust: Trust) -> None:
         raise ConfigError(f"{key}={path}: not a Hugging Face model folder (config.json is missing). {fix}")
     if not trust.code and needs_own_code(folder):
         raise ConfigError(trust.needed(key, path))
+    require_rows(key, path, vocabulary_rows(folder), trust)
 
 
 def is_toy(path: Path) -> bool:

@@ -12,10 +12,11 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import whole_number
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import require_enough
+from s2l_ext.data.tokenizers import CUSTOM_TEMPLATE, date_warnings, tokenizer_here
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
@@ -58,7 +59,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if not only_validates(cfg) and inputs.rows is not None:
         require_enough(inputs.rows, whole_number(cfg, "data.train_batch_size"))
     warnings = [warning for method in methods_of(s2l, cfg) for warning in method.check_inputs(inputs)]
-    warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg)]
+    warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg), *_dated(inputs)]
     return warnings + unmoved_warnings(s2l, cfg, inputs.steps)
 
 
@@ -178,6 +179,13 @@ def _read_golds(cfg: DictConfig) -> list[str]:
     print("\n".join(found.as_lines()), file=sys.stderr)
     warning = found.warning()
     return [warning] if warning else []
+
+
+def _dated(inputs: Inputs) -> list[str]:
+    cfg, path = inputs.cfg, inputs.cfg.actor_rollout_ref.model.path
+    template = setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer_here(path, inputs.trust), "chat_template", None)
+    options = OmegaConf.select(cfg, "data.apply_chat_template_kwargs") or {}
+    return date_warnings(f"{LEARNER_KEY}={path}", template if isinstance(template, str) else str(template), options)
 
 
 def _drawn_anew(inputs: Inputs) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ext.data.tokenizers import compare
+from s2l_ext.data.tokenizers import compare, date_warnings, load_tokenizer, require_rows
 from s2l_ext.errors import TokenizerMismatch
 
 TEMPLATE = "{% for m in messages %}\n{{ m['content'] }}\n{% endfor %}"
@@ -124,3 +124,44 @@ def test_other_ids_stay_an_error_where_nothing_is_rendered(tmp_path):
         f"a={a} and b={b} do not share a tokenizer.\n  special ids: pad_token_id 0 / 2\n"
         "  Use two models of one family; sequences of one are fed to the other token by token."
     )
+
+
+# ---- rows and dates ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [6, 8, None])
+def test_a_row_for_every_token_is_enough(tmp_path, rows):
+    require_rows("learner.path", save_tokenizer(tmp_path, BASE), rows)
+
+
+def test_a_token_without_a_row_is_refused_with_both_numbers(tmp_path):
+    path = save_tokenizer(tmp_path, BASE)
+    with pytest.raises(TokenizerMismatch) as refusal:
+        require_rows("learner.path", path, 5)
+    expected = f"learner.path={path}: its tokenizer has ids up to 5, its model 5 rows (vocab_size in config.json)."
+    assert str(refusal.value).startswith(expected) and "resize_token_embeddings" in str(refusal.value)
+
+
+def test_a_folder_without_a_tokenizer_is_left_to_who_needs_it(tmp_path):
+    require_rows("learner.path", str(tmp_path), 5)
+
+
+DATED = """{%- if not date_string is defined %}{%- set date_string = strftime_now("%d %b %Y") %}{%- endif %}
+Today: {{ date_string }}
+{% for m in messages %}{{ m['content'] }}{% endfor %}"""
+
+
+def test_a_template_that_writes_the_date_is_warned_of_until_it_is_fixed(tmp_path):
+    [warning] = date_warnings("learner.path=a", DATED, {})
+    assert warning.startswith("learner.path=a: its chat template writes today's date")
+    assert "Set +data.apply_chat_template_kwargs.date_string='26 Jul 2024'." in warning
+    assert date_warnings("a", DATED, {"date_string": "26 Jul 2024"}) == date_warnings("a", TEMPLATE, {}) == []
+    tokenizer = load_tokenizer(save_tokenizer(tmp_path, BASE, DATED), "a")
+    chat = [{"role": "user", "content": "hi"}]  # as verl's agent loop and data set call it
+    text = tokenizer.apply_chat_template(chat, tokenize=False, date_string="26 Jul 2024")
+    assert "Today: 26 Jul 2024" in text
+
+
+def test_a_template_that_takes_no_date_needs_another(tmp_path):
+    [warning] = date_warnings("a", "{{ strftime_now('%Y') }}", {})
+    assert warning.endswith("Set actor_rollout_ref.model.custom_chat_template, without it.")

@@ -361,3 +361,20 @@ def test_another_chat_template_of_a_model_that_gets_ids_is_a_warning(world, key)
     settings = ["s2l.explorer=null"] if "distill" in key else []
     (warning,) = look(*settings, f"{key}={other}")
     assert warning.startswith(f"{key}={other} has another chat template than actor_rollout_ref.model.path=")
+
+
+@pytest.mark.parametrize(
+    ("size", "key"), [("medium", "actor_rollout_ref.model.path"), ("small", "s2l.explorer.model_path")]
+)
+def test_a_tokenizer_with_more_tokens_than_the_model_has_rows_is_refused(world, size, key):
+    config = world / "models" / size / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "vocab_size": 4}))
+    with pytest.raises(TokenizerMismatch, match=rf"{key}=.*ids up to 4, its model 4 rows"):
+        look()
+
+
+def test_a_template_with_todays_date_is_warned_of(world):
+    cfg = composed()
+    with open_dict(cfg):
+        cfg.actor_rollout_ref.model.custom_chat_template = "{{ strftime_now('%Y') }}{{ messages[0]['content'] }}"
+    assert any("writes today's date" in warning for warning in check_inputs(cfg, parse_s2l(cfg.s2l)))
