@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
@@ -41,13 +41,23 @@ def _add_arguments(parser: argparse.ArgumentParser, kind: type[Converter]) -> No
             parser.add_argument(flag, default=item.default, **more)
 
 
+def check_words(kind: type[Converter], parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Raise DataError for what the command would refuse of its words; no file is opened."""
+    _add_arguments(parser, kind)
+    _converter(parser.parse_args(words), kind).check()
+
+
+def _converter(args: argparse.Namespace, kind: type[Converter]) -> Converter:
+    return kind(**{item.name: getattr(args, item.name) for item in fields(kind)})
+
+
 def _convert(args: argparse.Namespace, kind: type[Converter]) -> int:
     if args.limit is not None and args.limit < 1:
         raise DataError(f"--limit {args.limit} must be at least 1.")
     twice = [str(path) for path, times in Counter(args.input).items() if times > 1]
     if twice:
         raise DataError(f"--input {twice[0]} is given twice.")
-    converter = kind(**{item.name: getattr(args, item.name) for item in fields(kind)})
+    converter = _converter(args, kind)
     files = converter.convert(args.input, args.out, args.limit, args.overwrite, not args.json)
     paths = [Path(file.path) for file in files]
     golds = report(paths, MOST_CONVERTED, not args.json) if converter.mathematical else None

@@ -11,7 +11,7 @@ from s2l_ext.data import converting, values
 from s2l_ext.errors import DataError
 
 LABELS = "correctness_math_verify"
-COLUMNS = (
+COLUMNS: Sequence[str] = (
     *("problem", "answer", "source", "question_type", "messages", "generations"),
     *("is_reasoning_complete", LABELS),
 )

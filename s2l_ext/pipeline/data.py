@@ -1,4 +1,4 @@
-"""Stages that make data: the toy world, and two random halves of a parquet file's prompts.
+"""Stages that make data: the toy world, what ``s2l data`` converts, and two random halves of a parquet file's prompts.
 
 ``python -m s2l_ext.pipeline.data FILE FOLDER SEED NAME NAME`` halves; rows of one prompt stay together.
 """
@@ -17,10 +17,21 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from s2l_ext.config.limits import limited
+from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.data.command import check_words
+from s2l_ext.data.dapo import Dapo
+from s2l_ext.data.gsm8k import Gsm8k
+from s2l_ext.data.humaneval import HumanEval
+from s2l_ext.data.openr1 import OpenR1
 from s2l_ext.data.prompts import parquet_table, prompt_ids
+from s2l_ext.data.s1k import S1K
+from s2l_ext.data.user_jsonl import UserJsonl
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage
+from s2l_ext.pipeline.sampling import WordsParser
+from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage, in_stage
 from s2l_ext.utils.refusal import run_cli
+
+CONVERTERS = (Gsm8k, OpenR1, S1K, Dapo, HumanEval, UserJsonl)
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,36 @@ class Toy(Kind):
         stage.allow_inputs()
         words = ("--out", str(stage.run), "--sizes", ",".join(map(str, options.sizes)), "--seed", str(options.seed))
         return Job([Command((*S2L, "data", "toy", *words))], settings=asdict(options))
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """``command``: the word after ``s2l data``; ``args``: more words for it."""
+
+    command: str
+    args: list[Any] = field(default_factory=list)
+
+
+class Convert(Kind):
+    """``s2l data COMMAND`` of files, or of the hub, ``hf://owner/name[:config][@split]``."""
+
+    options: type = ConvertOptions
+
+    def prepare(self, stage: Stage, options: ConvertOptions) -> Job:
+        stage.allow_inputs("data")
+        known = {kind.command: kind for kind in CONVERTERS}
+        if options.command not in known:
+            raise ConfigError(
+                f"stage {stage.name}: options.command={options.command!r} does not exist."
+                f"{did_you_mean(options.command, known)} Commands: {', '.join(known)}."
+            )
+        if not stage.paths("data"):
+            raise ConfigError(f"stage {stage.name}: give inputs.data, the files to convert or hf:// addresses.")
+        words = ("--input", *stage.paths("data"), "--out", str(stage.run), *map(str, options.args))
+        with in_stage(stage.name):
+            parser = WordsParser(prog=f"s2l data {options.command}", add_help=False)
+            check_words(known[options.command], parser, words)
+        return Job([Command((*S2L, "data", options.command, *words))], settings=asdict(options))
 
 
 @dataclass(frozen=True)

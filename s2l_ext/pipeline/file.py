@@ -16,7 +16,7 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import is_pipeline, search_folders
-from s2l_ext.pipeline.data import Split, Toy
+from s2l_ext.pipeline.data import Convert, Split, Toy
 from s2l_ext.pipeline.sampling import Evaluate, Explore
 from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage, StageBlock
 from s2l_ext.pipeline.train import Train
@@ -27,6 +27,7 @@ STAGE_MARK = "stage:"
 KINDS: dict[str, Kind] = {
     "train": Train(),
     "toy": Toy(),
+    "convert": Convert(),
     "split": Split(),
     "explore": Explore(),
     "evaluate": Evaluate(),

@@ -142,7 +142,7 @@ def sampling_job(stage: Stage, command: str, commands: list[Command], options: E
     """
     folder = {"eval": "s2l_ext.evaluation", "explore": "s2l_ext.explore"}[command]
     arguments, run = (importlib.import_module(f"{folder}.{name}") for name in ("arguments", "run"))
-    parser = _Parser(prog=f"s2l {command}", add_help=False)
+    parser = WordsParser(prog=f"s2l {command}", add_help=False)
     arguments.add_arguments(parser)
     with in_stage(stage.name):
         args = parser.parse_intermixed_args(commands[-1].words[len(S2L) + 1 :])
@@ -157,7 +157,9 @@ def sampling_job(stage: Stage, command: str, commands: list[Command], options: E
     )
 
 
-class _Parser(argparse.ArgumentParser):
+class WordsParser(argparse.ArgumentParser):
+    """Refuses as the pipeline does, in place of ending the program."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"options.args: {message}. `{self.prog} --help` lists the words.")
 

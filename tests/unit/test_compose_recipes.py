@@ -124,6 +124,65 @@ def test_the_papers_pair_has_the_papers_values_in_both_arms(name, key, value):
     assert OmegaConf.select(_composed(name), key) == value
 
 
+@pytest.mark.parametrize(
+    ("name", "learner", "explorer", "group", "baseline"),
+    [
+        ("qwen3_1.7b_to_8b", "Qwen/Qwen3-8B-Base", "Qwen/Qwen3-1.7B-Base", 16, "qwen3_8b"),
+        ("qwen3_4b_to_8b", "Qwen/Qwen3-8B-Base", "Qwen/Qwen3-4B-Base", 16, "qwen3_8b"),
+        ("qwen3_4b_to_14b", "Qwen/Qwen3-14B-Base", "qwen3_4b", 8, "qwen3_14b"),
+        ("internlm2.5_1.8b_to_7b", "internlm/internlm2_5-7b", "internlm2.5_1.8b", 16, "internlm2.5_7b"),
+    ],
+)
+def test_pairs_of_s2l_po_differ_from_their_baseline_by_the_explorer(name, learner, explorer, group, baseline):
+    """arXiv 2605.30789, section 4.1 and Table 1."""
+    cfg, plain = _composed(f"s2l_po/{name}"), _composed(f"grpo/{baseline}")
+    mixed = parse_s2l(cfg.s2l).explorer
+    assert (cfg.actor_rollout_ref.model.path, cfg.actor_rollout_ref.rollout.n) == (learner, group)
+    assert explorer == getattr(mixed, "model_path", None) or f"outputs/explorer_{explorer}" == mixed.store
+    assert mixed.mix_steps == 8 and parse_s2l(plain.s2l).explorer is None
+    for key in ("data", "algorithm", "reward", "actor_rollout_ref.model", "actor_rollout_ref.rollout.n"):
+        assert OmegaConf.select(cfg, key) == OmegaConf.select(plain, key), key
+    assert cfg.actor_rollout_ref.actor.ppo_mini_batch_size == plain.actor_rollout_ref.actor.ppo_mini_batch_size
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "alpha", "group", "guided"),
+    [
+        ("qwen3_0.6b_math", "Qwen/Qwen3-0.6B-Base", 0.75, 12, 9),
+        ("qwen3_1.7b_math", "Qwen/Qwen3-1.7B-Base", 0.25, 12, 3),
+        ("qwen3_8b_math", "Qwen/Qwen3-8B-Base", 0.14, 7, 1),
+        ("qwen3_0.6b_code", "Qwen/Qwen3-0.6B", 0.75, 12, 9),
+        ("qwen3_1.7b_code", "Qwen/Qwen3-1.7B", 1.0, 12, 12),
+        ("qwen3_8b_code", "Qwen/Qwen3-8B", 0.57, 7, 4),
+        ("qwen2.5_math_7b_s1k", "Qwen/Qwen2.5-Math-7B", 0.1667, 6, 1),
+    ],
+)
+def test_shares_of_g2rpo_a_are_the_papers(name, model, alpha, group, guided):
+    """arXiv 2508.13023, section 5.1; the last is a cell of Table 1."""
+    cfg = _composed(f"g2rpo_a/{name}")
+    guidance = parse_s2l(cfg.s2l).guidance
+    assert (cfg.actor_rollout_ref.model.path, cfg.actor_rollout_ref.rollout.n) == (model, group)
+    assert guidance.alpha == alpha and round(alpha * group) == guided
+    code = name.endswith("code")
+    assert cfg.reward.custom_reward_function.path == f"pkg://s2l_ext.rewards.{'code' if code else 'math'}"
+
+
+def test_the_study_on_s1k_fits_its_model():
+    """arXiv 2508.13023, Table 1: one pass, a length of 500 that stays; the model has 4,096 positions."""
+    cfg = _composed("g2rpo_a/qwen2.5_math_7b_s1k")
+    length = parse_s2l(cfg.s2l).guidance.length
+    assert (type(length).__name__, length.initial, cfg.trainer.total_epochs) == ("ConstantLength", 500, 1)
+    assert cfg.data.max_prompt_length + cfg.data.max_response_length == 4096
+
+
+def test_the_smaller_model_of_expo_differs_by_its_name_alone():
+    small, large = _composed("expo/r1_distill_qwen_1.5b").copy(), _composed("expo/qwen3_8b").copy()
+    assert small.actor_rollout_ref.model.path == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    for cfg in (small, large):
+        cfg.actor_rollout_ref.model.path = cfg.trainer.experiment_name = cfg.trainer.default_local_dir = ""
+    assert small == large
+
+
 def test_the_papers_pair_fills_one_node_of_eight():
     cfg = _composed("s2l_po/qwen3_1.7b_to_8b")
     explorer = parse_s2l(cfg.s2l).explorer

@@ -230,6 +230,76 @@ def test_the_toys_teacher_is_the_model_that_is_better_than_the_student(name: str
     assert paths - {None} == {"toy/models/large"}
 
 
+# ---- data by name --------------------------------------------------------------------------------------------------
+
+
+def converting(folder: Path, command: str = "dapo", *args: str, data: str = "hf://org/set@train") -> Pipeline:
+    options = {"command": command, "args": [*args]}
+    stage = {"name": "get", "kind": "convert", "inputs": {"data": "raw"}, "options": options}
+    return written(folder, stage, splits={"raw": data})
+
+
+def test_a_convert_stage_is_the_command_of_s2l_data(tmp_path) -> None:
+    words = prepared(converting(tmp_path, "openr1", "--rows", "10"), "get").commands[0].words[3:]
+    out = str(tmp_path / "out" / "stages" / "get" / "run")
+    assert words == ("data", "openr1", "--input", "hf://org/set@train", "--out", out, "--rows", "10")
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "words"),
+    [
+        ("dappo", (), r"options\.command='dappo' does not exist\. Did you mean 'dapo'\? Commands: gsm8k, openr1"),
+        ("dapo", ("--rows", "3"), "options.args: unrecognized arguments: --rows 3. `s2l data dapo --help`"),
+        ("openr1", ("--rows", "0"), "--rows 0 must be at least 1"),
+        ("jsonl", (), "the following arguments are required: --data-source"),
+    ],
+)
+def test_what_s2l_data_would_refuse_is_refused_at_once(tmp_path, command: str, args: tuple, words: str) -> None:
+    with pytest.raises((ConfigError, DataError), match=f"stage get: .*{words}"):
+        prepared(converting(tmp_path, command, *args), "get")
+
+
+def test_a_file_that_is_not_there_is_refused_before_anything_runs(tmp_path) -> None:
+    with pytest.raises(DataError, match=r"stage get: inputs\.data: .*absent\.parquet does not exist"):
+        Plan(converting(tmp_path, data="absent.parquet")).check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "recipe", "raw"),
+    [
+        ("hub/dapo", "expo/qwen3_8b", "hf://BytedTsinghua-SIA/DAPO-Math-17k@train"),
+        ("hub/openr1", "g2rpo_a/qwen3_0.6b_math", "hf://open-r1/OpenR1-Math-220k:default@train"),
+        ("hub/s1k", "g2rpo_a/qwen2.5_math_7b_s1k", "hf://simplescaling/s1K-1.1@train"),
+    ],
+)
+def test_from_the_hub_to_the_evaluated_model(tmp_path, name: str, recipe: str, raw: str) -> None:
+    pipeline = read_pipeline(Path(name), tmp_path, [f"vars.recipe={recipe}", "models.base=org/base"])
+    jobs = {stage.name: stage.prepare() for stage in pipeline.stages}
+    assert list(jobs) == ["data", "aime24", "train", "eval_aime24", "eval_aime25", "eval_math500"]
+    assert raw in jobs["data"].commands[0].words
+    words = jobs["train"].commands[0].words
+    assert recipe in words and "actor_rollout_ref.model.path=org/base" in words
+    assert f"data.train_files={tmp_path}/stages/data/run/train.parquet" in words
+    assert [command.words[5] for command in jobs["eval_aime25"].commands] == ["org/base", f"{tmp_path}/models/train"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["1.7b", "8b", "14b"])
+def test_all_labels_go_upstream_or_half_of_them(tmp_path, size: str) -> None:
+    """arXiv 2605.12483, routes R3-full (Table 3) and R5-half (Tables 4 and 5)."""
+    full = read_pipeline(Path(f"sparse_to_dense/qwen3_{size}_to_1.7b_full"), tmp_path)
+    assert full.models == {"teacher": f"Qwen/Qwen3-{size.upper()}", "student": "Qwen/Qwen3-1.7B"}
+    trained = [stage for stage in full.stages if stage.kind == "train"]
+    assert [stage.name for stage in trained] == ["teacher_rl", "warm_up", "opd"]
+    everything = f"{tmp_path}/stages/get_train/run/train.parquet"
+    assert all(stage.paths("data") == [everything] for stage in trained)
+    if size != "1.7b":
+        half = read_pipeline(Path(f"sparse_to_dense/qwen3_{size}_to_1.7b"), tmp_path)
+        halves = [Path(half.stage(name).one("data")).name for name in ("teacher_rl", "opd", "student_rl")]
+        assert (half.models, halves) == (full.models, ["1H.parquet", "1H.parquet", "2H.parquet"])
+
+
 # ---- steps counted from the data -----------------------------------------------------------------------------------
 
 EPOCHS = ("trainer.total_training_steps=null", "trainer.total_epochs=3", "data.train_batch_size=4")
