@@ -35,6 +35,9 @@ HALF, SINGLE = 2, 4
 BYTES = {"fp32": SINGLE, "float32": SINGLE}
 """Of a number; every other type that verl takes has two."""
 
+SMALLER_ENGINE = {"quantization", "kv_cache_dtype", "cpu_offload_gb", "max_model_len"}
+"""Options of vLLM that make an engine smaller in ways that are not counted."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -111,10 +114,13 @@ class Estimate:
             return self._teacher_part()
         size, shards = self._size(), self._shards()
         total = self.learner.parameters or 0
-        trained = self.learner.shape.adapters(self.rank) if self.rank and self.learner.shape else total
+        trained = self._adapters() if self.rank else total
         weights = (total + trained * bool(self.rank)) * size
         held = {"weights": weights, "gradients": trained * size, "Adam states": 2 * trained * size}
         return {name: value / shards for name, value in held.items()} | self._teacher_part()
+
+    def _adapters(self) -> int:
+        return self.learner.shape.adapters(self.rank) if self.learner.shape else 0
 
     def _resting(self, optional_weights: bool = True) -> dict[str, float]:
         """What of it stays between updates."""
@@ -148,6 +154,8 @@ class Estimate:
         kept = (
             shape.hidden * HALF if setting(self.cfg, f"{MODEL}.enable_gradient_checkpointing") else layer_bytes(shape)
         )
+        if setting(self.cfg, f"{MODEL}.enable_activation_offload"):
+            kept = 0
         activations = tokens * ((shape.layers - 1) * kept + layer_bytes(shape))
         return {"gathered layer": gathered, "activations": activations, "logits": self._loss_logits(shape, tokens)}
 
@@ -203,7 +211,10 @@ class Estimate:
         parts = int(rollout.get("tensor_model_parallel_size") or 1) * int(
             rollout.get("pipeline_model_parallel_size") or 1
         )
-        needed = 0.0 if rollout.get("quantization") else ((model.parameters or 0) * size + cache) / parts
+        smaller = rollout.get("quantization") or SMALLER_ENGINE & set(
+            (rollout.get("engine_kwargs") or {}).get("vllm") or ()
+        )
+        needed = 0.0 if smaller else ((model.parameters or 0) * size + cache) / parts
         return Engine(name, key, float(rollout.get("gpu_memory_utilization")), length, needed)
 
     def _here(self) -> set[str]:

@@ -131,6 +131,19 @@ def test_separate_engines_leave_the_learners_card_alone(phases):
     assert all("learner's engine" not in found[name] for name in ("rollout", "update"))
 
 
+def test_what_makes_a_part_smaller_in_ways_not_counted_is_not_refused(configured, phases):
+    offload = {"actor_rollout_ref__model__enable_activation_offload": True}
+    assert phases(**offload)["update"]["activations"] == 2 * 4608 * 184_320  # one layer
+    for extra in ({"kv_cache_dtype": "fp8"}, {"quantization": "fp8"}):
+        cfg = configured("grpo/qwen3_8b", actor_rollout_ref__rollout__engine_kwargs__vllm=extra)
+        assert [one.needed for one in Estimate(cfg, parse_s2l(cfg.s2l), GIB).engines()] == [0]
+
+
+def test_adapters_of_an_unknown_model_are_not_taken_for_all_weights(phases):
+    update = phases(model="someone/own-7B", gpus=1, **LORA)["update"]
+    assert update == {"weights": 14e9, "gradients": 0, "Adam states": 0}
+
+
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
