@@ -24,6 +24,7 @@ from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.platforms import activate_for
+from s2l_ext.platforms.vllm_cpu import install_alias
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
@@ -94,6 +95,7 @@ def _other_platform(cfg: DictConfig, other: Accelerators) -> str:
             f"--for {other} with trainer.device=cpu: this recipe takes no accelerator. Leave --for out, or choose a "
             "recipe for GPUs (recipes/one_gpu/README.md)."
         )
+    install_alias()  # verl asks for vLLM's version where LoRA is on; a login node may have the build for the CPU
     return str(cfg.trainer.device)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -340,3 +343,15 @@ def test_no_cluster_and_no_machine_without_cuda_is_looked_at(configured, monkeyp
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setattr("torch.cuda.device_count", lambda: pytest.fail("asked"))
     assert accelerators_here(cfg) is None
+
+
+@pytest.mark.slow
+def test_verl_finds_a_vllm_on_a_login_node_with_the_build_for_the_cpu():
+    code = (
+        "import importlib.metadata as m; from omegaconf import OmegaConf; from s2l_ext.launch import train; "
+        "from s2l_ext.launch.accelerators import parse_accelerators as parse; "
+        "train._other_platform(OmegaConf.create({'trainer': {'device': 'cuda'}}), parse('1x24GB')); m.version('vllm')"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
