@@ -313,9 +313,10 @@ def test_other_forms_are_refused_with_an_example(text):
 
 @pytest.fixture
 def login_node(monkeypatch, composed_once):
-    """No CUDA may be asked and no Ray started; data and verl's own checks are left out."""
+    """No CUDA may be asked and no Ray started; data and verl are left out (its import looks whether there is CUDA)."""
     monkeypatch.setattr(train, "compose_config", composed_once)
-    monkeypatch.setattr(train, "_ask_verl", lambda cfg: None)
+    for name in ("_ask_verl", "_ask_for_manager"):
+        monkeypatch.setattr(train, name, lambda cfg: None)
     monkeypatch.setattr(before_run, "check_inputs", lambda cfg, s2l: [])
     for name in ("is_available", "device_count", "get_device_properties"):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda *_: pytest.fail("CUDA was asked"))
