@@ -295,7 +295,7 @@ MACHINE = ("timing_", "perf/", "seconds")
 OF_SERVERS = ("num_gpus", "explorer/restarts", "failed_requests", "fallback_rows")
 OWN = (*OF_SERVERS, "stored_rows", "reused_rows", "fallback_rows_exhausted")
 """What one has and the other has not: servers, or a store."""
-OF_LOG_PROBS = ("/sampler_", "rollout_")
+OF_LOG_PROBS = ("/is_ratio_", "/kl_sampler_", "rollout_")
 """The dump that the store is made of has none; the learner's own differ in their last digits with vLLM's batches."""
 
 
