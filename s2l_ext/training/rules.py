@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import CPU_ENGINE, ENGINE_KEY, MODE_KEY, THRESHOLD_KEY, lag_limit, mode_of
+from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.row_split import check_row_split
 from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
@@ -12,6 +15,21 @@ from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.placement_rules import check_placement
 from s2l_ext.training.verl_rules import check_verl
+
+TRACKERS = {
+    "console": None,
+    "file": None,
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "swanlab": "swanlab",
+    "trackio": "trackio",
+    "clearml": "clearml",
+    "vemlp_wandb": "volcengine_ml_platform",
+    "rl_insight": "rl_insight",
+    "tracking": "wandb",
+}
+"""verl's trackers (``trainer.logger``) and the packages that they import; ``tracking`` is the old name of ``wandb``."""
 
 
 def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
@@ -28,6 +46,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
         ConfigError: a combination that cannot run or would silently ignore a setting.
     """
     _check_trainer(cfg)
+    _check_loggers(cfg)
     check_mode(s2l, cfg)
     warnings = _check_kept(cfg)
     _check_dataloader(s2l, cfg)
@@ -48,6 +67,23 @@ def _check_trainer(cfg: DictConfig) -> None:
             "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "
             "trainer with `python -m verl.trainer.main_ppo`."
         )
+
+
+def _check_loggers(cfg: DictConfig) -> None:
+    """verl makes its trackers after the models are loaded."""
+    named = setting(cfg, "trainer.logger") or []
+    for name in [named] if isinstance(named, str) else named:
+        if name not in TRACKERS:
+            raise ConfigError(
+                f"trainer.logger: verl has no tracker {name!r}.{did_you_mean(name, TRACKERS)} Choose of "
+                f"{', '.join(TRACKERS)}."
+            )
+        package = TRACKERS[name]
+        if package and find_spec(package) is None:
+            raise ConfigError(
+                f"trainer.logger: {name} needs the package {package}, which is not installed here. `pip install "
+                f"{package}`, or leave it out: metrics.jsonl has every metric."
+            )
 
 
 def _check_kept(cfg: DictConfig) -> list[str]:

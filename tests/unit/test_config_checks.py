@@ -129,6 +129,17 @@ def test_an_unknown_trainer_is_refused_with_the_list(composed, with_explorer):
     assert "trainer.v1.trainer_mode=one_step_off" in message and "sync, colocate_async, separate_async" in message
 
 
+@pytest.mark.parametrize(
+    ("loggers", "words"),
+    [
+        (["console", "wandbb"], "verl has no tracker 'wandbb'. Did you mean 'wandb'?"),
+        ("clearml", "clearml needs the package clearml, which is not installed here. `pip install clearml`"),
+    ],
+)
+def test_a_tracker_that_cannot_start_is_refused_before_models_load(composed, loggers, words):
+    assert words in refused(changed(composed, trainer__logger=loggers))
+
+
 def test_the_legacy_trainer_is_refused(composed):
     assert "trainer.use_v1=False" in refused(changed(composed, trainer__use_v1=False))
 
