@@ -265,6 +265,23 @@ def test_a_file_that_is_not_there_is_refused_before_anything_runs(tmp_path) -> N
 
 
 @pytest.mark.slow
+def test_rows_of_the_hub_become_halves(tmp_path, monkeypatch) -> None:
+    """A folder of that name takes the hub's place; the stage's process reads it."""
+    rows = [{"prompt": f"{number}+1=?", "answer": number + 1} for number in range(10)]
+    (tmp_path / "org" / "set").mkdir(parents=True)
+    (tmp_path / "org" / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
+    for key, value in {"HF_HOME": "hf", "S2L_CACHE_DIR": "cache", "HF_HUB_OFFLINE": "1"}.items():
+        monkeypatch.setenv(key, value)
+    get = {"name": "get", "kind": "convert", "inputs": {"data": "raw"}}
+    get["options"] = {"command": "jsonl", "args": ["--data-source", "mine"]}
+    halves = {"name": "halves", "kind": "split", "inputs": {"data": "get/train.parquet"}}
+    written(tmp_path, get, halves, splits={"raw": "hf://org/set@train"})
+    assert cli.main(["pipeline", "p.yaml", "--out", "out"]) == 0
+    assert [pq.read_metadata(f"out/stages/halves/run/{half}.parquet").num_rows for half in ("1H", "2H")] == [5, 5]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "recipe", "raw"),
     [
