@@ -302,6 +302,19 @@ def test_from_the_hub_to_the_evaluated_model(tmp_path, name: str, recipe: str, r
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["grpo_24gb", "expo_24gb", "g2rpo_a_24gb"])
+def test_from_the_hub_to_the_evaluated_model_on_one_card(tmp_path, recipe: str) -> None:
+    pipeline = read_pipeline(Path("hub/gsm8k"), tmp_path, [f"vars.recipe=one_gpu/{recipe}"])
+    get, train, evaluate = (stage.prepare() for stage in pipeline.stages)
+    given = ("--input", "hf://openai/gsm8k:main@train", "hf://openai/gsm8k:main@test")
+    assert get.commands[0].words[5:8] == given
+    made = f"{tmp_path}/stages/data/run"
+    files = [f"data.train_files={made}/train.parquet", f"data.val_files={made}/test.parquet"]
+    assert set(files) <= set(train.commands[0].words) and f"one_gpu/{recipe}" in train.commands[0].words
+    assert len(evaluate.commands) == 2
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("size", ["1.7b", "8b", "14b"])
 def test_all_labels_go_upstream_or_half_of_them(tmp_path, size: str) -> None:
     """arXiv 2605.12483, routes R3-full (Table 3) and R5-half (Tables 4 and 5)."""
