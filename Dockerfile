@@ -3,18 +3,15 @@
 FROM python:3.11-slim AS base
 # gcc: Triton compiles kernels' launchers at run time
 RUN apt-get update && apt-get install -y --no-install-recommends make git gcc libc6-dev && rm -rf /var/lib/apt/lists/*
-WORKDIR /opt/s2l_ext
+WORKDIR s2l_ext
 COPY . .
 
 FROM base AS cpu
 RUN make setup
-ENV PATH=/opt/s2l_ext/.venv/bin:$PATH
-WORKDIR /work
-ENTRYPOINT ["s2l"]
-CMD ["demo", "--out", "/work/demo"]
+ENTRYPOINT [".venv/bin/s2l"]
+CMD ["demo"]
 
 FROM base AS gpu
 RUN pip install --no-cache-dir ".[gpu]"
-WORKDIR /work
 ENTRYPOINT ["s2l"]
 CMD ["doctor"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
@@ -94,7 +95,7 @@ def val_share_option() -> Any:
 
 
 @dataclass(frozen=True)
-class Converter:
+class Converter(ABC):
     """Makes verl parquet of published rows. The fields of a subclass are the options of its command.
 
     Attributes:
@@ -116,9 +117,9 @@ class Converter:
         """The answers are for the mathematical reward; the command prints what that reads of them."""
         return self.ability == "math"
 
+    @abstractmethod
     def rows(self, records: Records, out: Output) -> Iterable[Row]:
         """The rows to write, of the records of all files; what is left out is counted in ``out``."""
-        raise NotImplementedError
 
     def check(self) -> None:
         """Raise DataError for options that cannot be."""
@@ -169,7 +170,7 @@ class Converter:
             for where, record in reading.read_rows(path, self.columns, limit, progress):
                 yield path, where, record
 
-    def check_file(self, path: Path) -> None:
+    def check_file(self, path: Path) -> None:  # noqa: B027 - most converters read every file
         """Raise DataError for a file that none of whose rows can be used."""
 
     def split_of(self, text: str) -> str:

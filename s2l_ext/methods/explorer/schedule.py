@@ -9,6 +9,7 @@ and ``G_w`` falls linearly to zero. State kept: none, the schedule is a function
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from s2l_ext.errors import ConfigError
@@ -18,7 +19,7 @@ ROUND_DIGITS = 9
 
 
 @dataclass(frozen=True)
-class Schedule:
+class Schedule(ABC):
     """Explorer sessions of every group, step by step; steps count from 1.
 
     Args:
@@ -38,9 +39,9 @@ class Schedule:
         if self.group_size < 1:
             raise ConfigError(f"group_size={self.group_size}: a group has at least one session.")
 
+    @abstractmethod
     def alpha(self, step: int) -> float:
         """Share of the sessions that the explorer samples, in [0, 1]; ``step`` counts from 1."""
-        raise NotImplementedError
 
     def slots(self, step: int) -> int:
         """``G_w = ceil(alpha * G)``: sessions of every group that the explorer samples at ``step``."""
