@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from s2l_ext.errors import ConfigError
@@ -78,7 +79,11 @@ class LinearAnnealing(Schedule):
         return 1.0 if self.mix_steps == 1 else 1.0 - (step - 1) / (self.mix_steps - 1)
 
 
-SCHEDULES = {"linear": LinearAnnealing, "hard_switch": HardSwitch, "constant": ConstantSchedule}
+SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {
+    "linear": LinearAnnealing,
+    "hard_switch": HardSwitch,
+    "constant": ConstantSchedule,
+}
 
 
 def build_schedule(schedule: str, mix_steps: int, group_size: int) -> Schedule:
