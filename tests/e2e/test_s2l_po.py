@@ -292,7 +292,7 @@ def test_guided_groups_have_a_learning_signal_where_unguided_rows_have_none(run)
 
 STORED_STEPS = 4
 MACHINE = ("timing_", "perf/", "seconds")
-OF_SERVERS = ("num_gpus", "explorer/restarts", "failed_requests", "fallback_rows")
+OF_SERVERS = ("num_gpus", "explorer/restarts", "failed_requests", "fallback_rows_failure")
 OWN = (*OF_SERVERS, "stored_rows", "reused_rows", "fallback_rows_exhausted")
 """What one has and the other has not: servers, or a store."""
 OF_LOG_PROBS = ("/is_ratio_", "/kl_sampler_", "rollout_")
