@@ -62,7 +62,10 @@ def test_tensorboard(log) -> None:
 
 
 def test_wandb(log) -> None:
+    import wandb
+
     (offline,) = log("wandb").glob("wandb/offline-run-*/run-*.wandb")
+    wandb.teardown()  # or its process is looked for again when Python ends, after pytest's last line
     assert all(name.encode() in offline.read_bytes() for name in NAMES)
 
 

@@ -230,10 +230,12 @@ def folders(tmp_path_factory):
     for name, size in (("small", ModelSize(32, 1)), ("big", ModelSize(64, 2))):
         build_model(size, 0).save_pretrained(root / name)
         build_tokenizer().save_pretrained(root / name)
-    build_model(ModelSize(64, 2), 0).save_pretrained(root / "other")
     other = build_tokenizer()
     other.add_tokens(["<another>"])
     other.save_pretrained(root / "other")
+    wider = build_model(ModelSize(64, 2), 0)
+    wider.resize_token_embeddings(len(other))
+    wider.save_pretrained(root / "other")
     return root
 
 
