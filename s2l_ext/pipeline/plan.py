@@ -182,7 +182,7 @@ class Plan:
         pairs: dict[SameTokens, str] = {}
         for name, job in self.jobs.items():
             for (key_a, path_a), (key_b, path_b), trusted in job.same_tokens:
-                paths = self._first_model(path_a), self._first_model(path_b)
+                paths = self.first_model(path_a), self.first_model(path_b)
                 if all(Path(path).expanduser().is_dir() for path in paths) and not _any_below(paths, unsure):
                     pairs.setdefault(((key_a, paths[0]), (key_b, paths[1]), trusted), name)
         new = {pair: name for pair, name in pairs.items() if pair not in self._compared}
@@ -191,7 +191,7 @@ class Plan:
         self._of_tokenizers += found
         return found
 
-    def _first_model(self, path: str) -> str:
+    def first_model(self, path: str) -> str:
         """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
         givers = {str(stage.result_folder): stage for stage in self.stages if stage.does.makes_model}
         while path in givers and givers[path].paths("model"):

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from s2l_ext.errors import ConfigError, DataError, ResourceError
+from s2l_ext.pipeline.card import write_card
 from s2l_ext.pipeline.checks import require_model
 from s2l_ext.pipeline.plan import Decision, Entry, Plan
 from s2l_ext.pipeline.stage import Command, Job, Source, Stage
@@ -129,10 +130,12 @@ class Runner:
 
     def _finish(self, stage: Stage, job: Job, entry: Entry) -> None:
         """Export what the stage made, and write down its result and cost."""
-        kind, target = stage.does, stage.relative(stage.result_folder)
+        kind, target, result = stage.does, stage.relative(stage.result_folder), stage.does.result(stage)
         if kind.makes_model:
             self.progress.say(f"{stage.name}: exporting {target}")
-            files = export(kind.exported(stage), stage.result_folder, self.plan.digests, stage.name)
+            model = kind.exported(stage)
+            write_card(model, stage, self.plan, result)
+            files = export(model, stage.result_folder, self.plan.digests, stage.name)
         else:
             files = self.plan.digests.folder(stage.run)
         output = {"files": files, "sha256": digest_of(files)}
@@ -141,7 +144,7 @@ class Runner:
             "inputs": {name: [self._describe(s, stage) for s in given.sources] for name, given in stage.given.items()},
             "output": {"path": target, **(output if kind.reproducible else {})},
             "labels": prompts.to_dict() if prompts else None,
-            **kind.result(stage),
+            **result,
         }
         _close_attempt(entry)
         entry.cost |= {} if kind.reproducible else output

@@ -10,6 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from s2l_ext import __version__
 from s2l_ext.toy import tasks
 from s2l_ext.toy.models import get_size, without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
@@ -20,6 +21,11 @@ from s2l_ext.utils.files import cache_root, staged, writable
 CODE_VERSION = 1
 """Raise it when code that determines the weights changes without any of the hashed values changing."""
 MANIFEST = "s2l_toy.json"
+CARD = """---
+license: apache-2.0
+---
+Toy model {size} of s2l_ext {version}, trained from scratch on made-up sums (`s2l data toy`): for tests, of no use else.
+"""
 
 
 def content_key(size: str, config: PretrainConfig, seed: int) -> str:
@@ -68,6 +74,7 @@ def _build(folder: Path, key: str, size: str, config: PretrainConfig, seed: int,
     with staged(folder) as stage, without_shard_bars():
         result.model.save_pretrained(stage)
         build_tokenizer().save_pretrained(stage)
+        (stage / "README.md").write_text(CARD.format(size=size, version=__version__))
         manifest: dict[str, Any] = {
             "key": key,
             "size": size,
