@@ -1,4 +1,8 @@
-"""Pre-trained toy models, kept under a hash of everything that determines their weights."""
+"""Pre-trained toy models: those that come with the package, and a cache of all others.
+
+Each is known by a hash of everything that determines its weights. ``weights/`` has the default sizes for seed 0 as
+float16, made by ``scripts/toy_models.py``; ``weights/models.json`` says how, their SHA-256 and what they can do.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +15,18 @@ from typing import Any
 from filelock import FileLock
 
 from s2l_ext import __version__
+from s2l_ext.errors import DataError
 from s2l_ext.toy import tasks
 from s2l_ext.toy.models import get_size, without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
-from s2l_ext.utils.digests import digest_of
+from s2l_ext.utils.digests import digest_of, sha256_file
 from s2l_ext.utils.files import cache_root, staged, writable
 
 CODE_VERSION = 1
 """Raise it when code that determines the weights changes without any of the hashed values changing."""
-MANIFEST = "s2l_toy.json"
+MANIFEST, WEIGHTS = "s2l_toy.json", "model.safetensors"
+SHIPPED = Path(__file__).with_name("weights")
 CARD = """---
 license: apache-2.0
 ---
@@ -43,25 +49,32 @@ def content_key(size: str, config: PretrainConfig, seed: int) -> str:
 
 
 def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None, progress: bool = True) -> Path:
-    """Folder of the pre-trained model and its tokenizer; trains it when the cache does not have it.
+    """Folder of the pre-trained model and its tokenizer; trains it when neither the package nor the cache has it.
 
     Two processes that want the same model wait for each other; one trains. An interrupted build leaves nothing that
     a later call could take for a model.
 
     Raises:
-        DataError: the size is unknown or the cache folder cannot be written.
+        DataError: the size is unknown, the cache folder cannot be written, or a file of the model is damaged.
     """
     get_size(size)
     config = config or DEFAULTS[size]
     key = content_key(size, config, seed)
+    if (read_manifest(SHIPPED / size) or {}).get("key") == key:
+        require_whole(SHIPPED / size, "Install s2l-ext again: pip install --force-reinstall --no-deps s2l-ext.")
+        return SHIPPED / size
     folder = cache_root() / "toy" / f"{size}-{key}"
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        _build_once(folder, size, config, seed, progress)
+    require_whole(folder, "Remove the folder; it is made again.")
+    return folder
+
+
+def _build_once(folder: Path, size: str, config: PretrainConfig, seed: int, progress: bool) -> None:
     with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
             _remove_leftovers(folder)
-            _build(folder, key, size, config, seed, progress)
-    return folder
+            build(folder, size, config, seed, progress)
 
 
 def _remove_leftovers(folder: Path) -> None:
@@ -69,14 +82,23 @@ def _remove_leftovers(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _build(folder: Path, key: str, size: str, config: PretrainConfig, seed: int, progress: bool) -> None:
+def build(
+    folder: Path, size: str, config: PretrainConfig, seed: int, progress: bool = True, half: bool = False
+) -> None:
+    """Pre-train into ``folder``: model, tokenizer and manifest.
+
+    Args:
+        half: store the weights as float16; ``config.json`` still says float32, in which the model computes.
+    """
     result = pretrain(size, config, seed, progress)
     with staged(folder) as stage, without_shard_bars():
         result.model.save_pretrained(stage)
         build_tokenizer().save_pretrained(stage)
-        (stage / "README.md").write_text(CARD.format(size=size, version=__version__))
+        if half:
+            _halve(stage / WEIGHTS)
+        (stage / WEIGHTS).chmod(0o644)  # safetensors' own is 600
         manifest: dict[str, Any] = {
-            "key": key,
+            "key": content_key(size, config, seed),
             "size": size,
             "seed": seed,
             "parameters": result.model.num_parameters(),
@@ -84,12 +106,42 @@ def _build(folder: Path, key: str, size: str, config: PretrainConfig, seed: int,
             "skill_loss": result.skill_loss,
             "mode_loss": result.mode_loss,
             "config": asdict(config),
+            "sha256": {file.name: sha256_file(file) for file in sorted(stage.iterdir())},
         }
         (stage / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (stage / "README.md").write_text(CARD.format(size=size, version=__version__))
+
+
+def _halve(file: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: weight.half() for name, weight in load_file(file).items()}, file, metadata={"format": "pt"})
+
+
+def require_whole(folder: Path, fix: str) -> None:
+    """Compare a model's files with the SHA-256 in its manifest (caches of earlier versions have none).
+
+    Raises:
+        DataError: a file is missing, damaged or another model's.
+    """
+    for name, expected in (read_manifest(folder) or {}).get("sha256", {}).items():
+        path = folder / name
+        found = sha256_file(path) if path.is_file() else None
+        if found != expected:
+            why = "it is missing" if found is None else f"its SHA-256 is {found[:16]}…, not {expected[:16]}…"
+            raise DataError(f"{path}: damaged, or not the toy model that {MANIFEST} describes ({why}). {fix}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What ``pretrained_folder`` wrote beside the weights, or None where there is none."""
+    """What ``build`` wrote beside the weights, or None where there is none.
+
+    Raises:
+        DataError: it is no JSON object.
+    """
     path = folder / MANIFEST
-    manifest: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return manifest
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error}). Remove {folder}; it is made again.") from error

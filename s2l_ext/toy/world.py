@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from s2l_ext.errors import DataError
-from s2l_ext.toy.cache import pretrained_folder, read_manifest
+from s2l_ext.toy.cache import pretrained_folder, read_manifest, require_whole
 from s2l_ext.toy.models import get_size
 from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
 from s2l_ext.utils.files import replacing, staged, writable
@@ -38,7 +38,7 @@ def prepare(
 ) -> ToyWorld:
     """Write models to ``out_dir/models/<size>`` and data to ``out_dir/<name>.parquet``.
 
-    Pre-trains what the cache does not have; a second call copies nothing and returns at once.
+    Pre-trains what neither the package nor the cache has; a second call copies nothing and returns at once.
 
     Args:
         sizes: any of small, medium, large.
@@ -46,7 +46,8 @@ def prepare(
         progress: show a progress bar while pre-training.
 
     Raises:
-        DataError: unknown size, a folder that cannot be written, or something else in the place of a model.
+        DataError: unknown size, a folder that cannot be written, or something else or a damaged file
+            in the place of a model.
     """
     root = Path(out_dir)
     if isinstance(sizes, str):
@@ -89,6 +90,7 @@ def _install(source: Path, target: Path) -> Path:
         if present is None:
             raise DataError(f"{target}: something else is there. Move it away or choose another output folder.")
         if present == read_manifest(source):
+            require_whole(target, "Remove the folder; the same command puts it back.")
             return target
         shutil.rmtree(target)
     with staged(target) as stage:

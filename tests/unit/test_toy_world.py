@@ -2,6 +2,7 @@ import argparse
 import dataclasses
 import json
 import random
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from s2l_ext.toy import cache, measure, pretrain, tasks, world
 from s2l_ext.toy.measure import describe, format_table, generate
 from s2l_ext.toy.tokenizer import EOS_ID, prompt_ids, response_ids
 
+USUAL = dict(pretrain.DEFAULTS)
 FEW_STEPS = pretrain.PretrainConfig(
     tier_shares=((0, 0.5), (3, 0.5)), careful_share=0.5, lr=4e-3, batch_size=4, skill_steps=2, mode_steps=1
 )
@@ -257,3 +259,105 @@ def test_batched_sampling_follows_the_models_own_greedy_choice() -> None:
             logits = model(torch.tensor([ids])).logits[0, -1]
             assert logits[token] > logits.max() - 0.02
             ids.append(token)
+
+
+SHIPPED_SIZES = ("small", "medium")
+RECORD = json.loads((cache.SHIPPED / "models.json").read_text())
+
+
+@pytest.fixture
+def usual_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hyper-parameters of every day, so that the models that come with the package are the ones asked for."""
+    for size in USUAL:
+        monkeypatch.setitem(pretrain.DEFAULTS, size, USUAL[size])
+
+
+@pytest.mark.parametrize("size", SHIPPED_SIZES)
+def test_shipped_weights_are_the_bytes_that_were_measured(size: str) -> None:
+    file = cache.SHIPPED / size / cache.WEIGHTS
+    assert cache.sha256_file(file) == RECORD["sha256"][size]
+    assert (cache.read_manifest(cache.SHIPPED / size) or {})["sha256"][cache.WEIGHTS] == RECORD["sha256"][size]
+    assert {row["tier"] for row in RECORD["measured"] if row["model"] == size} == set(tasks.TIERS)
+    assert sum(path.stat().st_size for path in cache.SHIPPED.rglob("*.safetensors")) < 3e6
+
+
+@pytest.mark.parametrize("size", SHIPPED_SIZES)
+def test_default_seed_trains_nothing(size: str, usual_models: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when something that determines the weights changes: then run scripts/toy_models.py."""
+    monkeypatch.setattr(cache, "pretrain", None)
+    assert cache.pretrained_folder(size, 0) == cache.SHIPPED / size
+    with pytest.raises(TypeError):
+        cache.pretrained_folder(size, 1)
+
+
+def test_shipped_models_are_whole_models_in_float32(usual_models: None, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    made = world.prepare(tmp_path / "out", SHIPPED_SIZES)
+    for size, folder in made.models.items():
+        model = Qwen3ForCausalLM.from_pretrained(folder)
+        assert model.dtype == torch.float32
+        assert {model.num_parameters()} == {row["parameters"] for row in RECORD["measured"] if row["model"] == size}
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        chat = [{"role": "user", "content": "1+1=?"}]
+        assert tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] == prompt_ids("1+1=?")
+
+
+def test_shipped_models_can_what_the_record_says(usual_models: None, tmp_path: Path) -> None:
+    """A part of the measurement, far outside sampling error only when the weights are others."""
+    made = world.prepare(tmp_path / "out", ("small",))
+    (row,) = describe(made, n_problems=16, k=8, tiers=[0])
+    (recorded,) = [row for row in RECORD["measured"] if (row["tier"], row["model"]) == (0, "small")]
+    assert row["pass@1"] == pytest.approx(recorded["pass@1"], abs=0.2)
+    assert row["accuracy_careful"] > 0.75
+
+
+@pytest.mark.long
+def test_shipped_weights_come_from_the_command_that_the_record_names(tmp_path: Path) -> None:
+    """A minute of pre-training. Another processor or torch rounds differently: then what the model can do agrees."""
+    assert RECORD["made_by"] == "python scripts/toy_models.py"
+    folder = tmp_path / "small"
+    cache.build(folder, "small", USUAL["small"], RECORD["seed"], progress=False, half=True)
+    if cache.sha256_file(folder / cache.WEIGHTS) == RECORD["sha256"]["small"]:
+        return
+    assert torch.__version__ != RECORD["torch"] or torch.backends.cpu.get_cpu_capability() != RECORD["processor"]
+    (row,) = describe(world.ToyWorld(tmp_path, {"small": folder}, {}), n_problems=64, k=16, tiers=[0])
+    assert 0.3 < row["pass@1"] < 0.7 and row["accuracy_careful"] > 0.8
+
+
+@pytest.mark.parametrize("name", [cache.WEIGHTS, "config.json"])
+def test_a_damaged_shipped_model_is_refused(
+    name: str, usual_models: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(cache.SHIPPED, tmp_path / "weights")
+    monkeypatch.setattr(cache, "SHIPPED", tmp_path / "weights")
+    assert cache.pretrained_folder("small", 0) == tmp_path / "weights" / "small"
+    file = tmp_path / "weights" / "small" / name
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(DataError, match=rf"weights/small/{name}: damaged.*SHA-256 is \w+….*pip install"):
+        cache.pretrained_folder("small", 0)
+    file.unlink()
+    with pytest.raises(DataError, match=rf"{name}: damaged.*it is missing.*pip install"):
+        cache.pretrained_folder("small", 0)
+
+
+def test_another_model_in_the_place_of_an_installed_one_is_refused(usual_models: None, tmp_path: Path) -> None:
+    made = world.prepare(tmp_path / "out", SHIPPED_SIZES)
+    shutil.copyfile(made.models["medium"] / cache.WEIGHTS, made.models["small"] / cache.WEIGHTS)
+    with pytest.raises(DataError, match=r"models/small/model.safetensors: .*not the toy model.*Remove the folder"):
+        world.prepare(tmp_path / "out", SHIPPED_SIZES)
+    shutil.rmtree(made.models["small"])
+    assert world.prepare(tmp_path / "out", SHIPPED_SIZES) == made
+
+
+def test_a_damaged_model_of_the_cache_is_refused_and_made_again_once_removed() -> None:
+    folder = cache.pretrained_folder("small", 0, progress=False)
+    (folder / cache.WEIGHTS).write_bytes(b"")
+    with pytest.raises(DataError, match=r"model.safetensors: damaged.*Remove the folder; it is made again"):
+        cache.pretrained_folder("small", 0, progress=False)
+    (folder / cache.MANIFEST).write_text("{")
+    with pytest.raises(DataError, match=rf"{cache.MANIFEST}: damaged.*it is made again"):
+        cache.pretrained_folder("small", 0, progress=False)
+    shutil.rmtree(folder)
+    assert cache.pretrained_folder("small", 0, progress=False) == folder
