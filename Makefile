@@ -77,5 +77,5 @@ chaos: $(READY) ## 12 steps, five times kill -9 and a full disk, three seeds: ab
 clean: ## remove the environment and everything the demo wrote
 	@rm -rf $(VENV) outputs
 
-gpu-check: ## on a GPU machine, with the active environment's python: the losses' memory, time and agreement with float64
-	@python benchmarks/gpu_divergences.py $(ARGS) && python -m pytest -m gpu tests/gpu
+gpu-check: ## on a GPU machine, with the active environment's python: what to run first there, PASS or FAIL each (docs/gpu.md)
+	@python benchmarks/gpu_check.py $(ARGS)

@@ -1,6 +1,6 @@
 """The hidden-state divergences on a GPU: memory, time, share of what the device can do, agreement with float64.
 
-    python benchmarks/gpu_divergences.py            (make gpu-check)
+    python benchmarks/gpu_divergences.py            (a step of make gpu-check)
 
 bfloat16, 8192 tokens, 151936 tokens of vocabulary, hidden 1024 (student) and 2048 (teacher). The bound on the time of a
 forward and backward is max(FLOP / matmul rate, bytes / copy rate), both rates measured on the device first:
@@ -9,6 +9,9 @@ forward and backward is max(FLOP / matmul rate, bytes / copy rate), both rates m
     bytes = 28 N V + (N / chunk) V (8 H + 2 (3 H + 2 D))
             logits written and read once per model and pass (2 bytes), their gradient written once and read twice
             (4 bytes); each chunk reads and writes the weight's gradient (4 bytes) and reads the matrices (2 bytes)
+
+The same time is also given as a multiple of the bare products: logits of both models and the student's two gradients,
+as four whole products without a loss.
 
 Exits with 2 without a GPU, with 1 if a value or a gradient is further than 2 % from float64 on a slice.
 """
@@ -72,6 +75,14 @@ def inputs(args: argparse.Namespace) -> tuple[torch.Tensor, ...]:
     return *made, torch.randint(args.vocabulary, (args.tokens,), device="cuda")
 
 
+def bare_products(
+    hidden: torch.Tensor, weight: torch.Tensor, teacher: torch.Tensor, teacher_weight: torch.Tensor
+) -> None:
+    """Logits of both models and the student's two gradients, whole and without any loss: what cannot be saved."""
+    logits = hidden @ weight.T
+    logits @ weight, logits.T @ hidden, teacher @ teacher_weight.T
+
+
 def step(kind: str, chunk_size: int, tensors: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     """Value and the gradients of hidden states and matrix."""
     hidden, weight = (tensor.detach().requires_grad_() for tensor in tensors[:2])
@@ -90,7 +101,9 @@ def deviation(kind: str, chunk_size: int, tensors: tuple[torch.Tensor, ...]) -> 
     return max(float((got.double() - want).norm() / want.norm()) for got, want in pairs)
 
 
-def measure(kind: str, args: argparse.Namespace, tensors: tuple[torch.Tensor, ...], least: float) -> dict[str, object]:
+def measure(
+    kind: str, args: argparse.Namespace, tensors: tuple[torch.Tensor, ...], least: float, bare: float
+) -> dict[str, object]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -100,6 +113,7 @@ def measure(kind: str, args: argparse.Namespace, tensors: tuple[torch.Tensor, ..
         "peak_mb": (torch.cuda.max_memory_allocated() - before) / 1e6,
         "seconds": taken,
         "share_of_bound": least / taken if kind != "sft" else None,
+        "times_bare_products": taken / bare if kind != "sft" else None,
         "deviation_from_float64": deviation(kind, args.chunk_size, tensors),
     }
 
@@ -115,9 +129,15 @@ def main() -> None:
         raise SystemExit(2)
     flops, bandwidth = rates()
     least, tensors = bound(args, flops, bandwidth), inputs(args)
-    results = [measure(kind, args, tensors, least) for kind in tqdm(KINDS, disable=None)]
+    bare = seconds(lambda: bare_products(tensors))
+    results = [measure(kind, args, tensors, least, bare) for kind in tqdm(KINDS, disable=None)]
     device = {"name": torch.cuda.get_device_name(), "flop_per_s": flops, "bytes_per_s": bandwidth}
-    print(json.dumps({"device": device, "arguments": vars(args), "bound_s": least, "results": results}, indent=1))
+    print(
+        json.dumps(
+            {"device": device, "arguments": vars(args), "bound_s": least, "bare_products_s": bare, "results": results},
+            indent=1,
+        )
+    )
     if any(float(str(result["deviation_from_float64"])) > TOLERANCE for result in results):
         raise SystemExit(1)
 

@@ -29,7 +29,15 @@ REPOSITORY = Path(__file__).parents[2]
 RECIPES = recipe_names([REPOSITORY / "recipes"])
 STAGES = "sparse_to_dense/stages/"
 TRACES = "g2rpo_a/sft_on_traces"
-OTHERS_SAMPLE = ("s2l_po/", "combined/", "one_gpu/s2l_po", f"{STAGES}warm_up", f"{STAGES}teacher_sample_sft", TRACES)
+OTHERS_SAMPLE = (
+    "s2l_po/",
+    "combined/",
+    "one_gpu/s2l_po",
+    "gpu_check/s2l_po",
+    f"{STAGES}warm_up",
+    f"{STAGES}teacher_sample_sft",
+    TRACES,
+)
 METHOD_FOLDERS = sorted({name.split("/")[0] for name in RECIPES})
 
 
