@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import platform
-import re
 import shutil
 import sys
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,18 +19,25 @@ from s2l_ext.report.overview import demo_page
 from s2l_ext.report.page import write_page
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
 from s2l_ext.report.run import PLAN_FILE, Run, read_mapping, read_run
-from s2l_ext.utils.follow import Tail, last_lines
+from s2l_ext.utils.follow import Tail
 from s2l_ext.utils.processes import Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
 OWNED = ".s2l_demo"
-PHASES = [Phase("toy", 0.2, 120.0), Phase("start-up", 0.3, 120.0), Phase("steps", 0.5, 150.0)]
+PHASES = [Phase("toy", 0.02, 3.0), Phase("start-up", 0.43, 120.0), Phase("steps", 0.55, 150.0)]
 PREPARE = "import sys; from s2l_ext.toy import prepare; prepare(sys.argv[1])"
-PRETRAINED = ("small", "medium")
-PRETRAINING = re.compile(r"pre-training (?P<size>\w+): (?P<what>\w+):\s+(?P<percent>\d+)%")
-TOY_TEXT = "toy world: tasks, tokenizer, pre-trained models"
-START_TEXT = "start-up: Ray, FSDP2, vLLM, first validation"
+TOY_TEXT = "toy world: tasks, tokenizer, models"
+STAGES = (
+    ("", "checking the configuration and the machine"),
+    ("s2l train: plan", "waiting for Ray"),
+    ("Started a local Ray instance", "Ray is up, waiting for the trainer's process to import verl"),
+    ("(TaskRunnerV1 pid=", "the trainer runs, waiting for the learner's process"),
+    ("(WorkerDict pid=", "the learner (FSDP2) runs, waiting for its rollout server"),
+    ("(vLLMHttpServer pid=", "vLLM loads learner and explorer"),
+    ("(S2LAgentLoopWorker pid=", "held-out problems before training"),
+)
+"""What a part of the training log means: after it, start-up waits for what the text says."""
 DISTRIBUTIONS = {
     "torch": ("torch",),
     "verl": ("verl",),
@@ -94,10 +99,11 @@ def run_phases(demo: Demo, progress: Progress) -> Ended:
     progress.start("toy", TOY_TEXT)
     log = demo.out / "toy.log"
     command = (*demo.prepare_command, str(demo.out / "toy"))
-    _require_success("Making the toy world", run_supervised(command, log, partial(_show_toy, progress, log)), log)
-    progress.start("start-up", START_TEXT)
-    watch = _Watch(demo, progress)
+    made = run_supervised(command, log, lambda: progress.update(None, TOY_TEXT))
+    _require_success("Making the toy world", made, log)
     log = demo.out / "train.log"
+    watch = _Watch(demo, progress, StartUp(log))
+    progress.start("start-up", watch.start_up.text())
     ended = run_supervised(
         train_command(demo), log, watch.tick, {"S2L_TOY_DIR": str(demo.out / "toy")}, measure_memory=True
     )
@@ -110,15 +116,19 @@ def _require_success(what: str, ended: Ended, log: Path) -> None:
         raise RunFailed(what, ended.returncode, log)
 
 
-def _show_toy(progress: Progress, log: Path) -> None:
-    """Pre-training draws its own bar into the log; its last state becomes a part of this bar."""
-    state = PRETRAINING.match("".join(last_lines(log, 1, max_bytes=4096)))
-    if state is None:
-        progress.update(None, TOY_TEXT)
-        return
-    size, what, percent = state["size"], state["what"], int(state["percent"])
-    done = PRETRAINED.index(size) if size in PRETRAINED else 0
-    progress.update((done + percent / 100) / len(PRETRAINED), f"pre-training the {size} model: {what} {percent}%")
+class StartUp:
+    """What start-up waits for, as the log of the training command tells."""
+
+    def __init__(self, log: Path) -> None:
+        self._tail, self._stage = Tail(log), 0
+
+    def text(self) -> str:
+        for line in self._tail.new_lines():
+            for number in range(len(STAGES) - 1, self._stage, -1):
+                if STAGES[number][0] in line:
+                    self._stage = number
+                    break
+        return f"start-up {self._stage + 1}/{len(STAGES)}: {STAGES[self._stage][1]}"
 
 
 def train_command(demo: Demo) -> list[str]:
@@ -139,6 +149,7 @@ class _Watch:
 
     demo: Demo
     progress: Progress
+    start_up: StartUp
     tail: Tail = field(init=False)
     accuracy: float | None = None
     total: int | None = None
@@ -153,7 +164,7 @@ class _Watch:
         for record in self.tail.new_records():
             self._take(int(record.get("step", 0)), record.get("data", {}))
         if not self.stepping:
-            self.progress.update(None, START_TEXT)
+            self.progress.update(None, self.start_up.text())
             return
         parts = [f"step {self.step}/{self.total or '?'}"]
         parts += [] if self.from_explorer is None else [f"explorer slots {int(self.from_explorer)}"]

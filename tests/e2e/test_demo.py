@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from s2l_ext.studies.demo import STAGES
+
 STEPS = 8
 
 
@@ -40,3 +42,10 @@ def test_summary_and_report_are_whole(demo) -> None:
     page = (out / "report.html").read_text()
     assert "<svg" in page and "http" not in page.replace("http://www.w3.org", "")
     assert [line.split(":")[0] for line in printed.strip().splitlines()[-3:]] == ["Learned", "Files", "Next"]
+
+
+def test_stages_of_start_up_are_in_the_log_in_their_order(demo) -> None:
+    _, out, _ = demo
+    log = (out / "train.log").read_text(errors="replace")
+    places = [log.find(mark) for mark, _ in STAGES]
+    assert -1 not in places and places == sorted(places)

@@ -16,7 +16,7 @@ from s2l_ext.cli import demo as demo_module
 from s2l_ext.cli.demo import add_arguments, main, run_demo
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, nice_step
-from s2l_ext.studies.demo import Demo, train_command
+from s2l_ext.studies.demo import Demo, StartUp, train_command
 from s2l_ext.utils import processes
 from s2l_ext.utils.follow import Tail, last_lines
 from s2l_ext.utils.progress import Phase, Progress
@@ -220,3 +220,13 @@ def test_chart_without_points_says_so():
 @pytest.mark.parametrize(("span", "step"), [(1.0, 0.2), (16, 5), (0.04, 0.01), (70, 20), (0, 1.0)])
 def test_nice_step(span, step):
     assert nice_step(span) == pytest.approx(step)
+
+
+def test_progress_says_what_start_up_waits_for(tmp_path):
+    start_up = StartUp(log := tmp_path / "train.log")
+    assert start_up.text() == "start-up 1/7: checking the configuration and the machine"
+    log.write_text("Started a local Ray instance.\n\x1b[36m(TaskRunnerV1 pid=12)\x1b[0m a\nhalf (vLLMHttpServer pid=")
+    assert start_up.text() == "start-up 4/7: the trainer runs, waiting for the learner's process"
+    with open(log, "a") as file:
+        file.write("1)\n(TaskRunnerV1 pid=12) again\n")
+    assert "vLLM loads" in start_up.text() and "vLLM loads" in start_up.text()
