@@ -162,6 +162,7 @@ def test_every_model_has_a_card_without_paths_of_this_machine(world, monkeypatch
     assert not [name for name, card in cards.items() if str(world) in card or "geheim" in card]
 
 
+@pytest.mark.slow
 def test_an_edited_stage_and_what_follows_are_made_again_and_nothing_is_deleted(world, capsys) -> None:
     write(world)
     assert s2l() == 0
