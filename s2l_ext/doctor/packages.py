@@ -27,7 +27,7 @@ TESTED = {
 }
 """Of ``requirements/cpu.lock`` and ``gpu.lock``; a test compares them."""
 PINNED = "verl"
-PYTHONS = ((3, 10), (3, 12))
+PYTHONS = ((3, 11), (3, 12))
 PLUGIN_POLICY = "VERL_USE_EXTERNAL_PLUGINS"
 INSTALL = "pip install -e . (or `make setup`)."
 

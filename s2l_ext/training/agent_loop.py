@@ -81,7 +81,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         started = time.monotonic()
         try:
             return await asyncio.wait_for(_WorkerBase._run_agent_loop(worker, params, trajectory, **kwargs), limit)
-        except asyncio.TimeoutError as error:
+        except TimeoutError as error:
             if limit is None or time.monotonic() - started < limit:  # the session's own, of a tool or a reward
                 raise
             raise TimeoutError(

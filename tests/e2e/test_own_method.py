@@ -2,10 +2,10 @@
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 
 pytestmark = pytest.mark.long
 
