@@ -12,6 +12,6 @@ ENTRYPOINT [".venv/bin/s2l"]
 CMD ["demo"]
 
 FROM base AS gpu
-RUN pip install --no-cache-dir ".[gpu]"
+RUN pip install --no-cache-dir --require-hashes --no-deps -r requirements/gpu.lock && pip install --no-cache-dir --no-deps .
 ENTRYPOINT ["s2l"]
 CMD ["doctor"]
