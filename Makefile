@@ -58,13 +58,13 @@ lint: $(READY) ## ruff, mypy, import rules
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
 
 # gpu.lock serves Python 3.11 too: vllm asks for an older setuptools on 3.12, nothing else differs.
+COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-config --no-sources --generate-hashes \
+	  --python-platform x86_64-manylinux_2_28 --custom-compile-command "make lock"
 lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIND_LINKS where the CPU torch is a local file)
 	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	  --custom-compile-command "make lock" $(UV_TORCH) \
+	@$(COMPILE) --python-version 3.11 $(UV_TORCH) \
 	  --extra cpu --extra dev --extra diversity --override requirements/cpu-overrides.txt -o $(LOCK)
-	@$(BIN)/uv pip compile pyproject.toml --quiet --generate-hashes --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
-	  --custom-compile-command "make lock" --extra gpu --extra diversity -o requirements/gpu.lock
+	@$(COMPILE) --python-version 3.12 --extra gpu --extra diversity -o requirements/gpu.lock
 
 docs-support: $(READY) ## write docs/support.md anew: compose every combination, name the tests
 	@$(BIN)/python scripts/support_matrix.py
