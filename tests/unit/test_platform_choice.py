@@ -53,6 +53,7 @@ def test_gpu_recipe_without_a_gpu_names_the_ways_out(monkeypatch) -> None:
 
 def test_cpu_recipe_on_a_gpu_machine_runs_on_its_cpu_where_vllm_can(monkeypatch) -> None:
     monkeypatch.setattr(platform, "accelerator_present", lambda: True)
+    monkeypatch.setattr(platform, "_has_cpu_engine", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     assert platform.activate_for(config("cpu")) == "cpu" and platform.cpu_chosen()
     assert "CUDA_VISIBLE_DEVICES" not in os.environ  # Ray would refuse two logical slots
