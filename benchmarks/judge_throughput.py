@@ -1,20 +1,28 @@
 r"""CPU seconds a verdict of the mathematical reward costs, child processes included, beside math-verify alone.
 
     python benchmarks/judge_throughput.py [--rows 200]
+    python benchmarks/judge_throughput.py --processes 1 2 8        (a paper's step: 16,384 responses of 4,096 tokens)
 
 Each case is made of ``rows`` responses with distinct working, of 8,000 to 32,000 characters (about 2k to 8k tokens) or
 short, whose answers are right, right in another spelling, or wrong. In a group eight responses answer one problem.
 math-verify judges as verl's own ``math_verify`` score does: gold and whole response are parsed for every verdict, with
 its default settings. Exit 1 when the reward needs more CPU than math-verify in a case, or a verdict differs.
+
+With --processes the reward alone judges a step's responses, groups of 16 of every long kind, shared out over so many
+processes as over verl's reward workers. One JSON object a number of processes; ``load`` is the machine's, before.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import os
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.math import compute_score
@@ -107,10 +115,46 @@ def cost(judge: Callable[[str, str], bool], given: list[tuple[str, str]]) -> tup
     return 1000 * (seconds() - before) / len(given), verdicts
 
 
+STEP_ROWS, GROUP, CHARS = 16_384, 16, 4 * 4096
+LONG_CASES = [case for name, case in CASES.items() if name.startswith("long") and "groups" not in name]
+
+
+def step_rows(count: int) -> list[tuple[str, str]]:
+    cases = [((CHARS, CHARS + 1), answers, end, GROUP) for _, answers, end, _ in LONG_CASES]
+    share = -(-count // len(cases) // GROUP) * GROUP
+    return [row for number, case in enumerate(cases) for row in rows(case, share, f"step {number}")][:count]
+
+
+def judged(given: list[tuple[str, str]]) -> tuple[float, int]:
+    """CPU milliseconds a verdict in this process, and right answers."""
+    spent, verdicts = cost(ours, given)
+    return spent, sum(verdicts)
+
+
+def step(processes: int, count: int) -> dict[str, float | int]:
+    given, load = step_rows(count), os.getloadavg()[0]
+    groups = [given[at : at + GROUP] for at in range(0, len(given), GROUP)]
+    parts = [[row for group in groups[number::processes] for row in group] for number in range(processes)]
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(judged, [part[:GROUP] for part in parts]))
+        start = time.perf_counter()
+        found = list(pool.map(judged, parts))
+        taken = time.perf_counter() - start
+    spent = sum(each * len(part) for (each, _), part in zip(found, parts, strict=True)) / 1000
+    right = sum(number for _, number in found)
+    return {"processes": processes, "rows": count, "seconds": taken, "cpu_seconds": spent, "right": right, "load": load}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200)
+    parser.add_argument("--processes", type=int, nargs="+", help="a step's responses over so many processes")
+    parser.add_argument("--step-rows", type=int, default=STEP_ROWS)
     arguments = parser.parse_args()
+    if arguments.processes:
+        for processes in arguments.processes:
+            print(json.dumps(step(processes, arguments.step_rows)), flush=True)
+        return 0
     mend_percent()
     good = True
     for name, case in CASES.items():
