@@ -16,8 +16,17 @@ from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
 from s2l_ext.errors import S2LError
-from s2l_ext.training.batch_fields import KL_BETA_FIELD, KL_BETA_MAX, KL_BETA_MIN, SOURCE_FIELD, SOURCES, SUM_PREFIX
+from s2l_ext.training.batch_fields import (
+    IS_CAP_FIELD,
+    KL_BETA_FIELD,
+    KL_BETA_MAX,
+    KL_BETA_MIN,
+    SOURCE_FIELD,
+    SUM_PREFIX,
+    WEIGHTS,
+)
 from s2l_ext.training.registration import require_registered
+from s2l_ext.training.source_sums import source_sums, truncated_weights
 
 
 def ratio_sums(
@@ -28,11 +37,11 @@ def ratio_sums(
     clip_low: float,
     clip_high: float,
 ) -> dict[str, torch.Tensor]:
-    """Summed over valid tokens: ratio pi/pi_old, tokens whose clipped surrogate is active, and tokens."""
+    """(B,) summed over valid tokens: ratio pi/pi_old, and tokens whose clipped surrogate is active."""
     ratio = torch.exp(torch.clamp(log_prob_B_T - old_log_prob_B_T, -20.0, 20.0))
     clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
     active = (-advantage_B_T * clipped > -advantage_B_T * ratio).float()
-    return {"ratio": (ratio * mask_B_T).sum(), "clipped": (active * mask_B_T).sum(), "tokens": mask_B_T.sum()}
+    return {"ratio": (ratio * mask_B_T).sum(dim=-1), "clipped": (active * mask_B_T).sum(dim=-1)}
 
 
 class StepLoss:
@@ -54,13 +63,16 @@ class StepLoss:
             return self.loss_fn(data=data, **rest)
         beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
         loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
+        cap = tu.get_non_tensor_data(data, IS_CAP_FIELD, default=None)
+        if cap is not None:
+            data = data.clone(recurse=False).set(WEIGHTS, truncated_weights(data, cap))
         self.check_weights(loss_fn, model_output, data, dp_group)
         loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
         if beta is not None:
             metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
         if SOURCE_FIELD in data and "log_probs" in model_output:
             with torch.no_grad():
-                metrics.update(self._by_source(model_output, data))
+                metrics.update(as_metrics(source_sums(data, cap, self._of_update(model_output, data))))
         return loss, metrics
 
     def _with_coefficient(self, beta: float) -> Callable[..., Any]:
@@ -69,21 +81,17 @@ class StepLoss:
         object.__setattr__(config, "kl_loss_coef", beta)
         return partial(self.loss_fn, config=config)
 
-    def _by_source(self, model_output: Any, data: TensorDict) -> dict[str, Metric]:
+    def _of_update(self, model_output: Any, data: TensorDict) -> dict[str, torch.Tensor]:
+        """(B,) of each row, with the log-probabilities that the loss itself read."""
         rows = data.select("old_log_probs", "advantages", "response_mask").to_padded_tensor()
-        log_prob = no_padding_2_padding(model_output["log_probs"], data)
-        sources = list(data[SOURCE_FIELD])
-        metrics = {}
-        weights = data.select(WEIGHTS).to_padded_tensor()[WEIGHTS] if WEIGHTS in data else None
-        for source in SOURCES:
-            is_source = torch.tensor([row == source for row in sources], device=log_prob.device)
-            mask = rows["response_mask"].float() * is_source[:, None]
-            sums = ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
-            if weights is not None:
-                sums["weight"] = (weights * mask).sum()
-            for name, value in sums.items():
-                metrics[f"{SUM_PREFIX}/{source}/{name}"] = Metric(value=value, aggregation=AggregationType.SUM)
-        return metrics
+        log_prob, mask = no_padding_2_padding(model_output["log_probs"], data), rows["response_mask"].float()
+        return ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+
+
+def as_metrics(sums: Mapping[str, float]) -> dict[str, Metric]:
+    """What the loss reports of :func:`source_sums`; verl reduces them over micro-batches, workers and mini-batches."""
+    how = {True: AggregationType.MAX, False: AggregationType.SUM}
+    return {f"{SUM_PREFIX}/{name}": Metric(how[name.endswith("_max")], value) for name, value in sums.items()}
 
 
 def _first(value: float | None, fallback: float) -> float:
@@ -101,7 +109,6 @@ class S2LActorWorker(ActorRolloutRefWorker):
         cast(Any, self.actor).set_loss_fn(self.loss_fn)
 
 
-WEIGHTS = "rollout_is_weights"
 LEAST = 1e-3
 """A weight that is nearer to 1 may change no bit of a gradient."""
 

@@ -14,6 +14,10 @@ KL_BETA_FIELD = "s2l_kl_beta"
 GUIDED_FIELD = "s2l_guided_sessions"
 LENGTH_FIELD = "s2l_guidance_length"
 PREFIX_FIELD = "s2l_prefix_len"
+IS_CAP_FIELD = "s2l_is_cap"
+"""Largest importance weight of the explorer's tokens; where the batch has it, the loss makes the weights."""
+WEIGHTS = "rollout_is_weights"
+"""verl's column, which its policy losses multiply in."""
 DISTILL_BLOCK = "s2l_distill"
 """Key of ``actor_rollout_ref`` where the driver leaves ``s2l.distill``: workers are given that part only."""
 
@@ -27,3 +31,6 @@ SUM_PREFIX = "s2l_sum"
 LEARNER = "learner"
 EXPLORER = "explorer"
 SOURCES = (LEARNER, EXPLORER)
+
+GUIDED, PLAIN = "guided", "plain"
+"""Of the learner's rows: those that continue a trace, and the others."""

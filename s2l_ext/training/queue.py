@@ -5,11 +5,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch
 import transfer_queue as tq
 from tensordict import TensorDict
 from transfer_queue import KVBatchMeta
+from verl.utils import tensordict_utils as tu
 
-__all__ = ["KVBatchMeta", "RowKey", "date_prompts", "is_padding", "put", "read", "real_keys", "waiting_prompts"]
+__all__ = [
+    "KVBatchMeta",
+    "RowKey",
+    "date_prompts",
+    "is_padding",
+    "put",
+    "put_values",
+    "read",
+    "real_keys",
+    "response_zeros",
+    "waiting_prompts",
+]
 
 TRAIN = "train"
 
@@ -60,6 +74,20 @@ def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = Non
     written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
     written.extra_info.update(extra)
     return written
+
+
+def put_values(batch: KVBatchMeta, field: str, values: Sequence[Any], keys: Sequence[str]) -> None:
+    """Write a column that holds no tensors, of some rows."""
+    column: Any = np.array([*values, None], dtype=object)[:-1]  # numpy takes lists of equal lengths apart
+    put(batch, tu.get_tensordict({field: column}), keys)
+
+
+def response_zeros(batch: KVBatchMeta, dtype: torch.dtype, keys: Sequence[str] | None = None) -> torch.Tensor:
+    """Nested (B, j) zeros for the response tokens of the rows, or of some: their lengths stand in their tags."""
+    length_of = {key: int(tag["response_len"]) for key, tag in zip(batch.keys, batch.tags, strict=True)}
+    lengths = torch.tensor([length_of[key] for key in (batch.keys if keys is None else keys)])
+    offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    return torch.nested.nested_tensor_from_jagged(torch.zeros(int(offsets[-1]), dtype=dtype), offsets)
 
 
 def waiting_prompts() -> set[str]:

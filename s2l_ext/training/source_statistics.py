@@ -1,131 +1,123 @@
-"""What each source contributed to a step, and importance weights for rows that the learner did not sample.
-
-Shapes: B rows, T response tokens. A log-ratio is ``log pi_learner(token) - log pi_sampler(token)``.
-"""
+"""What each source contributed to a step: its rows, and the sums over their tokens that the workers' loss reported."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 
-from s2l_ext.training.batch_fields import EXPLORER, LEARNER, SOURCES
+from s2l_ext.training.batch_fields import EXPLORER, GUIDED, LEARNER, PLAIN, SOURCES, SUM_PREFIX
 
-Floats = NDArray[np.floating]
-MAX_EXPONENT = 20.0
+if TYPE_CHECKING:
+    from s2l_ext.training.step import StepRows
+
+KINDS_OF = {LEARNER: (GUIDED, PLAIN), EXPLORER: (EXPLORER,)}
+OVER_ROWS = {"reward": "reward_mean", "tokens": "response_length_mean", "advantage": "advantage_mean"}
+OVER_TOKENS = {
+    "ratio": "ppo_ratio_mean",
+    "clipped": "ppo_clip_fraction",
+    "weight": "applied_weight_mean",
+    "is_weight": "is_weight_mean",
+    "is_clamped": "is_clamped_fraction",
+}
+OVER_SAMPLED = {"is_ratio": "is_ratio_mean", "k3": "kl_sampler_learner_k3"}
+"""Sums that the workers report -> the mean over rows, tokens or sampled tokens that they become."""
+OF_GUIDANCE = {
+    "prefix_in_loss": "prefix_tokens_in_loss",
+    "continuation": "continuation_tokens",
+    "continuation_in_loss": "continuation_tokens_in_loss",
+}
+
+Sums = dict[str, float]
 
 
-def source_statistics(
-    source: ArrayLike,
-    reward: ArrayLike,
-    acc: ArrayLike | None,
-    response_length: ArrayLike,
-    advantage: ArrayLike,
-    gen_seconds: ArrayLike,
-    log_ratio_B_T: ArrayLike | None = None,
-    mask_B_T: ArrayLike | None = None,
-    sources: Sequence[str] = SOURCES,
-) -> dict[str, float]:
-    """Metrics ``s2l/source/<source>/...`` of one step. A source without rows gives ``rows`` 0 and nothing else.
-
-    Args:
-        source: (B,) name of the sampler of each row.
-        reward, acc, response_length, advantage, gen_seconds: (B,) reward, verifier accuracy (None when the reward
-            function gives none), response tokens, mean advantage over the row's tokens, seconds of generation.
-        log_ratio_B_T: (B, T) learner minus sampler; None leaves the ``sampler_*`` metrics out.
-        mask_B_T: (B, T) 1 on response tokens; needed with ``log_ratio_B_T``. Values outside it are not read.
+def row_statistics(rows: StepRows) -> dict[str, float]:
+    """``s2l/source/<source>/...`` from the rows themselves: their number, accuracy and seconds of generation.
 
     Raises:
-        ValueError: a row of a source that is not in ``sources``, or a log-ratio without its mask.
+        ValueError: a row of a source that there is not.
     """
-    names = np.asarray(source, dtype=object)
-    unknown = sorted({str(name) for name in names} - set(sources))
+    source_B, acc_B = np.array(rows.source_B, dtype=object), rows.acc_B
+    seconds_B = None if rows.seconds_B is None else np.array(rows.seconds_B)
+    unknown = sorted(set(rows.source_B) - set(SOURCES))
     if unknown:
-        raise ValueError(f"rows from unknown source {unknown}; known sources: {list(sources)}")
-    means = {
-        "reward_mean": reward,
-        "acc_mean": acc,
-        "response_length_mean": response_length,
-        "advantage_mean": advantage,
-    }
-    columns = {name: np.asarray(values, dtype=float) for name, values in means.items() if values is not None}
-    seconds = np.asarray(gen_seconds, dtype=float)
-    ratio = None if log_ratio_B_T is None else _log_ratio_and_mask(log_ratio_B_T, mask_B_T)
+        raise ValueError(f"rows from unknown source {unknown}; known sources: {list(SOURCES)}")
     metrics: dict[str, float] = {}
-    for name in sources:
-        rows = names == name
-        prefix = f"s2l/source/{name}"
-        metrics[f"{prefix}/rows"] = float(rows.sum())
-        if not rows.any():
+    for name in SOURCES:
+        own_B, prefix = source_B == name, f"s2l/source/{name}"
+        metrics[f"{prefix}/rows"] = float(own_B.sum())
+        if not own_B.any():
             continue
-        metrics.update({f"{prefix}/{key}": float(values[rows].mean()) for key, values in columns.items()})
-        metrics[f"{prefix}/advantage_std"] = float(columns["advantage_mean"][rows].std())
-        metrics[f"{prefix}/tokens"] = float(columns["response_length_mean"][rows].sum())
-        metrics[f"{prefix}/gen_seconds_sum"] = float(seconds[rows].sum())
-        metrics[f"{prefix}/gen_seconds_max"] = float(seconds[rows].max())
-        if ratio is not None:
-            metrics.update(_sampler_metrics(prefix, ratio[0][rows][ratio[1][rows]]))
+        metrics |= {} if acc_B is None else {f"{prefix}/acc_mean": float(acc_B[own_B].mean())}
+        if seconds_B is not None:
+            metrics[f"{prefix}/gen_seconds_sum"] = float(seconds_B[own_B].sum())
+            metrics[f"{prefix}/gen_seconds_max"] = float(seconds_B[own_B].max())
     return metrics
 
 
-def guided_advantage_spread(advantage: ArrayLike, guided: ArrayLike, unguided: ArrayLike) -> dict[str, float]:
-    """Population standard deviation of the advantages of guided and of unguided rows; a kind without rows has none.
+def take_sums(metrics: dict[str, Any], rows: int) -> dict[str, Sums]:
+    """Take the workers' sums over a step out of ``metrics``, by kind of row.
 
     Args:
-        advantage: (B,) mean advantage over the row's tokens.
-        guided, unguided: (B,) true for rows that continue a trace; for the learner's rows from the prompt alone.
+        rows: of the step, padding included. verl gives a mean over workers and mini-batches; the rows that the loss
+            counted say of how many.
     """
-    values, kinds = np.asarray(advantage, dtype=float), {"guided": guided, "unguided": unguided}
-    rows = {f"s2l/guidance/advantage_std_{name}": values[np.asarray(kind, bool)] for name, kind in kinds.items()}
-    return {name: float(chosen.std()) for name, chosen in rows.items() if chosen.size}
+    prefix = f"actor/{SUM_PREFIX}/"
+    counted = metrics.pop(f"{prefix}rows", None)
+    parts = rows / counted if counted else 0.0
+    found: dict[str, Sums] = {}
+    for kind in (EXPLORER, GUIDED, PLAIN):
+        names = [name for name in metrics if name.startswith(f"{prefix}{kind}/")]
+        sums = {name.rpartition("/")[2]: float(metrics.pop(name)) for name in names}
+        found[kind] = {name: value if name.endswith("_max") else value * parts for name, value in sums.items()}
+    return found if counted else {}
 
 
-def _log_ratio_and_mask(log_ratio_B_T: ArrayLike, mask_B_T: ArrayLike | None) -> tuple[Floats, NDArray[np.bool_]]:
-    if mask_B_T is None:
-        raise ValueError("log_ratio_B_T needs mask_B_T: padding has no log-probability")
-    return np.asarray(log_ratio_B_T, dtype=float), np.asarray(mask_B_T) > 0
-
-
-def _sampler_metrics(prefix: str, log_ratio: Floats) -> dict[str, float]:
-    """Ratio and k3 over valid tokens: k3 = exp(d) - 1 - d estimates KL(sampler || learner), Schulman 2020."""
-    if log_ratio.size == 0:
-        return {}
-    clipped = np.clip(log_ratio, -MAX_EXPONENT, MAX_EXPONENT)
-    ratio = np.exp(clipped)
-    return {
-        f"{prefix}/is_ratio_mean": float(ratio.mean()),
-        f"{prefix}/is_ratio_max": float(ratio.max()),
-        f"{prefix}/kl_sampler_learner_k3": float((np.expm1(clipped) - clipped).mean()),
-    }
-
-
-def truncated_importance_weights(
-    log_ratio_B_T: ArrayLike, mask_B_T: ArrayLike, is_explorer_B: ArrayLike, cap: float = 2.0
-) -> tuple[Floats, dict[str, float]]:
-    """Token weights ``min(exp(log_ratio), cap)`` on the explorer's response tokens and exactly 1 elsewhere.
+def token_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
+    """``s2l/source/<source>/...`` of a step's tokens: reward, length, advantage, ratios and weights of each source.
 
     Args:
-        log_ratio_B_T: (B, T) learner's old log-probability minus the sampler's. Values outside the mask are not read.
-        mask_B_T: (B, T) 1 on response tokens.
-        is_explorer_B: (B,) true where the explorer sampled the row.
-        cap: largest weight, > 0.
-
-    Returns:
-        (B, T) weights, and ``s2l/source/<source>/{is_weight_mean,is_clamped_fraction}`` of sources that have tokens.
+        sums: by kind of row, as :func:`take_sums` gives them.
     """
-    if not cap > 0:
-        raise ValueError(f"cap={cap} must be > 0: it is the largest importance weight (s2l.explorer.is_cap)")
-    log_ratio, mask = _log_ratio_and_mask(log_ratio_B_T, mask_B_T)
-    explorer_B = np.asarray(is_explorer_B, dtype=bool)
-    applies = mask & explorer_B[:, None]
-    ratio = np.exp(np.clip(np.where(applies, log_ratio, 0.0), -MAX_EXPONENT, MAX_EXPONENT))
-    clamped = applies & (ratio > cap)
-    weights = np.where(applies, np.minimum(ratio, cap), 1.0)
-    stats: dict[str, float] = {}
-    for name, rows in ((LEARNER, ~explorer_B), (EXPLORER, explorer_B)):
-        tokens = mask & rows[:, None]
-        if tokens.any():
-            stats[f"s2l/source/{name}/is_weight_mean"] = float(weights[tokens].mean())
-            stats[f"s2l/source/{name}/is_clamped_fraction"] = float(clamped[tokens].mean())
-    return weights, stats
+    metrics: dict[str, float] = {}
+    for source, count in Counter(rows.source_B).items():
+        total = _together([sums[kind] for kind in KINDS_OF[source]])
+        found = _means(total, OVER_ROWS, count) | _means(total, OVER_TOKENS, total["tokens"])
+        found |= _means(total, OVER_SAMPLED, total.get("sampled", 0.0))
+        if "advantage" in total:
+            found["advantage_std"] = _spread(total, count)
+        if total.get("sampled"):
+            found["is_ratio_max"] = total["is_ratio_max"]
+        metrics |= {f"s2l/source/{source}/{name}": value for name, value in found.items()}
+        metrics[f"s2l/source/{source}/tokens"] = total["tokens"]
+    return metrics
+
+
+def guidance_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
+    """``s2l/guidance/...`` of a step's tokens: where guidance ends and what the loss reads of it; how far advantages of
+    guided and of the learner's other rows are spread (population standard deviation)."""
+    is_guided_B = [length > 0 for length in rows.session_prefix_B]
+    plain = sum(source == LEARNER for source in rows.source_B) - sum(is_guided_B)
+    total = _together(list(sums.values()))
+    metrics = {f"s2l/guidance/{name}": total[given] for given, name in OF_GUIDANCE.items()}
+    metrics["s2l/guidance/prefix_tokens"] = float(sum(rows.prefix_len_B))
+    for name, kind, count in (("guided", GUIDED, sum(is_guided_B)), ("unguided", PLAIN, plain)):
+        if count and "advantage" in sums[kind]:
+            metrics[f"s2l/guidance/advantage_std_{name}"] = _spread(sums[kind], count)
+    return metrics
+
+
+def _together(parts: list[Sums]) -> Sums:
+    names = {name: None for part in parts for name in part}
+    return {name: (max if name.endswith("_max") else sum)(part.get(name, 0.0) for part in parts) for name in names}
+
+
+def _means(total: Sums, names: dict[str, str], count: float) -> dict[str, float]:
+    return {name: total[given] / count for given, name in names.items() if given in total} if count else {}
+
+
+def _spread(total: Sums, count: int) -> float:
+    mean = total["advantage"] / count
+    return math.sqrt(max(0.0, total["advantage_squared"] / count - mean**2))

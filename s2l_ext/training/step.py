@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 
 from s2l_ext.training.batch_fields import LEARNER, PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, accuracy_of
@@ -24,33 +23,32 @@ class StepRows:
         names: (B,) keys in the queue.
         source_B: (B,) who sampled the row.
         session_prefix_B: (B,) guidance tokens of the row's session.
-        reward_B: (B,) summed over tokens; None where it was not asked for.
+        seconds_B: (B,) of generation; None where rows do not say them.
         extra_B: (B,) what the reward and the agent loop said beside it.
     """
 
     names: list[str]
     source_B: list[str]
     session_prefix_B: list[int]
-    reward_B: np.ndarray | None
+    seconds_B: list[float] | None
     extra_B: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool, with_reward: bool = True) -> StepRows:
-        """Read them.
+    def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool) -> StepRows:
+        """Read them, without their tokens: these stay where they are.
 
         Args:
             mixed: rows carry their source; else all are the learner's.
             guided: rows carry the number of their guidance tokens; else there are none.
-            with_reward: their rewards are there.
         """
         names = real_keys(batch)
-        fields = ["extra_fields", *["rm_scores"] * with_reward, *[SOURCE_FIELD] * mixed, *[PREFIX_FIELD] * guided]
+        fields = ["extra_fields", *[SOURCE_FIELD, "metrics"] * mixed, *[PREFIX_FIELD] * guided]
         rows = read(batch, fields, names)
         return cls(
             names,
             list(rows[SOURCE_FIELD]) if mixed else [LEARNER] * len(names),
             [int(value) for value in rows[PREFIX_FIELD]] if guided else [0] * len(names),
-            _row_sums(rows["rm_scores"]) if with_reward else None,
+            [float(one["generate_sequences"]) for one in rows["metrics"]] if "metrics" in rows else None,
             [dict(extra) for extra in rows["extra_fields"]],
         )
 
@@ -107,7 +105,6 @@ class Step:
         plans: by prompt uid, in the order of the draws.
         rows: read once, before advantages.
         outcomes: of the rows and of groups that verl dropped because their rewards were alike.
-        row_metrics: by source, once they are computed.
         old_log_probs: they were computed, because the loss reads them.
     """
 
@@ -117,7 +114,6 @@ class Step:
     plans: dict[str, PromptPlan]
     rows: StepRows
     outcomes: list[RolloutOutcome] = field(default_factory=list)
-    row_metrics: dict[str, float] | None = None
     old_log_probs: bool = True
 
 
@@ -127,8 +123,3 @@ def row_order(uids: Sequence[str], names: Sequence[str]) -> list[int]:
     keys = [RowKey.parse(name) for name in names]
     by_draw = [(rank.get(key.uid, len(rank)), key.session, key.output) for key in keys]
     return sorted(range(len(names)), key=by_draw.__getitem__)
-
-
-def _row_sums(values: torch.Tensor) -> np.ndarray:
-    """(B,) sums of a nested (B, j) column."""
-    return np.array([float(row.sum()) for row in values.unbind()])

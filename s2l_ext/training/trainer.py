@@ -38,10 +38,11 @@ from s2l_ext.training.preflight import check_pool
 from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
 from s2l_ext.training.registration import log_like_verl, require_registered
 from s2l_ext.training.reward_probe import check_reward
-from s2l_ext.training.row_metrics import finish_ratio_sums, require_rows, row_source_metrics
+from s2l_ext.training.row_metrics import require_rows
 from s2l_ext.training.run_log import RunLog, StepFile
 from s2l_ext.training.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.training.sample_log import sample_rows
+from s2l_ext.training.source_statistics import guidance_statistics, row_statistics, take_sums, token_statistics
 from s2l_ext.training.step import Step, StepRows, row_order
 from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
 from s2l_ext.training.waiting import waiting_of
@@ -254,7 +255,7 @@ class S2LTrainerMixin(PPOTrainer):
         self._call(lambda method, step: method.before_update(step))
         batch = super()._update_actor(self.current.batch if self.current else batch, metrics)
         self.updated = (batch, metrics)
-        metrics.update(finish_ratio_sums(metrics))
+        metrics.update(self._token_metrics(metrics, len(batch)))
         self._call(lambda method, step: method.after_update(step))
         return batch
 
@@ -289,22 +290,20 @@ class S2LTrainerMixin(PPOTrainer):
         step = self.current
         if step is None:
             return {}
-        if step.row_metrics is None:
-            step.row_metrics = self._row_metrics(step)
-        metrics = dict(step.row_metrics)
+        metrics = step.rows.timed_out() | (row_statistics(step.rows) if self.s2l.mixes_rollouts else {})
         for method in self.methods:
             metrics.update(checked_value(method, "metrics", method.metrics(step), dict))
         if self.mode != "sync":
             metrics.update(self.pending.metrics(number, self.step_plans))
         return metrics
 
-    def _row_metrics(self, step: Step) -> dict[str, float]:
-        """Read once a step, though a step with a checkpoint asks twice."""
-        metrics = step.rows.timed_out()
-        if not self.s2l.mixes_rollouts:
-            return metrics
-        behaviour = bool(self.config.actor_rollout_ref.rollout.calculate_log_probs) and step.old_log_probs
-        return metrics | row_source_metrics(step, behaviour, self.s2l.guidance is not None)
+    def _token_metrics(self, metrics: dict, rows: int) -> dict[str, float]:
+        """From the sums that the workers' loss reported; none where rollouts are all of one kind."""
+        sums = take_sums(metrics, rows)
+        if not sums or self.current is None:
+            return {}
+        found = token_statistics(sums, self.current.rows)
+        return found | (guidance_statistics(sums, self.current.rows) if self.s2l.guidance else {})
 
     def _val_metrics_update(
         self,

@@ -37,7 +37,8 @@ class Queue:
 
     def batch(self, padding: tuple[str, ...] = ()) -> KVBatchMeta:
         """All rows, in the order in which they were put."""
-        tags = [{"is_padding": key in padding} for key in self.rows]
+        lengths = [len(row.get("response_mask", [])) for row in self.rows.values()]
+        tags = [{"is_padding": key in padding, "response_len": n} for key, n in zip(self.rows, lengths, strict=True)]
         return KVBatchMeta(partition_id="train", keys=list(self.rows), tags=tags)
 
     def get(self, keys: list[str], partition_id: str, select_fields: list[str]) -> TensorDict:

@@ -7,7 +7,6 @@ import types
 
 import pytest
 import torch
-import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch.distributed.tensor import distribute_tensor
@@ -20,9 +19,7 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngine, FSDPEngineWith
 from verl.workers.engine_workers import ActorRolloutRefWorker, TrainingWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import compose_config
-from s2l_ext.methods.distill import advantages
 from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.controller import Distill, finish_token_sums
 from s2l_ext.methods.distill.worker import (
@@ -264,67 +261,6 @@ def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> N
 
 
 # ---- the driver ---------------------------------------------------------------------------------------------------
-
-
-class Rows:
-    """What the TransferQueue holds of two rows, right and wrong."""
-
-    def __init__(self) -> None:
-        self.fields = {"response_mask": nested([[1, 0, 1], [1, 1]])}
-        self.extra = [{"reward_extra_info": {"acc": acc, "score": acc}} for acc in (1.0, 0.0)]
-
-    def get(self, keys, partition_id, select_fields):
-        data = TensorDict(dict(self.fields), batch_size=2)
-        if "extra_fields" in select_fields:
-            tu.assign_non_tensor_stack(data, "extra_fields", self.extra)
-        return data
-
-    def put(self, keys, partition_id, fields):
-        self.fields |= dict(fields.items())
-        return tq.KVBatchMeta(keys=keys, tags=[{}, {}], partition_id=partition_id)
-
-
-@pytest.fixture
-def rows(monkeypatch):
-    def use() -> Rows:
-        rows = Rows()
-        monkeypatch.setattr(tq, "kv_batch_get", rows.get)
-        monkeypatch.setattr(tq, "kv_batch_put", rows.put)
-        return rows
-
-    return use
-
-
-def step() -> tq.KVBatchMeta:
-    batch = tq.KVBatchMeta(keys=["a", "b"], tags=[{}, {}], partition_id="train")
-    batch.extra_info["temperature"] = 1.0
-    return batch
-
-
-def test_correct_only_takes_wrong_rows_out_of_mask_and_token_count(rows) -> None:
-    held = rows()
-    batch, counts = advantages.leave_out_wrong(step())
-    for name in ("response_mask", "loss_mask"):
-        assert [row.tolist() for row in held.fields[name].unbind()] == [[1, 0, 1], [0, 0]]
-    assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
-    assert batch.extra_info["temperature"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [({}, "gave a row no 'acc'"), ({"acc": 0.9}, "gave a row no 'acc'"), ({"acc": 2.0, "score": 2.0}, r"acc=2\.0: it")],
-    ids=["nothing", "a bare reward, which verl calls acc", "no share"],
-)
-def test_correct_only_without_a_verdict_is_an_error(rows, said: dict, words: str) -> None:
-    rows().extra[1] = {"reward_extra_info": said}
-    with pytest.raises(DataError, match=words):
-        advantages.leave_out_wrong(step())
-
-
-def test_advantages_are_written_as_zero_for_verls_metrics(rows) -> None:
-    held = rows()
-    advantages.zero_advantages(step())
-    assert [row.tolist() for row in held.fields["advantages"].unbind()] == [[0, 0, 0], [0, 0]]
 
 
 def test_workers_that_trained_with_another_loss_are_noticed() -> None:

@@ -8,14 +8,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensordict import TensorDict
+from transfer_queue import KVBatchMeta
 from verl.utils import tensordict_utils as tu
 
+from s2l_ext.errors import DataError
 from s2l_ext.methods.distill import advantages, worker
 from s2l_ext.methods.distill.config import DistillConfig
 from s2l_ext.methods.distill.controller import Distill
 from s2l_ext.methods.distill.worker import DistillActorWorker, DistillLoss, build_teacher, response_tokens
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.actor_worker import S2LActorWorker
+from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
 
@@ -101,11 +104,24 @@ def test_advantages_and_returns_are_nought_for_verls_metrics(queue) -> None:
 
 def test_a_row_of_padding_is_not_counted_as_kept(queue) -> None:
     """Padding is a copy of a row, so that a right one would count twice."""
-    verdicts = {"a": 1.0, "b": 0.0, "copy of a": 1.0}
+    verdicts = {"a_0_0": 1.0, "b_0_0": 0.0, "pad_0_0": 1.0}
     queue.rows = {
         key: {"response_mask": [1, 1], "extra_fields": {"reward_extra_info": {"acc": acc, "score": acc}}}
         for key, acc in verdicts.items()
     }
-    _, counts = advantages.leave_out_wrong(queue.batch(padding=("copy of a",)))
+    batch = queue.batch(padding=("pad_0_0",))
+    counts = advantages.leave_out_wrong(Step(1, batch, {}, {}, StepRows.of(batch, False, False)))
     assert counts == {"s2l/distill/rows_kept": 1.0, "s2l/distill/rows": 2.0}
     assert queue.column("response_mask") == [[1, 1], [0, 0], [1, 1]]
+    assert queue.rows["b_0_0"]["loss_mask"] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [({}, "gave a row no 'acc'"), ({"acc": 0.9}, "gave a row no 'acc'"), ({"acc": 2.0, "score": 2.0}, r"acc=2\.0: it")],
+    ids=["nothing", "a bare reward, which verl calls acc", "no share"],
+)
+def test_correct_only_without_a_verdict_is_an_error(said: dict, words: str) -> None:
+    rows = StepRows(["a_0_0"], ["learner"], [0], None, [{"reward_extra_info": said}])
+    with pytest.raises(DataError, match=words):
+        advantages.leave_out_wrong(Step(1, KVBatchMeta(), {}, {}, rows))

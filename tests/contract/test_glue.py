@@ -11,7 +11,7 @@ from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.explorer.serving.servers import explorer_config
 from s2l_ext.methods.registry import methods_of, parse_s2l
 from s2l_ext.training.actor_worker import ratio_sums
-from s2l_ext.training.row_metrics import finish_ratio_sums, require_rows
+from s2l_ext.training.row_metrics import require_rows
 from s2l_ext.training.seeded_agent_loop import request_seed
 from s2l_ext.training.step import Step, StepRows
 
@@ -30,7 +30,7 @@ def test_ratio_sums_by_hand() -> None:
     mask = torch.tensor([[1.0, 1.0, 1.0, 0.0]])
     for advantage, clipped in ((1.0, 1.0), (-1.0, 1.0), (0.0, 0.0)):
         sums = ratio_sums(log_prob, torch.zeros(1, 4), torch.full((1, 4), advantage), mask, 0.2, 0.2)
-        assert {name: float(value) for name, value in sums.items()} == {"ratio": 3.5, "clipped": clipped, "tokens": 3.0}
+        assert {name: float(value) for name, value in sums.items()} == {"ratio": 3.5, "clipped": clipped}
 
 
 def test_asymmetric_clip_bounds() -> None:
@@ -40,28 +40,14 @@ def test_asymmetric_clip_bounds() -> None:
     assert float(ratio_sums(log_prob, torch.zeros(1, 1), ones, ones, 0.2, 0.28)["clipped"]) == 0
 
 
-def test_sums_are_taken_out_and_divided() -> None:
-    sums = {"ratio": 6.0, "clipped": 1.0, "tokens": 4.0}
-    metrics = {f"actor/s2l_sum/explorer/{name}": value for name, value in sums.items()} | {"actor/loss": 1.0}
-    metrics |= {f"actor/s2l_sum/learner/{name}": 0.0 for name in sums}
-    finished = finish_ratio_sums(metrics)
-    assert metrics == {"actor/loss": 1.0}
-    assert finished == {"s2l/source/explorer/ppo_ratio_mean": 1.5, "s2l/source/explorer/ppo_clip_fraction": 0.25}
-
-
 def test_weights_that_do_not_reach_the_loss_are_an_error(trainer_of) -> None:
-    sums = {"ratio": 4.0, "clipped": 0.0, "tokens": 4.0}
-    metrics = {f"actor/s2l_sum/explorer/{name}": value for name, value in sums.items()}
     trainer = trainer_of("s2l_po/toy", "s2l.explorer.correction=truncated_is")
     (explorer,) = trainer.methods
-    step = Step(1, KVBatchMeta(), {}, {}, StepRows([], [], [], None, []))
-    step.metrics = finish_ratio_sums(dict(metrics))
+    step = Step(1, KVBatchMeta(), {"s2l/source/explorer/ppo_ratio_mean": 1.0}, {}, StepRows([], [], [], None, []))
     with pytest.raises(RuntimeError, match="weights of explorer rows did not reach the loss"):
         explorer.after_update(step)
-    metrics["actor/s2l_sum/explorer/weight"] = 6.0
-    step.metrics = finish_ratio_sums(metrics)
+    step.metrics["s2l/source/explorer/applied_weight_mean"] = 1.5
     explorer.after_update(step)
-    assert step.metrics["s2l/source/explorer/applied_weight_mean"] == 1.5
 
 
 def explorer_rows(planned: dict[str, int], *sessions: str) -> dict[str, float]:
@@ -76,7 +62,7 @@ def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run(q
     whole = "a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0", "pad_0_0"
     two = {"a": 2, "b": 2}
     queue.rows = {name: {"extra_fields": {}} for name in whole}
-    read = StepRows.of(queue.batch(padding=("pad_0_0",)), False, False, with_reward=False)
+    read = StepRows.of(queue.batch(padding=("pad_0_0",)), False, False)
     assert read.names == list(whole[:-1]), "padding is of no group"
     assert explorer_rows(two, *read.names) == {"s2l/explorer/missing_rows": 0.0}
     assert explorer_rows(two, "a_1_0", "a_2_0", "b_2_0") == {"s2l/explorer/missing_rows": 3.0}

@@ -21,7 +21,6 @@ from s2l_ext.training import controller_state as state
 from s2l_ext.training.batch_fields import GUIDED_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, pass_rates
 from s2l_ext.training.pending_prompts import Draw, PromptPlan
-from s2l_ext.training.row_metrics import prefix_metrics
 from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
@@ -45,18 +44,6 @@ def test_statistics_by_hand() -> None:
     )
     assert (found["acc_guided"], found["acc_unguided"]) == (pytest.approx(1 / 3), 0.0)
     assert (found["groups_with_signal"], found["unguided_groups_with_signal"]) == (1.0, 0.0)
-
-
-def test_prefix_tokens_by_hand() -> None:
-    mask = torch.tensor([[0.0, 0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0, 0.0]])
-    prefix = torch.tensor([[True, True, False, False, False], [False] * 5])
-    found = prefix_metrics(mask, prefix, torch.tensor([4, 3]))
-    assert {name.rsplit("/", 1)[1]: value for name, value in found.items()} == {
-        "prefix_tokens": 2,
-        "prefix_tokens_in_loss": 0,
-        "continuation_tokens": 2,
-        "continuation_tokens_in_loss": 2,
-    }
 
 
 def test_guidance_stands_at_the_head_of_a_sessions_first_output_only() -> None:

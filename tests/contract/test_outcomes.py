@@ -24,7 +24,7 @@ def read(queue):
         rows: dict[str, tuple], padding: tuple[str, ...] = (), with_sources: bool = True, strict: bool = True
     ) -> list[RolloutOutcome]:
         queue.rows = {key: {"extra_fields": row(acc), "s2l_source": source} for key, (acc, source) in rows.items()}
-        found = StepRows.of(queue.batch(padding), mixed=with_sources, guided=False, with_reward=False)
+        found = StepRows.of(queue.batch(padding), mixed=with_sources, guided=False)
         return found.outcomes(strict=strict)
 
     return run
@@ -65,7 +65,7 @@ def test_where_accuracy_does_not_count_a_strange_one_is_none(read, value) -> Non
 def test_a_bare_reward_is_no_accuracy(queue) -> None:
     """verl records it as ``acc`` and nothing else."""
     queue.rows = {"u_0_0": {"extra_fields": {"reward_extra_info": {"acc": 0.3}}}}
-    found = StepRows.of(queue.batch(), mixed=False, guided=False, with_reward=False)
+    found = StepRows.of(queue.batch(), mixed=False, guided=False)
     assert found.outcomes()[0].acc is None
 
 

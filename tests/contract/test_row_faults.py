@@ -33,11 +33,11 @@ def test_rows_that_changed_their_sampler_are_found() -> None:
 def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
     """Group a: one explorer row is left of two. Group b: the same, but planned so. Group c: two of each."""
     uids = ["a"] * 3 + ["b"] * 3 + ["c"] * 4
-    sources = ["explorer", "learner", "learner"] * 2 + ["explorer", "explorer", "learner", "learner"]
+    sources = ("explorer", "learner", "learner") * 2 + ("explorer", "explorer", "learner", "learner")
     put: list[list[str]] = []
-    monkeypatch.setattr(advantage_groups, "read", lambda batch, fields: {"uid": uids, "s2l_source": sources})
-    monkeypatch.setattr(advantage_groups, "_write_uids", lambda batch, names: put.append(names))
-    with advantage_groups.grouped_by_source(KVBatchMeta(partition_id="train"), changed={"a", "c"}):
+    monkeypatch.setattr(advantage_groups, "put_values", lambda batch, field, values, keys: put.append(values))
+    trained = rows(*(f"{uid}_{number}_0" for number, uid in enumerate(uids)), sources=sources)
+    with advantage_groups.grouped_by_source(Step(1, KVBatchMeta(), {}, {}, trained), changed={"a", "c"}):
         pass
     both = ["explorer", "learner"]
     assert put[0] == ["a"] * 3 + ["b/explorer", "b/learner", "b/learner"] + [f"c/{one}" for one in both for _ in "12"]

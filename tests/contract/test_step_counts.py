@@ -136,9 +136,8 @@ def test_only_a_synchronous_run_knows_its_explorer_from_the_checkpoints_step(exp
     assert life._start_early() is None
 
 
-def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, life, monkeypatch) -> None:
+def test_the_metric_is_the_slots_of_the_prompts_trained_on(explores, life) -> None:
     """Of an asynchronous step at 3: one prompt of step 1 and two of step 2. Three of twelve rows are the explorer's."""
-    monkeypatch.setattr("s2l_ext.training.trainer.row_source_metrics", lambda *_: {})
     explores.mode, life.num_gpus = "colocate_async", 2
     plans = {"p": PromptPlan(1, slots=4), "q": PromptPlan(2, slots=2), "r": PromptPlan(2, slots=2)}
     explores.step_plans = plans

@@ -13,7 +13,7 @@ from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.distill import advantages as distill_advantages
-from s2l_ext.methods.explorer import advantage_groups, stored_rollouts
+from s2l_ext.methods.explorer import stored_rollouts
 from s2l_ext.methods.explorer.serving import lifecycle
 from s2l_ext.methods.guidance import behaviour_log_probs
 from s2l_ext.methods.guidance import controller as guided
@@ -146,21 +146,31 @@ def test_the_coefficient_goes_to_the_workers_before_the_update_and_comes_back_af
     assert kl.metrics(trainer.current)["s2l/kl/beta_reported_high"] == 0.03
 
 
-SUMS = {f"actor/s2l_sum/explorer/{name}": value for name, value in {"ratio": 3, "clipped": 1, "tokens": 2}.items()}
+SUMS = {"explorer/ratio": 3.0, "explorer/clipped": 1.0, "explorer/tokens": 2.0, "explorer/reward": 4.0, "rows": 1.0}
 
 
 @pytest.mark.parametrize(("correction", "fails"), [("none", False), ("truncated_is", True)])
-def test_weights_are_expected_of_the_loss_where_they_were_written(trainer_of, verls, correction, fails) -> None:
-    verls("_update_actor", lambda self, batch, metrics: metrics.update(SUMS) or batch)
+def test_weights_are_expected_of_the_loss_where_they_were_asked_for(trainer_of, verls, correction, fails) -> None:
+    """Sums of one of four rows in the mean, as two workers with two mini-batches give them."""
+    sums = {f"actor/s2l_sum/{name}": value for name, value in SUMS.items()}
+    verls("_update_actor", lambda self, batch, metrics: metrics.update(sums) or batch)
     trainer = trainer_of("s2l_po/toy", f"s2l.explorer.correction={correction}")
-    trainer.current = step_of(rows())
+    trainer.current = step_of(rows("a_0_0", "a_1_0", "a_2_0", "a_3_0"))
+    trainer.current.rows.source_B[:] = ["explorer"] * 4
     metrics: dict[str, float] = {}
     if fails:
         with pytest.raises(RuntimeError, match="weights of explorer rows did not reach the loss"):
-            trainer._update_actor(rows(), metrics)
+            trainer._update_actor(trainer.current.batch, metrics)
         return
-    trainer._update_actor(rows(), metrics)
-    assert metrics == {"s2l/source/explorer/ppo_ratio_mean": 1.5, "s2l/source/explorer/ppo_clip_fraction": 0.5}
+    trainer._update_actor(trainer.current.batch, metrics)
+    means = {
+        "ppo_ratio_mean": 1.5,
+        "ppo_clip_fraction": 0.5,
+        "reward_mean": 4.0,
+        "response_length_mean": 2.0,
+        "tokens": 8,
+    }
+    assert metrics == {f"s2l/source/explorer/{name}": value for name, value in means.items()}
 
 
 def test_a_divergence_is_reported_by_token(trainer_of, verls) -> None:
@@ -397,9 +407,8 @@ def test_nothing_but_what_is_asked_for_touches_verls_advantages(
 ) -> None:
     found: list[str] = []
     verls("_compute_advantage", lambda self, batch, metrics: batch)
-    writers = ((advantage_groups, "write_importance_weights"), (distill_advantages, "leave_out_wrong"))
-    for module, name in writers:
-        monkeypatch.setattr(module, name, lambda batch, *_, name=name: found.append(name) or (batch, {name: 1.0}))
+    leave_out = lambda step: found.append("leave_out_wrong") or {"leave_out_wrong": 1.0}  # noqa: E731
+    monkeypatch.setattr(distill_advantages, "leave_out_wrong", leave_out)
     trainer = trainer_of("expo/toy", *settings)
     batch = rows("a_0_0")
     step = step_of(batch)

@@ -4,12 +4,14 @@ import math
 
 import numpy as np
 import pytest
+import torch
+from tensordict import TensorDict
 
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.pass_rates import PassRates
 from s2l_ext.methods.explorer.stored_rollouts import StoredRolloutSampler
 from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, StepwiseDecay
-from s2l_ext.training.source_statistics import truncated_importance_weights
+from s2l_ext.training.source_sums import truncated_weights
 
 
 def test_what_is_left_of_a_store_to_the_last_rollout():
@@ -25,8 +27,12 @@ def test_one_prompt_and_an_average_that_keeps_nothing():
 
 
 def test_a_cap_below_one_cuts_weights_below_one():
-    weights, _ = truncated_importance_weights([[0.0, math.log(0.25)]], [[1, 1]], [True], cap=0.5)
-    assert weights.tolist() == [[0.5, 0.25]]
+    columns = {"old_log_probs": [0.0, math.log(0.25)], "rollout_log_probs": [0.0, 0.0], "response_mask": [1.0, 1.0]}
+    nested = {
+        name: torch.nested.as_nested_tensor([torch.tensor(row)], layout=torch.jagged) for name, row in columns.items()
+    }
+    weights = truncated_weights(TensorDict({**nested, "s2l_source": ["explorer"]}, batch_size=1), cap=0.5)
+    assert weights.values().tolist() == [0.5, 0.25]
 
 
 def test_a_window_of_one_compares_with_the_last_accuracy():

@@ -32,14 +32,16 @@ COMPOSED: dict[str, list[tuple[str, str]]] = {
     "s2l/guidance/": [
         ("methods/guidance/controller.py", "learn"),
         ("methods/guidance/controller.py", "statistics"),
-        ("training/row_metrics.py", "prefix_metrics"),
+        ("training/source_statistics.py", "OF_GUIDANCE"),
         ("methods/guidance/length.py", "metrics"),
     ],
     "s2l/distill/": [("methods/distill/worker.py", "REPORTED"), ("methods/distill/worker.py", "VALUE")],
     f"s2l/source/{ANY}/": [
-        ("training/row_metrics.py", "SUMS"),
-        ("training/source_statistics.py", "source_statistics"),
-        ("training/source_statistics.py", "_sampler_metrics"),
+        ("training/source_statistics.py", "row_statistics"),
+        ("training/source_statistics.py", "token_statistics"),
+        ("training/source_statistics.py", "OVER_ROWS"),
+        ("training/source_statistics.py", "OVER_TOKENS"),
+        ("training/source_statistics.py", "OVER_SAMPLED"),
     ],
 }
 """Where the last part of ``f"s2l/kl/{name}"`` comes from: the dictionary keys of a function, or a constant."""

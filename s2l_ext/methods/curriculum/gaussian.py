@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, Indices, PassRates, bin_of, chunks, section
+from s2l_ext.methods.curriculum.pass_rates import CHUNK, HISTOGRAM_BINS, Indices, PassRates, bin_of, chunks, section
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,9 @@ REJECTION_FROM = 16
 """Prompts are proposed where N is at least this many times n; below it, visiting all of them costs less (measured by
 ``benchmarks/curriculum.py``)."""
 PROPOSALS, MAX_ROUNDS = 2, 32
-"""Proposals of a round for each prompt of a step, and rounds. A draw that needs more visits all prompts instead."""
+"""Proposals of a round for each prompt of a step, and rounds. A draw that would need more goes by blocks instead."""
+BLOCK = 64
+"""Prompts whose weights are summed together; a draw by blocks looks at single prompts of the blocks it chose."""
 
 
 class Curriculum(Protocol):
@@ -78,6 +80,7 @@ class GaussianCurriculum:
         self.center = center
         self.sigma = sigma
         self.pass_rates = PassRates(num_prompts, ema=ema)
+        self._block_sums: Floats | None = None  # follow from the pass rates; made when a draw first needs them
 
     @property
     def nbytes(self) -> int:
@@ -100,39 +103,71 @@ class GaussianCurriculum:
     # ---- drawing --------------------------------------------------------------------------------------------------
 
     def draw(self, n: int, rng: np.random.Generator) -> Indices:
-        """(n,) distinct prompts in the order drawn: each by weight among those not drawn before.
+        """(n,) distinct prompts in the order drawn: each by weight among those not drawn before. Three ways, one
+        distribution: proposals, blocks where few proposals are kept, keys where N is not much larger than n.
 
         Raises:
             ValueError: ``n`` is below 1 or above the number of prompts.
         """
         check_draw(n, self.num_prompts)
-        drawn_n = np.zeros(0, np.int64)
         if self.num_prompts >= REJECTION_FROM * n:
             drawn_n = self._draw_by_rejection(n, rng)
-        if drawn_n.size < n:
-            drawn_n = np.concatenate([drawn_n, self._draw_by_keys(n - drawn_n.size, rng, drawn_n)])
-        return drawn_n
+            return drawn_n if drawn_n.size == n else self._draw_by_blocks(n, rng, drawn_n)
+        return self._draw_by_keys(n, rng)
 
     def _draw_by_rejection(self, n: int, rng: np.random.Generator) -> Indices:
         """Any prompt is proposed, and kept with its weight as the probability unless it was drawn before. Fewer than n
         prompts where few proposals are kept; what is drawn then is the beginning of an exact draw."""
         drawn = np.zeros(0, np.int64)
-        for _ in range(MAX_ROUNDS):
+        for number in range(1, MAX_ROUNDS + 1):
             proposed = rng.integers(self.num_prompts, size=PROPOSALS * n)
             kept = proposed[rng.random(proposed.size) < self._weights_of(proposed)]
             drawn = np.concatenate([drawn, kept])
-            drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])][:n]
-            if drawn.size == n:
+            drawn = _first_of_each(drawn)[:n]
+            if drawn.size == n or drawn.size * MAX_ROUNDS < n * number:
                 break
         return drawn
 
-    def _draw_by_keys(self, n: int, rng: np.random.Generator, without: Indices) -> Indices:
+    def _draw_by_blocks(self, n: int, rng: np.random.Generator, drawn: Indices) -> Indices:
+        """Goes on until there are n: blocks by their sums, then a prompt of each by its weight. What was drawn weighs
+        nothing in the next round: draws with replacement whose repeats are skipped are draws without it."""
+        sums = self._sums_of_blocks().copy()
+        end = np.empty_like(sums)
+        blocks = np.unique(drawn // BLOCK)
+        sums[blocks] = _without(self._weights_of_blocks(blocks), blocks, drawn).sum(axis=1)
+        while drawn.size < n:
+            sums.cumsum(out=end)
+            proposed = np.searchsorted(end, rng.random(PROPOSALS * (n - drawn.size)) * end[-1], side="right")
+            blocks, row = np.unique(np.minimum(proposed, sums.size - 1), return_inverse=True)
+            weight = _without(self._weights_of_blocks(blocks), blocks, drawn)
+            within = weight.cumsum(axis=1)[row]
+            place = (within <= (rng.random(row.size) * within[:, -1])[:, None]).sum(axis=1)
+            item = np.minimum(blocks[row] * BLOCK + np.minimum(place, BLOCK - 1), self.num_prompts - 1)
+            drawn = _first_of_each(np.concatenate([drawn, item]))[:n]
+            sums[blocks] = _without(weight, blocks, drawn).sum(axis=1)
+        return drawn
+
+    def _sums_of_blocks(self) -> Floats:
+        """(ceil(N / BLOCK),) summed weights."""
+        if self._block_sums is None:
+            blocks, size = np.arange(-(-self.num_prompts // BLOCK)), CHUNK // BLOCK
+            parts = [blocks[start : start + size] for start in range(0, blocks.size, size)]
+            self._block_sums = np.concatenate([self._weights_of_blocks(part).sum(axis=1) for part in parts])
+        return self._block_sums
+
+    def _weights_of_blocks(self, blocks: Indices) -> Floats:
+        """(len(blocks), BLOCK) weights; 0 beyond the last prompt."""
+        item = blocks[:, None] * BLOCK + np.arange(BLOCK)
+        weight = self._weights_of(np.minimum(item, self.num_prompts - 1))
+        weight[item >= self.num_prompts] = 0.0
+        return weight
+
+    def _draw_by_keys(self, n: int, rng: np.random.Generator) -> Indices:
         """The n smallest of Exp(1) / weight, ascending: the same distribution as drawing one after the other
         (Efraimidis and Spirakis 2006), whatever the weights."""
         key_n, item_n = np.zeros(0), np.zeros(0, np.int64)
         for part in chunks(self.num_prompts):
             key = rng.standard_exponential(part.stop - part.start) / self._weights_of(part)
-            key[without[(without >= part.start) & (without < part.stop)] - part.start] = np.inf
             better = np.flatnonzero(key < (key_n.max() if key_n.size == n else np.inf))
             key_n, item_n = np.concatenate([key_n, key[better]]), np.concatenate([item_n, better + part.start])
             if key_n.size > n:
@@ -149,6 +184,9 @@ class GaussianCurriculum:
             ValueError: a prompt that does not exist or is given twice, or a pass rate that is NaN or outside [0, 1].
         """
         self.pass_rates.update(indices, pass_rates)
+        if self._block_sums is not None:
+            touched = np.unique(np.asarray(indices) // BLOCK)
+            self._block_sums[touched] = self._weights_of_blocks(touched).sum(axis=1)
 
     def set_pass_rates(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
         """Warm start: replace pass rates (n,) without counting a visit.
@@ -157,6 +195,7 @@ class GaussianCurriculum:
             ValueError: as in :meth:`update`.
         """
         self.pass_rates.set_rates(indices, pass_rates)
+        self._block_sums = None
 
     # ---- reports and state ----------------------------------------------------------------------------------------
 
@@ -191,3 +230,18 @@ class GaussianCurriculum:
             ValueError: another number of prompts, a missing or a damaged array. Nothing is loaded.
         """
         self.pass_rates.load_state_dict(section(state, "pass_rates"))
+        self._block_sums = None
+
+
+def _first_of_each(values: Indices) -> Indices:
+    """Without repeats, in the order in which they came."""
+    return values[np.sort(np.unique(values, return_index=True)[1])]
+
+
+def _without(weight: Floats, blocks: Indices, drawn: Indices) -> Floats:
+    """``weight`` (len(blocks), BLOCK) with 0 for the prompts ``drawn``, in place. ``blocks`` ascend."""
+    if blocks.size:
+        row = np.minimum(np.searchsorted(blocks, drawn // BLOCK), blocks.size - 1)
+        known = blocks[row] == drawn // BLOCK
+        weight[row[known], drawn[known] % BLOCK] = 0.0
+    return weight

@@ -101,8 +101,7 @@ class Distill(Method):
         else:
             compute()
         if self.config.correct_only:
-            step.batch, stats = leave_out_wrong(step.batch)
-            step.metrics.update(stats)
+            step.metrics.update(leave_out_wrong(step))
 
     def after_update(self, step: Step) -> None:
         if self.is_loss:

@@ -35,8 +35,9 @@ from s2l_ext.methods.distill.divergences import TokenDivergence, divergence_from
 from s2l_ext.methods.distill.output_layer import amplified, largest_difference, probe_ids, tolerance
 from s2l_ext.methods.explorer.serving.servers import point_to_model
 from s2l_ext.platforms.patches.training import replace_forward
-from s2l_ext.training.actor_worker import SUM_PREFIX, S2LActorWorker
-from s2l_ext.training.batch_fields import DISTILL_BLOCK
+from s2l_ext.training.actor_worker import S2LActorWorker, as_metrics
+from s2l_ext.training.batch_fields import DISTILL_BLOCK, SOURCE_FIELD, SUM_PREFIX
+from s2l_ext.training.source_sums import source_sums
 
 STUDENT_ENGINE = "s2l_student"
 
@@ -258,7 +259,8 @@ class DistillLoss:
             global_batch_size=data["global_batch_size"],
             loss_scale_factor=cast(Any, self.loss_scale_factor),
         )
-        return loss, token_sums(numbers.detach(), self.has_teacher)
+        by_source = source_sums(data) if SOURCE_FIELD in data else {}
+        return loss, token_sums(numbers.detach(), self.has_teacher) | as_metrics(by_source)
 
 
 def token_sums(numbers: torch.Tensor, has_teacher: bool) -> dict[str, Metric]:

@@ -19,7 +19,7 @@ from s2l_ext.methods.explorer.rules import check_explorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
 from s2l_ext.store.reader import RolloutStore
-from s2l_ext.training.batch_fields import EXPLORER, LEARNER, SLOTS_FIELD
+from s2l_ext.training.batch_fields import EXPLORER, IS_CAP_FIELD, LEARNER, SLOTS_FIELD
 
 if TYPE_CHECKING:
     from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
@@ -171,14 +171,16 @@ class Explorer(Method):
         return fallback
 
     def advantage(self, step: Step, compute: Callable[[], None]) -> None:
-        from s2l_ext.methods.explorer.advantage_groups import grouped_by_source, write_importance_weights
+        from s2l_ext.methods.explorer.advantage_groups import grouped_by_source
 
         apart = self.config.baseline == "per_source"
-        with grouped_by_source(step.batch, changed=self.fallback_uids) if apart else nullcontext():
+        with grouped_by_source(step, changed=self.fallback_uids) if apart else nullcontext():
             compute()
+
+    def before_update(self, step: Step) -> None:
+        """The workers make the importance weights: they have the log-probabilities."""
         if self.config.correction == "truncated_is":
-            step.batch, stats = write_importance_weights(step.batch, self.config.is_cap)
-            step.metrics.update(stats)
+            step.batch.extra_info[IS_CAP_FIELD] = self.config.is_cap
 
     def after_update(self, step: Step) -> None:
         """The workers report the weight that each source's tokens had in the loss."""

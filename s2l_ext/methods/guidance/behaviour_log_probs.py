@@ -21,16 +21,27 @@ def take_guidance_for_the_learners(step: Step) -> dict[str, float]:
         verl's metrics of how far sampler and learner are apart, over the tokens that were sampled; none where no row
         has guidance.
     """
-    fields, batch, names = ["old_log_probs", "rollout_log_probs"], step.batch, step.rows.names
+    batch, names = step.batch, step.rows.names
     prefix = {name: length for name, length in zip(names, step.rows.prefix_len_B, strict=True) if length}
     if not prefix:
         return {}
-    rows = read(batch, fields, list(prefix))
-    pairs = zip(prefix.values(), rows["old_log_probs"].unbind(), rows["rollout_log_probs"].unbind(), strict=True)
-    changed = [torch.cat([old[:n], sampler[n:]]) for n, old, sampler in pairs]
-    nested = torch.nested.as_nested_tensor(changed, layout=torch.jagged)
-    put(batch, TensorDict({"rollout_log_probs": nested}, batch_size=len(changed)), list(prefix))
-    data = read(batch, [*fields, "response_mask", "responses"]).to_padded_tensor()
-    for row, name in enumerate(batch.keys):
-        data["response_mask"][row, : prefix.get(name, 0)] = 0
-    return calculate_debug_metrics(DataProto(batch=data))
+    rows = read(batch, ["old_log_probs", "rollout_log_probs", "response_mask"])
+    is_guidance_N = _is_guidance([prefix.get(name, 0) for name in batch.keys], rows["response_mask"].offsets())
+    old_N, sampler_N, mask_N = (rows[name].values() for name in ("old_log_probs", "rollout_log_probs", "response_mask"))
+    nested = torch.nested.nested_tensor_from_jagged(
+        torch.where(is_guidance_N, old_N, sampler_N), rows["response_mask"].offsets()
+    )
+    changed = torch.nested.as_nested_tensor(
+        [row for name, row in zip(batch.keys, nested.unbind(), strict=True) if name in prefix], layout=torch.jagged
+    )
+    put(batch, TensorDict({"rollout_log_probs": changed}, batch_size=len(prefix)), list(prefix))
+    sampled_N = mask_N * ~is_guidance_N
+    columns = {"old_log_probs": old_N, "rollout_log_probs": sampler_N, "response_mask": sampled_N, "responses": mask_N}
+    return calculate_debug_metrics(DataProto(batch=TensorDict({k: v[None] for k, v in columns.items()}, batch_size=1)))
+
+
+def _is_guidance(prefix_B: list[int], offsets: torch.Tensor) -> torch.Tensor:
+    """(N,) true on the first tokens of each row."""
+    row_N = torch.repeat_interleave(offsets.diff())
+    place_N = torch.arange(len(row_N)) - offsets[:-1][row_N]
+    return place_N < torch.tensor(prefix_B)[row_N]

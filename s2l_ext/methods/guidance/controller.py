@@ -19,7 +19,7 @@ from s2l_ext.methods.guidance.config import AnyLength, GuidanceConfig
 from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
 from s2l_ext.methods.guidance.trace_checks import check_traces
-from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD
+from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy
 from s2l_ext.training.pending_prompts import PromptPlan
 
@@ -114,6 +114,7 @@ class Guidance(Method):
         Raises:
             DataError: the rule reads accuracies and the reward function gave none.
         """
+        mark_later_outputs(step)
         recorded = setting(self.cfg, "actor_rollout_ref.rollout.calculate_log_probs")
         if self.config.loss_on_guidance and recorded and step.old_log_probs:
             from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
@@ -147,6 +148,16 @@ class Guidance(Method):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.rule.load_state_dict(state)
+
+
+def mark_later_outputs(step: Step) -> None:
+    """Guidance stands at the head of a session's first output; the workers' loss reads -1 on rows of later ones."""
+    keyed = zip(step.rows.keys, step.rows.names, step.rows.session_prefix_B, strict=True)
+    later = [name for key, name, length in keyed if key.output and length]
+    if later:
+        from s2l_ext.training.queue import put_values
+
+        put_values(step.batch, PREFIX_FIELD, [-1] * len(later), later)
 
 
 def planned_length(plans: Collection[PromptPlan]) -> float:
