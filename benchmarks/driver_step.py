@@ -19,10 +19,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 import transfer_queue as tq
 from measuring import measured, median, report
+from real_queue import real_queue
 from tqdm import tqdm
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -265,9 +265,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="after one that is not counted")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    try:
-        tq.init()
+    with real_queue():
         for prompts in args.prompts:
             batch, bytes_of = fill(prompts, args.tokens)
             reads = Reads(bytes_of)
@@ -275,8 +273,6 @@ def main() -> None:
                 report("driver_step", [row_of(arm, prompts, args, (batch, reads))], args.out)
             tq.kv_batch_get = reads.get
             tq.kv_clear(keys=batch.keys, partition_id="train")
-    finally:
-        ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -27,10 +27,12 @@ from collections.abc import Callable
 import torch
 from tqdm import tqdm
 
+from s2l_ext.methods.distill.chunk_size import automatic
 from s2l_ext.methods.distill.divergences import divergence_from_hidden
 
 STUDENT_WIDTH, TEACHER_WIDTH = 1024, 2048
 SLICE, TOLERANCE = 32, 0.02
+CURVE = (256, 1024, 4096)
 KINDS = ("reverse_kl", "forward_kl", "jsd", "sft")
 
 
@@ -55,12 +57,12 @@ def rates() -> tuple[float, float]:
     return 2 * 8192**3 / seconds(lambda: square @ square), 2 * source.nbytes / seconds(lambda: target.copy_(source))
 
 
-def bound(args: argparse.Namespace, flops: float, bandwidth: float) -> float:
+def bound(args: argparse.Namespace, chunk: int, flops: float, bandwidth: float) -> float:
     """Seconds that a forward and backward take at least; see the formula above."""
     entries = args.tokens * args.vocabulary
     work = 2 * entries * (4 * STUDENT_WIDTH + 2 * TEACHER_WIDTH)
     per_chunk = args.vocabulary * (8 * STUDENT_WIDTH + 2 * (3 * STUDENT_WIDTH + 2 * TEACHER_WIDTH))
-    return max(work / flops, (28 * entries + args.tokens / args.chunk_size * per_chunk) / bandwidth)
+    return max(work / flops, (28 * entries + args.tokens / chunk * per_chunk) / bandwidth)
 
 
 def inputs(args: argparse.Namespace) -> tuple[torch.Tensor, ...]:
@@ -101,20 +103,19 @@ def deviation(kind: str, chunk_size: int, tensors: tuple[torch.Tensor, ...]) -> 
     return max(float((got.double() - want).norm() / want.norm()) for got, want in pairs)
 
 
-def measure(
-    kind: str, args: argparse.Namespace, tensors: tuple[torch.Tensor, ...], least: float, bare: float
-) -> dict[str, object]:
+def measure(kind: str, chunk: int, tensors: tuple[torch.Tensor, ...], least: float, bare: float) -> dict[str, object]:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    taken = seconds(lambda: step(kind, args.chunk_size, tensors))
+    taken = seconds(lambda: step(kind, chunk, tensors))
     return {
         "kind": kind,
+        "chunk": chunk,
         "peak_mb": (torch.cuda.max_memory_allocated() - before) / 1e6,
         "seconds": taken,
         "share_of_bound": least / taken if kind != "sft" else None,
         "times_bare_products": taken / bare if kind != "sft" else None,
-        "deviation_from_float64": deviation(kind, args.chunk_size, tensors),
+        "deviation_from_float64": deviation(kind, chunk, tensors),
     }
 
 
@@ -122,19 +123,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=8192)
     parser.add_argument("--vocabulary", type=int, default=151936)
-    parser.add_argument("--chunk-size", type=int, default=256)
+    parser.add_argument("--chunk-size", type=int, help="default: what chunk_size=auto chooses; 256 to 4096 beside it")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("no GPU: not run (torch.cuda.is_available() is false)", file=sys.stderr)
         raise SystemExit(2)
     flops, bandwidth = rates()
-    least, tensors = bound(args, flops, bandwidth), inputs(args)
-    bare = seconds(lambda: bare_products(tensors))
-    results = [measure(kind, args, tensors, least, bare) for kind in tqdm(KINDS, disable=None)]
+    tensors = inputs(args)
+    bare = seconds(lambda: bare_products(*tensors[:4]))
+    chosen = args.chunk_size or automatic(args.vocabulary, torch.bfloat16, tensors[0].device)
+    pairs = [(kind, chosen) for kind in KINDS] + [(KINDS[0], chunk) for chunk in CURVE if not args.chunk_size]
+    least = {chunk: bound(args, chunk, flops, bandwidth) for _, chunk in pairs}
+    results = [measure(kind, chunk, tensors, least[chunk], bare) for kind, chunk in tqdm(pairs, disable=None)]
     device = {"name": torch.cuda.get_device_name(), "flop_per_s": flops, "bytes_per_s": bandwidth}
     print(
         json.dumps(
-            {"device": device, "arguments": vars(args), "bound_s": least, "bare_products_s": bare, "results": results},
+            {
+                "device": device,
+                "arguments": vars(args),
+                "chunk": chosen,
+                "bound_s": least[chosen],
+                "bare_products_s": bare,
+            }
+            | {"results": results},
             indent=1,
         )
     )

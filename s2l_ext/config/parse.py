@@ -119,7 +119,12 @@ def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: 
         return None
     if blocks := _blocks(hint):
         return _parse_dataclass(_chosen(blocks, value, key), value, key, known)
-    (kind,) = alternatives
+    *words, kind = sorted(alternatives, key=lambda option: get_origin(option) is not Literal)
+    choices = [choice for word in words for choice in get_args(word)]
+    if value in choices:
+        return value
+    if choices and isinstance(value, str):
+        raise _wrong_type(key, value, f"{_TYPE_NAMES[kind]}, or {' or '.join(choices)}")
     if get_origin(kind) is Literal:
         return _parse_choice(get_args(kind), value, key)
     parsed = _parse_plain(get_origin(kind) or kind, value, key)

@@ -28,6 +28,7 @@ from s2l_ext.config.model_files import is_local, model_shape, parameter_count
 from s2l_ext.config.model_shapes import ModelShape
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.methods.distill.config import tile_tokens
 from s2l_ext.methods.registry import S2LConfig
 
 ACTOR, ROLLOUT, REF, MODEL = (f"actor_rollout_ref.{name}" for name in ("actor", "rollout", "ref", "model"))
@@ -161,10 +162,9 @@ class Estimate:
 
     def _loss_logits(self, shape: ModelShape, tokens: float) -> float:
         if self.distill:
-            models = 2 if self.teacher else 1
-            return self.distill.chunk_size * shape.vocab * SINGLE * (models + 1) + shape.matrix * SINGLE * (
-                not self.rank
-            )
+            models, chunk = 2 if self.teacher else 1, self.distill.chunk_size
+            chunk = tile_tokens(shape.vocab, SINGLE) if chunk == "auto" else chunk
+            return chunk * shape.vocab * SINGLE * (models + 1) + shape.matrix * SINGLE * (not self.rank)
         if setting(self.cfg, f"{MODEL}.use_fused_kernels"):
             return 0
         flash = setting(self.cfg, f"{MODEL}.override_config.attn_implementation") in (None, "flash_attention_2")

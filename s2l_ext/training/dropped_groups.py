@@ -42,7 +42,7 @@ class DroppedGroups:
         if rows:
             batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
             guided = self._s2l.guidance is not None
-            self._outcomes += StepRows.of(batch, self._s2l.mixes_rollouts, guided).outcomes()
+            self._outcomes += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_seconds=False).outcomes()
 
     def take(self, metrics: dict[str, Any]) -> list[RolloutOutcome]:
         """Those since the last step; their number goes to ``metrics``."""

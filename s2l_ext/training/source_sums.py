@@ -107,7 +107,7 @@ def source_sums(
     """Sums over the micro-batch's rows, by kind of row: the explorer's, guided ones, the learner's other ones.
 
     Args:
-        data: columns of the rows; ``s2l_source``, ``response_mask`` and ``rm_scores`` must be there.
+        data: columns of the rows; ``s2l_source`` and ``response_mask`` must be there, other columns give more numbers.
         cap: of importance weights; None where there are none.
         more: (B,) numbers of each row to sum too.
 
@@ -132,7 +132,9 @@ def source_sums(
 
 def _of_rows(rows: FlatRows) -> dict[str, Tensor]:
     tokens_B = rows.sum_B(rows.mask_N)
-    numbers = {"tokens": tokens_B, "reward": rows.sum_B(rows.tokens("rm_scores"))}
+    numbers = {"tokens": tokens_B}
+    if "rm_scores" in rows.data:
+        numbers["reward"] = rows.sum_B(rows.tokens("rm_scores"))
     if "advantages" in rows.data:
         advantage_B = rows.sum_B(torch.where(rows.mask_N, rows.tokens("advantages"), 0.0)) / tokens_B.clamp(min=1)
         numbers |= {"advantage": advantage_B, "advantage_squared": advantage_B.square()}

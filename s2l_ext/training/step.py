@@ -34,15 +34,21 @@ class StepRows:
     extra_B: list[dict[str, Any]]
 
     @classmethod
-    def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool) -> StepRows:
+    def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool, with_seconds: bool = True) -> StepRows:
         """Read them, without their tokens: these stay where they are.
 
         Args:
             mixed: rows carry their source; else all are the learner's.
             guided: rows carry the number of their guidance tokens; else there are none.
+            with_seconds: where they are mixed, their seconds of generation.
         """
         names = real_keys(batch)
-        fields = ["extra_fields", *[SOURCE_FIELD, "metrics"] * mixed, *[PREFIX_FIELD] * guided]
+        fields = [
+            "extra_fields",
+            *[SOURCE_FIELD] * mixed,
+            *["metrics"] * (mixed and with_seconds),
+            *[PREFIX_FIELD] * guided,
+        ]
         rows = read(batch, fields, names)
         return cls(
             names,

@@ -255,7 +255,7 @@ def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> N
         output = engine.forward_backward_batch(batch, DistillLoss("token-mean", None, has_teacher=False))
     sums = {f"actor/{name}": Metric.aggregate_dp([metric]) for name, metric in _merged(output["metrics"]).items()}
     found = finish_token_sums(sums)
-    names = {"value", "student_entropy", "student_log_prob", "tokens"}
+    names = {"value", "student_entropy", "student_log_prob", "tokens", "chunk_size"}
     assert set(found) == {f"s2l/distill/{name}" for name in names}
     assert found["s2l/distill/value"] == pytest.approx(-found["s2l/distill/student_log_prob"])
 

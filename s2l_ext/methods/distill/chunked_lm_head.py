@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from s2l_ext.methods.distill import divergence_rows as rows
+from s2l_ext.methods.distill.chunk_size import automatic
 
 
 class TokenDivergence(NamedTuple):
@@ -38,7 +39,7 @@ def divergence_from_hidden(
     kind: str = "reverse_kl",
     temperature: float | Tensor = 1.0,
     beta: float = 0.5,
-    chunk_size: int = rows.CHUNK_SIZE,
+    chunk_size: int | None = None,
     labels_N: Tensor | None = None,
     vocab_size: int | None = None,
 ) -> TokenDivergence:
@@ -58,7 +59,7 @@ def divergence_from_hidden(
         kind: ``reverse_kl``, ``forward_kl``, ``jsd`` or ``sft`` (-log p of the label).
         temperature: > 0, divides both models' logits; a number or (N,).
         beta: the teacher's weight in the mixture of ``jsd``.
-        chunk_size: tokens at once.
+        chunk_size: tokens at once; None chooses by vocabulary, dtype and free memory (:mod:`.chunk_size`).
         labels_N: the tokens that followed, int64.
         vocab_size: rows of both matrices that are used, where paddings differ; probabilities are over these.
 
@@ -66,13 +67,16 @@ def divergence_from_hidden(
         ValueError: shapes do not fit, the vocabularies differ and ``vocab_size`` is not given, a label lies outside,
             a temperature is not positive, something that ``kind`` needs is missing.
     """
+    vocab_size = _shared_vocabulary(student_weight_V_H, teacher_weight_W_D, vocab_size)
+    if chunk_size is None:
+        chunk_size = automatic(vocab_size, student_weight_V_H.dtype, student_weight_V_H.device)
     rows.check(kind, beta, chunk_size)
     head = _Head(
         _same_rows("teacher_hidden_N_D", teacher_hidden_N_D, student_hidden_N_H.shape[0]),
         teacher_weight_W_D,
         _same_rows("labels_N", labels_N, student_hidden_N_H.shape[0]),
         _checked_temperature(temperature, student_hidden_N_H),
-        _shared_vocabulary(student_weight_V_H, teacher_weight_W_D, vocab_size),
+        vocab_size,
         kind,
         beta,
         chunk_size,

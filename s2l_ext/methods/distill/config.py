@@ -7,6 +7,17 @@ from typing import Literal
 
 from s2l_ext.config.limits import limited
 
+TILE_BYTES = 320 * 10**6
+"""Logits of a chunk in the dtype that is computed in."""
+TILES = 5
+"""That many exist at the peak."""
+SHARE = 0.5
+"""Of the free memory, at most: the backward pass of the layers below comes after."""
+STEP = 64
+"""Chunks are multiples of it, where they are not smaller: what matrix products are fast at."""
+CHUNK = "chunk_size_max"
+"""Name by which workers report the chunk that they used; verl takes the largest of a metric with this word."""
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -16,7 +27,8 @@ class DistillConfig:
     ``s2l.explorer``), ``reverse_kl`` on the student's (2b), ``sampled_k1`` its policy gradient on sampled tokens,
     ``sft`` their hard labels (needs no teacher). ``jsd_beta`` weighs the teacher in ``jsd``. ``teacher_placement:
     local`` puts the whole teacher beside the actor, ``server`` asks verl's teacher servers for its ``topk`` tokens.
-    ``chunk_size``: tokens whose logits exist at a time. ``temperature`` divides both models' logits.
+    ``chunk_size``: tokens whose logits exist at a time; ``auto`` follows from vocabulary, dtype and free memory.
+    ``temperature`` divides both models' logits.
     """
 
     teacher_path: str | None = None
@@ -25,7 +37,7 @@ class DistillConfig:
     temperature: float = limited(1.0, above=0)
     jsd_beta: float = limited(0.5, above=0, below=1)
     correct_only: bool = False
-    chunk_size: int = limited(256, at_least=1)
+    chunk_size: int | Literal["auto"] = limited("auto", at_least=1)
     topk: int = limited(128, at_least=1)
     nnodes: int = limited(1, at_least=1)
     n_gpus_per_node: int = limited(1, at_least=1)
@@ -35,3 +47,15 @@ class DistillConfig:
     def in_actor(self) -> bool:
         """The loss is computed by this package's engine, not by verl's distillation."""
         return self.teacher_placement == "local"
+
+
+def tile_tokens(vocab_size: int, entry_bytes: int, free_bytes: int | None = None) -> int:
+    """Tokens whose logits fill one tile, 1 at least.
+
+    Args:
+        entry_bytes: of a logit.
+        free_bytes: that the tiles may share; None asks for nothing but the tile's own size.
+    """
+    tile = TILE_BYTES if free_bytes is None else min(TILE_BYTES, SHARE * free_bytes / TILES)
+    tokens = int(tile // (vocab_size * entry_bytes))
+    return max(1, tokens - tokens % STEP if tokens > STEP else tokens)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.methods.base import Method
-from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.distill.config import CHUNK, DistillConfig
 from s2l_ext.methods.distill.inputs import check_teacher
 from s2l_ext.methods.distill.rules import check_distill
 from s2l_ext.methods.distill.teacher_rows import check_teacher_rows
@@ -141,6 +141,6 @@ def finish_token_sums(metrics: dict[str, Any]) -> dict[str, float]:
     sums = {name: float(metrics.pop(name)) for name in list(metrics) if name.startswith(PREFIX)}
     if not sums:
         raise RuntimeError("s2l.distill: the actor workers did not report the loss; they trained with another one")
-    tokens = sums.pop(f"{PREFIX}tokens")
+    tokens, chunk = sums.pop(f"{PREFIX}tokens"), sums.pop(f"{PREFIX}{CHUNK}", None)
     means = {f"s2l/distill/{name.removeprefix(PREFIX)}": value / max(1.0, tokens) for name, value in sums.items()}
-    return means | {"s2l/distill/tokens": tokens}
+    return means | {"s2l/distill/tokens": tokens} | ({"s2l/distill/chunk_size": chunk} if chunk else {})

@@ -30,7 +30,8 @@ from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 from verl.workers.engine_workers import TrainingWorker
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.distill.config import DistillConfig
+from s2l_ext.methods.distill.chunk_size import automatic
+from s2l_ext.methods.distill.config import CHUNK, DistillConfig
 from s2l_ext.methods.distill.divergences import TokenDivergence, divergence_from_hidden, policy_gradient_k1
 from s2l_ext.methods.distill.output_layer import amplified, largest_difference, probe_ids, tolerance
 from s2l_ext.methods.explorer.serving.servers import point_to_model
@@ -181,6 +182,7 @@ class StudentEngine(FSDPEngineWithLMHead):
         super().__init__(model_config, *args, **kwargs)
         self.teacher: TeacherEngine | None = None
         self.distill: DistillConfig | None = None
+        self.chunk_size: int | None = None
         self._tokens: ResponseTokens | None = None
 
     def initialize(self) -> None:
@@ -202,6 +204,9 @@ class StudentEngine(FSDPEngineWithLMHead):
         assert self.distill is not None and self._tokens is not None
         teacher_weight = self.teacher.weight_W_D if self.teacher else None
         shared = min(len(weight), len(teacher_weight)) if teacher_weight is not None else len(weight)
+        if self.chunk_size is None:  # chosen at the first loss, beside what its forward pass keeps
+            given = self.distill.chunk_size
+            self.chunk_size = automatic(shared, weight.dtype, weight.device) if given == "auto" else given
         found = divergence_from_hidden(
             _picked(hidden, self._tokens),
             weight,
@@ -210,7 +215,7 @@ class StudentEngine(FSDPEngineWithLMHead):
             kind="sft" if self.distill.loss == "sampled_k1" else self.distill.loss,
             temperature=self.distill.temperature,
             beta=self.distill.jsd_beta,
-            chunk_size=self.distill.chunk_size,
+            chunk_size=self.chunk_size,
             labels_N=self._tokens.labels_N,
             vocab_size=shared,
         )
@@ -221,7 +226,7 @@ class StudentEngine(FSDPEngineWithLMHead):
     ) -> dict[str, Any]:
         if self._tokens is None:
             return super().prepare_model_outputs(output, output_args, micro_batch, logits_processor_func)
-        return {"token_numbers": output.logits, "tokens": self._tokens}
+        return {"token_numbers": output.logits, "tokens": self._tokens, "chunk_size": self.chunk_size}
 
 
 def _columns(found: TokenDivergence, loss: str) -> torch.Tensor:
@@ -247,6 +252,7 @@ class DistillLoss:
 
     def __call__(self, model_output: Any, data: TensorDict, dp_group: Any = None) -> tuple[torch.Tensor, dict]:
         numbers, tokens = model_output["token_numbers"], model_output.pop("tokens")
+        chunk = {f"{SUM_PREFIX}/distill/{CHUNK}": Metric(AggregationType.MAX, model_output.pop("chunk_size", 0))}
         shape = (len(data["responses"].offsets()) - 1, int(data["responses"].offsets().diff().max()))
         value_B_T = numbers.new_zeros(shape).index_put((tokens.row_N, tokens.column_N), numbers[:, 0])
         mask_B_T = numbers.new_zeros(shape).index_put((tokens.row_N, tokens.column_N), numbers.new_ones(len(numbers)))
@@ -260,7 +266,7 @@ class DistillLoss:
             loss_scale_factor=cast(Any, self.loss_scale_factor),
         )
         by_source = source_sums(data) if SOURCE_FIELD in data else {}
-        return loss, token_sums(numbers.detach(), self.has_teacher) | as_metrics(by_source)
+        return loss, token_sums(numbers.detach(), self.has_teacher) | chunk | as_metrics(by_source)
 
 
 def token_sums(numbers: torch.Tensor, has_teacher: bool) -> dict[str, Metric]:
