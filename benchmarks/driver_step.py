@@ -236,7 +236,7 @@ def row_of(arm: str, prompts: int, args: SimpleNamespace, filled: tuple[KVBatchM
     with tempfile.TemporaryDirectory() as folder:
         driver, costs = driver_of(ARMS[arm], prompts, Path(folder)), []
         for number in range(args.rounds + 1):
-            fresh = KVBatchMeta(**{**vars(batch), "keys": list(batch.keys), "extra_info": {}})
+            fresh = KVBatchMeta(keys=list(batch.keys), tags=list(batch.tags), partition_id="train", fields=batch.fields)
             with measured() as cost:
                 one_step(driver, fresh)
             count, fetched = reads.take()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_right
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -288,7 +289,7 @@ class RolloutStore:
 
     def _read_row(self, shard: int, row: int) -> dict[str, Any]:
         starts = self._group_starts[shard]
-        group = max(at for at, start in enumerate(starts) if start <= row)
+        group = bisect_right(starts, row) - 1
         found: dict[str, Any] = self._read_group(shard, group).slice(row - starts[group], 1).to_pylist()[0]
         return found
 

@@ -118,7 +118,9 @@ class StoredRolloutSampler:
         start = used if used % have + wanted <= have or wanted > have else _next_round(used, have)
         places = range(start, start + wanted)
         self._used[prompt_id] = places.stop
-        chosen = [self._order(prompt_id, have, place // have)[place % have] for place in places]
+        rounds = range(start // have, (places.stop - 1) // have + 1)
+        order = {number: self._order(prompt_id, have, number) for number in rounds}
+        chosen = [order[place // have][place % have] for place in places]
         return StoredDraw(sorted(chosen), num_reused=sum(place >= have for place in places))
 
     def _order(self, prompt_id: str, have: int, round_number: int) -> list[int]:
