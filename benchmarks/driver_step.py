@@ -68,6 +68,9 @@ class Tokenizer:
 class WithoutWorkers(PPOTrainerSync):
     """verl's part of a step, left out; the update reports what the workers' loss would."""
 
+    def prepare_step(self) -> dict[str, Any]:
+        return {}
+
     def _next_train_batch(self, num_prompts: int | None = None) -> Any:
         names = [prompt_name(number) for number in range(self.config.data.train_batch_size)]
         for method in self.methods:
