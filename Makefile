@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-all test-fast lint lock docs-support clean gpu-check fuzz chaos
+.PHONY: help setup demo test test-all test-fast lint lock docs-support clean gpu-check fuzz chaos bench
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -77,6 +77,9 @@ chaos: $(READY) ## 12 steps, five times kill -9 and a full disk, three seeds: ab
 
 clean: ## remove the environment and everything the demo wrote
 	@rm -rf $(VENV) outputs
+
+bench: $(READY) ## every measurement of speed: JSON lines in outputs/bench.jsonl, one table; half an hour on two quiet cores
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 gpu-check: ## on a GPU machine, with the active environment's python: what to run first there, PASS or FAIL each (docs/gpu.md)
 	@python benchmarks/gpu_check.py $(ARGS)
