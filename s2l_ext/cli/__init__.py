@@ -36,6 +36,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("compare",): Command("two evaluations, paired by problem", "s2l_ext.cli.compare"),
     ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.cli.diversity"),
     ("pipeline",): Command("run stages that hand a model on", "s2l_ext.cli.pipeline"),
+    ("study",): Command("arms and seeds: one table with intervals", "s2l_ext.cli.study"),
     ("submit",): Command("run a command as a job on a Ray cluster", "s2l_ext.cli.submit"),
     ("demo",): Command("train S2L-PO on the toy world and write a report", "s2l_ext.cli.demo"),
     ("doctor",): Command("what this machine can run", "s2l_ext.cli.doctor"),

@@ -24,6 +24,7 @@ SHARED_FOLDER = "base"
 """Holds overlays that recipes list in their defaults; not recipes themselves."""
 
 _PIPELINE_KEY = re.compile(r"^(stages|base)\s*:", re.MULTILINE)
+_STUDY_KEY = re.compile(r"^arms\s*:", re.MULTILINE)
 _S2L_OVERRIDE = re.compile(r"^\+{0,2}(?=s2l[.=])")
 
 
@@ -64,12 +65,12 @@ def search_folders(config_dirs: Iterable[Path] = ()) -> list[Path]:
 
 
 def recipe_names(folders: Iterable[Path]) -> list[str]:
-    """Names of every training recipe in the folders, without the shared overlays and pipelines."""
+    """Names of every training recipe in the folders, without the shared overlays, pipelines and studies."""
     found = {
         path.relative_to(folder).with_suffix("").as_posix()
         for folder in folders
         for path in (*folder.glob("*/*.yaml"), *folder.glob("*/*/*.yaml"))
-        if path.parent.name != SHARED_FOLDER and not is_pipeline(path)
+        if path.parent.name != SHARED_FOLDER and not is_pipeline(path) and not is_study(path)
     }
     return sorted(found)
 
@@ -77,6 +78,11 @@ def recipe_names(folders: Iterable[Path]) -> list[str]:
 def is_pipeline(path: Path) -> bool:
     """Whether a YAML file is for ``s2l pipeline``: it has stages of its own or another pipeline's."""
     return _PIPELINE_KEY.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+def is_study(path: Path) -> bool:
+    """Whether a YAML file is for ``s2l study``: it has arms."""
+    return _STUDY_KEY.search(path.read_text(encoding="utf-8", errors="replace")) is not None
 
 
 def verl_config_folder() -> Path:

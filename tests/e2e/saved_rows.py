@@ -54,3 +54,29 @@ def policy_loss(rows: list[dict], mode: str, by_std: bool = True, factor: float 
     """``actor/pg_loss`` of a step's only update, where every ratio is 1."""
     losses = [-value for value in advantages(rows, by_std)]
     return aggregated(losses, [tokens(row) for row in rows], mode, factor)
+
+
+def replayed(loop, run) -> dict[int, dict[str, float]]:
+    """What the local loop makes of the rows of a run's ``samples.jsonl``, by step: it observes them and updates its own
+    learner. All rows of every step must be there."""
+    found = {}
+    for step, rows in rows_by_step(run).items():
+        local, uids = _local_rows(loop, rows), list(groups(rows))
+        found[step] = loop.observe(local, step, list(range(len(uids)))) | loop.update(local)
+    return found
+
+
+def _local_rows(loop, rows: list[dict]):
+    from s2l_ext.studies.local.rows import Rows
+
+    found, uids = Rows(), list(groups(rows))
+    for row in rows:
+        question = row["prompt"].removeprefix("user\n").removesuffix("\nassistant\n").strip()
+        prompt = loop.prompt_ids({"prompt": [{"role": "user", "content": question}]})
+        placed, own = (loop.tokenizer.encode(row[name], add_special_tokens=False) for name in ("guidance", "response"))
+        found.add(prompt, placed, row["source"], uids.index(row["uid"]))
+        ended = len(placed) + len(own) < BUDGET
+        found.responses[-1] += own + [loop.tokenizer.eos_token_id] * ended
+        found.score_B.append(row["score"])
+        found.acc_B.append(row["acc"])
+    return found

@@ -202,6 +202,24 @@ def test_fsdp1_packed_gives_the_numbers_of_fsdp2_padded(fsdp1, fsdp2, metric: st
         assert fsdp1.steps()[step][metric] == pytest.approx(fsdp2.steps()[step][metric], rel=2e-4, abs=2e-6), step
 
 
+def test_the_local_loop_computes_the_loss_and_the_gradient_of_the_workers(
+    fsdp2, small_run, toy_dir, saved_rows
+) -> None:
+    """All methods together, three updates, on the same rows."""
+    from s2l_ext.launch.compose import compose_config
+    from s2l_ext.studies.local.loop import LocalLoop
+    from s2l_ext.studies.local.run import read_prompts
+
+    known = [one for one in small_run if "agent_loop" not in one]
+    cfg = compose_config(RECIPE, [f"toy_dir={toy_dir}", *known, *METHODS])
+    found = saved_rows.replayed(LocalLoop(cfg, read_prompts(cfg.data.train_files, -1, 0)), fsdp2)
+    assert sorted(found) == list(STEPS)
+    for step, own in found.items():
+        for name in ("actor/kl_loss", "actor/entropy_loss", "actor/grad_norm", "actor/pg_loss", "s2l/kl/beta"):
+            assert own[name] == pytest.approx(fsdp2.steps()[step][name], rel=1e-5, abs=1e-6), (step, name)
+        assert own["s2l/guidance/length"] == fsdp2.steps()[step]["s2l/guidance/length"]
+
+
 def test_the_two_engines_really_ran(fsdp1, fsdp2) -> None:
     for run, strategy, packed in ((fsdp1, "fsdp", "true"), (fsdp2, "fsdp2", "false")):
         settings = (run.folder / "s2l_config.yaml").read_text()

@@ -1,0 +1,68 @@
+"""``s2l study``: a claim as arms and seeds; one table with intervals, one page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l study``."""
+    parser.add_argument(
+        "file", type=Path, metavar="FILE.yaml", help="the study, or its name in the recipes (studies/s2l_po)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where runs and table go (default outputs/study/<name>)"
+    )
+    parser.add_argument("--engine", choices=["local", "verl"], help="takes the place of the file's")
+    parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds, from 1, in place of the file's")
+    parser.add_argument(
+        "--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat"
+    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
+    parser.add_argument(
+        "--merge",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="take over runs of another machine; repeat",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check and say what would run")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l study``. Returns 1 if a run failed or arms are not matched."""
+    from s2l_ext.errors import ConfigError
+    from s2l_ext.studies.study.file import find_study, read_study
+    from s2l_ext.studies.study.page import render
+    from s2l_ext.studies.study.run import Runner, merge
+    from s2l_ext.studies.study.table import as_json, markdown, rows_of, sentences
+    from s2l_ext.utils.files import write_atomically
+    from s2l_ext.utils.run_lock import held
+
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs {args.jobs}: at least one run at a time.")
+    study = read_study(find_study(args.file), args.engine, args.arm, args.seeds)
+    out = (args.out or Path("outputs") / "study" / study.name).resolve()
+    runner = Runner(study, out, args.jobs)
+    runner.check()
+    if args.dry_run:
+        print("\n".join(runner.planned_lines()))
+        return 0
+    with held(out, "study", "Choose another --out"):
+        merge(args.merge, out)
+        results = runner.run()
+        rows = rows_of(study, results)
+        table, said = markdown(rows), sentences(rows)
+        write_atomically(out / "study.md", f"{table}\n\n" + "".join(f"- {line}\n" for line in said))
+        write_atomically(out / "study.json", json.dumps(as_json(study, rows), indent=1) + "\n")
+        write_atomically(out / "study.html", render(study, rows, results))
+    print(
+        json.dumps(as_json(study, rows), indent=1)
+        if args.json
+        else "\n".join([table, "", *said, f"Open {out / 'study.html'}."])
+    )
+    return 1 if any(row.failed or row.unmatched for row in rows) else 0

@@ -1,0 +1,46 @@
+"""What a run may cost, before it runs and after."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.run import read_run
+from s2l_ext.training.batch_fields import LEARNER
+
+BEFORE = {
+    "prompts": "trainer.total_training_steps or data.train_batch_size",
+    "optimizer_steps": "trainer.total_training_steps, actor.ppo_mini_batch_size or actor.ppo_epochs",
+    "rollouts": "actor_rollout_ref.rollout.n, or what changes prompts",
+}
+"""Quantities that the configuration tells, and what changes them."""
+AFTER = {"learner_tokens": "tokens that the learner sampled", "flops": "FLOPs of everyone, by the report's cost model"}
+"""Quantities that a finished run tells."""
+
+
+def planned(cfg: DictConfig) -> dict[str, int]:
+    """Of the quantities :data:`BEFORE`, those of the whole run."""
+    steps, batch = int(cfg.trainer.total_training_steps), int(cfg.data.train_batch_size)
+    actor, group = cfg.actor_rollout_ref.actor, int(cfg.actor_rollout_ref.rollout.n)
+    updates = math.ceil(batch / int(actor.ppo_mini_batch_size)) * int(actor.ppo_epochs)
+    return {"prompts": steps * batch, "optimizer_steps": steps * updates, "rollouts": steps * batch * group}
+
+
+def spent(folder: Path) -> dict[str, float | None]:
+    """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
+    run = read_run(folder)
+    totals = Ledger(run).totals(all_in=True)
+    own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
+    if not own:  # every row is the learner's
+        own = [mean * len_rows for mean, len_rows in _lengths(folder)]
+    return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
+
+
+def _lengths(folder: Path) -> list[tuple[float, float]]:
+    """Mean response tokens and rows of every step, of a run whose rows have no source."""
+    run = read_run(folder)
+    rows = run.setting("data.train_batch_size", 0) * run.setting("actor_rollout_ref.rollout.n", 0)
+    return [(value, float(rows)) for _, value in run.series("response_length/mean")]

@@ -1,0 +1,178 @@
+"""A study file: YAML to arms with composed configurations, matched in what the file says. Nothing has run yet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from omegaconf import DictConfig
+
+from s2l_ext.config.limits import limited
+from s2l_ext.config.nearest import did_you_mean
+from s2l_ext.config.parse import parse_block
+from s2l_ext.errors import ConfigError
+from s2l_ext.launch.compose import compose_config, search_folders
+from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.studies.local.rules import check_local
+from s2l_ext.studies.study.budget import AFTER, BEFORE, planned
+
+Engine = Literal["local", "verl"]
+FEWEST_SEEDS = 2
+"""One seed has no interval."""
+LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
+
+
+@dataclass(frozen=True)
+class ArmBlock:
+    """``recipe`` and ``overrides`` of one arm; ``recipe`` None is the study's."""
+
+    recipe: str | None = None
+    overrides: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StudyBlock:
+    """The whole file.
+
+    ``overrides`` go to every arm before its own. ``seeds``: how many, from ``first_seed``; one has no interval.
+    ``learning_rates``: a grid, the same for every arm. Each arm takes the rate with the best accuracy on ``val_files``
+    of its recipe, over ``tuning_seeds``; its runs are then measured on ``test_files``.
+    ``matched``: quantities in which arms must agree within ``tolerance``. ``data_source``: of the problems that are
+    measured; None is all.
+    """
+
+    name: str
+    recipe: str
+    arms: dict[str, Any]
+    baseline: str
+    engine: Engine = "local"
+    overrides: list[str] = field(default_factory=list)
+    seeds: int = limited(10, at_least=FEWEST_SEEDS)
+    first_seed: int = limited(1, at_least=0)
+    learning_rates: list[float] = field(default_factory=list)
+    tuning_seeds: int = limited(2, at_least=1)
+    test_files: list[str] = field(default_factory=list)
+    matched: list[str] = field(default_factory=lambda: ["prompts", "optimizer_steps", "rollouts"])
+    tolerance: float = limited(0.05, at_least=0)
+    data_source: str | None = None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """``cfg`` is composed with the study's and the arm's overrides, before seed and learning rate."""
+
+    name: str
+    recipe: str
+    overrides: tuple[str, ...]
+    cfg: DictConfig
+
+
+@dataclass(frozen=True)
+class Study:
+    block: StudyBlock
+    arms: tuple[Arm, ...]
+
+    @property
+    def seeds(self) -> range:
+        return range(self.block.first_seed, self.block.first_seed + self.block.seeds)
+
+    @property
+    def name(self) -> str:
+        return self.block.name
+
+    @property
+    def baseline(self) -> Arm:
+        return next(arm for arm in self.arms if arm.name == self.block.baseline)
+
+
+def read_study(path: Path, engine: Engine | None = None, arms: Sequence[str] = (), seeds: int | None = None) -> Study:
+    """Read and check a file.
+
+    Args:
+        engine, seeds: take the place of the file's.
+        arms: only these, beside the baseline.
+
+    Raises:
+        ConfigError: no such file, no YAML, an unknown key or quantity, fewer than two arms or seeds, a recipe that
+            does not compose or that the engine does not know, or arms that are not matched.
+    """
+    block = parse_block(StudyBlock, _load(path), path.name)
+    count = block.seeds if seeds is None else seeds
+    if count < FEWEST_SEEDS:
+        raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
+    block = replace(block, engine=engine or block.engine, seeds=count)
+    _check_names(block, path.name, arms)
+    chosen = [name for name in block.arms if not arms or name in {*arms, block.baseline}]
+    study = Study(block, tuple(_arm(block, name, path.name) for name in chosen))
+    _check_matched(study, path.name)
+    return study
+
+
+def find_study(name: Path) -> Path:
+    """A file, or a study of the recipe folders by name (``studies/s2l_po``)."""
+    if name.is_file():
+        return name
+    found = (folder / f"{str(name).removesuffix('.yaml')}.yaml" for folder in search_folders())
+    known = sorted(f"studies/{file.stem}" for folder in search_folders() for file in folder.glob("studies/*.yaml"))
+    path = next((file for file in found if file.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{name}: no such study.{did_you_mean(str(name), known)} Studies: {', '.join(known)}.")
+    return path
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give a study's YAML file.") from error
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())[:200]}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: holds no mapping. A study has name, recipe, arms and baseline.")
+    return content
+
+
+def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
+    if len(block.arms) < 2:
+        raise ConfigError(f"{where}.arms: {len(block.arms)} arm. A study compares at least two.")
+    for key, name in [("baseline", block.baseline), *(("--arm", arm) for arm in arms)]:
+        if name not in block.arms:
+            raise ConfigError(f"{where}: {key}={name} is no arm.{did_you_mean(name, block.arms)}")
+    for name in block.matched:
+        if name not in {**BEFORE, **AFTER}:
+            known = [*BEFORE, *AFTER]
+            raise ConfigError(f"{where}.matched: {name!r} is no quantity.{did_you_mean(name, known)} Known: {known}.")
+    if len(block.learning_rates) > 1 and not block.test_files:
+        raise ConfigError(
+            f"{where}.test_files is empty: learning rates are chosen on the recipe's val_files, so the result needs "
+            "problems that the choice has not seen. Name parquet files."
+        )
+
+
+def _arm(block: StudyBlock, name: str, where: str) -> Arm:
+    value = block.arms[name] or {}
+    own = parse_block(ArmBlock, value if isinstance(value, dict) else {"overrides": value}, f"{where}.arms.{name}")
+    recipe, overrides = own.recipe or block.recipe, (*block.overrides, *own.overrides)
+    try:
+        cfg = compose_config(recipe, overrides)
+        if block.engine == "local":
+            check_local(cfg, parse_s2l(cfg.s2l))
+    except ConfigError as error:
+        raise ConfigError(f"{where}.arms.{name}: {error}") from error
+    return Arm(name, recipe, overrides, cfg)
+
+
+def _check_matched(study: Study, where: str) -> None:
+    """Raises ConfigError for arms that a run would not make comparable, with both values."""
+    base = planned(study.baseline.cfg)
+    for arm in study.arms:
+        own = planned(arm.cfg)
+        for name in study.block.matched:
+            if name in BEFORE and abs(own[name] - base[name]) > study.block.tolerance * base[name]:
+                raise ConfigError(
+                    f"{where}: arm {arm.name} has {own[name]} {name}, the baseline {study.baseline.name} {base[name]}. "
+                    f"Change {BEFORE[name]}, or take {name} out of `matched` and say so."
+                )

@@ -1,0 +1,48 @@
+"""A study as one page: intervals of every arm, curves over seeds, the table, and what may be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from s2l_ext.report.charts import Line, Values, by_label, chart, colour
+from s2l_ext.report.page import Section, empty, page, table
+from s2l_ext.studies.study.file import Study
+from s2l_ext.studies.study.results import ALL, Result
+from s2l_ext.studies.study.statistics import over_seeds
+from s2l_ext.studies.study.table import HEAD, Row, cells, sentences
+
+READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Higher is better."
+
+
+def render(study: Study, rows: Sequence[Row], results: Mapping[str, Sequence[Result]]) -> str:
+    """The whole page."""
+    known = {row.arm: row.accuracy for row in rows if row.accuracy}
+    source = study.block.data_source or ALL
+    curves = [_curve(name, place, source, runs) for place, (name, runs) in enumerate(results.items())]
+    drawn = [
+        empty("Accuracy at the end", "No arm has two runs that ended well.")
+        if not known
+        else by_label(
+            "Accuracy at the end",
+            ("arm", "accuracy"),
+            list(known),
+            [Values("accuracy", colour(0), [one.mean for one in known.values()], [one.ci95 for one in known.values()])],
+            READING,
+        ),
+        chart("Accuracy during training", "accuracy (0 to 1)", [line for line in curves if line.points], READING),
+    ]
+    said = " ".join(sentences(rows))
+    numbers = table("Numbers", HEAD, [cells(row) for row in rows], said)
+    found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers])]
+    return page(f"s2l study: {study.name}", study.name, said, found)
+
+
+def _curve(name: str, place: int, source: str, runs: Sequence[Result]) -> Line:
+    """Means over seeds at the steps that every run validated."""
+    series = [{int(step): value for step, value in one.curve.get(source, [])} for one in runs if not one.error]
+    steps = sorted(set.intersection(*map(set, series))) if series else []
+    values = [[one[step] for one in series] for step in steps]
+    points = [(float(step), fmean(at)) for step, at in zip(steps, values, strict=True)]
+    ends = [over_seeds(at).ci95 for at in values] if len(series) > 1 else []
+    return Line(name, colour(place), points, ends or None)

@@ -1,0 +1,114 @@
+"""What a study keeps of a run: a small file, which may come from another machine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from s2l_ext.errors import DataError
+from s2l_ext.report.results import read_validations
+from s2l_ext.report.run import read_run
+from s2l_ext.studies.study.budget import spent
+from s2l_ext.utils import json_text
+from s2l_ext.utils.digests import digest_of, file_digests
+from s2l_ext.utils.files import write_atomically
+
+VALIDATIONS = "validation"
+ALL = ""
+"""Name of the curve over all data sources."""
+IGNORED = ("trainer", "ray_kwargs", "transfer_queue")
+"""Parts of the configuration that say where and how a run is run, beside :data:`COUNTED` of them."""
+COUNTED = ("total_training_steps",)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run.
+
+    Attributes:
+        fingerprint: of configuration and data files; runs of an arm share it.
+        commit: of the code; "" where it is not known.
+        accuracies: data source -> accuracy of each held-out problem, in the order of their texts.
+        curve: data source (``ALL``: over all) -> (step, mean accuracy).
+        spent: quantities of :data:`s2l_ext.studies.study.budget.AFTER`, and seconds.
+        error: why there is no result; "" for a run that ended well.
+    """
+
+    study: str
+    arm: str
+    engine: str
+    seed: int
+    learning_rate: float
+    fingerprint: str
+    commit: str
+    accuracies: dict[str, list[float]] = field(default_factory=dict)
+    curve: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    spent: dict[str, float | None] = field(default_factory=dict)
+    error: str = ""
+
+    def problems(self, source: str | None) -> list[float]:
+        """Accuracy of every problem, or of those of one data source.
+
+        Raises:
+            DataError: there is no such data source.
+        """
+        if source is not None and source not in self.accuracies:
+            known = ", ".join(self.accuracies)
+            raise DataError(f"data_source={source}: the runs were validated on {known}. Name one of these, or none.")
+        return [acc for name, values in sorted(self.accuracies.items()) if source in (None, name) for acc in values]
+
+
+def fingerprint(cfg: DictConfig) -> str:
+    """16 hex digits of what determines a run, seed and learning rate left out."""
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    steps = {name: plain["trainer"][name] for name in COUNTED}
+    kept = {name: value for name, value in plain.items() if name not in IGNORED}
+    kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")} | {
+        "seed": None
+    }
+    kept["actor_rollout_ref"]["actor"]["optim"]["lr"] = None
+    kept["actor_rollout_ref"]["rollout"]["trace"] = None
+    for model in (
+        kept["actor_rollout_ref"]["model"],
+        *(kept["s2l"].get(name) or {} for name in ("explorer", "distill")),
+    ):
+        model |= {key: Path(model[key]).name for key in ("path", "model_path", "teacher_path") if model.get(key)}
+    files = [cfg.data.train_files, cfg.data.val_files]
+    paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
+    kept.pop("toy_dir", None)
+    return digest_of([kept, steps, file_digests(paths)])[:16]
+
+
+def measured(folder: Path) -> dict[str, Any]:
+    """Accuracies of the last validation, the curve, and what the run spent."""
+    run = read_run(folder)
+    validations = read_validations([folder / VALIDATIONS])
+    if not validations:
+        raise DataError(f"{folder / VALIDATIONS}: no validation was dumped, so there is nothing to compare.")
+    last = validations[max(validations)]
+    groups = last.groupby(last["source"].fillna("all"))["accuracy"]
+    accuracies = {str(name): [float(value) for value in values] for name, values in groups}
+    curve: dict[str, list[tuple[int, float]]] = {ALL: []}
+    for step, table in sorted(validations.items()):
+        curve[ALL].append((step, float(table["accuracy"].mean())))
+        for name, values in table.groupby(table["source"].fillna("all"))["accuracy"]:
+            curve.setdefault(str(name), []).append((step, float(values.mean())))
+    return {"accuracies": accuracies, "curve": curve, "spent": spent(run.folder)}
+
+
+def write_result(path: Path, result: Result) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(asdict(result)) + "\n")
+
+
+def read_result(path: Path) -> Result:
+    """Raises DataError for a file that is not what :func:`write_result` wrote."""
+    try:
+        content = json_text.loads(path.read_text(encoding="utf-8"))
+        return Result(**content)
+    except (OSError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no result of a study ({error}). Remove it, and the study runs it again.") from error

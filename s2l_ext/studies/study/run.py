@@ -1,0 +1,208 @@
+"""The runs of a study, one after another or several at a time; what is there already is kept."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from s2l_ext.errors import DataError, S2LError
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.studies.study.budget import planned
+from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
+from s2l_ext.studies.study.results import VALIDATIONS, Result, fingerprint, measured, read_result, write_result
+from s2l_ext.training.preflight import check_inputs
+from s2l_ext.utils.follow import last_lines
+from s2l_ext.utils.processes import run_supervised
+
+RESULT = "result.json"
+SEEDED_LOOP = "s2l_seeded"
+MOST_CHARACTERS = 300
+"""Of the last line of a failed run's log."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: an arm, a learning rate and a seed. ``tuning`` runs are validated on the recipe's own ``val_files``."""
+
+    arm: Arm
+    learning_rate: float
+    seed: int
+    tuning: bool
+
+    @property
+    def place(self) -> Path:
+        kind = "tuning" if self.tuning else "runs"
+        return Path(kind) / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
+
+
+class Runner:
+    """Runs the jobs of a study in a folder.
+
+    Args:
+        jobs: runs at a time, each in a process of its own.
+    """
+
+    def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
+        self.study, self.out, self.jobs, self.commit = study, out, jobs, commit_here()
+        self.fingerprints: dict[tuple[str, bool], str] = {}
+
+    def check(self) -> None:
+        """Look at the models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
+        for arm in self.study.arms:
+            cfg = self._configuration(Job(arm, 0.0, self.study.seeds[0], tuning=False))
+            try:
+                check_inputs(cfg, parse_s2l(cfg.s2l))
+            except S2LError as error:
+                raise type(error)(f"arm {arm.name}: {error}") from error
+
+    def planned_lines(self) -> list[str]:
+        """What :meth:`run` would do: arms, seeds, and what of it is there already."""
+        block, grid = self.study.block, self.study.block.learning_rates
+        lines = [f"study        {self.study.name}, engine {block.engine}, {len(self.study.seeds)} seeds, in {self.out}"]
+        if len(grid) > 1:
+            lines.append(f"tuning       {len(grid)} learning rates x {block.tuning_seeds} seeds for every arm")
+        for arm in self.study.arms:
+            there = len(list((self.out / "runs" / arm.name).glob(f"*/{RESULT}")))
+            counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg).items())
+            lines.append(f"arm          {arm.name}: {arm.recipe}, {counted}; {there} runs are there")
+        return lines
+
+    def run(self) -> dict[str, list[Result]]:
+        """Results by arm, in the order of the seeds; a failed run has an ``error``."""
+        rates = self._tune()
+        wanted = {
+            arm.name: [Job(arm, rates[arm.name], seed, False) for seed in self.study.seeds] for arm in self.study.arms
+        }
+        # seed by seed, so that a study that is stopped has whole pairs
+        by_seed = [jobs[place] for place in range(len(self.study.seeds)) for jobs in wanted.values()]
+        done = self._all(by_seed, "runs")
+        return {name: [done[job.place] for job in jobs] for name, jobs in wanted.items()}
+
+    def _tune(self) -> dict[str, float]:
+        """The learning rate of each arm: its own, the only one given, or the grid's best on validation problems."""
+        grid, arms = self.study.block.learning_rates, self.study.arms
+        if len(grid) < 2:
+            return {arm.name: grid[0] if grid else float(OmegaConf.select(arm.cfg, LEARNING_RATE)) for arm in arms}
+        seeds = [1_000_000 + place for place in range(self.study.block.tuning_seeds)]
+        jobs = [Job(arm, rate, seed, True) for seed in seeds for rate in grid for arm in arms]
+        done = self._all(jobs, "choosing learning rates")
+        means: dict[str, dict[float, float]] = {arm.name: {} for arm in arms}
+        for arm in arms:
+            for rate in grid:
+                found = [done[Job(arm, rate, seed, True).place] for seed in seeds]
+                values = [fmean(one.problems(self.study.block.data_source)) for one in found if not one.error]
+                means[arm.name][rate] = fmean(values) if values else -1.0
+        return {name: max(by_rate, key=by_rate.__getitem__) for name, by_rate in means.items()}
+
+    def _all(self, jobs: Iterable[Job], what: str) -> dict[Path, Result]:
+        kept = {job.place: self._kept(job) for job in jobs}
+        missing = [job for job in jobs if kept[job.place] is None]
+        found = {place: result for place, result in kept.items() if result is not None}
+        with (
+            tqdm(total=len(kept), initial=len(found), desc=what, unit="run") as bar,
+            ThreadPoolExecutor(max(1, self.jobs)) as pool,
+        ):
+            running = {pool.submit(self._run, job): job for job in missing}
+            for future in as_completed(running):
+                found[running[future].place] = future.result()
+                bar.update()
+        return found
+
+    def _kept(self, job: Job) -> Result | None:
+        """What an earlier call or another machine left; failed runs are done again.
+
+        Raises:
+            DataError: it is of another study, configuration, data or commit.
+        """
+        path = self.out / job.place / RESULT
+        if not path.is_file():
+            return None
+        result = read_result(path)
+        wanted = self._bare(job)
+        for name in ("study", "arm", "engine", "fingerprint", "commit"):
+            own, other = getattr(wanted, name), getattr(result, name)
+            if own != other:
+                raise DataError(
+                    f"{path}: is of another {name} ({other!r}, this study has {own!r}). Runs of one table must agree. "
+                    "Remove the folder to run it again, or choose another --out."
+                )
+        return None if result.error else result
+
+    def _bare(self, job: Job) -> Result:
+        engine, key = self.study.block.engine, (job.arm.name, job.tuning)
+        if key not in self.fingerprints:
+            self.fingerprints[key] = fingerprint(self._configuration(job))
+        who = (self.study.name, job.arm.name, engine, job.seed, job.learning_rate)
+        return Result(*who, self.fingerprints[key], self.commit)
+
+    def _configuration(self, job: Job) -> DictConfig:
+        return compose_config(job.arm.recipe, self.overrides(job))
+
+    def overrides(self, job: Job) -> list[str]:
+        """Of the run, beside where it writes."""
+        seeded = [f"data.seed={job.seed}", f"{LEARNING_RATE}={job.learning_rate}", "trainer.resume_mode=disable"]
+        if self.study.block.engine == "verl":
+            seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
+            seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
+        tests = self.study.block.test_files
+        return [
+            *job.arm.overrides,
+            *seeded,
+            *([f"data.val_files=[{','.join(tests)}]"] if tests and not job.tuning else []),
+        ]
+
+    def _run(self, job: Job) -> Result:
+        folder, bare = self.out / job.place, self._bare(job)
+        where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
+        module = "s2l_ext.studies.local" if self.study.block.engine == "local" else "s2l_ext.cli"
+        words = ["train", "--config-name", job.arm.recipe, *self.overrides(job), *where]
+        for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
+            old.unlink(missing_ok=True)
+        threads = {"OMP_NUM_THREADS": "1"} if self.study.block.engine == "local" else {}
+        ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", lambda: None, threads)
+        try:
+            said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
+            error = f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})" if ended.returncode else ""
+            result = replace(bare, error=error) if error else replace(bare, **measured(folder))
+        except S2LError as failed:
+            result = replace(bare, error=str(failed))
+        write_result(folder / RESULT, result)
+        return result
+
+
+def merge(folders: Iterable[Path], out: Path) -> int:
+    """Copy results of other machines that this folder lacks. Returns how many; :meth:`Runner.run` looks at them.
+
+    Raises:
+        DataError: a folder has no results, or a file is none.
+    """
+    copied = 0
+    for folder in folders:
+        found = sorted(folder.glob(f"*/*/*/{RESULT}"))
+        if not found:
+            raise DataError(
+                f"--merge {folder}: no results of a study are there. Give the --out of another `s2l study`."
+            )
+        for path in found:
+            target = out / path.relative_to(folder)
+            if not target.is_file() or read_result(target).error:
+                write_result(target, read_result(path))
+                copied += 1
+    return copied
+
+
+def commit_here() -> str:
+    """Of this package's checkout; "" for an installed one."""
+    command = ["git", "-C", os.fspath(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip() if done.returncode == 0 else ""

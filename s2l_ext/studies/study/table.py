@@ -1,0 +1,162 @@
+"""A study's numbers: one row an arm, with intervals over seeds, and what they allow one to say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from s2l_ext.evaluation.intervals import Interval
+from s2l_ext.studies.study.budget import AFTER
+from s2l_ext.studies.study.file import FEWEST_SEEDS, Study
+from s2l_ext.studies.study.results import Result
+from s2l_ext.studies.study.statistics import Difference, Estimate, hierarchical, over_seeds, paired
+
+NO_DIFFERENCE = "no difference could be shown"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm.
+
+    Attributes:
+        seeds: of the runs that ended well.
+        accuracy: over seeds; None with fewer than two.
+        ci95_problems: the same mean with seeds and, inside each, problems resampled.
+        difference: to the baseline, over the seeds that both have; None for the baseline.
+        spent: means over seeds.
+        failed: messages of runs that did not end well, by seed.
+        unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio.
+    """
+
+    arm: str
+    learning_rate: float
+    seeds: tuple[int, ...]
+    accuracy: Estimate | None
+    ci95_problems: Interval | None
+    difference: Difference | None
+    spent: dict[str, float | None]
+    failed: dict[int, str]
+    unmatched: dict[str, float]
+
+    @property
+    def sentence(self) -> str:
+        """What may be said of the arm beside the baseline."""
+        if self.difference is None:
+            return ""
+        gap, low, high = self.difference.mean, *self.difference.ci95
+        numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {len(self.seeds)} seeds)"
+        if self.difference.clear:
+            return f"{self.arm} is {'above' if gap > 0 else 'below'} the baseline by {numbers}."
+        least = self.difference.detectable
+        return f"{self.arm}: {NO_DIFFERENCE}, {numbers}; {least:.3f} or more would show in four of five such studies."
+
+
+def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
+    """One row for each arm, in the file's order.
+
+    Raises:
+        DataError: the study's ``data_source`` is not among the validated ones.
+    """
+    base = {one.seed: one for one in results[study.baseline.name] if not one.error}
+    rows = [_row(study, arm.name, results[arm.name], base) for arm in study.arms]
+    reference = next(row.spent for row in rows if row.arm == study.baseline.name)
+    return [_with_budget(row, study, reference) for row in rows]
+
+
+def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, Result]) -> Row:
+    source, good = study.block.data_source, [one for one in results if not one.error]
+    table = [one.problems(source) for one in good]
+    enough = len(good) >= FEWEST_SEEDS
+    accuracy = over_seeds([fmean(values) for values in table]) if enough else None
+    shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
+    pairs = [(fmean(one.problems(source)), fmean(base[one.seed].problems(source))) for one in shared]
+    difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
+    return Row(
+        arm,
+        results[0].learning_rate,
+        tuple(one.seed for one in good),
+        accuracy,
+        hierarchical(np.array(table)) if enough else None,
+        difference,
+        {name: _mean([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
+        {one.seed: one.error for one in results if one.error},
+        {},
+    )
+
+
+def _with_budget(row: Row, study: Study, reference: Mapping[str, float | None]) -> Row:
+    """The row with the ratios of the quantities that the study calls matched and that are not."""
+    ratios = {}
+    for name in study.block.matched:
+        own, base = row.spent.get(name), reference.get(name)
+        if name in AFTER and own is not None and base and abs(own / base - 1) > study.block.tolerance:
+            ratios[name] = own / base
+    return Row(**(vars(row) | {"unmatched": ratios}))
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+HEAD = (
+    *("arm", "learning rate", "seeds", "accuracy, 95 % over seeds", "95 % seeds and problems", "difference, paired"),
+    *("effect size", "would show", "learner tokens", "FLOPs", "seconds"),
+)
+
+
+def cells(row: Row) -> list[str]:
+    """Texts under :data:`HEAD`."""
+    gap, effect = row.difference, row.difference and row.difference.effect
+    failed = f", {len(row.failed)} failed" if row.failed else ""
+    return [
+        row.arm,
+        f"{row.learning_rate:g}",
+        f"{len(row.seeds)}{failed}",
+        _estimate(row.accuracy),
+        "" if row.ci95_problems is None else "{:.3f} to {:.3f}".format(*row.ci95_problems),
+        _estimate(gap, "+") if gap else "",
+        "" if effect is None else f"{effect:+.2f}",
+        "" if gap is None else f"{gap.detectable:.3f}",
+        *(_quantity(row.spent.get(name)) for name in ("learner_tokens", "flops", "seconds")),
+    ]
+
+
+def _estimate(value: Estimate | None, sign: str = "") -> str:
+    if value is None:
+        return "too few seeds"
+    low, high = value.ci95
+    return f"{value.mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
+
+
+def _quantity(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value < 1e9 else f"{value:.3g}"
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table."""
+    lines = [list(HEAD), ["---"] * len(HEAD), *map(cells, rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """What the numbers say, arm by arm; failed runs and budgets that differ."""
+    said = [row.sentence for row in rows if row.sentence]
+    said += [f"{row.arm}, seed {seed}: no result ({why})." for row in rows for seed, why in row.failed.items()]
+    for row in rows:
+        said += [
+            f"{row.arm} is not matched in {name}: {ratio:.2f} x the baseline's."
+            for name, ratio in row.unmatched.items()
+        ]
+    return said
+
+
+def as_json(study: Study, rows: Sequence[Row]) -> dict[str, Any]:
+    """For programs: the rows, by arm."""
+    return {"study": study.name, "baseline": study.baseline.name, "arms": {row.arm: asdict(row) for row in rows}}

@@ -1,0 +1,331 @@
+"""Studies: what is refused, numbers worked out by hand, and what is kept of runs."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from s2l_ext.cli import main
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.launch.compose import compose_config
+from s2l_ext.studies.local.run import run_local
+from s2l_ext.studies.study import run as study_run
+from s2l_ext.studies.study.file import read_study
+from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
+from s2l_ext.studies.study.run import Runner, merge
+from s2l_ext.studies.study.statistics import hierarchical, over_seeds, paired
+from s2l_ext.studies.study.table import markdown, rows_of, sentences
+from s2l_ext.toy.models import ModelSize, build_model
+from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.toy.world import write_files
+from s2l_ext.utils.processes import Ended
+
+SMALL = [
+    "data.train_batch_size=2",
+    "data.max_response_length=12",
+    "data.val_max_samples=3",
+    "actor_rollout_ref.rollout.n=2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+    "trainer.total_training_steps=1",
+    "trainer.test_freq=1",
+]
+STUDY = {
+    "name": "tiny",
+    "recipe": "grpo/toy",
+    "baseline": "grpo",
+    "seeds": 2,
+    "overrides": SMALL,
+    "arms": {"grpo": {}, "s2l_po": {"recipe": "s2l_po/toy"}, "hot": ["actor_rollout_ref.rollout.temperature=1.5"]},
+}
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Reads :data:`STUDY` with changes."""
+
+    def read(**changes):
+        path = tmp_path / "tiny.yaml"
+        path.write_text(yaml.safe_dump({**STUDY, **changes}, sort_keys=False))
+        return read_study(path)
+
+    return read
+
+
+# ---- the file -----------------------------------------------------------------------------------------------------
+
+
+def test_arms_have_the_studys_overrides_before_their_own(study) -> None:
+    found = study()
+    assert [arm.name for arm in found.arms] == ["grpo", "s2l_po", "hot"] and list(found.seeds) == [1, 2]
+    hot = found.arms[2]
+    assert hot.cfg.actor_rollout_ref.rollout.temperature == 1.5 and hot.cfg.data.train_batch_size == 2
+    assert found.arms[1].recipe == "s2l_po/toy" and found.arms[0].recipe == "grpo/toy"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 1}, r"tiny\.yaml\.seeds=1 is out of range"),
+        ({"baseline": "grop"}, r"baseline=grop is no arm\..*grpo"),
+        ({"arms": {"grpo": {}}}, r"arms: 1 arm\. A study compares at least two"),
+        ({"matched": ["prompt"]}, r"matched: 'prompt' is no quantity\..*prompts"),
+        ({"engin": "local"}, r"engin.*engine"),
+        ({"arms": {"grpo": {}, "x": {"recipe": "grpo/toi"}}}, r"arms\.x: .*grpo/toi"),
+        (
+            {"arms": {"grpo": {}, "x": ["algorithm.adv_estimator=rloo"]}},
+            r"arms\.x: algorithm\.adv_estimator=rloo: the local",
+        ),
+        ({"learning_rates": [1e-4, 2e-4]}, r"test_files is empty: learning rates are chosen"),
+    ],
+)
+def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**changes)
+
+
+@pytest.mark.parametrize(
+    ("override", "name", "values"),
+    [
+        ("trainer.total_training_steps=2", "prompts", (4, 2)),
+        ("actor_rollout_ref.actor.ppo_epochs=2", "optimizer_steps", (2, 1)),
+        ("actor_rollout_ref.rollout.n=4", "rollouts", (8, 4)),
+    ],
+)
+def test_arms_of_another_budget_are_refused_with_both_values(study, override: str, name: str, values) -> None:
+    own, base = values
+    with pytest.raises(
+        ConfigError, match=rf"arm more has {own} {name}, the baseline grpo {base}\. Change .*out of `matched`"
+    ):
+        study(arms={"grpo": {}, "more": [override]})
+    matched = [other for other in ("prompts", "optimizer_steps", "rollouts") if other == "none"]
+    assert len(study(arms={"grpo": {}, "more": [override]}, matched=matched).arms) == 2
+
+
+def test_no_yaml_and_no_file_are_refused(tmp_path, capsys) -> None:
+    (tmp_path / "bad.yaml").write_text("a: [")
+    assert main(["study", str(tmp_path / "bad.yaml")]) == 2
+    assert "no YAML" in capsys.readouterr().err
+    assert main(["study", "studies/smok"]) == 2
+    assert "Did you mean 'studies/smoke'" in capsys.readouterr().err
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_an_interval_over_three_seeds() -> None:
+    """Standard deviation 0.1, t(2) = 4.3027: half width 4.3027 * 0.1 / sqrt 3."""
+    found = over_seeds([0.1, 0.2, 0.3])
+    assert found.mean == pytest.approx(0.2) and found.ci95 == pytest.approx((0.2 - 0.24841, 0.2 + 0.24841), abs=1e-4)
+
+
+def test_a_paired_difference_its_effect_size_and_what_would_show() -> None:
+    """Gaps 0.1, 0.2, 0.3: d = 0.2 / 0.1; t(2) at 97.5 % and at 80 % are 4.3027 and 1.0607."""
+    found = paired([0.5, 0.7, 0.9], [0.4, 0.5, 0.6])
+    assert found.mean == pytest.approx(0.2) and found.effect == pytest.approx(2.0) and not found.clear
+    assert found.detectable == pytest.approx((4.3027 + 1.0607) * 0.1 / 3**0.5, rel=1e-3)
+    down = paired([0.40, 0.51, 0.62], [0.5, 0.6, 0.7])
+    assert down.clear and down.mean == pytest.approx(-0.09) and down.effect == pytest.approx(-9.0)
+
+
+def test_problems_and_seeds_both_widen_the_bootstrap() -> None:
+    """The same seeds' means: with problems that vary inside, the interval is wider."""
+    alike = np.array([[0.5] * 4, [0.6] * 4, [0.7] * 4])
+    varied = alike + np.array([-0.3, -0.1, 0.1, 0.3])
+    low, high = hierarchical(alike)
+    assert low == pytest.approx(0.5) and high == pytest.approx(0.7)
+    wider = hierarchical(varied)
+    assert wider[0] < low and wider[1] > high
+
+
+# ---- results ------------------------------------------------------------------------------------------------------
+
+
+def result(arm: str, seed: int, accuracies: list[float], tokens: float = 10.0, error: str = "") -> Result:
+    spent = {"learner_tokens": tokens, "flops": 10 * tokens, "seconds": 1.0}
+    found = {"toy": accuracies, "hard": [0.0]} if not error else {}
+    return Result("tiny", arm, "local", seed, 1.5e-4, "f", "c", found, {}, {} if error else spent, error)
+
+
+def table(study, s2l: list[Result], **changes):
+    grpo = [result("grpo", seed, [0.2, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
+    found = study(seeds=3, arms={"grpo": {}, "s2l_po": {"recipe": "s2l_po/toy"}}, **changes)
+    return rows_of(found, {"grpo": grpo, "s2l_po": s2l})
+
+
+def test_one_data_source_or_all_of_them(study) -> None:
+    better = [result("s2l_po", seed, [0.8, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
+    toy = table(study, better, data_source="toy")[1]
+    assert toy.difference.mean == pytest.approx(0.3) and toy.difference.clear
+    assert table(study, better)[1].difference.mean == pytest.approx(0.2)  # of three problems, one unchanged
+    with pytest.raises(DataError, match=r"data_source=gsm: the runs were validated on hard, toy|toy, hard"):
+        table(study, better, data_source="gsm")
+
+
+def test_what_cannot_be_shown_is_said_so(study) -> None:
+    noisy = [result("s2l_po", seed, [0.2, value]) for seed, value in ((1, 0.3), (2, 0.3), (3, 0.4))]
+    said = sentences(table(study, noisy, data_source="toy"))
+    assert (
+        said[0].startswith("s2l_po: no difference could be shown, +0.017 (") and "four of five such studies" in said[0]
+    )
+
+
+def test_a_failed_run_is_named_and_the_rest_stands(study) -> None:
+    runs = [
+        result("s2l_po", 1, [0.8, 0.3]),
+        result("s2l_po", 2, [0.8, 0.5]),
+        result("s2l_po", 3, [], error="exit code 1"),
+    ]
+    rows = table(study, runs, data_source="toy")
+    assert rows[1].seeds == (1, 2) and rows[1].difference.mean == pytest.approx((0.35 + 0.35) / 2)
+    assert "s2l_po, seed 3: no result (exit code 1)." in sentences(rows)
+    assert "| s2l_po | 0.00015 | 2, 1 failed |" in markdown(rows)
+
+
+def test_what_was_to_be_matched_and_is_not_is_said(study) -> None:
+    runs = [result("s2l_po", seed, [0.8, 0.3], tokens=5.0) for seed in (1, 2, 3)]
+    rows = table(study, runs, matched=["prompts", "learner_tokens"])
+    assert rows[1].unmatched == {"learner_tokens": 0.5}
+    assert "s2l_po is not matched in learner_tokens: 0.50 x the baseline's." in sentences(rows)
+
+
+# ---- runs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("world")
+    write_files(root, 0, {"train": 6, "val": 3, "test": 3})
+    for number, name in enumerate(("small", "medium")):
+        build_model(ModelSize(32, 1), number).save_pretrained(root / "models" / name)
+        build_tokenizer().save_pretrained(root / "models" / name)
+    return root
+
+
+@pytest.fixture
+def runner(study, world, tmp_path, monkeypatch):
+    """A study of two arms whose runs happen in this process; ``runner.started`` counts them."""
+    started = []
+
+    def here(command, log, on_tick, environment=None):
+        words = command[command.index("--config-name") + 1 :]
+        started.append(words)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("boom\n")
+        if "actor_rollout_ref.rollout.temperature=9" in words:
+            return Ended(3, 0.0, 0)
+        cfg = compose_config(words[0], words[1:])
+        run_local(cfg, Path(cfg.trainer.default_local_dir))
+        return Ended(0, 0.0, 0)
+
+    monkeypatch.setattr(study_run, "run_supervised", here)
+    monkeypatch.setenv("S2L_TOY_DIR", str(world))
+
+    def make(out: Path = tmp_path / "out", **changes) -> Runner:
+        arms = {"grpo": {}, "s2l_po": {"recipe": "s2l_po/toy"}}
+        made = Runner(study(**({"arms": arms} | changes)), out)
+        made.started = started
+        return made
+
+    return make
+
+
+def _as_json(results: dict[str, list[Result]]) -> str:
+    return json.dumps({name: [dataclasses.asdict(one) for one in runs] for name, runs in results.items()})
+
+
+@pytest.mark.slow
+def test_finished_runs_are_kept_and_a_failed_one_is_done_again(runner, tmp_path) -> None:
+    first = runner()
+    results = first.run()
+    assert len(first.started) == 4 and [one.seed for one in results["s2l_po"]] == [1, 2]
+    assert all(len(one.problems(None)) == 3 for runs in results.values() for one in runs)
+    # seed by seed, so that a study that is stopped has whole pairs
+    assert [next(word for word in words if word.startswith("data.seed")) for words in first.started] == [
+        "data.seed=1",
+        "data.seed=1",
+        "data.seed=2",
+        "data.seed=2",
+    ]
+    path = next((tmp_path / "out" / "runs" / "grpo").glob("*-seed2/result.json"))
+    write_result(path, dataclasses.replace(read_result(path), error="killed"))
+    again = runner().run()
+    assert len(first.started) == 5 and _as_json(again) == _as_json(results)
+
+
+@pytest.mark.slow
+def test_a_failed_arm_has_its_last_line(runner) -> None:
+    bad = {"grpo": {}, "bad": ["actor_rollout_ref.rollout.temperature=9"]}
+    results = runner(arms=bad).run()
+    assert results["bad"][0].error.startswith("exit code 3: boom (see ") and not results["grpo"][0].error
+
+
+@pytest.mark.slow
+def test_what_others_left_is_taken_over_or_refused(runner, tmp_path) -> None:
+    """A merged folder is not run again; a result of another study, code, engine or data is refused by name."""
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    made = runner(elsewhere)
+    made.run()
+    assert merge([elsewhere], out) == 4 and merge([elsewhere], out) == 0
+    before = len(made.started)
+    runner(out).run()
+    assert len(made.started) == before
+    path = next((out / "runs").glob("*/*-seed1/result.json"))
+    kept = read_result(path)
+    for name in ("study", "fingerprint", "commit", "engine"):
+        write_result(path, dataclasses.replace(kept, **{name: "other"}))
+        with pytest.raises(DataError, match=rf"is of another {name} \('other', this study has .*Remove the folder"):
+            runner(out).run()
+    with pytest.raises(DataError, match="no results of a study are there"):
+        merge([tmp_path / "nothing"], out)
+
+
+@pytest.mark.slow
+def test_every_arm_takes_the_learning_rate_that_is_best_on_validation_problems(runner, world, monkeypatch) -> None:
+    made = runner(learning_rates=[1e-4, 3e-4], tuning_seeds=1, test_files=[str(world / "test.parquet")])
+    best = {"grpo": 3e-4, "s2l_po": 1e-4}
+    real = study_run.measured
+
+    def measured(folder: Path):
+        arm, rate = folder.parts[-2], float(folder.name.split("-seed")[0].removeprefix("lr"))
+        found = real(folder)
+        return found | {"accuracies": {"toy": [1.0 if rate == best[arm] else 0.0]}}
+
+    monkeypatch.setattr(study_run, "measured", measured)
+    results = made.run()
+    assert {arm: {one.learning_rate for one in runs} for arm, runs in results.items()} == {
+        "grpo": {3e-4},
+        "s2l_po": {1e-4},
+    }
+    tuned = [words for words in made.started if "data.seed=1000000" in words]
+    assert len(tuned) == 4 and not any("data.val_files" in word for words in tuned for word in words)
+    measured_on = [word for words in made.started if words not in tuned for word in words if "data.val_files" in word]
+    assert measured_on == [f"data.val_files=[{world / 'test.parquet'}]"] * 4
+
+
+def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, monkeypatch) -> None:
+    monkeypatch.setenv("S2L_TOY_DIR", str(world))
+
+    def of(*overrides: str) -> str:
+        return fingerprint(compose_config("s2l_po/toy", [*SMALL, *overrides]))
+
+    assert of() == of("data.seed=7", "actor_rollout_ref.actor.optim.lr=1", "trainer.default_local_dir=x")
+    assert of() != of("actor_rollout_ref.rollout.temperature=1.1")
+    assert of() != of("trainer.total_training_steps=2")
+    assert of() != of("data.val_files=${toy_dir}/test.parquet")
+    assert of() != of("s2l.explorer.mix_steps=9")
+
+
+@pytest.mark.slow
+def test_the_command_writes_table_page_and_numbers(runner, tmp_path, capsys) -> None:
+    runner()
+    assert main(["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--arm", "s2l_po"]) == 0
+    said = capsys.readouterr().out
+    assert "| s2l_po | 0.00015 | 2 |" in said and "study.html" in said
+    kept = json.loads((tmp_path / "out" / "study.json").read_text())
+    assert set(kept["arms"]) == {"grpo", "s2l_po"} and kept["arms"]["grpo"]["difference"] is None
+    assert "<svg" in (tmp_path / "out" / "study.html").read_text()
+    assert main(["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
+    assert "s2l_po: s2l_po/toy, 2 prompts, 1 optimizer_steps, 4 rollouts; 2 runs are there" in capsys.readouterr().out
