@@ -16,6 +16,7 @@ from s2l_ext.studies.local.losses import (
     pad,
     picked,
     token_weights,
+    truncated_weights,
 )
 from s2l_ext.studies.local.rows import Batch, Rows
 from s2l_ext.studies.local.rules import check_local
@@ -48,6 +49,12 @@ def test_k3_is_of_the_learner_to_the_reference_and_is_clamped() -> None:
     """log p - log r = log 2: r/p = 1/2, so 1/2 + log 2 - 1. The second ratio is e^8, clamped to 10."""
     found = k3(column(math.log(2), -8.0), column(0.0, 0.0))
     assert found[0].tolist() == pytest.approx([0.5 + math.log(2) - 1, 10.0])
+
+
+def test_importance_weights_are_the_ratio_below_the_cap_where_they_apply() -> None:
+    old, sampler = torch.log(column(0.6, 0.9, 0.6)), torch.log(column(0.4, 0.1, 0.4))
+    found = truncated_weights(old, sampler, column(1, 1, 0), cap=2.0)
+    assert found[0].tolist() == pytest.approx([1.5, 2.0, 1.0])
 
 
 def test_entropy_and_log_probabilities_of_a_distribution_of_three() -> None:

@@ -27,14 +27,21 @@ from s2l_ext.methods.guidance.client import answer_of, guidance_ids, trace_of
 from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.rewards import registry
-from s2l_ext.studies.local.losses import clipped_surrogate, entropy, group_advantages, k3, picked, token_weights
+from s2l_ext.studies.local.losses import (
+    clipped_surrogate,
+    entropy,
+    group_advantages,
+    k3,
+    picked,
+    token_weights,
+    truncated_weights,
+)
 from s2l_ext.studies.local.rows import Batch, Rows
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.studies.local.sampling import Sampler, generate
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.training.judges import judge_of_run
 from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy, pass_rates
-from s2l_ext.training.source_statistics import truncated_importance_weights
 
 Prompt = dict[str, Any]
 """A row of a data file in verl's layout."""
@@ -232,11 +239,8 @@ class LocalLoop:
         if explorer is None or explorer.correction != "truncated_is" or old_B_T is None:
             return None
         sampler_B_T = torch.tensor([row + [0.0] * (width - len(row)) for row in rows.sampler_log_probs])
-        is_explorer_B = [source == EXPLORER for source in rows.source_B]
-        log_ratio, mask = (old_B_T - sampler_B_T).numpy(), batch.mask_B_T.numpy()
-        return torch.from_numpy(
-            truncated_importance_weights(log_ratio, mask, is_explorer_B, explorer.is_cap)[0]
-        ).float()
+        is_explorer_B = torch.tensor([source == EXPLORER for source in rows.source_B])
+        return truncated_weights(old_B_T, sampler_B_T, batch.mask_B_T * is_explorer_B[:, None], explorer.is_cap)
 
     def _optimizer_step(
         self, batch: Batch, advantage_B: Tensor, old_B_T: Tensor | None, weight_B_T: Tensor | None, part: slice

@@ -45,6 +45,12 @@ def k3(log_prob_B_T: Tensor, reference_B_T: Tensor) -> Tensor:
     return (log_ratio.exp() - log_ratio - 1).clamp(-MOST_K3, MOST_K3)
 
 
+def truncated_weights(old_B_T: Tensor, sampler_B_T: Tensor, applies_B_T: Tensor, cap: float) -> Tensor:
+    """(B, T) ``min(pi_old / pi_sampler, cap)`` where it applies, 1 elsewhere."""
+    ratio = torch.exp((old_B_T - sampler_B_T).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO))
+    return torch.where(applies_B_T > 0, ratio.clamp(max=cap), 1.0)
+
+
 def entropy(logits_B_T_V: Tensor) -> Tensor:
     """(B, T) in nats."""
     log_prob_B_T_V = logits_B_T_V.log_softmax(-1)
