@@ -5,7 +5,7 @@
 
 Measured are the trainer's own overrides and every method's hooks, from the draw to the line in metrics.jsonl. verl's
 part of the same methods (advantages, the update, its metrics) is replaced by nothing: it has its cost with or without
-this package. One JSON object for each size and arm: seconds, CPU seconds (medians) and peak memory of the driver, reads
+this package. One JSON object for each size and arm: seconds, CPU seconds and peak memory of the driver (medians), reads
 of the queue and bytes that these fetched.
 """
 
@@ -237,14 +237,13 @@ def one_step(driver: Driver, batch: KVBatchMeta) -> dict[str, Any]:
 def row_of(arm: str, prompts: int, args: SimpleNamespace, filled: tuple[KVBatchMeta, Reads]) -> dict[str, Any]:
     batch, reads = filled
     with tempfile.TemporaryDirectory() as folder:
-        driver, costs, peak = driver_of(ARMS[arm], prompts, Path(folder)), [], 0.0
+        driver, costs = driver_of(ARMS[arm], prompts, Path(folder)), []
         for number in range(args.rounds + 1):
             fresh = KVBatchMeta(keys=list(batch.keys), tags=list(batch.tags), partition_id="train", fields=batch.fields)
             with measured() as cost:
                 one_step(driver, fresh)
             count, fetched = reads.take()
             costs += [cost] if number else []
-            peak = max(peak, cost.peak_mb)  # later rounds find memory that the first one got
     cost = median(costs)
     return {
         "arm": arm,
@@ -253,7 +252,7 @@ def row_of(arm: str, prompts: int, args: SimpleNamespace, filled: tuple[KVBatchM
         "tokens": sum(tag["response_len"] for tag in batch.tags),
         "seconds": cost.seconds,
         "cpu_seconds": cost.cpu_seconds,
-        "peak_mb": peak,
+        "peak_mb": cost.peak_mb,
         "queue_reads": count,
         "mb_fetched": fetched / 1e6,
         "bytes_per_row": fetched / len(batch.keys),

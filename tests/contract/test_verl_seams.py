@@ -25,7 +25,6 @@ from s2l_ext.config.modes import TRAINERS
 from s2l_ext.training.actor_worker import S2LActorWorker
 from s2l_ext.training.agent_loop import S2LAgentLoopWorker
 from s2l_ext.training.batch_fields import PREFIX_FIELD, SOURCE_FIELD
-from s2l_ext.training.row_metrics import TOKEN_FIELDS
 from s2l_ext.training.trainer import S2LTrainerMixin
 from s2l_ext.training.trainers_by_mode import S2LColocateAsyncTrainer, S2LSeparateAsyncTrainer, S2LTrainer
 
@@ -174,7 +173,8 @@ def test_columns_that_meet_verls_own_parameters_are_refused() -> None:
     base = AgentLoopWorkerTQ.__ray_metadata__.modified_class
     taken = {*parameters(base._run_agent_loop)[1:5], *parameters(base._agent_loop_postprocess)[1:3]}
     assert taken - {"agent_name"} <= RESERVED_COLUMNS
-    read = {"extra_fields", "rm_scores", "metrics", SOURCE_FIELD, PREFIX_FIELD, *TOKEN_FIELDS}
+    in_loss = {"response_mask", "rollout_log_probs", "advantages", "old_log_probs"}  # what source_sums reads
+    read = {"extra_fields", "rm_scores", "metrics", SOURCE_FIELD, PREFIX_FIELD, *in_loss}
     assert "session_id" in RESERVED_COLUMNS and read <= RESERVED_COLUMNS | {"advantages", "old_log_probs"}
 
 

@@ -18,11 +18,11 @@ from s2l_ext.methods.distill.divergences import divergence_from_hidden
 @pytest.mark.parametrize(
     ("vocabulary", "size", "free", "tokens"),
     [
-        (151_936, 4, None, 384),  # 240 MB / 0.608 MB = 394
-        (151_936, 4, 80 * 10**9, 384),
-        (151_936, 8, None, 192),
+        (151_936, 4, None, 512),  # 320 MB / 0.608 MB = 526
+        (151_936, 4, 80 * 10**9, 512),
+        (151_936, 8, None, 256),
         (151_936, 4, 10**9, 128),  # half of 1 GB in five tiles: 100 MB
-        (49_152, 4, None, 1216),
+        (49_152, 4, None, 1600),
         (151_936, 4, 10**7, 1),
         (151_936, 4, 0, 1),
     ],
@@ -35,7 +35,7 @@ def test_a_chunk_fills_a_tile(vocabulary, size, free, tokens):
     ("free", "tokens", "words"),
     [
         (None, 256, "the free memory of cpu is not known, so 256"),
-        (8 * 10**9, 384, r"384 .*151936, 8\.0 GB"),
+        (8 * 10**9, 512, r"512 .*151936, 8\.0 GB"),
     ],
     ids=["unknown", "known"],
 )

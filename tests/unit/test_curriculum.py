@@ -179,18 +179,6 @@ def test_keys_over_several_chunks_take_the_smallest():
     assert drawn.tolist() == np.argsort(keys)[:500].tolist()
 
 
-def test_a_narrow_draw_looks_at_few_of_many_prompts(monkeypatch):
-    """500 likely prompts of two million; counted are weights computed, after the first draw has summed all once."""
-    rates = np.zeros(2_000_000)
-    rates[::4000] = 0.5
-    curriculum, looked = with_rates(rates, sigma=0.05), []
-    curriculum.draw(1024, np.random.default_rng(0))
-    weights = curriculum.weights
-    monkeypatch.setattr(curriculum, "weights", lambda rates: looked.append(np.size(rates)) or weights(rates))
-    curriculum.draw(1024, np.random.default_rng(1))
-    assert sum(looked) < 200_000
-
-
 # ---- any input ----------------------------------------------------------------------------------------------------
 
 RATES = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=300)
@@ -322,7 +310,7 @@ def test_another_data_sets_state_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.35)])
+@pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.35), ("bimodal", 0.05)])
 def test_ten_million_prompts_take_milliseconds(kind, sigma):
     """Twice the limit of the benchmark, for a machine that does other things meanwhile."""
     spec = importlib.util.spec_from_file_location("benchmark", BENCHMARK)

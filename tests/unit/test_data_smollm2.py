@@ -53,4 +53,29 @@ def test_a_model_of_another_family(tmp_path, monkeypatch) -> None:
     loaded = SimpleNamespace(from_pretrained=lambda **_: SimpleNamespace(config=other))
     monkeypatch.setattr("transformers.AutoModelForCausalLM", loaded)
     with pytest.raises(DataError, match=r"\{'hidden_size': 960, 'num_hidden_layers': 32\} is not SmolLM2-135M's"):
-        smollm2._convert(tmp_path / "model.gguf", tmp_path)
+        smollm2._convert(tmp_path / "model.gguf", tmp_path, list(range(30)))
+
+
+def test_layers_are_kept_evenly() -> None:
+    assert smollm2.kept_layers(5, None) == [0, 1, 2, 3, 4]
+    assert smollm2.kept_layers(5, 2) == [0, 4]
+    assert smollm2.kept_layers(5, 3) == [0, 2, 4]
+    assert smollm2.kept_layers(30, 4) == [0, 10, 19, 29]
+
+
+@pytest.mark.parametrize("layers", [-1, 0, 1, 31])
+def test_a_number_of_layers_out_of_range(tmp_path, layers) -> None:
+    with pytest.raises(DataError, match=f"--layers {layers} must be 2 to 30: the first and the last"):
+        smollm2.write_model(tmp_path / "model", None, layers)
+
+
+def test_a_cut_model_has_the_layers_that_were_kept() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=16, num_hidden_layers=5, **sizes))
+    before = list(model.model.layers)
+    smollm2.keep_layers(model, [0, 2, 4])
+    assert list(model.model.layers) == [before[0], before[2], before[4]]
+    assert [layer.self_attn.layer_idx for layer in model.model.layers] == [0, 1, 2]
+    assert model.config.num_hidden_layers == 3

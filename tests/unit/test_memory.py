@@ -123,7 +123,7 @@ def test_a_teacher_leaves_its_output_matrix_and_logits_come_in_chunks(phases):
     found = phases("sparse_to_dense/stages/opd_math", model="Qwen/Qwen3-1.7B", trainer__nnodes=1)
     assert set(found) == {"rollout", "update"}  # no old log-probabilities
     assert found["rollout"]["teacher's output matrix"] == 151_936 * 4096 * 2
-    chunks = 384 * 151_936 * 4 * 3  # both models' log-probabilities and a gradient
+    chunks = 512 * 151_936 * 4 * 3  # both models' log-probabilities and a gradient
     assert found["update"]["logits"] == chunks + 151_936 * 2048 * 4  # and the gradient of the output matrix
 
 

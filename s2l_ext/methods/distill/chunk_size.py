@@ -1,7 +1,7 @@
 """``chunk_size: auto``: how many tokens' logits exist at a time.
 
 Large chunks read the output matrices and their gradient less often; a few hundred MB of logits are enough for that
-(``benchmarks/chunk_size.py`` has the curve). With 151,936 words that is 384 tokens.
+(``benchmarks/chunk_size.py`` has the curve). With 151,936 words that is 512 tokens.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from typing import Literal
 
 from s2l_ext.config.limits import limited
 
-TILE_BYTES = 240 * 10**6
+TILE_BYTES = 320 * 10**6
 """Logits of a chunk in the dtype that is computed in."""
 TILES = 5
 """That many exist at the peak."""

@@ -1,0 +1,131 @@
+"""Sums and short word problems with worked traces: what a small language model solves sometimes.
+
+``What is 4 + 8?`` has the trace ``4 + 8 = 12. The answer is 12.`` Which split a problem belongs to is a hash of
+its text, so splits are disjoint whatever the seeds and sizes. Numbers are worked from left to right.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from s2l_ext.data.converting import digest, index_of, user_prompt
+from s2l_ext.errors import DataError
+from s2l_ext.toy.tasks import MAX_DRAWS_PER_PROBLEM
+from s2l_ext.utils.files import replacing, writable
+
+DATA_SOURCE = "sums"
+VAL_BUCKETS = 5
+"""One problem in so many belongs to val."""
+NAMES = ("Anna", "Ben", "Mia", "Tom")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One form of problem.
+
+    Attributes:
+        text: the question; ``{0}``, ``{1}``, ... are its numbers, ``{name}`` a name.
+        ranges: smallest and largest value of each number.
+        operators: of ``+-*``, one between each two numbers.
+    """
+
+    text: str
+    ranges: tuple[tuple[int, int], ...]
+    operators: str
+
+
+DIGIT = (2, 9)
+KINDS: dict[str, Kind] = {
+    "sum": Kind("What is {0} + {1}?", (DIGIT, DIGIT), "+"),
+    "product": Kind("What is {0} * {1}?", (DIGIT, DIGIT), "*"),
+    "short sum": Kind("What is {0} + {1}? Answer with a number.", (DIGIT, DIGIT), "+"),
+    "short product": Kind("What is {0} * {1}? Answer with a number.", (DIGIT, DIGIT), "*"),
+    "bought": Kind(
+        "{name} has {0} apples. {name} buys {1} more apples. How many apples does {name} have now?", (DIGIT, DIGIT), "+"
+    ),
+}
+"""By tier."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its tier, its steps written out, and its answer."""
+
+    question: str
+    tier: str
+    trace: str
+    answer: int
+
+
+def worked(numbers: list[int], operators: str) -> tuple[str, int]:
+    """The trace and the value of numbers worked from left to right."""
+    value, steps = numbers[0], []
+    for operator, number in zip(operators, numbers[1:], strict=True):
+        result = {"+": value + number, "-": value - number, "*": value * number}[operator]
+        steps.append(f"{value} {operator} {number} = {result}.")
+        value = result
+    return f"{' '.join(steps)} The answer is {value}.", value
+
+
+def draw(rng: random.Random, tier: str) -> Problem:
+    kind = KINDS[tier]
+    numbers = [rng.randint(*bounds) for bounds in kind.ranges]
+    question = kind.text.format(*numbers, name=rng.choice(NAMES))
+    return Problem(question, tier, *worked(numbers, kind.operators))
+
+
+def split_of(question: str) -> str:
+    return "val" if index_of(question) % VAL_BUCKETS == 0 else "train"
+
+
+def sample(split: str, count: int, seed: int) -> list[Problem]:
+    """Different problems of one split, tiers in turn; the same ones for the same seed.
+
+    Raises:
+        DataError: ``count`` is below 1, or a tier does not hold its share of it.
+    """
+    if count < 1:
+        raise DataError(f"--{split} {count} must be at least 1.")
+    rng, tiers, found = random.Random(f"{seed}/{split}"), list(KINDS), dict[str, Problem]()
+    for _ in range(count * MAX_DRAWS_PER_PROBLEM):
+        problem = draw(rng, tiers[len(found) % len(tiers)])
+        if split_of(problem.question) == split:
+            found.setdefault(problem.question, problem)
+        if len(found) == count:
+            return list(found.values())
+    raise DataError(f"--{split} {count}: only {len(found)} different problems were found. Ask for fewer.")
+
+
+def write_files(out: Path, rows: dict[str, int], seed: int) -> dict[str, Path]:
+    """``out/<split>.parquet`` for each split of ``rows``, which gives its number of problems.
+
+    Raises:
+        DataError: a number that cannot be (before a file is written), or a folder that cannot be written.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    problems = {split: sample(split, count, seed) for split, count in rows.items()}
+    files = {split: out / f"{split}.parquet" for split in problems}
+    with writable(out, "Choose another --out."):
+        out.mkdir(parents=True, exist_ok=True)
+        for split, path in files.items():
+            with replacing(path) as partial:
+                pq.write_table(pa.Table.from_pylist([to_row(each, split) for each in problems[split]]), partial)
+    return files
+
+
+def to_row(problem: Problem, split: str) -> dict[str, Any]:
+    """One row in verl's layout; the trace and the id are in ``extra_info``."""
+    identity = {"index": index_of(problem.question), "id": digest(problem.question)[:16], "split": split}
+    return {
+        "data_source": DATA_SOURCE,
+        "prompt": user_prompt(problem.question, ""),
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": str(problem.answer)},
+        "extra_info": {**identity, "trace": problem.trace},
+        "tier": problem.tier,
+    }
