@@ -273,7 +273,7 @@ class LocalLoop:
         logits_B_T_V = batch.logits(self.learner, self.temperature)
         log_prob_B_T = picked(logits_B_T_V, batch.response_B_T)
         if self.s2l.distill:
-            return {"s2l/distill/loss": (1.0, self._divergence(logits_B_T_V, log_prob_B_T, batch))}
+            return {"actor/loss": (1.0, self._divergence(logits_B_T_V, log_prob_B_T, batch))}
         old_B_T = log_prob_B_T.detach() if old_B_T is None else old_B_T
         value_B_T = clipped_surrogate(log_prob_B_T, old_B_T, advantage_B[:, None], *self._clips)
         terms = {"actor/pg_loss": (1.0, value_B_T if weight_B_T is None else value_B_T * weight_B_T)}
