@@ -23,6 +23,7 @@ from s2l_ext.methods.explorer.serving.stored_client import StoredClient
 from s2l_ext.methods.guidance.client import GuidedClient, answer_of, guidance_ids, trace_of
 from s2l_ext.methods.guidance.trace_checks import read_teacher_rollouts
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
+from s2l_ext.platforms.patches.training import construct_sessions, share_puts
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import (
     EXPLORER,
@@ -35,6 +36,7 @@ from s2l_ext.training.batch_fields import (
     STORED_FIELD,
 )
 from s2l_ext.training.registration import require_registered
+from s2l_ext.training.session_cost import BatchedPuts, construct
 
 _WorkerBase = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class  # verl decorates the class with @ray.remote
 
@@ -44,6 +46,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_registered("agent-loop worker")
+        construct_sessions(construct)
+        share_puts(BatchedPuts)
         super().__init__(*args, **kwargs)
         self.s2l: S2LConfig = parse_s2l(self.config.get("s2l"))
         teacher = self.s2l.guidance.teacher_rollouts if self.s2l.guidance else None

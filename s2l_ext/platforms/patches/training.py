@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -113,6 +114,32 @@ def report_drops(buffer: Any, dropped: Callable[[str, set[str]], None]) -> None:
         clear(partition_id, uids)
 
     buffer._evict_terminal_groups, buffer._clear_groups = evict_terminal_groups, clear_groups
+
+
+@patch(
+    "verl.experimental.agent_loop.agent_loop:hydra.utils.instantiate",
+    ends_with="test_session_cost.py::test_verl_still_merges_a_configuration_for_every_session",
+)
+def construct_sessions(construct: Callable[..., Any]) -> None:
+    """verl has hydra make the agent loop of every session, which merges its arguments through OmegaConf first."""
+    from verl.experimental.agent_loop import agent_loop
+
+    agent_loop.hydra = SimpleNamespace(utils=SimpleNamespace(instantiate=construct))
+
+
+@patch(
+    "verl.trainer.ppo.v1.agent_loop_tq:tq.async_kv_batch_put",
+    "verl.trainer.ppo.v1.agent_loop_tq:list_of_dict_to_tensordict",
+    ends_with="test_session_cost.py::test_verl_still_writes_every_session_by_itself",
+)
+def share_puts(batched: Callable[[Any, Callable[..., Any]], Any]) -> None:
+    """verl writes every session's rows to its queue by themselves. ``batched`` takes the queue's module and what makes
+    a batch of rows, and gives what stands for the module; rows reach it as they are."""
+    from verl.trainer.ppo.v1 import agent_loop_tq
+
+    if agent_loop_tq.list_of_dict_to_tensordict is not list:
+        agent_loop_tq.tq = batched(agent_loop_tq.tq, agent_loop_tq.list_of_dict_to_tensordict)
+        agent_loop_tq.list_of_dict_to_tensordict = list
 
 
 @patch(
