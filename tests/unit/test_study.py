@@ -16,7 +16,7 @@ from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
 from s2l_ext.studies.study.run import Runner, merge
-from s2l_ext.studies.study.statistics import hierarchical, over_seeds, paired
+from s2l_ext.studies.study.statistics import accuracy_over_seeds, hierarchical, over_seeds, paired
 from s2l_ext.studies.study.table import markdown, rows_of, sentences
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
@@ -130,6 +130,12 @@ def test_a_paired_difference_its_effect_size_and_what_would_show() -> None:
     assert down.clear and down.mean == pytest.approx(-0.09) and down.effect == pytest.approx(-9.0)
 
 
+def test_two_seeds_or_equal_gaps_are_never_clear_and_an_accuracy_ends_at_1() -> None:
+    assert not paired([0.51, 0.62], [0.50, 0.60]).clear
+    assert not paired([0.51, 0.61, 0.71], [0.50, 0.60, 0.70]).clear
+    assert accuracy_over_seeds([0.9, 1.0]).ci95 == (pytest.approx(0.95 - 12.706 * 0.05, abs=1e-3), 1.0)
+
+
 def test_problems_and_seeds_both_widen_the_bootstrap() -> None:
     """The same seeds' means: with problems that vary inside, the interval is wider."""
     alike = np.array([[0.5] * 4, [0.6] * 4, [0.7] * 4])
@@ -158,7 +164,8 @@ def table(study, s2l: list[Result], **changes):
 def test_one_data_source_or_all_of_them(study) -> None:
     better = [result("s2l_po", seed, [0.8, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
     toy = table(study, better, data_source="toy")[1]
-    assert toy.difference.mean == pytest.approx(0.3) and toy.difference.clear
+    assert toy.difference.mean == pytest.approx(0.3)
+    assert not toy.difference.clear, "three equal gaps of few problems agree by chance"
     assert table(study, better)[1].difference.mean == pytest.approx(0.2)  # of three problems, one unchanged
     with pytest.raises(DataError, match=r"data_source=gsm: the runs were validated on hard, toy|toy, hard"):
         table(study, better, data_source="gsm")

@@ -9,7 +9,7 @@ from s2l_ext.report.charts import Line, Values, by_label, chart, colour
 from s2l_ext.report.page import Section, empty, page, table
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import ALL, Result
-from s2l_ext.studies.study.statistics import over_seeds
+from s2l_ext.studies.study.statistics import accuracy_over_seeds
 from s2l_ext.studies.study.table import HEAD, Row, cells, sentences
 
 READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Higher is better."
@@ -44,5 +44,5 @@ def _curve(name: str, place: int, source: str, runs: Sequence[Result]) -> Line:
     steps = sorted(set.intersection(*map(set, series))) if series else []
     values = [[one[step] for one in series] for step in steps]
     points = [(float(step), fmean(at)) for step, at in zip(steps, values, strict=True)]
-    ends = [over_seeds(at).ci95 for at in values] if len(series) > 1 else []
+    ends = [accuracy_over_seeds(at).ci95 for at in values] if len(series) > 1 else []
     return Line(name, colour(place), points, ends or None)

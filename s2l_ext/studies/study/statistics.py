@@ -13,6 +13,7 @@ from s2l_ext.evaluation.intervals import LEVEL, Interval, bootstrap_tail, t_quan
 
 POWER = 0.8
 RESAMPLES = 4000
+FEWEST_FOR_VERDICT = 3
 EQUAL = 1e-12
 """A standard deviation below this is rounding."""
 
@@ -32,12 +33,19 @@ class Difference(Estimate):
     Attributes:
         effect: Cohen's d of paired values: mean over standard deviation; None where all are equal.
         detectable: the smallest true difference that so many seeds show in four of five studies.
-        clear: the interval leaves out 0.
+        clear: the interval leaves out 0, there are three seeds or more, and they do not all give one value: two
+            seeds, or accuracies of few problems, agree by chance.
     """
 
     effect: float | None
     detectable: float
     clear: bool
+
+
+def accuracy_over_seeds(values: Sequence[float]) -> Estimate:
+    """:func:`over_seeds` of accuracies: the interval ends at 0 and 1."""
+    found = over_seeds(values)
+    return Estimate(found.mean, (max(0.0, found.ci95[0]), min(1.0, found.ci95[1])))
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
@@ -51,7 +59,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     gaps = [own - other for own, other in zip(values, baseline, strict=True)]
     found, spread = over_seeds(gaps), stdev(gaps)
     needed = t_quantile(LEVEL, len(gaps) - 1) + t_quantile(2 * POWER - 1, len(gaps) - 1)
-    clear = not found.ci95[0] <= 0 <= found.ci95[1]
+    clear = len(gaps) >= FEWEST_FOR_VERDICT and spread > EQUAL and not found.ci95[0] <= 0 <= found.ci95[1]
     effect = found.mean / spread if spread > EQUAL else None
     return Difference(found.mean, found.ci95, effect, needed * spread / math.sqrt(len(gaps)), clear)
 

@@ -13,7 +13,7 @@ from s2l_ext.evaluation.intervals import Interval
 from s2l_ext.studies.study.budget import AFTER
 from s2l_ext.studies.study.file import FEWEST_SEEDS, Study
 from s2l_ext.studies.study.results import Result
-from s2l_ext.studies.study.statistics import Difference, Estimate, hierarchical, over_seeds, paired
+from s2l_ext.studies.study.statistics import Difference, Estimate, accuracy_over_seeds, hierarchical, paired
 
 NO_DIFFERENCE = "no difference could be shown"
 
@@ -71,7 +71,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
     source, good = study.block.data_source, [one for one in results if not one.error]
     table = [one.problems(source) for one in good]
     enough = len(good) >= FEWEST_SEEDS
-    accuracy = over_seeds([fmean(values) for values in table]) if enough else None
+    accuracy = accuracy_over_seeds([fmean(values) for values in table]) if enough else None
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
     pairs = [(fmean(one.problems(source)), fmean(base[one.seed].problems(source))) for one in shared]
     difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
