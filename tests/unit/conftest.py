@@ -14,6 +14,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch.accelerators import GIB
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
@@ -49,6 +50,17 @@ def rules(composed_once) -> Callable[[str], SimpleNamespace]:
         return SimpleNamespace(check=check, refused=refused, composed=composed)
 
     return of
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with one card of 24 GB, and a vLLM for it."""
+    monkeypatch.setattr("s2l_ext.platforms.accelerator_present", lambda: True)
+    monkeypatch.setattr("s2l_ext.platforms._has_cpu_engine", lambda: False)
+    for name in ("VERL_PLATFORM", "RAY_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=24 * GIB))
 
 
 @pytest.fixture

@@ -7,12 +7,10 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from s2l_ext.launch import train
-from s2l_ext.launch.accelerators import GIB
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import before_run
 
@@ -142,13 +140,7 @@ def test_a_resumed_run_keeps_the_steps_before(gpu_check, monkeypatch, found, wro
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["grpo", "s2l_po", "expo", "g2rpo_a", "opd", "resume"])
-def test_its_recipes_pass_every_check_of_train_on_one_gpu(gpu_check, monkeypatch, name):
-    monkeypatch.setattr("s2l_ext.platforms.accelerator_present", lambda: True)
-    monkeypatch.setattr("s2l_ext.platforms._has_cpu_engine", lambda: False)
-    for variable in ("VERL_PLATFORM", "RAY_ADDRESS"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=24 * GIB))
+def test_its_recipes_pass_every_check_of_train_on_one_gpu(gpu_check, one_gpu, monkeypatch, name):
     monkeypatch.setattr(before_run, "check_inputs", lambda cfg, s2l: [])
     monkeypatch.setattr(train, "_ask_verl", lambda cfg: None)  # looks for the card; test_compose_recipes asks it
     words = {step.name: step.command for step in gpu_check.steps()}[name]

@@ -141,6 +141,10 @@ def test_a_runs_folder_is_read_like_any_other(world, tmp_path) -> None:
     first = run.by_step[1]
     tokens = first["perf/total_num_tokens"]
     assert first["s2l/source/explorer/rows"] == 8 and first["s2l/source/learner/rows"] == 0
+    steps = run.series("timing_s/step")
+    assert len(steps) == 2 and ledger.totals(all_in=True).seconds == pytest.approx(
+        sum(value for _, value in steps) + sum(value for step, value in run.series("timing_s/testing") if step)
+    )
     # step 1: the explorer samples all; old log-probabilities 2 P N and training 6 P N by the learner
     spent = ledger.spent_until("flops")[1]
     assert spent == pytest.approx(2 * size["explorer"] * tokens + 8 * size["learner"] * tokens)

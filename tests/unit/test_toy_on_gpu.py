@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-from types import SimpleNamespace
 
 import pytest
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.launch import toy_on_gpu, train
-from s2l_ext.launch.accelerators import GIB, require_attention
+from s2l_ext.launch import train
+from s2l_ext.launch.accelerators import require_attention
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
 from s2l_ext.methods.registry import parse_s2l
@@ -18,18 +17,6 @@ from s2l_ext.training.rules import check_against_verl
 
 pytestmark = pytest.mark.slow
 TOYS = ("grpo/toy", "s2l_po/toy", "expo/toy", "g2rpo_a/toy", "combined/expo_s2l", "sparse_to_dense/stages/opd")
-
-
-@pytest.fixture
-def one_gpu(monkeypatch):
-    """A machine with one card, and a vLLM for it."""
-    monkeypatch.setattr(toy_on_gpu, "cpu_is_impossible", lambda: True)
-    monkeypatch.setattr("s2l_ext.platforms.accelerator_present", lambda: True)
-    monkeypatch.setattr("s2l_ext.platforms._has_cpu_engine", lambda: False)
-    for name in ("VERL_PLATFORM", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(total_memory=24 * GIB))
 
 
 def composed(recipe, *overrides):

@@ -11,6 +11,7 @@ Shapes: B rows are P prompts times G rollouts; a row has S prompt and T response
 from __future__ import annotations
 
 import copy
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -95,10 +96,14 @@ class LocalLoop:
 
     def step(self, number: int) -> tuple[Rows, dict[str, float]]:
         """Draw, sample, judge, adapt, update; ``number`` counts from 1. Returns the rows and the step's metrics."""
+        started = time.perf_counter()
         drawn = [int(index) for index in self.curriculum.draw(self.batch_size, self.rng)]
         rows = self.sample([self.prompts[index] for index in drawn], number)
-        metrics = self.observe(rows, number, drawn)
-        return rows, metrics | self.update(rows)
+        sampled = time.perf_counter()
+        metrics = self.observe(rows, number, drawn) | self.update(rows)
+        ended = time.perf_counter()
+        seconds = {"gen": sampled - started, "update_actor": ended - sampled, "step": ended - started}
+        return rows, metrics | {f"timing_s/{name}": value for name, value in seconds.items()}
 
     # ---- sample and judge -------------------------------------------------------------------------------------------
 

@@ -42,7 +42,8 @@ def run_local(cfg: DictConfig, folder: Path) -> None:
         if cfg.trainer.val_before_train:
             _write(file, 0, _validate(loop, held_out, folder, 0))
         for number in tqdm(range(1, last + 1), desc="steps"):
-            metrics = _timed_step(loop, number)
+            rows, metrics = loop.step(number)
+            metrics |= {"training/global_step": float(number)} | _counts(loop, rows)
             if number == last or (every > 0 and number % every == 0):
                 metrics |= _validate(loop, held_out, folder, number)
             _write(file, number, metrics)
@@ -68,13 +69,6 @@ def _begin(cfg: DictConfig, folder: Path, loop: LocalLoop) -> None:
     models = {LEARNER: loop.learner, EXPLORER: loop.explorer, "teacher": loop.teacher}
     sizes = {who: model.num_parameters() for who, model in models.items() if model is not None}
     write_atomically(folder / "plan.json", json.dumps({"parameters": sizes, "engine": "local"}, indent=1))
-
-
-def _timed_step(loop: LocalLoop, number: int) -> dict[str, float]:
-    started = time.perf_counter()
-    rows, metrics = loop.step(number)
-    seconds = {"timing_s/step": time.perf_counter() - started, "training/global_step": float(number)}
-    return metrics | seconds | _counts(loop, rows)
 
 
 def _counts(loop: LocalLoop, rows: Rows) -> dict[str, float]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.report.ledger import Ledger
-from s2l_ext.report.run import read_run
+from s2l_ext.report.run import Run
 from s2l_ext.training.batch_fields import LEARNER
 
 BEFORE = {
@@ -29,18 +28,11 @@ def planned(cfg: DictConfig) -> dict[str, int]:
     return {"prompts": steps * batch, "optimizer_steps": steps * updates, "rollouts": steps * batch * group}
 
 
-def spent(folder: Path) -> dict[str, float | None]:
+def spent(run: Run) -> dict[str, float | None]:
     """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
-    run = read_run(folder)
     totals = Ledger(run).totals(all_in=True)
     own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
     if not own:  # every row is the learner's
-        own = [mean * len_rows for mean, len_rows in _lengths(folder)]
+        rows = planned(OmegaConf.create(run.config))["rollouts"] / max(run.steps, 1)
+        own = [mean * rows for _, mean in run.series("response_length/mean")]
     return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
-
-
-def _lengths(folder: Path) -> list[tuple[float, float]]:
-    """Mean response tokens and rows of every step, of a run whose rows have no source."""
-    run = read_run(folder)
-    rows = run.setting("data.train_batch_size", 0) * run.setting("actor_rollout_ref.rollout.n", 0)
-    return [(value, float(rows)) for _, value in run.series("response_length/mean")]

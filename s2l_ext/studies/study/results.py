@@ -97,7 +97,7 @@ def measured(folder: Path) -> dict[str, Any]:
         curve[ALL].append((step, float(table["accuracy"].mean())))
         for name, values in table.groupby(table["source"].fillna("all"))["accuracy"]:
             curve.setdefault(str(name), []).append((step, float(values.mean())))
-    return {"accuracies": accuracies, "curve": curve, "spent": spent(run.folder)}
+    return {"accuracies": accuracies, "curve": curve, "spent": spent(run)}
 
 
 def write_result(path: Path, result: Result) -> None:
