@@ -53,7 +53,7 @@ def write(queue: Queue, *rows: tuple[str, dict], partition: str = "train") -> li
     async def together():
         return await asyncio.gather(*(put(shared, *one, partition) for one in rows), return_exceptions=True)
 
-    return asyncio.run(together())
+    return asyncio.run(asyncio.wait_for(together(), 30))
 
 
 def test_sessions_that_end_together_share_a_put_and_every_row_is_as_it_was() -> None:
@@ -79,7 +79,7 @@ def test_a_session_that_ends_during_a_put_waits_for_the_next() -> None:
         assert set(queue.rows) == {"a"} and not any(task.done() for task in others)
         await asyncio.gather(*others)
 
-    asyncio.run(staggered())
+    asyncio.run(asyncio.wait_for(staggered(), 30))
     assert queue.puts == [["a"], ["b", "c"]]
 
 
@@ -123,7 +123,7 @@ def test_nothing_of_a_session_is_written_after_its_time_limit() -> None:
         await tasks[2]
         assert before == {"a"} and set(queue.rows) == {"a", "c"}, "a was on its way, b was not"
 
-    asyncio.run(cancelled())
+    asyncio.run(asyncio.wait_for(cancelled(), 30))
 
 
 @pytest.fixture

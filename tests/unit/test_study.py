@@ -131,8 +131,9 @@ def test_a_paired_difference_its_effect_size_and_what_would_show() -> None:
 
 
 def test_two_seeds_or_equal_gaps_are_never_clear_and_an_accuracy_ends_at_1() -> None:
-    assert not paired([0.51, 0.62], [0.50, 0.60]).clear
-    assert not paired([0.51, 0.61, 0.71], [0.50, 0.60, 0.70]).clear
+    for gaps in ([0.51, 0.62], [0.51, 0.61, 0.71]):
+        found = paired(gaps, [0.50, 0.60, 0.70][: len(gaps)])
+        assert not found.clear and found.detectable is None
     assert accuracy_over_seeds([0.9, 1.0]).ci95 == (pytest.approx(0.95 - 12.706 * 0.05, abs=1e-3), 1.0)
 
 
@@ -177,6 +178,13 @@ def test_what_cannot_be_shown_is_said_so(study) -> None:
     assert (
         said[0].startswith("s2l_po: no difference could be shown, +0.017 (") and "four of five such studies" in said[0]
     )
+
+
+def test_seeds_that_do_not_tell_ask_for_more(study) -> None:
+    alike = [result("s2l_po", seed, [0.8, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
+    rows = table(study, alike, data_source="toy")
+    assert sentences(rows)[0].endswith("3 seeds). Give more seeds: these do not tell how much it varies.")
+    assert "|  | 10 | 100 | 1 |" in markdown(rows[1:])
 
 
 def test_a_failed_run_is_named_and_the_rest_stands(study) -> None:

@@ -32,13 +32,14 @@ class Difference(Estimate):
 
     Attributes:
         effect: Cohen's d of paired values: mean over standard deviation; None where all are equal.
-        detectable: the smallest true difference that so many seeds show in four of five studies.
+        detectable: the smallest true difference that so many seeds show in four of five studies; None where the seeds
+            do not tell how much a difference varies.
         clear: the interval leaves out 0, there are three seeds or more, and they do not all give one value: two
             seeds, or accuracies of few problems, agree by chance.
     """
 
     effect: float | None
-    detectable: float
+    detectable: float | None
     clear: bool
 
 
@@ -59,9 +60,11 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     gaps = [own - other for own, other in zip(values, baseline, strict=True)]
     found, spread = over_seeds(gaps), stdev(gaps)
     needed = t_quantile(LEVEL, len(gaps) - 1) + t_quantile(2 * POWER - 1, len(gaps) - 1)
-    clear = len(gaps) >= FEWEST_FOR_VERDICT and spread > EQUAL and not found.ci95[0] <= 0 <= found.ci95[1]
+    tells = len(gaps) >= FEWEST_FOR_VERDICT and spread > EQUAL
+    clear = tells and not found.ci95[0] <= 0 <= found.ci95[1]
     effect = found.mean / spread if spread > EQUAL else None
-    return Difference(found.mean, found.ci95, effect, needed * spread / math.sqrt(len(gaps)), clear)
+    detectable = needed * spread / math.sqrt(len(gaps)) if tells else None
+    return Difference(found.mean, found.ci95, effect, detectable, clear)
 
 
 def hierarchical(problems_S_N: np.ndarray, seed: int = 0) -> Interval:

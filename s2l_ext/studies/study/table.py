@@ -52,6 +52,8 @@ class Row:
         if self.difference.clear:
             return f"{self.arm} is {'above' if gap > 0 else 'below'} the baseline by {numbers}."
         least = self.difference.detectable
+        if least is None:
+            return f"{self.arm}: {NO_DIFFERENCE}, {numbers}. Give more seeds: these do not tell how much it varies."
         return f"{self.arm}: {NO_DIFFERENCE}, {numbers}; {least:.3f} or more would show in four of five such studies."
 
 
@@ -121,7 +123,7 @@ def cells(row: Row) -> list[str]:
         "" if row.ci95_problems is None else "{:.3f} to {:.3f}".format(*row.ci95_problems),
         _estimate(gap, "+") if gap else "",
         "" if effect is None else f"{effect:+.2f}",
-        "" if gap is None else f"{gap.detectable:.3f}",
+        "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
         *(_quantity(row.spent.get(name)) for name in ("learner_tokens", "flops", "seconds")),
     ]
 
