@@ -12,7 +12,7 @@ UV_VERSION := 0.13.8
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
-.PHONY: help setup demo test test-all test-fast lint lock docs-support clean gpu-check fuzz chaos bench
+.PHONY: help setup demo test test-all test-fast lint lock docs docs-serve docs-support clean gpu-check fuzz chaos bench
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,6 +65,14 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 	@$(COMPILE) --python-version 3.11 $(UV_TORCH) \
 	  --extra cpu --extra dev --extra diversity --override requirements/cpu-overrides.txt -o $(LOCK)
 	@$(COMPILE) --python-version 3.12 --extra gpu --extra diversity -o requirements/gpu.lock
+
+# The theme prints an advertisement for its successor otherwise.
+docs docs-serve: export NO_MKDOCS_2_WARNING = 1
+docs: $(READY) ## build the site into outputs/site/; a dead link or an undescribed key fails
+	@$(BIN)/mkdocs build --strict --quiet && echo "docs: open outputs/site/index.html"
+
+docs-serve: $(READY) ## the site on http://127.0.0.1:8000, built again when a page changes
+	@$(BIN)/mkdocs serve --strict $(ARGS)
 
 docs-support: $(READY) ## write docs/support.md anew: compose every combination, name the tests
 	@$(BIN)/python scripts/support_matrix.py
