@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import threading
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ from s2l_ext.errors import ConfigError
 PACKAGED_RECIPES = Path(__file__).parents[1] / "recipes"
 SHARED_FOLDER = "base"
 """Holds overlays that recipes list in their defaults; not recipes themselves."""
+
+_HYDRA = threading.Lock()
+"""Hydra keeps one search path for the whole process: a study composes in several threads."""
 
 _PIPELINE_KEY = re.compile(r"^(stages|base)\s*:", re.MULTILINE)
 _STUDY_KEY = re.compile(r"^arms\s*:", re.MULTILINE)
@@ -44,7 +48,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     home, name = _locate(config_name, folders)
     search_path = ",".join(f"'file://{folder}'" for folder in folders if folder != home)
     try:
-        with initialize_config_dir(config_dir=str(home), version_base=None):
+        with _HYDRA, initialize_config_dir(config_dir=str(home), version_base=None):
             cfg = compose(name, overrides=[*map(_free_s2l, overrides), f"hydra.searchpath=[{search_path}]"])
         with open_dict(cfg):
             cfg.setdefault("s2l", {})

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,13 @@ def test_a_recipe_for_one_gpu_fits_its_card_as_its_readme_says(name):
     rows = cfg.data.max_prompt_length + cfg.data.max_response_length
     learner = cfg.actor_rollout_ref
     assert rows <= min(learner.rollout.max_model_len, learner.actor.ppo_max_token_len_per_gpu)
+
+
+def test_threads_may_compose_at_the_same_time():
+    """`s2l study --jobs 2` does; Hydra's search path is one of the whole process."""
+    with ThreadPoolExecutor(4) as pool:
+        names = list(pool.map(lambda name: compose_config(name, []).trainer.project_name, ["grpo/toy"] * 8))
+    assert names == [compose_config("grpo/toy", []).trainer.project_name] * 8
 
 
 @pytest.mark.parametrize("folder", METHOD_FOLDERS)
