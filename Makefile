@@ -69,10 +69,10 @@ lock: $(READY) ## renew requirements/*.lock (needs the package index; set UV_FIN
 # The theme prints an advertisement for its successor otherwise.
 docs docs-serve: export NO_MKDOCS_2_WARNING = 1
 docs: $(READY) ## build the site into outputs/site/; a dead link or an undescribed key fails
-	@$(BIN)/mkdocs build --strict --quiet && echo "docs: open outputs/site/index.html"
+	@$(BIN)/python -m mkdocs build --strict && echo "docs: open outputs/site/index.html"
 
 docs-serve: $(READY) ## the site on http://127.0.0.1:8000, built again when a page changes
-	@$(BIN)/mkdocs serve --strict $(ARGS)
+	@$(BIN)/python -m mkdocs serve --strict $(ARGS)
 
 docs-support: $(READY) ## write docs/support.md anew: compose every combination, name the tests
 	@$(BIN)/python scripts/support_matrix.py

@@ -38,22 +38,26 @@ METHODS = {
 
 @dataclass(frozen=True)
 class RolloutOptions:
-    """``poll_interval_s``: seconds between looks for finished groups; None keeps verl's own 2 s. ``log_groups``: groups
-    of every step that are written to ``samples.jsonl``, to be read. ``session_timeout_s``: a training session that the
-    learner samples fails after so many seconds, its reward included; None waits for ever, as verl does."""
+    """Rollouts of every method."""
 
     poll_interval_s: float | None = limited(None, above=0)
+    """Seconds between looks for finished groups; null keeps verl's 2 s."""
     log_groups: int = limited(1, at_least=0)
+    """Groups of every step that are written to ``samples.jsonl``."""
     session_timeout_s: float | None = limited(None, above=0)
+    """A training session of the learner fails after so many seconds, its reward included; null waits for ever, as
+    verl does."""
 
 
 @dataclass(frozen=True)
 class PlacementConfig:
-    """Label selectors of the nodes that may hold a role, as in ``ray start --labels pool=explorer``; values are Ray's
-    ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``. None lets Ray choose."""
+    """Label selectors of the nodes that may hold a role, as in ``ray start --labels pool=explorer``. Values are
+    Ray's ``value``, ``!value``, ``in(a, b)``, ``!in(a, b)``."""
 
     learner: dict[str, Any] | None = None
+    """Selector of the learner's nodes; null lets Ray choose."""
     explorer: dict[str, Any] | None = None
+    """Selector of the explorer's nodes; null lets Ray choose."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,19 @@ class S2LConfig:
     """The whole block. A method that is None is off. ``others``: blocks of methods of one's own, by name."""
 
     explorer: AnyExplorer | None = None
+    """S2L-PO; null is off."""
     kl: AnyKL | None = None
+    """EXPO's KL coefficient; null is off."""
     curriculum: AnyCurriculum | None = None
+    """EXPO's choice of prompts; null is off."""
     guidance: GuidanceConfig | None = None
+    """G2RPO-A; null is off."""
     distill: DistillConfig | None = None
+    """Sparse-to-dense; null is off."""
     rollout: RolloutOptions = field(default_factory=RolloutOptions)
+    """Rollouts of every method."""
     placement: PlacementConfig = field(default_factory=PlacementConfig)
+    """Nodes of learner and explorer."""
     others: dict[str, Any] = field(default_factory=dict, metadata={"internal": True})
 
     @property

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
+import importlib.util
 import logging
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
-from mkdocs.exceptions import Abort, ConfigurationError
+from mkdocs.exceptions import Abort, ConfigurationError, PluginError
+
+from s2l_ext.cli import COMMANDS
+from s2l_ext.config.limits import limited
+from s2l_ext.config.parse import valid_keys
+from s2l_ext.methods.registry import S2LConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,6 +50,15 @@ def built(settings: Path, out: Path) -> Path:
     return out
 
 
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("s2l_docs_reference", ROOT / "scripts" / "docs_reference.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
     """A repository of three pages with the site's hooks."""
@@ -62,12 +81,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return built(ROOT / "mkdocs.yml", tmp_path_factory.mktemp("site"))
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_every_page_has_its_place(site: Path) -> None:
     assert {"index.html", "metrics.html", "recipes/s2l_po/index.html", "search/search_index.js"} <= {
         path.relative_to(site).as_posix() for path in site.rglob("*")
     }
 
 
+@pytest.mark.slow
 def test_nothing_is_asked_of_another_host(site: Path) -> None:
     page = (site / "index.html").read_text()
     loaded = [part for part in page.split("<") if part.startswith(("script", "link", "img")) and "://" in part]
@@ -105,3 +126,41 @@ def test_lists_and_tables_need_no_blank_line_before_them(small: Path) -> None:
     )
     page = (built(small / "mkdocs.yml", small / "out") / "page" / "index.html").read_text()
     assert page.count("<li>") >= 2 and "<table>" in page and "<code>x|y</code>" in page
+
+
+@dataclass(frozen=True)
+class Undescribed:
+    """A block."""
+
+    one: int = limited(3, at_least=1)
+    """The first."""
+    two: bool = True
+
+
+def test_the_reference_shows_default_range_and_text_and_names_an_undescribed_key(reference: ModuleType) -> None:
+    first, second = dataclasses.fields(Undescribed)
+    assert "| `one` | `3` | whole number >= 1 | The first. |" in reference.table("s2l.new", [(Undescribed, first)])
+    with pytest.raises(PluginError, match=r"s2l\.new\.two has no description.*Undescribed"):
+        reference.table("s2l.new", [(Undescribed, second)])
+
+
+def test_every_key_that_parses_is_in_the_reference(reference: ModuleType) -> None:
+    text = reference.config()
+    for key in valid_keys(S2LConfig, "s2l"):
+        assert f"`{key}`" in text or f"| `{key.rsplit('.', 1)[1]}` |" in text, key
+    assert "| `type` | `accuracy` | `accuracy`, `constant`, `adaptive_target` |" in text
+    assert "| `mix_steps` | `8` | whole number >= 1 |" in text and "| `n_gpus_per_node` | `1` |" in text
+
+
+def test_the_reference_has_every_command_and_names_an_option_without_help(reference: ModuleType) -> None:
+    text = reference.cli()
+    assert all(f"## `s2l {' '.join(words)}`" in text for words in COMMANDS)
+    parser = argparse.ArgumentParser()
+    silent = parser.add_argument("--silent")
+    with pytest.raises(PluginError, match=r"s2l new --silent has no help text"):
+        reference.option("s2l new", silent, parser)
+
+
+def test_a_mark_that_nothing_makes_is_named(reference: ModuleType) -> None:
+    with pytest.raises(PluginError, match="generated: gone -->: choose from api, config, cli"):
+        reference.filled("# Page\n<!-- generated: gone -->\n")

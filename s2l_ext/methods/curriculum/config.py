@@ -21,10 +21,7 @@ METHODS = ("draw", "update", "state_dict", "load_state_dict")
 
 @dataclass(frozen=True)
 class CurriculumConfig(ABC):
-    """Which prompts a step trains on.
-
-    ``estimate_from``: whose rows estimate pass rates, the learner's without guidance, all of the learner's, or all.
-    """
+    """Which prompts a step trains on."""
 
     learns: ClassVar[bool] = False
     """The draw follows accuracies."""
@@ -34,8 +31,14 @@ class CurriculumConfig(ABC):
     """Passes do not end with a step."""
 
     type: str
+    """``gaussian``: the paper's, around a pass rate. ``uniform``: at random. ``easy_to_hard``: by tiers.
+    ``file_order``: as the file has them. Or a class of one's own, as ``pkg.module:Class`` or an entry point."""
     estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
+    """Rows that estimate pass rates. ``learner_unguided``: the learner's rows without guidance. ``learner``: all
+    of the learner's. ``all``: every row."""
     on_mismatch: Literal["error", "reset"] = "error"
+    """When a checkpoint's curriculum has other data or another type. ``error``: the run is refused. ``reset``: pass rates
+    start anew."""
 
     @property
     def start_file(self) -> str | None:
@@ -58,11 +61,13 @@ class CurriculumConfig(ABC):
 
 @dataclass(frozen=True)
 class RatedConfig(CurriculumConfig):
-    """``ema``: share of the old pass rate that an update keeps. ``warm_start`` is a file of start values (columns
-    ``prompt_id``, ``pass_rate``)."""
+    """A curriculum that keeps a pass rate for each prompt."""
 
     ema: float = limited(0.9, at_least=0, below=1)
+    """Share of the old pass rate that an update keeps."""
     warm_start: str | None = None
+    """File of first pass rates (columns ``prompt_id``, ``pass_rate``), as ``s2l explore`` writes; null starts
+    every prompt at 0.5."""
 
     @property
     def start_file(self) -> str | None:
@@ -71,12 +76,16 @@ class RatedConfig(CurriculumConfig):
 
 @dataclass(frozen=True)
 class GaussianConfig(RatedConfig):
+    """EXPO: prompts are drawn with weight exp(-(pass rate - center)^2 / (2 sigma^2))."""
+
     learns = True
     shuffles = True
 
     type: Literal["gaussian"] = "gaussian"
     center: float = limited(0.5, at_least=0, at_most=1)
+    """Pass rate with the largest weight."""
     sigma: float = limited(0.35, above=0)
+    """Width of the curve; a larger one draws more evenly."""
 
     def build(self, dataset: Any, seed: int | None) -> Curriculum:
         from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
@@ -86,6 +95,8 @@ class GaussianConfig(RatedConfig):
 
 @dataclass(frozen=True)
 class UniformConfig(RatedConfig):
+    """Every prompt has the same weight."""
+
     shuffles = True
 
     type: Literal["uniform"] = "uniform"
@@ -98,13 +109,15 @@ class UniformConfig(RatedConfig):
 
 @dataclass(frozen=True)
 class EasyToHardConfig(RatedConfig):
-    """``tier_order`` lists tiers, easiest first; None sorts numbers."""
+    """All prompts of a tier before the next tier."""
 
     laps = True
 
     type: Literal["easy_to_hard"] = "easy_to_hard"
     tier_column: str = "tier"
+    """Column with the tiers."""
     tier_order: list[Any] | None = None
+    """Tiers, easiest first; null sorts numbers."""
 
     def build(self, dataset: Any, seed: int | None) -> Curriculum:
         from s2l_ext.data.prompts import dataset_table, tiers_of
@@ -115,6 +128,8 @@ class EasyToHardConfig(RatedConfig):
 
 @dataclass(frozen=True)
 class FileOrderConfig(RatedConfig):
+    """Prompts in the order of the file."""
+
     laps = True
 
     type: Literal["file_order"] = "file_order"
@@ -127,12 +142,13 @@ class FileOrderConfig(RatedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCurriculumConfig(CurriculumConfig):
-    """``type`` is an entry point of the group ``s2l.curricula`` or ``pkg.module:Class``, which gets ``options``."""
+    """A class of one's own draws the prompts."""
 
     learns = True
 
     type: str
     options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the class."""
 
     def build(self, dataset: Any, seed: int | None) -> Curriculum:
         """Called with ``num_prompts``, the options, and ``dataset`` if it has a parameter of that name."""

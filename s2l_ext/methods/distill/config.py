@@ -21,27 +21,33 @@ CHUNK = "chunk_size_max"
 
 @dataclass(frozen=True)
 class DistillConfig:
-    """Sparse-to-dense: a divergence to a frozen teacher takes the place of the policy gradient.
-
-    ``loss`` is read on the rows that the step sampled: ``forward_kl`` on the teacher's (stage 2a, with
-    ``s2l.explorer``), ``reverse_kl`` on the student's (2b), ``sampled_k1`` its policy gradient on sampled tokens,
-    ``sft`` their hard labels (needs no teacher). ``jsd_beta`` weighs the teacher in ``jsd``. ``teacher_placement:
-    local`` puts the whole teacher beside the actor, ``server`` asks verl's teacher servers for its ``topk`` tokens.
-    ``chunk_size``: tokens whose logits exist at a time; ``auto`` follows from vocabulary, dtype and free memory.
-    ``temperature`` divides both models' logits.
-    """
+    """Sparse-to-dense: a divergence to a frozen teacher replaces the policy gradient."""
 
     teacher_path: str | None = None
+    """Folder or hub id of the teacher; ``sft`` needs none."""
     loss: Literal["reverse_kl", "forward_kl", "jsd", "sampled_k1", "sft"] = "reverse_kl"
+    """``reverse_kl``: on the student's rows (stage 2b). ``forward_kl``: on the teacher's rows (stage 2a, with
+    ``s2l.explorer``). ``jsd``: between both. ``sampled_k1``: policy gradient of the reverse KL on sampled tokens.
+    ``sft``: hard labels."""
     teacher_placement: Literal["local", "server"] = "local"
+    """``local``: the whole teacher lies beside the actor. ``server``: verl's teacher servers send their ``topk``
+    tokens."""
     temperature: float = limited(1.0, above=0)
+    """Divides the logits of both models."""
     jsd_beta: float = limited(0.5, above=0, below=1)
+    """Weight of the teacher in ``jsd``."""
     correct_only: bool = False
+    """Train only on rows with a right answer."""
     chunk_size: int | Literal["auto"] = limited("auto", at_least=1)
+    """Tokens whose logits exist at a time. ``auto`` follows from vocabulary, dtype and free memory."""
     topk: int = limited(128, at_least=1)
+    """Teacher tokens per position (``server``)."""
     nnodes: int = limited(1, at_least=1)
+    """Nodes with teacher GPUs (``server``)."""
     n_gpus_per_node: int = limited(1, at_least=1)
+    """Teacher GPUs of each such node (``server``)."""
     tensor_model_parallel_size: int = limited(1, at_least=1)
+    """GPUs that share one copy of the teacher (``server``)."""
 
     @property
     def in_actor(self) -> bool:

@@ -10,18 +10,24 @@ from s2l_ext.config.limits import limited
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorerConfig:
-    """S2L-PO: a smaller sibling samples the first sessions of every group, up to step ``mix_steps`` (T_mix).
-
-    ``schedule: hard_switch`` lets it sample every session up to step ``mix_steps`` and none after it, ``constant``
-    every session to the end, as the teacher does in sparse-to-dense's warm-up.
-    """
+    """S2L-PO: a frozen model, mostly a smaller sibling, samples the first sessions of every group."""
 
     source: str
+    """``live``: the explorer samples during the run. ``offline``: its responses come from a store."""
     schedule: Literal["linear", "hard_switch", "constant"] = "linear"
+    """The explorer's share over the steps. ``linear``: 1 at step 1, 0 from step ``mix_steps``. ``hard_switch``:
+    every session up to step ``mix_steps``, none after it. ``constant``: every session to the end, as a teacher's
+    in the warm-up of sparse-to-dense."""
     mix_steps: int = limited(8, at_least=1)
+    """T_mix: the step at which the explorer's share reaches 0. ``constant`` does not read it."""
     baseline: Literal["union", "per_source"] = "union"
+    """Rows whose mean reward is subtracted. ``union``: the whole group. ``per_source``: the rows of the same
+    sampler."""
     correction: Literal["none", "truncated_is"] = "none"
+    """``none``: the PPO ratio of every row starts at 1. ``truncated_is``: explorer rows are weighted by
+    min(p_learner / p_explorer, ``is_cap``) per token."""
     is_cap: float = limited(2.0, above=0)
+    """Upper bound of the importance weight of ``truncated_is``."""
 
     @property
     def n_gpus(self) -> int:
@@ -31,35 +37,43 @@ class ExplorerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveExplorer(ExplorerConfig):
-    """``model_path`` is a Hugging Face folder or hub id. ``placement: dedicated`` gives the explorer GPUs of its own
-    (``nnodes * n_gpus_per_node``); ``colocated`` has it sample on the learner's and sleep during updates. Sampling
-    values are those of the authors' scripts.
-
-    ``rollout_overrides`` holds keys of ``actor_rollout_ref.rollout`` for the explorer's engine only.
-    ``on_failure``, when a server dies or hangs: end the run, let its sessions wait for the restart, or let the
-    learner sample them. At most ``max_restarts`` in all, the first after ``restart_backoff_s`` seconds, then twice as
-    long each time; one try, or a colocated server's turn, may take ``start_timeout_s``. A server has failed when it
-    does not answer within ``health_timeout_s`` a question asked every ``health_interval_s``, a request after
-    ``request_timeout_s``.
-    """
+    """The explorer samples during the run, on servers of its own. The authors' scripts have these sampling values."""
 
     source: Literal["live"] = "live"
     model_path: str
+    """Folder or hub id of the explorer's model. It shares the learner's tokenizer."""
     placement: Literal["dedicated", "colocated"] = "dedicated"
+    """``dedicated``: the explorer has GPUs of its own (``nnodes * n_gpus_per_node``). ``colocated``: it samples on
+    the learner's GPUs and sleeps during updates."""
     nnodes: int = limited(1, at_least=1)
+    """Nodes with explorer GPUs."""
     n_gpus_per_node: int = limited(1, at_least=1)
+    """Explorer GPUs of each such node."""
     tensor_model_parallel_size: int = limited(1, at_least=1)
+    """GPUs that share one copy of the explorer."""
     temperature: float = limited(0.7, at_least=0)
+    """Sampling temperature of the explorer."""
     top_p: float = limited(0.95, above=0, at_most=1)
+    """Nucleus of the explorer's sampling."""
     top_k: int = limited(-1, at_least=-1)
+    """Most likely tokens that the explorer samples from; -1 is all."""
     rollout_overrides: dict[str, Any] = field(default_factory=dict)
+    """Keys of ``actor_rollout_ref.rollout`` for the explorer's engine only."""
     on_failure: Literal["fail", "wait", "learner"] = "fail"
+    """When a server dies or hangs. ``fail``: the run ends. ``wait``: sessions wait for the restart. ``learner``:
+    the learner samples them."""
     max_restarts: int = limited(3, at_least=0)
+    """Restarts of explorer servers in the whole run."""
     restart_backoff_s: float = limited(10.0, at_least=0)
+    """Seconds before the first restart; twice as long before each further one."""
     start_timeout_s: float = limited(900.0, above=0)
+    """Seconds that one start, or a colocated server's turn, may take."""
     health_interval_s: float = limited(15.0, above=0)
+    """Seconds between health questions to each server."""
     health_timeout_s: float = limited(60.0, above=0)
+    """A server that does not answer a health question in so many seconds has failed."""
     request_timeout_s: float = limited(1800.0, above=0)
+    """A server that does not finish a request in so many seconds has failed."""
 
     @property
     def is_colocated(self) -> bool:
@@ -72,12 +86,14 @@ class LiveExplorer(ExplorerConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineExplorer(ExplorerConfig):
-    """Rows are taken, without replacement, from a ``store`` that ``s2l explore`` wrote; ``on_exhausted`` says what
-    happens to a group for which too few are left."""
+    """The explorer's rows come from a store, without replacement."""
 
     source: Literal["offline"] = "offline"
     store: str = limited(what="a folder that `s2l explore --out DIR` wrote")
+    """Folder that ``s2l explore --out DIR`` wrote."""
     on_exhausted: Literal["error", "reuse", "learner"] = "error"
+    """When a prompt has too few responses left. ``error``: the run ends. ``reuse``: stored responses are used
+    again. ``learner``: the learner samples the missing rows."""
 
 
 AnyExplorer = LiveExplorer | OfflineExplorer

@@ -23,11 +23,15 @@ EstimateFrom = Literal["learner_unguided", "learner", "all"]
 
 @dataclass(frozen=True)
 class LengthConfig(ABC):
-    """Tokens of a trace that guided rollouts start from, at most ``max_length`` with every type."""
+    """Tokens of a trace that guided rollouts start from."""
 
     type: str
+    """Rule of the length. ``adaptive``: the paper's, from accuracy. ``additive``: a fixed change from accuracy.
+    ``constant``, ``linear``, ``concave``, ``stepwise``: from the step alone."""
     initial: int = limited(3072, at_least=0)
+    """Length of the first step, in tokens."""
     max_length: int = limited(3072, at_least=1)
+    """Longest length, in tokens."""
 
     @property
     def follows(self) -> EstimateFrom | None:
@@ -45,11 +49,15 @@ class LengthConfig(ABC):
 
 @dataclass(frozen=True)
 class ControlledLength(LengthConfig):
-    """``estimate_from``: the learner's rows without guidance, all of the learner's, or all."""
+    """A length that follows the accuracy of the last steps."""
 
     min_length: int = limited(1, at_least=0)
+    """Shortest length, in tokens."""
     window: int = limited(2, at_least=1)
+    """Earlier steps whose mean accuracy the new accuracy is compared with."""
     estimate_from: EstimateFrom = "learner"
+    """Rows whose accuracy counts. ``learner_unguided``: the learner's rows without guidance. ``learner``: all of
+    the learner's. ``all``: every row."""
 
     @property
     def follows(self) -> EstimateFrom:
@@ -58,9 +66,13 @@ class ControlledLength(LengthConfig):
 
 @dataclass(frozen=True)
 class AdaptiveLength(ControlledLength):
+    """The paper's rule: l <- clamp(l * mean of earlier accuracies / this accuracy)."""
+
     type: Literal["adaptive"] = "adaptive"
     averaging: Averaging = "sliding"
+    """Which earlier steps are averaged: a sliding window or blocks."""
     max_change: float | None = limited(None, above=1)
+    """Largest factor of one change, and its inverse the smallest; null does not limit it."""
 
     def build(self, total_steps: int) -> AdaptiveGuidance:
         bounds = (self.initial, self.max_length, self.min_length, self.window)
@@ -69,8 +81,11 @@ class AdaptiveLength(ControlledLength):
 
 @dataclass(frozen=True)
 class AdditiveLength(ControlledLength):
+    """``delta`` tokens shorter when accuracy is above the mean of the last ``window`` steps, else longer."""
+
     type: Literal["additive"] = "additive"
     delta: int = limited(256, at_least=1)
+    """Tokens of one change."""
 
     def build(self, total_steps: int) -> AdditiveGuidance:
         return AdditiveGuidance(self.initial, self.max_length, self.min_length, self.window, delta=self.delta)
@@ -78,6 +93,8 @@ class AdditiveLength(ControlledLength):
 
 @dataclass(frozen=True)
 class ConstantLength(LengthConfig):
+    """Always ``initial`` tokens."""
+
     type: Literal["constant"] = "constant"
 
     def build(self, total_steps: int) -> Constant:
@@ -86,6 +103,8 @@ class ConstantLength(LengthConfig):
 
 @dataclass(frozen=True)
 class LinearLength(LengthConfig):
+    """From ``initial`` to 0 over the run, in a straight line."""
+
     type: Literal["linear"] = "linear"
 
     def build(self, total_steps: int) -> LinearDecay:
@@ -94,8 +113,11 @@ class LinearLength(LengthConfig):
 
 @dataclass(frozen=True)
 class ConcaveLength(LengthConfig):
+    """From ``initial`` to 0 over the run, slowly at first."""
+
     type: Literal["concave"] = "concave"
     power: float = limited(2.0, above=1)
+    """Exponent of the curve; a larger one stays long for more steps."""
 
     def build(self, total_steps: int) -> ConcaveDecay:
         return ConcaveDecay(self.initial, total_steps, self.power)
@@ -103,9 +125,13 @@ class ConcaveLength(LengthConfig):
 
 @dataclass(frozen=True)
 class StepwiseLength(LengthConfig):
+    """Multiplied by ``gamma`` at fixed intervals."""
+
     type: Literal["stepwise"] = "stepwise"
     gamma: float = limited(0.5, above=0, below=1)
+    """Factor of one reduction."""
     every: int = limited(100, at_least=1)
+    """Steps between reductions."""
 
     def build(self, total_steps: int) -> StepwiseDecay:
         return StepwiseDecay(self.initial, self.gamma, self.every)
@@ -117,18 +143,22 @@ AnyLength = AdaptiveLength | AdditiveLength | ConstantLength | LinearLength | Co
 
 @dataclass(frozen=True)
 class GuidanceConfig:
-    """G2RPO-A: the first ``round(alpha * G)`` sessions of a group continue a reasoning trace.
-
-    ``trace`` is the dotted name of the traces' column; ``teacher_rollouts`` a file of another model's graded answers
-    (fields ``prompt_id``, ``response``, ``acc``), whose right ones take the column's place. ``min_continuation``:
-    response tokens that the model always writes itself. ``missing_trace``: what happens to rows without one.
-    """
+    """G2RPO-A: the first sessions of a group continue a reasoning trace."""
 
     alpha: float = limited(0.25, at_least=0, at_most=1)
+    """Guided share of a group: the first ``round(alpha * G)`` sessions."""
     trace: str = "extra_info.trace"
+    """Dotted name of the column with the traces."""
     teacher_rollouts: str | None = None
+    """File of another model's graded answers (fields ``prompt_id``, ``response``, ``acc``). Its right answers
+    replace the column."""
     length: AnyLength = field(default_factory=AdaptiveLength)
+    """How many tokens of the trace a rollout starts from."""
     loss_on_guidance: bool = False
+    """Train on the tokens of the trace too."""
     min_continuation: int = limited(512, at_least=1)
+    """Response tokens that the model always writes itself."""
     stop_before_answer: bool = True
+    """Cut the trace before the final answer."""
     missing_trace: Literal["error", "skip_guidance"] = "error"
+    """Rows without a trace. ``error``: the run is refused. ``skip_guidance``: they are not guided."""

@@ -66,7 +66,8 @@ class AdaptiveGuidance(Length):
 
     Args:
         initial: length of the first step, tokens.
-        max_length, min_length: bounds, tokens.
+        max_length: longest length, tokens.
+        min_length: shortest length, tokens.
         window: how many previous accuracies are averaged (Eq. 5's T).
         averaging: ``sliding`` slides the window; windows of ``disjoint_windows``, the authors' code, do not overlap.
         max_change: largest factor of one change, > 1; None for no limit.

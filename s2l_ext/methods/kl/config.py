@@ -25,13 +25,13 @@ RHO_SHAPES = ("tanh", "linear", "power")
 
 @dataclass(frozen=True)
 class KLConfig(ABC):
-    """EXPO's coefficient of the KL term in the loss; it takes the place of ``actor.kl_loss_coef``.
-
-    ``beta`` is the coefficient before ``rho``, or the start value of ``adaptive_target``.
-    """
+    """EXPO: the coefficient of the KL term in the loss. It replaces ``actor.kl_loss_coef``."""
 
     type: str
+    """``accuracy``: from the batch's accuracy. ``constant``: always ``beta``. ``adaptive_target``: holds the
+    measured KL at ``target``."""
     beta: float = limited(0.02, at_least=0)
+    """Coefficient before ``rho``; the start value of ``adaptive_target``."""
 
     @abstractmethod
     def build(self, rows: int) -> KLController:
@@ -48,14 +48,17 @@ class KLConfig(ABC):
 
 @dataclass(frozen=True)
 class AccuracyKLConfig(KLConfig):
-    """``rho`` is one of :data:`RHO_SHAPES` or ``pkg.module:function``; ``rho_low`` and ``rho_high`` are its values at
-    accuracy 0 and 1 (linear, power)."""
+    """``beta * rho(accuracy)``, from the accuracy of the batch that is trained on."""
 
     type: Literal["accuracy"] = "accuracy"
     rho: str = "tanh"
+    """Factor of ``beta`` by accuracy: ``tanh`` (the paper's), ``linear``, ``power``, or ``pkg.module:function``."""
     rho_low: float = limited(0.5, above=0)
+    """Factor at accuracy 0 (``linear`` and ``power``)."""
     rho_high: float = limited(1.0, above=0)
+    """Factor at accuracy 1 (``linear`` and ``power``)."""
     rho_exponent: float = limited(2.0, above=0)
+    """Exponent of the accuracy (``power``)."""
 
     def build(self, rows: int) -> AccuracyConditionedKL:
         return AccuracyConditionedKL(self.beta, self._rho(), name=f"s2l.kl.rho={self.rho}")
@@ -83,6 +86,8 @@ class AccuracyKLConfig(KLConfig):
 
 @dataclass(frozen=True)
 class ConstantKLConfig(KLConfig):
+    """The same coefficient at every step."""
+
     type: Literal["constant"] = "constant"
 
     def build(self, rows: int) -> ConstantKL:
@@ -94,12 +99,15 @@ class ConstantKLConfig(KLConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveTargetKLConfig(KLConfig):
-    """``target`` is in nats per token, ``horizon`` in rollout rows, as in verl's ``algorithm.kl_ctrl``."""
+    """The coefficient rises while the measured KL is above ``target``, else it falls: verl's ``algorithm.kl_ctrl``."""
 
     type: Literal["adaptive_target"] = "adaptive_target"
     target: float = limited(above=0, what="the KL to hold, in nats per token")
+    """KL to hold, in nats per token."""
     horizon: int = limited(10_000, at_least=1)
+    """Rollout rows over which the coefficient adapts; fewer adapt faster."""
     integral: float = limited(0.0, at_least=0)
+    """Weight of the summed error; 0 leaves it out."""
 
     def build(self, rows: int) -> AdaptiveTargetKL:
         try:
