@@ -37,8 +37,8 @@ class CurriculumConfig(ABC):
     """Rows that estimate pass rates. ``learner_unguided``: the learner's rows without guidance. ``learner``: all
     of the learner's. ``all``: every row."""
     on_mismatch: Literal["error", "reset"] = "error"
-    """When a checkpoint's curriculum has other data or another type. ``error``: the run is refused. ``reset``: pass rates
-    start anew."""
+    """When a checkpoint's curriculum has other data or another type. ``error``: the run is refused. ``reset``: pass
+    rates start anew."""
 
     @property
     def start_file(self) -> str | None:
