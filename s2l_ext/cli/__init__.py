@@ -13,7 +13,10 @@ from s2l_ext.utils.refusal import EXIT_INVALID, run_cli
 
 
 class Command(NamedTuple):
-    """Its module has ``add_arguments(parser)`` and ``main(args)``, which returns the exit code."""
+    """Its module has ``add_arguments(parser)`` and ``main(args)``, which returns the exit code.
+
+    ``prepare(words)``, where it has one, changes the words before they are parsed.
+    """
 
     summary: str
     module: str
@@ -34,7 +37,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
     ("data", "traces-as-store"): Command("reasoning traces as a store, for SFT on them", "s2l_ext.cli.data_traces"),
     ("eval",): Command("sample a model on problems: accuracy, pass@k", "s2l_ext.cli.eval"),
     ("explore",): Command("draw an explorer's responses into a store", "s2l_ext.cli.explore"),
-    ("compare",): Command("two evaluations, paired by problem", "s2l_ext.cli.compare"),
+    ("compare",): Command("two evaluations, or two sets of seeds", "s2l_ext.cli.compare"),
     ("diversity",): Command("which explorer for this learner: pass@k, diversity", "s2l_ext.cli.diversity"),
     ("pipeline",): Command("run stages that hand a model on", "s2l_ext.cli.pipeline"),
     ("study",): Command("arms and seeds: one table with intervals", "s2l_ext.cli.study"),
@@ -55,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(prog=f"s2l {' '.join(name)}", description=f"{command.summary}.")
     module.add_arguments(parser)
-    rest = words[len(name) :]
+    rest = getattr(module, "prepare", list)(words[len(name) :])
     # argparse's intermixed parsing takes words after -- for options all the same
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
     return run_cli(module.main, parse(rest))

@@ -1,17 +1,32 @@
-"""``s2l compare``: two evaluations of the same problems, paired by problem."""
+"""``s2l compare``: two evaluations of the same problems, paired by problem; or the seeds of two configurations."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from s2l_ext.errors import ConfigError
+
+AGAINST = "--against"
+
+
+def prepare(words: Sequence[str]) -> list[str]:
+    """``--`` between two sets of files, as argparse can read it: options may follow."""
+    return [AGAINST if word == "--" else word for word in words]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l compare``."""
-    parser.add_argument("a", type=Path, metavar="A.json", help="what s2l eval wrote")
-    parser.add_argument("b", type=Path, metavar="B.json", help="the one to compare with it")
+    parser.add_argument(
+        "files", type=Path, nargs="+", metavar="A.json", help="two results of s2l eval, or A1 A2 A3 -- B1 B2 B3: seeds"
+    )
+    parser.add_argument(
+        AGAINST, type=Path, nargs="+", metavar="B.json", default=[], help="the same as --: results of the other side"
+    )
+    parser.add_argument("--unpaired", action="store_true", help="seeds: A1 and B1 share nothing (Welch's t)")
     parser.add_argument(
         "--allow", action="append", default=[], metavar="SETTING", help="a sampling setting that may differ; repeat"
     )
@@ -22,10 +37,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """``s2l compare``. Returns the exit status; what cannot be compared raises DataError."""
     from s2l_ext.evaluation.compare import compare
+    from s2l_ext.evaluation.pooled import compare_seeds
 
-    found = compare(args.a, args.b, tuple(args.allow), args.seed)
-    print(json.dumps(found, indent=1) if args.json else "\n".join(as_lines(found)))
+    files, against = args.files, args.against
+    if against:
+        found = compare_seeds(files, against, tuple(args.allow), args.seed, not args.unpaired)
+        lines = pooled_lines(found)
+    elif len(files) == 2:
+        found = compare(*files, tuple(args.allow), args.seed)
+        lines = as_lines(found)
+    else:
+        raise ConfigError(f"{len(files)} files and no --: give two, or the seeds of two sides: A1 A2 A3 -- B1 B2 B3.")
+    print(json.dumps(found, indent=1) if args.json else "\n".join(lines))
     return 0
+
+
+def pooled_lines(found: dict[str, Any]) -> list[str]:
+    """A table over seeds, and what may be said."""
+    how = "paired in the order given" if found["paired"] else "independent (Welch)"
+    rows = [("", "A", "B", f"B - A, {how}", "would show")]
+    for name, measure in found["measures"].items():
+        if name != "pass@1":
+            gap = measure["difference"]
+            least = "" if gap["detectable"] is None else f"{gap['detectable']:.4f}"
+            rows.append((name, *(_over_seeds(measure[side]) for side in "ab"), _over_seeds(gap, "+"), least))
+            inside = ["{:.4f} to {:.4f}".format(*measure[side]["ci95_problems"]) for side in "ab"]
+            rows.append(("  seeds and problems", *inside, "", ""))
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    return [
+        *(f"{name} {' '.join(found[name.lower()]['files'])}" for name in "AB"),
+        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        "Intervals are at 95 %: Student's t over seeds, below it a bootstrap of seeds and their problems.",
+        found["sentence"],
+    ]
+
+
+def _over_seeds(estimate: dict[str, Any], sign: str = "") -> str:
+    low, high = estimate["ci95"]
+    return f"{estimate['mean']:{sign}.4f} ({low:{sign}.4f} to {high:{sign}.4f})"
 
 
 def as_lines(found: dict[str, Any]) -> list[str]:

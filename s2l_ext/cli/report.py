@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError
-from s2l_ext.report import overview, stages
+from s2l_ext.report import overview, seeds, stages
 from s2l_ext.report.charts import MOST_LINES
 from s2l_ext.report.held_out import HeldOut, difference
 from s2l_ext.report.ledger import Ledger
@@ -41,6 +41,8 @@ def main(args: argparse.Namespace) -> int:
     if len(folders) == 1 and stages.is_pipeline(folders[0]):
         return _report_pipeline(folders[0], out, args.json)
     runs = [HeldOut(run) for run in read_runs(folders)]
+    if len(seeds.pooled(runs)) > MOST_LINES:
+        raise DataError(f"{len(runs)} runs: one page tells at most {MOST_LINES} apart. Report fewer at a time.")
     sections, path = overview.sections(runs), out / INDEX
     write_page(path, overview.run_page(runs, sections))
     if args.json:
@@ -56,10 +58,8 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
     """The runs, under names that tell them apart.
 
     Raises:
-        DataError: a folder holds no run or a pipeline, two are the same, or they are more than a page can show.
+        DataError: a folder holds no run or a pipeline, or two are the same.
     """
-    if len(folders) > MOST_LINES:
-        raise DataError(f"{len(folders)} runs: one page tells at most {MOST_LINES} apart. Report fewer at a time.")
     for folder in folders:
         if stages.is_pipeline(folder) and len(folders) > 1:
             raise DataError(
@@ -90,7 +90,9 @@ def _report_pipeline(folder: Path, out: Path, as_json: bool) -> int:
 def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
     """For programs: what is printed with ``--json``. ``steps`` of a single run stands at the top too."""
     found: dict[str, Any] = {"pages": [str(page)], "runs": [_numbers(runs[0], held_out) for held_out in runs]}
-    more = {"steps": runs[0].run.steps} if len(runs) == 1 else {}
+    more: dict[str, Any] = {"steps": runs[0].run.steps} if len(runs) == 1 else {}
+    groups = seeds.pooled(runs)
+    more |= {"seeds": seeds.as_json(groups)} if seeds.are_seeds(groups) else {}
     return found | more | {"sections": [section.name for section in sections if section.is_drawn]}
 
 

@@ -34,12 +34,12 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     """
     if seed < 0:
         raise ConfigError(f"--seed {seed} must be at least 0.")
-    first, second = _read_result(a), _read_result(b)
-    _require_same(a, first, b, second, allowed)
+    first, second = read_result(a), read_result(b)
+    require_same(a, first, b, second, allowed)
     of_a, of_b = ({row["prompt_id"]: row for row in result["problems"]} for result in (first, second))
-    _require_same_problems(a, of_a, b, of_b)
+    require_same_problems(a, of_a, b, of_b)
     ks = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
-    values = np.array([_measures(of_b[name], ks) - _measures(of_a[name], ks) for name in sorted(of_a)])
+    values = np.array([measures_of(of_b[name], ks) - measures_of(of_a[name], ks) for name in sorted(of_a)])
     means, (low, high) = values.mean(axis=0), paired_intervals(values, seed)
     shares = values[:, 0]
     differing = int(np.count_nonzero(shares))
@@ -59,7 +59,7 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
     }
 
 
-def _read_result(path: Path) -> dict[str, Any]:
+def read_result(path: Path) -> dict[str, Any]:
     try:
         result = json_text.loads(path.read_text(encoding="utf-8"))
         for key in ("accuracy", "problems", "fingerprints", "pass_at_k"):
@@ -104,7 +104,7 @@ def _impossible(samples: Any, correct: Any, most: int) -> str:
     return f"has {samples} samples, pass@{most} needs {most}" if samples < most else ""
 
 
-def _require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any], allowed: tuple[str, ...]) -> None:
+def require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any], allowed: tuple[str, ...]) -> None:
     one, two = first["fingerprints"], second["fingerprints"]
     for name in SAME:
         if one.get(name) != two.get(name):
@@ -125,7 +125,7 @@ def _require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any
         )
 
 
-def _require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None:
+def require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None:
     if of_a.keys() != of_b.keys():
         raise DataError(
             f"{a} has {len(of_a)} problems, {b} {len(of_b)}, and {len(of_a.keys() & of_b.keys())} are in both. A "
@@ -133,7 +133,7 @@ def _require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None
         )
 
 
-def _measures(row: dict[str, Any], ks: list[str]) -> np.ndarray:
+def measures_of(row: dict[str, Any], ks: list[str]) -> np.ndarray:
     """Accuracy, then pass@k for each k, of one problem."""
     samples, correct = row["num_samples"], row["num_correct"]
     return np.array([correct / samples, *(pass_at_k(samples, correct, int(k)) for k in ks)])

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from s2l_ext.report.charts import Line, Point, chart, colour
 from s2l_ext.report.page import Section
 from s2l_ext.report.run import Run
+from s2l_ext.report.seeds import Seeds
 from s2l_ext.training.batch_fields import SOURCES
 
 CHARTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("charts.yaml").read_text(encoding="utf-8"))
@@ -22,7 +23,7 @@ OTHERS = ("learner", "third", "fourth", "fifth")
 
 
 class Logged(Protocol):
-    """A run, or a stage of a pipeline."""
+    """A run, seeds of one configuration (which have a band), or a stage of a pipeline."""
 
     @property
     def name(self) -> str: ...
@@ -86,5 +87,6 @@ def common_sections(runs: Sequence[Logged], group: str) -> list[Section]:
 
 
 def _common(runs: Sequence[Logged], key: str, title: str, unit: str, reading: str = "") -> Markup:
-    lines = [Line(run.name, colour(place), run.series(key)) for place, run in enumerate(runs)]
+    bands = [run.band(key) if isinstance(run, Seeds) else None for run in runs]
+    lines = [Line(run.name, colour(n), run.series(key), bands[n]) for n, run in enumerate(runs)]
     return chart(title, unit, lines, reading)

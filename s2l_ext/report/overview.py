@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from s2l_ext.evaluation.intervals import FEWEST
-from s2l_ext.report import accuracy, cost, curriculum, curves, samples, settings
+from s2l_ext.report import accuracy, cost, curriculum, curves, samples, seeds, settings
 from s2l_ext.report.held_out import HeldOut, difference, set_name
 from s2l_ext.report.page import Section, page, table
 from s2l_ext.report.run import Run, count_steps
@@ -20,15 +20,32 @@ VERDICTS = {
 
 
 def sections(runs: Sequence[HeldOut]) -> list[Section]:
-    """What the page shows, in its order; parts that no run used are left out."""
-    several, found = len(runs) > 1, [held_out.run for held_out in runs]
-    labels = [f": {run.name}" if several else "" for run in found]
-    charts = [*accuracy.charts(runs), *accuracy.pass_charts(found), *cost.curves(runs)]
-    read = [figure for one in zip(runs, labels, strict=True) for figure in samples.figures(*one)]
+    """What the page shows, in its order; parts that no run used are left out. Seeds of one configuration are told as
+    one, and what is of single runs is the first seed's."""
+    groups = seeds.pooled(runs)
+    if seeds.are_seeds(groups):
+        found = [Section("seeds", "Over seeds", seeds.figures(groups))]
+        found += curves.common_sections(groups, "several_runs")
+        return found + _of_each([group.runs[0] for group in groups])
+    several, charts = len(runs) > 1, [*accuracy.charts(runs), *accuracy.pass_charts([one.run for one in runs])]
     return [
         Section("results", "Results", accuracy.tables(runs)),
-        Section("held_out_accuracy", "Held-out accuracy", charts),
-        *(curves.common_sections(found, "several_runs") if several else curves.sections(found[0])),
+        Section("held_out_accuracy", "Held-out accuracy", [*charts, *cost.curves(runs)]),
+        *(
+            curves.common_sections([one.run for one in runs], "several_runs")
+            if several
+            else curves.sections(runs[0].run)
+        ),
+        *_of_each(runs),
+    ]
+
+
+def _of_each(runs: Sequence[HeldOut]) -> list[Section]:
+    """Controllers, cost, samples and configuration of every run."""
+    several, found = len(runs) > 1, [held_out.run for held_out in runs]
+    labels = [f": {run.name}" if several else "" for run in found]
+    read = [figure for one in zip(runs, labels, strict=True) for figure in samples.figures(*one)]
+    return [
         *(
             section
             for place, run in enumerate(found)
@@ -50,6 +67,10 @@ def lead(runs: Sequence[HeldOut]) -> str:
     """What came out, in words."""
     if len(runs) == 1:
         return _lead_of_one(runs[0])
+    groups = seeds.pooled(runs)
+    if seeds.are_seeds(groups):
+        counted = "; ".join(f"{group.name}, {len(group.runs)} seeds" for group in groups)
+        return " ".join([f"{counted}.", *seeds.sentences(groups)])
     first, *others = runs
     named = "; ".join(f"{held_out.run.name}, {count_steps(held_out.run)}" for held_out in runs)
     told = [_against(first, other, key) for other in others for key in first.keys if other.run.series(key)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -279,8 +280,9 @@ def test_the_same_run_twice_is_refused(pair, capsys):
     assert f"{pair[0].parent} is the same run as {pair[0]}. Give each run once." in capsys.readouterr().err
 
 
-def test_more_runs_than_an_eye_can_tell_apart_are_refused(pair, capsys):
-    assert cli.main(["report", *([str(pair[0])] * 19)]) == 2
+def test_more_runs_than_an_eye_can_tell_apart_are_refused(pair, tmp_path, capsys):
+    runs = [shutil.copytree(pair[0], tmp_path / f"run{place}") for place in range(19)]
+    assert cli.main(["report", *map(str, runs)]) == 2
     assert "19 runs: one page tells at most 18 apart." in capsys.readouterr().err
 
 

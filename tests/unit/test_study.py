@@ -10,13 +10,13 @@ import yaml
 
 from s2l_ext.cli import main
 from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.seeds import accuracy_over_seeds, hierarchical, over_seeds, paired
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.studies.local.run import run_local
 from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
 from s2l_ext.studies.study.run import Runner, merge
-from s2l_ext.studies.study.statistics import accuracy_over_seeds, hierarchical, over_seeds, paired
 from s2l_ext.studies.study.table import markdown, rows_of, sentences
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer

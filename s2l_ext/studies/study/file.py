@@ -14,14 +14,13 @@ from s2l_ext.config.limits import limited
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
 from s2l_ext.errors import ConfigError
+from s2l_ext.evaluation.seeds import FEWEST_SEEDS
 from s2l_ext.launch.compose import compose_config, search_folders
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.studies.study.budget import AFTER, BEFORE, planned
 
 Engine = Literal["local", "verl"]
-FEWEST_SEEDS = 2
-"""One seed has no interval."""
 LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
 
 

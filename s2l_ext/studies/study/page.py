@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from s2l_ext.evaluation.seeds import accuracy_over_seeds
 from s2l_ext.report.charts import Line, Values, by_label, chart, colour
 from s2l_ext.report.page import Section, empty, page, table
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import ALL, Result
-from s2l_ext.studies.study.statistics import accuracy_over_seeds
 from s2l_ext.studies.study.table import HEAD, Row, cells, sentences
 
 READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Higher is better."

@@ -10,12 +10,18 @@ from typing import Any
 import numpy as np
 
 from s2l_ext.evaluation.intervals import Interval
+from s2l_ext.evaluation.seeds import (
+    FEWEST_SEEDS,
+    Difference,
+    Estimate,
+    accuracy_over_seeds,
+    hierarchical,
+    paired,
+    sentence,
+)
 from s2l_ext.studies.study.budget import AFTER
-from s2l_ext.studies.study.file import FEWEST_SEEDS, Study
+from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import Result
-from s2l_ext.studies.study.statistics import Difference, Estimate, accuracy_over_seeds, hierarchical, paired
-
-NO_DIFFERENCE = "no difference could be shown"
 
 
 @dataclass(frozen=True)
@@ -47,14 +53,7 @@ class Row:
         """What may be said of the arm beside the baseline."""
         if self.difference is None:
             return ""
-        gap, low, high = self.difference.mean, *self.difference.ci95
-        numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {len(self.seeds)} seeds)"
-        if self.difference.clear:
-            return f"{self.arm} is {'above' if gap > 0 else 'below'} the baseline by {numbers}."
-        least = self.difference.detectable
-        if least is None:
-            return f"{self.arm}: {NO_DIFFERENCE}, {numbers}. Give more seeds: these do not tell how much it varies."
-        return f"{self.arm}: {NO_DIFFERENCE}, {numbers}; {least:.3f} or more would show in four of five such studies."
+        return sentence(self.arm, self.difference, f"{len(self.seeds)} seeds")
 
 
 def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:

@@ -1,0 +1,119 @@
+"""Over seeds: means with Student's t, differences, what so many seeds could show, and what may be said.
+
+Studies, ``s2l compare`` and ``s2l report`` all use these.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+
+from s2l_ext.evaluation.intervals import LEVEL, Interval, bootstrap_tail, t_quantile
+
+FEWEST_SEEDS = 2
+"""One seed has no interval."""
+FEWEST_FOR_VERDICT = 3
+POWER = 0.8
+RESAMPLES = 4000
+EQUAL = 1e-12
+"""A standard deviation below this is rounding."""
+NO_DIFFERENCE = "no difference could be shown"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and its 95 % interval."""
+
+    mean: float
+    ci95: Interval
+
+
+@dataclass(frozen=True)
+class Difference(Estimate):
+    """To the baseline: of runs with the same seeds, or of two independent sets of seeds.
+
+    Attributes:
+        effect: Cohen's d: the mean over the standard deviation (of the paired differences, or of both sides' values);
+            None where all are equal.
+        detectable: the smallest true difference that so many seeds show in four of five studies; None where the seeds
+            do not tell how much a difference varies.
+        clear: the interval leaves out 0, there are three seeds or more, and they do not all give one value: two
+            seeds, or accuracies of few problems, agree by chance.
+    """
+
+    effect: float | None
+    detectable: float | None
+    clear: bool
+
+
+def accuracy_over_seeds(values: Sequence[float]) -> Estimate:
+    """:func:`over_seeds` of accuracies: the interval ends at 0 and 1."""
+    found = over_seeds(values)
+    return Estimate(found.mean, (max(0.0, found.ci95[0]), min(1.0, found.ci95[1])))
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean and Student's t over two values or more."""
+    half = t_quantile(LEVEL, len(values) - 1) * stdev(values) / math.sqrt(len(values))
+    return Estimate(fmean(values), (fmean(values) - half, fmean(values) + half))
+
+
+def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """Of runs with the same seeds, in the same order."""
+    gaps = [own - other for own, other in zip(values, baseline, strict=True)]
+    spread = stdev(gaps)
+    return _difference(fmean(gaps), spread, spread / math.sqrt(len(gaps)), len(gaps) - 1, len(gaps))
+
+
+def independent(values: Sequence[float], baseline: Sequence[float]) -> Difference:
+    """Of seeds that do not pair, two or more on each side: Welch's t, its degrees of freedom rounded down."""
+    parts = [stdev(side) ** 2 / len(side) for side in (values, baseline)]
+    degrees = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (values, baseline), strict=True))
+    free = int(sum(parts) ** 2 / degrees) if degrees > 0 else 1
+    spread = math.sqrt((stdev(values) ** 2 + stdev(baseline) ** 2) / 2)
+    gap, fewest = fmean(values) - fmean(baseline), min(len(values), len(baseline))
+    return _difference(gap, spread, math.sqrt(sum(parts)), max(1, free), fewest)
+
+
+def _difference(gap: float, spread: float, error: float, free: int, seeds: int) -> Difference:
+    half, tells = t_quantile(LEVEL, free) * error, seeds >= FEWEST_FOR_VERDICT and spread > EQUAL
+    needed = t_quantile(LEVEL, free) + t_quantile(2 * POWER - 1, free)
+    return Difference(
+        gap,
+        (gap - half, gap + half),
+        gap / spread if spread > EQUAL else None,
+        needed * error if tells else None,
+        tells and not gap - half <= 0 <= gap + half,
+    )
+
+
+def hierarchical(problems_S_N: np.ndarray, seed: int = 0) -> Interval:
+    """95 % bootstrap of the mean accuracy: resamples seeds, and inside each its problems.
+
+    Args:
+        problems_S_N: accuracy (or a paired difference) of N problems in each of S runs.
+    """
+    rng, (seeds, problems) = np.random.default_rng(seed), problems_S_N.shape
+    means = np.empty(RESAMPLES)
+    for place in range(RESAMPLES):
+        drawn = problems_S_N[rng.integers(seeds, size=seeds)]
+        at = rng.integers(problems, size=(seeds, problems))
+        means[place] = np.take_along_axis(drawn, at, axis=1).mean()
+    tail = bootstrap_tail(seeds)
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def sentence(who: str, found: Difference, seeds: str, baseline: str = "the baseline") -> str:
+    """What may be said of ``who`` beside the baseline; ``seeds`` says how many there are."""
+    gap, low, high = found.mean, *found.ci95
+    numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {seeds})"
+    if found.clear:
+        return f"{who} is {'above' if gap > 0 else 'below'} {baseline} by {numbers}."
+    if found.detectable is None:
+        return f"{who}: {NO_DIFFERENCE}, {numbers}. Give more seeds: these do not tell how much it varies."
+    return f"{who}: {NO_DIFFERENCE}, {numbers}; {found.detectable:.3f} or more would show in four of five such studies."

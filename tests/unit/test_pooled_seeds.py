@@ -1,0 +1,175 @@
+"""Seeds pooled by ``s2l compare A1 A2 A3 -- B1 B2 B3``: numbers by hand, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ext import cli
+from s2l_ext.errors import DataError
+from s2l_ext.evaluation.pooled import compare_seeds
+from s2l_ext.evaluation.seeds import independent
+
+SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    """An evaluation of two problems, four samples each; ``model`` None: the name's."""
+
+    def to_file(name: str, correct: list[int], **changes: Any) -> Path:
+        rows = [{"prompt_id": f"p{i}", "num_samples": 4, "num_correct": c} for i, c in enumerate(correct)]
+        prints = {"model": name, "data": "d", "reward": ["r"], "limit": None, "sampling": SAMPLING} | changes
+        accuracy = sum(correct) / 4 / len(correct)
+        document = {"model": name, "accuracy": accuracy, "pass_at_k": {"1": accuracy, "4": 1.0}, "problems": rows}
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(document | {"fingerprints": prints}))
+        return path
+
+    return to_file
+
+
+@pytest.fixture
+def sides(write):
+    """Accuracies 0.25, 0.375, 0.5 against 0.5, 0.5, 0.75: gaps 0.25, 0.125, 0.25."""
+    a = [write("a1", [1, 1]), write("a2", [1, 2]), write("a3", [2, 2])]
+    return a, [write("b1", [2, 2]), write("b2", [2, 2]), write("b3", [3, 3])]
+
+
+def test_seeds_that_pair(sides) -> None:
+    """Gaps 0.25, 0.125, 0.25: mean 0.2083, standard deviation 0.07217, t(2) = 4.3027."""
+    found = compare_seeds(*sides)
+    accuracy = found["measures"]["accuracy"]
+    half = 4.3027 * 0.0721688 / 3**0.5
+    assert found["paired"] and found["num_problems"] == 2
+    assert accuracy["a"]["mean"] == pytest.approx(0.375) and accuracy["b"]["mean"] == pytest.approx(0.58333, abs=1e-5)
+    assert accuracy["difference"]["ci95"] == pytest.approx((0.208333 - half, 0.208333 + half), abs=1e-4)
+    assert accuracy["difference"]["clear"] and found["sentence"].startswith("B is above A by +0.208 (+0.029 to +0.388")
+    assert accuracy["difference"]["detectable"] == pytest.approx((4.3027 + 1.0607) * 0.0721688 / 3**0.5, rel=1e-3)
+    low, high = accuracy["a"]["ci95_problems"]
+    assert 0.25 <= low < 0.375 < high <= 0.5
+    # one or two right of four: pass@4 is 1 everywhere
+    assert found["measures"]["pass@4"]["difference"]["mean"] == 0
+
+
+def test_seeds_that_do_not_pair(sides) -> None:
+    """Welch by hand: variances 1/64 and 1/48 over 3: error 0.11024; degrees of freedom 3.92, rounded down to 3."""
+    a, b = sides
+    gap = compare_seeds(a, b, pair=False)["measures"]["accuracy"]["difference"]
+    error = (1 / 64 / 3 + 1 / 48 / 3) ** 0.5
+    assert gap["ci95"][1] - gap["mean"] == pytest.approx(3.1824 * error, rel=1e-3) and not gap["clear"]
+    found = compare_seeds(a[:2], b)
+    assert (
+        not found["paired"]
+        and "2 and 3 seeds" in found["sentence"]
+        and "no difference could be shown" in found["sentence"]
+    )
+    assert independent([0.5, 0.5, 0.5], [0.4, 0.4, 0.4]).clear is False, "equal values tell nothing of what varies"
+
+
+def test_the_command_reads_options_after_the_files(sides, capsys) -> None:
+    a, b = ([str(path) for path in side] for side in sides)
+    assert cli.main(["compare", *a, "--", *b, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["paired"]
+    assert cli.main(["compare", "--unpaired", *a, "--", *b]) == 0
+    said = capsys.readouterr().out
+    assert "0.3750 (0.0645 to 0.6855)" in said and "independent (Welch)" in said and "seeds and problems" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["a1", "--", "b1", "b2"], "A has 1 file: an interval over seeds needs at least 2"),
+        (["a1", "a2", "--", "b1"], "B has 1 file"),
+        (["a1", "a2", "b1"], "3 files and no --: give two, or the seeds of two sides"),
+        (["a1", "a1", "--", "b1", "b2"], "a1.json is of the same model as"),
+        (["a1", "a2", "--", "b1", "other"], "differ in data: d and other"),
+        (["a1", "a2", "--", "b1", "more"], "1 are in both|2 are in both"),
+        (["a1", "a2", "--", "b1", "b2", "--seed", "-1"], "--seed -1 must be at least 0"),
+    ],
+)
+def test_what_cannot_be_pooled_is_refused(sides, write, words, message, capsys) -> None:
+    write("other", [1, 1], data="other")
+    write("more", [1, 1, 1])
+    folder = sides[0][0].parent
+    given = [word if word.startswith("-") else str(folder / f"{word}.json") for word in words]
+    given[-1] = words[-1] if words[-1] == "-1" else given[-1]
+    assert cli.main(["compare", *given]) == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_other_sampling_is_refused_unless_allowed(sides, write) -> None:
+    a, b = sides
+    b[2] = write("b3", [3, 3], sampling=SAMPLING | {"seed": 9})
+    with pytest.raises(DataError, match="seed 0 / 9"):
+        compare_seeds(a, b)
+    assert compare_seeds(a, b, allowed=("seed",))["paired"]
+
+
+# ---- s2l report -----------------------------------------------------------------------------------------------------
+
+TOY = "val-core/toy/acc/mean@1"
+
+
+def _run(folder: Path, seed: int, accuracy: float, score: float, temperature: float = 1.0) -> str:
+    """A run of four steps with a validation before and after, its two problems in the dump."""
+    (folder / "validation").mkdir(parents=True)
+    lines = [(0, {TOY: 0.25}), (4, {TOY: accuracy, "critic/score/mean": score})]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps({"step": s, "data": d}) + "\n" for s, d in lines))
+    config = {
+        "data": {"seed": seed, "val_files": []},
+        "actor_rollout_ref": {"rollout": {"temperature": temperature}},
+        "trainer": {"default_local_dir": str(folder), "total_training_steps": 4},
+    }
+    (folder / "s2l_config.yaml").write_text(json.dumps(config))
+    rows = [{"input": f"p{at}", "output": "", "acc": acc} for at, acc in enumerate((accuracy - 0.1, accuracy + 0.1))]
+    (folder / "validation" / "4.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+def _seeds(root: Path) -> list[str]:
+    base = [_run(root / f"grpo_seed_{s}", s, acc, 0.1 * s) for s, acc in ((1, 0.3), (2, 0.4), (3, 0.5))]
+    return base + [_run(root / f"hot_seed_{s}", s, acc, 0.2, 1.5) for s, acc in ((3, 0.75), (1, 0.5), (2, 0.65))]
+
+
+def test_a_report_draws_seeds_of_one_configuration_as_one(tmp_path, capsys) -> None:
+    """Gaps by seed 0.2, 0.25, 0.25: mean 0.2333, half width 4.3027 * 0.02887 / sqrt 3 = 0.0717."""
+    assert cli.main(["report", *_seeds(tmp_path), "--out", str(tmp_path / "page"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    grpo, hot = found["seeds"]
+    assert (grpo["name"], hot["name"]) == ("grpo", "hot") and len(found["runs"]) == 6
+    assert grpo["accuracy"][TOY]["mean"] == pytest.approx(0.4) and "difference" not in grpo["accuracy"][TOY]
+    assert grpo["accuracy"][TOY]["ci95"] == pytest.approx([0.4 - 0.24841, 0.4 + 0.24841], abs=1e-4)
+    low, high = grpo["accuracy"][TOY]["ci95_problems"]
+    assert 0.199 < low < 0.3 and 0.5 < high < 0.601, "problems widen it beyond the seeds' 0.3 to 0.5"
+    gap = hot["accuracy"][TOY]["difference"]
+    assert gap["mean"] == pytest.approx(0.23333, abs=1e-4) and gap["ci95"][0] == pytest.approx(0.1616, abs=1e-3)
+    text = (tmp_path / "page" / "index.html").read_text()
+    assert "hot on toy is above grpo by +0.233 (+0.162 to +0.305, 3 seeds)." in text
+    assert text.count("class='band ") == 4, "accuracy and reward of both, each with its interval over seeds"
+    assert "grpo, 3 seeds; hot, 3 seeds." in text
+
+
+def test_a_report_keeps_apart_what_is_no_other_seed(tmp_path, capsys) -> None:
+    """The same seed twice, another setting, or a run without a configuration."""
+    runs = [_run(tmp_path / name, seed, 0.5, 0.1, t) for name, seed, t in (("a", 1, 1.0), ("b", 1, 1.0), ("c", 2, 1.5))]
+    for name in ("d", "e"):
+        runs.append(_run(tmp_path / name, 1, 0.5, 0.1))
+        (tmp_path / name / "s2l_config.yaml").unlink()
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0
+    assert "seeds" not in json.loads(capsys.readouterr().out)
+
+
+def test_a_report_compares_seeds_with_a_single_run(tmp_path, capsys) -> None:
+    runs = [*_seeds(tmp_path)[:3], _run(tmp_path / "other", 1, 0.9, 0.1, 1.5)]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0
+    grpo, other = json.loads(capsys.readouterr().out)["seeds"]
+    assert len(grpo["runs"]) == 3 and other["accuracy"][TOY] == {"mean": 0.9, "ci95_problems": None}
+
+
+def test_many_seeds_of_few_configurations_fit_on_a_page(tmp_path, capsys) -> None:
+    runs = [_run(tmp_path / f"seed{s}", s, 0.5, 0.1) for s in range(30)]
+    assert cli.main(["report", *runs, "--out", str(tmp_path / "page")]) == 0
