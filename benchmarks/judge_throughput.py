@@ -26,7 +26,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.math import compute_score
-from s2l_ext.rewards.math_child import mend_percent
+from s2l_ext.rewards.math_child import fix_percent
 
 LONG, SHORT = (8_000, 32_000), (100, 400)
 WORKING = (
@@ -155,7 +155,7 @@ def main() -> int:
         for processes in arguments.processes:
             print(json.dumps(step(processes, arguments.step_rows)), flush=True)
         return 0
-    mend_percent()
+    fix_percent()
     good = True
     for name, case in CASES.items():
         given = list(rows(case, arguments.rows, name))

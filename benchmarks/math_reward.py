@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from s2l_ext.rewards import fast_math, math_helper
 from s2l_ext.rewards.math import compute_score, grade
-from s2l_ext.rewards.math_child import mend_percent
+from s2l_ext.rewards.math_child import fix_percent
 
 EXCEPTIONS = Path(__file__).parents[1] / "tests" / "fixtures" / "grader_verdicts.jsonl"
 OPTIONS = ("match_types", "precision", "strict", "allow_set_relation_comp")
@@ -335,7 +335,7 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for each hostile input")
     parser.add_argument("--verbose", action="store_true", help="name the slowest hostile inputs")
     arguments = parser.parse_args()
-    mend_percent()
+    fix_percent()
     good = [CHECKS[name](arguments) for name in arguments.checks or CHECKS]
     return 0 if all(good) else 1
 

@@ -20,11 +20,11 @@ def judge(text: str, gold: str, whole: bool, **options: Any) -> dict[str, Any]:
     """:func:`math_equality.judge`, with percentages readable."""
     from s2l_ext.rewards import math_equality
 
-    mend_percent()
+    fix_percent()
     return math_equality.judge(text, gold, whole, **options)
 
 
-def mend_percent() -> None:
+def fix_percent() -> None:
     """Let latex2sympy2_extended 1.11.0 read ``28\\%`` on antlr 4.9.3, the version that hydra needs.
 
     Its grammar for 4.9.3 lacks an accessor that it asks every atom for before it comes to percentages, so each of them
@@ -41,7 +41,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     from s2l_ext.rewards import math_equality
 
     if "read" in question:
-        mend_percent()
+        fix_percent()
         return math_equality.read(question["read"], question["seconds"])
     return judge(**question)
 

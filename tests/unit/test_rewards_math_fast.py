@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.fast_math import same_text, verdict
 from s2l_ext.rewards.math import compute_score
-from s2l_ext.rewards.math_child import judge, mend_percent
+from s2l_ext.rewards.math_child import fix_percent, judge
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "math_reward.py"
 FLOAT, EXACT = st.from_regex(r"-?[0-9]{1,5}\.[0-9]{1,8}", fullmatch=True), st.integers(-(10**6), 10**6).map(str)
@@ -26,7 +26,7 @@ def benchmark():
     spec = importlib.util.spec_from_file_location("math_reward_benchmark", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    mend_percent()
+    fix_percent()
     return module
 
 
@@ -153,7 +153,7 @@ def test_equal_texts_are_those_of_one_parse():
 
 
 def test_upstream_still_needs_the_accessor_for_percentages():
-    """When this fails, latex2sympy2_extended reads percentages on antlr 4.9.3 itself: take mend_percent out."""
+    """When this fails, latex2sympy2_extended reads percentages on antlr 4.9.3 itself: take fix_percent out."""
     import subprocess
     import sys
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from s2l_ext.rewards.math import grade
-from s2l_ext.rewards.math_child import mend_percent
+from s2l_ext.rewards.math_child import fix_percent
 
 HERE = Path(__file__)
 ROWS = [
@@ -33,7 +33,7 @@ def benchmark():
     spec = importlib.util.spec_from_file_location("math_reward_benchmark", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    mend_percent()
+    fix_percent()
     return module
 
 
