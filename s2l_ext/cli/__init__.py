@@ -15,7 +15,7 @@ from s2l_ext.utils.refusal import EXIT_INVALID, run_cli
 class Command(NamedTuple):
     """Its module has ``add_arguments(parser)`` and ``main(args)``, which returns the exit code.
 
-    ``prepare(words)``, where it has one, changes the words before they are parsed.
+    ``rewrite_words(words)``, where it has one, changes them before they are parsed.
     """
 
     summary: str
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module = importlib.import_module(command.module)
     parser = argparse.ArgumentParser(prog=f"s2l {' '.join(name)}", description=f"{command.summary}.")
     module.add_arguments(parser)
-    rest = getattr(module, "prepare", list)(words[len(name) :])
+    rest = getattr(module, "rewrite_words", list)(words[len(name) :])
     # argparse's intermixed parsing takes words after -- for options all the same
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
     return run_cli(module.main, parse(rest))

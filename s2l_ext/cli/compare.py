@@ -13,7 +13,7 @@ from s2l_ext.errors import ConfigError
 AGAINST = "--against"
 
 
-def prepare(words: Sequence[str]) -> list[str]:
+def rewrite_words(words: Sequence[str]) -> list[str]:
     """``--`` between two sets of files, as argparse can read it: options may follow."""
     return [AGAINST if word == "--" else word for word in words]
 

@@ -1,6 +1,8 @@
 """Seeds pooled by ``s2l compare A1 A2 A3 -- B1 B2 B3``: numbers by hand, and what is refused."""
 
 import json
+import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,6 @@ def test_what_cannot_be_pooled_is_refused(sides, write, words, message, capsys) 
     given = [word if word.startswith("-") else str(folder / f"{word}.json") for word in words]
     given[-1] = words[-1] if words[-1] == "-1" else given[-1]
     assert cli.main(["compare", *given]) == 2
-    import re
 
     assert re.search(message, capsys.readouterr().err)
 
@@ -173,3 +174,9 @@ def test_a_report_compares_seeds_with_a_single_run(tmp_path, capsys) -> None:
 def test_many_seeds_of_few_configurations_fit_on_a_page(tmp_path, capsys) -> None:
     runs = [_run(tmp_path / f"seed{s}", s, 0.5, 0.1) for s in range(30)]
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page")]) == 0
+
+
+def test_no_other_command_changes_its_words() -> None:
+    """``s2l data toy`` imports a function of the world: a hook of the same name took its words once."""
+    hooked = [name for name, command in cli.COMMANDS.items() if hasattr(import_module(command.module), "rewrite_words")]
+    assert hooked == [("compare",)]
