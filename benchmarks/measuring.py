@@ -44,12 +44,12 @@ def measured() -> Iterator[Cost]:
     """Fills in what the block cost when it has ended."""
     cost, before = Cost(), _resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident
-    machine, own, started = _machine_cpu(), _own_cpu(), time.perf_counter()
+    machine, own, started = machine_cpu(), _own_cpu(), time.perf_counter()
     yield cost
     cost.seconds = time.perf_counter() - started
     cost.cpu_seconds = _own_cpu() - own
     cost.peak_mb = max(0.0, _resident("VmHWM") - before)
-    cost.other_cores = max(0.0, (_machine_cpu() - machine - cost.cpu_seconds) / cost.seconds)
+    cost.other_cores = max(0.0, (machine_cpu() - machine - cost.cpu_seconds) / cost.seconds)
 
 
 def paired(arms: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Cost]]:
@@ -102,7 +102,8 @@ def _git(*words: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def _machine_cpu() -> float:
+def machine_cpu() -> float:
+    """Seconds that all cores have worked since the machine started."""
     times = psutil.cpu_times()
     return sum(times) - times.idle - times.iowait - times.guest - times.guest_nice
 

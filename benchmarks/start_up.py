@@ -19,10 +19,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from measuring import MEGABYTE, machine_cpu
 
 POLL_SECONDS = 0.1
 FIRST_COUNTED = 3
@@ -38,6 +40,18 @@ class Seen:
     now: tuple[float, float] = (0.0, 0.0)
     at: dict[int, tuple[float, float]] = field(default_factory=dict)
     loads: set[str] = field(default_factory=set)
+    mb: float = 0.0
+
+
+@dataclass
+class Watched:
+    """A run: processes by id, by step the seconds from the launch and the machine's CPU seconds at its end, and the
+    most memory of all processes together (pages that several share counted once)."""
+
+    seen: dict[int, Seen] = field(default_factory=dict)
+    done: dict[int, float] = field(default_factory=dict)
+    machine: dict[int, float] = field(default_factory=dict)
+    peak_mb: float = 0.0
 
 
 def title(process: psutil.Process) -> str:
@@ -57,13 +71,22 @@ def packages(pid: int) -> set[str]:
     return {name for name in PACKAGES if name in found}
 
 
+def memory(pid: int) -> float:
+    """MB, its share of shared pages included."""
+    found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return int(found.group(1)) * 1024 / MEGABYTE if found else 0.0
+
+
 def look(root: psutil.Process, seen: dict[int, Seen], began: float, deep: bool) -> None:
-    """Update ``seen`` from /proc; ``deep`` reads names and libraries as well."""
+    """Update ``seen`` from /proc; ``deep`` reads names, libraries and memory as well."""
+    for one in seen.values() if deep else ():
+        one.mb = 0.0
     for process in (root, *root.children(recursive=True)):
         with contextlib.suppress(psutil.Error, OSError):
             if process.pid not in seen or deep:
                 one = seen.setdefault(process.pid, Seen("", process.create_time() - began))
                 one.name, one.loads = title(process), packages(process.pid) | one.loads
+                one.mb = memory(process.pid)
             times = process.cpu_times()
             seen[process.pid].now = (times.user, times.system)
 
@@ -75,26 +98,26 @@ def steps_there(path: Path) -> list[int]:
     return [line["step"] for line in lines if "training/global_step" in line["data"]]
 
 
-def watch(command: list[str], folder: Path) -> tuple[dict[int, Seen], dict[int, float]]:
-    """Run ``command``; processes by id, and seconds from the launch to the end of each step."""
-    began, seen, done = time.time(), {}, {}
+def watch(command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> Watched:
+    """Run ``command``, which writes ``metrics.jsonl`` into the folder."""
+    began, run, looked = time.time(), Watched(), 0.0
     with open(folder / "log.txt", "w") as log:
-        process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        looked = 0.0
+        process = psutil.Popen(command, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})})
         while process.poll() is None:
             deep = time.time() - looked > 2
             looked = time.time() if deep else looked
             with contextlib.suppress(psutil.NoSuchProcess):
-                look(process, seen, began, deep)
+                look(process, run.seen, began, deep)
+            run.peak_mb = max(run.peak_mb, sum(one.mb for one in run.seen.values()))
             for step in steps_there(folder / "metrics.jsonl"):
-                if step not in done:
-                    done[step] = time.time() - began
-                    for one in seen.values():
+                if step not in run.done:
+                    run.done[step], run.machine[step] = time.time() - began, machine_cpu() - sum(os.times()[:2])
+                    for one in run.seen.values():
                         one.at[step] = one.now
             time.sleep(POLL_SECONDS)
     if process.returncode:
         raise SystemExit(f"the run failed with exit code {process.returncode}; see {folder / 'log.txt'}")
-    return seen, done
+    return run
 
 
 def rows(seen: dict[int, Seen], last: int) -> list[dict]:
@@ -150,8 +173,8 @@ def main() -> None:
     command = [sys.executable, "-m", "s2l_ext.cli", "train", "--config-name", args.recipe]
     command += [f"trainer.default_local_dir={folder}", f"trainer.total_training_steps={args.steps}"]
     load = os.getloadavg()[0]
-    seen, done = watch([*command, "trainer.test_freq=-1", *args.overrides], folder)
-    found, last = rows(seen, args.steps), args.steps
+    run = watch([*command, "trainer.test_freq=-1", *args.overrides], folder)
+    found, done, last = rows(run.seen, args.steps), run.done, args.steps
     result = {
         "load_before": round(load, 2),
         "first_step_s": round(done[1], 1),
