@@ -1,6 +1,6 @@
 """TRL on the toy: GRPOTrainer as `grpo/toy`, DistillationTrainer as `sparse_to_dense/stages/opd`. One JSON object.
 
-TRL needs newer packages than verl allows: an environment of its own, outside the repository.
+TRL runs with newer packages than verl allows: an environment of its own, outside the repository.
 
     python3.11 -m venv trl_env
     trl_env/bin/pip install --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu \\
