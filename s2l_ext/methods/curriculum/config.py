@@ -66,8 +66,8 @@ class RatedConfig(CurriculumConfig):
     ema: float = limited(0.9, at_least=0, below=1)
     """Share of the old pass rate that an update keeps."""
     warm_start: str | None = None
-    """File of first pass rates (columns ``prompt_id``, ``pass_rate``), as ``s2l explore`` writes; null starts
-    every prompt at 0.5."""
+    """First pass rates: a store of ``s2l explore``, or a file with the columns ``prompt_id`` and ``pass_rate``.
+    With null every prompt starts at 0.5."""
 
     @property
     def start_file(self) -> str | None:
