@@ -9,6 +9,8 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/cpu.lock
 READY  := $(VENV)/.ready
 UV_VERSION := 0.13.8
+# Real runs in one worker, all other tests in a second (tests/conftest.py). Empty on a machine with less than 16 GB.
+BESIDE ?= -n 2
 # A CPU build of torch comes from PyTorch's own wheels, or from local files named in UV_FIND_LINKS.
 UV_TORCH := $(if $(UV_FIND_LINKS),,--torch-backend cpu)
 
@@ -38,11 +40,11 @@ demo: $(READY) ## train S2L-PO on the toy world and write outputs/demo/
 
 test: $(READY) ## lint, then every test tier that this machine can run but what test-all adds
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest $(BESIDE) -m "not long" $(ARGS)
 
 test-all: $(READY) ## the same with asynchronous modes, faults of explorer and queue, a lost node, the short chaos test
 	@$(MAKE) --no-print-directory lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
 test-fast: $(READY) ## the unit tests, in under a minute
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 fast-early fast-late

@@ -1,5 +1,10 @@
-"""Tests run on the platform this machine has; verl reads the choice when it is first imported."""
+"""Tests run on the platform this machine has; verl reads the choice when it is first imported.
 
+`make test` runs two pytest workers beside each other: one launches real runs, one after the other, which wait for
+processes to start most of the time; the other has everything else.
+"""
+
+import atexit
 import base64
 import hashlib
 import logging
@@ -7,12 +12,15 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from s2l_ext.platforms import CPU_ENVIRONMENT
 from s2l_ext.utils.files import cache_root, staged
@@ -21,9 +29,31 @@ if not torch.cuda.is_available():
     for name, value in CPU_ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # `ray start` tells every process of a user of its cluster through this folder
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")
+    atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 settings.register_profile("any machine", deadline=None)  # a busy one takes longer for an example
 settings.load_profile("any machine")
+
+
+class RealRunsBesideTheRest(LoadScopeScheduling):
+    """Two streams of tests. xdist 3.8 cannot make them by mark: it sets a name that pytest 9.2 does not read."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if "/e2e/" in nodeid else "rest"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> RealRunsBesideTheRest:
+    return RealRunsBesideTheRest(config, log)
+
+
+def pytest_unconfigure() -> None:
+    """What a worker still has to print would come after pytest's closing line."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        for stream in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 @pytest.fixture
