@@ -62,7 +62,7 @@ COUNTS = {
     "Ray's task records": ("gcs_server.out", "Current num of task events stored"),
     "Ray's tasks so far": ("gcs_server.out", "Total num of actor tasks"),
 }
-"""Raylet and GCS write these of themselves, every ten seconds and every minute."""
+"""Raylet and Ray's control store write these by themselves, every ten seconds and every minute."""
 
 
 def launch(folder: Path, toy: Path, steps: int, task_records: int) -> subprocess.Popen:

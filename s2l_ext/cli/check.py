@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--for",
         dest="accelerators",
         metavar="8x80GB",
-        help="check for so many accelerators in all, of this memory; this machine's are not looked at",
+        help="check for this number and memory of accelerators instead of this machine's",
     )
     parser.add_argument("--json", action="store_true", help="print plan, warnings and fingerprint as JSON")
 

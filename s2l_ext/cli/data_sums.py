@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train and val.parquet")
     parser.add_argument("--train", type=int, default=128, metavar="N", help="to train on (default %(default)s)")
     parser.add_argument("--val", type=int, default=40, metavar="N", help="held-out problems (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="splits are disjoint whatever it is (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw; splits are always disjoint (default 0)")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -22,10 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--without-trace", choices=("error", "drop"), default="error", help="rows without one (default: %(default)s)"
     )
     parser.add_argument(
-        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="for the chat template; repeat"
+        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="argument of the chat template; repeat"
     )
     add_trust(parser)
-    parser.add_argument("--json", action="store_true", help="print what was written as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="PIPELINE.yaml", help="a file with stages: or base:")
     parser.add_argument("--out", type=Path, metavar="DIR", help="instead of the file's output_dir")
     parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="make it and what takes from it again")
-    parser.add_argument("--only", metavar="STAGE", help="run this stage alone; its inputs must be finished")
+    parser.add_argument("--only", metavar="STAGE", help="run only this stage; its inputs must be finished")
     parser.add_argument("--dry-run", action="store_true", help="print what would run and why, and run nothing")
     parser.add_argument("--status", action="store_true", help="print the state of every stage")
     parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
@@ -132,16 +132,16 @@ def _run(args: argparse.Namespace, plan: Plan, token: str, pushed: Stage | None)
     except StageFailed as failure:
         print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
         print(f"s2l pipeline: {failure} The whole log: {failure.log}", file=sys.stderr)
-        print(f"{_goes_on(args)} goes on from the stage's last checkpoint.", file=sys.stderr)
+        print(f"{_goes_on(args)} continues from the stage's last checkpoint.", file=sys.stderr)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print(f"s2l pipeline: stopped. {_goes_on(args)} goes on from here.", file=sys.stderr)
+        print(f"s2l pipeline: stopped. {_goes_on(args)} continues from here.", file=sys.stderr)
         return EXIT_STOPPED
     except OSError as error:
         free = shutil.disk_usage(plan.pipeline.out).free / 1e9
         raise ResourceError(
-            f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). What is finished "
-            f"is kept. {_goes_on(args)} goes on from here."
+            f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). Finished "
+            f"stages are kept. {_goes_on(args)} continues from here."
         ) from error
     _show_result(args, plan)
     if pushed:

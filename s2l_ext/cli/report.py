@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="RUN",
-        help="a run's trainer.default_local_dir, several of them, or the output of s2l demo or s2l pipeline",
+        help="folder of a run, of s2l demo or of s2l pipeline",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: RUN/report; of several runs {COMPARED}")
     parser.add_argument("--json", action="store_true", help="print the page, the runs' numbers and sections as JSON")

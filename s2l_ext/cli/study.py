@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="DIR",
-        help="take over runs of another machine; repeat",
+        help="add runs of another machine; repeat",
     )
     parser.add_argument("--dry-run", action="store_true", help="check and say what would run")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow",
         action=argparse.BooleanOptionalAction,
-        help="print the job's log and wait for its end (the default); without, print the job's name alone",
+        help="print the job's log and wait for its end (the default)",
     )
     parser.add_argument("--stop", metavar="JOB", help="stop a job instead; a training run resumes when sent again")
     parser.add_argument("--runtime-env", type=Path, metavar="YAML", help="Ray's runtime environment, as in its manual")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="give the job this variable of the shell; no other is passed on. No secrets: Ray's dashboard shows it",
+        help="pass this shell variable to the job; secrets are refused",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
     parser.add_argument("words", nargs="*", metavar="COMMAND", help="after --: train --config-name RECIPE ...")

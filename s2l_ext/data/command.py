@@ -28,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser, kind: type[Converter]) -> No
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for <split>.parquet")
     parser.add_argument("--limit", type=int, default=None, metavar="N", help="first N rows of every input file")
     parser.add_argument("--overwrite", action="store_true", help="replace files that hold other data")
-    parser.add_argument("--json", action="store_true", help="print what was written and dropped as JSON")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
     for item in fields(kind):
         more = {"dest": item.name, **item.metadata}
         flag = more.pop("flag", f"--{item.name.replace('_', '-')}")

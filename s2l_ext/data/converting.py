@@ -85,7 +85,7 @@ def without_trace_option(default: str) -> Any:
 
 def drop_repeats_option() -> Any:
     """``--drop-repeats``."""
-    return option(False, "keep the first row of a problem that comes again, and count them")
+    return option(False, "keep the first row of a repeated problem, and count the others")
 
 
 def val_share_option() -> Any:

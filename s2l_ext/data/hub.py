@@ -63,7 +63,7 @@ def _fetch(where: str, name: str, config: str | None, split: str, prefer: str) -
         with replacing(path) as partial:
             rows.to_parquet(str(partial))
     except OSError as error:
-        raise DataError(f"{where}: {path} cannot be written ({error.strerror}). Make room there.") from error
+        raise DataError(f"{where}: {path} cannot be written ({error.strerror}). Free disk space there.") from error
     return path
 
 

@@ -61,6 +61,6 @@ def judge_node(node: Node, answer: Answer, here: Answer) -> list[Finding]:
     found = [judged(name, value, not wrong, wrong[0][1] if wrong else "")]
     if "disk_gb" in answer:
         left = float(answer["disk_gb"])
-        fix = "Make room for Ray's files there."
+        fix = "Free disk space for Ray's files there."
         found.append(judged(f"{name} disk", f"{left:.0f} GB free", left >= MIN_DISK_GB, fix, "warn"))
     return found

@@ -67,7 +67,7 @@ def disks() -> list[Finding]:
     free = {name: _usage(path) for name, path in places.items()}
     value = ", ".join(f"{name} {left:.0f} GB free ({used:.0%} used)" for name, (left, used) in free.items())
     short = [name for name, (left, used) in free.items() if left < MIN_DISK_GB or used > 0.95]
-    fix = f"Make room ({', '.join(short)}), or point RAY_TMPDIR, HF_HOME and trainer.default_local_dir to another disk."
+    fix = f"Free disk space ({', '.join(short)}), or move RAY_TMPDIR, HF_HOME and trainer.default_local_dir elsewhere."
     return [judged("disk", value, not short, fix, "warn")]
 
 

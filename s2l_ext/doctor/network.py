@@ -21,7 +21,7 @@ from s2l_ext.utils.secrets import masked_text
 CONNECT_SECONDS = 1.0
 REFUSED_WITHOUT_TOKEN = (401, 403)
 DASHBOARD, DASHBOARD_PORT = "dashboard.py", 8265
-HEAD_PORTS = {6379: "GCS", DASHBOARD_PORT: "dashboard", 10001: "client server"}
+HEAD_PORTS = {6379: "control store", DASHBOARD_PORT: "dashboard", 10001: "client server"}
 CONTROL = ("gcs_server", "raylet")
 """Processes that run whatever reaches them, unless Ray's token authentication is on."""
 MIN_EPHEMERAL = 5000
@@ -82,7 +82,7 @@ def address() -> list[Finding]:
     """Whether the cluster that runs would join here answers."""
     wanted, source = _address()
     if wanted is None:
-        return [Finding("ray", "ok", "no cluster: a run starts one of its own")]
+        return [Finding("ray", "ok", "no cluster: a run starts its own")]
     fix = f"Start it with `ray start --head`, or take {source} away."
     host, _, port = wanted.rpartition("://")[2].partition("/")[0].rpartition(":")
     value = f"{masked_text(wanted)} (from {source})"
@@ -106,7 +106,7 @@ def _address() -> tuple[str | None, str]:
 
 
 def exposure(found: Sequence[Listener] | None = None) -> list[Finding]:
-    """Ray's dashboard takes jobs from anyone who reaches it, and so do GCS and raylet."""
+    """Ray's dashboard, control store and raylet accept jobs from anyone who can reach them."""
     try:
         there = listeners() if found is None else list(found)
     except (psutil.Error, OSError) as error:

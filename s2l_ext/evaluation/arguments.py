@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--engine", choices=ENGINES, default="vllm", help="default %(default)s")
     parser.add_argument("--divergence-to", metavar="TEACHER", help="add the reverse KL to this model")
-    parser.add_argument("--teacher-rollouts", type=Path, metavar="FILE", help="its samples; add the forward KL on them")
+    parser.add_argument(
+        "--teacher-rollouts", type=Path, metavar="FILE", help="samples of the teacher; adds the forward KL on them"
+    )
     parser.add_argument("--json", action="store_true", help="print the result without its problems as JSON")
 
 
@@ -53,7 +55,7 @@ def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], g
         action="append",
         type=path_or_address,
         metavar="FILE|hf://NAME",
-        help="verl parquet; with --benchmark its rows as JSON lines, CSV, parquet or from the hub; repeat",
+        help="verl parquet, or with --benchmark its published rows; repeat",
     )
     data.add_argument("--benchmark", metavar="NAME|YAML", help="how published rows become problems")
     data.add_argument("--reward", metavar="NAME|pkg.module:function", help="default: by data source")
@@ -66,7 +68,9 @@ def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], g
     add(drawn, "top-k", "0 is off", type=int)
     add(drawn, "max-tokens", "longest response", type=int)
     add(drawn, "seed", "of all responses; each has its own, by problem and number", type=int)
-    drawn.add_argument("--chat-option", action="append", metavar="KEY=VALUE", help="for the chat template; repeat")
+    drawn.add_argument(
+        "--chat-option", action="append", metavar="KEY=VALUE", help="argument of the chat template; repeat"
+    )
     machine = parser.add_argument_group("engine")
     add(machine, "dtype", "auto: the model's own; float32 without an accelerator")
     add(machine, "tensor-parallel", "accelerators for one vLLM", type=int)

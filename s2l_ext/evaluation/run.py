@@ -186,6 +186,6 @@ def _write_result(path: Path, result: dict[str, Any]) -> None:
         write_atomically(path, json.dumps(result, indent=1) + "\n")
     except OSError as error:
         raise DataError(
-            f"{path}: cannot be written ({error.strerror}). The samples are kept; make room and run the same command "
-            "again."
+            f"{path}: cannot be written ({error.strerror}). The samples are kept. Free disk space and run the "
+            "same command again."
         ) from error

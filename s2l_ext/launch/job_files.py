@@ -68,8 +68,8 @@ def _value(name: str, shell: Mapping[str, str]) -> str:
     _refuse_secrets({"env_vars": {named: given or shell.get(named) or "not set"}}, "--env ")
     if "=" in name:
         raise ConfigError(
-            f"--env {named}=...: give the name alone; the value is the shell's, so that it stands in no command line. "
-            "A value of the job's own can stand in the file of --runtime-env."
+            f"--env {named}=...: give the name only. The value comes from the shell, so that no command line shows it. "
+            "Put another value for the job into the file of --runtime-env."
         )
     if name not in shell:
         raise ConfigError(f"--env {name}: not set in this shell. Run `export {name}=...` first.")

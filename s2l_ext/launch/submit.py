@@ -80,7 +80,7 @@ class JobServer:
             return exit_code(self._info(job))
         except KeyboardInterrupt:
             print(
-                f"\ns2l submit: job {job} goes on. Its log: ray job logs --address {self.address} --follow {job}   "
+                f"\ns2l submit: job {job} continues. Its log: ray job logs --address {self.address} --follow {job}   "
                 f"Stop it: s2l submit --address {self.address} --stop {job}",
                 file=sys.stderr,
             )
@@ -111,7 +111,7 @@ class JobServer:
             failures = 1 if printed > before else failures + 1
             if failures > RECONNECT_TRIES:
                 raise ResourceError(
-                    f"lost job {job} at {self.address} ({reason}); it may go on there: ray job status {job}"
+                    f"lost job {job} at {self.address} ({reason}); it may still run there: ray job status {job}"
                 )
             time.sleep(RECONNECT_SECONDS)
 

@@ -112,7 +112,7 @@ def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
     base, leave_out, change = (cfg.pop(key, None) for key in ("base", "leave_out", "change"))
     if base is None:
         if leave_out or change:
-            raise ConfigError(f"{path}: leave_out and change speak of the stages of a base. Set base: FILE.yaml.")
+            raise ConfigError(f"{path}: leave_out and change refer to the stages of a base. Set base: FILE.yaml.")
         return cfg
     if "stages" in cfg:
         raise ConfigError(f"{path}: stages and base exclude each other. Use leave_out and change with a base.")

@@ -97,7 +97,7 @@ class Train(Kind):
         step = last_step(stage.run)
         if step is None:
             raise DataError(
-                f"stage {stage.name}: {stage.run} holds no checkpoint, so there is no model to hand on. The log "
+                f"stage {stage.name}: {stage.run} holds no checkpoint, so there is no model to pass on. The log "
                 f"says why: {stage.folder / 'log.txt'}"
             )
         folder = stage.run / f"global_step_{step}" / "actor" / "huggingface"
@@ -171,7 +171,7 @@ def _keys(stage: Stage, name: str, cfg: DictConfig) -> list[str]:
     """The keys that an input sets unless it names them."""
     if name not in INPUT_KEYS:
         raise ConfigError(
-            f"inputs.{name}: a train stage knows {', '.join(INPUT_KEYS)}. For another input say what it sets: "
+            f"inputs.{name}: a train stage takes {', '.join(INPUT_KEYS)}. For another input say what it sets: "
             f"{name}: {{from: {stage.sources(name)[0].ref}, keys: [some.override.key]}}."
         )
     stored = OmegaConf.select(cfg, "s2l.explorer.source") == "offline"

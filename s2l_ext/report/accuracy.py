@@ -25,7 +25,7 @@ WITHIN = (
 )
 BETWEEN = (
     "A difference is last minus last: paired by problem where both runs left dumps of the same problems, else as of "
-    "two independent samples (Newcombe). No interval here speaks of another seed: each is over problems."
+    "two independent samples (Newcombe). Intervals are over problems. None of them covers the variation between seeds."
 )
 READING = "A model that learns rises from its first point."
 BAND = "The band is the 95 % interval over the problems of each validation on its own."

@@ -87,7 +87,7 @@ def as_lines(found: dict[str, Any]) -> list[str]:
         return [f"{found['model']}: no response yet"]
     per, length = found["responses_per_prompt"], found["length"]
     several = str(per["min"]) if per["min"] == per["max"] else f"{per['min']} to {per['max']}"
-    state = "complete" if found["complete"] else f"not complete: {found['asked']} of each were asked for"
+    state = "complete" if found["complete"] else f"not complete: {found['asked']} of each were requested"
     widest = max(found["pass_rate_histogram"]) or 1
     return [
         f"model        {found['model']}",

@@ -238,15 +238,15 @@ def _refuse_other_request(folder: Path, there: Mapping[str, Any], here: Mapping[
         return
     asked = {"n": "{n} responses a prompt", "problems": "{prompts} prompts, of digest {problems}"}[different[0]]
     raise StateMismatch(
-        f"{KEY}={folder}: the store was asked for {asked.format(**there)}; now for {asked.format(**here)}. "
-        "--only-missing keeps what is there and draws the rest; or choose another --out."
+        f"{KEY}={folder}: the store was made for {asked.format(**there)}, now {asked.format(**here)} are requested. "
+        "--only-missing keeps the existing responses and draws the rest. Or choose another --out."
     )
 
 
 def _refuse_fewer(folder: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     if here["n"] < there["n"]:
         raise ConfigError(
-            f"--n {here['n']} is too small: {KEY}={folder} was asked for {there['n']} responses a prompt. Give --n "
+            f"--n {here['n']} is too small: {KEY}={folder} was made for {there['n']} responses a prompt. Give --n "
             f"{there['n']} or more, or choose another --out."
         )
 

@@ -45,7 +45,10 @@ def ratio_sums(
 
 
 class StepLoss:
-    """verl's loss, carried out as the step's batch says: what a step does not ask for is verl's own.
+    """Wraps verl's loss. Overrides the KL coefficient when the batch carries one, makes importance weights when it
+    carries a cap, and adds sums by source. Otherwise it calls verl unchanged.
+
+    Instructions come with the batch, not from worker state: a worker that was started again needs no history.
 
     Args:
         loss_fn: verl's loss as a partial with its ``config``.
@@ -59,7 +62,7 @@ class StepLoss:
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
 
     def __call__(self, model_output: Any = None, data: Any = None, dp_group: Any = None, **rest: Any) -> Any:
-        if model_output is None:  # verl's distillation asks for something about logits
+        if model_output is None:  # verl's distillation calls it this way for logits
             return self.loss_fn(data=data, **rest)
         beta = tu.get_non_tensor_data(data, KL_BETA_FIELD, default=None)
         loss_fn = self.loss_fn if beta is None else self._with_coefficient(beta)
@@ -99,12 +102,13 @@ def _first(value: float | None, fallback: float) -> float:
 
 
 class S2LActorWorker(ActorRolloutRefWorker):
-    """verl's actor, rollout and reference worker; the one change is the wrapped loss."""
+    """verl's actor, rollout and reference worker. The one change is the wrapped loss."""
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def init_model(self) -> None:
         require_registered("actor worker")
         super().init_model()
+        # verl has built its loss and given it to the actor: wrap it and give it again
         self.loss_fn = StepLoss(self.loss_fn)
         cast(Any, self.actor).set_loss_fn(self.loss_fn)
 
@@ -114,9 +118,11 @@ LEAST = 1e-3
 
 
 class WeightCheck:
-    """Compares a loss with and without the weights, on micro-batches until one can tell; then it is silent.
+    """Checks once that importance weights change the gradient of the loss: verl passes them to every policy loss, and
+    some ignore them without a message.
 
-    One can tell that has tokens whose weight is not about 1 and whose log-probability the unweighted loss moves.
+    A micro-batch is conclusive if it has tokens whose weight is not about 1 and whose log-probability the unweighted
+    loss moves. The check compares the loss with and without weights on the first such micro-batch.
     """
 
     def __init__(self) -> None:

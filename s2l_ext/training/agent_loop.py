@@ -1,8 +1,8 @@
-"""What a session is: the explorer's for the first slots of every group, then guided ones, then plain ones.
+"""Who samples each session of a group: the explorer the first ones, then guided sessions, then plain ones.
 
-The plan for a step is made on the driver and travels with the batch as ``s2l_explorer_slots``, ``s2l_guided_sessions``
-and ``s2l_guidance_length``; workers keep no state. Every row leaves with ``s2l_source`` and ``s2l_prefix_len`` set by
-the worker that sampled it.
+The driver makes the plan. It travels with the prompts as ``s2l_explorer_slots``, ``s2l_guided_sessions`` and
+``s2l_guidance_length``; workers keep no state. The worker that samples a row sets its ``s2l_source`` and
+``s2l_prefix_len``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _WorkerBase = cast(Any, AgentLoopWorkerTQ).__ray_metadata__.modified_class  # ve
 
 
 class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
-    """verl's worker; the changes are the client and sampling parameters of a session, and the mask of its guidance."""
+    """verl's worker. The changes are a session's client, its sampling parameters, and the mask of its guidance."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         require_registered("agent-loop worker")
@@ -56,7 +56,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         self._store = RolloutStore(stored.store, verify=False) if stored else None
 
     def _with_client(self, client: Any) -> S2LAgentLoopWorker:
-        """This worker talking through another client: everything else is shared."""
+        """This worker with another client; a shallow copy shares everything else. Sessions run side by side in one
+        event loop, so the worker's own client must not change."""
         view = copy.copy(self)
         view.llm_client = client
         return view
@@ -64,6 +65,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
     async def _run_agent_loop(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], *, session_id: int, **kwargs: Any
     ) -> Any:
+        # verl passes every column of the prompt on, to the agent loop too: take ours out before it
         slots, guided, length = (kwargs.pop(name, 0) for name in (SLOTS_FIELD, GUIDED_FIELD, LENGTH_FIELD))
         stored = kwargs.pop(STORED_FIELD, "").split()
         slots = len(stored) if self._store else slots
@@ -80,13 +82,13 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         return await self._limited(worker, sampling_params, trajectory, session_id=session_id, **kwargs)
 
     async def _limited(self, worker: Any, params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
-        """A session that no explorer samples now. A validation waits for all of its sessions, however long."""
+        """A session of the learner, or from the store, under its time limit. A validation has no limit."""
         limit = None if trajectory["validate"] else self.s2l.rollout.session_timeout_s
         started = time.monotonic()
         try:
             return await asyncio.wait_for(_WorkerBase._run_agent_loop(worker, params, trajectory, **kwargs), limit)
         except TimeoutError as error:
-            if limit is None or time.monotonic() - started < limit:  # the session's own, of a tool or a reward
+            if limit is None or time.monotonic() - started < limit:  # a tool or reward timed out by itself
                 raise
             raise TimeoutError(
                 f"session {kwargs['session_id']} of prompt {kwargs['uid']} took longer than "
@@ -96,7 +98,8 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
     async def _explorer_session(
         self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any
     ) -> Any:
-        """From its first turn to its last sampled by the explorer, or by whom ``on_failure`` names in its place."""
+        """The explorer samples it from its first turn to its last; after a failure ``on_failure`` decides. A row never
+        mixes two models, because it has one source."""
         explorer, client = self.s2l.live_explorer, getattr(self.llm_client, "explorer", None)
         assert explorer is not None
         if client is None:
@@ -113,7 +116,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         return await self._limited(self, sampling_params, trajectory, **{SOURCE_FIELD: LEARNER}, **kwargs)
 
     def _from_store(self, row: dict[str, Any], number: int) -> S2LAgentLoopWorker:
-        """This worker for a session that an explorer sampled before."""
+        """This worker for a session that the explorer sampled before the run."""
         assert self._store is not None
         name = prompt_id([dict(message) for message in row["raw_prompt"]], row.get("extra_info"))
         return self._with_client(
@@ -121,7 +124,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
         )
 
     def _guided(self, row: dict[str, Any], length: int) -> S2LAgentLoopWorker:
-        """This worker for a session that continues the row's trace; itself for a row without one."""
+        """This worker for a session that continues the prompt's trace; unchanged for a prompt without one."""
         guidance = self.s2l.guidance
         assert guidance is not None
         trace = trace_of(row, guidance.trace, self._teacher_rollouts)
@@ -149,7 +152,7 @@ class S2LAgentLoopWorker(_WorkerBase):  # type: ignore[misc, valid-type]
 
 
 class S2LAgentLoopManager(AgentLoopManagerTQ):
-    """verl's manager with our worker; named in ``rollout.agent.agent_loop_manager_class`` by the trainer."""
+    """verl's manager with our worker. The trainer names it in ``rollout.agent.agent_loop_manager_class``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -160,8 +163,8 @@ class S2LAgentLoopManager(AgentLoopManagerTQ):
 
 
 class BesideLearner:
-    """An actor class whose actors go to the nodes of ``s2l.placement.learner``, so that none goes down with another
-    node. verl deals them out to every node that is there."""
+    """An actor class pinned to the nodes of ``s2l.placement.learner``. verl spreads agent-loop workers over all nodes,
+    so losing any node would lose one."""
 
     def __init__(self, actor_class: Any, labels: Mapping[str, str]) -> None:
         self._class, self._labels = actor_class, dict(labels)

@@ -1,7 +1,7 @@
-"""Groups that ``algorithm.filter_groups`` drops still say how often the policy is right.
+"""Groups that ``algorithm.filter_groups`` drops still count in the policy's accuracy.
 
-verl drops a group whose rewards are all alike and trains on the others. An accuracy of the others alone cannot see
-success or collapse: with G = 8 a true 0.02 looks like 0.134, 0.95 like 0.851.
+verl drops a group whose rewards are all equal and trains on the others. The accuracy of the others alone hides success
+and collapse: with G = 8 a true 0.02 looks like 0.134, 0.95 like 0.851.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from s2l_ext.training.step import StepRows
 class DroppedGroups:
     """Sessions of the finished groups that verl's replay buffer drops before a step, read before they are gone.
 
-    Groups that are dropped because they are too old say nothing of today's policy and are left out, failed ones too.
+    Groups dropped because of their age are left out, as they do not show today's policy; failed ones too.
     """
 
     def __init__(self, s2l: S2LConfig) -> None:

@@ -1,4 +1,4 @@
-"""Actors that die in a step: which ones are watched, which Ray starts again, and how a wait for them ends."""
+"""Actors that die in a step: which ones are watched, which ones Ray restarts, and how a wait for them ends."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from s2l_ext.training.registration import QUEUE
 logger = logging.getLogger(__name__)
 
 REWARD_RESTARTS = 3
-"""Times that Ray starts one reward worker again, and runs again what it was asked when it died."""
+"""How often Ray restarts one reward worker and repeats its open requests."""
 
 
 # ---- actors -------------------------------------------------------------------------------------------------------
 
 
 class RestartedRewardLoop(RewardLoopManager):
-    """verl's manager; the one change: Ray starts a dead worker, which keeps no state, and repeats what it was asked."""
+    """verl's manager. The one change: Ray restarts a dead worker and repeats its requests, as workers keep no state."""
 
     def _init_reward_loop_workers(self) -> None:
         restarted = ray.remote(max_restarts=REWARD_RESTARTS, max_task_retries=REWARD_RESTARTS)
@@ -41,13 +41,13 @@ class RestartedRewardLoop(RewardLoopManager):
 
 
 def beside_trainer(actor: type) -> Any:
-    """An actor class whose actors live on this process's node, so that no other node takes them along."""
+    """An actor class pinned to this process's node, so that losing another node does not end its actors."""
     here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(actor).options(num_cpus=0, scheduling_strategy=here)
 
 
 class RouterBesideTrainer(LLMServerManager):
-    """verl's manager; the one change: the learner's router lives beside the trainer."""
+    """verl's manager. The one change: the learner's router runs on the trainer's node."""
 
     async def _init_global_load_balancer(self) -> None:
         if self._load_balancer_cls is not None or self.rollout_config.get("router_config_path"):
@@ -66,7 +66,7 @@ def own_managers() -> AbstractContextManager[None]:
 
 
 def own_actors(trainer: Any) -> dict[str, Any]:
-    """Those that a step waits for without asking whether they live, by the name that a message gives them."""
+    """Actors that a step waits for without checking that they live, by the name for messages."""
     queue = trainer.config.transfer_queue.backend
     units = queue.SimpleStorage.num_data_storage_units if queue.storage_backend == "SimpleStorage" else 0
     kinds = {
@@ -80,12 +80,12 @@ def own_actors(trainer: Any) -> dict[str, Any]:
 
 
 def _server_manager(trainer: Any) -> Any:
-    """The one whose router hands out sessions: in ``separate_async`` that of the servers on GPUs of their own."""
+    """The manager whose router assigns sessions; in ``separate_async`` that of the servers on separate GPUs."""
     return getattr(trainer, "standalone_server_manager", None) or trainer.llm_server_manager
 
 
 class Actors:
-    """Asks actors for their process whenever it is told to, without waiting for answers."""
+    """Polls actors for their process id without waiting for answers: a busy actor answers late, a dead one at once."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._actors = dict(named)
@@ -94,7 +94,7 @@ class Actors:
         self.restarts = 0
 
     def check(self) -> None:
-        """Raise S2LError for one that is dead for good; count those that Ray started again."""
+        """Raise S2LError for an actor that is dead for good; count those that Ray restarted."""
         for name, actor in self._actors.items():
             if name not in self._asked:
                 self._asked[name] = actor.__ray_call__.remote(lambda _: os.getpid())
@@ -110,7 +110,7 @@ class Actors:
                 f"{' '.join(str(error).split())[:500]}"
             ) from error
         except ActorUnavailableError:
-            return  # it is being started again
+            return  # Ray is restarting it
         if self._pids.setdefault(name, pid) != pid:
             self._pids[name] = pid
             self.restarts += 1
@@ -124,15 +124,18 @@ SIGNAL = signal.SIGUSR2
 
 
 class ActorWatchdog:
-    """Asks actors in a thread of its own. What that raises is raised in the trainer's thread as well.
+    """Polls actors from a background thread. On failure:
 
-    First where that asks (:meth:`check`); if it has not asked within ``grace_s`` it is blocked, and a signal raises the
-    error in the call that blocks; if nobody calls :meth:`end` after that, the process ends.
+    1. the next :meth:`check` raises the error;
+    2. if none comes within ``grace_s``, a signal raises it in the call that blocks the trainer's thread;
+    3. if :meth:`end` is not called within ``last_s`` after that, the process exits.
+
+    Step 2 is needed because TransferQueue's client waits for its controller without a time limit.
 
     Args:
-        actors: their ``check`` raises S2LError when one is dead for good.
-        grace_s: seconds in which the trainer's thread may ask by itself.
-        last_s: seconds that it may then take to end.
+        actors: ``check`` raises S2LError when one is dead for good.
+        grace_s: seconds for the trainer's thread to call :meth:`check` by itself.
+        last_s: seconds for it to end after that.
     """
 
     def __init__(self, actors: Actors, grace_s: float = GRACE_SECONDS, last_s: float = LAST_SECONDS) -> None:
@@ -141,7 +144,9 @@ class ActorWatchdog:
         self._over, self._raised = Event(), Event()
         self._interrupts = current_thread() is main_thread()
         if self._interrupts:
-            signal.signal(SIGNAL, self._interrupt)  # and it stays: without one a late signal would end the process
+            signal.signal(
+                SIGNAL, self._interrupt
+            )  # never removed: a late signal without a handler would end the process
         Thread(target=self._run, name="s2l-watchdog", daemon=True).start()
 
     @property
@@ -155,7 +160,7 @@ class ActorWatchdog:
             raise self._problem
 
     def end(self) -> None:
-        """No more looks; raises what was found, also when something else has made another error of it."""
+        """Stop polling and raise what was found, even if it caused another error meanwhile."""
         self._over.set()
         self.check()
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 FILE_NAME = "placement.json"
 PLACE_SECONDS = 600.0
-"""For each placement group of a run. The cluster was asked before whether its nodes are large enough."""
+"""For each placement group of a run. The sizes of the nodes were checked before."""
 POOLS = {"global_pool": "learner", "teacher_pool": "teacher", "reward_pool": "reward model"}
 STANDALONE = "rollout_pool_"
 """verl's name of a standalone replica's pool, before the replica's rank."""
@@ -39,8 +39,8 @@ _request: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement"
 def on_nodes(selector: Selector | None, seconds: float = PLACE_SECONDS) -> Iterator[None]:
     """Placement groups that verl makes inside go to nodes with these labels only, within ``seconds`` each.
 
-    verl's pools call Ray's ``placement_group`` and offer no argument for either. A context variable: replicas start
-    side by side in coroutines and threads.
+    verl's pools call Ray's ``placement_group`` and offer no argument for either. A context variable carries both,
+    because replicas start side by side in coroutines and threads and must not see each other's selector.
     """
     replace_placement_group(_placement_group)
     token = _request.set((selector, seconds))
@@ -54,7 +54,7 @@ def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
     """Ray's, once it is placed.
 
     Raises:
-        ResourceError: no nodes had room in time. Shows the nodes, what they hold, and who asked for what.
+        ResourceError: no nodes had enough free in time. Shows the nodes, what they hold, and the waiting groups.
     """
     selector, seconds = _request.get()
     if selector is not None:
@@ -66,9 +66,9 @@ def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
         role = role_of(str(options.get("name"))) or "this run"
         where = f" on nodes with the labels {format_selector(selector)}" if selector else ""
         raise ResourceError(
-            f"Ray found no room for the {role} within {seconds:.0f} s: {_describe(bundles)}{where}, on one node."
-            f"\n{table}\nAdd nodes or CPUs, end what holds them, ask for fewer, or keep roles off each other's nodes "
-            "with s2l.placement."
+            f"Ray could not place the {role} within {seconds:.0f} s: {_describe(bundles)}{where}, on one node."
+            f"\n{table}\nAdd nodes or CPUs, end other programs, ask for fewer, or separate the roles with "
+            "s2l.placement."
         )
     return group
 

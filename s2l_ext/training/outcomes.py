@@ -11,7 +11,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.training.batch_fields import LEARNER
 
 EstimateFrom = Literal["learner_unguided", "learner", "all"]
-"""Whose rows an estimate of correctness reads."""
+"""Which rows an estimate of correctness reads."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class RolloutOutcome:
 
 
 def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
-    """What the reward function returned as ``acc``. Where it returned a bare number, verl records ``acc`` and nothing
-    else: that is the reward, shaped or not, and no accuracy.
+    """The reward function's ``acc``. If it returned a bare number, verl records that as the only field, ``acc``: it is
+    the reward, maybe shaped, so it does not count as accuracy.
 
     Args:
         strict: a value that is no number in [0, 1] is an error; else it counts as none.

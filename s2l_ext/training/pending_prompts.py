@@ -1,7 +1,7 @@
 """Prompts that were drawn and not yet trained on, each with the plan that was made for it.
 
-A synchronous step trains on the prompts it drew. An asynchronous one may train on those of an earlier step, and verl
-may drop a prompt and draw another: what is known of a prompt is kept by its ``uid`` until it is trained on or dropped.
+A synchronous step trains on the prompts it drew. An asynchronous step may train on those of an earlier step, and verl
+may drop a prompt and draw another. So a plan is kept by its prompt's ``uid`` until it is trained on or dropped.
 """
 
 from __future__ import annotations
@@ -130,14 +130,14 @@ class PendingPrompts:
         return {"plans": {uid: asdict(plan) for uid, plan in self._plans.items()}, "order": list(self._plans)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`; the order is kept apart because a state is written with sorted keys."""
+        """Continue from :meth:`state_dict`. The order is stored too, because a state is written with sorted keys."""
         self._plans = {uid: PromptPlan(**state["plans"][uid]) for uid in state["order"]}
 
 
 class Draw:
     """Prompts that verl fetched together; each method writes its part of their plans in turn.
 
-    A value stands on its row, not on the batch: rows of several draws may be sent again together after a restart.
+    A value is stored per row, not per batch: after a restart verl re-sends rows of several draws in one batch.
 
     Attributes:
         batch: the prompts' rows.

@@ -23,7 +23,7 @@ def check_placement(s2l: S2LConfig) -> None:
     if s2l.placement.explorer is not None and not (s2l.explorer and s2l.explorer.n_gpus):
         raise ConfigError(
             f"s2l.placement.explorer={format_selector(s2l.placement.explorer)}: no explorer of this run has "
-            "accelerators of its own. Leave it out (null), or set s2l.explorer with source: live."
+            "its own accelerators. Leave it out (null), or set s2l.explorer with source: live."
         )
 
 

@@ -42,7 +42,7 @@ class RowKey(NamedTuple):
 
 
 def is_padding(tag: Mapping[str, Any]) -> bool:
-    """verl fills up the last mini-batch with copies of rows."""
+    """verl pads the batch to full mini-batches on every rank with copies of a row: they must count nowhere."""
     return bool(tag.get("is_padding", False))
 
 
@@ -62,7 +62,7 @@ def read(batch: KVBatchMeta, fields: Sequence[str], keys: Sequence[str] | None =
 
 
 def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = None) -> KVBatchMeta:
-    """Write columns. Returns the batch that names the new ones: workers fetch the fields a batch names, no others.
+    """Write columns. Returns the batch that names the new ones: workers fetch only the fields that a batch names.
 
     Args:
         keys: rows that ``fields`` is of; None is all.
@@ -70,7 +70,7 @@ def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = Non
     if keys is not None:
         tq.kv_batch_put(keys=list(keys), partition_id=batch.partition_id, fields=fields)
         return batch
-    extra = batch.extra_info
+    extra = batch.extra_info  # what verl and methods told the workers; the batch that a put returns has none
     written = tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
     written.extra_info.update(extra)
     return written
@@ -78,12 +78,12 @@ def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = Non
 
 def put_values(batch: KVBatchMeta, field: str, values: Sequence[Any], keys: Sequence[str]) -> None:
     """Write a column that holds no tensors, of some rows."""
-    column: Any = np.array([*values, None], dtype=object)[:-1]  # numpy takes lists of equal lengths apart
+    column: Any = np.array([*values, None], dtype=object)[:-1]  # else numpy makes a matrix of lists of equal lengths
     put(batch, tu.get_tensordict({field: column}), keys)
 
 
 def response_zeros(batch: KVBatchMeta, dtype: torch.dtype, keys: Sequence[str] | None = None) -> torch.Tensor:
-    """Nested (B, j) zeros for the response tokens of the rows, or of some: their lengths stand in their tags."""
+    """Nested (B, j) zeros for the response tokens of the rows, or of some; tags have their lengths."""
     length_of = {key: int(tag["response_len"]) for key, tag in zip(batch.keys, batch.tags, strict=True)}
     lengths = torch.tensor([length_of[key] for key in (batch.keys if keys is None else keys)])
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
@@ -97,11 +97,11 @@ def waiting_prompts() -> set[str]:
 
 
 def date_prompts(steps: Mapping[str, int], uids: Collection[str]) -> None:
-    """Set the step that verl dates prompts by.
+    """Set the step from which verl counts a prompt's age.
 
     Args:
         steps: step by prompt uid.
-        uids: the prompts; others are left as they are.
+        uids: the prompts; others stay unchanged.
     """
     found = {uid: step for uid, step in steps.items() if uid in uids}
     if found:

@@ -34,7 +34,10 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     function, name = _function(cfg, needing)
     rows = _rows_to_ask(cfg)
     if function is None or not rows:
-        return [f"{needing} needs a reward with `acc`, which could not be asked for beforehand; the first step tells."]
+        return [
+            f"{needing} needs a reward with `acc`, which could not be checked before the run. If it is missing, the "
+            "first step ends the run."
+        ]
     return [warning for row in rows for warning in _check_answer(needing, function, name, row)]
 
 

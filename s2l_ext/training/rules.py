@@ -92,7 +92,7 @@ def _check_kept(cfg: DictConfig) -> list[str]:
         return []
     return [
         "trainer.max_actor_ckpt_to_keep=1: verl deletes the old weights before the new checkpoint is complete, so a "
-        "run that is killed in between cannot be resumed. Set 2."
+        "run that is killed in between cannot resume. Set 2."
     ]
 
 
@@ -152,9 +152,9 @@ def _check_seeds(mode: str, cfg: DictConfig) -> None:
     key = "actor_rollout_ref.rollout.agent.default_agent_loop"
     if setting(cfg, key) == "s2l_seeded":
         raise ConfigError(
-            f"{key}=s2l_seeded fixes what is sampled, and {MODE_KEY}={mode} cannot: a token's weights depend on time, "
-            f"and a session that goes on after a step would repeat its random numbers. Set {key}=single_turn_agent, "
-            f"or {MODE_KEY}=sync."
+            f"{key}=s2l_seeded repeats rollouts exactly, which {MODE_KEY}={mode} cannot: weights change at "
+            f"any time, and a session that continues after a step would repeat its random numbers. Set "
+            f"{key}=single_turn_agent, or {MODE_KEY}=sync."
         )
 
 
@@ -164,7 +164,7 @@ def _check_separate(cfg: DictConfig) -> None:
     for name in ("nnodes", "n_gpus_per_node"):
         key = f"actor_rollout_ref.rollout.{name}"
         if whole_number(cfg, key) < 1:
-            raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on GPUs of its own. Set it to at least 1.")
+            raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on separate GPUs. Set it to at least 1.")
     _check_engine(where, cfg)
     updates = whole_number(cfg, "trainer.v1.separate_async.parameter_sync_step")
     batch, mini = (

@@ -1,4 +1,4 @@
-"""What verl spends on every session of an agent-loop worker beside sampling, done once for many of them."""
+"""Costs of verl's agent-loop worker for every session beside sampling, shared by many sessions."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import hydra
 import torch
 
 MOST_SESSIONS = 64
-"""In one put: the queue answers nobody else while it takes one in."""
+"""In one put: the queue answers no other request meanwhile."""
 GATHER_SECONDS = 0.05
-"""A put waits so long for others: less than the time after which verl's buffer asks for new rows."""
+"""How long a put waits for others: less than the interval at which verl's buffer looks for new rows."""
 
 Row = Mapping[str, Any]
 
 
 def construct(config: Mapping[str, Any], **arguments: Any) -> Any:
-    """``hydra.utils.instantiate`` for an agent loop. A config that names a class and nothing else needs no merging:
-    hydra hands the arguments on as they are."""
+    """``hydra.utils.instantiate`` for an agent loop. A config with a class and nothing else needs no merging, because
+    hydra passes the arguments on unchanged."""
     if set(config) != {"_target_"}:
         return hydra.utils.instantiate(config=config, **arguments)
     return _named(str(config["_target_"]))(**arguments)
@@ -94,7 +94,7 @@ class BatchedPuts:
             raise
 
     async def _withdraw(self, put: _Put) -> None:
-        """After a session's time limit nothing of it may be written: verl clears the group then."""
+        """After a session's time limit none of its rows may be written, because verl clears the group then."""
         if put in self._waiting:
             self._waiting.remove(put)
         else:
@@ -109,7 +109,7 @@ class BatchedPuts:
                     await asyncio.gather(*(self._write_one(put) for put in batch))
 
     async def _write(self, batch: Sequence[_Put]) -> bool:
-        """Whether it went well; a fault of one session must not fail those that share its put."""
+        """Whether it succeeded; a fault of one session must not fail others in the same put."""
         try:
             await self._put(batch)
         except Exception:

@@ -1,7 +1,7 @@
-"""verl's V1 trainer with methods, whatever its mode; each override is one named seam of verl 0.9.1.
+"""verl's V1 trainer with methods, for every mode. Each override is one named method of verl 0.9.1.
 
-The trainer knows of no method by name: it calls the hooks of those that are on, in the registry's order. With every
-method off each override hands straight on to verl.
+The trainer knows no method by name. It calls the hooks of the enabled methods, in the registry's order. With every
+method off each override calls verl unchanged.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ GROUP = "actor_rollout_ref"
 
 
 class S2LTrainerMixin(PPOTrainer):
-    """Comes before verl's trainer of one mode (see ``trainers_by_mode``), whose name in verl is ``mode``.
+    """Mixed in before verl's trainer of one mode (see ``trainers_by_mode``). ``mode`` is verl's name of that mode.
 
     State kept: methods' controllers in ``s2l_state.json`` beside each checkpoint, guarded by a fingerprint.
     """
 
     mode: str
     detached_workers: Mapping[Any, type] | None = None
-    """Actor worker -> the class that takes its place; None takes it as it is."""
+    """Actor worker -> the class to use instead; None uses it unchanged."""
 
     def __init__(self, config: DictConfig) -> None:
         require_registered("trainer")
@@ -74,7 +74,7 @@ class S2LTrainerMixin(PPOTrainer):
         self.resumed = checked.resumed
         self.settings = controller_state.fingerprint(self.s2l, config)
         self.needs_accuracy = bool(accuracy_settings(self.s2l, config))
-        self._adapt(config)
+        self._adapt(config)  # before verl's constructor, which reads the mode and builds the replay buffer
         self.dropped_groups = DroppedGroups(self.s2l)
         self.watchdog: ActorWatchdog | None = None
         super().__init__(config)
@@ -86,7 +86,7 @@ class S2LTrainerMixin(PPOTrainer):
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
 
     def _adapt(self, config: DictConfig) -> None:
-        """Set what methods need. verl's base class and its block ``trainer.v1.<mode>`` go by verl's own mode name."""
+        """Apply what methods need. verl's base class reads ``trainer.v1.<mode>`` by verl's name of the mode."""
         with open_dict(config):
             config.trainer.v1.trainer_mode = self.mode
             if self.s2l.own_manager:
@@ -120,6 +120,8 @@ class S2LTrainerMixin(PPOTrainer):
                 self.watchdog.end()
 
     def _init_dataloader(self) -> None:
+        # verl starts its workers after this, and loads its checkpoint of the data loader after them: bad data is
+        # found before models load, and the curriculum's sampler has its state before the first fetch
         super()._init_dataloader()
         if not only_validates(self.config):
             require_enough(len(self.train_dataset), self.config.data.train_batch_size)
@@ -134,6 +136,7 @@ class S2LTrainerMixin(PPOTrainer):
         if self.methods:
             available = int(ray.cluster_resources().get(get_resource_name(), 0))
             check_pool(self.config, needed_now(self.config, self.s2l), available)
+        # verl builds its workers from this mapping right after; its first role is the actor's in every mode
         workers = [worker for method in self.methods if (worker := method.actor_worker())]
         if workers:
             worker = _extending_all(workers)
@@ -147,7 +150,7 @@ class S2LTrainerMixin(PPOTrainer):
         with ExitStack() as stack:
             for method in self.methods:
                 stack.enter_context(method.around_setup(self))
-            with own_managers() if self.methods else nullcontext():  # verl's managers of this start alone
+            with own_managers() if self.methods else nullcontext():  # only this start builds our managers
                 super()._setup()
         folder = Path(self.config.trainer.default_local_dir)
         keep = None if only_validates(self.config) else self.global_steps
@@ -166,12 +169,13 @@ class S2LTrainerMixin(PPOTrainer):
     # ---- drawing prompts ------------------------------------------------------------------------------------
 
     def prepare_step(self) -> dict[str, Any]:
+        # verl's own prepare_step sends the prompts, so sessions start before on_sample_begin
         for method in self.methods:
             method.prepare_step()
         return super().prepare_step()
 
     def _next_train_batch(self, num_prompts: int | None = None) -> TensorDict:
-        """Called once a step; in asynchronous modes also for what is drawn ahead, or in place of what is dropped."""
+        """Called once a step. In asynchronous modes also for prompts drawn ahead, and to replace dropped ones."""
         draw = Draw(super()._next_train_batch(num_prompts), self.global_steps)
         for method in self.methods:
             method.draw(draw)
@@ -179,22 +183,22 @@ class S2LTrainerMixin(PPOTrainer):
         return draw.batch
 
     def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
-        """verl dates what it sends again from the restart. Its plan's step comes back, so that the oldest prompts are
-        still trained on first and the limit of staleness holds."""
+        """verl resets the age of prompts that it re-sends after a restart. Restore it from their plans, so that the
+        oldest are still trained on first and the staleness limit still applies."""
         sent = super()._reissue_inflight_prompts(partition_id)
         if sent and self.methods:
             date_prompts({uid: plan.step for uid, plan in self.pending.plans.items()}, waiting_prompts())
         return sent
 
     def on_sample_end(self) -> None:
-        super().on_sample_end()
+        super().on_sample_end()  # the learner's servers sleep now; a colocated explorer must too, before the update
         for method in self.methods:
             method.sampled()
 
     # ---- one step -------------------------------------------------------------------------------------------
 
     def _take_plans(self, batch: KVBatchMeta) -> None:
-        """The step trains on ``batch``: its prompts' plans, which are of this step or of an earlier one."""
+        """Plans of the prompts that the step trains on: of this step, or of the earlier one that drew them."""
         if self.mode == "sync":
             self.step_plans = self.pending.pop_all()
             return
@@ -204,8 +208,8 @@ class S2LTrainerMixin(PPOTrainer):
     def _balance_batch(
         self, batch: KVBatchMeta, metrics: dict, logging_prefix: str = "global_seqlen", keep_minibatch: bool = False
     ) -> KVBatchMeta:
-        """Rows arrive in any order and fill mini-batches in that order; what must come out the same again after a
-        restart needs the same updates before it."""
+        """Fix the order of rows: they arrive in any order and fill mini-batches in it, and a resumed run must make the
+        same updates. It must come before verl's part, which pads the batch and splits it over the workers."""
         self._take_plans(batch)
         if self.methods:
             batch.reorder(row_order(list(self.step_plans), batch.keys))
@@ -216,7 +220,13 @@ class S2LTrainerMixin(PPOTrainer):
         return any(method.skips_old_log_probs for method in self.methods)
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:
-        """The learner's on every row, whoever sampled it: the ratio of PPO starts at 1."""
+        """The learner's old log-probabilities, on explorer rows too.
+
+        PPO's clip bounds one update of the learner: its ratio is the new policy over the learner before the update. It
+        must start at 1. The explorer's log-probabilities would start it at pi_learner / pi_explorer, and the clip would
+        drop tokens before anything was learned. verl's ``bypass_mode`` does that, so rules refuse it. The sampler's own
+        values stay in ``rollout_log_probs``, where the correction ``truncated_is`` reads them.
+        """
         if self._skips_old_log_probs:
             return batch
         return super()._compute_old_log_prob(batch, metrics)
@@ -231,13 +241,15 @@ class S2LTrainerMixin(PPOTrainer):
         def compute() -> None:
             step.batch = super(S2LTrainerMixin, self)._compute_advantage(step.batch, step.metrics)
 
+        # verl applies its rollout correction inside its advantages, so a method must act around the whole of it; the
+        # first method of the registry is the outermost
         for method in reversed(self.methods):
             compute = partial(method.advantage, step, compute)
         compute()
         return step.batch
 
     def _observe(self, batch: KVBatchMeta, metrics: dict) -> Step:
-        """Read the step's rows once and show them to every method."""
+        """Read the step's rows once and show them to every method. Rewards and old log-probabilities are there now."""
         rows = StepRows.of(batch, self.s2l.mixes_rollouts, self.s2l.guidance is not None)
         step = self.current = Step(self.global_steps, batch, metrics, self.step_plans, rows)
         step.old_log_probs = not self._skips_old_log_probs
@@ -283,6 +295,7 @@ class S2LTrainerMixin(PPOTrainer):
         self.run_log.append(global_steps, metrics)
 
     def _samples(self, batch: KVBatchMeta) -> dict[str, Any]:
+        # verl clears the step's rows from the queue right after _compute_metrics
         groups, guided, uids = self.s2l.rollout.log_groups, self.s2l.guidance is not None, list(self.step_plans)
         return {"rows": sample_rows(batch, uids, self.tokenizer, self.s2l.mixes_rollouts, guided, most=groups)}
 
@@ -298,7 +311,7 @@ class S2LTrainerMixin(PPOTrainer):
         return metrics
 
     def _token_metrics(self, metrics: dict, rows: int) -> dict[str, float]:
-        """From the sums that the workers' loss reported; none where rollouts are all of one kind."""
+        """From the sums that the workers' loss reported; empty where all rollouts are of one kind."""
         sums = take_sums(metrics, rows)
         if not sums or self.current is None:
             return {}
@@ -322,7 +335,7 @@ class S2LTrainerMixin(PPOTrainer):
     # ---- checkpoints ----------------------------------------------------------------------------------------
 
     def _save_checkpoint(self) -> None:
-        """State first: verl then writes the tracker file that makes the checkpoint the latest."""
+        """State first: verl writes the tracker file last, and only that makes the checkpoint the latest."""
         run = Path(self.config.trainer.default_local_dir)
         folder = run / f"global_step_{self.global_steps}"
         with disk_full_explained(run, self.global_steps):
@@ -334,7 +347,8 @@ class S2LTrainerMixin(PPOTrainer):
                 note_files(folder)
 
     def _hold_lines(self) -> None:
-        """verl computes metrics after the checkpoint and after validation; a kill in between must not lose the step."""
+        """Store the step's lines with the checkpoint: verl logs metrics only after checkpoint and validation. A kill in
+        between must not lose the step."""
         if self.updated is None:  # critic warm-up: no update yet
             return
         batch, metrics = self.updated

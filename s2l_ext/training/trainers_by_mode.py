@@ -26,22 +26,22 @@ class S2LTrainer(S2LTrainerMixin, PPOTrainerSync):
 
 @register_trainer(TRAINERS["colocate_async"])
 class S2LColocateAsyncTrainer(S2LTrainerMixin, PPOTrainerColocateAsync):
-    """Prompts are drawn ahead; sessions that are unfinished when a step has enough go on after its update."""
+    """Prompts are drawn ahead; sessions that are unfinished when a step has enough continue after its update."""
 
     mode = "colocate_async"
 
 
 class DetachedActorWorker(S2LActorWorker, DetachActorWorker):
-    """The loss of ours, the copies of verl's."""
+    """Our loss, with verl's copies of the weights on the CPU (``DetachActorWorker``)."""
 
 
 class DetachedDistillWorker(DistillActorWorker, DetachActorWorker):
-    """The divergence to the teacher, and verl's copies."""
+    """The divergence to the teacher, with verl's copies of the weights."""
 
 
 @register_trainer(TRAINERS["separate_async"])
 class S2LSeparateAsyncTrainer(S2LTrainerMixin, PPOTrainerSeparateAsync):
-    """Prompts are drawn ahead and sampled on GPUs of their own while the learner trains."""
+    """Prompts are drawn ahead and sampled on separate GPUs while the learner trains."""
 
     mode = "separate_async"
     detached_workers = MappingProxyType(

@@ -29,7 +29,7 @@ WEIGHTED_LOSSES = frozenset(
 """Policy losses of verl 0.9.1 that multiply each token's loss by its ``rollout_is_weights``."""
 
 OTHER_USE = {
-    "bypass_mode": "computes weights of its own and ignores these",
+    "bypass_mode": "computes its own weights and ignores these",
     "geo_mean": "takes one weight per sequence, so no token has its own",
 }
 
@@ -199,7 +199,7 @@ def _check_lora(cfg: DictConfig) -> None:
     if strategy != "megatron" and plain > 0 and "hf_model" in (setting(cfg, save) or []):
         raise ConfigError(
             f"{save} has hf_model with {MODEL}.lora_rank={plain}: verl 0.9.1 writes base and adapter under names that "
-            "no loader knows. Leave hf_model out (`s2l pipeline` cannot hand such a model on)."
+            "no loader supports. Leave hf_model out (`s2l pipeline` cannot pass such a model on)."
         )
 
 
@@ -231,7 +231,7 @@ def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> 
     reasons = {
         "s2l.guidance": s2l.guidance and "places text tokens behind the prompt's, and is not tried with other media",
         "s2l.explorer.source=offline": s2l.offline_explorer
-        and "hands over rollouts that `s2l explore` sampled from text alone",
+        and "takes rollouts that `s2l explore` sampled from text only",
         "s2l.distill.teacher_placement=local": s2l.distill
         and s2l.distill.in_actor
         and "replaces the output layer inside the model, and is not tried with vision models",

@@ -1,4 +1,4 @@
-"""A step that waits long says for what: which sessions of which prompts, whose they are, what they do."""
+"""A step that waits long logs what it waits for: which sessions of which prompts, their source, their stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask_workers(workers: Sequence[Any], seconds: float = ANSWER_S) -> tuple[list
 
 
 def waiting_of(trainer: Any) -> Waiting:
-    """Of a trainer, whose workers exist only when its buffer is first asked."""
+    """For a trainer. Lookups are lazy: verl builds the replay buffer before workers and plans exist."""
     return Waiting(
         lambda: ask_workers(trainer.agent_loop_manager.agent_loop_workers),
         lambda: trainer.pending.plans,
@@ -118,14 +118,14 @@ def open_sessions(worker: Any) -> list[OpenSession]:
     """Of the agent-loop worker in whose process this is called, in its event loop or beside it."""
     found: dict[tuple[str, int], OpenSession] = {}
     for session in map(_session, _tasks(worker)):
-        # with a time limit a session is two tasks, of which the inner one knows more
+        # asyncio.wait_for makes two tasks of a session, and the inner one knows its stage
         if session is not None and (session[:2] not in found or session.stage != SAMPLING):
             found[session[:2]] = session
     return sorted(found.values())
 
 
 def _tasks(worker: Any) -> set[asyncio.Task[Any]]:
-    """verl keeps the task of every prompt: its loop has those of the sessions too."""
+    """verl keeps only the task of every prompt; the sessions' tasks run in the same loop."""
     loops = {task.get_loop() for task in list(getattr(worker, "background_tasks", ()))}
     return {task for loop in loops for task in asyncio.all_tasks(loop)}
 

@@ -84,8 +84,8 @@ def whole_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def cannot_write(path: Path, error: OSError) -> DataError:
     """What to say when the disk is full or the folder is read-only."""
     return DataError(
-        f"{path}: cannot be written ({error.strerror or error}). Responses already there are kept; make room or "
-        "correct the folder, then run the same command again."
+        f"{path}: cannot be written ({error.strerror or error}). Responses already there are kept. Free disk "
+        "space or correct the folder, then run the same command again."
     )
 
 

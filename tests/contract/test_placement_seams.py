@@ -112,7 +112,7 @@ def test_what_finds_no_room_in_time_ends_with_the_table_of_nodes(monkeypatch) ->
     finally:
         ray.shutdown()
     said = str(failure.value)
-    assert "no room for the teacher within 1 s: 2 x (1 CPU) on nodes with the labels {pool: a}" in said
+    assert "could not place the teacher within 1 s: 2 x (1 CPU) on nodes with the labels {pool: a}" in said
     row = next(line for line in said.splitlines() if "n0 (" in line)
     assert "1 of 3" in row and "pool=a" in row and row.endswith("learner 1")
     assert "  teacher waits for 2 x (1 CPU)" in said.splitlines()

@@ -107,7 +107,7 @@ def test_every_data_source_is_asked(asked, tmp_path) -> None:
 
 def test_files_that_are_no_parquet_are_not_read(asked, tmp_path) -> None:
     (tmp_path / "train.jsonl").write_text("{}")
-    assert "could not be asked for beforehand" in asked("good", data__train_files=str(tmp_path / "train.jsonl"))[0]
+    assert "could not be checked before the run" in asked("good", data__train_files=str(tmp_path / "train.jsonl"))[0]
 
 
 def test_verls_own_reward_that_returns_a_number_is_refused(asked) -> None:

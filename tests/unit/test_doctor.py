@@ -362,8 +362,8 @@ def test_ray_address(monkeypatch, tmp_path) -> None:
 
 def test_taken_and_scarce_ports(monkeypatch, tmp_path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(network, "HEAD_PORTS", {server.getsockname()[1]: "GCS"})
-        assert network._head_ports().status == "warn" and "(GCS)" in network._head_ports().value
+        monkeypatch.setattr(network, "HEAD_PORTS", {server.getsockname()[1]: "control store"})
+        assert network._head_ports().status == "warn" and "(control store)" in network._head_ports().value
     assert network._head_ports().status == "ok"
     (tmp_path / "range").write_text("60000 60999\n")
     assert network._ephemeral(tmp_path / "range") == Finding(

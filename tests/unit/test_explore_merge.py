@@ -164,7 +164,7 @@ def test_stats_for_a_person(store: Path, tmp_path: Path) -> None:
     assert "  0.5 to 0.6        1 ####################\n" in text
     assert "mean 4.5, median 4.5, 90 % within 7.3, longest 8; 12.5% truncated" in text
     half = write(tmp_path / "half", [rollout("x", 0), rollout("x", 1), rollout("y", 0)], finish=False)
-    assert "3, 1 to 2 for each of 2 prompts (not complete: 2 of each were asked for)" in as_lines(stats(half))[1]
+    assert "3, 1 to 2 for each of 2 prompts (not complete: 2 of each were requested)" in as_lines(stats(half))[1]
     empty = write(tmp_path / "empty", [], finish=False)
     assert as_lines(stats(empty)) == ["toy: no response yet"]
 

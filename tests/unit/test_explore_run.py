@@ -225,13 +225,13 @@ def test_three_kills_at_random_moments(runs, data: Path, tmp_path: Path, stand_i
 
 def test_only_missing_draws_more_responses_and_prompts(job, draw, data: Path, stand_in) -> None:
     draw(job())
-    with pytest.raises(StateMismatch, match=r"asked for 4 responses a prompt; now for 6 .*--only-missing keeps"):
+    with pytest.raises(StateMismatch, match=r"made for 4 responses a prompt, now 6 .*--only-missing keeps"):
         draw(job(sampling={"n": 6}))
     asked, _ = draw(job(sampling={"n": 6}, only_missing=True))
     assert {index for _, index in asked} == {4, 5} and len(asked) == 2 * PROMPTS
     check_whole(job().out, data, stand_in, n=6)
     test = data.with_name("test.parquet")
-    with pytest.raises(StateMismatch, match=r"asked for 6 prompts, of digest .*; now for 9 prompts"):
+    with pytest.raises(StateMismatch, match=r"made for 6 prompts, of digest .*, now 9 prompts"):
         draw(job(sampling={"n": 6}, data=(data, test)))
     asked, _ = draw(job(sampling={"n": 6}, data=(data, test), only_missing=True))
     assert {name for name, _ in asked} == set(ids_of(test)) and len(asked) == 18
@@ -241,7 +241,7 @@ def test_only_missing_draws_more_responses_and_prompts(job, draw, data: Path, st
 
 def test_fewer_than_before_is_too_small(job, draw) -> None:
     draw(job())
-    with pytest.raises(ConfigError, match=r"--n 2 is too small: --out=.* was asked for 4"):
+    with pytest.raises(ConfigError, match=r"--n 2 is too small: --out=.* was made for 4"):
         draw(job(sampling={"n": 2}, only_missing=True))
 
 
@@ -302,7 +302,7 @@ def test_a_store_of_another_tokenizer_is_refused(job, draw, model: Path, tmp_pat
 
 def test_a_store_of_another_prompt_set_is_refused(job, draw, data: Path, tmp_path: Path) -> None:
     draw(job())
-    with pytest.raises(StateMismatch, match=r"asked for 6 prompts, of digest \w+; now for 3 prompts"):
+    with pytest.raises(StateMismatch, match=r"made for 6 prompts, of digest \w+, now 3 prompts"):
         draw(job(data=(data.with_name("test.parquet"),)))
     rows = pq.read_table(data).to_pylist()
     rows[0]["reward_model"]["ground_truth"] = "77"

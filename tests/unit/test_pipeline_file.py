@@ -80,7 +80,7 @@ def test_an_input_may_say_which_keys_it_sets(tmp_path) -> None:
         (stage({"inputs": {"model": "opd"}}), "stages wait for each other: opd -> opd"),
         ({"allow_label_overlap": "yes"}, "p.yaml.allow_label_overlap='yes' has the wrong type"),
         ({"models": {"teacher": "${vars.nothing}"}}, "vars.nothing"),
-        ({"leave_out": ["opd"]}, "leave_out and change speak of the stages of a base"),
+        ({"leave_out": ["opd"]}, "leave_out and change refer to the stages of a base"),
         ({"base": "other.yaml"}, "stages and base exclude each other"),
     ],
 )

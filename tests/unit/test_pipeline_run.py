@@ -286,16 +286,16 @@ def test_a_part_that_a_stage_did_not_make(world, capsys) -> None:
 def test_a_call_with_from_goes_on_without_it(world, capsys, monkeypatch) -> None:
     write(world, stages(teacher_rl={"options": {"fail": True}}))
     assert s2l("--from", "teacher_rl") == 1
-    assert "Run it again without --from: it goes on from the stage's last checkpoint." in capsys.readouterr().err
-    assert s2l() == 1 and "\nThe same command goes on from" in capsys.readouterr().err
+    assert "Run it again without --from: it continues from the stage's last checkpoint." in capsys.readouterr().err
+    assert s2l() == 1 and "\nThe same command continues from" in capsys.readouterr().err
 
     def stop(self, only) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("s2l_ext.cli.pipeline.Runner.run", stop)
     assert s2l("--from", "opd") == 130
-    assert "stopped. Run it again without --from: it goes on from here." in capsys.readouterr().err
-    assert s2l() == 130 and "stopped. The same command goes on from here." in capsys.readouterr().err
+    assert "stopped. Run it again without --from: it continues from here." in capsys.readouterr().err
+    assert s2l() == 130 and "stopped. The same command continues from here." in capsys.readouterr().err
 
 
 def test_from_one_stage_and_only_another_is_refused_before_anything_is_set_aside(world, capsys) -> None:

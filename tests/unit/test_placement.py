@@ -139,7 +139,7 @@ def test_selectors_that_cannot_apply_are_refused(block, message) -> None:
 def test_a_ray_of_the_runs_own_has_no_labels_to_select(monkeypatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cfg = OmegaConf.create({"ray_kwargs": {"ray_init": {}}, "s2l": {"placement": {"learner": LEARNER}}})
-    with pytest.raises(ConfigError, match=r"s2l\.placement\.learner=.*starts a Ray of its own"):
+    with pytest.raises(ConfigError, match=r"s2l\.placement\.learner=.*starts its own Ray"):
         cluster_address(cfg)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert cluster_address(cfg) == "10.0.0.1:6379"

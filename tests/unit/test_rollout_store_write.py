@@ -261,9 +261,9 @@ def test_another_explorer_is_refused(tmp_path: Path, change: dict[str, Any], wor
 
 def test_another_request_needs_only_missing(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(StateMismatch, match="asked for 4 responses a prompt; now for 6 .*--only-missing"):
+    with pytest.raises(StateMismatch, match="made for 4 responses a prompt, now 6 .*--only-missing"):
         open_store(tmp_path, n=6)
-    with pytest.raises(StateMismatch, match="asked for 3 prompts, .*; now for 4 prompts"):
+    with pytest.raises(StateMismatch, match="made for 3 prompts, .*, now 4 prompts"):
         open_store(tmp_path, problems=PROBLEMS | {"d": "pd"})
     check_whole(tmp_path)
     other = FINGERPRINT | {"data": [{"name": "b", "sha256": "2"}], "reward": ["r", "s"]}

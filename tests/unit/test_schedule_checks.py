@@ -53,8 +53,8 @@ def test_an_epoch_that_ends_before_the_schedule_is_said_whatever_the_steps_were_
     """80 rows, 16 a step: 5 steps in the only epoch."""
     (warning,) = warned(80, **SHORT)
     assert warning == (
-        "s2l.explorer.mix_steps=8 is more than the run's 5 steps (rows / train_batch_size x epochs): the explorer "
-        "never hands over completely."
+        "s2l.explorer.mix_steps=8 is more than the run's 5 steps (rows / train_batch_size x epochs): "
+        "the explorer's share never reaches 0."
     )
     assert warned(80, **SHORT, s2l__explorer__mix_steps=5) == []
     assert warned(80, **{**SHORT, "trainer__total_training_steps": 7}) == []  # said by the settings alone
@@ -173,7 +173,7 @@ def test_a_pass_that_verls_epochs_do_not_finish_is_said_with_the_fix(warned, kin
     settings = {"data__train_batch_size": 64, "trainer__total_epochs": 5, "trainer__total_training_steps": None}
     settings["s2l__curriculum"] = {"type": kind}
     (warning,) = warned(1000, "grpo/toy", **settings)
-    assert "trainer.total_epochs=5 is 75 steps of 64 prompts" in warning and "leaves out the last 200 of" in warning
+    assert "trainer.total_epochs=5 is 75 steps of 64 prompts" in warning and "misses its last 200" in warning
     assert "Set trainer.total_training_steps=79 and trainer.total_epochs=6 to finish it." in warning
     assert warned(960, "grpo/toy", **settings) == []
     assert warned(1000, "grpo/toy", **{**settings, "trainer__total_training_steps": 79}) == []

@@ -42,7 +42,7 @@ def test_ones_own_manager_stays_where_all_sessions_are_alike(rules) -> None:
 @pytest.mark.parametrize(
     ("mode", "why"),
     [
-        ("bypass_mode", "computes weights of its own and ignores these"),
+        ("bypass_mode", "computes its own weights and ignores these"),
         ("geo_mean", "takes one weight per sequence, so no token has its own"),
         ("mine", "is not known to multiply them into each token's loss"),
     ],

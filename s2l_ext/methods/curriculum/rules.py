@@ -18,14 +18,14 @@ def check_curriculum(curriculum: CurriculumConfig, cfg: DictConfig) -> list[str]
     _check_order(curriculum, cfg)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if custom:
-        return [f"trainer.v1.sampler.custom_sampler={custom} must hand on the prompts that s2l.curriculum drew."]
+        return [f"trainer.v1.sampler.custom_sampler={custom} must return the prompts that s2l.curriculum drew."]
     return []
 
 
 def _refuse_other_prompts(cfg: DictConfig) -> None:
     """A step must train on the prompts that were drawn for it, all of them and no others."""
     reasons = {
-        "algorithm.filter_groups.enable": "drops groups and draws others in their place; the curriculum replaces it",
+        "algorithm.filter_groups.enable": "replaces dropped groups by other prompts than the curriculum drew",
         "trainer.v1.sampler.sync_refill_failed_groups": "draws other prompts in place of failed groups",
         "skip.rollout_tq.enable": "replays stored rollouts of other prompts",
     }
@@ -57,6 +57,6 @@ def check_last_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) ->
     wanted = -(-rows * epochs // batch)
     return [
         f"s2l.curriculum.type={curriculum.type}: trainer.total_epochs={epochs} is {per_epoch * epochs} steps of "
-        f"{batch} prompts, and the last pass over {rows} leaves out the last {(rows - per_epoch * batch) * epochs} of "
-        f"its order. Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
+        f"{batch} prompts. The last pass over {rows} prompts misses its last {(rows - per_epoch * batch) * epochs}. "
+        f"Set {STEPS_KEY}={wanted} and trainer.total_epochs={-(-wanted // per_epoch)} to finish it."
     ]

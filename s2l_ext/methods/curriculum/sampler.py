@@ -1,7 +1,7 @@
-"""A curriculum under verl's data loader: which prompts a step trains on, and what is known of them.
+"""A curriculum under verl's data loader: it decides which prompts a step trains on.
 
-State kept: the curriculum's own, the random generator, and prompts of a draw that were not asked for yet: none in a
-synchronous run, where a checkpoint is written between steps and the loader does not fetch ahead.
+State kept: the curriculum's, the random generator, and drawn prompts that the loader has not fetched yet. A synchronous
+run has none of these, because a checkpoint is written between steps and the loader does not fetch ahead.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ logger = logging.getLogger(__name__)
 
 
 class CurriculumSampler(Sampler[int]):
-    """Yields the prompts of one step after another, without end; a step is drawn when its first prompt is asked for.
+    """Yields the prompts of one step after another, without end. A step is drawn when the loader fetches its first
+    prompt. In a synchronous run the pass rates have the step before by then.
 
     Args:
-        curriculum: who draws.
+        curriculum: draws the prompts.
         num_prompts: N, prompts in the data set.
         step_size: prompts of a step, all different.
         seed: of the generator that the curriculum draws with; None is 0.
@@ -57,7 +58,7 @@ class CurriculumSampler(Sampler[int]):
         return _Prompts(self)
 
     def draw_step(self) -> list[int]:
-        """The prompts of the next step, in the order the loader will hand them out."""
+        """The prompts of the next step, in the order in which the loader fetches them."""
         drawn = np.asarray(self.curriculum.draw(self.step_size, self.rng))
         self._check(drawn)
         self.drawn = [int(index) for index in drawn]
@@ -71,7 +72,7 @@ class CurriculumSampler(Sampler[int]):
         return self._handed[-1]
 
     def take_handed(self) -> list[int]:
-        """Prompts handed out since this was last called, in their order."""
+        """Prompts fetched since the last call, in their order."""
         handed, self._handed = self._handed, []
         return handed
 
@@ -112,7 +113,7 @@ class CurriculumSampler(Sampler[int]):
             ) from error
 
     def state_dict(self) -> dict[str, Any]:
-        """For verl's ``data.pt``: empty, so that the loader neither fast-forwards nor holds a second copy."""
+        """For verl's ``data.pt``. Empty, so that the loader neither fast-forwards nor keeps a second copy."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -120,7 +121,8 @@ class CurriculumSampler(Sampler[int]):
 
 
 class _Prompts(Iterator[int]):
-    """Hands out a step's prompts one by one. Stateful in torchdata's sense, with nothing to keep."""
+    """A step's prompts one by one. Has torchdata's state methods, because StatefulDataLoader replays an iterator
+    without them; there is nothing to keep."""
 
     def __init__(self, sampler: CurriculumSampler) -> None:
         self.sampler = sampler
@@ -164,7 +166,7 @@ def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Cu
 
     Raises:
         DataError: fewer prompts than a step needs, no usable tiers, or a warm-start file of other prompts.
-        ConfigError: one's own class cannot be built or lacks a method.
+        ConfigError: your own class cannot be built or lacks a method.
     """
     sampler = _cold_sampler(config, cfg, dataset)
     if config.start_file is not None:
@@ -173,7 +175,7 @@ def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> Cu
 
 
 def _cold_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
-    """One that has read no start values."""
+    """A sampler without start values."""
     step_size, seed = cfg.data.train_batch_size, cfg.data.get("seed")
     require_enough(len(dataset), step_size)
     sampler = CurriculumSampler(config.build(dataset, seed), len(dataset), step_size, seed)
@@ -201,7 +203,7 @@ def replace_sampler(trainer: Any, sampler: CurriculumSampler) -> StatefulDataLoa
     return StatefulDataLoader(
         dataset=trainer.train_dataset,
         batch_size=data.get("gen_batch_size", None) or data.train_batch_size,
-        num_workers=0,
+        num_workers=0,  # a worker would fetch ahead, with pass rates that lack this step
         drop_last=True,
         collate_fn=collate_fn,
         sampler=sampler,

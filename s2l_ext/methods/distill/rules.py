@@ -41,8 +41,8 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
 OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.strategy": (
         ("fsdp2",),
-        "the output layer's weight must be whole inside the forward pass (Megatron and FSDP1 do not keep it so; "
-        "teacher_placement=server does without)",
+        "the output layer's weight must be whole inside the forward pass (not so with Megatron and FSDP1; "
+        "teacher_placement=server does not need it)",
     ),
     "actor_rollout_ref.ref.strategy": (("fsdp2",), "the teacher is built from the reference's engine settings"),
     "actor_rollout_ref.actor.ulysses_sequence_parallel_size": ((1, None), "a rank must see whole sequences"),
@@ -51,7 +51,10 @@ OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
         "a rank must see whole sequences",
     ),
     "actor_rollout_ref.ref.fsdp_config.ulysses_sequence_parallel_size": ((1, None), "the teacher sees whole sequences"),
-    "actor_rollout_ref.model.use_fused_kernels": ((False, None), "its own output layer would be in the way"),
+    "actor_rollout_ref.model.use_fused_kernels": (
+        (False, None),
+        "they replace the output layer that the loss replaces too",
+    ),
 }
 """What ``teacher_placement: local`` needs of the actor, and why."""
 

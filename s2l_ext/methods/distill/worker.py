@@ -1,8 +1,9 @@
 """The actor worker of sparse-to-dense: a frozen teacher beside the student, and an output layer that gives divergences.
 
-A micro-batch goes through the teacher first, whose output layer hands out its last hidden states; then through the
-student, whose output layer, inside the forward pass where FSDP has its weight whole, turns both models' hidden states
-into per-token numbers chunk by chunk. Outside of the loss the student's output layer is the ordinary one.
+A micro-batch goes through the teacher first. The teacher's output layer returns its last hidden states. Then it goes
+through the student, whose output layer turns both models' hidden states into per-token numbers, chunk by chunk. That
+happens inside the forward pass, because FSDP has the weight whole only there. Outside of the loss the student's output
+layer is the ordinary one.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def response_tokens(data: TensorDict) -> ResponseTokens:
 
 
 class OutputLayer:
-    """A model's output layer, which can be told for a while to do something else with the hidden states."""
+    """A model's output layer, which can be replaced for a while by another function of the hidden states."""
 
     def __init__(self, module: torch.nn.Module, path: str) -> None:
         self.path = path
@@ -101,7 +102,7 @@ class OutputLayer:
 
     @contextmanager
     def replaced(self, function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Iterator[None]:
-        """Within the block: ``function(hidden, weight)`` in place of the product."""
+        """Within the block: ``function(hidden, weight)`` instead of the product."""
         self._instead = function
         try:
             yield
@@ -110,7 +111,8 @@ class OutputLayer:
 
     @torch.no_grad()
     def require_plain_logits(self, module: torch.nn.Module) -> None:
-        """Compare the model's logits with its last hidden states times its output matrix; every rank must ask.
+        """Compare the model's logits with its last hidden states times its output matrix. Every rank must call it:
+        FSDP gathers weights from all of them.
 
         Raises:
             ConfigError: they differ, so the loss would be of another distribution than the one that is sampled.
@@ -133,7 +135,7 @@ class OutputLayer:
             )
 
     def whole_weight(self, dtype: torch.dtype) -> torch.Tensor:
-        """(V, H), gathered from all ranks; every rank must ask."""
+        """(V, H), gathered from all ranks; every rank must call it."""
         weight = self.layer.weight.detach().to(get_device_id(), dtype)
         return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
@@ -159,7 +161,7 @@ def checked_output_layer(engine: FSDPEngineWithLMHead) -> OutputLayer:
 
 
 class TeacherEngine(FSDPEngineWithLMHead):
-    """Forward-only; gives last hidden states, never logits."""
+    """Forward-only; returns last hidden states, never logits."""
 
     def initialize(self) -> None:
         super().initialize()
@@ -175,10 +177,10 @@ class TeacherEngine(FSDPEngineWithLMHead):
 
 
 class StudentEngine(FSDPEngineWithLMHead):
-    """verl's engine; while a loss is computed its output layer gives one row of numbers for each response token."""
+    """verl's engine. While a loss is computed its output layer returns one row of numbers for each response token."""
 
     def __init__(self, model_config: Any, *args: Any, **kwargs: Any) -> None:
-        model_config.model_type = "language_model"  # the registry's word for this class stood here
+        model_config.model_type = "language_model"  # undo our registry name: verl branches on verl's own
         super().__init__(model_config, *args, **kwargs)
         self.teacher: TeacherEngine | None = None
         self.distill: DistillConfig | None = None
@@ -204,7 +206,7 @@ class StudentEngine(FSDPEngineWithLMHead):
         assert self.distill is not None and self._tokens is not None
         teacher_weight = self.teacher.weight_W_D if self.teacher else None
         shared = min(len(weight), len(teacher_weight)) if teacher_weight is not None else len(weight)
-        if self.chunk_size is None:  # chosen at the first loss, beside what its forward pass keeps
+        if self.chunk_size is None:  # chosen at the first loss, when the memory of the forward pass is in use
             given = self.distill.chunk_size
             self.chunk_size = automatic(shared, weight.dtype, weight.device) if given == "auto" else given
         found = divergence_from_hidden(

@@ -1,4 +1,4 @@
-"""Around verl's advantages: who shares a baseline."""
+"""Around verl's advantages: which rows share a baseline."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from s2l_ext.training.step import Step
 
 @contextmanager
 def grouped_by_source(step: Step, changed: Collection[str] = ()) -> Iterator[None]:
-    """verl groups rows by ``uid``; inside this block explorer and learner rows of a prompt are two groups.
+    """verl reads ``uid`` from the queue and groups rows by it. Inside this block explorer and learner rows of a prompt
+    have different uids.
 
     Args:
-        changed: prompts whose rows were not all sampled by whom the plan names. Where that leaves a source with a
-            single row, which would have no baseline, the prompt's rows stay one group.
+        changed: prompts with rows of another sampler than planned. Where that leaves a source with a single row,
+            which would have no baseline, the prompt's rows stay one group.
     """
     uids, sources = [key.uid for key in step.rows.keys], step.rows.source_B
     rows_of = Counter(zip(uids, sources, strict=True))

@@ -24,8 +24,8 @@ def check_colocated(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
     refuse_changed(explorer, ["nnodes", "n_gpus_per_node"], "s2l.explorer", f"{KEY}: {why}")
     if mode_of(cfg) != "sync":
         raise ConfigError(
-            f"{KEY} with trainer.v1.trainer_mode={mode_of(cfg)}: its sessions go on while the learner updates, but the "
-            "explorer sleeps then. Set trainer.v1.trainer_mode=sync or s2l.explorer.placement=dedicated."
+            f"{KEY} with trainer.v1.trainer_mode={mode_of(cfg)}: its sessions continue while the learner updates, but "
+            "the explorer sleeps then. Set trainer.v1.trainer_mode=sync or s2l.explorer.placement=dedicated."
         )
     if explorer.on_failure != "fail":
         raise ConfigError(

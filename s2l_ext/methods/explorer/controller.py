@@ -1,4 +1,4 @@
-"""S2L-PO in a run: who samples which rollout of a group, whose baseline it shares, and how it is weighed."""
+"""S2L-PO in a run: which sessions the explorer samples, their baseline, and their importance weights."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Explorer(Method):
             compute()
 
     def before_update(self, step: Step) -> None:
-        """The workers make the importance weights: they have the log-probabilities."""
+        """The workers compute importance weights inside the loss, where the log-probabilities are."""
         if self.config.correction == "truncated_is":
             step.batch.extra_info[IS_CAP_FIELD] = self.config.is_cap
 

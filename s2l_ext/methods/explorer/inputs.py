@@ -83,8 +83,8 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
         )
     if not store.complete:
         warnings.append(
-            f"{KEY}={store.folder} is not complete: `s2l explore` has not come to its end there, and what it has not "
-            "put into shards yet is not read. Run it again with the same words, then train."
+            f"{KEY}={store.folder} is not complete: `s2l explore` was interrupted, and responses outside of shards are "
+            "not read. Run the same command again, then train."
         )
     if s2l.distill is not None:
         warnings += stored_row_warnings(s2l.distill, store.fingerprint, f"{KEY}={explorer.store}")

@@ -96,8 +96,8 @@ def _old_log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     prefix = "algorithm.rollout_correction"
     if setting(cfg, f"{prefix}.bypass_mode"):
         raise ConfigError(
-            f"{prefix}.bypass_mode=True takes old log-probs from whoever sampled; with s2l.explorer on they must be "
-            f"the learner's on every row. Set {prefix}.bypass_mode=False."
+            f"{prefix}.bypass_mode=True takes old log-probs from the model that sampled. With s2l.explorer on they "
+            f"must be the learner's on every row. Set {prefix}.bypass_mode=False."
         )
     weighting = setting(cfg, f"{prefix}.rollout_is")
     if weighting is not None:
@@ -163,7 +163,7 @@ def _overrides(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
 
 def _constant(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
     if explorer.schedule == "constant":
-        why = "s2l.explorer.schedule=constant, which never hands over"
+        why = "s2l.explorer.schedule=constant, where the explorer's share never falls"
         refuse_changed(explorer, ["mix_steps"], "s2l.explorer", why)
     if explorer.schedule == "constant" and setting(cfg, "s2l.distill") is None:
         return [

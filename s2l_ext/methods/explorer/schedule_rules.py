@@ -33,7 +33,7 @@ def schedule_warnings(explorer: ExplorerConfig, group: int, steps: RunSteps) -> 
     how = "more than" if explorer.mix_steps > steps.number else "all of"
     return [
         f"s2l.explorer.mix_steps={explorer.mix_steps} is {how} the run's {steps.number} steps ({steps.source}): "
-        "the explorer never hands over completely."
+        "the explorer's share never reaches 0."
     ]
 
 

@@ -1,4 +1,4 @@
-"""Guidance tokens that the loss reads: whose log-probabilities count as their sampler's."""
+"""Guidance tokens that the loss reads: which log-probabilities count as their sampler's."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from s2l_ext.training.step import Step
 def take_guidance_for_the_learners(step: Step) -> dict[str, float]:
     """Give guidance tokens that the loss reads the learner's old log-probabilities as behaviour log-probabilities.
 
-    They were placed, not sampled, and left the worker as 0. verl would read that as a sampler that was certain of them,
-    and weigh or reject whole rows for it. Must come before verl's advantages, which apply its rollout correction.
+    They were placed, not sampled, and left the worker as 0. verl would read 0 as probability 1, and weigh or reject
+    whole rows for it. This must come before verl's advantages, which apply its rollout correction.
 
     Returns:
         verl's metrics of how far sampler and learner are apart, over the tokens that were sampled; none where no row

@@ -1,8 +1,8 @@
-"""What a guided session starts from, and the client that puts it there.
+"""The guidance of a session, and the client that adds it.
 
-The agent loop asks its client for a continuation and knows nothing of guidance: for a guided session the client
-appends the guidance to the prompt, lowers the token budget by as much, and returns guidance and continuation as one
-response. No text is tokenised twice.
+The agent loop only asks its client for a continuation. For a guided session the client appends the guidance to the
+prompt, lowers the token budget by as much, and returns guidance and continuation as one response. No text is tokenised
+twice.
 """
 
 from __future__ import annotations

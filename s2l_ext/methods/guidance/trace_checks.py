@@ -56,7 +56,7 @@ def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, p
 
     Returns:
         A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``), and the
-        share of traces that hand over the right answer in their first ``length.initial`` tokens.
+        share of traces that give away the right answer in their first ``length.initial`` tokens.
 
     Raises:
         DataError: no such column; rows without a usable trace (``missing_trace: error``), or none with one; a trace
@@ -89,8 +89,8 @@ def _handed_over(known: Sequence[tuple[str, str]], guidance: GuidanceConfig, tok
         "Shorten it if that is too much" if guidance.stop_before_answer else "Set s2l.guidance.stop_before_answer=true"
     )
     return [
-        f"s2l.guidance.length.initial={guidance.length.initial}: so many tokens of a trace hand over the right answer "
-        f"in {found} of {len(known)} rows ({found / len(known):.1%}). {fix}."
+        f"s2l.guidance.length.initial={guidance.length.initial}: this many tokens of a trace give away the right "
+        f"answer in {found} of {len(known)} rows ({found / len(known):.1%}). {fix}."
     ]
 
 

@@ -152,7 +152,7 @@ def _refuse_sampling(args: argparse.Namespace) -> None:
 def _check_files(files: dict[str, Path], models: dict[str, str], learner: str) -> None:
     roles = {name: role_of(name, learner) for name in files}
     if learner not in files:
-        raise ConfigError(f"--from-samples: the learner {learner} has none. Add --from-samples {learner}=FILE.")
+        raise ConfigError(f"--from-samples: the learner {learner} has no samples. Add --from-samples {learner}=FILE.")
     if EXPLORER not in [role for _, role in roles.values()]:
         raise ConfigError("--from-samples: no explorer has samples. Add --from-samples NAME=FILE for one.")
     if models and (different := models.keys() ^ {model for model, _ in roles.values()}):

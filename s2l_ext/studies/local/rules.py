@@ -46,9 +46,9 @@ def check_local(cfg: DictConfig, s2l: S2LConfig) -> None:
     base = _base()
     for key, value in _flat(OmegaConf.to_container(cfg)):
         if value != base.get(key) and not _stands_in(key, (*KNOWN, *WITHOUT_EFFECT)):
-            raise ConfigError(f"{key}={value}: the local loop does not know this setting. Run it with engine: verl.")
+            raise ConfigError(f"{key}={value}: the local loop does not support this setting. Run it with engine: verl.")
     for key, value, known in _narrower(cfg, s2l):
-        raise ConfigError(f"{key}={value}: the local loop knows {known}. Run it with engine: verl.")
+        raise ConfigError(f"{key}={value}: the local loop supports {known}. Run it with engine: verl.")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""How an agent-loop worker asks the explorer, notices that it failed, and learns what its session does then."""
+"""How an agent-loop worker calls the explorer, notices a failure, and decides what its session does then."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 
 POLL_S = 2.0
-"""Seconds between two looks of a waiting session at whether the explorer is back."""
+"""Seconds between two checks of a waiting session whether the explorer is back."""
 ROUTER_TIMEOUT_S = 60.0
 
 
@@ -22,7 +22,7 @@ class ExplorerFailed(RuntimeError):
 
 
 class ExplorerClient(LLMServerClient):
-    """verl's client; the changes are a time limit, one kind of error for a server that failed, and its report."""
+    """verl's client. The changes: a time limit, one kind of error for a failed server, and a report to the router."""
 
     def __init__(self, *args: Any, timeout_s: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -60,7 +60,7 @@ class ExplorerClient(LLMServerClient):
         return output
 
     async def report(self, failure: ExplorerFailed) -> None:
-        """Take the server out of turn until the driver has looked at it."""
+        """Remove the server from load balancing until the driver has checked it."""
         await self._ask_router("report", self.server, str(failure))
 
     async def give_up(self, reason: str) -> None:

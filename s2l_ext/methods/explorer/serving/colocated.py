@@ -1,4 +1,4 @@
-"""The explorer's replicas on the learner's accelerators: verl's colocated mode, asleep while the learner updates."""
+"""The explorer's replicas on the learner's accelerators (verl's colocated mode). They sleep during an update."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ColocatedReplica(Replica):
-    """Leaves its placement group alone, which is the learner's, and holds no accelerator of its own."""
+    """Never removes its placement group, which is the learner's, and holds no accelerator of its own."""
 
     def kill(self) -> list[Any]:
         super().kill()
@@ -27,7 +27,7 @@ class ColocatedReplica(Replica):
 
 
 class ColocatedManager(ExplorerServerManager):
-    """verl's manager; its replicas take their bundles from the learner's pool."""
+    """verl's manager. Its replicas take their bundles from the learner's pool."""
 
     def __init__(self, config: DictConfig, explorer: LiveExplorer, pool: RayResourcePool) -> None:
         super().__init__(config, explorer)
@@ -44,7 +44,7 @@ class ColocatedManager(ExplorerServerManager):
         self.server_addresses = [replica.server_address for replica in self.rollout_replicas]
 
     def replicas(self) -> list[Replica]:
-        """None is started again: ``on_failure`` is ``fail``."""
+        """They cannot restart: ``on_failure`` is ``fail``."""
         wrapped: list[Replica] = []
         for started in self.rollout_replicas:
             wrapped.append(ColocatedReplica(_never, started.replica_rank, gpus=0))
@@ -70,14 +70,14 @@ class ColocatedServers(ExplorerServers):
         logger.info("explorer colocated with the learner: %d replica(s), %s", len(manager.rollout_replicas), when)
 
     def sleep(self) -> None:
-        """Weights to the host, key-value cache away."""
+        """Move the weights to the host and drop the key-value cache."""
         self._turn("sleep", awake=False)
 
     def wake_up(self) -> None:
         self._turn("wake_up", awake=True)
 
     def _turn(self, call: str, awake: bool) -> None:
-        """May take as long as a start, for it moves the same weights; the monitor finds a server that hangs before.
+        """May take as long as a start, because it moves the same weights; the monitor finds a hanging server earlier.
 
         Raises:
             S2LError: a server did not do it.
@@ -86,7 +86,7 @@ class ColocatedServers(ExplorerServers):
             return
         calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._monitor.up)}
         problems = answers(calls, self._explorer.start_timeout_s)
-        self.check()  # it knows the reason when the monitor ended the server meanwhile
+        self.check()  # if the monitor ended the server meanwhile, this raises its reason
         for replica, problem in problems.items():
             if problem:
                 raise S2LError(ending(self._explorer, f"server {replica.address}: {call}: {problem}"))

@@ -1,4 +1,4 @@
-"""Watching the explorer's servers from the driver: who is down, who is started again and when, what it cost."""
+"""Monitors the explorer's servers from the driver: which are down, when they restart, what it cost."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from s2l_ext.methods.explorer.serving.replica import Replica, release
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
-"""Seconds between two looks at what workers reported."""
+"""Seconds between two reads of the workers' reports."""
 
 
 class Restarts:
-    """How many are left and how long the next one waits: first_s, 2 first_s, 4 first_s, ..."""
+    """The number of restarts left, and the wait before the next: first_s, 2 first_s, 4 first_s, ..."""
 
     def __init__(self, most: int, first_s: float) -> None:
         self.most, self._first_s, self.used = most, first_s, 0
@@ -57,7 +57,7 @@ class ExplorerHealthStats:
             self.restarts += 1
 
     def gone(self, rank: int, now: float) -> None:
-        """The server is no longer wanted, so it is no longer down."""
+        """The server is no longer needed, so it does not count as down."""
         with self._lock:
             if rank in self._down_since:
                 self._down_s += now - self._down_since.pop(rank)
@@ -67,7 +67,7 @@ class ExplorerHealthStats:
             self._failed_requests = max(self._failed_requests, total)
 
     def down_seconds(self, now: float) -> float:
-        """Added up over servers, those that are still down included."""
+        """Summed over servers, including those still down."""
         with self._lock:
             return self._down_s + sum(now - since for since in self._down_since.values())
 
@@ -84,7 +84,7 @@ class ExplorerHealthStats:
 
 
 class HealthMonitor(Thread):
-    """Asks every server whether it lives; ends and starts again what does not.
+    """Checks every server; ends and restarts those that do not answer.
 
     Args:
         explorer: policy, limits and times.
@@ -108,7 +108,7 @@ class HealthMonitor(Thread):
     # ---- the driver's side ------------------------------------------------------------------------------------
 
     def set_step(self, step: int) -> None:
-        """Give rows the current weight version; a server that cannot take it is looked at."""
+        """Set the weight version of new rows; a server that does not take it is checked."""
         with self._lock:
             self._step, replicas = step, list(self.up)
         calls = {replica: [one.set_global_steps.remote(step) for one in replica.servers] for replica in replicas}
@@ -140,7 +140,7 @@ class HealthMonitor(Thread):
                 logger.exception("s2l: polling the explorer's servers failed; the next one follows")
 
     def poll_once(self) -> None:
-        """Servers that workers complained of are asked at once, all of them every ``health_interval_s``."""
+        """Check servers that workers reported at once, and all of them every ``health_interval_s``."""
         suspects = self.status()["suspects"]
         due = time.monotonic() - self._asked_at >= self._explorer.health_interval_s
         self._asked_at = time.monotonic() if due else self._asked_at
@@ -191,9 +191,11 @@ class HealthMonitor(Thread):
         return None
 
     def _clean_up(self, replica: Replica) -> None:
-        """Whatever goes wrong here must not keep sessions waiting for a restart that nobody makes."""
+        """An error here must not leave sessions waiting for a restart that never comes."""
         try:
-            with contextlib.suppress(RayError):  # the router ends with the servers; before, status() says it is gone
+            with contextlib.suppress(
+                RayError
+            ):  # the router ends with the servers; until then status() reports that it is gone
                 ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
             release(replica.kill())
         except Exception:

@@ -40,7 +40,7 @@ class ExplorerLifecycle:
 
     @contextmanager
     def around_setup(self) -> Iterator[None]:
-        """verl loads the learner meanwhile. A dedicated explorer's engines load beside the learner's."""
+        """verl loads the learner inside. A dedicated explorer's engines load at the same time."""
         early = self._start_early()
         with early or nullcontext():
             yield
@@ -49,7 +49,7 @@ class ExplorerLifecycle:
             self.num_gpus = self.explorer.n_gpus
 
     def is_needed(self) -> bool:
-        """By the next step's prompts, or by those that were drawn before; no validation asks it."""
+        """Whether the next step's prompts, or prompts drawn before, need it. A validation never does."""
         if only_validates(self.trainer.config):
             return False
         return self.slots(self.trainer.global_steps + 1) > 0 or self.trainer.pending.need_explorer
@@ -62,9 +62,10 @@ class ExplorerLifecycle:
         return ColocatedServers(config, self.explorer, self.faults, manager.get_resource_pool(role))
 
     def _start_early(self) -> EarlyStart[ExplorerServers] | None:
-        """Where the checkpoint's step alone says whether the explorer will be needed.
+        """Start early where the checkpoint's step alone tells whether the explorer will be needed.
 
-        Engines of one accelerator start one after the other: each measures the memory that is free.
+        Not for colocated engines: two engines on one accelerator must start one after the other, because each
+        measures the free memory.
         """
         config = self.trainer.config
         if self.explorer.is_colocated or self.trainer.mode != "sync" or only_validates(config):
@@ -90,8 +91,8 @@ class ExplorerLifecycle:
             self.servers.check()
 
     def wake_up(self) -> None:
-        """verl sends the step's prompts next, so sessions start before ``on_sample_begin``; the learner has its new
-        weights and its key-value cache since the last step's end."""
+        """Called before verl sends the step's prompts, because sessions start before ``on_sample_begin``. The learner's
+        engine has its new weights and its key-value cache since the last step's end."""
         if isinstance(self.servers, ColocatedServers):
             self.servers.wake_up()
 
@@ -109,7 +110,7 @@ class ExplorerLifecycle:
             self.servers = None
 
     def step_metrics(self) -> dict[str, float]:
-        """What failed since the last step. A server that was started again may be on another node."""
+        """Failures since the last step. A restarted server may be on another node, so placement is recorded again."""
         if self.faults.restarts != self._restarts_placed:
             self._restarts_placed = self.faults.restarts
             label_selectors.record(Path(self.trainer.config.trainer.default_local_dir))
@@ -121,10 +122,10 @@ LOOK_SECONDS = 0.2
 
 
 class EarlyStart(Generic[T]):
-    """Calls ``start`` in a thread as soon as ``placed`` holds: who is placed first takes whole nodes.
+    """Calls ``start`` in a thread once ``placed`` holds: the first role may take whole nodes, so the learner is first.
 
     Args:
-        start: takes its time; what it raises is raised by :meth:`result`.
+        start: may take long; :meth:`result` raises its errors.
         placed: whether the learner has its GPUs.
     """
 
@@ -144,7 +145,7 @@ class EarlyStart(Generic[T]):
             self._outcome.set_exception(error)
 
     def result(self) -> T:
-        """Wait for ``start``, and for nobody else to be placed: this is asked when the learner is ready."""
+        """Wait for ``start``. The learner is ready now, so nothing else must be placed first."""
         self._awaited.set()
         return self._outcome.result()
 
@@ -152,6 +153,6 @@ class EarlyStart(Generic[T]):
         return self
 
     def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
-        """After a failure nothing is started any more; what has been started goes on."""
+        """After a failure nothing new is started; a start under way continues."""
         if failure is not None:
             self._cancelled.set()

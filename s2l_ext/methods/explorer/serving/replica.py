@@ -1,4 +1,4 @@
-"""One replica of the explorer: started, asked whether it lives, and ended with every process it has."""
+"""One replica of the explorer: start, health check, and end with every process it has."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LOOK_TIMEOUT_S = 15.0
 
 
 class Replica:
-    """verl's replica under one name for its whole life, whatever number of engines it wears out.
+    """A replica that keeps its identity across engine restarts.
 
     Args:
-        build: makes verl's object, not yet started; its argument keeps the actors' names of successive starts apart.
+        build: makes verl's object, not yet started. Its argument makes the actors' names of each start unique.
         rank: verl's replica rank.
         gpus: of one replica.
     """
@@ -59,9 +59,9 @@ class Replica:
         return list(self._verls.servers) if self._verls else []
 
     def ask(self) -> list[Any]:
-        """One call for each server that returns when it lives: the first through engine core and every worker.
+        """One call per server that returns if it lives. The first goes through engine core and every worker.
 
-        No generation: behind a full queue that would wait as long as any other request.
+        It generates nothing: a generation would wait in a full queue like any other request.
         """
         first, *others = self.servers
         return [
@@ -70,14 +70,14 @@ class Replica:
         ]
 
     def start(self, timeout_s: float, over: Event) -> None:
-        """Place and start new engines and have them generate one token; nothing is built once ``over`` is set.
+        """Place and start new engines and let them generate one token. Nothing is built once ``over`` is set.
 
-        In a thread of its own, which is left behind when it does not end: verl waits for its placement group, and
-        vLLM for its engine, without a time limit.
+        The start runs in a thread that is abandoned after ``timeout_s``: verl waits for its placement group, and vLLM
+        for its engine, without a time limit.
 
         Raises:
             TimeoutError: not ready within ``timeout_s`` seconds.
-            Exception: whatever Ray, verl or vLLM say.
+            Exception: any error of Ray, verl or vLLM.
         """
         deadline = time.monotonic() + timeout_s
         self._starts += 1
@@ -122,9 +122,9 @@ class Replica:
             logger.warning("%d of %d explorer engines did not end within 60 s and are killed", len(late), len(calls))
 
     def kill(self) -> list[Any]:
-        """End every process, also one that hangs, and return the placement groups it leaves.
+        """End every process, hanging ones too, and return the placement groups it leaves.
 
-        vLLM's engine processes are no children of Ray's and outlive a killed actor.
+        vLLM's engine processes are not Ray's children and outlive a killed actor.
         """
         if self._verls is None:
             return []
@@ -152,11 +152,11 @@ def _end(replica: Any, processes: dict[str, list[Process]]) -> list[Any]:
 
 
 def _wait_for_room(gpus: int, deadline: float, over: Event) -> None:
-    """A node that is gone may come back, or another one may. Returns at once when ``over`` is set."""
+    """Wait for free accelerators: a lost node may return, or another may join. Returns at once when ``over`` is set."""
     name = get_resource_name()
     while not over.is_set() and ray.available_resources().get(name, 0) < gpus:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no room for {gpus} {name}: {ray.available_resources().get(name, 0):g} are free")
+            raise TimeoutError(f"too few free {name} for {gpus}: {ray.available_resources().get(name, 0):g} are free")
         over.wait(1.0)
 
 

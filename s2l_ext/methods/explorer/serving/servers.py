@@ -22,7 +22,7 @@ from s2l_ext.training.label_selectors import FIRST_REPLICA_RANK, placed_replica
 
 
 def explorer_config(config: DictConfig, explorer: LiveExplorer) -> DictConfig:
-    """verl's configuration with the explorer's model and placement in place of the learner's rollout."""
+    """verl's configuration with the explorer's model and placement instead of the learner's rollout."""
     copied = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
     with open_dict(copied):
         model, rollout = copied.actor_rollout_ref.model, copied.actor_rollout_ref.rollout
@@ -49,8 +49,8 @@ def point_to_model(model: DictConfig, path: str) -> None:
 
 
 class ExplorerServerManager(LLMServerManager):
-    """verl's manager with a router of ours, on the driver's node, which no other node takes along, and with replicas
-    that start, and start again, on the nodes of ``s2l.placement.explorer``."""
+    """verl's manager. The changes: our router, pinned to the driver's node so that losing another node does not end it,
+    and replicas that start and restart on the nodes of ``s2l.placement.explorer``."""
 
     def __init__(self, config: DictConfig, explorer: LiveExplorer) -> None:
         super().__init__(config=explorer_config(config, explorer), start_rank=FIRST_REPLICA_RANK)
@@ -68,7 +68,7 @@ class ExplorerServerManager(LLMServerManager):
         await self.global_load_balancer.status.remote()  # a fresh process imports verl for a while
 
     def replicas(self) -> list[Replica]:
-        """Every replica that verl started, as something that can be started again."""
+        """Every replica that verl started, in a form that can restart."""
         wrapped = []
         for started in self.rollout_replicas:
             build = partial(self._new_replica, started.replica_rank)
@@ -118,12 +118,13 @@ class ExplorerServers:
         return cast(ExplorerClient, client)
 
     def set_step(self, step: int) -> None:
-        """Give rows the current weight version; a frozen model is never stale, and verl's metrics need a number."""
+        """Set the weight version of new rows to ``step``: verl's staleness metrics read it, and a frozen model is never
+        stale."""
         if self._manager:
             self._monitor.set_step(step)
 
     def check(self) -> None:
-        """Raise S2LError when the explorer failed and ``on_failure`` lets nobody stand in."""
+        """Raise S2LError when the explorer failed and ``on_failure`` allows no replacement."""
         if self._manager is None or self._explorer.on_failure == "learner":
             return
         try:
@@ -134,7 +135,7 @@ class ExplorerServers:
             raise S2LError(ending(self._explorer, reason))
 
     def stop(self) -> int:
-        """End the engines, hand their GPUs back to Ray, and return how many Ray counts as free again."""
+        """End the engines, return their GPUs to Ray, and return how many Ray counts as free again."""
         if self._manager is None:
             return 0
         replicas = self._monitor.stop()
@@ -152,13 +153,13 @@ def ending(explorer: LiveExplorer, reason: str) -> str:
         "command resumes from the last checkpoint"
     )
     if explorer.is_colocated:
-        return f"{ended}; only s2l.explorer.placement=dedicated can go on without it."
+        return f"{ended}. Only s2l.explorer.placement=dedicated can continue without it."
     others = {"fail": "wait (for its restart) or learner (which samples meanwhile)"}.get(explorer.on_failure, "learner")
-    return f"{ended}; s2l.explorer.on_failure={others} lets a run go on."
+    return f"{ended}. s2l.explorer.on_failure={others} lets a run continue."
 
 
 class ExplorerRouter(GlobalRequestLoadBalancer):
-    """Lives in an actor on the driver's node. The one change: a server reported as failed gets no more requests.
+    """Runs in an actor on the driver's node. The one change: a server reported as failed gets no more requests.
 
     Args:
         policy: ``s2l.explorer.on_failure``; with ``fail`` the first report is the end.
@@ -172,7 +173,7 @@ class ExplorerRouter(GlobalRequestLoadBalancer):
         self._given_up: str | None = None
 
     def report(self, server: str | None, reason: str) -> None:
-        """A request failed; ``server`` is None when none was there to ask."""
+        """A request failed; ``server`` is None when no server was available."""
         if server is not None:
             self._failed_requests += 1
             self.suspect(server, reason)
@@ -185,7 +186,7 @@ class ExplorerRouter(GlobalRequestLoadBalancer):
             self.remove_servers([server])
 
     def give_up(self, reason: str) -> None:
-        """No session waits any longer. The first reason counts."""
+        """Stop all waiting sessions. The first reason counts."""
         self._given_up = self._given_up or reason
 
     def add_servers(self, servers: dict[str, Any]) -> None:
@@ -194,7 +195,7 @@ class ExplorerRouter(GlobalRequestLoadBalancer):
         super().add_servers(servers)
 
     def status(self) -> dict[str, Any]:
-        """Servers in turn, servers to look at with the reason, failed requests since the start, why it is over."""
+        """Active servers, suspected servers with the reason, failed requests since the start, and why it is over."""
         return {
             "up": list(self._servers),
             "suspects": dict(self._suspects),
@@ -203,6 +204,6 @@ class ExplorerRouter(GlobalRequestLoadBalancer):
         }
 
     def forget(self, server: str) -> None:
-        """It is dead: neither in turn nor to be looked at."""
+        """The server is dead: neither active nor suspected."""
         self._suspects.pop(server, None)
         self.remove_servers([server])

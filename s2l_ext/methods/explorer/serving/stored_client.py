@@ -1,4 +1,4 @@
-"""An explorer session whose rollout was sampled before: the client that hands it over instead of asking a server."""
+"""The client of a session with a stored rollout: it returns the stored tokens instead of calling a server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2l_ext.store.reader import Rollout
 
 
 class StoredClient:
-    """One stored rollout, given as the answer to a session's only request.
+    """Returns one stored rollout as the answer to a session's only request.
 
     Args:
         client: the learner's; everything but ``generate`` is its.
@@ -34,7 +34,7 @@ class StoredClient:
         rollout = self._rollout
         if self._given:
             raise DataError(
-                f"prompt {rollout.prompt_id}: the agent loop asked for a second turn, and a stored rollout has one. "
+                f"prompt {rollout.prompt_id}: the agent loop asked for a second turn, but a stored rollout has one. "
                 "Use s2l.explorer.source=live with agent loops of several turns."
             )
         self._given = True
