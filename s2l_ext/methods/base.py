@@ -1,7 +1,7 @@
-"""What a method is: one block of ``s2l:``, and what the trainer asks of it.
+"""The interface of a method: one block of ``s2l:`` and the hooks that the trainer calls.
 
-A method overrides the hooks that it needs; every other hook does nothing. The trainer calls each hook of every method
-that is on, in the order of :data:`s2l_ext.methods.registry.METHODS`. docs/architecture.md shows when in a step.
+A method overrides the hooks that it needs; every other hook does nothing. The trainer calls each hook of every enabled
+method, in the order of :data:`s2l_ext.methods.registry.METHODS`. docs/architecture.md shows when in a step.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """One block of ``s2l:``. Its name is the config key and the metric prefix ``s2l/<block>/``.
+    """One block of ``s2l:``. The block's name is the config key and the metric prefix ``s2l/<block>/``.
 
     Args:
         config: the parsed block.
@@ -33,16 +33,16 @@ class Method:
 
     block: ClassVar[str]
     config_class: ClassVar[Any]
-    """A frozen dataclass with the block's keys, or a union of such that their first key tells apart."""
+    """A frozen dataclass with the block's keys, or a union of them whose first key selects the variant."""
     may_change: ClassVar[Collection[str]] = ()
-    """Keys of the block that a resumed run may change; every other key must be the checkpoint's."""
+    """Keys of the block that a resumed run may change. Every other key must equal the checkpoint's."""
     state_key: ClassVar[str | None] = None
     """Key in ``s2l_state.json``; None is the block's name."""
     skips_old_log_probs = False
-    """The loss reads no old log-probabilities, so they are not computed."""
+    """True if the loss reads no old log-probabilities; they are then not computed."""
 
     judges_each_row = False
-    """The accuracy is read row by row, so that groups which verl drops before the step do not matter."""
+    """True if the method reads accuracy by row, so groups that verl drops before the step do not matter to it."""
 
     def __init__(self, config: Any, s2l: S2LConfig, cfg: DictConfig) -> None:
         self.config, self.s2l, self.cfg = config, s2l, cfg
@@ -50,15 +50,15 @@ class Method:
     # ---- before a run: nothing is loaded; raise S2LError on the impossible, return warnings -------------------------
 
     def check(self) -> list[str]:
-        """Rules among the block's own keys and against verl's settings."""
+        """Check the block's keys and verl's settings together. Returns warnings, raises ConfigError."""
         return []
 
     def check_inputs(self, inputs: Inputs) -> list[str]:
-        """Look at models and data files."""
+        """Check models and data files, before anything loads. Returns warnings."""
         return []
 
     def check_start(self, resumed: bool) -> None:
-        """Look at what only a run reads that does not resume this method's state."""
+        """Check inputs that only a new run reads, not one that resumes this method's state. Returns warnings."""
 
     @property
     def needs_accuracy(self) -> str | None:
@@ -66,11 +66,11 @@ class Method:
         return None
 
     def gpus(self) -> dict[str, int]:
-        """GPUs of the method's own, by who holds them."""
+        """Additional GPUs of the method, by holder."""
         return {}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What a resumed run must share: every key of the block but those in :attr:`may_change`.
+        """What a resumed run must share: every key of the block except :attr:`may_change`.
 
         Keys of other variants have their defaults: a checkpoint of another variant differs in nothing but the tag and
         in what was set.
@@ -88,20 +88,20 @@ class Method:
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """(label, text) lines of the printed plan, from what :meth:`plan` gave."""
+        """(label, text) lines of the printed plan, from the values of :meth:`plan`."""
         return [(cls.block, ", ".join(f"{name} {value}" for name, value in plan[cls.block].items()))]
 
     # ---- start of a run ---------------------------------------------------------------------------------------------
 
     def adapt(self) -> None:
-        """Set what the method needs in verl's configuration."""
+        """Change verl's configuration as the method needs it."""
 
     def actor_worker(self) -> type | None:
-        """Subclass of :class:`s2l_ext.training.actor_worker.S2LActorWorker`; None needs none."""
+        """Subclass of :class:`s2l_ext.training.actor_worker.S2LActorWorker`, or None."""
         return None
 
     def start(self, trainer: Any) -> None:
-        """verl has read the data, so the number of steps is known; no model is loaded.
+        """Called when verl has read the data: the number of steps is known, and no model is loaded.
 
         Args:
             trainer: :class:`s2l_ext.training.trainer.S2LTrainerMixin`; ``trainer.resumed`` has the saved states.
@@ -109,45 +109,45 @@ class Method:
 
     @contextmanager
     def around_setup(self, trainer: Any) -> Iterator[None]:
-        """Around verl's loading of models and start of servers."""
+        """Wraps verl's loading of models and start of servers."""
         yield
 
     def with_client(self, client: Any) -> Any:
-        """The client of the rollout servers, as the agent-loop workers get it."""
+        """Returns the client of the rollout servers that the agent-loop workers get."""
         return client
 
     # ---- a step, in this order --------------------------------------------------------------------------------------
 
     def prepare_step(self) -> None:
-        """Before the step's prompts are sent."""
+        """Called before the step's prompts are sent."""
 
     def draw(self, draw: Draw) -> None:
-        """Write this method's part into the plan of every prompt that was drawn."""
+        """Write this method's part of the plan of every drawn prompt."""
 
     def check_alive(self) -> None:
-        """Asked again and again while the step waits for rollouts; raise S2LError to end it."""
+        """Called repeatedly while the step waits for rollouts. Raise S2LError to end the run."""
 
     def sampled(self) -> None:
-        """Every rollout of the step is there; the learner's servers sleep."""
+        """Called when every rollout of the step is there and the learner's servers sleep."""
 
     def observe(self, step: Step) -> None:
-        """See the outcome of the step's rows, before advantages."""
+        """Read the outcomes of the step's rows, before advantages."""
 
     def advantage(self, step: Step, compute: Callable[[], None]) -> None:
-        """Around verl's advantages: call ``compute`` or write ``advantages`` and ``returns``, then change them."""
+        """Wraps verl's advantages: call ``compute``, or write ``advantages`` and ``returns``; then change them."""
         compute()
 
     def before_update(self, step: Step) -> None:
-        """Put into ``step.batch.extra_info`` what the workers' loss reads."""
+        """Put values for the workers' loss into ``step.batch.extra_info``."""
 
     def after_update(self, step: Step) -> None:
-        """See the workers' metrics in ``step.metrics``."""
+        """Read the workers' metrics in ``step.metrics``."""
 
     def end_step(self, trainer: Any) -> None:
-        """The weights are updated; ``trainer.global_steps`` is the step that ended."""
+        """Called after the weights were updated; ``trainer.global_steps`` is the step that ended."""
 
     def metrics(self, step: Step) -> dict[str, float]:
-        """``s2l/<block>/...``: what the step applied."""
+        """``s2l/<block>/...``: the values that the step applied."""
         return {}
 
     def line(self) -> dict[str, Any] | None:
@@ -157,7 +157,7 @@ class Method:
     # ---- checkpoints ------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any] | None:
-        """Numbers, text, lists, mappings with text keys and numpy arrays; None keeps nothing."""
+        """State to save: numbers, text, lists, mappings with text keys, numpy arrays. None saves nothing."""
         return None
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The list of methods, in the order in which a run calls their hooks, and the ``s2l:`` block as a whole.
 
-A method of one's own is an entry point of the group ``s2l.methods``: its name is the block, its value
+Your own method is an entry point of the group ``s2l.methods``: its name is the block, its value
 ``package.module:Class`` a subclass of :class:`s2l_ext.methods.base.Method`. Its hooks come after those of this list.
 """
 

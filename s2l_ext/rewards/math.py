@@ -86,11 +86,11 @@ def compute_score(
     Returns:
         ``score``: the weighted sum, by default ``acc``; ``acc`` (1.0 when right); ``format_ok`` (1.0 when the answer
         stood where ``extraction`` looks for it); ``extracted`` (the answer that was judged, cut to 200 characters;
-        empty when none was found); ``timed_out`` (1.0 when judging ran out of CPU seconds, so ``acc`` is 0 for want of
-        a verdict); ``overlong`` (what was taken off, at most 0) where that part is on.
+        empty when none was found); ``timed_out`` (1.0 when judging ran out of CPU seconds, so ``acc`` is 0
+        without a verdict); ``overlong`` (the penalty, at most 0) where that part is on.
 
     Raises:
-        ConfigError: a keyword is unknown, out of range or without effect, or a length in tokens is not to be had.
+        ConfigError: a keyword is unknown, out of range or without effect, or a needed token count is missing.
         DataError: the ground truth is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """

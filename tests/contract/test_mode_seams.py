@@ -1,4 +1,4 @@
-"""What the asynchronous trainer modes hang on in verl 0.9.1, and the engine that carries weights without a GPU."""
+"""What the asynchronous trainer modes depend on in verl 0.9.1, and the engine that carries weights without a GPU."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Every method and name of verl 0.9.1 that the trainer, the rollout and the launcher hang on."""
+"""Every method and name of verl 0.9.1 that the trainer, the rollout and the launcher depend on."""
 
 import inspect
 from types import SimpleNamespace

@@ -24,7 +24,7 @@ class Schedule(ABC):
     """Explorer sessions of every group, step by step; steps count from 1.
 
     Args:
-        mix_steps: T_mix, the length of the hand-over.
+        mix_steps: T_mix, the step at which the explorer's share ends.
         group_size: G, sessions per prompt.
 
     Raises:
@@ -56,7 +56,7 @@ class Schedule(ABC):
 
 
 class ConstantSchedule(Schedule):
-    """Another model samples every session, to the end, whatever ``mix_steps``."""
+    """The explorer samples every session to the end; ``mix_steps`` is not used."""
 
     def alpha(self, step: int) -> float:
         return 1.0
@@ -71,7 +71,7 @@ class HardSwitch(Schedule):
 
 
 class LinearAnnealing(Schedule):
-    """Linear hand-over; the explorer's share reaches 0 at step ``mix_steps`` (at 1 the explorer has step 1 alone)."""
+    """The explorer's share falls linearly to 0 at step ``mix_steps``. With 1 the explorer has step 1 alone."""
 
     def alpha(self, step: int) -> float:
         if step > self.mix_steps:

@@ -36,7 +36,7 @@ def trace_of(row: dict[str, Any], dotted: str, teacher_rollouts: dict[str, str] 
 
 
 def usable_text(trace: str, stop_before_answer: bool, think_is_open: bool, answer: str | None = None) -> str:
-    """The part of a trace that may be handed over.
+    """The part of a trace that guidance may use.
 
     Args:
         stop_before_answer: end before the first place that gives the final answer away (``answer_start``).

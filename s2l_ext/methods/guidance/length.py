@@ -32,19 +32,19 @@ def guided_sessions(alpha: float, group_size: int) -> int:
 
 
 class Length(ABC):
-    """Tokens that guided rollouts start from. One that follows the step alone learns nothing and keeps nothing."""
+    """Number of tokens that guided rollouts start from. A length that depends on the step alone keeps no state."""
 
     @property
     @abstractmethod
     def longest(self) -> int:
-        """No step is ever longer."""
+        """Upper bound over all steps, tokens."""
 
     @abstractmethod
     def at(self, step: int) -> int:
         """Tokens of the prompts that are drawn at ``step``, counted from 1."""
 
     def observe(self, accuracy: float, used_length: float | None = None) -> None:  # noqa: B027 - nothing to learn
-        """Take in a step's accuracy; see :meth:`AdaptiveGuidance.observe`."""
+        """Update from a step's accuracy; see :meth:`AdaptiveGuidance.observe`."""
 
     def metrics(self) -> dict[str, float]:
         return {}
@@ -57,12 +57,12 @@ class Length(ABC):
 
 
 class AdaptiveGuidance(Length):
-    """``length <- clamp(used * mean(previous accuracies) / accuracy)``: falling accuracy asks for longer guidance.
+    """``length <- clamp(used * mean(previous accuracies) / accuracy)``: falling accuracy gives longer guidance.
 
-    ``used`` is the length that the accuracy was seen with. It is the newest length, except where rows are drawn ahead:
-    multiplying the newest one there would apply a change again before its effect is seen, and the length would swing
-    from bound to bound. Unchanged when either accuracy is 0, and at the first step, which has no previous one. So a run
-    whose accuracy stays 0 keeps its length for ever.
+    ``used`` is the length of the rows that gave the accuracy. In asynchronous modes it is older than the newest length.
+    Multiplying the newest one would apply a change again before its effect shows, and the length would swing from bound
+    to bound. The length stays when either accuracy is 0, and at the first step, which has no previous one. So a run
+    whose accuracy stays 0 never changes its length.
 
     Args:
         initial: length of the first step, tokens.
@@ -105,7 +105,7 @@ class AdaptiveGuidance(Length):
         return self.length
 
     def observe(self, accuracy: float, used_length: float | None = None) -> None:
-        """Take in a step's accuracy; sets the length of the prompts that are drawn next.
+        """Update from a step's accuracy; sets the length of the prompts that are drawn next.
 
         Args:
             accuracy: share of correct rollouts of the step.
@@ -161,7 +161,7 @@ class AdaptiveGuidance(Length):
 class AdditiveGuidance(AdaptiveGuidance):
     """``delta`` tokens fewer when accuracy is above the average of the last ``window``, its own included, else more.
 
-    A third party's description of the method, kept to compare with. An accuracy that stays, zero too, asks for more.
+    A third party's description of the method, for comparison. A constant accuracy, 0 too, makes the length grow.
 
     Args:
         window: how many accuracies are averaged, the newest one included; at least 2.
