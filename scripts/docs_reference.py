@@ -88,7 +88,8 @@ def table(key: str, items: list[tuple[type, dataclasses.Field[Any]]], kinds: Seq
     for kind, item in items:
         values = tags if tags and item.name == keys(kind)[0].name else allowed(kind, item)
         rows.append(f"| `{item.name}` | {code(default_of(item))} | {values} | {described(key, kind, item)} |")
-    return "\n".join(["| key | default | allowed | meaning |", "|---|---|---|---|", *rows])
+    lines = ["| key | default | allowed | meaning |", "|---|---|---|---|", *rows]
+    return "\n".join(['<div class="keys" markdown>', "", *lines, "", "</div>"])
 
 
 def keys(kind: type) -> list[dataclasses.Field[Any]]:
