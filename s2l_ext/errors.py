@@ -20,7 +20,7 @@ class TokenizerMismatch(ConfigError):
 
 
 class ResourceError(S2LError, RuntimeError):
-    """The machine or cluster has less than the configuration asks for."""
+    """The machine or cluster has less than the configuration needs."""
 
 
 class StateMismatch(S2LError, RuntimeError):

@@ -1,4 +1,4 @@
-"""``s2l pipeline``: run the stages of a file, each in a process of its own, and go on where an earlier call stopped."""
+"""``s2l pipeline``: run the stages of a file, each in its own process, and continue where an earlier call stopped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """0: everything asked for is finished; 1: a stage failed; 2: refused, with one message."""
+    """0: everything requested is finished; 1: a stage failed; 2: refused, with one message."""
     pipeline = read_pipeline(args.file, args.out, args.overrides)
     _check_stages(args, [stage.name for stage in pipeline.stages])
     pushed = check_push(args.push_to_hub, pipeline, args.only) if args.push_to_hub else None

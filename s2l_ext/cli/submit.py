@@ -72,7 +72,7 @@ def _refuse_beside_stop(args: argparse.Namespace) -> None:
 
 
 def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
-    """Look at the command before it is sent; prints warnings.
+    """Check the command before it is sent; prints warnings.
 
     Raises:
         ConfigError: no command, a recipe that does not compose or contradicts itself, or a file that stays here.

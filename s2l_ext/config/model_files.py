@@ -47,8 +47,8 @@ def parameter_count(path: str) -> int | None:
 
 
 def model_shape(path: str) -> ModelShape | None:
-    """Sizes of a model's parts: from a local ``config.json``, for a hub id from its copy in the cache or from what is
-    known of its family; None when nothing tells. No hub is asked.
+    """Sizes of a model's parts: from a local ``config.json``, for a hub id from its copy in the
+    cache or from a table of families. None when neither has them. No hub is asked.
 
     Raises:
         ConfigError: a file of the folder is damaged.
@@ -78,7 +78,7 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def needs_own_code(folder: Path) -> bool:
-    """Whether a local model folder names Python classes of its own, for a kind that transformers does not know."""
+    """Whether a local model folder names Python classes of its own, for a kind unknown to transformers."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     path = folder / "config.json"

@@ -1,4 +1,4 @@
-"""Sizes of dense decoders: what ``config.json`` says, and what is known of the families that recipes name."""
+"""Sizes of dense decoders: what ``config.json`` says, and a table of the families that recipes name."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ REACH = 80
 LONGEST_ANSWER = 200
 DISTINCT_DIGITS = 3
 DISTINCT_CHARS = 4
-"""Whole numbers of this many digits, and expressions of this many characters, seldom come up by chance."""
+"""Whole numbers of this many digits, and expressions of this many characters, seldom occur by chance."""
 
 
 def known_answer(truth: Any) -> str | None:
@@ -126,7 +126,7 @@ def given_away(trace: str, answer: str) -> int | None:
     """The first place of a text without its marked answers that gives the answer away; None if there is none.
 
     That is where it is announced ("the answer is X"), where it is computed (``= X``), and where it is the last number
-    or the last result of the text. Short whole numbers come up by chance: of two digits, a computed one counts in the
+    or the last result of the text. Short whole numbers occur by chance: of two digits, a computed one counts in the
     second half of the text; of one digit, not at all.
     """
     if not answer.strip():

@@ -42,11 +42,11 @@ def check_parquet(
         path: a parquet file in verl's layout.
         prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
         answer: path to the ground truth: a column, then the keys inside it.
-        max_rows: look at the first rows only; None looks at all.
+        max_rows: check the first rows only; None checks all.
         one_answer: the reward compares with one text: a list of several answers or a record is refused.
 
     Returns:
-        The number of rows looked at.
+        The number of checked rows.
 
     Raises:
         DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.

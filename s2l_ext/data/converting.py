@@ -48,7 +48,7 @@ class ConversionReport:
 
     Attributes:
         dropped_rows: rows left out, by reason.
-        dropped_traces: traces looked at and not used, by reason; a row may have several.
+        dropped_traces: traces read and not used, by reason; a row may have several.
         tiers: rows by tier, easiest first where the converter knows the order.
     """
 

@@ -126,7 +126,7 @@ def trace_of(solution: str) -> str:
 def trace_fault(solution: str, answer: str) -> str | None:
     """Why a solution cannot be a trace; None if it can.
 
-    Its ``####`` line is judged if it has one, else its end; and the answer must also come up in what is left without
+    Its ``####`` line is judged if it has one, else its end; and the answer must also occur in the text without
     that line: some of GSM8K's solutions work out one number and then give another.
     """
     text = FINAL_ANSWER.sub(lambda line: f"#### {_without_thousands(line[1])}", CALCULATOR.sub("", solution))

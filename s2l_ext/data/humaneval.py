@@ -51,7 +51,7 @@ class Task:
 
 @dataclass(frozen=True)
 class HumanEval(Converter):
-    """Tasks with their ids. The canonical trace is the gold program, no reasoning: guidance from it hands over code of
+    """Tasks with their ids. The canonical trace is the gold program, no reasoning: guidance from it gives away code of
     the solution."""
 
     command = "humaneval"

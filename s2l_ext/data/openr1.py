@@ -39,7 +39,7 @@ Verdict = tuple[str, list[str]]
 @dataclass(frozen=True)
 class OpenR1(Converter):
     """Problems of MATH_TIERS with the first good generation as trace. A row's result does not depend on ``workers``;
-    after ``row_seconds`` the rest of a row's generations is not looked at."""
+    after ``row_seconds`` the rest of a row's generations is not read."""
 
     command = "openr1"
     columns = COLUMNS
@@ -155,7 +155,7 @@ class OpenR1(Converter):
 
 
 def judge(candidate: Candidate, options: OpenR1) -> Verdict:
-    """Look at the generations in order until one is complete, parsable and correct."""
+    """Check the generations in order until one is complete, parsable and correct."""
     faults: list[str] = [] if candidate.generations else [traces.MISSING]
     started = time.monotonic()
     for position, text in enumerate(candidate.generations):

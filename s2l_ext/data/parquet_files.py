@@ -41,8 +41,8 @@ def open_parquet(path: Path, fix: str = "") -> Iterator[pq.ParquetFile]:
 
 
 def _refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
-    """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not looked
-    at: pyarrow ends the process over a column without any.)
+    """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not read:
+    pyarrow ends the process over a column without any.)
 
     Raises:
         DataError: a row group declares more rows than arrow counts, or more bytes than are free.

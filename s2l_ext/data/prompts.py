@@ -203,7 +203,7 @@ def read_columns(path: str, names: Sequence[str], key: str) -> list[tuple[Any, .
 def match_pass_rates(
     rates: dict[str, float], ids: Sequence[str], path: str, key: str = "s2l.curriculum.warm_start", strict: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Positions of the prompts that ``rates`` speaks of, and their rates. Prompts that it leaves out keep the default.
+    """Positions of the prompts in ``rates``, and their rates. Prompts that it leaves out keep the default.
 
     Args:
         strict: every id must be a prompt's; else, as after verl's filters, one is enough.

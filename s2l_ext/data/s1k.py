@@ -34,7 +34,7 @@ class S1K(OpenR1):
     other_sources: str = option("keep", "sources that Open-R1 does not have", choices=KEEP_OR_DROP)
 
     def check_file(self, path: Path) -> None:
-        """Columns are looked at row by row."""
+        """Columns are read row by row."""
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
         return super().rows(((path, where, _as_open_r1(record, where)) for path, where, record in records), out)

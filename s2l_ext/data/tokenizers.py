@@ -1,4 +1,4 @@
-"""Do two models speak the same tokens? Explorer and learner share sequences token by token."""
+"""Do two models have the same tokens? Explorer and learner share sequences token by token."""
 
 from __future__ import annotations
 

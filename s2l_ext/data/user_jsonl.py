@@ -22,7 +22,7 @@ class UserJsonl(Converter):
     """Fields of the input are given by name; dots reach into objects. Without a name the input has no such thing.
 
     ``trace_check`` ``math`` asks the mathematical reward, ``exact`` wants the marked answer equal to the character,
-    ``form`` looks at completeness only.
+    ``form`` checks completeness only.
     """
 
     command = "jsonl"

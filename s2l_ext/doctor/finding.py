@@ -11,7 +11,7 @@ MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do if it is not ``ok``.
+    """One line: what was checked, what was found, and the fix if it is not ``ok``.
 
     Attributes:
         status: ``fail`` when runs will not work or are not safe, ``warn`` when some may not.

@@ -130,7 +130,7 @@ def dashboard(there: Sequence[Listener]) -> Finding:
 
 
 def asks_for_token(host: str, port: int) -> bool:
-    """Whether a dashboard refuses who has none; False as well if it gives no answer.
+    """Whether a dashboard refuses a client without one; False as well if it gives no answer.
 
     Who listens at every address answers at loopback.
     """

@@ -33,7 +33,7 @@ INSTALL = "pip install -e . (or `make setup`)."
 
 
 def versions() -> list[Finding]:
-    """What is installed; what the requirements exclude fails, what nobody tried is a warning."""
+    """What is installed; what the requirements exclude fails, an untested combination is a warning."""
     found = {name: _version(name) for name in TESTED}
     present = ", ".join(f"{name} {number}" for name, number in found.items() if number)
     return [_python(present), _verl(found[PINNED]), *_required(found), *_other_build(found["torch"]), _tried(found)]
@@ -53,7 +53,7 @@ def _verl(number: str | None) -> Finding:
 
 
 def _required(found: dict[str, str | None]) -> Iterator[Finding]:
-    """Requirements that every installation has; extras are not looked at."""
+    """Requirements that every installation has; extras are not read."""
     numbers = {canonicalize_name(name): number for name, number in found.items()}
     for requirement in map(Requirement, requires("s2l-ext") or []):
         name = canonicalize_name(requirement.name)

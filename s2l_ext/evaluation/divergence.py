@@ -93,7 +93,7 @@ class _Pair:
 
     @torch.inference_mode()
     def _sums(self, divergence: Divergence, batch: Sequence[Row]) -> list[float]:
-        """Sum over the response tokens of each row. A position's logits speak of the token after it."""
+        """Sum over the response tokens of each row. A position's logits predict the token after it."""
         ids_B_T, real_B_T, mask_B_T = (each.to(self.student.device) for each in padded(batch))
         logits = (
             model(input_ids=ids_B_T, attention_mask=real_B_T).logits[:, :-1, : self.vocabulary]

@@ -178,7 +178,7 @@ class VLLMEngine:
         self._waiting |= {_request_number(name): request for name, request in zip(names, requests, strict=True)}
 
     def step(self) -> list[Response]:
-        """Let the engine go on a little; what finished meanwhile."""
+        """Let the engine run a little longer; what finished meanwhile."""
         return [self._response(output) for output in self.llm.llm_engine.step() if output.finished]
 
     @property

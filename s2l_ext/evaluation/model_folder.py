@@ -1,4 +1,4 @@
-"""The model that is evaluated: its folder, tokenizer, stop tokens, room, and a fingerprint of its files."""
+"""The model that is evaluated: its folder, tokenizer, stop tokens, lengths, and a fingerprint of its files."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Model:
 
 
 def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Model:
-    """Look at a model's folder, or fetch the hub's files.
+    """Check a model's folder, or fetch the hub's files.
 
     Args:
         key: where the user wrote the name, for messages.

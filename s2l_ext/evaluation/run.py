@@ -61,7 +61,7 @@ def check(job: Evaluation) -> None:
 
 
 def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
-    """Run, or go on with, an evaluation; write ``job.out`` and return what it holds.
+    """Run or continue an evaluation; write ``job.out`` and return what it holds.
 
     Raises:
         ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.

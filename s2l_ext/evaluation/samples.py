@@ -1,4 +1,4 @@
-"""Graded samples on disk: one line each, appended as they finish, so that a killed evaluation goes on."""
+"""Graded samples on disk: one line each, appended as they finish, so that a killed evaluation continues."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ TURN_SECONDS = 0.25
 
 
 class Worker:
-    """One engine in a process of its own."""
+    """One engine in its own process."""
 
     def load(self, setup: Setup) -> None:
         self.engine = setup.engine()
@@ -42,7 +42,7 @@ class Worker:
 
 
 class RayPool:
-    """Engines that take requests from one queue, each as it has room, so that none waits for a slower one."""
+    """Engines that take requests from one queue, each when it is free, so that none waits for a slower one."""
 
     def __init__(self, setup: Setup, engines: int, address: str | None = None) -> None:
         join(address)

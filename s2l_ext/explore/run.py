@@ -43,7 +43,7 @@ def check(job: Exploration) -> None:
 def explore(
     job: Exploration, progress: bool = True, open_engines: Callable[[Setup, Placement], Engine] = open_pool
 ) -> SamplingReport:
-    """Fill a store, or go on filling it. A kill at any moment loses no response that was graded.
+    """Fill a store, or continue it. A kill at any moment loses no response that was graded.
 
     Args:
         open_engines: who draws; tests hand in an engine without a model.

@@ -1,7 +1,7 @@
 """``s2l data traces-as-store``: reasoning traces as a store's rows, for SFT on them (arXiv 2508.13023, SFT column).
 
 A trace becomes the one response of its prompt: its tokens after the chat template's generation prompt, and the end
-token. Nobody sampled it, so it has no log-probabilities; only ``s2l.distill.loss=sft`` reads such a store.
+token. No model sampled it, so it has no log-probabilities; only ``s2l.distill.loss=sft`` reads such a store.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ Answer = dict[str, Any]
 
 
 def cluster_address(cfg: DictConfig) -> str | None:
-    """The existing cluster that the run joins; None when Ray starts one of its own.
+    """The existing cluster that the run joins; None when Ray starts a new one.
 
     Raises:
         ConfigError: a size is set as well that only a new cluster can have, or labels that it does not have.
@@ -77,7 +77,7 @@ def refuse_own_sizes(cfg: DictConfig, why: str, other_fix: str = "") -> None:
     if given:
         values = ", ".join(f"ray_kwargs.ray_init.{name}={ray_init[name]}" for name in given)
         fix = " ".join(f"ray_kwargs.ray_init.{name}=null" for name in given)
-        raise ConfigError(f"{values}: {why}, whose size was set when it was started. Set {fix}.{other_fix}")
+        raise ConfigError(f"{values}: {why}, and its size was set at its start. Set {fix}.{other_fix}")
 
 
 def require_answering(address: str, what: str, fix: str) -> None:

@@ -1,7 +1,7 @@
 """What goes with a job: its runtime environment, and the files that a recipe names by a relative path.
 
 What does not need the cluster is checked here: the recipe composes, its settings agree, what it names by a relative
-path goes along, and no secret does. Models, data and accelerators are looked at where the job runs.
+path goes along, and no secret does. Models, data and accelerators are checked where the job runs.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ def _refuse_secrets(environment: Mapping[str, Any], where: str) -> None:
     other = secret_setting({key: value for key, value in environment.items() if key != "env_vars"})
     if named or other:
         raise ConfigError(
-            f"{where}{named or other} holds what looks like a secret: a job's runtime environment stands on Ray's "
-            "dashboard and in its logs. Take it out, and set it where the nodes' Ray starts, which hands its own "
-            f"environment on to the job: `export {named or 'NAME'}=...` before `ray start` or sbatch, a secretKeyRef "
-            "with KubeRay (examples/ray_submit)."
+            f"{where}{named or other} holds what looks like a secret. Ray shows a job's runtime environment on its "
+            "dashboard and in its logs. Take it out and set it where the nodes' Ray starts, because jobs inherit that "
+            f"environment: `export {named or 'NAME'}=...` before `ray start` or sbatch, a secretKeyRef with KubeRay "
+            "(examples/ray_submit)."
         )
 
 
@@ -101,7 +101,9 @@ def _read(path: Path) -> dict[str, Any]:
         )
     for name, value in (content.get("env_vars") or {}).items():
         if not isinstance(value, str):
-            raise ConfigError(f"--runtime-env {path}: env_vars.{name} is no text, as Ray wants it. Put it in quotes.")
+            raise ConfigError(
+                f"--runtime-env {path}: env_vars.{name} is not text, which Ray requires. Put it in quotes."
+            )
     _refuse_secrets(content, f"--runtime-env {path}: ")
     return content
 

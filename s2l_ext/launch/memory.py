@@ -6,7 +6,7 @@ What is there when, in verl 0.9.1 (nothing here imports it):
   accelerators, and a layer at a time whole in bfloat16. Gradients and Adam's two states have the weights' type; with
   LoRA the adapters alone have them. The reference and the teacher are forward only: their weights wait on the host.
 - ``workers/engine/base.py`` ``BaseEngineCtx``: ``param_offload`` and ``optimizer_offload`` bring everything back for an
-  update, so they make room while rows are sampled. ``offload_policy`` keeps it on the host.
+  update, so they free memory while rows are sampled. ``offload_policy`` keeps it on the host.
 - ``utils/torch_functional.py`` ``logprobs_from_logits``: logits of a whole micro-batch, and without flash-attn their
   log-softmax in float32. With fused kernels neither; ``s2l.distill`` makes logits by chunks.
 - ``workers/rollout/vllm_rollout/vllm_async_server.py``: engines on the learner's accelerators sleep between rollouts

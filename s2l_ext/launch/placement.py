@@ -54,7 +54,7 @@ class Role:
 
     @property
     def groups(self) -> int:
-        """How often: verl starts as many whole servers as there is room for."""
+        """How often: verl starts as many whole servers as fit."""
         engine = self.engine or self.size
         return self.count * self.size // engine * (engine // self.together)
 
@@ -101,7 +101,7 @@ def _engine(rollout: Mapping[str, Any]) -> int:
 
 
 def check_roles(wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
-    """Raise ResourceError, with the selector and what is there, if a role has no room on the nodes that it may use.
+    """Raise ResourceError, with the selector and what is there, if a role does not fit on the nodes that it may use.
 
     What roles take from each other is left to Ray, and to the time limit of every placement group.
     """
@@ -119,9 +119,9 @@ def _require_room(role: Role, allowed: Sequence[Node]) -> None:
     if room < role.groups:
         matching = f"The nodes that {role} matches have" if role.selector else "The cluster's nodes have"
         raise ResourceError(
-            f"{role.key}.nnodes={role.count} with {role.key}.n_gpus_per_node={role.size}: {role.together} accelerators "
-            f"on one node are there {room} time(s), needed {role.groups} time(s). {matching} {counted(allowed)}. Lower "
-            f"{role.key}.n_gpus_per_node and raise {role.key}.nnodes, or add nodes."
+            f"{role.key}.nnodes={role.count} with {role.key}.n_gpus_per_node={role.size}: {role.groups} x "
+            f"{role.together} accelerators are needed, each set on one node, but only {room} fit. {matching} "
+            f"{counted(allowed)}. Lower {role.key}.n_gpus_per_node and raise {role.key}.nnodes, or add nodes."
         )
 
 

@@ -1,4 +1,4 @@
-"""What ``s2l train`` and ``s2l check`` do: compose a recipe, validate it, look at the machine, plan, run verl."""
+"""What ``s2l train`` and ``s2l check`` do: compose a recipe, validate it, check the machine, plan, run verl."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def prepare(
     config_dirs: Sequence[Path] = (),
     accelerators: Accelerators | None = None,
 ) -> Prepared:
-    """Everything before the run: compose, parse, choose the platform, check, look at the machine, ask verl.
+    """Everything before the run: compose, parse, choose the platform, check configuration and machine, ask verl.
 
     Sets ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too.
 

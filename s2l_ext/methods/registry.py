@@ -45,8 +45,8 @@ class RolloutOptions:
     log_groups: int = limited(1, at_least=0)
     """Groups of every step that are written to ``samples.jsonl``."""
     session_timeout_s: float | None = limited(None, above=0)
-    """A training session of the learner fails after so many seconds, its reward included; null waits for ever, as
-    verl does."""
+    """A training session of the learner fails after so many seconds, its reward included; null waits
+    without a limit, as verl does."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class PlacementConfig:
 
 @dataclass(frozen=True)
 class S2LConfig:
-    """The whole block. A method that is None is off. ``others``: blocks of methods of one's own, by name."""
+    """The whole block. A method that is None is off. ``others``: blocks of your own methods, by name."""
 
     explorer: AnyExplorer | None = None
     """S2L-PO; null is off."""

@@ -62,7 +62,7 @@ class Runner:
 
         Raises:
             StageFailed: a command ended with an error; stages before it stay finished.
-            S2LError: an input, labels or the disk speak against a stage.
+            S2LError: an input, labels or the disk rule a stage out.
         """
         for number, stage in enumerate(self.plan.stages, start=1):
             if only not in (None, stage.name):
@@ -166,7 +166,7 @@ def _close_attempt(entry: Entry) -> None:
 
 
 def _unwritten_seconds(entry: Entry, log: Path) -> float:
-    """Seconds of an attempt that nobody lived to write down: until its last output."""
+    """Seconds of an attempt that no process recorded: until its last output."""
     since = entry.cost.pop("open_since", None)
     if since is None or not log.exists():
         return 0.0

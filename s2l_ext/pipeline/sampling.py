@@ -165,7 +165,7 @@ class WordsParser(argparse.ArgumentParser):
 
 
 def _own_files(args: argparse.Namespace, job: Any) -> Iterator[str]:
-    """Local files besides the data that decide what the command finds: a benchmark and rewards of one's own."""
+    """Local files besides the data that decide what the command finds: your own benchmark and rewards."""
     if job.benchmark is not None and Path(args.benchmark).expanduser().is_file():
         yield args.benchmark
     for reward in (job.reward, job.benchmark and job.benchmark.reward):

@@ -212,7 +212,7 @@ class Kind(ABC):
         """Raises ConfigError or DataError for a stage that cannot run."""
 
     def finished(self, stage: Stage, job: Job) -> bool:
-        """Whether the commands ended well, although nobody was there to write that down."""
+        """Whether the commands ended well, although no process was left to record it."""
         del stage
         return bool(job.commands) and all(c.gives is not None and c.gives.is_file() for c in job.commands)
 

@@ -119,7 +119,7 @@ def final_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown; one column of accuracies per evaluate stage, or verl's validation where none looked at a model."""
+    """Markdown; one column of accuracies per evaluate stage, or verl's validation where none evaluated a model."""
     stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"])) or [""]
     names = stages if len(stages) > 1 else ["accuracy"]
     lines = []

@@ -1,4 +1,4 @@
-"""Stages of kind ``train``: ``s2l train`` with the inputs as overrides; its checkpoints let a killed stage go on."""
+"""Stages of kind ``train``: ``s2l train`` with the inputs as overrides; its checkpoints let a killed stage continue."""
 
 from __future__ import annotations
 

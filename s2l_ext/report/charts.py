@@ -20,7 +20,7 @@ STEP, SHARE = "training step", (0.0, 1.0)
 COLOURS = ("learner", "explorer", "third", "fourth", "fifth", "sixth")
 STROKES = ("", " dashed", " dotted")
 MOST_LINES = len(COLOURS) * len(STROKES)
-"""That an eye can tell apart."""
+"""That an eye can distinguish."""
 NO_VALUES = "The run logged no values for this chart."
 
 Point = tuple[float, float]
@@ -212,7 +212,7 @@ def ticks(low: float, high: float, step: float) -> list[float]:
 
 
 def tick_text(value: float) -> str:
-    """Short enough to leave room for the name of the axis."""
+    """Short enough for the name of the axis."""
     text = f"{value:g}"
     if len(text) <= 5 and "e" not in text:
         return text

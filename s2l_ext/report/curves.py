@@ -19,7 +19,7 @@ CHARTS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("cha
 SHARE_OF_EXPLORER, PLANNED_SHARE = "s2l/explorer/fraction", "s2l/explorer/planned_fraction"
 PLANNED = ("as planned", "target")
 OTHERS = ("learner", "third", "fourth", "fifth")
-"""Colours of lines that are nobody's rows."""
+"""Colours of lines that belong to no source."""
 
 
 class Logged(Protocol):

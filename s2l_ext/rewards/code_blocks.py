@@ -141,7 +141,7 @@ def _used(code: str) -> set[str]:
 
 
 def _keep_short_strings(match: re.Match[str]) -> str:
-    """F-strings call functions; comments and docstrings only speak of them."""
+    """F-strings call functions; comments and docstrings only mention them."""
     return " " if match[1] or match[0].startswith("#") else match[0]
 
 

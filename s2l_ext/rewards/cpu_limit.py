@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 AGAIN_SECONDS = 0.25
-"""The signal comes again, for code that catches everything may swallow the first."""
+"""The signal is repeated, for code that catches everything may swallow the first."""
 
 
 class OutOfTime(BaseException):

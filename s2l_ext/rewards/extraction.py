@@ -18,7 +18,7 @@ HASHES = re.compile(r"^####[ \t]+(\S.*)$", re.MULTILINE)
 TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 ANSWER_LABEL = re.compile(r"[Aa](?<!\w.)(?i:nswer)\b[*_\t ]*[:\uff1a][*_\t }]*")
 LABELS = 50
-"""Of a hostile text no more labels than these are looked at, from the end."""
+"""Of a hostile text no more labels than these are read, from the end."""
 EMPHASIS = re.compile(r"(\*\*|__|`)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
 UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 MINUS = "\u2212"
@@ -52,7 +52,7 @@ class Extracted:
 def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
     """The final answer of ``text`` as ``mode`` (a key of :data:`MODES`, or ``auto``) sees it.
 
-    Under ``auto`` a text without any mark is handed on whole; under the other modes it has no answer.
+    Under ``auto`` a text without any mark is passed on whole; under the other modes it has no answer.
 
     Args:
         thinking: see :func:`outside_thinking`.

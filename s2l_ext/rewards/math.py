@@ -106,7 +106,7 @@ async def compute_score_async(
 ) -> dict[str, Any]:
     """:func:`compute_score` for a reward loop that awaits (``custom_reward_function.name=compute_score_async``).
 
-    Waits for math-verify in threads of its own, so that slow answers leave verl's executor, which also decodes the
+    Waits for math-verify in its own threads, so that slow answers leave verl's executor, which also decodes the
     responses, free.
     """
     judging, shaping = parse_settings(kwargs)

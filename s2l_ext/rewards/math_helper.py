@@ -3,7 +3,7 @@
 math-verify stops a runaway expression (``9^{9^{9^9}}``) by SIGALRM, which Python delivers in a main thread only, and
 verl scores in threads; without its timeouts such an answer would hang a reward worker for good. A child judges in its
 own main thread. Its limits count CPU seconds of its own, so that a busy machine changes no verdict. One that overruns
-even so, inside one long C call, is ended by the kernel; the other children go on meanwhile.
+even so, inside one long C call, is ended by the kernel; the other children continue meanwhile.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ class Judging:
 
     Attributes:
         extraction: ``auto`` (the last mark, else what math-verify finds), ``boxed``, ``hashes``, ``tags``,
-            ``answer_line`` or ``last_number``; one that is named is the only place looked at.
+            ``answer_line`` or ``last_number``; one that is named is the only place read.
         thinking: ``auto`` (what follows the last ``</think>``; all of a response without one), or ``opened`` (the
             prompt opens the thinking, so a response without ``</think>`` has no answer).
         timeout_s: CPU seconds of judging after which an answer counts as wrong; None is 20.

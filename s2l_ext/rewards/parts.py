@@ -1,4 +1,4 @@
-"""Parts of a shaped reward, for the mathematical one and one's own: plain functions, added with weights."""
+"""Parts of a shaped reward, for the mathematical one and your own: plain functions, added with weights."""
 
 from __future__ import annotations
 

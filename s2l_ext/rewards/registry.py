@@ -64,7 +64,7 @@ def load(name: str) -> Reward:
 def place_of(name: str) -> str:
     """The one spelling of a reward, however it was named: ``package.module:function`` or ``file.py:function``.
 
-    A name that nobody registered stays as it is; ``compute_score_async`` gives the verdicts of ``compute_score``.
+    A name that is not registered stays as it is; ``compute_score_async`` gives the verdicts of ``compute_score``.
     """
     place = name.removeprefix("pkg://").removeprefix("file://")
     if not any(mark in place for mark in ":./"):
@@ -163,7 +163,7 @@ def compute_score(
     """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.registry``) for a reward that has a name.
 
     Args:
-        reward: the name, from ``reward_kwargs``; the other keywords go on to that reward.
+        reward: the name, from ``reward_kwargs``; the other keywords are passed to that reward.
 
     Raises:
         ConfigError: no reward is named, or it cannot be loaded.

@@ -1,4 +1,4 @@
-"""The trusted side: runs the tests in a process of its own and counts assertions. The program lives in another.
+"""The trusted side: runs the tests in its own process and counts assertions. The program lives in another.
 
 Standard library only: it runs in a bare interpreter that sees no installed packages.
 """
@@ -148,7 +148,7 @@ def _is_unit_test(node: ast.AST) -> bool:
 
 
 class _CountAssertions(ast.NodeTransformer):
-    """``assert x`` becomes: try it, count it, and go on."""
+    """``assert x`` becomes: try it, count it, and continue."""
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         if isinstance(node.test, ast.Constant):

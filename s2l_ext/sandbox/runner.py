@@ -61,7 +61,7 @@ class Sandbox:
         packages: folders of importable packages that programs may read besides the standard library.
 
     Raises:
-        SandboxUnavailable: no level works, or the one asked for does not.
+        SandboxUnavailable: no level works, or the requested one does not.
         ConfigError: a package folder cannot be shown.
     """
 

@@ -61,7 +61,7 @@ def enter(inner: str, config: dict[str, Any]) -> Walls:
 
 
 def _works(action: Callable[[], bool]) -> bool:
-    """Whether ``action`` succeeds in a process of its own, which it may spoil."""
+    """Whether ``action`` succeeds in its own process, which it may spoil."""
     child = os.fork()
     if child == 0:
         with contextlib.suppress(OSError):
@@ -162,7 +162,7 @@ def _show(source: int, target: str) -> None:
 
 
 def _become_first_process() -> None:
-    """Go on as process 1 of the new PID namespace: its end is the end of everything inside."""
+    """Continue as process 1 of the new PID namespace: its end is the end of everything inside."""
     child = os.fork()
     if child == 0:
         kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -83,7 +83,7 @@ def _all_shards(stores: Sequence[RolloutStore]) -> list[Shard]:
 def _make_manifest(
     stores: Sequence[RolloutStore], problems: dict[str, str], n: int, shards: Sequence[Shard]
 ) -> Manifest:
-    """Asked for the most that a store was asked for, and complete if that is there of every prompt."""
+    """Requests the most that a store requested; complete if every prompt has that."""
     lists: dict[str, list[Any]] = {
         name: reduce(united, (store.fingerprint[name] for store in stores)) for name in ("data", "reward")
     }

@@ -98,7 +98,7 @@ class Manifest:
 
     Attributes:
         fingerprint: what the responses depend on.
-        request: what the last run asked for: ``n``, ``prompts`` (their number) and ``problems`` (a digest of them).
+        request: the request of the last run: ``n``, ``prompts`` (their number) and ``problems`` (a digest of them).
         complete: that request was carried out to the end.
     """
 
@@ -184,7 +184,7 @@ class _Prompt:
 
 
 class RolloutStore:
-    """A store, read-only. Opening it reads ids and grades; responses are read when asked for.
+    """A store, read-only. Opening it reads ids and grades; responses are read on demand.
 
     Args:
         folder: what ``s2l explore --out`` was given.

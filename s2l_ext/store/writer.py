@@ -22,7 +22,7 @@ IDENTITY = ("model", "tokenizer", "dtype", "log_probs", "sampling")
 """What every response of a store depends on; data and rewards are kept problem by problem."""
 KEY = "--out"
 REST = -1
-"""In place of a shard's number: responses that were not asked for this time, or whose shard is there already."""
+"""In place of a shard's number: responses outside this request, or whose shard is there already."""
 
 
 class StoreWriter:
@@ -36,14 +36,14 @@ class StoreWriter:
         fingerprint: of the responses to come.
         n: responses a prompt.
         problems: digest of each problem, by prompt id.
-        only_missing: another ``n`` or other prompts may be asked for than the last time.
+        only_missing: another ``n`` or other prompts may be requested than the last time.
         shard_rows: most responses of a shard, if it has more than one prompt.
 
     Attributes:
         have: stored indices by prompt id.
 
     Raises:
-        ConfigError: ``n`` is smaller than what the store was asked for.
+        ConfigError: ``n`` is smaller than the store's request.
         StateMismatch: the store's responses depend on something else, or it was made by another request.
         DataError: the folder holds other files, is damaged, in use, or cannot be written.
     """
@@ -183,7 +183,7 @@ def read_journal(folder: Path) -> Iterator[tuple[Rollout, str, bytes]]:
 
 
 def request_of(n: int, problems: Mapping[str, str]) -> dict[str, Any]:
-    """What a run asks for, to compare with what another one asked for."""
+    """A run's request, to compare with another's."""
     text = "\n".join(f"{name} {problems[name]}" for name in sorted(problems))
     return {"n": n, "prompts": len(problems), "problems": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
@@ -223,7 +223,7 @@ def _is_beginning(path: Path) -> bool:
 
 
 def _first_lacking(manifest: Manifest) -> str | None:
-    """The first thing that a run which goes on relies on and that is not there, or of another type."""
+    """The first thing that a continued run relies on and that is not there, or of another type."""
     wanted = {"n": int, "prompts": int, "problems": str}
     kinds = {"tokenizer": str, "sampling": dict, "data": list, "reward": list}
     asked, drawn = manifest.request, manifest.fingerprint

@@ -88,7 +88,7 @@ def _install(source: Path, target: Path) -> Path:
     if target.exists():
         present = read_manifest(target) if target.is_dir() else None
         if present is None:
-            raise DataError(f"{target}: something else is there. Move it away or choose another output folder.")
+            raise DataError(f"{target}: exists and is no toy world. Move it away or choose another output folder.")
         if present == read_manifest(source):
             require_whole(target, "Remove the folder; the same command puts it back.")
             return target

@@ -27,7 +27,7 @@ def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> Ch
     """Settings, inputs and the checkpoint; no model is loaded.
 
     Args:
-        inputs: look at models and data files as well.
+        inputs: also check models and data files.
 
     Raises:
         S2LError: the run cannot be right; the message names the setting, the reason and the fix.

@@ -135,7 +135,7 @@ def disk_full_explained(run: Path, step: int) -> Iterator[None]:
     """Turn the failure of a write to a full disk into one message; other errors pass as they are.
 
     Raises:
-        ResourceError: the disk that holds ``run`` has no room for the checkpoint of ``step``.
+        ResourceError: the disk that holds ``run`` has too little free space for the checkpoint of ``step``.
     """
     try:
         yield

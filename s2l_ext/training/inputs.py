@@ -1,4 +1,4 @@
-"""What a run reads, looked at before any model loads: paths of models, and the files of the training data."""
+"""What a run reads, checked before any model loads: paths of models, and the files of the training data."""
 
 from __future__ import annotations
 

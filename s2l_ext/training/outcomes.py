@@ -66,7 +66,7 @@ def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
 
 
 def batch_accuracy(outcomes: list[RolloutOutcome], needed_by: str) -> float:
-    """Mean accuracy over all sessions of the batch, whoever sampled them.
+    """Mean accuracy over all sessions of the batch, whichever model sampled them.
 
     Raises:
         DataError: a session without ``acc``, or no session at all.

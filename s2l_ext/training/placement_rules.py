@@ -16,7 +16,7 @@ _KEY = re.compile(rf"({_VALUE}/)?{_VALUE}")
 
 
 def check_placement(s2l: S2LConfig) -> None:
-    """Raise ConfigError for a selector that Ray would not read, or for a role that needs no nodes of its own."""
+    """Raise ConfigError for a selector that Ray would not read, or for a role that needs no separate nodes."""
     for name, selector in (("learner", s2l.placement.learner), ("explorer", s2l.placement.explorer)):
         if selector is not None:
             _check_selector(f"s2l.placement.{name}", selector)

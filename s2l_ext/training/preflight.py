@@ -1,4 +1,4 @@
-"""Looked at before Ray starts or any model loads: do the models, tokenizers, GPUs and data files fit the run?"""
+"""Checked before Ray starts or any model loads: do the models, tokenizers, GPUs and data files fit the run?"""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def check_own_pool(cfg: DictConfig, s2l: S2LConfig) -> None:
 
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Look at models, tokenizers and data files.
+    """Check models, tokenizers and data files.
 
     Returns:
         Warnings, one sentence each.
 
     Raises:
         ConfigError: a local model path does not exist or is no model.
-        TokenizerMismatch: explorer and learner speak different tokens.
+        TokenizerMismatch: explorer and learner have different tokens.
         DataError: a data file is missing or lacks a column that verl reads.
     """
     needed = needed_now(cfg, s2l)

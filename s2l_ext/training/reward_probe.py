@@ -68,7 +68,7 @@ def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -
 
 
 def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
-    """The reward function and what to call it; None when only a reward manager of one's own knows."""
+    """The reward function and what to call it; None when only your own reward manager knows."""
     path = OmegaConf.select(cfg, f"{FUNCTION_KEY}.path")
     model = cfg.reward.reward_model
     if model.enable and not model.enable_resource_pool:

@@ -134,7 +134,7 @@ def _refuse_split_steps(mode: str, cfg: DictConfig) -> None:
     updates = setting(cfg, key) or 1
     if updates > 1:
         raise ConfigError(
-            f"{key}={updates}: verl would train that many times in a step, and controllers of s2l act once. Set "
+            f"{key}={updates}: verl would make that many updates per step, but controllers of s2l act once. Set "
             f"{key}=1."
         )
 

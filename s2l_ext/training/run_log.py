@@ -72,7 +72,7 @@ class RunLog(StepFile):
         self.hold(step, {"data": {TRAINING_MARK: step, **_json_values(data)}})
 
     def _ends_step(self, line: dict[str, Any]) -> bool:
-        """Validation writes a line of its own with the same step."""
+        """Validation writes its own line with the same step."""
         return TRAINING_MARK in line["data"]
 
 

@@ -62,8 +62,8 @@ def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
         features = ("s2l.explorer", s2l.explorer), ("s2l.guidance", s2l.guidance), ("s2l.rollout.session_timeout_s", 1)
         feature = next(name for name, value in features if value)
         raise ConfigError(
-            f"{MANAGER_KEY}={manager}: {feature} needs its own manager, whose workers run the sessions in its way. "
-            "Leave the key out; agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
+            f"{MANAGER_KEY}={manager}: {feature} needs its own manager, because its workers run sessions differently. "
+            "Leave the key out. Agent loops of your own (rollout.agent.agent_loop_config_path) keep working."
         )
 
 
@@ -87,7 +87,7 @@ def _refuse_replays(s2l: S2LConfig, cfg: DictConfig) -> None:
         key = f"skip.{name}.enable"
         if setting(cfg, key):
             raise ConfigError(
-                f"{key}=True replays stored rollouts, and s2l plans anew which session is whose. Set {key}=False; "
+                f"{key}=True replays stored rollouts, but s2l plans anew who samples each session. Set {key}=False; "
                 "s2l.explorer.source=offline trains on rollouts that `s2l explore` stored."
             )
     for block in ROUTER_REPLAY if s2l.explorer else ():
@@ -138,7 +138,7 @@ def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
 
 
 def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
-    """verl's own buffer hands over the groups that it drops (``training/dropped_groups.py``); a user's need not."""
+    """verl's own buffer reports the groups that it drops (``training/dropped_groups.py``); a user's need not."""
     reading = accuracy_settings(s2l, cfg, of_batch=True)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
     if reading and custom:

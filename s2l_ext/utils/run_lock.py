@@ -34,7 +34,7 @@ def held(
 
     Args:
         who: what the holder is called in the message ("training run").
-        fix: how to go on beside the holder, a sentence without its end.
+        fix: how to continue beside the holder, a sentence without its end.
         token: written beside process id and host.
         on_left: called with the content of a lock that is taken over.
 

@@ -270,7 +270,10 @@ def test_enough_in_all_but_on_too_small_nodes_is_refused(configured):
     with pytest.raises(ResourceError) as refusal:
         accelerators(cfg, 8, 4, 4, 4)
     message = str(refusal.value)
-    assert "trainer.nnodes=2 with trainer.n_gpus_per_node=8: 8 accelerators on one node are there 1 time(s)" in message
+    assert (
+        "trainer.nnodes=2 with trainer.n_gpus_per_node=8: 2 x 8 accelerators are needed, each set on one node"
+        in message
+    )
     assert "8 (n0), 4 (n1), 4 (n2), 4 (n3)" in message
 
 

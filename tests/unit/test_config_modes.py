@@ -110,7 +110,7 @@ def test_several_updates_a_step_are_refused_in_every_mode_and_for_every_method(m
     """verl reads the key of whatever mode it runs; the plans of a step would be gone at its second update."""
     key = f"trainer.v1.{mode}.parameter_sync_step"
     assert refused(f"trainer.v1.trainer_mode={mode}", f"++{key}=2", recipe=recipe) == (
-        f"{key}=2: verl would train that many times in a step, and controllers of s2l act once. Set {key}=1."
+        f"{key}=2: verl would make that many updates per step, but controllers of s2l act once. Set {key}=1."
     )
 
 

@@ -86,7 +86,7 @@ def test_every_rule_is_tried_above() -> None:
 
 def test_kl_block_has_nothing_to_act_in(recipe) -> None:
     settings = {"s2l__kl__type": "constant", "actor_rollout_ref__actor__use_kl_loss": True}
-    assert recipe.refused(**TEACHER, **settings).startswith("s2l.kl acts in the policy gradient")
+    assert recipe.refused(**TEACHER, **settings).startswith("s2l.kl is a term of the policy-gradient loss")
 
 
 @pytest.mark.parametrize("key", ["actor_rollout_ref.rollout.temperature", "s2l.explorer.temperature"])

@@ -64,8 +64,8 @@ def test_roles_with_room_pass() -> None:
         ),
         (
             [learner(2, 8, LEARNER)],
-            r"trainer\.nnodes=2 with trainer\.n_gpus_per_node=8: 8 accelerators on one node are there 1 time\(s\), "
-            r"needed 2 time\(s\)\. The nodes that s2l\.placement\.learner=\{pool: learner\} matches have 8 \(node-a\)",
+            r"trainer\.nnodes=2 with trainer\.n_gpus_per_node=8: 2 x 8 accelerators are needed, each set on one node, "
+            r"but only 1 fit\. The nodes that s2l\.placement\.learner=\{pool: learner\} matches have 8 \(node-a\)",
         ),
     ],
 )

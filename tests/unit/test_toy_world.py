@@ -198,7 +198,7 @@ def test_an_unwritable_cache_names_the_variable(tmp_path: Path, monkeypatch: pyt
 
 def test_somebody_elses_folder_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "models" / "small").mkdir(parents=True)
-    with pytest.raises(DataError, match="something else is there"):
+    with pytest.raises(DataError, match="exists and is no toy world"):
         world.prepare(tmp_path / "out", ("small",), progress=False)
 
 

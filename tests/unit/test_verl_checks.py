@@ -21,8 +21,8 @@ WEIGHTED = {"s2l__explorer__correction": "truncated_is"}
 )
 def test_ones_own_manager_is_not_replaced_silently(rules, recipe, feature) -> None:
     assert rules(recipe).refused(**MANAGER) == (
-        f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager: {feature} needs its own manager, whose "
-        "workers run the sessions in its way. Leave the key out; agent loops of your own "
+        f"actor_rollout_ref.rollout.agent.agent_loop_manager_class=my.Manager: {feature} needs its own manager, "
+        "because its workers run sessions differently. Leave the key out. Agent loops of your own "
         "(rollout.agent.agent_loop_config_path) keep working."
     )
 
@@ -79,7 +79,7 @@ def test_verls_own_distillation_ignores_the_weights(rules) -> None:
 @pytest.mark.parametrize("name", ["rollout", "rollout_tq", "async_rollout"])
 def test_replayed_rollouts_follow_another_plan(rules, name) -> None:
     assert rules("s2l_po/toy").refused(**{f"skip__{name}__enable": True}) == (
-        f"skip.{name}.enable=True replays stored rollouts, and s2l plans anew which session is whose. Set "
+        f"skip.{name}.enable=True replays stored rollouts, but s2l plans anew who samples each session. Set "
         f"skip.{name}.enable=False; s2l.explorer.source=offline trains on rollouts that `s2l explore` stored."
     )
     assert rules("grpo/toy").check(**{f"skip__{name}__enable": True}) == []

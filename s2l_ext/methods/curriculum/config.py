@@ -32,7 +32,7 @@ class CurriculumConfig(ABC):
 
     type: str
     """``gaussian``: the paper's, around a pass rate. ``uniform``: at random. ``easy_to_hard``: by tiers.
-    ``file_order``: as the file has them. Or a class of one's own, as ``pkg.module:Class`` or an entry point."""
+    ``file_order``: as the file has them. Or your own class, as ``pkg.module:Class`` or an entry point."""
     estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
     """Rows that estimate pass rates. ``learner_unguided``: the learner's rows without guidance. ``learner``: all
     of the learner's. ``all``: every row."""
@@ -55,7 +55,7 @@ class CurriculumConfig(ABC):
 
         Raises:
             DataError: no usable tiers.
-            ConfigError: one's own class cannot be built or lacks a method.
+            ConfigError: your own class cannot be built or lacks a method.
         """
 
 
@@ -142,7 +142,7 @@ class FileOrderConfig(RatedConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OwnCurriculumConfig(CurriculumConfig):
-    """A class of one's own draws the prompts."""
+    """Your own class draws the prompts."""
 
     learns = True
 
@@ -174,4 +174,4 @@ class OwnCurriculumConfig(CurriculumConfig):
 
 
 AnyCurriculum = GaussianConfig | UniformConfig | EasyToHardConfig | FileOrderConfig | OwnCurriculumConfig
-"""Told apart by ``type``; the first is the default, the last has every other name."""
+"""Distinguished by ``type``; the first is the default, the last has every other name."""

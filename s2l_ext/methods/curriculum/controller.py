@@ -104,7 +104,7 @@ class Curriculum(Method):
 
     @property
     def rates(self) -> PassRates | None:
-        """None for a curriculum of one's own that keeps no :class:`PassRates`."""
+        """None for your own curriculum that keeps no :class:`PassRates`."""
         return getattr(self.sampler.curriculum, "pass_rates", None)
 
     # ---- a step

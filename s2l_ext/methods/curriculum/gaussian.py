@@ -129,7 +129,7 @@ class GaussianCurriculum:
         return drawn
 
     def _draw_by_blocks(self, n: int, rng: np.random.Generator, drawn: Indices) -> Indices:
-        """Goes on until there are n: blocks by their sums, then a prompt of each by its weight. What was drawn weighs
+        """Draws until there are n: blocks by their sums, then a prompt of each by its weight. What was drawn weighs
         nothing in the next round: draws with replacement whose repeats are skipped are draws without it."""
         sums = self._sums_of_blocks().copy()
         end = np.empty_like(sums)

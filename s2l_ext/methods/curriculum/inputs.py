@@ -17,7 +17,7 @@ def check_tiers(curriculum: CurriculumConfig, inputs: Inputs) -> None:
 
 
 def check_warm_start(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
-    """Does the file of start values speak of these prompts?
+    """Does the file of start values belong to these prompts?
 
     Raises:
         DataError: the file is missing or unreadable, or has prompt ids that the training data lacks.

@@ -49,7 +49,7 @@ def _check_order(curriculum: CurriculumConfig, cfg: DictConfig) -> None:
 
 
 def check_last_pass(curriculum: CurriculumConfig, cfg: DictConfig, rows: int) -> list[str]:
-    """verl's epoch is ``rows // batch`` steps: where passes go on inside a step, its last epoch ends before them."""
+    """verl's epoch is ``rows // batch`` steps: where passes continue inside a step, its last epoch ends before them."""
     batch, epochs = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, "trainer.total_epochs")
     if not curriculum.laps or total_steps(cfg) is not None or rows % batch == 0 or rows < batch:
         return []

@@ -1,4 +1,4 @@
-"""Does the teacher speak the student's tokens, and is it the larger model?"""
+"""Does the teacher have the student's tokens, and is it the larger model?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_teacher(inputs: Inputs) -> list[str]:
 
     Raises:
         ConfigError: no such model folder.
-        TokenizerMismatch: it speaks other tokens.
+        TokenizerMismatch: it has other tokens.
     """
     distill, student_path = inputs.needed.distill, inputs.cfg.actor_rollout_ref.model.path
     if distill is None or distill.teacher_path is None:

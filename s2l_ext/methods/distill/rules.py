@@ -65,10 +65,10 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
     _check_teacher(distill)
     _check_servers(distill)
     if s2l.kl is not None:
-        raise ConfigError("s2l.kl acts in the policy gradient, whose place s2l.distill takes. Set s2l.kl=null.")
+        raise ConfigError("s2l.kl is a term of the policy-gradient loss, which s2l.distill replaces. Set s2l.kl=null.")
     _require(cfg, NO_POLICY_GRADIENT, "s2l.distill has no policy gradient")
     if distill.in_actor:
-        _require(cfg, OWN_ENGINE, "s2l.distill.teacher_placement=local needs it otherwise")
+        _require(cfg, OWN_ENGINE, "s2l.distill.teacher_placement=local needs another value")
     else:
         _check_server_rows(distill, cfg)
     _check_temperatures(distill, s2l.live_explorer, cfg)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_teacher_rows(distill: DistillConfig, explorer: LiveExplorer) -> list[str]:
-    """Warnings about a live explorer's rows; stored ones are looked at with their store."""
+    """Warnings about a live explorer's rows; stored ones are checked with their store."""
     sampling = {name: getattr(explorer, name) for name in ("temperature", "top_p", "top_k")}
     fix = f"Set s2l.explorer.temperature={distill.temperature:g}, top_p=1 and top_k=-1."
     warnings = sampling_warnings(distill, sampling, "s2l.explorer samples", fix)

@@ -37,13 +37,13 @@ class ExplorerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LiveExplorer(ExplorerConfig):
-    """The explorer samples during the run, on servers of its own. The authors' scripts have these sampling values."""
+    """The explorer samples during the run, on its own servers. The authors' scripts have these sampling values."""
 
     source: Literal["live"] = "live"
     model_path: str
     """Folder or hub id of the explorer's model. It shares the learner's tokenizer."""
     placement: Literal["dedicated", "colocated"] = "dedicated"
-    """``dedicated``: the explorer has GPUs of its own (``nnodes * n_gpus_per_node``). ``colocated``: it samples on
+    """``dedicated``: the explorer has its own GPUs (``nnodes * n_gpus_per_node``). ``colocated``: it samples on
     the learner's GPUs and sleeps during updates."""
     nnodes: int = limited(1, at_least=1)
     """Nodes with explorer GPUs."""
@@ -97,4 +97,4 @@ class OfflineExplorer(ExplorerConfig):
 
 
 AnyExplorer = LiveExplorer | OfflineExplorer
-"""Told apart by ``source``; the first is the default."""
+"""Distinguished by ``source``; the first is the default."""

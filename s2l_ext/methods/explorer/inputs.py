@@ -30,7 +30,7 @@ def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
 
     Raises:
         ConfigError: no such model folder.
-        TokenizerMismatch: the two speak different tokens.
+        TokenizerMismatch: the two have different tokens.
     """
     learner_path = inputs.cfg.actor_rollout_ref.model.path
     check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
@@ -57,7 +57,7 @@ FIX = "Sample them with `s2l explore --only-missing`"
 
 
 def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[str]:
-    """Look at the store, whole, before a model loads.
+    """Check the whole store before a model loads.
 
     Args:
         files: the training data as local parquet; empty if its prompts cannot be listed here.
@@ -113,7 +113,7 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
 
 
 def _refuse_traces(store: RolloutStore, s2l: S2LConfig) -> None:
-    """Nobody sampled them: they have no log-probabilities, and no advantage or divergence is an average over them."""
+    """No model sampled them: they have no log-probabilities, and no advantage or divergence is an average over them."""
     if "traces" in store.fingerprint and (s2l.distill is None or s2l.distill.loss != "sft"):
         loss = "the policy gradient" if s2l.distill is None else f"s2l.distill.loss={s2l.distill.loss}"
         raise ConfigError(
@@ -131,7 +131,7 @@ def _prompts_read(ids: Sequence[str], cfg: DictConfig) -> Sequence[str] | None:
 
 
 def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, most: int) -> list[str]:
-    """Whether every prompt has what its group may ask for.
+    """Whether every prompt has enough for its group.
 
     Args:
         counts: stored rollouts by prompt id.

@@ -1,4 +1,4 @@
-"""Does the explorer hand over within the run? Warnings, one sentence each."""
+"""Does the explorer's share end within the run? Warnings, one sentence each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from s2l_ext.methods.explorer.schedule import build_schedule
 
 
 def given_steps_warnings(explorer: ExplorerConfig, cfg: DictConfig) -> list[str]:
-    """:func:`schedule_warnings` by ``trainer.total_training_steps`` alone, before any data is looked at."""
+    """:func:`schedule_warnings` by ``trainer.total_training_steps`` alone, before any data is read."""
     steps = run_steps(cfg, None)
     return schedule_warnings(explorer, whole_number(cfg, "actor_rollout_ref.rollout.n"), steps) if steps else []
 

@@ -63,7 +63,7 @@ def guidance_ids(
 
     Args:
         prompt_ids: the prompt with the generation prompt, whose end says whether thinking is already open.
-        length: tokens asked for at this step.
+        length: tokens requested at this step.
         response_length: ``data.max_response_length``.
         answer: the right answer, if the row has one.
     """

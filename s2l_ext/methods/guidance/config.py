@@ -138,7 +138,7 @@ class StepwiseLength(LengthConfig):
 
 
 AnyLength = AdaptiveLength | AdditiveLength | ConstantLength | LinearLength | ConcaveLength | StepwiseLength
-"""Told apart by ``type``; the first is the default."""
+"""Distinguished by ``type``; the first is the default."""
 
 
 @dataclass(frozen=True)

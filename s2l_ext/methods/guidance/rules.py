@@ -29,7 +29,7 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
         raise ConfigError(
             f"s2l.guidance.length.estimate_from=learner_unguided with s2l.guidance.alpha={guidance.alpha:g}: all "
             f"{group} sessions of "
-            "a group are guided, so no accuracy would ever be seen. Set estimate_from=learner or a smaller alpha."
+            "a group are guided, so there is no accuracy to read. Set estimate_from=learner or a smaller alpha."
         )
     return []
 

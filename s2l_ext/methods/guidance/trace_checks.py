@@ -15,7 +15,7 @@ from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.store.reader import RolloutStore
 
 ROUND_TRIPS = 1000
-"""Traces that are tokenised and decoded again; all are looked at for what else could be wrong."""
+"""Traces that are tokenised and decoded again; all are checked for other faults."""
 SHOWN_CHARS = 60
 KEY = "s2l.guidance.trace"
 TEACHER_KEY = "s2l.guidance.teacher_rollouts"
@@ -52,7 +52,7 @@ def read_teacher_rollouts(path: str) -> dict[str, str]:
 
 
 def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, prompt_key: str = "prompt") -> list[str]:
-    """Look at every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
+    """Check every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
 
     Returns:
         A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``), and the

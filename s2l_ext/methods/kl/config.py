@@ -120,4 +120,4 @@ class AdaptiveTargetKLConfig(KLConfig):
 
 
 AnyKL = AccuracyKLConfig | ConstantKLConfig | AdaptiveTargetKLConfig
-"""Told apart by ``type``; the first is the default."""
+"""Distinguished by ``type``; the first is the default."""

@@ -120,7 +120,7 @@ def leave_fsdp1_where_it_is(transformer_impl: ModuleType) -> None:
     ends_with="test_platform_seams.py::test_received_weights_would_be_views_of_the_buffer",
 )
 def copy_received_weights(transfer: ModuleType) -> None:
-    """The receiver hands out views of the shared buffer; on CPU ``.to(device)`` does not copy, so closing it fails."""
+    """The receiver returns views of the shared buffer; on CPU ``.to(device)`` does not copy, so closing it fails."""
 
     class CopyingReceiver(transfer.BucketedWeightReceiver):  # type: ignore[name-defined, misc]
         def receive_weights(self, on_bucket_received: Any) -> None:

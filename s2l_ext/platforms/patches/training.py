@@ -70,9 +70,9 @@ def silence_faulty_line() -> Iterator[None]:
 def watch_sampling(
     buffer: Any, begin: Callable[[], None], wait: Callable[[int, str], None], check: Callable[[], None]
 ) -> None:
-    """verl waits for sessions for ever, and says of failed ones only that there are no rows. The buffer, also one of a
-    user's class, calls ``begin`` before each batch, ``check`` and ``wait`` (unfinished prompts, partition) whenever it
-    waits, and ``check`` when it ends, also with an error."""
+    """verl waits for sessions without a time limit. When sessions fail it says only that there are no rows. The buffer,
+    a user's class too, calls ``begin`` before each batch, ``check`` and ``wait`` (unfinished prompts, partition)
+    whenever it waits, and ``check`` when it ends, with an error too."""
     upstream_wait, upstream_sample = buffer._wait_for_next_poll, buffer.sample
 
     def wait_for_next_poll(partition_id: str, *args: Any, **kwargs: Any) -> Any:

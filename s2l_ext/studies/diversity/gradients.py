@@ -1,6 +1,7 @@
 """Do the rollouts of a group pull the learner one way? Variance and cosine of per-rollout policy gradients.
 
-S2L-PO (arXiv 2605.30789, section 3.1, Eq. 15): g_i = A_i * grad log pi_learner(o_i | q), ratio 1, whoever sampled o_i.
+S2L-PO (arXiv 2605.30789, section 3.1, Eq. 15): g_i = A_i * grad log pi_learner(o_i | q), ratio 1, for
+any sampler of o_i.
 """
 
 from __future__ import annotations

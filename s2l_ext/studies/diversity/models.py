@@ -77,7 +77,7 @@ def measure_with_models(
 
 
 def _score(model: TokenModel, drawn: RowSet, temperature: float, progress: bool) -> list[Floats32]:
-    """The model is freed on return, if nobody else holds it: models are large."""
+    """The model is freed on return, if nothing else holds it: models are large."""
     rows = drawn.every_row
     with tqdm(total=len(rows), desc=f"log-probabilities of {drawn.name}", unit="row", disable=not progress) as bar:
         return model.score(rows, temperature, bar)

@@ -230,7 +230,7 @@ class LocalLoop:
         return group_advantages(torch.tensor(rows.score_B), groups, self.cfg.algorithm.norm_adv_by_std_in_grpo)
 
     def _old_log_probs(self, batch: Batch, several: bool) -> Tensor | None:
-        """(B, T) of the learner before the update, whoever sampled. None where the only ratio is 1."""
+        """(B, T) of the learner before the update, whichever model sampled. None where the only ratio is 1."""
         explorer = self.s2l.explorer
         if self.s2l.distill or not (several or (explorer and explorer.correction == "truncated_is")):
             return None

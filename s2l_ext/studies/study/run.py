@@ -49,7 +49,7 @@ class Runner:
     """Runs the jobs of a study in a folder.
 
     Args:
-        jobs: runs at a time, each in a process of its own.
+        jobs: runs at a time, each in its own process.
     """
 
     def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
@@ -57,7 +57,7 @@ class Runner:
         self.fingerprints: dict[tuple[str, bool], str] = {}
 
     def check(self) -> None:
-        """Look at the models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
+        """Check the models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
         for arm in self.study.arms:
             cfg = self._configuration(Job(arm, 0.0, self.study.seeds[0], tuning=False))
             try:

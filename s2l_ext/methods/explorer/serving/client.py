@@ -121,7 +121,7 @@ def carrying(client: LLMServerClient, explorer: LLMServerClient | None) -> LLMSe
     """The learner's client, of whatever class verl's mode uses, with the explorer's to the agent-loop workers.
 
     What verl does to the learner's servers between steps (abort, sleep, new weights) never reaches the explorer's:
-    its sessions go on.
+    its sessions continue.
     """
     client.explorer = explorer  # type: ignore[attr-defined]
     return client

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 class ColocatedReplica(Replica):
-    """Never removes its placement group, which is the learner's, and holds no accelerator of its own."""
+    """Never removes its placement group, which is the learner's, and holds no accelerators."""
 
     def kill(self) -> list[Any]:
         super().kill()
