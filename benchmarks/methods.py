@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from expo_sensitivity import interval
 from tqdm import tqdm
 
+from s2l_ext.evaluation.seeds import FEWEST_SEEDS, over_seeds
 from s2l_ext.toy import prepare
 
 ARMS = {
@@ -66,14 +67,22 @@ def accuracies(lines: list[dict]) -> list[float]:
     return [line[name] for line in lines if name in line]
 
 
+def _interval(values: list[float]) -> tuple[float, float]:
+    """Mean and half-width of its 95 % interval over seeds; no width for one."""
+    if len(values) < FEWEST_SEEDS:
+        return values[0], math.nan
+    found = over_seeds(values)
+    return found.mean, found.ci95[1] - found.mean
+
+
 def table(results: dict[str, list[list[float]]]) -> str:
     """Markdown: means with 95 % intervals over seeds, the difference to GRPO paired by seed."""
     rows = ["| method | held-out accuracy | paired difference to GRPO | by seed |", "|---|---|---|---|"]
     ends = {BEFORE: [run[0] for run in results[BASE]]}
     ends |= {arm: [run[-1] for run in runs] for arm, runs in results.items()}
     for arm, last in ends.items():
-        mean, half = interval(last)
-        difference, spread = interval([mine - base for mine, base in zip(last, ends[BASE], strict=True)])
+        mean, half = _interval(last)
+        difference, spread = _interval([mine - base for mine, base in zip(last, ends[BASE], strict=True)])
         paired = "" if arm == BASE else f"{difference:+.3f} ± {spread:.3f}"
         rows.append(f"| {arm} | {mean:.3f} ± {half:.3f} | {paired} | {', '.join(f'{value:.3f}' for value in last)} |")
     return "\n".join(rows)

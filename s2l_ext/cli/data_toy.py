@@ -7,12 +7,19 @@ import json
 
 from s2l_ext.toy.measure import describe, format_table
 from s2l_ext.toy.models import SIZES
+from s2l_ext.toy.pretrain import FAMILIES
 from s2l_ext.toy.world import ToyWorld, prepare
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="folder for models/<size> and the parquet files")
     parser.add_argument("--sizes", default="small,medium", help=f"comma-separated, of {', '.join(SIZES)}")
+    parser.add_argument(
+        "--family",
+        choices=FAMILIES,
+        default="made",
+        help="natural: sizes pre-trained alike, as models/natural_<size> (default made: each with its own examples)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the data and of pre-training (default 0)")
     parser.add_argument(
         "--describe", action="store_true", help="sample from every model on every tier and print a table"
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     sizes = [size.strip() for size in args.sizes.split(",") if size.strip()]
-    world = prepare(args.out, sizes, args.seed, progress=not args.json)
+    world = prepare(args.out, sizes, args.seed, not args.json, args.family)
     rows = None
     if args.describe:
         rows = describe(world, args.problems, args.samples, args.seed, args.temperature, args.top_p)

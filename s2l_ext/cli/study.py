@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat"
     )
+    parser.add_argument("--baseline", metavar="NAME", help="takes the place of the file's")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
     parser.add_argument(
         "--merge",
@@ -39,13 +40,13 @@ def main(args: argparse.Namespace) -> int:
     from s2l_ext.studies.study.file import find_study, read_study
     from s2l_ext.studies.study.page import render
     from s2l_ext.studies.study.run import Runner, merge
-    from s2l_ext.studies.study.table import as_json, markdown, rows_of, sentences
+    from s2l_ext.studies.study.table import as_json, markdown, markdown_of, rows_of, sentences, sources
     from s2l_ext.utils.files import write_atomically
     from s2l_ext.utils.run_lock import held
 
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: at least one run at a time.")
-    study = read_study(find_study(args.file), args.engine, args.arm, args.seeds)
+    study = read_study(find_study(args.file), args.engine, args.arm, args.seeds, args.baseline)
     out = (args.out or Path("outputs") / "study" / study.name).resolve()
     runner = Runner(study, out, args.jobs)
     runner.check()
@@ -57,7 +58,8 @@ def main(args: argparse.Namespace) -> int:
         results = runner.run()
         rows = rows_of(study, results)
         table, said = markdown(rows), sentences(rows)
-        write_atomically(out / "study.md", f"{table}\n\n" + "".join(f"- {line}\n" for line in said))
+        by_source = markdown_of(*sources(study, results))
+        write_atomically(out / "study.md", f"{table}\n\n{by_source}" + "".join(f"- {line}\n" for line in said))
         write_atomically(out / "study.json", json.dumps(as_json(study, rows), indent=1) + "\n")
         write_atomically(out / "study.html", render(study, rows, results))
     print(

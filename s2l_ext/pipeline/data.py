@@ -36,10 +36,11 @@ CONVERTERS = (Gsm8k, OpenR1, S1K, Dapo, HumanEval, UserJsonl)
 
 @dataclass(frozen=True)
 class ToyOptions:
-    """``sizes``: toy models to pre-train. ``seed``: of data and pre-training."""
+    """``sizes``: toy models to pre-train. ``seed``: of data and pre-training. ``family``: as of ``s2l data toy``."""
 
     sizes: list[Any] = field(default_factory=lambda: ["medium", "large"])
     seed: int = 0
+    family: str = "made"
 
 
 class Toy(Kind):
@@ -49,7 +50,8 @@ class Toy(Kind):
 
     def prepare(self, stage: Stage, options: ToyOptions) -> Job:
         stage.allow_inputs()
-        words = ("--out", str(stage.run), "--sizes", ",".join(map(str, options.sizes)), "--seed", str(options.seed))
+        words = ["--out", str(stage.run), "--sizes", ",".join(map(str, options.sizes)), "--seed", str(options.seed)]
+        words += ["--family", options.family] if options.family != "made" else []
         return Job([Command((*S2L, "data", "toy", *words))], settings=asdict(options))
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from s2l_ext.errors import DataError
 from s2l_ext.toy.models import build_model, get_size
 from s2l_ext.toy.tasks import Problem, get_tier, stream
 from s2l_ext.toy.tokenizer import PAD_ID, prompt_ids, response_ids
@@ -58,6 +59,16 @@ DEFAULTS: dict[str, PretrainConfig] = {
     "medium": PretrainConfig(((0, 0.91), (1, 0.04), (2, 0.01), (3, 0.04)), 0.35, 3e-3),
     "large": PretrainConfig(((0, 0.60), (1, 0.15), (2, 0.10), (3, 0.15)), 0.90, 2e-3),
 }
+NATURAL = PretrainConfig(((0, 0.70), (1, 0.12), (2, 0.06), (3, 0.12)), 0.40, 3e-3, batch_size=48, skill_steps=800)
+"""Of every size of the natural family: the same problems, mixture, learning rate and loss to reach."""
+FAMILIES = ("made", "natural")
+
+
+def config_of(size: str, family: str) -> PretrainConfig:
+    """Of a size that :func:`s2l_ext.toy.models.get_size` knows. Raises DataError for a family that does not exist."""
+    if family not in FAMILIES:
+        raise DataError(f"family={family!r}: there is no such toy family. Choose one of {', '.join(FAMILIES)}.")
+    return DEFAULTS[size] if family == "made" else NATURAL
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from filelock import FileLock
 from s2l_ext.errors import DataError
 from s2l_ext.toy.cache import pretrained_folder, read_manifest, require_whole
 from s2l_ext.toy.models import get_size
+from s2l_ext.toy.pretrain import config_of
 from s2l_ext.toy.tasks import SPLITS, TIERS, sample, to_row
 from s2l_ext.utils.files import replacing, staged, writable
 
@@ -34,7 +35,11 @@ class ToyWorld:
 
 
 def prepare(
-    out_dir: str | Path, sizes: Sequence[str] = ("small", "medium"), seed: int = 0, progress: bool = True
+    out_dir: str | Path,
+    sizes: Sequence[str] = ("small", "medium"),
+    seed: int = 0,
+    progress: bool = True,
+    family: str = "made",
 ) -> ToyWorld:
     """Write models to ``out_dir/models/<size>`` and data to ``out_dir/<name>.parquet``.
 
@@ -44,9 +49,11 @@ def prepare(
         sizes: any of small, medium, large.
         seed: of the data files and of pre-training. No seed can make splits overlap.
         progress: show a progress bar while pre-training.
+        family: "made", where every size has its own examples, or "natural", where all are pre-trained alike;
+            those are ``natural_<size>``.
 
     Raises:
-        DataError: unknown size, a folder that cannot be written, or something else or a damaged file
+        DataError: unknown size or family, a folder that cannot be written, or something else or a damaged file
             in the place of a model.
     """
     root = Path(out_dir)
@@ -54,10 +61,16 @@ def prepare(
         raise DataError(f"sizes={sizes!r}: give a list of sizes, such as [{sizes!r}].")
     for size in sizes:
         get_size(size)
+        config_of(size, family)
     with writable(root, "Choose another output folder."):
         files = write_files(root, seed)
         (root / "models").mkdir(exist_ok=True)
-    cached = {size: pretrained_folder(size, seed, progress=progress) for size in sizes}
+    cached = {
+        size if family == "made" else f"{family}_{size}": pretrained_folder(
+            size, seed, config_of(size, family), progress=progress
+        )
+        for size in sizes
+    }
     with writable(root, "Choose another output folder."), FileLock(root / "models" / ".install.lock"):
         models = {size: _install(folder, root / "models" / size) for size, folder in cached.items()}
     return ToyWorld(root, models, files)

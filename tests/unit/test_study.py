@@ -17,7 +17,7 @@ from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
 from s2l_ext.studies.study.run import Runner, merge
-from s2l_ext.studies.study.table import markdown, rows_of, sentences
+from s2l_ext.studies.study.table import markdown, rows_of, sentences, sources
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.toy.world import write_files
@@ -104,6 +104,44 @@ def test_arms_of_another_budget_are_refused_with_both_values(study, override: st
     assert len(study(arms={"grpo": {}, "more": [override]}, matched=matched).arms) == 2
 
 
+FIRST = {
+    "first": {"teacher": {}, "warm": {"overrides": ["actor_rollout_ref.model.path=first:teacher"]}},
+    "arms": {"grpo": {}, "after": ["actor_rollout_ref.model.path=first:warm"]},
+    "matched": [],
+}
+
+
+def test_runs_of_first_are_those_that_an_arm_needs(study) -> None:
+    found = study(**FIRST)
+    after = found.arms[1]
+    assert [one.name for one in found.first_of(after)] == ["teacher", "warm"] and not found.first_of(found.baseline)
+    assert after.cfg.actor_rollout_ref.model.path == found.baseline.cfg.actor_rollout_ref.model.path
+    assert study(**{**FIRST, "arms": {"grpo": {}, "b": {}}}).first == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {"grpo": {}, "x": ["actor_rollout_ref.model.path=first:wram"]}}, r"arms\.x: first:wram.*'warm'"),
+        (
+            {"first": {"a": ["actor_rollout_ref.model.path=first:b"], "b": {}}},
+            r"first\.a: first:b is no run of `first`",
+        ),
+        ({"engine": "verl"}, r"first: engine verl hands no model on\. Use engine: local, or `s2l pipeline`"),
+    ],
+)
+def test_first_that_cannot_be_meant_is_refused(study, changes, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**{**FIRST, **changes})
+
+
+def test_another_baseline_takes_the_place_of_the_files(study, tmp_path) -> None:
+    study()
+    assert read_study(tmp_path / "tiny.yaml", baseline="hot").baseline.name == "hot"
+    with pytest.raises(ConfigError, match=r"baseline=hto is no arm\..*hot"):
+        read_study(tmp_path / "tiny.yaml", baseline="hto")
+
+
 def test_no_yaml_and_no_file_are_refused(tmp_path, capsys) -> None:
     (tmp_path / "bad.yaml").write_text("a: [")
     assert main(["study", str(tmp_path / "bad.yaml")]) == 2
@@ -168,8 +206,19 @@ def test_one_data_source_or_all_of_them(study) -> None:
     assert toy.difference.mean == pytest.approx(0.3)
     assert not toy.difference.clear, "three equal gaps of few problems agree by chance"
     assert table(study, better)[1].difference.mean == pytest.approx(0.2)  # of three problems, one unchanged
-    with pytest.raises(DataError, match=r"data_source=gsm: the runs were validated on hard, toy|toy, hard"):
-        table(study, better, data_source="gsm")
+    with pytest.raises(DataError, match=r"data_source=tyo: no metric of the runs\. Did you mean 'toy'\?"):
+        table(study, better, data_source="tyo")
+
+
+def test_accuracy_by_data_source_is_a_table_of_its_own(study) -> None:
+    """Means of toy 0.2 and 0.3 over two seeds, of hard 0 and 0; none for a single source."""
+    runs = [result("grpo", 1, [0.1, 0.3]), result("grpo", 2, [0.2, 0.4]), result("grpo", 3, [], error="exit code 1")]
+    found = study(arms={"grpo": {}, "hot": {}})
+    head, rows = sources(found, {"grpo": runs, "hot": runs[:1]})
+    assert head == ["arm", "hard", "toy"] and rows[0][:2] == ["grpo", "0.000 (0.000 to 0.000)"]
+    assert rows[0][2] == "0.250 (0.000 to 0.885)" and rows[1][1:] == ["too few seeds"] * 2
+    one = [dataclasses.replace(run, accuracies={"toy": [1.0]}) for run in runs[:2]]
+    assert sources(found, {"grpo": one, "hot": one})[1] == []
 
 
 def test_what_cannot_be_shown_is_said_so(study) -> None:
@@ -280,6 +329,29 @@ def test_a_failed_arm_has_its_last_line(runner) -> None:
     bad = {"grpo": {}, "bad": ["actor_rollout_ref.rollout.temperature=9"]}
     results = runner(arms=bad).run()
     assert results["bad"][0].error.startswith("exit code 3: boom (see ") and not results["grpo"][0].error
+
+
+@pytest.mark.slow
+def test_models_of_first_are_made_once_a_seed_and_their_cost_counts(runner, tmp_path) -> None:
+    arms = {"grpo": {}, "after": ["actor_rollout_ref.model.path=first:warm"], "again": FIRST["arms"]["after"]}
+    made = runner(**{**FIRST, "arms": arms})
+    results = made.run()
+    assert len(made.started) == 2 * (2 + 3)
+    warm = tmp_path / "out" / "first" / "warm" / "lr0.00015-seed2"
+    words = next(words for words in made.started if any(f"runs/after/{warm.name}" in word for word in words))
+    assert f"actor_rollout_ref.model.path={warm / 'model'}" in words and (warm / "model" / "config.json").is_file()
+    own, base = (results[name][0].spent["learner_tokens"] for name in ("after", "grpo"))
+    assert own > 2 * base, "teacher and warm count too"
+    runner(**{**FIRST, "arms": arms}).run()
+    assert len(made.started) == 10
+    assert results["after"][0].fingerprint != results["grpo"][0].fingerprint
+
+
+@pytest.mark.slow
+def test_an_arm_whose_first_run_failed_says_which(runner) -> None:
+    broken = {**FIRST, "first": {"teacher": {}, "warm": ["actor_rollout_ref.rollout.temperature=9"]}}
+    results = runner(**broken).run()
+    assert results["after"][0].error.startswith("first:warm failed: exit code 3") and not results["grpo"][0].error
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.utils.files import write_atomically
 
 VALIDATIONS = "validation"
+MODEL = "model"
+"""Folder of the learner at the end, with ``trainer.save_freq`` above 0."""
 
 
 def run_local(cfg: DictConfig, folder: Path) -> None:
@@ -47,6 +49,9 @@ def run_local(cfg: DictConfig, folder: Path) -> None:
             if number == last or (every > 0 and number % every == 0):
                 metrics |= _validate(loop, held_out, folder, number)
             _write(file, number, metrics)
+    if int(cfg.trainer.save_freq) > 0:
+        loop.learner.save_pretrained(folder / MODEL)
+        loop.tokenizer.save_pretrained(folder / MODEL)
 
 
 def read_prompts(files: Any, most: int, seed: int) -> list[Prompt]:

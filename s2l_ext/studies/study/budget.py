@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -36,3 +37,13 @@ def spent(run: Run) -> dict[str, float | None]:
         rows = planned(OmegaConf.create(run.config))["rollouts"] / max(run.steps, 1)
         own = [mean * rows for _, mean in run.series("response_length/mean")]
     return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
+
+
+def add_spent(parts: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
+    """Sums of what several runs spent, of the first one's quantities; None where one does not tell."""
+    found: dict[str, float | None] = {}
+    for name in parts[0]:
+        values = [part.get(name) for part in parts]
+        known = [value for value in values if value is not None]
+        found[name] = sum(known) if len(known) == len(values) else None
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.limits import limited
 from s2l_ext.config.nearest import did_you_mean
@@ -22,6 +23,9 @@ from s2l_ext.studies.study.budget import AFTER, BEFORE, planned
 
 Engine = Literal["local", "verl"]
 LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
+MODEL = "actor_rollout_ref.model.path"
+FIRST = re.compile(r"=first:([\w.-]+)$")
+"""An override that takes the model which a run of ``first`` left."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class StudyBlock:
     of its recipe, over ``tuning_seeds``; its runs are then measured on ``test_files``.
     ``matched``: quantities in which arms must agree within ``tolerance``. ``data_source``: of the problems that are
     measured; None is all.
+    ``first``: runs without a row, one for each seed, in their order; ``KEY=first:NAME`` in a later override is the
+    model that NAME's run of the same seed left. What they spent counts for every arm that takes it.
     """
 
     name: str
@@ -49,6 +55,7 @@ class StudyBlock:
     baseline: str
     engine: Engine = "local"
     overrides: list[str] = field(default_factory=list)
+    first: dict[str, Any] = field(default_factory=dict)
     seeds: int = limited(10, at_least=FEWEST_SEEDS)
     first_seed: int = limited(1, at_least=0)
     learning_rates: list[float] = field(default_factory=list)
@@ -61,18 +68,29 @@ class StudyBlock:
 
 @dataclass(frozen=True)
 class Arm:
-    """``cfg`` is composed with the study's and the arm's overrides, before seed and learning rate."""
+    """``cfg`` is composed with the study's and the arm's overrides, before seed and learning rate; in the place of a
+    model of ``first`` it has the one that run starts from."""
 
     name: str
     recipe: str
     overrides: tuple[str, ...]
     cfg: DictConfig
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Runs of ``first`` whose models it takes."""
+        return tuple(match[1] for word in self.overrides if (match := FIRST.search(word)))
+
+    def filled(self, model_of: Callable[[str], str]) -> list[str]:
+        """The overrides, with a model in the place of each name of ``first``."""
+        return [FIRST.sub(lambda match: f"={model_of(match[1])}", word) for word in self.overrides]
+
 
 @dataclass(frozen=True)
 class Study:
     block: StudyBlock
     arms: tuple[Arm, ...]
+    first: tuple[Arm, ...] = ()
 
     @property
     def seeds(self) -> range:
@@ -86,12 +104,26 @@ class Study:
     def baseline(self) -> Arm:
         return next(arm for arm in self.arms if arm.name == self.block.baseline)
 
+    def first_of(self, arm: Arm) -> list[Arm]:
+        """The runs of ``first`` that an arm takes, and those that they take, in their order."""
+        found = {one.name for name in arm.needs for one in [*self.first_of(self._first(name)), self._first(name)]}
+        return [one for one in self.first if one.name in found]
 
-def read_study(path: Path, engine: Engine | None = None, arms: Sequence[str] = (), seeds: int | None = None) -> Study:
+    def _first(self, name: str) -> Arm:
+        return next(one for one in self.first if one.name == name)
+
+
+def read_study(
+    path: Path,
+    engine: Engine | None = None,
+    arms: Sequence[str] = (),
+    seeds: int | None = None,
+    baseline: str | None = None,
+) -> Study:
     """Read and check a file.
 
     Args:
-        engine, seeds: take the place of the file's.
+        engine, seeds, baseline: take the place of the file's.
         arms: only these, beside the baseline.
 
     Raises:
@@ -102,10 +134,15 @@ def read_study(path: Path, engine: Engine | None = None, arms: Sequence[str] = (
     count = block.seeds if seeds is None else seeds
     if count < FEWEST_SEEDS:
         raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
-    block = replace(block, engine=engine or block.engine, seeds=count)
+    block = replace(block, engine=engine or block.engine, seeds=count, baseline=baseline or block.baseline)
     _check_names(block, path.name, arms)
     chosen = [name for name in block.arms if not arms or name in {*arms, block.baseline}]
-    study = Study(block, tuple(_arm(block, name, path.name) for name in chosen))
+    first: list[Arm] = []
+    for name in block.first:
+        first.append(_arm(block, f"{path.name}.first.{name}", name, block.first[name], first))
+    made = [_arm(block, f"{path.name}.arms.{name}", name, block.arms[name], first) for name in chosen]
+    needed = {one.name for arm in made for one in Study(block, (), tuple(first)).first_of(arm)}
+    study = Study(block, tuple(made), tuple(one for one in first if one.name in needed))
     _check_matched(study, path.name)
     return study
 
@@ -140,6 +177,8 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
     for key, name in [("baseline", block.baseline), *(("--arm", arm) for arm in arms)]:
         if name not in block.arms:
             raise ConfigError(f"{where}: {key}={name} is no arm.{did_you_mean(name, block.arms)}")
+    if block.first and block.engine == "verl":
+        raise ConfigError(f"{where}.first: engine verl hands no model on. Use engine: local, or `s2l pipeline`.")
     for name in block.matched:
         if name not in {**BEFORE, **AFTER}:
             known = [*BEFORE, *AFTER]
@@ -151,17 +190,25 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
         )
 
 
-def _arm(block: StudyBlock, name: str, where: str) -> Arm:
-    value = block.arms[name] or {}
-    own = parse_block(ArmBlock, value if isinstance(value, dict) else {"overrides": value}, f"{where}.arms.{name}")
+def _arm(block: StudyBlock, where: str, name: str, given: Any, first: Sequence[Arm]) -> Arm:
+    value = given or {}
+    own = parse_block(ArmBlock, value if isinstance(value, dict) else {"overrides": value}, where)
     recipe, overrides = own.recipe or block.recipe, (*block.overrides, *own.overrides)
+    starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in first}
+    arm = Arm(name, recipe, overrides, OmegaConf.create())
+    for needed in arm.needs:
+        if needed not in starts:
+            raise ConfigError(
+                f"{where}: first:{needed} is no run of `first` before it.{did_you_mean(needed, starts)} There are: "
+                f"{', '.join(starts) or 'none'}."
+            )
     try:
-        cfg = compose_config(recipe, overrides)
+        cfg = compose_config(recipe, arm.filled(starts.__getitem__))
         if block.engine == "local":
             check_local(cfg, parse_s2l(cfg.s2l))
     except ConfigError as error:
-        raise ConfigError(f"{where}.arms.{name}: {error}") from error
-    return Arm(name, recipe, overrides, cfg)
+        raise ConfigError(f"{where}: {error}") from error
+    return replace(arm, cfg=cfg)
 
 
 def _check_matched(study: Study, where: str) -> None:

@@ -10,7 +10,7 @@ from s2l_ext.report.charts import Line, Values, by_label, chart, colour
 from s2l_ext.report.page import Section, empty, page, table
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import ALL, Result
-from s2l_ext.studies.study.table import HEAD, Row, cells, sentences
+from s2l_ext.studies.study.table import HEAD, Row, cells, sentences, sources
 
 READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Higher is better."
 
@@ -34,7 +34,8 @@ def render(study: Study, rows: Sequence[Row], results: Mapping[str, Sequence[Res
     ]
     said = " ".join(sentences(rows))
     numbers = table("Numbers", HEAD, [cells(row) for row in rows], said)
-    found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers])]
+    by_source = table("By data source", *sources(study, results), READING)
+    found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers, by_source])]
     return page(f"s2l study: {study.name}", study.name, said, found)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import DataError
 from s2l_ext.report.results import read_validations
 from s2l_ext.report.run import read_run
@@ -57,8 +58,8 @@ class Result:
             DataError: there is no such data source.
         """
         if source is not None and source not in self.accuracies:
-            known = ", ".join(self.accuracies)
-            raise DataError(f"data_source={source}: the runs were validated on {known}. Name one of these, or none.")
+            known, near = ", ".join(self.accuracies), did_you_mean(source, self.accuracies)
+            raise DataError(f"data_source={source}: no metric of the runs.{near} They were validated on {known}.")
         return [acc for name, values in sorted(self.accuracies.items()) if source in (None, name) for acc in values]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +17,16 @@ from tqdm import tqdm
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.studies.study.budget import planned
+from s2l_ext.studies.study.budget import add_spent, planned
 from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
 from s2l_ext.studies.study.results import VALIDATIONS, Result, fingerprint, measured, read_result, write_result
 from s2l_ext.training.preflight import check_inputs
+from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
+MODEL_FOLDER = "model"
 SEEDED_LOOP = "s2l_seeded"
 MOST_CHARACTERS = 300
 """Of the last line of a failed run's log."""
@@ -32,16 +34,18 @@ MOST_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Job:
-    """One run: an arm, a learning rate and a seed. ``tuning`` runs are validated on the recipe's own ``val_files``."""
+    """One run: an arm, a learning rate and a seed. ``tuning`` runs are validated on the recipe's own ``val_files``;
+    those of ``first`` leave a model for others."""
 
     arm: Arm
     learning_rate: float
     seed: int
     tuning: bool
+    first: bool = False
 
     @property
     def place(self) -> Path:
-        kind = "tuning" if self.tuning else "runs"
+        kind = "first" if self.first else "tuning" if self.tuning else "runs"
         return Path(kind) / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
 
 
@@ -58,7 +62,7 @@ class Runner:
 
     def check(self) -> None:
         """Check the models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
-        for arm in self.study.arms:
+        for arm in (*self.study.first, *self.study.arms):
             cfg = self._configuration(Job(arm, 0.0, self.study.seeds[0], tuning=False))
             try:
                 check_inputs(cfg, parse_s2l(cfg.s2l))
@@ -71,6 +75,8 @@ class Runner:
         lines = [f"study        {self.study.name}, engine {block.engine}, {len(self.study.seeds)} seeds, in {self.out}"]
         if len(grid) > 1:
             lines.append(f"tuning       {len(grid)} learning rates x {block.tuning_seeds} seeds for every arm")
+        for arm in self.study.first:
+            lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
         for arm in self.study.arms:
             there = len(list((self.out / "runs" / arm.name).glob(f"*/{RESULT}")))
             counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg).items())
@@ -104,9 +110,12 @@ class Runner:
                 means[arm.name][rate] = fmean(values) if values else -1.0
         return {name: max(by_rate, key=by_rate.__getitem__) for name, by_rate in means.items()}
 
-    def _all(self, jobs: Iterable[Job], what: str) -> dict[Path, Result]:
+    def _all(self, jobs: Sequence[Job], what: str) -> dict[Path, Result]:
         kept = {job.place: self._kept(job) for job in jobs}
         missing = [job for job in jobs if kept[job.place] is None]
+        for arm in self.study.first if not all(job.first for job in jobs) else ():
+            seeds = {job.seed: job for job in missing if arm in self.study.first_of(job.arm)}
+            self._all([self._first(arm, seed) for seed in seeds], f"first: {arm.name}")
         found = {place: result for place, result in kept.items() if result is not None}
         with (
             tqdm(total=len(kept), initial=len(found), desc=what, unit="run") as bar,
@@ -117,6 +126,9 @@ class Runner:
                 found[running[future].place] = future.result()
                 bar.update()
         return found
+
+    def _first(self, arm: Arm, seed: int) -> Job:
+        return Job(arm, float(OmegaConf.select(arm.cfg, LEARNING_RATE)), seed, tuning=False, first=True)
 
     def _kept(self, job: Job) -> Result | None:
         """What an earlier call or another machine left; failed runs are done again.
@@ -136,28 +148,33 @@ class Runner:
                     f"{path}: is of another {name} ({other!r}, this study has {own!r}). Runs of one table must agree. "
                     "Remove the folder to run it again, or choose another --out."
                 )
-        return None if result.error else result
+        # a result that was merged has no model
+        return None if result.error or (job.first and not (self.out / job.place / MODEL_FOLDER).is_dir()) else result
 
     def _bare(self, job: Job) -> Result:
         engine, key = self.study.block.engine, (job.arm.name, job.tuning)
         if key not in self.fingerprints:
-            self.fingerprints[key] = fingerprint(self._configuration(job))
+            needed = [fingerprint(one.cfg) for one in self.study.first_of(job.arm)]
+            own = fingerprint(self._configuration(job))
+            self.fingerprints[key] = digest_of([own, needed])[:16] if needed else own
         who = (self.study.name, job.arm.name, engine, job.seed, job.learning_rate)
         return Result(*who, self.fingerprints[key], self.commit)
 
     def _configuration(self, job: Job) -> DictConfig:
-        return compose_config(job.arm.recipe, self.overrides(job))
+        starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in self.study.first}
+        return compose_config(job.arm.recipe, self.overrides(job, starts))
 
-    def overrides(self, job: Job) -> list[str]:
-        """Of the run, beside where it writes."""
+    def overrides(self, job: Job, models: Mapping[str, str]) -> list[str]:
+        """Of the run, beside where it writes; ``models`` in the place of names of ``first``."""
         seeded = [f"data.seed={job.seed}", f"{LEARNING_RATE}={job.learning_rate}", "trainer.resume_mode=disable"]
         if self.study.block.engine == "verl":
             seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
             seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
         tests = self.study.block.test_files
         return [
-            *job.arm.overrides,
+            *job.arm.filled(models.__getitem__),
             *seeded,
+            *(["trainer.save_freq=1"] if job.first else []),
             *([f"data.val_files=[{','.join(tests)}]"] if tests and not job.tuning else []),
         ]
 
@@ -165,15 +182,21 @@ class Runner:
         folder, bare = self.out / job.place, self._bare(job)
         where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
         module = "s2l_ext.studies.local" if self.study.block.engine == "local" else "s2l_ext.cli"
-        words = ["train", "--config-name", job.arm.recipe, *self.overrides(job), *where]
+        needed = {one.name: self.out / self._first(one, job.seed).place for one in self.study.first_of(job.arm)}
+        models = {name: str(place / MODEL_FOLDER) for name, place in needed.items()}
+        words = ["train", "--config-name", job.arm.recipe, *self.overrides(job, models), *where]
         for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
             old.unlink(missing_ok=True)
+        earlier = {name: read_result(place / RESULT) for name, place in needed.items()}
+        if failed_first := next((name for name, one in earlier.items() if one.error), None):
+            return replace(bare, error=f"first:{failed_first} failed: {earlier[failed_first].error}")
         threads = {"OMP_NUM_THREADS": "1"} if self.study.block.engine == "local" else {}
         ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", lambda: None, threads)
         try:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
             error = f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})" if ended.returncode else ""
             result = replace(bare, error=error) if error else replace(bare, **measured(folder))
+            result = replace(result, spent=add_spent([result.spent, *(one.spent for one in earlier.values())]))
         except S2LError as failed:
             result = replace(bare, error=str(failed))
         write_result(folder / RESULT, result)

@@ -72,7 +72,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
     source, good = study.block.data_source, [one for one in results if not one.error]
     table = [one.problems(source) for one in good]
     enough = len(good) >= FEWEST_SEEDS
-    accuracy = accuracy_over_seeds([fmean(values) for values in table]) if enough else None
+    accuracy = _over([fmean(values) for values in table])
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
     pairs = [(fmean(one.problems(source)), fmean(base[one.seed].problems(source))) for one in shared]
     difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
@@ -142,8 +142,28 @@ def _quantity(value: float | None) -> str:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table."""
-    lines = [list(HEAD), ["---"] * len(HEAD), *map(cells, rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_of(HEAD, [cells(row) for row in rows]).rstrip("\n")
+
+
+def markdown_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Empty without rows, else ending with an empty line."""
+    lines = [head, ["---"] * len(head), *rows] if rows else []
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + ("\n" if lines else "")
+
+
+def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of a table: each arm's accuracy on every data source, over seeds. No rows for a single source."""
+    good = {arm.name: [one for one in results[arm.name] if not one.error] for arm in study.arms}
+    names = sorted({name for runs in good.values() for one in runs for name in one.accuracies})
+    rows = [
+        [arm, *(_estimate(_over([fmean(one.problems(name)) for one in runs])) for name in names)]
+        for arm, runs in good.items()
+    ]
+    return ["arm", *names], rows if len(names) > 1 else []
+
+
+def _over(values: Sequence[float]) -> Estimate | None:
+    return accuracy_over_seeds(values) if len(values) >= FEWEST_SEEDS else None
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
