@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--compared", type=int, metavar="M", help="samples in Self-BLEU and edit diversity (default: up to 16)")
     add("--gradient-problems", type=int, metavar="P", help="first P problems by id, 0 for none (default 32)")
     add("--gradient-parameters", choices=CHOICES, help="default: all up to 50 M parameters, else last_layer")
+    add("--coherence", metavar="JUDGE", help="toy, or package.module:function: share of steps that follow")
     add("--json", action="store_true", help="print the result as JSON")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from s2l_ext.config.resolve import resolve
 from s2l_ext.data import tokenizers
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation import arguments as command
@@ -20,12 +21,14 @@ from s2l_ext.studies.diversity.measure import measure
 from s2l_ext.studies.diversity.models import Settings
 from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
 from s2l_ext.studies.diversity.text import require_libraries
+from s2l_ext.toy.coherence import steps_that_follow
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import writable, write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 HIGH_TEMPERATURE = 1.5
+COHERENCE = {"toy": steps_that_follow}
 DEFAULTS = command.DEFAULTS | {"n": 16, "temperature": 1.0, "top_p": 1.0}
 SAMPLING_ONLY = (
     *("data", "benchmark", "reward", "limit", "drop_repeats", "chat_option", "temperature", "top_p", "top_k"),
@@ -138,7 +141,12 @@ def _settings(args: argparse.Namespace, has_models: bool) -> Settings:
     if given.get("gradient_problems") == 0 and "gradient_parameters" in given:
         raise ConfigError("--gradient-parameters with --gradient-problems 0: there are no gradients. Leave one out.")
     machine = {"on_cpu": Machine().on_cpu, "progress": not args.json, "trust_remote_code": args.trust_remote_code}
-    return Settings(args.compared, **given, **machine)
+    if args.coherence and not has_models:
+        raise ConfigError("--coherence: prompts are read with the learner's tokenizer. Give --models too.")
+    judge = COHERENCE.get(args.coherence)
+    if args.coherence and judge is None:
+        judge = resolve(args.coherence, "--coherence", tuple(COHERENCE))
+    return Settings(args.compared, **given, **machine, coherence=judge)
 
 
 def _refuse_sampling(args: argparse.Namespace) -> None:

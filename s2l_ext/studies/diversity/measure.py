@@ -15,9 +15,10 @@ import numpy as np
 from tqdm import tqdm
 
 from s2l_ext import __version__
+from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.studies.diversity.bootstrap import RESAMPLES, Bootstrap, Floats
 from s2l_ext.studies.diversity.curves import crossing_summary, half_position, pass_curves, recommend
-from s2l_ext.studies.diversity.models import Settings, measure_with_models
+from s2l_ext.studies.diversity.models import Coherence, Settings, measure_with_models
 from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
@@ -50,6 +51,9 @@ def measure(
     found, parameters = {}, None
     for drawn in sets:
         numbers = _from_samples(drawn, curves[drawn.name], compared, bootstrap, settings.progress)
+        if settings.coherence:
+            steps = _steps(drawn, load_tokenizer(str(folders[learner]), "--coherence"), settings.coherence)
+            numbers |= {"coherence": bootstrap.point(bootstrap.means(*steps))}
         left_out = IN_TOKENS if drawn.name in apart else ()
         found[drawn.name] = _describe(drawn) | {key: v for key, v in numbers.items() if key not in left_out}
     if folders:
@@ -73,6 +77,14 @@ def measure(
         "gradient_parameters": parameters,
         "sets": found,
     }
+
+
+def _steps(drawn: RowSet, tokenizer: Any, judge: Coherence) -> tuple[list[int], list[int]]:
+    """Of each problem, steps that follow from the ones before, and all steps."""
+    prompts = {name: str(tokenizer.decode(ids.tolist())) for name, ids in drawn.prompts.items()}
+    found = [[judge(prompts[name], row.text) for row in rows] for name, rows in drawn.rows.items()]
+    followed, steps = ([sum(pair[at] for pair in pairs) for pairs in found] for at in (0, 1))
+    return followed, steps
 
 
 def _in_order(drawn: RowSet, problems: Sequence[str]) -> RowSet:

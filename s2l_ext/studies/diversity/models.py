@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from s2l_ext.studies.diversity.sets import RowSet
 from s2l_ext.studies.diversity.tokens import Floats32, TokenModel
 
 COMPARED, LAGS = 16, 20
+Coherence = Callable[[str, str], tuple[int, int]]
+"""Of a prompt and a response: steps that follow from the ones before, and all steps."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Settings:
     gradient_parameters: None chooses by the learner's size.
     seed: of the bootstrap.
     trust_remote_code: models may run their own code.
+    coherence: judges every response; None leaves the number out.
     """
 
     compared: int | None = None
@@ -36,6 +39,7 @@ class Settings:
     on_cpu: bool = True
     progress: bool = True
     trust_remote_code: bool = False
+    coherence: Coherence | None = None
 
     def compared_of(self, n: int) -> int:
         if self.compared is None:

@@ -33,6 +33,7 @@ ROWS = (
     ("Self-BLEU (low: diverse)", ("self_bleu",), 3),
     ("edit diversity", ("edit_diversity",), 3),
     ("half of the pairs part by token", ("prefix_half",), 1),
+    ("steps that follow", ("coherence",), 3),
     ("groups right and wrong", ("mixed_groups",), 3),
     ("responses with an answer", ("answered",), 3),
     ("mean length (tokens)", ("mean_length",), 1),
