@@ -1,9 +1,15 @@
 """Which steps of a toy response follow from the ones before."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
+from s2l_ext.studies.diversity.measure import _steps
+from s2l_ext.studies.diversity.sets import Row, RowSet
 from s2l_ext.toy.coherence import steps_that_follow
 from s2l_ext.toy.tasks import sample
+from s2l_ext.toy.tokenizer import build_tokenizer, prompt_ids
 
 QUESTION = "<|im_start|>user\n5-6+4*3=?<|im_end|>\n"
 
@@ -37,3 +43,13 @@ def test_by_hand(thought: str, counts: tuple[int, int]) -> None:
 def test_two_chains_and_no_question() -> None:
     assert steps_that_follow("3+4*2,7-5+1=?", "<think>3+4=7;7*2=4,7-5=2;2+1=4</think>") == (3, 4)
     assert steps_that_follow("What is two and two?", "<think>2+2=4</think>") == (0, 0)
+
+
+def test_steps_of_a_set_are_counted_by_problem() -> None:
+    """The prompt is read from its tokens, as the chat template made them."""
+    thoughts = ["5-6=9;9+4=3", "5-6=9;9+4=2", ""]
+    texts = [f"<think>{thought}</think>\\boxed{{3}}" for thought in thoughts]
+    rows = [Row(np.array([1], np.int32), text, False, 0.0, False, None) for text in texts]
+    prompt = np.array(prompt_ids("5-6+4=?"), np.int32)
+    drawn = RowSet("a", "a", "learner", Path("x"), {}, {"p": prompt}, {"p": rows})
+    assert _steps(drawn, build_tokenizer(), steps_that_follow) == ([3], [4])

@@ -181,12 +181,28 @@ def test_bad_arguments_are_refused_before_anything_is_trained(tmp_path: Path, mo
     monkeypatch.setattr(cache, "pretrain", None)
     with pytest.raises(DataError, match=r"size='huge'.*small, medium, large"):
         world.prepare(tmp_path / "out", ("small", "huge"))
+    with pytest.raises(DataError, match=r"family='nature'.*made, natural"):
+        world.prepare(tmp_path / "out", ("small",), family="nature")
     with pytest.raises(DataError, match="give a list"):
         world.prepare(tmp_path / "out", "small")
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file: cannot be written"):
         world.prepare(tmp_path / "file", ("small",))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_natural_family_has_one_recipe_and_a_name_of_its_own(tmp_path: Path, monkeypatch) -> None:
+    """Every size is asked for with the same configuration, and stands beside the others as natural_<size>."""
+    asked = []
+
+    def folder(size: str, seed: int, config: pretrain.PretrainConfig, progress: bool) -> Path:
+        asked.append(config)
+        return cache.SHIPPED / "small"
+
+    monkeypatch.setattr(world, "pretrained_folder", folder)
+    made = world.prepare(tmp_path / "out", ("small", "medium", "large"), family="natural")
+    assert list(made.models) == ["natural_small", "natural_medium", "natural_large"]
+    assert asked == [pretrain.NATURAL] * 3 and (tmp_path / "out" / "models" / "natural_large" / "config.json").is_file()
 
 
 def test_an_unwritable_cache_names_the_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
