@@ -1,6 +1,7 @@
 """Draws docs/images/watch_*.png: a good and a bad toy run of each method, 16 steps, by the local engine (no Ray).
 
-``python scripts/docs_curves.py`` runs what is missing in outputs/curves (about 40 s of one core a run) and draws.
+``python scripts/docs_curves.py`` needs `s2l data toy --out outputs/toy --sizes small,medium,large`,
+runs what is missing in outputs/curves (30 to 65 s of one core a run) and draws.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -20,11 +21,13 @@ HELD_OUT, SCORE, LENGTH, NORM = "val-core", "critic/score/mean", "response token
 
 @dataclass(frozen=True)
 class Pair:
-    """``watched``: metric -> title, the two that the method adds."""
+    """``bad``, ``both``, ``good``: overrides. ``watched``: metric -> title, the two that the method adds."""
 
     recipe: str
     bad: list[str]
     watched: dict[str, str]
+    both: list[str] = field(default_factory=list)
+    good: list[str] = field(default_factory=list)
 
 
 PAIRS = {
@@ -43,13 +46,10 @@ PAIRS = {
     ),
     "g2rpo_a": Pair(
         "g2rpo_a/toy",
-        [
-            "s2l.guidance.length.initial=4",
-            "s2l.guidance.length.max_length=4",
-            "data.train_batch_size=8",
-            "actor_rollout_ref.actor.ppo_mini_batch_size=8",
-        ],
+        ["s2l.guidance.alpha=1.0", "s2l.guidance.length={type: constant, initial: 48, max_length: 48}"],
         {"s2l/guidance/length": "guidance length, tokens", "actor/pg_loss": "policy loss"},
+        ["data.train_files=outputs/toy/train_tier2.parquet", "data.val_files=outputs/toy/val_tier2.parquet"],
+        ["s2l.guidance.length.initial=16"],
     ),
     "opd": Pair(
         "sparse_to_dense/stages/opd",
@@ -88,8 +88,8 @@ def draw(name: str, pair: Pair) -> None:
 
     titles = {HELD_OUT: "held-out accuracy", SCORE: "reward of the rows", LENGTH: LENGTH, NORM: "gradient norm"}
     figure, axes = plt.subplots(2, 3, figsize=(9, 4.6))
-    for label, color, overrides in (("good", "#3f6fb5", []), ("bad", "#e08a1e", pair.bad)):
-        lines = run(f"{name}_{label}", pair.recipe, overrides)
+    for label, color, overrides in (("good", "#3f6fb5", pair.good), ("bad", "#e08a1e", pair.bad)):
+        lines = run(f"{name}_{label}", pair.recipe, [*pair.both, *overrides])
         for ax, (metric, title) in zip(axes.flat, {**titles, **pair.watched}.items(), strict=True):
             points = [(line["step"], line[metric]) for line in lines if line.get(metric) is not None]
             ax.plot(*zip(*points, strict=True), color=color, label=label, linewidth=1.8)

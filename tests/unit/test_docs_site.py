@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import importlib.util
 import logging
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -164,3 +165,13 @@ def test_the_reference_has_every_command_and_names_an_option_without_help(refere
 def test_a_mark_that_nothing_makes_is_named(reference: ModuleType) -> None:
     with pytest.raises(PluginError, match="generated: gone -->: choose from api, config, cli"):
         reference.filled("# Page\n<!-- generated: gone -->\n")
+
+
+def test_every_metric_that_a_page_names_is_in_the_metrics_page() -> None:
+    name = re.compile(r"`(s2l/[\w/<>@]+)`")
+    listed = set(name.findall((ROOT / "docs" / "metrics.md").read_text()))
+    forms = [re.compile(re.sub(r"<\w+>", r"[^/]+", one)) for one in listed]
+    for page in (ROOT / "docs").rglob("*.md"):
+        for metric in name.findall(page.read_text()):
+            known = metric in listed or any(form.fullmatch(metric) for form in forms)
+            assert known or metric.endswith(("/", ">")), f"{page.relative_to(ROOT)}: docs/metrics.md has no {metric}"
