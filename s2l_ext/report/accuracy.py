@@ -20,23 +20,23 @@ from s2l_ext.report.run import Run
 
 TITLE, PROBLEMS = "Held-out accuracy", "share of problems (0 to 1)"
 WITHIN = (
-    "Intervals are at 95 %, over problems: of one accuracy Wilson's (with several samples a problem, Student's t), "
-    "of a gain a paired bootstrap, corrected for few problems, over those that both validations hold."
+    "All intervals are 95 %, over problems. An accuracy has Wilson's interval, or Student's t with several samples a "
+    "problem. A gain has a paired bootstrap over the problems of both validations, corrected for few problems."
 )
 BETWEEN = (
-    "A difference is last minus last: paired by problem where both runs left dumps of the same problems, else as of "
-    "two independent samples (Newcombe). Intervals are over problems. None of them covers the variation between seeds."
+    "A difference compares last validations. It is paired by problem where both runs left dumps of the same problems, "
+    "else it treats them as two independent samples (Newcombe). No interval covers the variation between seeds."
 )
-READING = "A model that learns rises from its first point."
+READING = "Should rise from its first point."
 BAND = "The band is the 95 % interval over the problems of each validation on its own."
-AT_LEAST_ONE = "Share of problems that at least one of k samples solves, without bias (Chen et al. 2021)."
+AT_LEAST_ONE = "Share of problems that at least one of k samples solves: unbiased pass@k (Chen et al. 2021)."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
 OF_VALIDATION = "s2l/val/"
 MOST_PAIRS = 4_000_000
 """Prompts of a dump times rows of the files: which row a prompt is, is found by its text."""
 OF_GROUPS = (
-    "First and last validation, each over the problems of one group, with 95 % intervals over problems. A problem is "
-    "in no group where its row has none, or where two rows of the files have its text."
+    "First and last validation, each over the problems of one group, with 95 % intervals over problems. A problem "
+    "without a group, or whose text two rows of the files have, is left out."
 )
 VALUES = {
     "critic/score/mean": "training reward",

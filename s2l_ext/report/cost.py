@@ -15,12 +15,11 @@ ACCOUNTS = {"learner-only": False, "all-in": True}
 """By name, whether the work of explorer and teacher counts."""
 FORMULA = (
     f"FLOPs are estimates: {FORWARD} × parameters for each token that a model samples or scores, {BOTH} × for each "
-    "that is trained on, prompts included. Left out: attention over long contexts, validation, and steps that were "
-    "repeated after an interruption."
+    "that is trained on, prompts included. Not counted: attention over long contexts, validation, repeated steps."
 )
 MEANING = (
-    "Learner-only leaves out what the explorer and the teacher did, as if their work were cached and free (the paper's "
-    "0.75 × counts this way); all-in counts everything."
+    "Learner-only leaves out the work of explorer and teacher, as if it were cached and free. The paper's 0.75 × "
+    "counts this way. All-in counts everything."
 )
 SECONDS = (
     "Seconds are wall-clock. Explorer and learner sample at once: the time of sampling is split by the generation time "
@@ -64,8 +63,8 @@ def _explain_unknown_sizes(ledger: Ledger) -> str:
         return ""
     named = ", ".join(f"{who} ({ledger.run.setting(MODEL_PATHS[who], 'not named')})" for who in ledger.unknown_sizes)
     return (
-        f"FLOPs of {ledger.run.name} are not known: the parameters of {named} are neither in plan.json, nor in a model "
-        "folder that is still there, nor in the name."
+        f"FLOPs of {ledger.run.name} are not known: the parameters of {named} are not in plan.json, in an existing "
+        "model folder, or in the name."
     )
 
 

@@ -115,7 +115,7 @@ def visits(run: Run) -> Markup:
     most = int(np.max(np.nonzero(counts), initial=1)) + 1
     reading = (
         f"{never:.1%} of the {last.prompts} prompts were never seen up to step {last.step}. "
-        "A long tail to the right is prompts that come back often."
+        "A long tail to the right shows prompts that are drawn often."
     )
     bars = [Values("prompts", "learner", counts[:most].tolist())]
     return by_label(f"{title}, step {last.step}", ("visits of a prompt", "prompts"), labels[:most], bars, reading)

@@ -25,7 +25,7 @@ NO_ROLLOUTS = (
     "No training rollouts were kept: the folder has neither samples.jsonl nor dumps of trainer.rollout_data_dir."
 )
 NO_LEARNED = (
-    "No held-out responses to compare: the run left fewer than two validation dumps (trainer.validation_data_dir), or "
+    "No held-out responses to compare. The run left fewer than two validation dumps (trainer.validation_data_dir), or "
     "solved no problem at its end that it failed at first."
 )
 RISEN = "The first by their text among the problems whose accuracy rose from the first to the last validation."

@@ -1,5 +1,5 @@
-"""verl's asynchronous trainer modes on the real stack: S2L-PO with AKL and GCS where learner and rollouts share their
-device, S2L-PO with guidance where rollouts have a device of their own."""
+"""verl's asynchronous trainer modes on the real stack: S2L-PO, accuracy-conditioned KL and Gaussian curriculum where
+learner and rollouts share their device, S2L-PO with guidance where rollouts have a device of their own."""
 
 import json
 import math

@@ -53,7 +53,7 @@ def run(launch, overrides):
     return launch("expo/toy", *overrides).wait()
 
 
-# ---- AKL ----------------------------------------------------------------------------------------------------------
+# ---- accuracy-conditioned KL -------------------------------------------------------------------------------------
 
 
 def test_beta_follows_accuracy_by_the_papers_formula_at_every_step(run) -> None:
@@ -82,7 +82,7 @@ def test_the_kl_term_is_alive(run) -> None:
     assert max(metrics["s2l/kl/kl"] for metrics in run.steps().values()) > 0
 
 
-# ---- GCS ----------------------------------------------------------------------------------------------------------
+# ---- the Gaussian curriculum --------------------------------------------------------------------------------------
 
 
 def test_each_step_trains_on_different_prompts_and_updates_them(run) -> None:
