@@ -147,9 +147,7 @@ def test_its_recipes_pass_every_check_of_train_on_one_gpu(gpu_check, one_gpu, mo
     recipe, *overrides = words[words.index("--config-name") + 1 :]
     prepared = train.prepare(recipe, overrides)
     assert prepared.plan["platform"] == "cuda"
-    assert all(
-        "could not be checked before the run" in warning for warning in prepared.warnings
-    )  # the toy is not there
+    assert all("could not be checked before the run" in warning for warning in prepared.warnings)
     cfg, explorer = prepared.cfg, parse_s2l(prepared.cfg.s2l).live_explorer
     assert cfg.trainer.total_training_steps == {"grpo": 4, "s2l_po": 4, "resume": 6}.get(name, 3)
     assert cfg.trainer.default_local_dir == str(gpu_check.RUNS / recipe.removeprefix("gpu_check/"))

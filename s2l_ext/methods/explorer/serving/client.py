@@ -28,7 +28,7 @@ class ExplorerClient(LLMServerClient):
         super().__init__(*args, **kwargs)
         self.timeout_s = timeout_s
         self.server: str | None = None
-        self._lb_require_acquire_fields = []  # the router is ours
+        self._lb_require_acquire_fields = []  # known: else each session's copy would ask the router
         self._lb_require_release_fields = []
 
     def for_session(self) -> ExplorerClient:

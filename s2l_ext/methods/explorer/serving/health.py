@@ -155,7 +155,7 @@ class HealthMonitor(Thread):
 
     def _readmit(self, replica: Replica) -> None:
         with self._lock:
-            if self._step is not None:
+            if self._step is not None:  # before it takes requests: verl stamps rows with this number
                 ray.get(
                     [server.set_global_steps.remote(self._step) for server in replica.servers], timeout=ROUTER_TIMEOUT_S
                 )
@@ -193,9 +193,7 @@ class HealthMonitor(Thread):
     def _clean_up(self, replica: Replica) -> None:
         """An error here must not leave sessions waiting for a restart that never comes."""
         try:
-            with contextlib.suppress(
-                RayError
-            ):  # the router ends with the servers; until then status() reports that it is gone
+            with contextlib.suppress(RayError):  # the router may have ended with the servers; status() reports that
                 ray.get(self._router.forget.remote(replica.address), timeout=ROUTER_TIMEOUT_S)
             release(replica.kill())
         except Exception:

@@ -33,7 +33,7 @@ def explorer_config(config: DictConfig, explorer: LiveExplorer) -> DictConfig:
             tensor_model_parallel_size=explorer.tensor_model_parallel_size,
             data_parallel_size=1,
             pipeline_model_parallel_size=1,
-            load_format="auto",
+            load_format="auto",  # verl's "dummy" waits for the trainer's weights, which this model never gets
             router_config_path=None,  # a router plugin is the learner's
         )
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
