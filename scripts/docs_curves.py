@@ -54,7 +54,7 @@ PAIRS = {
     "opd": Pair(
         "sparse_to_dense/stages/opd",
         [f"{LR}=1e-2"],
-        {"s2l/distill/value": "reverse KL, nats a token", "actor/pg_loss": "loss"},
+        {"actor/loss": "reverse KL, nats a token", "perf/total_num_tokens": "tokens a step"},
     ),
 }
 
