@@ -122,9 +122,10 @@ def described(key: str, kind: type, item: dataclasses.Field[Any]) -> str:
     for owner in kind.__mro__:
         if dataclasses.is_dataclass(owner) and (text := texts_below(owner).get(item.name)):
             return plain(text).replace("|", "\\|")
+    has_it = next(one for one in kind.__mro__ if item.name in inspect.get_annotations(one))
     raise PluginError(
         f"{key}.{item.name} has no description. The reference is made of them. "
-        f'Write """...""" below the field in {kind.__module__}.{kind.__qualname__}.'
+        f'Write """...""" below the field in {has_it.__module__}.{has_it.__qualname__}.'
     )
 
 

@@ -138,11 +138,16 @@ class Undescribed:
     two: bool = True
 
 
+@dataclass(frozen=True)
+class Inherits(Undescribed):
+    """A variant."""
+
+
 def test_the_reference_shows_default_range_and_text_and_names_an_undescribed_key(reference: ModuleType) -> None:
     first, second = dataclasses.fields(Undescribed)
     assert "| `one` | `3` | whole number >= 1 | The first. |" in reference.table("s2l.new", [(Undescribed, first)])
     with pytest.raises(PluginError, match=r"s2l\.new\.two has no description.*Undescribed"):
-        reference.table("s2l.new", [(Undescribed, second)])
+        reference.table("s2l.new", [(Inherits, second)])
 
 
 def test_every_key_that_parses_is_in_the_reference(reference: ModuleType) -> None:
