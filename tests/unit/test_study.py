@@ -418,6 +418,7 @@ def test_the_command_writes_table_page_and_numbers(runner, tmp_path, capsys) -> 
     assert "| s2l_po | 0.00015 | 2 |" in said and "study.html" in said
     kept = json.loads((tmp_path / "out" / "study.json").read_text())
     assert set(kept["arms"]) == {"grpo", "s2l_po"} and kept["arms"]["grpo"]["difference"] is None
+    assert set(kept["arms"]["grpo"]["by_seed"]) == {"1", "2"}
     assert "<svg" in (tmp_path / "out" / "study.html").read_text()
     assert main(["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
     assert "s2l_po: s2l_po/toy, 2 prompts, 1 optimizer_steps, 4 rollouts; 2 runs are there" in capsys.readouterr().out

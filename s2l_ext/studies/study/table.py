@@ -29,7 +29,7 @@ class Row:
     """One arm.
 
     Attributes:
-        seeds: of the runs that ended well.
+        by_seed: accuracy of each run that ended well.
         accuracy: over seeds; None with fewer than two.
         ci95_problems: the same mean with seeds and, inside each, problems resampled.
         difference: to the baseline, over the seeds that both have; None for the baseline.
@@ -40,13 +40,17 @@ class Row:
 
     arm: str
     learning_rate: float
-    seeds: tuple[int, ...]
+    by_seed: dict[int, float]
     accuracy: Estimate | None
     ci95_problems: Interval | None
     difference: Difference | None
     spent: dict[str, float | None]
     failed: dict[int, str]
     unmatched: dict[str, float]
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.by_seed)
 
     @property
     def sentence(self) -> str:
@@ -72,15 +76,15 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
     source, good = study.block.data_source, [one for one in results if not one.error]
     table = [one.problems(source) for one in good]
     enough = len(good) >= FEWEST_SEEDS
-    accuracy = _over([fmean(values) for values in table])
+    by_seed = {one.seed: fmean(one.problems(source)) for one in good}
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
-    pairs = [(fmean(one.problems(source)), fmean(base[one.seed].problems(source))) for one in shared]
+    pairs = [(by_seed[one.seed], fmean(base[one.seed].problems(source))) for one in shared]
     difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
     return Row(
         arm,
         results[0].learning_rate,
-        tuple(one.seed for one in good),
-        accuracy,
+        by_seed,
+        _over([*by_seed.values()]),
         hierarchical(np.array(table)) if enough else None,
         difference,
         {name: _mean([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
