@@ -15,7 +15,7 @@ from s2l_ext.report.page import Range, empty, figure, parts
 WIDTH, WIDE, HEIGHT = 460, 980, 250
 LEFT, RIGHT, TOP, BOTTOM = 48, 12, 14, 36
 MOST_DOTS, MOST_LARGE_DOTS, MOST_COLUMNS, MOST_LABELS = 150, 40, 120, 12
-HALF_DIGIT, SHORT, FILLED = 3.5, 4, 0.8
+HALF_DIGIT, SHORT, FILLED, ROW = 3.5, 4, 0.8, 22
 STEP, SHARE = "training step", (0.0, 1.0)
 COLOURS = ("learner", "explorer", "third", "fourth", "fifth", "sixth")
 STROKES = ("", " dashed", " dotted")
@@ -152,6 +152,35 @@ def by_label(
             body.append(_value(frame, group, index, label, index + (1 - FILLED) / 2 + place * width, width))
     svg = _svg(frame, f"{title}: {names[1]} by {names[0]}", body)
     return figure(title, svg, [(group.name, group.colour) for group in groups], reading)
+
+
+def differences(
+    title: str, x_name: str, rows: Sequence[tuple[str, float, Range]], colours: Sequence[str], reading: str = ""
+) -> Markup:
+    """A line for each label: a value with its interval, beside 0."""
+    ends = [end for _, value, interval in rows for end in (value, *interval)]
+    low, high = min(*ends, 0.0), max(*ends, 0.0)
+    high = high if high > low else low + 1.0
+    left, step = 14 + 2 * HALF_DIGIT * max(len(label) for label, *_ in rows), nice_step(high - low)
+    bottom = TOP + ROW * len(rows)
+
+    def across(value: float) -> float:
+        return left + (value - low) / (high - low) * (WIDTH - left - RIGHT - 2 * SHORT)
+
+    body = []
+    for value in ticks(low, high, step):
+        style = "zero" if value == 0 else "grid"
+        body.append(tag("line", class_=style, x1=across(value), x2=across(value), y1=TOP, y2=bottom))
+        body.append(tag("text", tick_text(value), x=across(value), y=bottom + 16, text_anchor="middle"))
+    for place, (label, value, (first, last)) in enumerate(rows):
+        y, style = TOP + ROW * (place + 0.5), colours[place]
+        name = f"{label}: {value:+.4g} ({first:+.4g} to {last:+.4g})"
+        body.append(tag("text", label, x=left - 8, y=y + 4, text_anchor="end"))
+        body.append(tag("polyline", class_=f"line {style}", points=f"{across(first):.1f},{y} {across(last):.1f},{y}"))
+        body.append(_dot((across(value), y), style, name, 4))
+    body.append(tag("text", x_name, x=(left + WIDTH) / 2, y=bottom + 32, text_anchor="middle"))
+    svg = tag("svg", *body, viewBox=f"0 0 {WIDTH} {bottom + BOTTOM}", role="img", aria_label=f"{title}: {x_name}")
+    return figure(title, svg, (), reading)
 
 
 def heat_map(title: str, y_name: str, what: str, rows: Sequence[tuple[int, Sequence[float]]], reading: str) -> Markup:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
+from markupsafe import Markup
+
 from s2l_ext.evaluation.seeds import accuracy_over_seeds
-from s2l_ext.report.charts import Line, Values, by_label, chart, colour
+from s2l_ext.report.charts import Line, chart, colour, differences
 from s2l_ext.report.page import Section, empty, page, table
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import ALL, Result
@@ -17,26 +19,25 @@ READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Highe
 
 def render(study: Study, rows: Sequence[Row], results: Mapping[str, Sequence[Result]]) -> str:
     """The whole page."""
-    known = {row.arm: row.accuracy for row in rows if row.accuracy}
     source = study.block.data_source or ALL
     curves = [_curve(name, place, source, runs) for place, (name, runs) in enumerate(results.items())]
     drawn = [
-        empty("Accuracy at the end", "No arm has two runs that ended well.")
-        if not known
-        else by_label(
-            "Accuracy at the end",
-            ("arm", "accuracy"),
-            list(known),
-            [Values("accuracy", colour(0), [one.mean for one in known.values()], [one.ci95 for one in known.values()])],
-            READING,
-        ),
+        _beside_the_baseline(study.baseline.name, rows, list(results)),
         chart("Accuracy during training", "accuracy (0 to 1)", [line for line in curves if line.points], READING),
     ]
-    said = " ".join(sentences(rows))
-    numbers = table("Numbers", HEAD, [cells(row) for row in rows], said)
+    numbers = table("Numbers", HEAD, [cells(row) for row in rows])
     by_source = table("By data source", *sources(study, results), READING)
     found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers, by_source])]
-    return page(f"s2l study: {study.name}", study.name, said, found)
+    return page(f"s2l study: {study.name}", study.name, "\n".join(sentences(rows)), found)
+
+
+def _beside_the_baseline(baseline: str, rows: Sequence[Row], order: Sequence[str]) -> Markup:
+    title = "At the end, beside the baseline"
+    found = [(row.arm, row.difference.mean, row.difference.ci95) for row in rows if row.difference]
+    if not found:
+        return empty(title, "No arm but the baseline has two runs that ended well.")
+    colours = [colour(order.index(name)) for name, *_ in found]
+    return differences(title, f"accuracy minus that of {baseline}", found, colours, READING)
 
 
 def _curve(name: str, place: int, source: str, runs: Sequence[Result]) -> Line:
