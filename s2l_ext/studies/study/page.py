@@ -25,9 +25,11 @@ def render(study: Study, rows: Sequence[Row], results: Mapping[str, Sequence[Res
         _beside_the_baseline(study.baseline.name, rows, list(results)),
         chart("Accuracy during training", "accuracy (0 to 1)", [line for line in curves if line.points], READING),
     ]
-    numbers = table("Numbers", HEAD, [cells(row) for row in rows])
-    by_source = table("By data source", *sources(study, results), READING)
-    found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers, by_source])]
+    numbers = [table("Numbers", HEAD, [cells(row) for row in rows])]
+    head, by_source = sources(study, results)
+    if by_source:
+        numbers.append(table("By data source", head, by_source, READING))
+    found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", numbers)]
     return page(f"s2l study: {study.name}", study.name, "\n".join(sentences(rows)), found)
 
 
