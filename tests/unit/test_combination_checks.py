@@ -142,8 +142,8 @@ def test_an_adapter_saved_as_a_whole_model_is_refused(rules) -> None:
     save = {"actor_rollout_ref__actor__checkpoint__save_contents": ["model", "optimizer", "extra", "hf_model"]}
     assert rules("sparse_to_dense/stages/opd").refused(**{LORA: 8}, **save) == (
         "actor_rollout_ref.actor.checkpoint.save_contents has hf_model with actor_rollout_ref.model.lora_rank=8: verl "
-        "0.9.1 writes base and adapter under names that no loader knows. Leave hf_model out (`s2l pipeline` cannot "
-        "hand such a model on)."
+        "0.9.1 writes base and adapter under names that no loader supports. Leave hf_model out (`s2l pipeline` cannot "
+        "pass such a model on)."
     )
     rules("sparse_to_dense/stages/opd").check(**save)
 
