@@ -245,7 +245,7 @@ def test_arguments_that_cannot_be_are_refused(world: Path, capsys, more, words, 
             (*FILES, "--models", "small={w}/small,large={w}/large,x={w}/large", "--learner", "large"),
             ("x", "no samples"),
         ),
-        (("--models", "small={w}/small,large={w}/large", "--from-samples", FILE), ("learner large has none",)),
+        (("--models", "small={w}/small,large={w}/large", "--from-samples", FILE), ("learner large has no samples",)),
         (
             ("--models", "small={w}/small,large={w}/large", "--from-samples", LARGE),
             ("no explorer has samples",),

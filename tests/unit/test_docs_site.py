@@ -45,6 +45,10 @@ def warned() -> Iterator[Warnings]:
 
 
 def built(settings: Path, out: Path) -> Path:
+    """``--strict`` counts log lines, and vLLM's logging set-up switches existing loggers off."""
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if name.split(".")[0] == "mkdocs" and isinstance(logger, logging.Logger):
+            logger.disabled = False
     config = load_config(str(settings), strict=True, site_dir=str(out))
     config.plugins.on_startup(command="build", dirty=False)
     build(config)

@@ -115,15 +115,15 @@ def test_outcomes_have_who_sampled_and_how_much_guidance() -> None:
 @pytest.mark.parametrize(
     ("recipe", "override", "message"),
     [
-        ("grpo/toy", "algorithm.adv_estimator=rloo", r"algorithm\.adv_estimator=rloo: the local loop does not know"),
+        ("grpo/toy", "algorithm.adv_estimator=rloo", r"algorithm\.adv_estimator=rloo: the local loop does not support"),
         ("grpo/toy", "actor_rollout_ref.model.lora_rank=8", r"lora_rank=8: .* engine: verl"),
         (
             "grpo/toy",
             "actor_rollout_ref.actor.loss_agg_mode=token-sum",
-            r"loss_agg_mode=token-sum: .* knows token-mean",
+            r"loss_agg_mode=token-sum: .* supports token-mean",
         ),
         ("expo/toy", "actor_rollout_ref.actor.kl_loss_type=mse", r"kl_loss_type=mse: .* low_var_kl"),
-        ("s2l_po/toy_offline", "trainer.save_freq=-1", r"s2l\.explorer\.source=offline: .* knows live"),
+        ("s2l_po/toy_offline", "trainer.save_freq=-1", r"s2l\.explorer\.source=offline: .* supports live"),
         ("g2rpo_a/toy", "s2l.guidance.teacher_rollouts=a.jsonl", r"teacher_rollouts=a\.jsonl: .* traces in the data"),
         ("expo/toy", "s2l.curriculum.warm_start=a.parquet", r"warm_start=a\.parquet"),
     ],

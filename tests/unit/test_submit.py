@@ -300,13 +300,13 @@ def test_a_working_folder_is_uploaded(server, tmp_path):
 @pytest.mark.parametrize(
     ("text", "names", "message"),
     [
-        (None, ["MINE=1"], r"--env MINE=\.\.\.: give the name alone"),
+        (None, ["MINE=1"], r"--env MINE=\.\.\.: give the name only"),
         (None, ["NOT_SET"], "--env NOT_SET: not set in this shell"),
         (None, ["MINE", "MINE"], "--env MINE: .*given twice"),
         ("env_vars: {MINE: a}", ["MINE"], "--env MINE: .*env.yaml sets it too"),
         ("- a\n", [], "env.yaml: must be a mapping"),
         ("env_vars: [a]\n", [], "env.yaml: must be a mapping"),
-        ("env_vars: {OMP_NUM_THREADS: 1}\n", [], r"env.yaml: env_vars.OMP_NUM_THREADS is no text"),
+        ("env_vars: {OMP_NUM_THREADS: 1}\n", [], r"env.yaml: env_vars.OMP_NUM_THREADS is not text"),
         ("a: [", [], "env.yaml: cannot be read"),
     ],
 )
