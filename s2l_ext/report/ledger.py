@@ -166,9 +166,9 @@ class Ledger:
         sampled = {who: amount.tokens for (phase, who), amount in self.entries.items() if phase == SAMPLING}
         own = [tokens for who, tokens in sampled.items() if all_in or who not in OTHERS]
         return Totals(
-            _sum(own) if own or not sampled else 0.0,
-            _sum(amount.flops for amount in counted),
-            _sum(amount.seconds for amount in counted),
+            sum_of(own) if own or not sampled else 0.0,
+            sum_of(amount.flops for amount in counted),
+            sum_of(amount.seconds for amount in counted),
             self._accelerator_seconds(all_in),
         )
 
@@ -177,7 +177,7 @@ class Ledger:
         they are not known."""
         found, total = {0: 0.0}, 0.0
         for step, entries in self.steps.items():
-            spent = _sum(getattr(amount, part) for (_, who), amount in entries.items() if all_in or who not in OTHERS)
+            spent = sum_of(getattr(amount, part) for (_, who), amount in entries.items() if all_in or who not in OTHERS)
             if spent is None:
                 return {}
             total += spent
@@ -258,7 +258,14 @@ def _product(*values: Any) -> float | None:
     return None if None in values else float(values[0] * values[1])
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
+def sum_of(values: Iterable[float | None]) -> float | None:
+    """None where one is unknown, or there are none."""
     found = list(values)
     known = [value for value in found if value is not None]
     return sum(known) if found and len(known) == len(found) else None
+
+
+def mean_of(values: Sequence[float | None]) -> float | None:
+    """None where one is unknown, or there are none."""
+    total = sum_of(values)
+    return None if total is None else total / len(values)

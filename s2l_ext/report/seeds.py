@@ -27,7 +27,7 @@ from s2l_ext.evaluation.seeds import (
 from s2l_ext.report.charts import Line, chart, colour
 from s2l_ext.report.cost import quantity
 from s2l_ext.report.held_out import HeldOut, set_name
-from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.ledger import Ledger, mean_of
 from s2l_ext.report.page import describe_interval, table
 from s2l_ext.report.results import is_accuracy
 from s2l_ext.report.settings import flattened
@@ -159,13 +159,8 @@ def _cells(groups: Sequence[Seeds], group: Seeds, key: str) -> list[str]:
         *(group.name, set_name(key), str(len(values)), f"{fmean(values):.3f}{describe_interval(over)}", inside),
         f"{gap.mean:+.3f}{describe_interval(gap.ci95, '+')}" if gap else "",
         "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
-        *(quantity(_mean([getattr(one, name) for one in totals])) for name in ("flops", "seconds")),
+        *(quantity(mean_of([getattr(one, name) for one in totals])) for name in ("flops", "seconds")),
     ]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
 
 
 def _chart(groups: Sequence[Seeds], key: str) -> Markup:

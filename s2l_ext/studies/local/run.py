@@ -18,12 +18,9 @@ from s2l_ext.data.reading import read_parquet
 from s2l_ext.studies.local.loop import LocalLoop, Prompt
 from s2l_ext.studies.local.rows import Rows
 from s2l_ext.studies.local.sampling import Sampler, generate
+from s2l_ext.studies.study.results import MODEL, VALIDATIONS
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.utils.files import write_atomically
-
-VALIDATIONS = "validation"
-MODEL = "model"
-"""Folder of the learner at the end, with ``trainer.save_freq`` above 0."""
 
 
 def run_local(cfg: DictConfig, folder: Path) -> None:

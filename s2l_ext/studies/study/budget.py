@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.report.ledger import Ledger
+from s2l_ext.report.ledger import Ledger, sum_of
 from s2l_ext.report.run import Run
 from s2l_ext.training.batch_fields import LEARNER
 
@@ -41,9 +41,4 @@ def spent(run: Run) -> dict[str, float | None]:
 
 def add_spent(parts: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
     """Sums of what several runs spent, of the first one's quantities; None where one does not tell."""
-    found: dict[str, float | None] = {}
-    for name in parts[0]:
-        values = [part.get(name) for part in parts]
-        known = [value for value in values if value is not None]
-        found[name] = sum(known) if len(known) == len(values) else None
-    return found
+    return {name: sum_of(part.get(name) for part in parts) for name in parts[0]}

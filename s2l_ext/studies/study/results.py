@@ -19,6 +19,8 @@ from s2l_ext.utils.digests import digest_of, file_digests
 from s2l_ext.utils.files import write_atomically
 
 VALIDATIONS = "validation"
+MODEL = "model"
+"""Folder of the learner at the end, with ``trainer.save_freq`` above 0."""
 ALL = ""
 """Name of the curve over all data sources."""
 IGNORED = ("trainer", "ray_kwargs", "transfer_queue")

@@ -19,14 +19,13 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.study.budget import add_spent, planned
 from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
-from s2l_ext.studies.study.results import VALIDATIONS, Result, fingerprint, measured, read_result, write_result
+from s2l_ext.studies.study.results import MODEL, VALIDATIONS, Result, fingerprint, measured, read_result, write_result
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
-MODEL_FOLDER = "model"
 SEEDED_LOOP = "s2l_seeded"
 MOST_CHARACTERS = 300
 """Of the last line of a failed run's log."""
@@ -149,7 +148,7 @@ class Runner:
                     "Remove the folder to run it again, or choose another --out."
                 )
         # a result that was merged has no model
-        return None if result.error or (job.first and not (self.out / job.place / MODEL_FOLDER).is_dir()) else result
+        return None if result.error or (job.first and not (self.out / job.place / MODEL).is_dir()) else result
 
     def _bare(self, job: Job) -> Result:
         engine, key = self.study.block.engine, (job.arm.name, job.tuning)
@@ -183,7 +182,7 @@ class Runner:
         where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
         module = "s2l_ext.studies.local" if self.study.block.engine == "local" else "s2l_ext.cli"
         needed = {one.name: self.out / self._first(one, job.seed).place for one in self.study.first_of(job.arm)}
-        models = {name: str(place / MODEL_FOLDER) for name, place in needed.items()}
+        models = {name: str(place / MODEL) for name, place in needed.items()}
         words = ["train", "--config-name", job.arm.recipe, *self.overrides(job, models), *where]
         for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
             old.unlink(missing_ok=True)

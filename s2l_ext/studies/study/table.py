@@ -19,6 +19,7 @@ from s2l_ext.evaluation.seeds import (
     paired,
     sentence,
 )
+from s2l_ext.report.ledger import mean_of
 from s2l_ext.studies.study.budget import AFTER
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import Result
@@ -87,7 +88,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         _over([*by_seed.values()]),
         hierarchical(np.array(table)) if enough else None,
         difference,
-        {name: _mean([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
+        {name: mean_of([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
         {one.seed: one.error for one in results if one.error},
         {},
     )
@@ -101,11 +102,6 @@ def _with_budget(row: Row, study: Study, reference: Mapping[str, float | None]) 
         if name in AFTER and own is not None and base and abs(own / base - 1) > study.block.tolerance:
             ratios[name] = own / base
     return Row(**(vars(row) | {"unmatched": ratios}))
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known and len(known) == len(values) else None
 
 
 HEAD = (
