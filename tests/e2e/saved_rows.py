@@ -62,6 +62,8 @@ def replayed(loop, run) -> dict[int, dict[str, float]]:
     found = {}
     for step, rows in rows_by_step(run).items():
         local, uids = _local_rows(loop, rows), list(groups(rows))
+        trained = run.steps()[step]["perf/total_num_tokens"]
+        assert sum(local.tokens_B) == trained, f"step {step}: a row's text has lost special tokens"
         found[step] = loop.observe(local, step, list(range(len(uids)))) | loop.update(local)
     return found
 
