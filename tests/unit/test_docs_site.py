@@ -45,7 +45,9 @@ def warned() -> Iterator[Warnings]:
 
 
 def built(settings: Path, out: Path) -> Path:
-    """``--strict`` counts log lines, and vLLM's logging set-up switches existing loggers off."""
+    """``--strict`` counts log lines. vLLM's logging set-up switches existing loggers off, and a library behind verl's
+    rollout servers sets the root logger to ERROR, which a logger without a level of its own follows."""
+    logging.getLogger("mkdocs").setLevel(logging.WARNING)
     for name, logger in logging.Logger.manager.loggerDict.items():
         if name.split(".")[0] == "mkdocs" and isinstance(logger, logging.Logger):
             logger.disabled = False
