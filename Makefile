@@ -42,7 +42,7 @@ test: $(READY) ## lint, then every test tier that this machine can run but what 
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(BESIDE) -m "not long" $(ARGS)
 
-test-all: $(READY) ## the same with asynchronous modes, faults of explorer and queue, a lost node, the short chaos test
+test-all: $(READY) ## the same with asynchronous modes, FSDP1, faults of explorer and queue, a lost node, the short chaos test
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 

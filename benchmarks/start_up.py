@@ -179,6 +179,7 @@ def main() -> None:
         "load_before": round(load, 2),
         "first_step_s": round(done[1], 1),
         "step_s": round((done[last] - done[FIRST_COUNTED - 1]) / (last - FIRST_COUNTED + 1), 2),
+        "peak_mb": round(run.peak_mb),
         "processes": found,
     }
     (folder / "start_up.json").write_text(json.dumps(result, indent=1) + "\n")

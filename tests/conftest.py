@@ -22,12 +22,13 @@ import torch
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from s2l_ext.platforms import CPU_ENVIRONMENT
+from s2l_ext.platforms import CACHE_VARIABLE, CPU_ENVIRONMENT
 from s2l_ext.utils.files import cache_root, staged
 
 if not torch.cuda.is_available():
     for name, value in CPU_ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+        if name != CACHE_VARIABLE:  # recipes have sizes of their own
+            os.environ.setdefault(name, value)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # `ray start` tells every process of a user of its cluster through this folder
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray-")

@@ -14,17 +14,19 @@ from omegaconf import DictConfig, OmegaConf
 from s2l_ext.errors import ResourceError
 
 PLATFORM_VARIABLE = "VERL_PLATFORM"
+CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 
 CPU_ENVIRONMENT = {
     PLATFORM_VARIABLE: "cpu",
     "VLLM_TARGET_DEVICE": "cpu",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
+    CACHE_VARIABLE: "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "TORCHDYNAMO_DISABLE": "1",
 }
-"""Environment every process of a CPU run needs. One GiB of KV cache holds any toy batch. With multiprocessing vLLM
-ignores ``distributed_executor_backend=uni`` (recipes/base/cpu.yaml). It compiles parts of its sampler even when asked
-to be eager, in every server anew: longer than a toy run uses them."""
+"""Environment every process of a CPU run needs. One GiB of KV cache is enough for small models; a recipe with
+``engine_kwargs.vllm.kv_cache_memory_bytes`` has its own. With multiprocessing vLLM ignores
+``distributed_executor_backend=uni`` (recipes/base/cpu.yaml). It compiles parts of its sampler even when asked to be
+eager, in every server anew: longer than a toy run uses them."""
 
 
 def cpu_chosen() -> bool:
@@ -81,11 +83,15 @@ def activate_for(config: DictConfig) -> str:
 
 
 def _activate_cpu(config: DictConfig) -> None:
-    for name, value in CPU_ENVIRONMENT.items():
+    variables = dict(CPU_ENVIRONMENT)
+    own = OmegaConf.select(config, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes")
+    if own and CACHE_VARIABLE not in os.environ:
+        del variables[CACHE_VARIABLE]  # vLLM would read it in place of the key
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray starts no more logical slots than devices are named there
     OmegaConf.update(config, "trainer.device", "cpu")
     given = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
-    for name in CPU_ENVIRONMENT.keys() - given.keys():
+    for name in variables.keys() - given.keys():
         key = f"ray_kwargs.ray_init.runtime_env.env_vars.{name}"
         OmegaConf.update(config, key, os.environ[name], force_add=True)

@@ -186,6 +186,7 @@ def adapted(launch, small_run: tuple[str, ...], toy_dir: Path):
     return launch("sparse_to_dense/stages/opd", *small_run, *COMMON, LORA, teacher).wait()
 
 
+@pytest.mark.long
 def test_an_adapter_is_distilled_and_sampled_from(adapted) -> None:
     """The student of the loss is the student that sampled, in later steps too, where the adapter is no longer zero."""
     steps = adapted.steps()

@@ -129,6 +129,7 @@ def test_another_run_on_the_cluster_was_refused_and_left_the_first_alone(runs) -
     assert "the cluster trains already (Ray job " in other.stdout
 
 
+@pytest.mark.long
 def test_rays_own_command_does_the_same(cluster, train, tmp_path) -> None:
     words = ["ray", "job", "submit", "--address", cluster.address, "--runtime-env-json"]
     variables = json.dumps({"env_vars": {"S2L_TOY_DIR": cluster.environment["S2L_TOY_DIR"]}})

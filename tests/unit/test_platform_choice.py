@@ -38,6 +38,17 @@ def test_users_own_values_win(monkeypatch) -> None:
     assert cfg.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE == "4"
 
 
+def test_a_recipes_own_cache_takes_the_place_of_the_variable(monkeypatch) -> None:
+    """vLLM would read the variable; a user's own value still wins."""
+    cfg = config("cpu")
+    OmegaConf.update(cfg, "actor_rollout_ref.rollout.engine_kwargs.vllm.kv_cache_memory_bytes", 7, force_add=True)
+    platform.activate_for(cfg)
+    assert "VLLM_CPU_KVCACHE_SPACE" not in {*os.environ, *cfg.ray_kwargs.ray_init.runtime_env.env_vars}
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "4")
+    platform.activate_for(cfg)
+    assert cfg.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE == "4"
+
+
 def test_variable_overrules_the_recipe(monkeypatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     cfg = config("cuda")

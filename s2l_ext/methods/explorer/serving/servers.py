@@ -65,7 +65,12 @@ class ExplorerServerManager(LLMServerManager):
             policy=self._policy,
             full_determinism=bool(self.rollout_config.get("full_determinism", False)),
         )
-        await self.global_load_balancer.status.remote()  # a fresh process imports verl for a while
+        self._router_started = self.global_load_balancer.status.remote()
+
+    def wait_for_router(self) -> None:
+        """Its fresh process imports verl for a while, on a busy machine longer than a call may take. Agent loops start
+        meanwhile."""
+        ray.get(self._router_started)
 
     def replicas(self) -> list[Replica]:
         """Every replica that verl started, in a form that can restart."""
@@ -121,6 +126,7 @@ class ExplorerServers:
         """Set the weight version of new rows to ``step``: verl's staleness metrics read it, and a frozen model is never
         stale."""
         if self._manager:
+            self._manager.wait_for_router()
             self._monitor.set_step(step)
 
     def check(self) -> None:
