@@ -39,6 +39,12 @@ def test_every_function_of_the_two_files_that_patches_is_in_the_list() -> None:
     assert len(entered) == len(PATCHES)
 
 
+def test_the_page_lists_every_patch_with_the_test_that_ends_it() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    listed = re.findall(r"^\| `(\w+)` \|.*\| `tests/contract/([\w.:]+)` \|$", page, re.MULTILINE)
+    assert dict(listed) == {patch.name: patch.ends_with for patch in PATCHES}
+
+
 def imported_names(tree: ast.Module) -> set[str]:
     """Names under which a file knows modules and classes of the packages that we patch."""
     found: set[str] = set()
