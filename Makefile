@@ -46,7 +46,7 @@ test-all: $(READY) ## the same with asynchronous modes, FSDP1, faults of explore
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m pytest $(BESIDE) $(ARGS)
 
-test-fast: $(READY) ## the unit tests, in under a minute
+test-fast: $(READY) ## the unit tests, in two or three minutes
 	@$(MAKE) --no-print-directory --output-sync=target -j 2 fast-early fast-late
 
 # Two processes of one thread each: idle OpenMP threads spin. Contract tests are left to `make test`: importing verl and
