@@ -59,6 +59,7 @@ def test_help_lists_the_commands_that_exist(capsys):
         assert f"s2l {name} " in listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", ["", "train", "check", "submit", "compare", "doctor"])
 def test_help_imports_nothing_heavy(words):
     code = (
@@ -99,6 +100,7 @@ def test_each_command_has_help(command, capsys):
     assert "--config-name" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "check"])
 def test_a_missing_model_is_one_message_and_code_2(quick, command, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path / "toy"))
@@ -115,6 +117,7 @@ def test_debug_adds_the_traceback(capsys):
     assert "Traceback" in message and "s2l: error: --config-name nothing" in message
 
 
+@pytest.mark.slow
 def test_check_prints_plan_and_warnings(no_machine, capsys):
     assert cli.main(["check", "s2l.explorer.mix_steps=4", "--config-name", "s2l_po/toy", "trainer.nnodes=2"]) == 0
     captured = capsys.readouterr()
@@ -122,6 +125,7 @@ def test_check_prints_plan_and_warnings(no_machine, capsys):
     assert captured.err == "s2l: warning: the weather is bad\n"
 
 
+@pytest.mark.slow
 def test_check_json_is_json_alone(no_machine, capsys):
     assert cli.main(["check", "--json", "--config-name", "s2l_po/toy"]) == 0
     result = json.loads(capsys.readouterr().out)
@@ -131,11 +135,13 @@ def test_check_json_is_json_alone(no_machine, capsys):
     assert result["plan"]["explorer"]["slots"][:8] == [8, 7, 6, 5, 4, 3, 2, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
 def test_our_trainer_is_chosen_with_features_off_too(no_machine, recipe):
     assert train.prepare(recipe, []).cfg.trainer.v1.trainer_mode == "s2l"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["colocate_async", "s2l_colocate_async"])
 def test_our_trainer_of_the_recipes_mode_is_chosen(no_machine, mode):
     prepared = train.prepare("s2l_po/toy", [f"trainer.v1.trainer_mode={mode}"])
@@ -143,11 +149,13 @@ def test_our_trainer_of_the_recipes_mode_is_chosen(no_machine, mode):
     assert "colocate_async" in render(prepared.plan)
 
 
+@pytest.mark.slow
 def test_another_trainer_is_refused(no_machine):
     with pytest.raises(ConfigError, match="trainer_mode=one_step_off.*separate_async"):
         train.prepare("grpo/toy", ["trainer.v1.trainer_mode=one_step_off"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "why"),
     [
@@ -173,6 +181,7 @@ def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):
     assert order == ["activate_for", "check_own_pool", "check_before_run", "_ask_verl"]
 
 
+@pytest.mark.slow
 def test_train_stores_the_configuration_and_hands_over_to_verl(no_machine, monkeypatch, tmp_path, capsys):
     given = SimpleNamespace()
     main_ppo = SimpleNamespace(

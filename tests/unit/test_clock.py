@@ -21,6 +21,7 @@ def wall_clock_calls(path: Path) -> list[int]:
     return [call.lineno for call in named if (call.func.value.id, call.func.attr) in OF_THE_WALL]
 
 
+@pytest.mark.slow
 def test_only_the_pipelines_account_reads_the_wall_clock() -> None:
     users = {path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py") if wall_clock_calls(path)}
     assert users == REPORTED_ONLY

@@ -27,6 +27,7 @@ MEGATRON = {
 # ---- LoRA ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["fsdp", "fsdp2"])
 def test_megatrons_spelling_of_lora_is_refused_with_fsdp(rules, strategy: str) -> None:
     assert rules("expo/toy").refused(**{NESTED: 8, STRATEGY: strategy}) == (
@@ -36,6 +37,7 @@ def test_megatrons_spelling_of_lora_is_refused_with_fsdp(rules, strategy: str) -
     )
 
 
+@pytest.mark.slow
 def test_fsdps_spelling_of_lora_is_refused_with_megatron(rules) -> None:
     assert rules("grpo/toy").refused(**{LORA: 8, **MEGATRON}) == (
         "actor_rollout_ref.model.lora_rank=8 with actor.strategy=megatron: Megatron reads "
@@ -44,6 +46,7 @@ def test_fsdps_spelling_of_lora_is_refused_with_megatron(rules) -> None:
     )
 
 
+@pytest.mark.slow
 def test_settings_of_fsdp_are_refused_with_megatron_before_verl_fails_on_them(rules) -> None:
     words = rules("s2l_po/qwen3_1.7b_to_8b").refused(**{STRATEGY: "megatron"})
     assert words == (
@@ -68,6 +71,7 @@ def test_an_adapter_that_fsdp_would_not_load_is_refused(rules) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -81,6 +85,7 @@ def test_the_spelling_that_the_engine_reads_is_taken(rules, settings: dict) -> N
     rules("s2l_po/toy").check(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [LORA, NESTED])
 def test_the_explorers_engine_waits_for_no_adapter(configured, name: str) -> None:
     cfg = configured("s2l_po/toy", **{name: 8})
@@ -107,6 +112,7 @@ def test_what_verls_settings_do_not_know_is_one_message() -> None:
 # ---- turns and other media ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
     words = rules("s2l_po/toy_offline").refused(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
     assert words == (
@@ -116,6 +122,7 @@ def test_stored_rollouts_in_several_turns_are_refused(rules) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_row_that_names_a_loop_of_several_turns_is_refused_too(configured, tmp_path: Path) -> None:
     from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.preflight import _check_media
@@ -138,6 +145,7 @@ def test_stored_rollouts_need_no_engine_of_vllms(rules) -> None:
     assert "the explorer's servers are vLLM's" in rules("s2l_po/toy").refused(actor_rollout_ref__rollout__name="sglang")
 
 
+@pytest.mark.slow
 def test_an_adapter_saved_as_a_whole_model_is_refused(rules) -> None:
     save = {"actor_rollout_ref__actor__checkpoint__save_contents": ["model", "optimizer", "extra", "hf_model"]}
     assert rules("sparse_to_dense/stages/opd").refused(**{LORA: 8}, **save) == (
@@ -152,6 +160,7 @@ def test_a_live_explorer_may_take_several_turns(rules) -> None:
     rules("s2l_po/toy").check(actor_rollout_ref__rollout__agent__default_agent_loop="tool_agent")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "feature"),
     [
@@ -176,6 +185,7 @@ def test_pictures_pass_where_nothing_reads_the_prompts_tokens(configured, recipe
     check_columns({"prompt", "images"}, parse_s2l(cfg.s2l), cfg)
 
 
+@pytest.mark.slow
 def test_the_columns_are_those_of_the_training_files(configured, tmp_path: Path) -> None:
     from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.preflight import _check_media

@@ -41,20 +41,24 @@ def refused(cfg: DictConfig) -> str:
     return str(refusal.value)
 
 
+@pytest.mark.slow
 def test_the_recipe_itself_passes_without_a_warning(composed):
     assert check(composed) == []
 
 
+@pytest.mark.slow
 def test_group_of_one_is_refused(composed):
     assert "actor_rollout_ref.rollout.n=1" in refused(changed(composed, actor_rollout_ref__rollout__n=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(UNGROUPED_ESTIMATORS))
 def test_estimator_without_a_group_is_refused_by_name(composed, name):
     message = refused(changed(composed, algorithm__adv_estimator=name))
     assert message.startswith(f"algorithm.adv_estimator={name} ") and "algorithm.adv_estimator=grpo" in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(GROUP_ESTIMATORS))
 def test_group_estimators_pass(composed, name):
     assert check(changed(composed, algorithm__adv_estimator=name)) == []
@@ -100,6 +104,7 @@ def test_truncated_is_needs_the_samplers_log_probs(composed):
     assert "Set actor_rollout_ref.rollout.calculate_log_probs=True" in message
 
 
+@pytest.mark.slow
 def test_a_cap_that_would_be_ignored_is_refused(composed):
     assert "would be ignored" in refused(changed(composed, s2l__explorer__is_cap=3.0))
     assert check(changed(composed, s2l__explorer__is_cap=3.0, s2l__explorer__correction="truncated_is")) == []
@@ -149,6 +154,7 @@ def test_greedy_explorer_is_a_warning(composed):
     assert "greedy" in warning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -186,6 +192,7 @@ def test_without_an_explorer_the_explorers_rules_do_not_apply(composed):
     assert check(changed(composed, **settings)) == []
 
 
+@pytest.mark.slow
 def test_rollout_fields_outside_yaml_are_verls(composed):
     """Contract with verl 0.9.1: every field of RolloutConfig is a key of its YAML or in our list."""
     package = Path(importlib.util.find_spec("verl").submodule_search_locations[0])

@@ -235,6 +235,7 @@ def test_errors_survive_pickling(name):
     assert isinstance(copied, errors.S2LError)
 
 
+@pytest.mark.slow
 def test_configuration_and_schedule_import_nothing_heavy():
     code = (
         "import sys, s2l_ext.training.rules, s2l_ext.launch.plan_summary, s2l_ext.config.model_files, "

@@ -82,6 +82,7 @@ def inclusion_by_successive_sampling(weights, n):
     return -np.expm1(-weights * low)
 
 
+@pytest.mark.slow
 def test_a_million_draws_follow_the_weights_and_no_others(path):
     rates = np.random.default_rng(0).random(1 << 14)
     curriculum = with_rates(rates, sigma=0.2)
@@ -108,6 +109,7 @@ def in_order_probabilities(weights, n):
     return exact
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigma", [0.35, 0.12])
 def test_draws_without_replacement_equal_enumeration(path, sigma):
     """Both ways of drawing; at sigma 0.12 proposals need several rounds."""
@@ -127,6 +129,7 @@ def test_draws_without_replacement_equal_enumeration(path, sigma):
     assert chi_square(counts, np.ones(len(exact))).p < 1e-4
 
 
+@pytest.mark.slow
 def test_two_of_three_prompts_by_hand(path):
     """Weights 4 : 2 : 1. First the second prompt, then the third: 2/7 * 1/5."""
     width = 0.25 * math.sqrt(2 * math.log(2))
@@ -138,6 +141,7 @@ def test_two_of_three_prompts_by_hand(path):
     assert chi_square([drawn.count(pair) for pair in by_hand], list(by_hand.values())).p > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "group"), [(1, 1), (1, 2), (2, 1), (2, 2), (1, 64), (64, 64)])
 def test_blocks_finish_what_proposals_began(monkeypatch, block, group):
     """One round of proposals, then blocks: still the exact distribution, also where the last block is not full."""
@@ -185,6 +189,7 @@ def test_keys_over_several_chunks_take_the_smallest():
 RATES = st.lists(st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0])), min_size=1, max_size=300)
 
 
+@pytest.mark.slow
 @given(
     rates=RATES,
     log_sigma=st.floats(-3, 1),
@@ -282,6 +287,7 @@ def through_a_file(state):
     return {"pass_rates": dict(np.load(file))}
 
 
+@pytest.mark.slow
 @given(seed=st.integers(0, 2**32 - 1), steps=st.integers(0, 4), n=st.sampled_from([3, 40]), sigma=SIGMAS)
 def test_a_resumed_run_draws_the_same_prompts(seed, steps, n, sigma):
     """n = 3 goes by proposals, with a narrow sigma by keys after them, 40 by keys; the generator travels as JSON."""

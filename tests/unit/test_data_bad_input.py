@@ -130,6 +130,7 @@ def broken_files(good: bytes, table: pa.Table) -> dict[str, tuple[bytes, str]]:
 FILES = list(broken_files(lines(row("gsm8k")), pa.table({"id": ["a"]})))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_a_broken_file_is_named_with_what_it_is(tmp_path, capsys, converter, name):
@@ -140,6 +141,7 @@ def test_a_broken_file_is_named_with_what_it_is(tmp_path, capsys, converter, nam
     assert status == 2 and said.startswith(message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("converter", CONVERTERS)
 def test_a_folder_and_names_of_nothing(tmp_path, capsys, converter):
     (tmp_path / "x.jsonl").mkdir()

@@ -170,6 +170,7 @@ def gold_file(folder: Path, golds: list[Any]) -> Path:
     return parquet(folder / "g.parquet", [verl_row("q", gold) for gold in golds])
 
 
+@pytest.mark.slow
 def test_golds_are_counted_by_kind_with_the_first_that_are_not_read_whole(tmp_path):
     path = gold_file(tmp_path, ["7", "7", "12", "\\frac{3}{7}x", "$12$;$\\frac{3}{7}$", "x^", "x^", "y^{", "z^{{"])
     found = report([path], progress=False)
@@ -190,6 +191,7 @@ def test_golds_are_counted_by_kind_with_the_first_that_are_not_read_whole(tmp_pa
     )
 
 
+@pytest.mark.slow
 def test_many_golds_are_sampled_and_the_report_says_so(tmp_path):
     golds = [f"x^{{{n}}}" for n in range(7)] + ["1", "2"]
     found = report([gold_file(tmp_path, golds)], most=3, progress=False)
@@ -197,6 +199,7 @@ def test_many_golds_are_sampled_and_the_report_says_so(tmp_path):
     assert found.as_lines()[0].startswith("golds as the reward reads them (5 of 9 different ones): ")
 
 
+@pytest.mark.slow
 def test_preflight_reads_the_golds_of_mathematical_runs_only(tmp_path, configured, capsys):
     path = str(gold_file(tmp_path, ["7", "x^"]))
     files = {"data__train_files": path, "data__val_files": path}
@@ -206,6 +209,7 @@ def test_preflight_reads_the_golds_of_mathematical_runs_only(tmp_path, configure
     assert _read_golds(configured("grpo/toy", **files)) == [] and capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_sample_without_a_seed_is_named(tmp_path, configured):
     path = str(gold_file(tmp_path, ["1", "2", "3"]))
 

@@ -135,6 +135,7 @@ ROWS: dict[str, tuple[dict, list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ROWS)
 def test_every_converter_takes_a_name(command: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row, words = ROWS[command]

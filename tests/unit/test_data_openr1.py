@@ -129,6 +129,7 @@ def test_order_and_shards_change_neither_ids_nor_traces(tmp_path, jsonl, rows_of
     assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 40
 
 
+@pytest.mark.slow
 def test_parquet_shards_and_two_workers_give_the_same(tmp_path, rows_of):
     rows = [{**record, "is_reasoning_complete": None} for record in ROWS]
     pq.write_table(pa.Table.from_pylist(rows[:6]), tmp_path / "a.parquet", row_group_size=2)

@@ -31,6 +31,7 @@ def test_another_seed_draws_other_problems() -> None:
     assert sums.sample("train", 12, 0) != sums.sample("train", 12, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("count", "said"), [(0, "--val 0 must be at least 1"), (10**5, "different problems were found")]
 )

@@ -215,6 +215,7 @@ def test_an_answer_that_is_not_there():
     assert answer_start("so it is seven", "") is None
 
 
+@pytest.mark.slow
 @given(REASONING, ANSWERS, st.sampled_from(["\\boxed{%s}", "\n#### %s", "<answer>%s</answer>"]), st.booleans())
 def test_the_answer_never_begins_inside_the_reasoning(reasoning, answer, mark, think):
     head = f"<think>{reasoning}</think>\n" if think else reasoning
@@ -234,7 +235,7 @@ def test_any_text_has_an_offset_inside_it_or_none(parts):
         start = answer_start(trace, answer)
         assert start is None or 0 <= start < len(trace)
     stated = traces.marked_answer(trace)
-    if stated:
+    if stated and "</answer>" not in stated:  # a mark inside another: the reward reads on to the last closing tag
         begin = answer_start(trace)
         assert begin is not None and traces.marked_answer(trace[:begin]) != stated
 

@@ -201,6 +201,7 @@ def test_files_of_unknown_origin_are_not_replaced(tmp_path, jsonl, rows_of):
         UserJsonl(data_source="yours").convert(path, tmp_path)
 
 
+@pytest.mark.slow
 def test_many_rows_are_written_in_batches(tmp_path, jsonl):
     path = jsonl(tmp_path / "a.jsonl", [{"prompt": f"p{n}", "answer": n} for n in range(700)])
     UserJsonl(data_source="mine").convert(path, tmp_path)

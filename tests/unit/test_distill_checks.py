@@ -52,6 +52,7 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
     assert recipe.check(**LIVE, s2l__distill__loss="sft") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -144,6 +145,7 @@ def test_a_server_scores_at_temperature_one(recipe) -> None:
     assert message.startswith("actor_rollout_ref.rollout.temperature=0.6: ") and "temperature=1.0." in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "value"), [("temperature", 0.6), ("top_p", 0.8), ("top_k", 20)])
 def test_sampled_tokens_come_from_the_distribution_that_is_scored(recipe, name, value) -> None:
     settings = {**TEACHER, "s2l__distill__loss": "sampled_k1", f"actor_rollout_ref__rollout__{name}": value}
@@ -175,6 +177,7 @@ def test_schedules_do_not_ignore_each_others_keys(recipe) -> None:
     assert "s2l.explorer.mix_steps=4 would be ignored" in recipe.refused(**settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

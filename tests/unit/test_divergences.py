@@ -58,6 +58,7 @@ def gradients(function, upstream, *leaves):
     return value.detach(), torch.autograd.grad((value * upstream.to(value.dtype)).sum(), leaves)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("chunk_size", [1, 4, 13, 100])
 @pytest.mark.parametrize("temperature", [1.0, 0.6, torch.linspace(0.5, 2.0, N)])

@@ -254,6 +254,7 @@ def drawn(name: str, role: str, temperature: float, seed: int) -> RowSet:
     return RowSet(name, name.partition("@")[0], role, Path(name), {"temperature": temperature}, prompts, rows)
 
 
+@pytest.mark.slow
 def test_sets_are_measured_with_their_models(folders) -> None:
     sets = [drawn("small", EXPLORER, 1.0, 0), drawn("large", LEARNER, 1.0, 1), drawn("large@1.5", NOISE, 1.5, 2)]
     chosen = Settings(gradient_problems=2, progress=False)

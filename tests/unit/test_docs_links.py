@@ -34,6 +34,7 @@ def test_relative_links_resolve(document: Path) -> None:
         assert not anchor or anchor in anchors(path), target
 
 
+@pytest.mark.slow
 def test_recipe_of_the_readme_passes_our_checks(tmp_path) -> None:
     block = re.search(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert block is not None

@@ -111,6 +111,7 @@ def test_a_link_to_a_repository_file_opens_a_page_with_its_text(small: Path) -> 
     assert 'href=".."' in (out / "CHANGELOG/index.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["gone.md", "../gone.py", "page.md#no-such-heading", "../README.md#no-such-heading"])
 def test_a_dead_link_fails_the_build_and_is_named(small: Path, warned: Warnings, target: str) -> None:
     (small / "docs" / "page.md").write_text(f"# A page\n[there]({target})\n")
@@ -156,6 +157,7 @@ def test_the_reference_shows_default_range_and_text_and_names_an_undescribed_key
         reference.table("s2l.new", [(Inherits, second)])
 
 
+@pytest.mark.slow
 def test_every_key_that_parses_is_in_the_reference(reference: ModuleType) -> None:
     text = reference.config()
     for key in valid_keys(S2LConfig, "s2l"):

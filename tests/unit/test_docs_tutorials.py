@@ -95,6 +95,7 @@ def test_the_fast_blocks_run_one_after_the_other(page: Path, tmp_path: Path) -> 
         assert done.returncode == 0, f"{page.relative_to(ROOT)}:\n{text}\n{done.stderr[-2000:]}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "command",
     [

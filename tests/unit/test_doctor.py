@@ -249,6 +249,7 @@ def board() -> Iterator[Callable[[int], int]]:
         server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("status", "finding"), [(401, "ok"), (403, "ok"), (200, "warn"), (404, "warn"), (500, "warn")])
 def test_an_open_dashboard_is_asked_whether_it_wants_a_token(board, status: int, finding: str) -> None:
     from s2l_ext.doctor import cluster

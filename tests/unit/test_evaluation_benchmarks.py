@@ -113,6 +113,7 @@ MATH = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "row", "identity", "truth", "yes", "no"), MATH)
 def test_mathematics(tmp_path: Path, name: str, row: dict, identity: str | None, truth: str, yes: str, no: str) -> None:
     problem = only(tmp_path, name, row)

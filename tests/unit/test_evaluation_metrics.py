@@ -162,6 +162,7 @@ def test_quantiles_of_students_t_as_printed_in_tables() -> None:
         assert t_quantile(0.95, degrees) == pytest.approx(t, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_few_problems_get_a_wider_interval() -> None:
     """30: sqrt(30/29) * 2.04523 = 2.08019 standard deviations of a normal distribution, not 1.95996."""
     assert bootstrap_tail(30) == pytest.approx(0.018753, abs=1e-5)
@@ -169,6 +170,7 @@ def test_few_problems_get_a_wider_interval() -> None:
     assert bootstrap_tail(1) == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("problems", "samples"), [(15, 1), (30, 1), (30, 4)])
 def test_coverage_with_few_problems(problems: int, samples: int) -> None:
     """Success rates from Beta(0.8, 0.8); a plain percentile bootstrap covers 0.905, 0.931 and 0.936."""

@@ -152,6 +152,7 @@ def test_the_first_failure_ends_it_and_is_named() -> None:
     assert judge("print(int(input()) % 3)", inputs=["1", "3"], outputs=["1", "0"])["acc"] == 1.0
 
 
+@pytest.mark.slow
 def test_each_test_has_its_own_time() -> None:
     program = "import time\ndef f(s):\n    time.sleep(s)\n    return s"
     tests = {"inputs": ["0.6"] * 6, "outputs": ["0.6"] * 6, "fn_name": "f"}

@@ -327,6 +327,7 @@ def test_a_presence_penalty_out_of_range_is_refused(job) -> None:
 # ---- divergences --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_divergences_equal_those_computed_by_hand(job, models) -> None:
     from transformers import Qwen3ForCausalLM
 

@@ -95,6 +95,7 @@ def test_beta_zero_is_said(recipe) -> None:
     assert "weighs nothing" in recipe.check(s2l__kl__beta=0.0)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
@@ -110,6 +111,7 @@ def test_kl_keys_that_the_type_does_not_read_are_refused(recipe, kind: str, key:
     assert message.startswith(f"s2l.kl.{key}: type={kind} does not have this key, type=")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rho", "key"), [("tanh", "rho_low"), ("math:exp", "rho_high"), ("linear", "rho_exponent")])
 def test_keys_that_a_shape_of_rho_does_not_read_are_refused(recipe, rho: str, key: str) -> None:
     message = recipe.refused(s2l__kl__rho=rho, **{f"s2l__kl__{key}": 0.7})
@@ -195,6 +197,7 @@ def test_file_order_by_verls_switch_contradicts_a_draw(recipe) -> None:
     assert recipe.check(data__shuffle=False, s2l__curriculum__type="file_order") == []
 
 
+@pytest.mark.slow
 def test_a_random_subset_needs_a_seed(recipe) -> None:
     assert "data.seed" in recipe.refused(data__seed=None)
 

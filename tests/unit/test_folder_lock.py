@@ -61,6 +61,7 @@ def dead_pid() -> int:
     return process.pid
 
 
+@pytest.mark.slow
 def test_the_second_is_refused_with_the_firsts_process_and_host(tmp_path, holder):
     wanted = rf"another training run works here: process {holder.pid} on host {socket.gethostname()}\. Wait for it\."
     with pytest.raises(ResourceError, match=wanted), run(tmp_path):

@@ -189,6 +189,7 @@ def batch_of(sources, log_ratio, mask) -> TensorDict:
     )
 
 
+@pytest.mark.slow
 @given(batches(), st.floats(1e-3, 100))
 def test_weight_bounds_and_learner_rows(drawn, cap):
     sources, log_ratio, mask = drawn
@@ -199,6 +200,7 @@ def test_weight_bounds_and_learner_rows(drawn, cap):
     assert ((on_explorer > 0) & (on_explorer <= cap)).all()
 
 
+@pytest.mark.slow
 @given(batches(), st.sampled_from([np.nan, np.inf, -np.inf, 7.0]))
 def test_masked_tokens_are_not_read(drawn, poison):
     sources, log_ratio, mask = drawn
@@ -207,6 +209,7 @@ def test_masked_tokens_are_not_read(drawn, poison):
     assert source_sums(clean) == source_sums(poisoned)
 
 
+@pytest.mark.slow
 @given(batches())
 def test_k3_is_never_negative(drawn):
     found = statistics(batch_of(*drawn), drawn[0])

@@ -18,6 +18,7 @@ def recipe(rules):
     return rules("g2rpo_a/toy")
 
 
+@pytest.mark.slow
 def test_the_recipe_passes_without_a_warning(recipe) -> None:
     assert recipe.check() == []
 
@@ -28,6 +29,7 @@ def test_defaults_are_the_paper() -> None:
     assert GuidanceConfig().loss_on_guidance is False and GuidanceConfig().stop_before_answer is True
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alpha", [-0.1, 1.5])
 def test_alpha_outside_zero_to_one_names_key_and_value(recipe, alpha: float) -> None:
     assert recipe.refused(s2l__guidance__alpha=alpha).startswith(f"s2l.guidance.alpha={alpha} is out of range")
@@ -107,6 +109,7 @@ def test_other_corrections_of_verls_pass_with_guidance_in_the_loss(recipe, key: 
     assert recipe.check(**settings, algorithm__rollout_correction__rollout_rs_threshold="0.9_1.1") == []
 
 
+@pytest.mark.slow
 def test_alpha_zero_is_said(recipe) -> None:
     assert "no session is guided" in recipe.check(s2l__guidance__alpha=0.0)[0]
 

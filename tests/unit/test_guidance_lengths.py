@@ -137,6 +137,7 @@ def authors_cycle(accuracies: list[float], length: int, most: int = 3072) -> lis
     return lengths
 
 
+@pytest.mark.slow
 @given(st.lists(st.one_of(st.just(0.0), st.floats(0.01, 1.0)), max_size=40), st.integers(1, 3072))
 def test_every_third_is_the_authors_cycle(accuracies: list[float], initial: int) -> None:
     controller = AdaptiveGuidance(initial=initial, averaging="disjoint_windows")

@@ -37,6 +37,7 @@ def edges() -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_two_files_import_each_other_however_long_the_way() -> None:
     graph, done = edges(), set()
 
@@ -51,6 +52,7 @@ def test_no_two_files_import_each_other_however_long_the_way() -> None:
         visit(name, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", METHODS)
 def test_only_the_registry_and_its_own_folder_name_a_methods_configuration(block: str) -> None:
     kind = method_class(block).config_class
@@ -61,6 +63,7 @@ def test_only_the_registry_and_its_own_folder_name_a_methods_configuration(block
     assert outside == [], f"{names} belong to methods/{block}"
 
 
+@pytest.mark.slow
 def test_one_file_reads_and_writes_the_queue() -> None:
     users = [
         path.name

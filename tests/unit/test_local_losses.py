@@ -112,6 +112,7 @@ def test_outcomes_have_who_sampled_and_how_much_guidance() -> None:
     assert (second.acc, second.source, second.prefix_len) == (1.0, "learner", 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "override", "message"),
     [
@@ -134,6 +135,7 @@ def test_a_setting_that_the_loop_would_leave_out_is_refused(recipe: str, overrid
         check_local(cfg, parse_s2l(cfg.s2l))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [

@@ -49,6 +49,7 @@ def phases(configured):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "gpus", "lora", "weights", "trained"),
     [
@@ -78,6 +79,7 @@ def test_fsdp2s_own_offload_keeps_them_away_from_updates_too(phases):
     assert not {"weights", "gradients", "Adam states"} & set(update)
 
 
+@pytest.mark.slow
 def test_a_micro_batch_of_two_rows_of_4608_tokens(phases):
     found, tokens = phases(), 2 * 4608
     layer = 16 * 4096 + 8 * 12_288 + 4 * 4096 + 4 * 1024  # 184,320 bytes a token
@@ -109,6 +111,7 @@ def test_an_engine_holds_its_share_while_rows_are_sampled(phases):
     assert awake["learner's engine"] == 0.6 * 80 * GIB
 
 
+@pytest.mark.slow
 def test_a_colocated_explorer_takes_its_share_and_a_dedicated_one_a_card(phases):
     pair = "s2l_po/qwen3_1.7b_to_8b"
     assert phases(pair, gpus=4)["explorer's"] == {"explorer's engine": 0.6 * 80 * GIB}
@@ -119,6 +122,7 @@ def test_a_colocated_explorer_takes_its_share_and_a_dedicated_one_a_card(phases)
     assert "explorer's engine" not in found["update"]
 
 
+@pytest.mark.slow
 def test_a_teacher_leaves_its_output_matrix_and_logits_come_in_chunks(phases):
     found = phases("sparse_to_dense/stages/opd_math", model="Qwen/Qwen3-1.7B", trainer__nnodes=1)
     assert set(found) == {"rollout", "update"}  # no old log-probabilities
@@ -202,6 +206,7 @@ def test_a_tight_fit_is_warned_of(configured):
     assert [line.split(",")[0] for line in report.warnings] == ["memory: rollout takes 75.4 of 80.0 GiB"]
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_said_in_one_line(configured):
     report = checked(configured, LARGE, actor_rollout_ref__model__path="someone/own-7B")
     assert report.lines[-1] == (
@@ -324,6 +329,7 @@ def login_node(monkeypatch, composed_once):
     return lambda accelerators, *more: cli.main(["check", "--for", accelerators, "--config-name", *more])
 
 
+@pytest.mark.slow
 def test_a_login_node_checks_for_other_accelerators(login_node, capsys):
     assert login_node("8x80GB", "grpo/qwen3_8b") == 0
     assert "memory of one accelerator in GiB (80.0 GiB)" in capsys.readouterr().out
@@ -333,6 +339,7 @@ def test_a_login_node_checks_for_other_accelerators(login_node, capsys):
     assert "the learner's engine needs 19.8 GiB" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_recipe_for_the_cpu_is_not_for_other_accelerators(login_node, capsys):
     assert login_node("1x24GB", "grpo/toy") == 2
     assert "--for 1x24GB with trainer.device=cpu: this recipe takes no accelerator" in capsys.readouterr().err

@@ -46,6 +46,7 @@ def test_a_run_past_its_explorer_resumes_on_the_learners_gpus(resumed) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threshold", "done", "runs"), [(3, 8, True), (3, 9, False), (8, 13, True), (8, 14, False)])
 def test_an_asynchronous_queue_may_hold_older_plans(resumed, threshold: int, done: int, runs: bool) -> None:
     """A prompt of step 7 may be trained on ``threshold - 1`` steps later: at step 9 with 3, at step 14 with 8."""
@@ -54,10 +55,12 @@ def test_an_asynchronous_queue_may_hold_older_plans(resumed, threshold: int, don
     assert (block.explorer is not None) == runs
 
 
+@pytest.mark.slow
 def test_a_constant_share_needs_it_to_the_end(resumed) -> None:
     assert resumed(99, "sparse_to_dense/stages/warm_up")[1].explorer is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["sparse_to_dense/stages/warm_up", "sparse_to_dense/stages/opd"])
 def test_a_validation_alone_needs_neither_explorer_nor_teacher(resumed, recipe: str) -> None:
     cfg, block = resumed(0, recipe, trainer__val_only=True)
@@ -67,6 +70,7 @@ def test_a_validation_alone_needs_neither_explorer_nor_teacher(resumed, recipe: 
     assert not only_validates(cfg) and block.distill is not None
 
 
+@pytest.mark.slow
 def test_stored_rollouts_stay_what_they_were(resumed) -> None:
     cfg, block = resumed(15, "s2l_po/toy_offline")
     assert block == parse_s2l(cfg.s2l) and block.offline_explorer is not None

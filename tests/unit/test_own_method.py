@@ -52,6 +52,7 @@ def scale(example, installed, configured) -> Any:
     return method
 
 
+@pytest.mark.slow
 def test_its_block_is_parsed_checked_and_guarded(scale, configured):
     s2l, cfg = parse_s2l({"advantage_scale": {"ema": 0.75}, "kl": {"beta": 0.01}}), configured("grpo/toy")
     assert list(s2l.blocks) == ["kl", "advantage_scale"] and s2l.any_method_on

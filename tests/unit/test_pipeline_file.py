@@ -188,6 +188,7 @@ def graphs(acyclic: bool):
 FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+@pytest.mark.slow
 @FUZZ
 @given(needs=graphs(acyclic=True), random=st.randoms())
 def test_stages_come_after_what_they_need(tmp_path, needs, random) -> None:
@@ -208,6 +209,7 @@ def test_stages_come_after_what_they_need(tmp_path, needs, random) -> None:
         assert pipeline.downstream(str(name)) == [str(other) for other in order if other in reached]
 
 
+@pytest.mark.slow
 @FUZZ
 @given(needs=graphs(acyclic=False))
 def test_a_cycle_is_named_and_is_one(tmp_path, needs) -> None:

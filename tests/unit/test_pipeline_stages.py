@@ -77,6 +77,7 @@ def rows(path: Path, count: int) -> Path:
 # ---- train stages --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_of_a_train_stage_composes_to_what_was_checked(toy) -> None:
     warm_up = prepared(toy, "warm_up")
     train = ("-m", "s2l_ext.cli", "train", "--config-name", "sparse_to_dense/stages/warm_up")
@@ -94,6 +95,7 @@ def test_the_command_of_a_train_stage_composes_to_what_was_checked(toy) -> None:
     assert warm_up.accelerators == 2
 
 
+@pytest.mark.slow
 def test_grpo_reads_labels_and_distillation_does_not_unless_it_selects_right_answers(toy) -> None:
     controls = read_pipeline(Path("sparse_to_dense/sft_teacher"), Path(OUT))
     assert prepared(toy, "student_rl").labels and not prepared(toy, "opd").labels
@@ -122,6 +124,7 @@ def test_what_a_later_stage_would_refuse_is_refused_at_once(override: str, words
         prepared(changed(Path(OUT), override), "opd")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -146,6 +149,7 @@ def test_options_of_a_split(tmp_path, options: str) -> None:
         prepared(written(tmp_path, stage, splits={"d": "x.parquet"}), "s")
 
 
+@pytest.mark.slow
 def test_a_folder_whose_name_begins_like_the_output_folder_is_another(tmp_path) -> None:
     """Its files belong into the fingerprint, under their own path."""
     outside = f"{tmp_path}/out_data/train.parquet"
@@ -682,6 +686,7 @@ def stored_warm_up(tmp_path: Path, **options) -> Pipeline:
     return written(tmp_path, draw, train, models={"m": "hub/m"}, splits={"d": "d.parquet"})
 
 
+@pytest.mark.slow
 def test_a_warm_up_on_rollouts_that_an_earlier_stage_stored(tmp_path) -> None:
     pipeline = stored_warm_up(tmp_path, n=8, temperature=1, args=["--top-p", "1", "--engines", "2"])
     drawn, warm_up = (prepared(pipeline, name) for name in ("draw", "warm_up"))

@@ -39,6 +39,7 @@ def sides(write):
     return a, [write("b1", [2, 2]), write("b2", [2, 2]), write("b3", [3, 3])]
 
 
+@pytest.mark.slow
 def test_seeds_that_pair(sides) -> None:
     """Gaps 0.25, 0.125, 0.25: mean 0.2083, standard deviation 0.07217, t(2) = 4.3027."""
     found = compare_seeds(*sides)
@@ -55,6 +56,7 @@ def test_seeds_that_pair(sides) -> None:
     assert found["measures"]["pass@4"]["difference"]["mean"] == 0
 
 
+@pytest.mark.slow
 def test_seeds_that_do_not_pair(sides) -> None:
     """Welch by hand: variances 1/64 and 1/48 over 3: error 0.11024; degrees of freedom 3.92, rounded down to 3."""
     a, b = sides
@@ -70,6 +72,7 @@ def test_seeds_that_do_not_pair(sides) -> None:
     assert independent([0.5, 0.5, 0.5], [0.4, 0.4, 0.4]).clear is False, "equal values tell nothing of what varies"
 
 
+@pytest.mark.slow
 def test_the_command_reads_options_after_the_files(sides, capsys) -> None:
     a, b = ([str(path) for path in side] for side in sides)
     assert cli.main(["compare", *a, "--", *b, "--json"]) == 0
@@ -102,6 +105,7 @@ def test_what_cannot_be_pooled_is_refused(sides, write, words, message, capsys) 
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_other_sampling_is_refused_unless_allowed(sides, write) -> None:
     a, b = sides
     b[2] = write("b3", [3, 3], sampling=SAMPLING | {"seed": 9})
@@ -136,6 +140,7 @@ def _seeds(root: Path) -> list[str]:
     return base + [_run(root / f"hot_seed_{s}", s, acc, 0.2, 1.5) for s, acc in ((3, 0.75), (1, 0.5), (2, 0.65))]
 
 
+@pytest.mark.slow
 def test_a_report_draws_seeds_of_one_configuration_as_one(tmp_path, capsys) -> None:
     """Gaps by seed 0.2, 0.25, 0.25: mean 0.2333, half width 4.3027 * 0.02887 / sqrt 3 = 0.0717."""
     assert cli.main(["report", *_seeds(tmp_path), "--out", str(tmp_path / "page"), "--json"]) == 0
@@ -171,6 +176,7 @@ def test_a_report_compares_seeds_with_a_single_run(tmp_path, capsys) -> None:
     assert len(grpo["runs"]) == 3 and other["accuracy"][TOY] == {"mean": 0.9, "ci95_problems": None}
 
 
+@pytest.mark.slow
 def test_many_seeds_of_few_configurations_fit_on_a_page(tmp_path, capsys) -> None:
     runs = [_run(tmp_path / f"seed{s}", s, 0.5, 0.1) for s in range(30)]
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page")]) == 0

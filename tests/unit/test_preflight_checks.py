@@ -86,10 +86,12 @@ def look(*overrides: str) -> list[str]:
     return check_inputs(cfg, s2l)
 
 
+@pytest.mark.slow
 def test_a_sound_world_passes_without_a_warning(world):
     assert look() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["actor_rollout_ref.model.path", "s2l.explorer.model_path"])
 def test_missing_model_path_names_key_path_and_fix(world, key):
     path = world / "models" / "absent"
@@ -226,6 +228,7 @@ def test_fewer_prompts_than_a_step_is_refused(world):
         with_curriculum("s2l.curriculum={type: gaussian}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", ["s2l.explorer.mix_steps=8", "s2l.explorer=null"])
 def test_without_a_curriculum_too_an_epoch_needs_a_step(world, block):
     """verl would divide by its 0 steps an epoch once all models have loaded."""
@@ -240,6 +243,7 @@ def test_without_a_curriculum_too_an_epoch_needs_a_step(world, block):
     assert look("data.train_batch_size=32", block, "trainer.val_only=true") == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["{world}/more.jsonl", "hdfs://cluster/more.parquet"])
 def test_rows_of_files_that_cannot_be_counted_are_not_counted_as_none(world, other):
     """31 rows here and any number there: neither a refusal nor a number of steps follows."""

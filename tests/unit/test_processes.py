@@ -35,6 +35,7 @@ def require_gone(pid: int) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_exit_codes_pass_through(tmp_path) -> None:
     for command, code in ((("true",), 0), (("sh", "-c", "exit 3"), 3), (("sh", "-c", "kill -9 $$"), 137)):
         assert guardian(*command).wait(20) == code
@@ -83,6 +84,7 @@ def test_what_outlived_its_guardian_is_found_by_its_marker() -> None:
     require_gone(daemon)
 
 
+@pytest.mark.slow
 def test_the_log_is_continued_after_the_command_without_its_secrets(tmp_path) -> None:
     secret = "hf_" + "aB3" * 11
     for _ in range(2):

@@ -269,6 +269,7 @@ def test_shares_that_a_step_leaves():
     assert left[5] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn", [8, 64, 400])
 def test_a_true_sampler_that_draws_half_of_the_prompts_is_tested_fairly(drawn):
     """Of 512 prompts in three bins. With the variance of draws with replacement, p is 0.98 on average for half."""

@@ -74,6 +74,7 @@ def fake(tmp_path, monkeypatch) -> Demo:
     )
 
 
+@pytest.mark.slow
 def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
     monkeypatch.setenv("FAKE_SECONDS", "0.2")  # for a sample of the memory
     assert run_demo(fake) == 0
@@ -94,6 +95,7 @@ def test_summary_report_and_closing_lines(fake, capsys, monkeypatch):
     assert last[2].startswith("Next:")
 
 
+@pytest.mark.slow
 def test_page_is_one_balanced_file_the_page_of_the_run(fake, read_page):
     run_demo(fake)
     text = (fake.out / "report.html").read_text(encoding="utf-8")
@@ -108,12 +110,14 @@ def test_page_is_one_balanced_file_the_page_of_the_run(fake, read_page):
     assert len(re.findall("class='dot explorer'", text)) == 4 + 2 + 2
 
 
+@pytest.mark.slow
 def test_no_clear_gain_is_said_plainly_and_is_no_failure(fake, capsys, monkeypatch):
     monkeypatch.setenv("FAKE_BEFORE", "30")
     assert run_demo(fake) == 0
     assert "does not show that the model got better" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_second_demo_replaces_the_first(fake):
     assert run_demo(fake) == 0
     stale = fake.run / "global_step_99"
@@ -132,6 +136,7 @@ def test_a_foreign_folder_is_not_removed(fake):
     assert precious.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_failure_shows_the_end_of_the_log_and_its_path(fake, capsys, monkeypatch):
     monkeypatch.setenv("FAKE_FAIL", "1")
     assert run_demo(fake) == 1

@@ -41,6 +41,7 @@ def test_every_built_in_name_loads():
     ]
 
 
+@pytest.mark.slow
 def test_a_file(monkeypatch):
     found = registry.load(f"{FILE}:compute_score")
     assert found("x", "\\boxed{12 cm}", "12 cm")["score"] == 1.2

@@ -17,6 +17,7 @@ SLICE = Path(__file__).parents[1] / "fixtures" / "grader_slice.jsonl"
 CASES = [json.loads(line) for line in SLICE.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
 def test_labelled_rows(case):
     assert grade(case["prediction"], case["gold"]) is case["correct"]
@@ -50,6 +51,7 @@ def test_marked_answer(text, answer):
     assert marked_answer(text) == answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prediction", "gold", "right"),
     [
@@ -92,6 +94,7 @@ def test_scores_are_what_verl_reads():
     assert (unmarked["score"], unmarked["format_ok"], unmarked["extracted"]) == (0.0, 0.0, "72")
 
 
+@pytest.mark.slow
 def test_extracted_is_cut():
     assert len(compute_score("gsm8k", f"\\boxed{{{'x' * 1000}}}", "72")["extracted"]) == SHOWN_CHARS
 

@@ -99,6 +99,7 @@ def test_no_hedge(text):
     assert not hedged(text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

@@ -115,6 +115,7 @@ def test_the_number_that_ends_a_text(text, gold, found):
     assert verdict(text, gold, whole=True) == found
 
 
+@pytest.mark.slow
 @given(ANSWER, ANSWER)
 @settings(max_examples=150, deadline=None)
 def test_never_another_verdict_on_numbers(answer, gold):
@@ -131,6 +132,7 @@ def test_never_another_verdict_on_generated_pairs(benchmark):
     assert [(pair, right) for pair, right in decided if benchmark.alone(*pair) is not right] == []
 
 
+@pytest.mark.slow
 def test_what_is_found_in_a_text_is_spelt_as_math_verify_spells_it(benchmark):
     texts = [(text, gold) for text, gold, whole in itertools.islice(benchmark.pairs(seed=12), 600) if whole]
     decided = [(text, found[1]) for text, gold in texts if (found := verdict(text, gold, whole=True))]
@@ -152,6 +154,7 @@ def test_equal_texts_are_those_of_one_parse():
     assert not same_text("\\dfracture", "\\fracture")
 
 
+@pytest.mark.slow
 def test_upstream_still_needs_the_accessor_for_percentages():
     """When this fails, latex2sympy2_extended reads percentages on antlr 4.9.3 itself: take fix_percent out."""
     import subprocess

@@ -21,6 +21,7 @@ def rows(name):
     return [json.loads(line) for line in (FIXTURES / name).read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows("user_answers.jsonl"), ids=lambda row: f"{row['id']}-{row['kind']}")
 def test_answers_of_users(row):
     assert grade(row["prediction"], row["gold"]) is row["expected"]
@@ -83,6 +84,7 @@ def test_a_gold_that_is_read_in_part_is_right_for_the_same_text_only():
     assert grade(f"<answer>{gold}</answer>", gold)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", rows("adversarial_answers.jsonl"), ids=lambda row: f"{row['id']}-{row['kind']}")
 def test_adversarial_answers(row):
     assert grade(row["prediction"], row["gold"]) is row["expected"]

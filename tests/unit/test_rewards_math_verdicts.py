@@ -37,6 +37,7 @@ def benchmark():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row["id"].split("::")[-1])
 def test_verdict_under_the_rows_options(row, benchmark):
     same = benchmark.ours_by_options(row) is benchmark.by_options(row)

@@ -90,6 +90,7 @@ def shards_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.glob("shard-*.parquet")}
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.permutations(ALL), st.lists(st.integers(1, 11), max_size=3))
 def test_shards_do_not_depend_on_what_ends_first_or_on_kills(
@@ -164,6 +165,7 @@ def kill_at(patch: pytest.MonkeyPatch, place: Any, name: str, count: int, before
     patch.setattr(place, name, killed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [True, False])
 @pytest.mark.parametrize(("place", "name"), STEPS, ids=[name for _, name in STEPS])
 def test_a_kill_around_any_step_loses_and_repeats_nothing(
@@ -405,6 +407,7 @@ def rollouts(draw: st.DrawFn) -> Rollout:
     )
 
 
+@pytest.mark.slow
 @given(rollouts(), st.text(st.characters(codec="utf-8")))
 def test_a_line_gives_back_what_it_was_made_from(each: Rollout, problem: str) -> None:
     line = encode(each, problem)
@@ -412,6 +415,7 @@ def test_a_line_gives_back_what_it_was_made_from(each: Rollout, problem: str) ->
     assert decode(line) == (each, problem)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.lists(rollouts(), max_size=8, unique_by=lambda each: (each.prompt_id, each.index)))
 def test_a_shard_gives_back_what_it_was_made_from(

@@ -31,6 +31,7 @@ def warned(configured):
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "from_data", "steps"),
     [
@@ -97,6 +98,7 @@ def unmoved(warnings: list[str]) -> list[str]:
     return [warning for warning in warnings if "to it at step" in warning]
 
 
+@pytest.mark.slow
 def test_steps_at_which_nothing_can_move_the_length_are_said(warned) -> None:
     """Groups of 8, slots 8 7 6 5 4 3 2 0, of the rest at most 4 guided: 0 0 0 0 0 1 2 4 sessions are unguided."""
     six = {"trainer__total_training_steps": 6, "trainer__total_epochs": 1}
@@ -112,6 +114,7 @@ def test_steps_at_which_nothing_can_move_the_length_are_said(warned) -> None:
     assert unmoved(warned(None, BOTH, **six, **fixed)) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_anything_could_move_is_warned_of_it(warned) -> None:
     """Five steps leave the learner nothing unguided, and the first step leaves it nothing at all."""
     gaussian = {"s2l__curriculum": {"type": "gaussian"}, "trainer__total_epochs": 1}
@@ -130,6 +133,7 @@ def test_a_run_that_ends_before_anything_could_move_is_warned_of_it(warned) -> N
     assert unmoved(warned(96, BOTH, **gaussian)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("signal", "who"), [("learner_unguided", "explorer and guidance leave"), ("learner", "the explorer leaves")]
 )
@@ -144,6 +148,7 @@ def test_a_length_that_could_never_move_is_refused(warned, signal: str, who: str
     assert unmoved(warned(1600, BOTH, s2l__explorer__schedule="constant", **{SIGNAL: "all"})) == []
 
 
+@pytest.mark.slow
 def test_pass_rates_that_could_never_move_are_refused(warned) -> None:
     """The learner's own rows estimate them: none is left where every session is guided."""
     guided = {"recipe": "g2rpo_a/alpha_1", "s2l__curriculum": {"type": "gaussian"}}

@@ -122,6 +122,7 @@ def test_nothing_in_verls_configuration_is_taken_for_a_secret(composed_once) -> 
     assert masked(plain) == json.loads(json.dumps(plain))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [

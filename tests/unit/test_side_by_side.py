@@ -100,6 +100,7 @@ def test_arguments_of_trls_arm(module, toy):
         arguments(["grpo", "--toy", str(toy), "--steps", "2"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "recipe"), [("grpo", "grpo/toy"), ("distill", "sparse_to_dense/stages/opd")], ids=("grpo", "distill")
 )

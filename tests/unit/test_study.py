@@ -23,6 +23,7 @@ from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.toy.world import write_files
 from s2l_ext.utils.processes import Ended
 
+pytestmark = pytest.mark.slow  # nearly every test composes recipes
 SMALL = [
     "data.train_batch_size=2",
     "data.max_response_length=12",

@@ -126,6 +126,7 @@ def s2l(server: JobServer, *words: str) -> int:
 # ---- a job ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_is_submitted_followed_and_its_success_passed_on(quick, server, capsys):
     server.logs = [(["step 1\n", "step 2\n"], True)]
     assert s2l(server, "--", *TRAIN) == 0
@@ -332,6 +333,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 # ---- looked at before it is sent ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -45,6 +45,7 @@ def test_every_problem_fits_its_tier(number: int) -> None:
     assert lengths == set(tier.operations)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(seeds=st.tuples(*[st.integers(0, 2**40)] * 3), tier=st.sampled_from(sorted(tasks.TIERS)))
 def test_splits_share_no_question_whatever_the_seeds(seeds: tuple[int, int, int], tier: int) -> None:

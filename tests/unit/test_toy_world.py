@@ -36,6 +36,7 @@ def weights(model: Qwen3ForCausalLM) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights_other_seed_others() -> None:
     first, again, other = (
         weights(pretrain.pretrain("small", FEW_STEPS, seed, progress=False).model) for seed in (0, 0, 1)
@@ -44,6 +45,7 @@ def test_same_seed_same_weights_other_seed_others() -> None:
     assert not torch.equal(first, other)
 
 
+@pytest.mark.slow
 def test_pretraining_lowers_the_loss_and_leaves_the_thread_count() -> None:
     config = dataclasses.replace(FEW_STEPS, skill_steps=25, warmup_steps=5, batch_size=8, careful_share=1.0)
     threads = torch.get_num_threads()
@@ -143,6 +145,7 @@ def test_two_callers_that_want_one_model_train_it_once(monkeypatch: pytest.Monke
     assert trained.read_text() == "x"
 
 
+@pytest.mark.slow
 def test_prepare_writes_models_and_files_and_a_second_call_keeps_them(tmp_path: Path) -> None:
     made = world.prepare(tmp_path / "out", ("small", "medium"), progress=False)
     before = made.models["small"].stat().st_mtime_ns
@@ -168,6 +171,7 @@ def test_prepared_files_pass_the_data_check_and_share_no_question(tmp_path: Path
     assert len(questions) == len(set(questions)) == 4 * (12 + 6 + 6)
 
 
+@pytest.mark.slow
 def test_another_seed_replaces_models_and_files(tmp_path: Path) -> None:
     first = world.prepare(tmp_path / "out", ("small",), seed=0, progress=False)
     key = json.loads((first.models["small"] / cache.MANIFEST).read_text())["key"]
@@ -218,6 +222,7 @@ def test_somebody_elses_folder_is_not_replaced(tmp_path: Path) -> None:
         world.prepare(tmp_path / "out", ("small",), progress=False)
 
 
+@pytest.mark.slow
 def test_command_prints_json_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
@@ -258,6 +263,7 @@ def test_describe_counts_careful_and_hasty_apart(tmp_path: Path, monkeypatch: py
     assert [cell.strip() for cell in format_table([row]).splitlines()[-1].split("|")][7:9] == ["0.375", "0.750"]
 
 
+@pytest.mark.slow
 def test_sampling_is_seeded() -> None:
     model = pretrain.pretrain("small", FEW_STEPS, 0, progress=False).model
     problems = tasks.sample(0, "test", 3, 0)
@@ -265,6 +271,7 @@ def test_sampling_is_seeded() -> None:
     assert generate(model, problems, 2, seed=1) != generate(model, problems, 2, seed=2)
 
 
+@pytest.mark.slow
 def test_batched_sampling_follows_the_models_own_greedy_choice() -> None:
     model = pretrain.pretrain("small", FEW_STEPS, 0, progress=False).model
     problems = [tasks.from_question(question) for question in ("1+2-3=?", "1+2-3*4+5^6-7=?")]
@@ -319,6 +326,7 @@ def test_shipped_models_are_whole_models_in_float32(usual_models: None, tmp_path
         assert tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] == prompt_ids("1+1=?")
 
 
+@pytest.mark.slow
 def test_shipped_models_can_what_the_record_says(usual_models: None, tmp_path: Path) -> None:
     """A part of the measurement, far outside sampling error only when the weights are others."""
     made = world.prepare(tmp_path / "out", ("small",))
@@ -328,6 +336,7 @@ def test_shipped_models_can_what_the_record_says(usual_models: None, tmp_path: P
     assert row["accuracy_careful"] > 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.long
 def test_shipped_weights_come_from_the_command_that_the_record_names(tmp_path: Path) -> None:
     """A minute of pre-training. Another processor or torch rounds differently: then what the model can do agrees."""
@@ -367,6 +376,7 @@ def test_another_model_in_the_place_of_an_installed_one_is_refused(usual_models:
     assert world.prepare(tmp_path / "out", SHIPPED_SIZES) == made
 
 
+@pytest.mark.slow
 def test_a_damaged_model_of_the_cache_is_refused_and_made_again_once_removed() -> None:
     folder = cache.pretrained_folder("small", 0, progress=False)
     (folder / cache.WEIGHTS).write_bytes(b"")

@@ -108,6 +108,7 @@ def test_the_file_that_is_no_parquet_is_the_one_that_is_named(model, tmp_path, c
     assert "gone.parquet: no such file." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_only_sft_reads_it(model, tmp_path, configured) -> None:
     file, out = data(tmp_path / "train.parquet", TRACES), tmp_path / "store"
     assert main(words(model, file, out)) == 0

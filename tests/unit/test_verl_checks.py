@@ -35,6 +35,7 @@ def test_ones_own_manager_has_no_time_limit(rules) -> None:
     )
 
 
+@pytest.mark.slow
 def test_ones_own_manager_stays_where_all_sessions_are_alike(rules) -> None:
     assert rules("expo/toy").check(**MANAGER) == []
 
@@ -57,6 +58,7 @@ def test_weights_need_a_loss_that_multiplies_them_in(rules, mode, why) -> None:
     assert rules("s2l_po/toy").check(**settings) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", sorted(WEIGHTED_LOSSES))
 def test_losses_that_multiply_them_in_pass(rules, mode) -> None:
     assert rules("s2l_po/toy").check(**WEIGHTED, **{f"{ACTOR}__policy_loss__loss_mode": mode}) == []
@@ -76,6 +78,7 @@ def test_verls_own_distillation_ignores_the_weights(rules) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["rollout", "rollout_tq", "async_rollout"])
 def test_replayed_rollouts_follow_another_plan(rules, name) -> None:
     assert rules("s2l_po/toy").refused(**{f"skip__{name}__enable": True}) == (
