@@ -27,9 +27,8 @@ REJECTION_FROM = 16
 ``benchmarks/curriculum.py``)."""
 PROPOSALS, MAX_ROUNDS = 2, 32
 """Proposals of a round for each prompt of a step, and rounds. A draw that would need more goes by blocks instead."""
-BLOCK, GROUP = 32, 32
-"""Prompts of a block, whose weights are summed together, and blocks of a group. A draw by blocks looks at the blocks of
-the groups that it chose, and at the prompts of the blocks that it chose there."""
+BLOCK = 64
+"""Prompts whose weights are summed together; a draw by blocks looks at single prompts of the blocks it chose."""
 
 
 class Curriculum(Protocol):
@@ -133,32 +132,27 @@ class GaussianCurriculum:
         """Draws until there are n: blocks by their sums, then a prompt of each by its weight. What was drawn weighs
         nothing in the next round: draws with replacement whose repeats are skipped are draws without it."""
         sums = self._sums_of_blocks().copy()
-        sums_of = sums.reshape(-1, GROUP)  # a view: each group's blocks
-        group_sums = sums_of.sum(axis=1)
+        end = np.empty_like(sums)
         blocks = np.unique(drawn // BLOCK)
-        weight = self._weights_of_blocks(blocks)
-        while True:
-            sums[blocks] = _without(weight, blocks, drawn).sum(axis=1)
-            if drawn.size == n:
-                return drawn
-            changed = np.unique(blocks // GROUP)
-            group_sums[changed] = sums_of[changed].sum(axis=1)
-            end = group_sums.cumsum()
-            group = np.searchsorted(end, rng.random(PROPOSALS * (n - drawn.size)) * end[-1], side="right")
-            group = np.minimum(group, end.size - 1)
-            blocks, row = np.unique(group * GROUP + _columns(sums_of[group], rng), return_inverse=True)
+        sums[blocks] = _without(self._weights_of_blocks(blocks), blocks, drawn).sum(axis=1)
+        while drawn.size < n:
+            sums.cumsum(out=end)
+            proposed = np.searchsorted(end, rng.random(PROPOSALS * (n - drawn.size)) * end[-1], side="right")
+            blocks, row = np.unique(np.minimum(proposed, sums.size - 1), return_inverse=True)
             weight = _without(self._weights_of_blocks(blocks), blocks, drawn)
-            item = np.minimum(blocks[row] * BLOCK + _columns(weight[row], rng), self.num_prompts - 1)
+            within = weight.cumsum(axis=1)[row]
+            place = (within <= (rng.random(row.size) * within[:, -1])[:, None]).sum(axis=1)
+            item = np.minimum(blocks[row] * BLOCK + np.minimum(place, BLOCK - 1), self.num_prompts - 1)
             drawn = _first_of_each(np.concatenate([drawn, item]))[:n]
+            sums[blocks] = _without(weight, blocks, drawn).sum(axis=1)
+        return drawn
 
     def _sums_of_blocks(self) -> Floats:
-        """Summed weights of the blocks; 0 beyond the last one, to whole groups."""
+        """(ceil(N / BLOCK),) summed weights."""
         if self._block_sums is None:
-            number, size = -(-self.num_prompts // BLOCK), CHUNK // BLOCK
-            self._block_sums = np.zeros(-(-number // GROUP) * GROUP)
-            for start in range(0, number, size):
-                blocks = np.arange(start, min(start + size, number))
-                self._block_sums[blocks] = self._weights_of_blocks(blocks).sum(axis=1)
+            blocks, size = np.arange(-(-self.num_prompts // BLOCK)), CHUNK // BLOCK
+            parts = [blocks[start : start + size] for start in range(0, blocks.size, size)]
+            self._block_sums = np.concatenate([self._weights_of_blocks(part).sum(axis=1) for part in parts])
         return self._block_sums
 
     def _weights_of_blocks(self, blocks: Indices) -> Floats:
@@ -237,13 +231,6 @@ class GaussianCurriculum:
         """
         self.pass_rates.load_state_dict(section(state, "pass_rates"))
         self._block_sums = None
-
-
-def _columns(weight: Floats, rng: np.random.Generator) -> Indices:
-    """(M,) a column of each row of ``weight`` (M, C), drawn by its weight."""
-    end = weight.cumsum(axis=1)
-    column = (end <= rng.random((len(end), 1)) * end[:, -1:]).sum(axis=1)
-    return np.minimum(column, weight.shape[1] - 1)
 
 
 def _first_of_each(values: Indices) -> Indices:
