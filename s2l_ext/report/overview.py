@@ -134,7 +134,7 @@ def _facts(summary: dict[str, Any]) -> dict[str, str]:
     return {
         "recipe": summary["recipe"],
         "steps": str(summary["steps"]),
-        "explorer slots per step": (_join(slots) or "none") + planned,
+        "explorer rollouts a group, per step": (_join(slots) or "none") + planned,
         "wall clock": f"{summary['wall_seconds']:.0f} s ({phases})",
         "peak memory": f"{summary['peak_memory_gb']:.1f} GB, all processes of the run",
         "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),

@@ -167,7 +167,7 @@ class _Watch:
             self.progress.update(None, self.start_up.text())
             return
         parts = [f"step {self.step}/{self.total or '?'}"]
-        parts += [] if self.from_explorer is None else [f"explorer slots {int(self.from_explorer)}"]
+        parts += [] if self.from_explorer is None else [f"explorer rollouts a group {int(self.from_explorer)}"]
         parts += [] if self.accuracy is None else [f"held-out accuracy {self.accuracy:.3f}"]
         self.progress.update(self.step / self.total if self.total else None, " · ".join(parts))
 
