@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,10 +104,13 @@ def _chosen(blocks: Sequence[type], value: Any, key: str) -> type:
     return chosen
 
 
-def _hints(kind: type) -> dict[str, Any]:
+@functools.cache
+def _hints(kind: type) -> Mapping[str, Any]:
     """Types by key; a field that is ``internal`` is no key."""
     hints = get_type_hints(kind)
-    return {item.name: hints[item.name] for item in dataclasses.fields(kind) if not item.metadata.get("internal")}
+    return types.MappingProxyType(
+        {item.name: hints[item.name] for item in dataclasses.fields(kind) if not item.metadata.get("internal")}
+    )
 
 
 def _required(item: dataclasses.Field[Any]) -> bool:

@@ -13,6 +13,7 @@ from s2l_ext.evaluation.metrics import majority_correct, standard_error, summari
 from s2l_ext.utils.pass_at_k import ks_up_to, validation_pass_at_k
 
 
+@pytest.mark.slow
 def test_equals_exact_combinatorics_for_every_count() -> None:
     for n in range(1, 65):
         for c in range(n + 1):

@@ -169,6 +169,7 @@ def test_a_report_keeps_apart_what_is_no_other_seed(tmp_path, capsys) -> None:
     assert "seeds" not in json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_report_compares_seeds_with_a_single_run(tmp_path, capsys) -> None:
     runs = [*_seeds(tmp_path)[:3], _run(tmp_path / "other", 1, 0.9, 0.1, 1.5)]
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0

@@ -229,6 +229,7 @@ def test_expected_draws_count_that_a_prompt_is_taken_once():
     assert expected[0] == pytest.approx(5 / 6, abs=0.03)
 
 
+@pytest.mark.slow
 def test_expected_draws_agree_with_a_simulation():
     rng = np.random.default_rng(0)
     prompts, weight = np.array([40, 20]), np.array([1.0, 6.0])

@@ -124,6 +124,7 @@ def test_garbage_scores_zero(garbage):
     assert compute_score("gsm8k", garbage, "72")["score"] == 0.0
 
 
+@pytest.mark.slow
 @given(st.text(max_size=60), st.text(max_size=10))
 @settings(max_examples=40, deadline=None)
 def test_never_raises(prediction, gold):

@@ -110,6 +110,7 @@ def test_a_cached_model_is_not_trained_again(monkeypatch: pytest.MonkeyPatch) ->
     assert cache.pretrained_folder("small", 0, progress=False) == folder
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_leaves_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
