@@ -101,6 +101,9 @@ def test_guidance_is_outside_of_the_loss_unless_asked_for_and_wrong_rows_can_be_
     assert mask(False, False) == [[1, 0, 0], [0, 0, 1]]
     assert mask(True, False) == [[1, 0, 0], [1, 1, 1]]
     assert mask(True, True) == [[0, 0, 0], [1, 1, 1]]
+    partly = two_rows()
+    partly.acc_B = [0.75, 0.5]  # verl's loss takes rows above one half too
+    assert Batch.of(partly, 0, True, True).mask_B_T.tolist() == [[1, 0, 0], [0, 0, 0]]
     batch = Batch.of(two_rows(), 0, True, False)
     assert batch.ids_B_L.tolist() == [[1, 2, 3, 0, 0], [1, 2, 5, 6, 4]]
     assert batch.response_B_T.tolist() == [[3, 0, 0], [5, 6, 4]]
@@ -127,6 +130,12 @@ def test_outcomes_have_who_sampled_and_how_much_guidance() -> None:
         ("s2l_po/toy_offline", "trainer.save_freq=-1", r"s2l\.explorer\.source=offline: .* supports live"),
         ("g2rpo_a/toy", "s2l.guidance.teacher_rollouts=a.jsonl", r"teacher_rollouts=a\.jsonl: .* traces in the data"),
         ("expo/toy", "s2l.curriculum.warm_start=a.parquet", r"warm_start=a\.parquet"),
+        ("grpo/toy", "actor_rollout_ref.actor.optim.lr_warmup_steps=1000", r"optim\.lr_warmup_steps=1000: .* support"),
+        ("grpo/toy", "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio=0.5", r"steps_ratio=0\.5: .* support"),
+        ("grpo/toy", "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", r"scheduler_type=cosine: .* support"),
+        ("grpo/toy", "actor_rollout_ref.rollout.val_kwargs.top_k=1", r"val_kwargs\.top_k=1: .* support"),
+        ("s2l_po/toy", "s2l.explorer.top_k=5", r"s2l\.explorer\.top_k=5: .* supports -1"),
+        ("s2l_po/toy", "s2l.explorer.rollout_overrides={max_num_seqs: 4}", r"rollout_overrides=.*max_num_seqs"),
     ],
 )
 def test_a_setting_that_the_loop_would_leave_out_is_refused(recipe: str, override: str, message: str) -> None:

@@ -72,7 +72,7 @@ class Batch:
         if not with_guidance:
             mask_B_T *= torch.arange(mask_B_T.shape[1]) >= torch.tensor(rows.guidance_B)[:, None]
         if correct_only:
-            mask_B_T *= (torch.tensor(rows.acc_B) >= 1)[:, None]
+            mask_B_T *= (torch.tensor(rows.acc_B) > 0.5)[:, None]
         return cls(torch.cat([prompt_B_S, response_B_T], 1), torch.cat([seen_B_S, seen_B_T], 1), mask_B_T)
 
     @property

@@ -13,24 +13,22 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import S2LConfig
 
 BASE = "grpo/toy"
+_ACTOR = (
+    *("optim.lr", "optim.weight_decay", "optim.betas", "ppo_mini_batch_size", "ppo_epochs", "grad_clip", "use_kl_loss"),
+    *("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "loss_agg_mode", "entropy_coeff"),
+    *("kl_loss_coef", "kl_loss_type", "ppo_micro_batch_size_per_gpu"),
+)
+_ROLLOUT = ("n", "temperature", "top_p", *(f"val_kwargs.{name}" for name in ("n", "do_sample", "temperature", "top_p")))
 KNOWN = (
     *("data.train_files", "data.val_files", "data.train_batch_size", "data.max_prompt_length"),
     *("data.max_response_length", "data.train_max_samples", "data.val_max_samples", "data.seed"),
-    "algorithm.norm_adv_by_std_in_grpo",
-    "actor_rollout_ref.model.path",
-    *(f"actor_rollout_ref.actor.optim.{name}" for name in ("lr", "weight_decay", "betas")),
-    *(f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "ppo_epochs", "grad_clip", "use_kl_loss")),
-    *(
-        "actor_rollout_ref.actor.clip_ratio",
-        "actor_rollout_ref.actor.loss_agg_mode",
-        "actor_rollout_ref.actor.entropy_coeff",
-    ),
-    *("actor_rollout_ref.actor.kl_loss_", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"),
-    *(f"actor_rollout_ref.rollout.{name}" for name in ("n", "temperature", "top_p", "val_kwargs.")),
+    *("algorithm.norm_adv_by_std_in_grpo", "actor_rollout_ref.model.path"),
+    *(f"actor_rollout_ref.actor.{name}" for name in _ACTOR),
+    *(f"actor_rollout_ref.rollout.{name}" for name in _ROLLOUT),
     *("reward.custom_reward_function.path", "reward.custom_reward_function.name"),
     *("s2l.", "toy_dir"),
 )
-"""Settings that it reads; one that ends with a point or an underscore stands for all that begin so."""
+"""Settings that it reads; one that ends with a point stands for all that begin so."""
 WITHOUT_EFFECT = (
     *("trainer.", "ray_kwargs.", "transfer_queue.", "critic.", "actor_rollout_ref.ref.", "data.dataloader_num_workers"),
     *("actor_rollout_ref.rollout.agent.", "actor_rollout_ref.rollout.max_model_len", "reward.num_workers"),
@@ -65,6 +63,11 @@ def _narrower(cfg: DictConfig, s2l: S2LConfig) -> Iterator[tuple[str, Any, str]]
         yield "actor_rollout_ref.actor.kl_loss_type", actor.kl_loss_type, "low_var_kl"
     if s2l.offline_explorer:
         yield "s2l.explorer.source", s2l.offline_explorer.source, "live"
+    live = s2l.live_explorer
+    if live and live.top_k != -1:
+        yield "s2l.explorer.top_k", live.top_k, "-1"
+    if live and live.rollout_overrides:
+        yield "s2l.explorer.rollout_overrides", live.rollout_overrides, "the settings of the block"
     if distill and not distill.in_actor:
         yield "s2l.distill.teacher_placement", distill.teacher_placement, "local"
     if s2l.guidance and s2l.guidance.teacher_rollouts:
@@ -76,9 +79,7 @@ def _narrower(cfg: DictConfig, s2l: S2LConfig) -> Iterator[tuple[str, Any, str]]
 
 
 def _stands_in(key: str, names: tuple[str, ...]) -> bool:
-    return any(
-        key.startswith(name) if name[-1] in "._" else key == name or key.startswith(f"{name}_") for name in names
-    )
+    return any(key.startswith(name) if name.endswith(".") else key == name for name in names)
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
