@@ -398,6 +398,26 @@ def test_every_arm_takes_the_learning_rate_that_is_best_on_validation_problems(r
     assert measured_on == [f"data.val_files=[{world / 'test.parquet'}]"] * 4
 
 
+def test_a_learning_rate_that_lacks_a_seed_is_named_and_not_chosen(study, tmp_path, monkeypatch) -> None:
+    """grpo: mean 0.3 of two seeds at 1e-4, 0.9 of the one that ended at 3e-4. Every search of hot failed."""
+    accuracies = {(1e-4, 1_000_000): 0.2, (1e-4, 1_000_001): 0.4, (3e-4, 1_000_000): 0.9}
+
+    def run(job) -> Result:
+        died = job.tuning and (job.arm.name == "hot" or (job.learning_rate, job.seed) not in accuracies)
+        found = result(job.arm.name, job.seed, [accuracies.get((job.learning_rate, job.seed), 0.5)])
+        return dataclasses.replace(found, learning_rate=job.learning_rate, error="exit code 1" if died else "")
+
+    grid = {"learning_rates": [1e-4, 3e-4], "tuning_seeds": 2, "test_files": ["x"], "data_source": "toy"}
+    found = study(**grid, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
+    made = Runner(found, tmp_path)
+    monkeypatch.setattr(made, "_run", run)
+    grpo, hot = rows_of(found, made.run())
+    assert grpo.learning_rate == 1e-4 and grpo.seeds == (1, 2)
+    assert grpo.failed == {"1000001, learning rate 0.0003": "exit code 1"}
+    assert not hot.seeds and len(hot.failed) == 4
+    assert "hot, seed 1000000, learning rate 0.0001: no result (exit code 1)." in sentences([grpo, hot])
+
+
 def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, monkeypatch) -> None:
     monkeypatch.setenv("S2L_TOY_DIR", str(world))
 

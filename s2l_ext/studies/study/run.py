@@ -27,6 +27,8 @@ from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
 SEEDED_LOOP = "s2l_seeded"
+TUNING = 1_000_000
+"""First seed of the runs that choose a learning rate."""
 MOST_CHARACTERS = 300
 """Of the last line of a failed run's log."""
 
@@ -83,31 +85,38 @@ class Runner:
         return lines
 
     def run(self) -> dict[str, list[Result]]:
-        """Results by arm, in the order of the seeds; a failed run has an ``error``."""
-        rates = self._tune()
-        wanted = {
-            arm.name: [Job(arm, rates[arm.name], seed, False) for seed in self.study.seeds] for arm in self.study.arms
-        }
+        """Results by arm, in the order of the seeds; a failed run has an ``error``. Failed runs of the search for a
+        learning rate come last; an arm that found none has only these."""
+        tuned = [*self._all(self._tuning(), "choosing learning rates").values()]
+        wanted = {arm.name: self._wanted(arm, tuned) for arm in self.study.arms}
         # seed by seed, so that a study that is stopped has whole pairs
-        by_seed = [jobs[place] for place in range(len(self.study.seeds)) for jobs in wanted.values()]
-        done = self._all(by_seed, "runs")
-        return {name: [done[job.place] for job in jobs] for name, jobs in wanted.items()}
+        by_seed = sorted((job for jobs in wanted.values() for job in jobs), key=lambda job: job.seed)
+        done, failed = self._all(by_seed, "runs"), [one for one in tuned if one.error]
+        return {
+            name: [*(done[job.place] for job in jobs), *(one for one in failed if one.arm == name)]
+            for name, jobs in wanted.items()
+        }
 
-    def _tune(self) -> dict[str, float]:
-        """The learning rate of each arm: its own, the only one given, or the grid's best on validation problems."""
-        grid, arms = self.study.block.learning_rates, self.study.arms
+    def _tuning(self) -> list[Job]:
+        block = self.study.block
+        seeds, grid = range(block.tuning_seeds), block.learning_rates if len(block.learning_rates) > 1 else []
+        return [Job(arm, rate, TUNING + place, True) for place in seeds for rate in grid for arm in self.study.arms]
+
+    def _wanted(self, arm: Arm, tuned: Sequence[Result]) -> list[Job]:
+        rate = self._rate(arm, [one for one in tuned if one.arm == arm.name and not one.error])
+        return [] if rate is None else [Job(arm, rate, seed, False) for seed in self.study.seeds]
+
+    def _rate(self, arm: Arm, tuned: Sequence[Result]) -> float | None:
+        """Its own learning rate, the only one given, or of those with a result of every seed the best on validation
+        problems; None where no rate has them."""
+        block, grid = self.study.block, self.study.block.learning_rates
         if len(grid) < 2:
-            return {arm.name: grid[0] if grid else float(OmegaConf.select(arm.cfg, LEARNING_RATE)) for arm in arms}
-        seeds = [1_000_000 + place for place in range(self.study.block.tuning_seeds)]
-        jobs = [Job(arm, rate, seed, True) for seed in seeds for rate in grid for arm in arms]
-        done = self._all(jobs, "choosing learning rates")
-        means: dict[str, dict[float, float]] = {arm.name: {} for arm in arms}
-        for arm in arms:
-            for rate in grid:
-                found = [done[Job(arm, rate, seed, True).place] for seed in seeds]
-                values = [fmean(one.problems(self.study.block.data_source)) for one in found if not one.error]
-                means[arm.name][rate] = fmean(values) if values else -1.0
-        return {name: max(by_rate, key=by_rate.__getitem__) for name, by_rate in means.items()}
+            return grid[0] if grid else float(OmegaConf.select(arm.cfg, LEARNING_RATE))
+        by_rate: dict[float, list[float]] = {rate: [] for rate in grid}
+        for one in tuned:
+            by_rate[one.learning_rate].append(fmean(one.problems(block.data_source)))
+        means = {rate: fmean(found) for rate, found in by_rate.items() if len(found) == block.tuning_seeds}
+        return max(means, key=means.__getitem__, default=None)
 
     def _all(self, jobs: Sequence[Job], what: str) -> dict[Path, Result]:
         kept = {job.place: self._kept(job) for job in jobs}
@@ -117,7 +126,7 @@ class Runner:
             self._all([self._first(arm, seed) for seed in seeds], f"first: {arm.name}")
         found = {place: result for place, result in kept.items() if result is not None}
         with (
-            tqdm(total=len(kept), initial=len(found), desc=what, unit="run") as bar,
+            tqdm(total=len(kept), initial=len(found), desc=what, unit="run", disable=not jobs) as bar,
             ThreadPoolExecutor(max(1, self.jobs)) as pool,
         ):
             running = {pool.submit(self._run, job): job for job in missing}

@@ -35,7 +35,7 @@ class Row:
         ci95_problems: the same mean with seeds and, inside each, problems resampled.
         difference: to the baseline, over the seeds that both have; None for the baseline.
         spent: means over seeds.
-        failed: messages of runs that did not end well, by seed.
+        failed: messages of runs that did not end well, by seed; those of the search for a learning rate name theirs.
         unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio.
     """
 
@@ -46,7 +46,7 @@ class Row:
     ci95_problems: Interval | None
     difference: Difference | None
     spent: dict[str, float | None]
-    failed: dict[int, str]
+    failed: dict[str, str]
     unmatched: dict[str, float]
 
     @property
@@ -89,9 +89,13 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         hierarchical(np.array(table)) if enough else None,
         difference,
         {name: mean_of([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
-        {one.seed: one.error for one in results if one.error},
+        {_seed(study, one): one.error for one in results if one.error},
         {},
     )
+
+
+def _seed(study: Study, one: Result) -> str:
+    return str(one.seed) if one.seed in study.seeds else f"{one.seed}, learning rate {one.learning_rate:g}"
 
 
 def _with_budget(row: Row, study: Study, reference: Mapping[str, float | None]) -> Row:
