@@ -70,8 +70,10 @@ def check_model_path(key: str, path: str, trust: Trust) -> None:
     if not is_local(path):
         return
     folder = Path(path).expanduser()
-    sizes = " --sizes small,medium,large" if folder.name == "large" else ""
-    fix = f"Run `{make_toy()}{sizes}` to make the toy models." if is_toy(folder) else "Check the path."
+    options = " --sizes small,medium,large" if folder.name == "large" else ""
+    if folder.name.startswith("natural_"):
+        options = f" --family natural --sizes {folder.name.removeprefix('natural_')}"
+    fix = f"Run `{make_toy()}{options}` to make the toy models." if is_toy(folder) else "Check the path."
     if not folder.is_dir():
         raise ConfigError(f"{key}={path}: no such folder. {fix}")
     if not (folder / "config.json").is_file():

@@ -102,6 +102,11 @@ def test_missing_model_path_names_key_path_and_fix(world, key):
     )
 
 
+def test_a_missing_model_of_the_natural_family_names_its_command(world):
+    with pytest.raises(ConfigError, match=f"Run `s2l data toy --out {world} --family natural --sizes small` to make"):
+        look(f"s2l.explorer.model_path={world / 'models' / 'natural_small'}")
+
+
 def test_a_folder_without_a_model(world):
     (world / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"config.json is missing"):
