@@ -256,7 +256,7 @@ class Plan:
             "recipe": digest_of(job.settings),
             "s2l_ext": __version__,
             **{f"input {name}": self._input_digest(given.sources) for name, given in stage.given.items()},
-            **{f"file {Path(file).name}": self.digests.of(file) for file in job.files},
+            **{f"file {_file_name(stage, file, job.files)}": self.digests.of(file) for file in job.files},
         }
 
     def _input_digest(self, sources: Sequence[Source]) -> str:
@@ -266,6 +266,12 @@ class Plan:
             content, giver = self.digests.of(source.path), self.manifest.entries.get(source.stage or "")
             found.append(digest_of([giver.fingerprint if giver else None, content]) if source.stage else content)
         return found[0] if len(found) == 1 else digest_of(found)
+
+
+def _file_name(stage: Stage, file: str, files: Sequence[str]) -> str:
+    """What a fingerprint calls a file: its name, or its path where another file has the name too."""
+    name = Path(file).name
+    return stage.relative(file) if any(Path(each).name == name and each != file for each in files) else name
 
 
 def _any_below(paths: Sequence[str], folders: Sequence[Path]) -> bool:

@@ -662,6 +662,19 @@ def test_a_benchmark_and_a_reward_of_ones_own_belong_into_the_fingerprint(tmp_pa
     assert plan.parts(stage)["file my.yaml"] != before["file my.yaml"]
 
 
+def test_every_file_counts_though_another_has_its_name(tmp_path) -> None:
+    first, second, other = files = [tmp_path / name for name in ("a/x.parquet", "b/x.parquet", "c/y.parquet")]
+    for number, file in enumerate(files):
+        rows(file, number + 1)
+    plan = Plan(table(tmp_path))
+    stage = plan.pipeline.stage("table")
+    plan.jobs["table"] = Job([], files=[str(first), str(second), str(other), str(second)])
+    before = plan.parts(stage)
+    assert {key for key in before if key.startswith("file ")} == {f"file {first}", f"file {second}", "file y.parquet"}
+    rows(first, 7)
+    assert {key for key, part in plan.parts(stage).items() if part != before[key]} == {f"file {first}"}
+
+
 def test_accelerators_of_an_evaluation(tmp_path) -> None:
     assert prepared(table(tmp_path, args=["--tensor-parallel", "8"]), "table").accelerators == 8
 
