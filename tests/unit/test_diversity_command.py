@@ -134,6 +134,22 @@ def test_fewer_problems_leave_the_samples_of_others_out(world: Path, tmp_path: P
     assert (found["num_problems"], found["n"]) == (3, 2)
 
 
+def test_samples_of_an_earlier_larger_limit_may_be_fewer(world: Path, tmp_path: Path, monkeypatch) -> None:
+    """Not of the three problems asked for, so that --n is more than they have."""
+    monkeypatch.setattr("s2l_ext.evaluation.run.open_engine", lambda *_: pytest.fail("sampled again"))
+    shutil.copytree(world / "out" / "samples", tmp_path / "samples")
+    words = sampling(world, "--limit", "3", "--out", str(tmp_path), "--gradient-problems", "0", "--json")
+    problems = json.loads((tmp_path / "samples" / "small.json").read_text())["problems"]
+    kept = [row["prompt_id"] for row in problems[:3]]
+    for path in (tmp_path / "samples").glob("*.jsonl"):
+        header, *lines = path.read_text().splitlines(keepends=True)
+        few = [line for line in lines if json.loads(line)["prompt_id"] in kept or json.loads(line)["index"] < 2]
+        path.write_text("".join([header, *few]))
+    assert cli.main(words) == 0
+    found = json.loads((tmp_path / "diversity.json").read_text())
+    assert (found["num_problems"], found["n"]) == (3, N)
+
+
 def test_stored_samples_need_no_models(world: Path, result, tmp_path: Path, capsys) -> None:
     words = ["diversity", *stored(world, "small", "large", "large@1.5"), "--out", str(tmp_path / "out")]
     assert cli.main(words) == 0

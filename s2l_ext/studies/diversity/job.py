@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         if not args.json:
             print(f"sampling {name}", flush=True)
         run.evaluate(evaluation, progress=not args.json)
-    sets = [read_set(name, job.learner, path, job.n) for name, path in job.files.items()]
-    if job.evaluations:
-        sets = [_only_limit(drawn, job.evaluations[drawn.name]) for drawn in sets]
+    wanted = {name: _problems_of(evaluation) for name, evaluation in job.evaluations.items()}
+    sets = [read_set(name, job.learner, path, job.n, wanted.get(name)) for name, path in job.files.items()]
     _require_drawn_by(sets, opened)
     folders = {name: model.folder for name, model in opened.items()}
     result = measure(sets, job.learner, folders, job.settings, foreign)
@@ -217,12 +216,10 @@ def _of_another_tokenizer(job: Job, models: dict[str, Model]) -> list[str]:
     return foreign
 
 
-def _only_limit(drawn: RowSet, evaluation: Evaluation) -> RowSet:
-    """A file may hold problems of an earlier, larger --limit."""
+def _problems_of(evaluation: Evaluation) -> list[str]:
+    """Of its result: the file of samples may hold more, of an earlier, larger --limit."""
     result = json_text.loads(evaluation.out.read_text(encoding="utf-8"))
-    names = [row["prompt_id"] for row in result["problems"]]
-    prompts = {name: drawn.prompts[name] for name in names}
-    return replace(drawn, prompts=prompts, rows={name: drawn.rows[name] for name in names})
+    return [row["prompt_id"] for row in result["problems"]]
 
 
 def _require_drawn_by(sets: list[RowSet], models: dict[str, Model]) -> None:

@@ -79,20 +79,24 @@ def role_of(name: str, learner: str) -> tuple[str, str]:
     return model, NOISE
 
 
-def read_set(name: str, learner: str, path: Path, n: int | None = None) -> RowSet:
+def read_set(
+    name: str, learner: str, path: Path, n: int | None = None, problems: Sequence[str] | None = None
+) -> RowSet:
     """The samples of a file.
 
     Args:
         n: the first n of each problem; None takes all, which must be as many for each.
+        problems: only these, in this order; None takes all of the file.
 
     Raises:
         ConfigError: the name says another temperature than the file.
         DataError: the file is no file of samples, a problem has too few of them, or greedy samples.
     """
     model, role = role_of(name, learner)
-    found: dict[str, dict[int, Sample]] = {}
+    found: dict[str, dict[int, Sample]] = {problem: {} for problem in problems or ()}
     for sample in read_samples(path):
-        found.setdefault(sample.prompt_id, {})[sample.index] = sample
+        if problems is None or sample.prompt_id in found:
+            found.setdefault(sample.prompt_id, {})[sample.index] = sample
     if not found:
         raise DataError(f"{path}: no samples. Run s2l eval to its end.")
     taken = _same_count(path, found) if n is None else n
