@@ -46,7 +46,7 @@ def compare_seeds(
     of_a, of_b = (np.array([_problems(one, ks) for one in side]) for side in sides)  # (seeds, problems, measures)
     names = ["accuracy", *(f"pass@{k}" for k in ks)]
     found = {name: _measure(of_a[:, :, at], of_b[:, :, at], pairs, seed) for at, name in enumerate(names)}
-    said = sentence("B", _of(of_a[:, :, 0], of_b[:, :, 0], pairs), _count(a, b), "A")
+    said = sentence("B", _of(of_a[:, :, 0], of_b[:, :, 0], pairs), "A")
     return {
         **{name: {"files": [str(file) for file in files]} for name, files in (("a", a), ("b", b))},
         "paired": pairs,
@@ -95,7 +95,3 @@ def _measure(a_S_N: np.ndarray, b_S_N: np.ndarray, pairs: bool, seed: int) -> di
         for name, table in (("a", a_S_N), ("b", b_S_N))
     }
     return sides | {"difference": asdict(_of(a_S_N, b_S_N, pairs))}
-
-
-def _count(a: Sequence[Path], b: Sequence[Path]) -> str:
-    return f"{len(a)} seeds" if len(a) == len(b) else f"{len(a)} and {len(b)} seeds"

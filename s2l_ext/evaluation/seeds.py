@@ -43,11 +43,17 @@ class Difference(Estimate):
             do not tell how much a difference varies.
         clear: the interval leaves out 0, there are three seeds or more, and they do not all give one value: two
             seeds, or accuracies of few problems, agree by chance.
+        seeds: how many pairs, or of the baseline and of this side where they do not pair.
     """
 
     effect: float | None
     detectable: float | None
     clear: bool
+    seeds: tuple[int, ...]
+
+    @property
+    def counted(self) -> str:
+        return f"{' and '.join(map(str, dict.fromkeys(self.seeds)))} seeds"
 
 
 def accuracy_over_seeds(values: Sequence[float]) -> Estimate:
@@ -66,7 +72,7 @@ def paired(values: Sequence[float], baseline: Sequence[float]) -> Difference:
     """Of runs with the same seeds, in the same order."""
     gaps = [own - other for own, other in zip(values, baseline, strict=True)]
     spread = stdev(gaps)
-    return _difference(fmean(gaps), spread, spread / math.sqrt(len(gaps)), len(gaps) - 1, len(gaps))
+    return _difference(fmean(gaps), spread, spread / math.sqrt(len(gaps)), len(gaps) - 1, (len(gaps),))
 
 
 def independent(values: Sequence[float], baseline: Sequence[float]) -> Difference:
@@ -75,12 +81,12 @@ def independent(values: Sequence[float], baseline: Sequence[float]) -> Differenc
     degrees = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (values, baseline), strict=True))
     free = int(sum(parts) ** 2 / degrees) if degrees > 0 else 1
     spread = math.sqrt((stdev(values) ** 2 + stdev(baseline) ** 2) / 2)
-    gap, fewest = fmean(values) - fmean(baseline), min(len(values), len(baseline))
-    return _difference(gap, spread, math.sqrt(sum(parts)), max(1, free), fewest)
+    gap, seeds = fmean(values) - fmean(baseline), (len(baseline), len(values))
+    return _difference(gap, spread, math.sqrt(sum(parts)), max(1, free), seeds)
 
 
-def _difference(gap: float, spread: float, error: float, free: int, seeds: int) -> Difference:
-    half, tells = t_quantile(LEVEL, free) * error, seeds >= FEWEST_FOR_VERDICT and spread > EQUAL
+def _difference(gap: float, spread: float, error: float, free: int, seeds: tuple[int, ...]) -> Difference:
+    half, tells = t_quantile(LEVEL, free) * error, min(seeds) >= FEWEST_FOR_VERDICT and spread > EQUAL
     needed = t_quantile(LEVEL, free) + t_quantile(2 * POWER - 1, free)
     return Difference(
         gap,
@@ -88,6 +94,7 @@ def _difference(gap: float, spread: float, error: float, free: int, seeds: int) 
         gap / spread if spread > EQUAL else None,
         needed * error if tells else None,
         tells and not gap - half <= 0 <= gap + half,
+        seeds,
     )
 
 
@@ -108,10 +115,10 @@ def hierarchical(problems_S_N: np.ndarray, seed: int = 0) -> Interval:
     return float(low), float(high)
 
 
-def sentence(who: str, found: Difference, seeds: str, baseline: str = "the baseline") -> str:
-    """What may be said of ``who`` beside the baseline; ``seeds`` says how many there are."""
+def sentence(who: str, found: Difference, baseline: str = "the baseline") -> str:
+    """What may be said of ``who`` beside the baseline."""
     gap, low, high = found.mean, *found.ci95
-    numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {seeds})"
+    numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {found.counted})"
     if found.clear:
         return f"{who} is {'above' if gap > 0 else 'below'} {baseline} by {numbers}."
     if found.detectable is None:

@@ -50,10 +50,6 @@ class Seeds:
     name: str
     runs: tuple[HeldOut, ...]
 
-    @cached_property
-    def by_seed(self) -> dict[str, HeldOut]:
-        return {seed_of(one): one for one in self.runs}
-
     def series(self, key: str) -> list[tuple[int, float]]:
         """Mean at the steps that every run logged."""
         return [(step, fmean(values)) for step, values in self.values(key)]
@@ -71,7 +67,8 @@ class Seeds:
 
     @cached_property
     def keys(self) -> list[str]:
-        return sorted(set(self.runs[0].keys).intersection(*(one.keys for one in self.runs[1:])))
+        shared = set(self.runs[0].keys).intersection(*(one.keys for one in self.runs[1:]))
+        return sorted(key for key in shared if self.values(key))
 
     def ci95_problems(self, key: str) -> Interval | None:
         """Of the last validation, seeds and their problems resampled; None where dumps do not tell the problems."""
@@ -131,32 +128,36 @@ def _name(group: Sequence[HeldOut]) -> str:
 
 
 def difference(first: Seeds, other: Seeds, key: str) -> Difference | None:
-    """Last validation, other minus first: paired over the seeds that both have, else Welch's; None for one seed."""
+    """Other minus first at the last validation that every run of a configuration has, as in the table: paired over the
+    seeds that both have, else Welch's; None for one seed."""
     if key not in first.keys or key not in other.keys or min(len(first.runs), len(other.runs)) < FEWEST_SEEDS:
         return None
-    both = [seed for seed in other.by_seed if seed in first.by_seed]
+    own, base = (dict(zip(map(seed_of, side.runs), side.values(key)[-1][1], strict=True)) for side in (other, first))
+    both = [seed for seed in own if seed in base]
     if len(both) >= FEWEST_SEEDS:
-        own, base = ([side.by_seed[seed].run.series(key)[-1][1] for seed in both] for side in (other, first))
-        return paired(own, base)
-    return independent(other.values(key)[-1][1], first.values(key)[-1][1])
+        return paired([own[seed] for seed in both], [base[seed] for seed in both])
+    return independent([*own.values()], [*base.values()])
 
 
 def figures(groups: Sequence[Seeds]) -> list[Markup]:
     """The table, and a chart for each validation set."""
     keys = sorted({key for group in groups for key in group.keys})
-    head = ["configuration", "validation set", "seeds", "accuracy", "seeds and problems", f"minus {groups[0].name}"]
+    head = ["configuration", "validation set", "seeds", "step", "accuracy", "seeds and problems"]
+    head += [f"minus {groups[0].name}", "would show", "FLOPs", "seconds"]
     rows = [_cells(groups, group, key) for key in keys for group in groups if key in group.keys]
-    shown = table("Held-out accuracy at the end", [*head, "would show", "FLOPs", "seconds"], rows, READING)
+    shown = table("Held-out accuracy at the end", head, rows, READING)
     return [shown, *(_chart(groups, key) for key in keys)]
 
 
 def _cells(groups: Sequence[Seeds], group: Seeds, key: str) -> list[str]:
-    values, gap = group.values(key)[-1][1], difference(groups[0], group, key) if group is not groups[0] else None
+    step, values = group.values(key)[-1]
+    gap = difference(groups[0], group, key) if group is not groups[0] else None
     over = accuracy_over_seeds(values).ci95 if len(values) >= FEWEST_SEEDS else None
     inside = describe_interval(group.ci95_problems(key)).strip(" ()")
     totals = [Ledger(one.run).totals(all_in=True) for one in group.runs]
     return [
-        *(group.name, set_name(key), str(len(values)), f"{fmean(values):.3f}{describe_interval(over)}", inside),
+        *(group.name, set_name(key), str(len(values)), str(step)),
+        *(f"{fmean(values):.3f}{describe_interval(over)}", inside),
         f"{gap.mean:+.3f}{describe_interval(gap.ci95, '+')}" if gap else "",
         "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
         *(quantity(mean_of([getattr(one, name) for one in totals])) for name in ("flops", "seconds")),
@@ -175,8 +176,9 @@ def sentences(groups: Sequence[Seeds]) -> list[str]:
         for key in group.keys:
             gap = difference(groups[0], group, key)
             if gap is not None:
-                who = f"{group.name} on {set_name(key)}"
-                found.append(sentence(who, gap, f"{len(group.runs)} seeds", groups[0].name))
+                own, base = (f"step {side.values(key)[-1][0]}" for side in (group, groups[0]))
+                who = f"{group.name} on {set_name(key)}" + (f" at {own}" if own != base else "")
+                found.append(sentence(who, gap, groups[0].name + (f" at {base}" if own != base else "")))
     return found
 
 
@@ -186,9 +188,9 @@ def as_json(groups: Sequence[Seeds]) -> list[dict[str, Any]]:
     for group in groups:
         accuracy: dict[str, Any] = {}
         for key in group.keys:
-            values, gap = group.values(key)[-1][1], difference(groups[0], group, key)
+            (step, values), gap = group.values(key)[-1], difference(groups[0], group, key)
             over = vars(accuracy_over_seeds(values)) if len(values) >= FEWEST_SEEDS else {"mean": fmean(values)}
-            accuracy[key] = over | {"ci95_problems": group.ci95_problems(key)}
+            accuracy[key] = over | {"step": step, "ci95_problems": group.ci95_problems(key)}
             if gap is not None and group is not groups[0]:
                 accuracy[key]["difference"] = vars(gap)
         found.append({"name": group.name, "runs": [one.run.name for one in group.runs], "accuracy": accuracy})

@@ -12,6 +12,9 @@ from s2l_ext import cli
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.pooled import compare_seeds
 from s2l_ext.evaluation.seeds import independent
+from s2l_ext.report.held_out import HeldOut
+from s2l_ext.report.run import Run
+from s2l_ext.report.seeds import Seeds, as_json, difference, sentences
 
 SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
 
@@ -159,6 +162,47 @@ def test_a_report_draws_seeds_of_one_configuration_as_one(tmp_path, capsys) -> N
     assert "grpo, 3 seeds; hot, 3 seeds." in text
 
 
+@pytest.fixture
+def group():
+    """``group("A", {1: {8: 0.3, 16: 0.6}})``: by seed, held-out accuracy by step."""
+
+    def make(name: str, runs: dict[int, dict[int, float]]) -> Seeds:
+        def run(seed: int, points: dict[int, float]) -> HeldOut:
+            metrics = [(step, {TOY: value}) for step, value in points.items()]
+            return HeldOut(Run(f"{name}{seed}", metrics, [], Path(name), {"data": {"seed": seed}}))
+
+        return Seeds(name, tuple(run(seed, points) for seed, points in runs.items()))
+
+    return make
+
+
+def test_an_unfinished_seed_is_compared_at_the_step_that_the_table_shows(group) -> None:
+    """A ends at 0.5, 0.5, 0.625; step 8 of B is 0.25, 0.5, 0.5: gaps -0.25, 0, -0.125."""
+    a = group("A", {1: {8: 0.1, 16: 0.5}, 2: {8: 0.2, 16: 0.5}, 3: {8: 0.3, 16: 0.625}})
+    b = group("B", {1: {8: 0.25, 16: 0.9}, 2: {8: 0.5}, 3: {8: 0.5, 16: 0.9}})
+    gap = difference(a, b, TOY)
+    half = 4.30265 * 0.125 / 3**0.5
+    assert (
+        gap is not None and gap.mean == -0.125 and gap.ci95 == pytest.approx((-0.125 - half, -0.125 + half), abs=1e-4)
+    )
+    (said,) = sentences([a, b])
+    assert said.startswith("B on toy at step 8: no difference could be shown, -0.125 (-0.436 to +0.186, 3 seeds)")
+    assert as_json([a, b])[1]["accuracy"][TOY]["step"] == 8 and sentences([a, a])[0].startswith("A on toy: no")
+
+
+def test_a_sentence_counts_the_seeds_that_pair(group) -> None:
+    """Gaps 0.25 + s/32: mean 0.3125, half width 4.3027 * 0.03125 / sqrt 3 = 0.0776."""
+    few = group("few", {seed: {16: 0.25 + seed / 32} for seed in (1, 2, 3)})
+    many = group("many", {seed: {16: 0.5 + seed / 16} for seed in (6, 5, 4, 3, 2, 1)})
+    assert sentences([few, many]) == ["many on toy is above few by +0.312 (+0.235 to +0.390, 3 seeds)."]
+    others = group("others", {seed: {16: 0.5 + seed / 16} for seed in (7, 8)})
+    assert "3 and 2 seeds" in sentences([few, others])[0]
+
+
+def test_seeds_that_share_no_validation_step_are_not_compared(group) -> None:
+    assert group("A", {1: {4: 0.5}, 2: {8: 0.5}}).keys == []
+
+
 def test_a_report_keeps_apart_what_is_no_other_seed(tmp_path, capsys) -> None:
     """The same seed twice, another setting, or a run without a configuration."""
     runs = [_run(tmp_path / name, seed, 0.5, 0.1, t) for name, seed, t in (("a", 1, 1.0), ("b", 1, 1.0), ("c", 2, 1.5))]
@@ -174,7 +218,7 @@ def test_a_report_compares_seeds_with_a_single_run(tmp_path, capsys) -> None:
     runs = [*_seeds(tmp_path)[:3], _run(tmp_path / "other", 1, 0.9, 0.1, 1.5)]
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0
     grpo, other = json.loads(capsys.readouterr().out)["seeds"]
-    assert len(grpo["runs"]) == 3 and other["accuracy"][TOY] == {"mean": 0.9, "ci95_problems": None}
+    assert len(grpo["runs"]) == 3 and other["accuracy"][TOY] == {"mean": 0.9, "step": 4, "ci95_problems": None}
 
 
 @pytest.mark.slow

@@ -58,7 +58,7 @@ class Row:
         """What may be said of the arm beside the baseline."""
         if self.difference is None:
             return ""
-        return sentence(self.arm, self.difference, f"{len(self.seeds)} seeds")
+        return sentence(self.arm, self.difference)
 
 
 def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
