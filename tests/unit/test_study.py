@@ -12,8 +12,10 @@ from s2l_ext.cli import main
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.seeds import accuracy_over_seeds, hierarchical, over_seeds, paired
 from s2l_ext.launch.compose import compose_config
+from s2l_ext.report.run import Run
 from s2l_ext.studies.local.run import run_local
 from s2l_ext.studies.study import run as study_run
+from s2l_ext.studies.study.budget import spent
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
 from s2l_ext.studies.study.run import Runner, merge
@@ -103,6 +105,27 @@ def test_arms_of_another_budget_are_refused_with_both_values(study, override: st
         study(arms={"grpo": {}, "more": [override]})
     matched = [other for other in ("prompts", "optimizer_steps", "rollouts") if other == "none"]
     assert len(study(arms={"grpo": {}, "more": [override]}, matched=matched).arms) == 2
+
+
+def test_verl_ends_after_its_epochs_and_steps_that_are_not_known_are_refused(study, tmp_path) -> None:
+    """Six rows in batches of two: one epoch is three steps, two epochs are more than five."""
+    write_files(tmp_path, 0, {"train": 6, "val": 3, "test": 3})
+    data = [f"data.{name}_files={tmp_path / name}.parquet" for name in ("train", "val")]
+    base = [*SMALL, *data, "trainer.total_training_steps=5", "trainer.total_epochs=2"]
+    arms = {"grpo": {}, "short": ["trainer.total_epochs=1"]}
+    with pytest.raises(ConfigError, match=r"arm short has 6 prompts, the baseline grpo 10\. Change .*total_epochs"):
+        study(engine="verl", overrides=base, arms=arms)
+    assert len(study(overrides=base, arms=arms).arms) == 2, "the local loop has no epochs"
+    with pytest.raises(ConfigError, match=r"arms\.x: trainer\.total_training_steps=null: .*engine local .*not known"):
+        study(arms={"grpo": {}, "x": ["trainer.total_training_steps=null"]})
+
+
+def test_the_learners_tokens_are_those_of_the_steps_that_ran() -> None:
+    """Three steps of 2 x 4 rows, of 10, 20 and 30 tokens each, where sixteen steps were set."""
+    config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
+    metrics = [(step, {"response_length/mean": 10.0 * step}) for step in (1, 2, 3)]
+    ran = Run("short", metrics, [], config=config | {"trainer": {"total_training_steps": 16}})
+    assert spent(ran)["learner_tokens"] == (10 + 20 + 30) * 8
 
 
 FIRST = {

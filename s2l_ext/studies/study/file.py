@@ -204,6 +204,7 @@ def _arm(block: StudyBlock, where: str, name: str, given: Any, first: Sequence[A
             )
     try:
         cfg = compose_config(recipe, arm.filled(starts.__getitem__))
+        planned(cfg, block.engine)
         if block.engine == "local":
             check_local(cfg, parse_s2l(cfg.s2l))
     except ConfigError as error:
@@ -213,9 +214,9 @@ def _arm(block: StudyBlock, where: str, name: str, given: Any, first: Sequence[A
 
 def _check_matched(study: Study, where: str) -> None:
     """Raises ConfigError for arms that a run would not make comparable, with both values."""
-    base = planned(study.baseline.cfg)
+    base = planned(study.baseline.cfg, study.block.engine)
     for arm in study.arms:
-        own = planned(arm.cfg)
+        own = planned(arm.cfg, study.block.engine)
         for name in study.block.matched:
             if name in BEFORE and abs(own[name] - base[name]) > study.block.tolerance * base[name]:
                 raise ConfigError(

@@ -80,7 +80,7 @@ class Runner:
             lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
         for arm in self.study.arms:
             there = len(list((self.out / "runs" / arm.name).glob(f"*/{RESULT}")))
-            counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg).items())
+            counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg, block.engine).items())
             lines.append(f"arm          {arm.name}: {arm.recipe}, {counted}; {there} runs are there")
         return lines
 
