@@ -98,18 +98,17 @@ def _difference(gap: float, spread: float, error: float, free: int, seeds: tuple
     )
 
 
-def hierarchical(problems_S_N: np.ndarray, seed: int = 0) -> Interval:
-    """95 % bootstrap of the mean accuracy: resamples seeds, and inside each its problems.
+def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0) -> Interval:
+    """95 % bootstrap of the mean accuracy over seeds: resamples seeds, and inside each its problems.
 
     Args:
-        problems_S_N: accuracy (or a paired difference) of N problems in each of S runs.
+        problems_S_N: accuracy (or a paired difference) of N problems in each of S runs; N may differ.
     """
-    rng, (seeds, problems) = np.random.default_rng(seed), problems_S_N.shape
+    rng, seeds = np.random.default_rng(seed), len(problems_S_N)
     means = np.empty(RESAMPLES)
     for place in range(RESAMPLES):
-        drawn = problems_S_N[rng.integers(seeds, size=seeds)]
-        at = rng.integers(problems, size=(seeds, problems))
-        means[place] = np.take_along_axis(drawn, at, axis=1).mean()
+        drawn = [problems_S_N[run] for run in rng.integers(seeds, size=seeds)]
+        means[place] = fmean(run[rng.integers(len(run), size=len(run))].mean() for run in drawn)
     tail = bootstrap_tail(seeds)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

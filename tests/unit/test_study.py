@@ -207,6 +207,7 @@ def test_problems_and_seeds_both_widen_the_bootstrap() -> None:
     assert low == pytest.approx(0.5) and high == pytest.approx(0.7)
     wider = hierarchical(varied)
     assert wider[0] < low and wider[1] > high
+    assert hierarchical([np.full(4, 0.2), np.full(3, 0.5)]) == pytest.approx((0.2, 0.5))
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
@@ -270,6 +271,17 @@ def test_a_failed_run_is_named_and_the_rest_stands(study) -> None:
     assert rows[1].seeds == (1, 2) and rows[1].difference.mean == pytest.approx((0.35 + 0.35) / 2)
     assert "s2l_po, seed 3: no result (exit code 1)." in sentences(rows)
     assert "| s2l_po | 0.00015 | 2, 1 failed |" in markdown(rows)
+
+
+def test_seeds_that_lack_a_pair_or_some_problems_leave_a_row(study) -> None:
+    """The baseline failed on seed 3, so two of three seeds pair; seed 2 has one problem fewer."""
+    grpo = [result("grpo", 1, [0.2, 0.4]), result("grpo", 2, [0.3]), result("grpo", 3, [], error="exit code 1")]
+    own = [result("hot", 1, [0.4, 0.6]), result("hot", 2, [0.8]), result("hot", 3, [0.9, 0.7])]
+    found = study(seeds=3, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]}, data_source="toy")
+    row = rows_of(found, {"grpo": grpo, "hot": own})[1]
+    assert row.seeds == (1, 2, 3) and row.difference.mean == pytest.approx((0.2 + 0.5) / 2)
+    assert row.sentence.startswith("hot: no difference could be shown, +0.350 (") and ", 2 seeds)" in row.sentence
+    assert 0.4 < row.ci95_problems[0] < 0.7 < row.ci95_problems[1] < 0.9
 
 
 def test_what_was_to_be_matched_and_is_not_is_said(study) -> None:

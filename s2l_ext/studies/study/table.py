@@ -75,7 +75,7 @@ def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
 
 def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, Result]) -> Row:
     source, good = study.block.data_source, [one for one in results if not one.error]
-    table = [one.problems(source) for one in good]
+    table = [np.array(one.problems(source)) for one in good]
     enough = len(good) >= FEWEST_SEEDS
     by_seed = {one.seed: fmean(one.problems(source)) for one in good}
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
@@ -86,7 +86,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         results[0].learning_rate,
         by_seed,
         _over([*by_seed.values()]),
-        hierarchical(np.array(table)) if enough else None,
+        hierarchical(table) if enough else None,
         difference,
         {name: mean_of([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
         {_seed(study, one): one.error for one in results if one.error},
