@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,9 +15,11 @@ from s2l_ext.config.model_files import parameter_count
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage, in_stage
 from s2l_ext.report.ledger import FORWARD
+from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import is_store, read_manifest
 from s2l_ext.store.stats import stats
 from s2l_ext.utils import json_text
+from s2l_ext.utils.sources import source_file
 
 DIVERGENCES = tuple(f"{kind}_kl_per_token{end}" for kind in ("forward", "reverse") for end in ("", "_standard_error"))
 
@@ -169,15 +168,5 @@ def _own_files(args: argparse.Namespace, job: Any) -> Iterator[str]:
     if job.benchmark is not None and Path(args.benchmark).expanduser().is_file():
         yield args.benchmark
     for reward in (job.reward, job.benchmark and job.benchmark.reward):
-        if reward and (file := _module_file(reward.partition(":")[0])):
+        if reward and (file := source_file(place_of(reward))):
             yield file
-
-
-def _module_file(name: str) -> str | None:
-    """Source file of a module, found without importing it; None when there is none."""
-    path: Sequence[str] | None = [os.getcwd(), *sys.path]
-    spec, parts = None, name.split(".")
-    for number in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:number]), path) if path is not None else None
-        path = spec.submodule_search_locations if spec else None
-    return spec.origin if spec and spec.origin and Path(spec.origin).is_file() else None

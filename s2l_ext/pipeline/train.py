@@ -28,6 +28,7 @@ from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.batch_fields import EXPLORER
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
+from s2l_ext.training.judges import judge_of_run
 from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
@@ -35,6 +36,7 @@ from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.sources import user_source
 
 CHECKPOINTS = 4
 """Checkpoints that a run makes whose recipe makes none: the last is the stage's output, the others shorten a resume."""
@@ -240,10 +242,11 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
     warnings = check_against_verl(s2l, cfg)
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     train, val = (_as_list(cfg.data.get(key)) for key in ("train_files", "val_files"))
+    reward = _as_list(user_source(judge_of_run(cfg)))
     return Job(
         commands=[command],
         settings=json_text.loads(stage.relative(plain)),
-        files=[path for path in (*train, *val) if not path.startswith(f"{stage.out}/")],
+        files=[path for path in (*train, *val, *reward) if not path.startswith(f"{stage.out}/")],
         train_files=train,
         labels=_reads_labels(stage, s2l, cfg),
         steps=_count_steps(cfg),

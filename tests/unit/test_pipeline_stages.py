@@ -150,6 +150,19 @@ def test_options_of_a_split(tmp_path, options: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", ["{}/mine.py", "file://{}/mine.py", "pkg://mine"])
+def test_a_reward_of_ones_own_belongs_into_the_fingerprint_of_a_train_stage(tmp_path, monkeypatch, path: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("def compute_score(**k): return 0.0\n")
+    chosen = f"reward.custom_reward_function.path={path.format(tmp_path)}"
+    plan = Plan(written(tmp_path, {"name": "rl", "kind": "train", "recipe": "grpo/toy", "overrides": [chosen]}))
+    stage = plan.pipeline.stage("rl")
+    before = plan.parts(stage)
+    (tmp_path / "mine.py").write_text("def compute_score(**k): return 1.0\n")
+    assert [key for key, part in plan.parts(stage).items() if part != before[key]] == ["file mine.py"]
+
+
+@pytest.mark.slow
 def test_a_folder_whose_name_begins_like_the_output_folder_is_another(tmp_path) -> None:
     """Its files belong into the fingerprint, under their own path."""
     outside = f"{tmp_path}/out_data/train.parquet"
@@ -645,13 +658,14 @@ def test_words_that_the_evaluation_would_refuse(tmp_path, options: dict, words: 
         prepared(table(tmp_path, **options), "table")
 
 
-def test_a_benchmark_and_a_reward_of_ones_own_belong_into_the_fingerprint(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("place", ["mine.reward:score", "mine/reward.py:score"])
+def test_a_benchmark_and_a_reward_of_ones_own_belong_into_the_fingerprint(tmp_path, monkeypatch, place: str) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     reward, benchmark = tmp_path / "mine" / "reward.py", tmp_path / "my.yaml"
     reward.write_text("raise RuntimeError('imported')")
     benchmark.write_text(json.dumps({"data_source": "d", "prompt": "{q}", "answer": "a"}))
-    pipeline = table(tmp_path, args=["--benchmark", "my.yaml", "--reward", "mine.reward:score"])
+    pipeline = table(tmp_path, args=["--benchmark", "my.yaml", "--reward", place])
     (tmp_path / "d.parquet").write_bytes(b"")
     plan = Plan(pipeline)
     stage = plan.pipeline.stage("table")
