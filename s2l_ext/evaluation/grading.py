@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from s2l_ext.data.values import answer_text
@@ -14,6 +15,8 @@ from s2l_ext.rewards import registry
 from s2l_ext.rewards.extraction import marked_answer
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.training.judges import compares_with_one_text
+from s2l_ext.utils.digests import sha256_file
+from s2l_ext.utils.sources import user_source
 
 TOY, MATH, CODE = (f"s2l_ext.rewards.{name}:compute_score" for name in ("toy", "math", "code"))
 BY_DATA_SOURCE = (
@@ -90,6 +93,12 @@ def load_reward(name: str) -> Reward:
     if inspect.iscoroutinefunction(found):
         raise DataError(f"--reward {name}: a coroutine function; evaluation calls plain functions.")
     return found
+
+
+def name_and_source(name: str) -> str:
+    """What a grade depends on: a reward's name and, unless it is this package's own, the digest of its file."""
+    file = user_source(place_of(name))
+    return f"{name} (sha256 {sha256_file(Path(file).expanduser())[:16]})" if file else name
 
 
 def grade(reward: Reward, problem: Problem, text: str) -> Grade:

@@ -16,7 +16,7 @@ from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Problem
 from s2l_ext.evaluation.driver import Inputs, Job, draw, open_inputs
 from s2l_ext.evaluation.engines import ENGINES, Engine, Response, Setup, TransformersEngine
-from s2l_ext.evaluation.grading import Grade
+from s2l_ext.evaluation.grading import Grade, name_and_source
 from s2l_ext.evaluation.metrics import by_group, summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
@@ -129,7 +129,7 @@ def _fingerprints(job: Evaluation, inputs: Inputs) -> dict[str, Any]:
         "data": data_digest(inputs.files),
         "benchmark": None if job.benchmark is None else job.benchmark.fingerprint(),
         "limit": job.limit,
-        "reward": list(inputs.functions),
+        "reward": list(map(name_and_source, inputs.functions)),
         "engine": job.engine,
         "dtype": job.machine.real_dtype,
         "sampling": {**job.sampling.as_settings(), "chat_options": job.chat_options},

@@ -12,7 +12,7 @@ from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.tokenizers import digest, snapshot, token_digest
 from s2l_ext.evaluation.driver import Inputs, Job, SamplingReport, draw, open_inputs
 from s2l_ext.evaluation.engines import LOGPROBS_MODE, Engine, Response, Sampling, Setup, require_at_least
-from s2l_ext.evaluation.grading import Grade
+from s2l_ext.evaluation.grading import Grade, name_and_source
 from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.explore.pools import Placement, dtype_of, open_pool
 from s2l_ext.rewards.registry import place_of
@@ -54,7 +54,8 @@ def explore(
     check(job)
     inputs = open_inputs(job)
     setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions, log_probs=True)
-    digests = {name: _digest_problem(inputs, name) for name in inputs.problems}
+    rewards = {name: name_and_source(name) for name in inputs.functions}
+    digests = {name: _digest_problem(inputs, name, rewards) for name in inputs.problems}
     with StoreWriter(job.out, _fingerprint(job, inputs), job.sampling.n, digests, job.only_missing) as writer:
         before = sum(map(len, writer.have.values()))
         drawn = draw(
@@ -69,10 +70,10 @@ def explore(
     return replace(drawn, before=before)
 
 
-def _digest_problem(inputs: Inputs, name: str) -> str:
+def _digest_problem(inputs: Inputs, name: str, rewards: dict[str, str]) -> str:
     """16 hex digits of what a problem's responses are drawn and graded with."""
     problem = inputs.problems[name]
-    parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, inputs.rewards[name]]
+    parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, rewards[inputs.rewards[name]]]
     return digest_of(parts)[:16]
 
 

@@ -198,6 +198,21 @@ def test_another_model_and_other_data_are_refused(job, scripted, models, data: P
     assert evaluate(job(model=str(moved)), progress=False)["num_samples"] == 24
 
 
+@pytest.mark.parametrize("place", ["{}/mine.py", "mine_of_the_evaluation:compute_score"])
+def test_an_edited_reward_is_refused(job, scripted, tmp_path: Path, monkeypatch, place: str) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    files = [tmp_path / name for name in ("mine.py", "mine_of_the_evaluation.py")]
+    for file in files:
+        file.write_text("def compute_score(**call): return 0.0\n")
+    scripted()
+    mine = job(reward=place.format(tmp_path))
+    assert evaluate(mine, progress=False)["fingerprints"] == evaluate(mine, progress=False)["fingerprints"]
+    for file in files:
+        file.write_text("def compute_score(**call): return 1.0\n")
+    with pytest.raises(StateMismatch, match=r"another reward: .*mine.* \(sha256 \w{16}\)'\], now \['.*mine"):
+        evaluate(mine, progress=False)
+
+
 def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*rest: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -312,6 +312,16 @@ def test_a_store_of_another_prompt_set_is_refused(job, draw, data: Path, tmp_pat
         draw(job(data=(changed,), only_missing=True))
 
 
+def test_an_edited_reward_is_refused(job, draw, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.py"
+    mine.write_text("def compute_score(**call): return 0.0\n")
+    draw(job(reward=str(mine)))
+    assert draw(job(reward=str(mine)))[0] == []
+    mine.write_text("def compute_score(**call): return 1.0\n")
+    with pytest.raises(StateMismatch, match=r"6 prompts have responses .* another prompt, ground truth or reward"):
+        draw(job(reward=str(mine), only_missing=True))
+
+
 def test_damage_is_found_before_a_model_loads(job, draw) -> None:
     draw(job())
     path = job().out / "shard-000000.parquet"
