@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,8 +106,10 @@ def grade(reward: Reward, problem: Problem, text: str) -> Grade:
     """Call ``reward`` as verl does.
 
     Raises:
-        DataError: the function raised, or returned neither a number nor a mapping with ``score``.
+        DataError: the function raised, or returned neither a number nor a mapping with ``score``; or the score is not
+            finite, or ``acc`` outside [0, 1].
     """
+    name = f"{getattr(reward, '__module__', '?')}:{getattr(reward, '__name__', reward)}"
     try:
         result = reward(
             data_source=problem.data_source,
@@ -116,12 +119,17 @@ def grade(reward: Reward, problem: Problem, text: str) -> Grade:
         )
         values = result if isinstance(result, dict) else {"score": result}
         score = float(values["score"])
-        correct = float(values["acc"] if values.get("acc") is not None else score) >= 1.0
+        acc = None if values.get("acc") is None else float(values["acc"])
     except S2LError:
         raise
     except Exception as error:
-        name = f"{getattr(reward, '__module__', '?')}:{getattr(reward, '__name__', reward)}"
         raise DataError(f"{problem.where}: the reward {name} failed ({type(error).__name__}: {error}).") from error
+    if not math.isfinite(score) or not 0.0 <= (acc or 0.0) <= 1.0:
+        raise DataError(
+            f"{problem.where}: the reward {name} returned score={score}, acc={acc}: expected a finite score and, as "
+            "'acc', correctness in [0, 1]. Return a shaped reward as 'score', and 0.0 where nothing can be judged."
+        )
     answer = values.get("extracted") or marked_answer(text)
     timed_out = bool(values.get("timed_out"))
+    correct = (score if acc is None else acc) >= 1.0
     return Grade(score, correct, " ".join(str(answer).split()) if answer else None, timed_out)

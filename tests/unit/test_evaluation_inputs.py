@@ -173,6 +173,7 @@ def test_a_reward_that_is_not_there_is_refused(name: str) -> None:
         (1, Grade(1.0, True, "7")),
         (0.5, Grade(0.5, False, "7")),
         ({"score": -1.0, "acc": True}, Grade(-1.0, True, "7")),
+        ({"score": 2.5, "acc": 0.75}, Grade(2.5, False, "7")),
         ({"score": 1.5, "acc": 0.0, "extracted": " a  b"}, Grade(1.5, False, "a b")),
         ({"score": 0.0, "acc": 0.0, "extracted": "a", "timed_out": 1.0}, Grade(0.0, False, "a", timed_out=True)),
     ],
@@ -196,6 +197,21 @@ def test_a_reward_is_called_as_verl_calls_it() -> None:
 def test_a_reward_that_fails_is_named(broken: Any) -> None:
     with pytest.raises(DataError, match=r"row 3: the reward .*test_evaluation_inputs:.* failed"):
         grade(broken, a_problem(), "text")
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (float("nan"), "score=nan, acc=None"),
+        ({"score": float("-inf"), "acc": 1.0}, r"score=-inf, acc=1\.0"),
+        ({"score": 1.0, "acc": 7.0}, r"score=1\.0, acc=7\.0"),
+        ({"score": 1.0, "acc": -0.25}, r"score=1\.0, acc=-0\.25"),
+        ({"score": 1.0, "acc": float("nan")}, r"score=1\.0, acc=nan"),
+    ],
+)
+def test_a_grade_that_cannot_be_is_refused(returned: Any, words: str) -> None:
+    with pytest.raises(DataError, match=rf"row 3: the reward .*<lambda> returned {words}: expected a finite score"):
+        grade(lambda **call: returned, a_problem(), "text")
 
 
 def test_the_digest_of_weights_is_remembered_until_they_change(tmp_path: Path, monkeypatch) -> None:
