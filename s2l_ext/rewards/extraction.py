@@ -50,7 +50,7 @@ class Extracted:
 
 
 def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
-    """The final answer of ``text`` as ``mode`` (a key of :data:`MODES`, or ``auto``) sees it.
+    """The final answer of ``text`` as ``mode`` (one of :data:`EXTRACTIONS`) sees it.
 
     Under ``auto`` a text without any mark is passed on whole; under the other modes it has no answer.
 
@@ -58,11 +58,19 @@ def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
         thinking: see :func:`outside_thinking`.
     """
     said = _without_fence(outside_thinking(text, thinking == "opened"))
-    marked = said[-MARKED_CHARS:]
-    answer = marked_answer(marked) if mode == "auto" else MODES[mode](marked)
+    answer = _answer(said[-MARKED_CHARS:], mode)
     if answer is not None:
         return Extracted(answer, bool(answer))
     return Extracted(said.strip(), False, whole=True) if mode == "auto" else Extracted("", False)
+
+
+def _answer(text: str, mode: str) -> str | None:
+    if mode == "auto":
+        return marked_answer(text)
+    if mode == "last_number":
+        return last_number(text)
+    mark = MARKS[mode](text)
+    return mark and mark[1]
 
 
 def outside_thinking(text: str, opened: bool = False) -> str:
@@ -93,42 +101,20 @@ def marked_answer(text: str) -> str | None:
     return max(marks)[1] if marks else None
 
 
-def last_hashes(text: str) -> str | None:
-    """What follows the last ``####`` that begins a line."""
-    return _answer(_hashes(text))
-
-
-def last_tags(text: str) -> str | None:
-    """What the last ``<answer>...</answer>`` holds."""
-    return _answer(_tags(text))
-
-
-def answer_line(text: str) -> str | None:
-    """What follows the last ``Answer:`` on its line (the form that DAPO's prompt asks for)."""
-    return _answer(_answer_line(text))
-
-
-def last_boxes(text: str) -> str | None:
-    """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
-    return _answer(_box(text))
-
-
 def last_number(text: str) -> str | None:
     """The last integer, decimal or simple fraction; a minus sign belongs to it unless it subtracts."""
     found = NUMBER.findall(text)
     return str(found[-1]).replace(MINUS, "-") if found else None
 
 
-def _answer(mark: Mark | None) -> str | None:
-    return None if mark is None else mark[1]
-
-
 def _hashes(text: str) -> Mark | None:
+    """What follows the last ``####`` that begins a line."""
     found = list(HASHES.finditer(text))
     return (found[-1].start(1), found[-1][1].strip()) if found else None
 
 
 def _tags(text: str) -> Mark | None:
+    """What the last ``<answer>...</answer>`` holds."""
     end = text.rfind("</answer>")
     start = text.rfind("<answer>", 0, max(end, 0))
     inside = start + len("<answer>")
@@ -136,6 +122,7 @@ def _tags(text: str) -> Mark | None:
 
 
 def _answer_line(text: str) -> Mark | None:
+    """What follows the last ``Answer:`` on its line (the form that DAPO's prompt asks for)."""
     for label in reversed(list(ANSWER_LABEL.finditer(text))[-LABELS:]):
         end = text.find("\n", label.end())
         said = text[label.end() : len(text) if end < 0 else end].partition("</answer>")[0].strip()
@@ -150,6 +137,7 @@ def _without_emphasis(text: str) -> str:
 
 
 def _box(text: str) -> Mark | None:
+    """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
     found = boxes(text)
     if not found:
         return None
@@ -177,11 +165,10 @@ def boxes(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
-MODES: dict[str, Callable[[str], str | None]] = {
-    "boxed": last_boxes,
-    "hashes": last_hashes,
-    "tags": last_tags,
-    "answer_line": answer_line,
-    "last_number": last_number,
+MARKS: dict[str, Callable[[str], Mark | None]] = {
+    "boxed": _box,
+    "hashes": _hashes,
+    "tags": _tags,
+    "answer_line": _answer_line,
 }
-EXTRACTIONS = ("auto", *MODES)
+EXTRACTIONS = ("auto", *MARKS, "last_number")
