@@ -35,9 +35,9 @@ class Length(ABC):
     """Number of tokens that guided rollouts start from. A length that depends on the step alone keeps no state."""
 
     @property
-    @abstractmethod
     def longest(self) -> int:
-        """Upper bound over all steps, tokens."""
+        """Upper bound over all steps, tokens; a length without state begins with it."""
+        return self.at(1)
 
     @abstractmethod
     def at(self, step: int) -> int:
@@ -200,10 +200,6 @@ class Constant(Length):
     def __post_init__(self) -> None:
         _check_initial(self.length)
 
-    @property
-    def longest(self) -> int:
-        return self.length
-
     def at(self, step: int) -> int:
         return self.length
 
@@ -219,10 +215,6 @@ class LinearDecay(Length):
         _check_initial(self.initial)
         if self.total_steps < 1:
             raise ConfigError(f"total_steps={self.total_steps}: a decay needs at least 1 step.")
-
-    @property
-    def longest(self) -> int:
-        return self.initial
 
     def at(self, step: int) -> int:
         return _rounded(self.initial * self._left(step))
@@ -271,10 +263,6 @@ class StepwiseDecay(Length):
             raise ConfigError(f"gamma={self.gamma}: the factor of a stage lies between 0 and 1.")
         if self.every < 1:
             raise ConfigError(f"every={self.every}: a stage has at least 1 step.")
-
-    @property
-    def longest(self) -> int:
-        return self.initial
 
     def at(self, step: int) -> int:
         return _rounded(self.initial * self.gamma ** (_before(step) // self.every))
