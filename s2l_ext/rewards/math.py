@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from s2l_ext.rewards import fast_math, math_helper, parts, spelling
 from s2l_ext.rewards.extraction import BETWEEN_BOXES, HASHES, TAGS, Extracted, boxes, extract, marked_answer
 from s2l_ext.rewards.golds import as_text
 from s2l_ext.rewards.hedges import hedged
+from s2l_ext.rewards.math_helper import Verdict
 from s2l_ext.rewards.math_settings import Judging, Shaping, parse_judging, parse_settings
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "SHOWN_CHARS",
     "TAGS",
     "TAIL_CHARS",
+    "Verdict",
     "boxes",
     "check_keywords",
     "compute_score",
@@ -39,14 +41,6 @@ LONGEST_ANSWER = 4000
 """A longer answer is compared as text only."""
 KNOWN_ANSWERS = 1024
 """Verdicts of math-verify that are remembered: the responses of a group often give the same answer."""
-
-
-class Verdict(NamedTuple):
-    """Whether an answer is right, the answer as judged, and whether time ran out before that was known."""
-
-    correct: bool
-    extracted: str
-    timed_out: bool = False
 
 
 NOTHING = Extracted("", False)
@@ -173,7 +167,7 @@ def _known(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
 
 
 def _judged(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
-    correct, found, timed_out = math_helper.compare(
+    verdict = math_helper.compare(
         extracted.answer,
         gold,
         extracted.whole,
@@ -181,7 +175,7 @@ def _judged(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
         size=judging.pool_size,
         **judging.comparison,
     )
-    return Verdict(correct, found if extracted.whole else extracted.answer, timed_out)
+    return verdict if extracted.whole else verdict._replace(extracted=extracted.answer)
 
 
 def shaped(

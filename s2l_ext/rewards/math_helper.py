@@ -29,8 +29,8 @@ POOL_SIZE = min(4, max(2, os.cpu_count() or 1))
 """A verl run has one pool for each of its ``reward.num_workers``."""
 
 
-class Comparison(NamedTuple):
-    """A verdict; ``timed_out``: none was reached, and the answer counts as wrong."""
+class Verdict(NamedTuple):
+    """Whether an answer is right, the answer as judged, and whether time ran out before that was known."""
 
     correct: bool
     extracted: str
@@ -164,7 +164,7 @@ os.register_at_fork(after_in_child=_forget_pool)
 
 def compare(
     text: str, gold: str, whole: bool, *, seconds: float | None = None, size: int | None = None, **options: Any
-) -> Comparison:
+) -> Verdict:
     """Whether ``text`` equals ``gold``, and the answer found in it. No verdict in time means wrong, and says so.
 
     Args:
@@ -180,7 +180,7 @@ def compare(
     question = {"text": text, "gold": gold, "whole": whole, "seconds": limit, **options}
     reply = POOL.ask(question, limit, size or POOL_SIZE)
     timed_out = not reply or reply.get("timed_out") is True
-    return Comparison(reply.get("correct") is True, str(reply.get("extracted", "")), timed_out)
+    return Verdict(reply.get("correct") is True, str(reply.get("extracted", "")), timed_out)
 
 
 def read(gold: str, *, seconds: float | None = None, size: int | None = None) -> dict[str, Any]:
