@@ -22,7 +22,7 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memory
 from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
-from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
+from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.platforms import activate_for
 from s2l_ext.platforms.vllm_cpu import install_alias
 from s2l_ext.training.before_run import check_before_run
@@ -83,7 +83,9 @@ def prepare(
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)
     _ask_for_manager(cfg)
-    warnings += _ask_reward(cfg, s2l)
+    from s2l_ext.training.reward_probe import check_reward  # imports verl
+
+    warnings += check_reward(cfg, s2l)
     steps = steps_of_run(cfg)
     plan = build_plan(cfg, s2l, config_name, platform, steps.number if steps else None)
     return Prepared(cfg, s2l, plan, warnings, memory)
@@ -149,14 +151,6 @@ def _ask_for_manager(cfg: DictConfig) -> None:
             f"{MANAGER_KEY}={name}: this class cannot be loaded ({type(error).__name__}: {error}). Write "
             "package.module.Class, and put the package's folder on PYTHONPATH."
         ) from error
-
-
-def _ask_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    if not accuracy_settings(s2l, cfg):
-        return []
-    from s2l_ext.training.reward_probe import check_reward
-
-    return check_reward(cfg, s2l)
 
 
 def parameters(prepared: Prepared) -> dict[str, int | None]:
