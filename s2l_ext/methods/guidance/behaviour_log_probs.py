@@ -8,6 +8,7 @@ from verl import DataProto
 from verl.utils.debug.metrics import calculate_debug_metrics
 
 from s2l_ext.training.queue import put, read
+from s2l_ext.training.source_sums import FlatRows
 from s2l_ext.training.step import Step
 
 
@@ -26,22 +27,13 @@ def take_guidance_for_the_learners(step: Step) -> dict[str, float]:
     if not prefix:
         return {}
     rows = read(batch, ["old_log_probs", "rollout_log_probs", "response_mask"])
-    is_guidance_N = _is_guidance([prefix.get(name, 0) for name in batch.keys], rows["response_mask"].offsets())
+    flat = FlatRows(rows, torch.tensor([prefix.get(name, 0) for name in batch.keys]))
     old_N, sampler_N, mask_N = (rows[name].values() for name in ("old_log_probs", "rollout_log_probs", "response_mask"))
-    nested = torch.nested.nested_tensor_from_jagged(
-        torch.where(is_guidance_N, old_N, sampler_N), rows["response_mask"].offsets()
-    )
+    nested = torch.nested.nested_tensor_from_jagged(torch.where(flat.is_prefix_N, old_N, sampler_N), flat.offsets)
     changed = torch.nested.as_nested_tensor(
         [row for name, row in zip(batch.keys, nested.unbind(), strict=True) if name in prefix], layout=torch.jagged
     )
     put(batch, TensorDict({"rollout_log_probs": changed}, batch_size=len(prefix)), list(prefix))
-    sampled_N = mask_N * ~is_guidance_N
+    sampled_N = mask_N * ~flat.is_prefix_N
     columns = {"old_log_probs": old_N, "rollout_log_probs": sampler_N, "response_mask": sampled_N, "responses": mask_N}
     return calculate_debug_metrics(DataProto(batch=TensorDict({k: v[None] for k, v in columns.items()}, batch_size=1)))
-
-
-def _is_guidance(prefix_B: list[int], offsets: torch.Tensor) -> torch.Tensor:
-    """(N,) true on the first tokens of each row."""
-    row_N = torch.repeat_interleave(offsets.diff())
-    place_N = torch.arange(len(row_N)) - offsets[:-1][row_N]
-    return place_N < torch.tensor(prefix_B)[row_N]
