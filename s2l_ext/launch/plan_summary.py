@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import batches_ahead, lag_limit, mode_of
-from s2l_ext.config.verl_settings import total_steps
+from s2l_ext.config.verl_settings import plain_setting, total_steps
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import METHODS, S2LConfig, method_class, methods_of
+from s2l_ext.utils.digests import digest_of
 
 
 def fingerprint(cfg: DictConfig) -> str:
     """First 16 hex digits of the SHA-256 of the resolved configuration, independent of key order."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest_of(OmegaConf.to_container(cfg, resolve=True))[:16]
 
 
 def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, steps: int | None = None) -> dict[str, Any]:
@@ -47,7 +45,7 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, step
         "advantage": cfg.algorithm.adv_estimator,
         "kl_in_loss": f"{actor.kl_loss_coef:g} in the loss" if actor.use_kl_loss else None,
         **dict.fromkeys(METHODS),
-        "train_files": _plain(cfg.data.train_files),
+        "train_files": plain_setting(cfg, "data.train_files"),
         "on": list(s2l.blocks),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
@@ -55,10 +53,6 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, step
     for method in methods_of(s2l, cfg):
         plan |= checked_value(method, "plan", method.plan(steps), dict)
     return plan
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
 
 def render(plan: dict[str, Any]) -> str:
