@@ -130,7 +130,9 @@ def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: 
     if choices and isinstance(value, str):
         raise _wrong_type(key, value, f"{_TYPE_NAMES[kind]}, or {' or '.join(choices)}")
     if get_origin(kind) is Literal:
-        return _parse_choice(get_args(kind), value, key)
+        if value in get_args(kind):
+            return value
+        raise _no_choice([str(choice) for choice in get_args(kind)], value, key)
     parsed = _parse_plain(get_origin(kind) or kind, value, key)
     if limits is not None and not limits.allow(parsed):
         raise ConfigError(f"{key}={value!r} is out of range: it must be {limits.describe()}.")
@@ -139,12 +141,6 @@ def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-
-
-def _parse_choice(choices: tuple[Any, ...], value: Any, key: str) -> Any:
-    if value in choices:
-        return value
-    raise _no_choice([str(choice) for choice in choices], value, key)
 
 
 def _no_choice(names: list[str], value: Any, key: str) -> ConfigError:

@@ -47,9 +47,10 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)
     search_path = ",".join(f"'file://{folder}'" for folder in folders if folder != home)
+    free = [_S2L_OVERRIDE.sub("++", override) for override in overrides]
     try:
         with _HYDRA, initialize_config_dir(config_dir=str(home), version_base=None):
-            cfg = compose(name, overrides=[*map(_free_s2l, overrides), f"hydra.searchpath=[{search_path}]"])
+            cfg = compose(name, overrides=[*free, f"hydra.searchpath=[{search_path}]"])
         with open_dict(cfg):
             cfg.setdefault("s2l", {})
         OmegaConf.to_container(cfg, resolve=True)
@@ -112,11 +113,6 @@ def _locate(config_name: str, folders: Sequence[Path]) -> tuple[Path, str]:
         f"--config-name {config_name}: no such recipe.{did_you_mean(name, known)} Recipes: {', '.join(known)}. "
         "A path to a YAML file works too."
     )
-
-
-def _free_s2l(override: str) -> str:
-    """Let ``s2l.*`` be set whether or not the recipe has the key."""
-    return _S2L_OVERRIDE.sub("++", override)
 
 
 def quoted(text: str) -> str:

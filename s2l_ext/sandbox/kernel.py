@@ -99,15 +99,10 @@ def read_only(path: str) -> None:
     _syscall(442, f"mount_setattr {path}", AT_FDCWD, path.encode(), AT_RECURSIVE, attributes, len(attributes))
 
 
-def pivot_root(new: str, old: str) -> None:
-    number = 155 if platform.machine() == "x86_64" else 41
-    _syscall(number, "pivot_root", new.encode(), old.encode())
-
-
 def change_root(path: str) -> None:
     """Make ``path``, a mount, the root directory and let go of the old one."""
     os.chdir(path)
-    pivot_root(".", ".")
+    _syscall(155 if platform.machine() == "x86_64" else 41, "pivot_root", b".", b".")
     check(LIBC.umount2(b".", MNT_DETACH), "umount2")
     os.chdir("/")
 

@@ -146,11 +146,7 @@ def _require(cfg: DictConfig, rules: dict[str, tuple[tuple[Any, ...], str]], why
 
 
 def _word(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if not _is_number(value) else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
 
 
 def _check_temperatures(distill: DistillConfig, explorer: LiveExplorer | None, cfg: DictConfig) -> None:
