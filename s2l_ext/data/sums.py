@@ -28,24 +28,21 @@ class Kind:
 
     Attributes:
         text: the question; ``{0}``, ``{1}``, ... are its numbers, ``{name}`` a name.
-        ranges: smallest and largest value of each number.
         operators: of ``+-*``, one between each two numbers.
     """
 
     text: str
-    ranges: tuple[tuple[int, int], ...]
     operators: str
 
 
 DIGIT = (2, 9)
+"""Smallest and largest value of a number."""
 KINDS: dict[str, Kind] = {
-    "sum": Kind("What is {0} + {1}?", (DIGIT, DIGIT), "+"),
-    "product": Kind("What is {0} * {1}?", (DIGIT, DIGIT), "*"),
-    "short sum": Kind("What is {0} + {1}? Answer with a number.", (DIGIT, DIGIT), "+"),
-    "short product": Kind("What is {0} * {1}? Answer with a number.", (DIGIT, DIGIT), "*"),
-    "bought": Kind(
-        "{name} has {0} apples. {name} buys {1} more apples. How many apples does {name} have now?", (DIGIT, DIGIT), "+"
-    ),
+    "sum": Kind("What is {0} + {1}?", "+"),
+    "product": Kind("What is {0} * {1}?", "*"),
+    "short sum": Kind("What is {0} + {1}? Answer with a number.", "+"),
+    "short product": Kind("What is {0} * {1}? Answer with a number.", "*"),
+    "bought": Kind("{name} has {0} apples. {name} buys {1} more apples. How many apples does {name} have now?", "+"),
 }
 """By tier."""
 
@@ -72,7 +69,7 @@ def worked(numbers: list[int], operators: str) -> tuple[str, int]:
 
 def draw(rng: random.Random, tier: str) -> Problem:
     kind = KINDS[tier]
-    numbers = [rng.randint(*bounds) for bounds in kind.ranges]
+    numbers = [rng.randint(*DIGIT) for _ in range(len(kind.operators) + 1)]
     question = kind.text.format(*numbers, name=rng.choice(NAMES))
     return Problem(question, tier, *worked(numbers, kind.operators))
 
