@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.config.verl_settings import plain_setting
 from s2l_ext.errors import DataError
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.config import AnyCurriculum, CurriculumConfig
@@ -68,16 +69,12 @@ class Curriculum(Method):
 
     def fingerprint(self) -> dict[str, Any]:
         data = self.cfg.data
-        chat = data.get("apply_chat_template_kwargs")
-        chat = OmegaConf.to_object(chat) if OmegaConf.is_config(chat) else chat
         files = [data.train_files] if isinstance(data.train_files, str) else list(data.train_files)
         return {
             **super().fingerprint(),
             **{f"curriculum.data.{name}": data.get(name) for name in DATA_SETTINGS},
             "curriculum.data.custom_cls": OmegaConf.select(self.cfg, "data.custom_cls.path"),
-            "curriculum.data.apply_chat_template_kwargs": OmegaConf.to_object(chat)
-            if OmegaConf.is_config(chat)
-            else chat,
+            "curriculum.data.apply_chat_template_kwargs": plain_setting(self.cfg, "data.apply_chat_template_kwargs"),
             "curriculum.data.sha256": file_digests(files),
         }
 
