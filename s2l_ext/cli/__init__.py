@@ -51,7 +51,7 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, run one command and return the exit code (2: refused, with one message)."""
     words = list(sys.argv[1:] if argv is None else argv)
-    name = _command_name(words)
+    name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
     if name is None:
         return _help(words)
     command = COMMANDS[name]
@@ -62,10 +62,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     # argparse's intermixed parsing takes words after -- for options all the same
     parse = parser.parse_args if "--" in rest else parser.parse_intermixed_args
     return run_cli(module.main, parse(rest))
-
-
-def _command_name(words: Sequence[str]) -> tuple[str, ...] | None:
-    return next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
 
 
 def _help(words: Sequence[str]) -> int:

@@ -73,13 +73,9 @@ def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None
 def _build_once(folder: Path, size: str, config: PretrainConfig, seed: int, progress: bool) -> None:
     with writable(folder.parent, "Set S2L_CACHE_DIR to a folder you can write."), FileLock(folder.with_suffix(".lock")):
         if not folder.is_dir():
-            _remove_leftovers(folder)
+            for leftover in folder.parent.glob(f".{folder.name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
             build(folder, size, config, seed, progress)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.parent.glob(f".{folder.name}-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def build(

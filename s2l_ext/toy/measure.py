@@ -85,13 +85,9 @@ def generate(
                 num_return_sequences=k,
                 max_new_tokens=MAX_RESPONSE,
             )
-            rows = [_until_end(row) for row in output[:, width:].tolist()]
+            rows = [row[: row.index(EOS_ID) + 1] if EOS_ID in row else row for row in output[:, width:].tolist()]
             found |= {index: rows[place * k : (place + 1) * k] for place, index in enumerate(indices)}
     return [found[index] for index in range(len(problems))]
-
-
-def _until_end(ids: list[int]) -> list[int]:
-    return ids[: ids.index(EOS_ID) + 1] if EOS_ID in ids else ids
 
 
 def _summarize(problems: list[Problem], responses: list[list[list[int]]]) -> dict[str, Any]:

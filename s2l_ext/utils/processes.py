@@ -65,16 +65,13 @@ def kill_processes(processes: Iterable[Process]) -> int:
 
 def end_marked(marker: str) -> None:
     """Kill every process with ``MARKER=marker`` and its descendants but this one, and wait until they are gone."""
-    marked = [process for process in psutil.process_iter(["environ"]) if _marker_of(process) == marker]
+    processes = psutil.process_iter(["environ"])
+    marked = [process for process in processes if (process.info["environ"] or {}).get(MARKER) == marker]
     left = {one for process in marked for one in family(process.pid) if one[0] != os.getpid()}
     kill_processes(left)
     deadline = time.monotonic() + END_SECONDS
     while any(map(_lives, left)) and time.monotonic() < deadline:
         time.sleep(0.02)
-
-
-def _marker_of(process: Any) -> str | None:
-    return (process.info["environ"] or {}).get(MARKER)
 
 
 def _lives(one: Process) -> bool:
