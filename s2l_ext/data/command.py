@@ -68,7 +68,7 @@ def _convert(args: argparse.Namespace, kind: type[Converter]) -> int:
 def _print(files: list[ConversionReport], golds: GoldReport | None, as_json: bool) -> None:
     """For people, or as one JSON object."""
     if as_json:
-        read = {} if golds is None else {"golds": golds.as_json()}
+        read = {} if golds is None else {"golds": asdict(golds)}
         print(json.dumps({"files": [asdict(file) for file in files], **read}))
         return
     for file in files:

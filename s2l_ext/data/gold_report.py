@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,6 @@ class GoldReport:
     @property
     def unsafe(self) -> int:
         return sum(self.counts[kind] for kind in UNSAFE)
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
 
     def as_lines(self) -> list[str]:
         """As a person reads it: one line of counts, one for each example."""
