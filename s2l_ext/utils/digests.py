@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.json_text import mapping_at
 
 READ_BYTES = 1 << 20
 
@@ -38,11 +38,7 @@ class Digests:
 
     def __init__(self, cache: Path) -> None:
         self.path = cache
-        try:
-            loaded = json_text.loads(self.path.read_text())
-        except (OSError, ValueError):
-            loaded = {}
-        self._known: dict[str, list[object]] = loaded if isinstance(loaded, dict) else {}
+        self._known: dict[str, list[object]] = mapping_at(self.path)
         self._changed = False
 
     def file(self, path: Path) -> str:

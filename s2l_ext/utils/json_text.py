@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 
@@ -20,6 +21,15 @@ def loads(text: str | bytes, once: bool = False) -> Any:
         return json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def mapping_at(path: Path) -> dict[str, Any]:
+    """The object in a file; an empty one where the file is missing, damaged or holds something else."""
+    try:
+        content = loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

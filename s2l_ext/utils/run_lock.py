@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from s2l_ext.errors import ResourceError
+from s2l_ext.utils.json_text import mapping_at
 
 FILE_NAME = ".lock"
 TRY_SECONDS = 0.5
@@ -44,7 +45,7 @@ def held(
     folder.mkdir(parents=True, exist_ok=True)
     path, lock = folder / FILE_NAME, _lock(folder)
     locked = _acquire(lock, TRY_SECONDS)
-    left = _content(path)
+    left = mapping_at(path)
     try:
         if locked is False or _still_held(left, trust_kernel=locked is True):
             raise ResourceError(
@@ -97,11 +98,3 @@ def _still_held(left: dict[str, Any], trust_kernel: bool) -> bool:
         return True
     pid = left.get("pid")
     return not trust_kernel and isinstance(pid, int) and psutil.pid_exists(pid)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
