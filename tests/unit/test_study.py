@@ -89,6 +89,13 @@ def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) ->
         study(**changes)
 
 
+def test_learning_rates_may_be_text_and_must_be_numbers_above_0_with_folders_of_their_own(study) -> None:
+    assert study(learning_rates=["1e-4", 3], test_files=["x"]).block.learning_rates == [1e-4, 3.0]
+    for wrong in ("fast", True, None, -1e-4, 0, float("nan"), float("inf"), 2e-4, 2.0000001e-4):
+        with pytest.raises(ConfigError, match=r"tiny\.yaml\.learning_rates=\[0\.0002, .* number above 0 and differ"):
+            study(learning_rates=[2e-4, wrong], test_files=["x"])
+
+
 @pytest.mark.parametrize(
     ("override", "name", "values"),
     [

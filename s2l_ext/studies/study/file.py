@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -134,7 +135,9 @@ def read_study(
     count = block.seeds if seeds is None else seeds
     if count < FEWEST_SEEDS:
         raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
-    block = replace(block, engine=engine or block.engine, seeds=count, baseline=baseline or block.baseline)
+    rates = _rates(block.learning_rates, path.name)
+    block = replace(block, engine=engine or block.engine, seeds=count, learning_rates=rates)
+    block = replace(block, baseline=baseline or block.baseline)
     _check_names(block, path.name, arms)
     chosen = [name for name in block.arms if not arms or name in {*arms, block.baseline}]
     first: list[Arm] = []
@@ -169,6 +172,20 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no mapping. A study has name, recipe, arms and baseline.")
     return content
+
+
+def _rates(given: Sequence[Any], where: str) -> list[float]:
+    """As numbers. Raises ConfigError for what is none above 0, and for two that would share folders."""
+    try:
+        rates = [float(str(rate)) for rate in given]
+    except ValueError:
+        rates = [math.nan]
+    if not all(0 < rate < math.inf for rate in rates) or len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise ConfigError(
+            f"{where}.learning_rates={list(given)}: each must be a number above 0 and differ from the others in its "
+            "first six digits, which name its folders. Correct or remove it."
+        )
+    return rates
 
 
 def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
