@@ -96,6 +96,21 @@ def test_learning_rates_may_be_text_and_must_be_numbers_above_0_with_folders_of_
             study(learning_rates=[2e-4, wrong], test_files=["x"])
 
 
+@pytest.mark.parametrize("name", [1.5, True, "temp/hot", ".hot", ""])
+def test_a_name_that_is_no_folders_is_refused(study, name) -> None:
+    for changes in ({"arms": {"grpo": {}, name: {}}}, {"first": {name: {}}}):
+        with pytest.raises(ConfigError, match=rf"tiny\.yaml: {name!r} cannot name an arm .* Rename it"):
+            study(**changes)
+
+
+def test_an_arm_that_is_there_twice_is_refused_by_name(study, tmp_path) -> None:
+    study()
+    path = tmp_path / "tiny.yaml"
+    path.write_text(path.read_text() + "  hot: [actor_rollout_ref.rollout.temperature=1.2]\n")
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: no YAML \(.*found duplicate key hot"):
+        read_study(path)
+
+
 @pytest.mark.parametrize(
     ("override", "name", "values"),
     [

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from s2l_ext.config.limits import limited
 from s2l_ext.config.nearest import did_you_mean
@@ -164,11 +165,11 @@ def find_study(name: Path) -> Path:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = OmegaConf.to_container(OmegaConf.load(path))  # refuses a key that is there twice
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}). Give a study's YAML file.") from error
-    except (yaml.YAMLError, UnicodeError) as error:
-        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())[:200]}).") from error
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}). Give a study's YAML file.") from error
+    except (yaml.YAMLError, UnicodeError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())[:400]}).") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no mapping. A study has name, recipe, arms and baseline.")
     return content
@@ -189,6 +190,12 @@ def _rates(given: Sequence[Any], where: str) -> list[float]:
 
 
 def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
+    for name in (*block.arms, *block.first):
+        if not isinstance(name, str) or not name or "/" in name or name.startswith("."):
+            raise ConfigError(
+                f"{where}: {name!r} cannot name an arm or a run of `first`: the name is a folder's, so it is text "
+                "(quote a number) without / that begins with no dot. Rename it."
+            )
     if len(block.arms) < 2:
         raise ConfigError(f"{where}.arms: {len(block.arms)} arm. A study compares at least two.")
     for key, name in [("baseline", block.baseline), *(("--arm", arm) for arm in arms)]:
