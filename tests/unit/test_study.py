@@ -18,7 +18,7 @@ from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.budget import spent
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
-from s2l_ext.studies.study.run import Runner, merge
+from s2l_ext.studies.study.run import RESULT, Job, Runner, merge
 from s2l_ext.studies.study.table import markdown, rows_of, sentences, sources
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
@@ -453,6 +453,15 @@ def test_every_arm_takes_the_learning_rate_that_is_best_on_validation_problems(r
     assert len(tuned) == 4 and not any("data.val_files" in word for words in tuned for word in words)
     measured_on = [word for words in made.started if words not in tuned for word in words if "data.val_files" in word]
     assert measured_on == [f"data.val_files=[{world / 'test.parquet'}]"] * 4
+
+
+def test_a_kept_result_must_be_of_the_seed_and_rate_of_its_folder(study, tmp_path) -> None:
+    found = study(learning_rates=[3e-4])
+    made, job = Runner(found, tmp_path), Job(found.arms[0], 3e-4, 2, tuning=False)
+    for name, other in (("seed", 1), ("learning_rate", 3.0000001e-4)):
+        write_result(tmp_path / job.place / RESULT, dataclasses.replace(made._bare(job), **{name: other}))
+        with pytest.raises(DataError, match=rf"is of another {name} \({other}, this study has "):
+            made._kept(job)
 
 
 def test_a_learning_rate_that_lacks_a_seed_is_named_and_not_chosen(study, tmp_path, monkeypatch) -> None:

@@ -142,14 +142,14 @@ class Runner:
         """What an earlier call or another machine left; failed runs are done again.
 
         Raises:
-            DataError: it is of another study, configuration, data or commit.
+            DataError: it is of another study, seed, learning rate, configuration, data or commit.
         """
         path = self.out / job.place / RESULT
         if not path.is_file():
             return None
         result = read_result(path)
         wanted = self._bare(job)
-        for name in ("study", "arm", "engine", "fingerprint", "commit"):
+        for name in ("study", "arm", "engine", "seed", "learning_rate", "fingerprint", "commit"):
             own, other = getattr(wanted, name), getattr(result, name)
             if own != other:
                 raise DataError(
