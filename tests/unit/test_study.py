@@ -464,6 +464,23 @@ def test_a_kept_result_must_be_of_the_seed_and_rate_of_its_folder(study, tmp_pat
             made._kept(job)
 
 
+def test_a_dry_run_counts_the_runs_that_would_not_be_done_again(study, tmp_path) -> None:
+    """Both searches of grpo are there, so 3e-4 is known; it has one good run and a failed one, and 1e-4 one run."""
+    grid = {"learning_rates": [1e-4, 3e-4], "tuning_seeds": 1, "test_files": ["${toy_dir}/test.parquet"]}
+    found = study(**grid, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
+    made, grpo = Runner(found, tmp_path), found.arms[0]
+    for rate, seed, tuning, accuracy, error in (
+        *((1e-4, 1_000_000, True, 0.2, ""), (3e-4, 1_000_000, True, 0.4, ""), (1e-4, 1, False, 0.2, "")),
+        *((3e-4, 1, False, 0.4, ""), (3e-4, 2, False, 0.0, "exit code 1")),
+    ):
+        job = Job(grpo, rate, seed, tuning)
+        kept = dataclasses.replace(made._bare(job), accuracies={"toy": [accuracy]}, error=error)
+        write_result(tmp_path / job.place / RESULT, kept)
+    said = made.planned_lines()
+    assert said[1] == "tuning       2 learning rates x 1 seeds for every arm; 2 runs are there"
+    assert said[2].endswith("; 1 runs are there") and said[3].endswith("; 0 runs are there")
+
+
 def test_a_learning_rate_that_lacks_a_seed_is_named_and_not_chosen(study, tmp_path, monkeypatch) -> None:
     """grpo: mean 0.3 of two seeds at 1e-4, 0.9 of the one that ended at 3e-4. Every search of hot failed."""
     accuracies = {(1e-4, 1_000_000): 0.2, (1e-4, 1_000_001): 0.4, (3e-4, 1_000_000): 0.9}

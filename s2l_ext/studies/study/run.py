@@ -74,12 +74,14 @@ class Runner:
         """What :meth:`run` would do: arms, seeds, and what of it is there already."""
         block, grid = self.study.block, self.study.block.learning_rates
         lines = [f"study        {self.study.name}, engine {block.engine}, {len(self.study.seeds)} seeds, in {self.out}"]
+        tuned = [one for job in self._tuning() if (one := self._kept(job))]
         if len(grid) > 1:
-            lines.append(f"tuning       {len(grid)} learning rates x {block.tuning_seeds} seeds for every arm")
+            every = f"{len(grid)} learning rates x {block.tuning_seeds} seeds for every arm"
+            lines.append(f"tuning       {every}; {len(tuned)} runs are there")
         for arm in self.study.first:
             lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
         for arm in self.study.arms:
-            there = len(list((self.out / "runs" / arm.name).glob(f"*/{RESULT}")))
+            there = sum(self._kept(job) is not None for job in self._wanted(arm, tuned))
             counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg, block.engine).items())
             lines.append(f"arm          {arm.name}: {arm.recipe}, {counted}; {there} runs are there")
         return lines
