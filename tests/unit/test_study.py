@@ -514,6 +514,30 @@ def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, m
     assert of() != of("s2l.explorer.mix_steps=9")
 
 
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [
+        ("grpo/toy", "actor_rollout_ref.model.path"),
+        ("s2l_po/toy", "s2l.explorer.model_path"),
+        ("smollm2/opd", "s2l.distill.teacher_path"),
+    ],
+)
+def test_models_count_by_their_content_wherever_they_lie(tmp_path, monkeypatch, recipe: str, key: str) -> None:
+    monkeypatch.setenv("S2L_CACHE_DIR", str(tmp_path / "cache"))
+
+    def of(path: str) -> str:
+        return fingerprint(compose_config(recipe, [f"{key}={path}"]))
+
+    for place, weights in (("a/step_10", b"first"), ("b/step_20", b"other"), ("c/step_30", b"first")):
+        (tmp_path / place / "model").mkdir(parents=True)
+        (tmp_path / place / "model" / "model.safetensors").write_bytes(weights)
+    first, other, again = (of(str(tmp_path / place / "model")) for place in ("a/step_10", "b/step_20", "c/step_30"))
+    assert first == again != other
+    (tmp_path / "c/step_30/model/model.safetensors").write_bytes(b"trained on")
+    assert of(str(tmp_path / "c/step_30/model")) not in (first, other)
+    assert of("Qwen/Qwen3-8B") != of("other/Qwen3-8B")
+
+
 @pytest.mark.slow
 def test_the_command_writes_table_page_and_numbers(runner, tmp_path, capsys) -> None:
     runner()

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.report.results import read_validations
 from s2l_ext.report.run import read_run
 from s2l_ext.studies.study.budget import spent
@@ -33,7 +34,7 @@ class Result:
     """One finished run.
 
     Attributes:
-        fingerprint: of configuration and data files; runs of an arm share it.
+        fingerprint: of configuration, models and data files; runs of an arm share it.
         commit: of the code; "" where it is not known.
         accuracies: data source -> accuracy of each held-out problem, in the order of their texts.
         curve: data source (``ALL``: over all) -> (step, mean accuracy).
@@ -74,16 +75,21 @@ def fingerprint(cfg: DictConfig) -> str:
         "seed": None
     }
     kept["actor_rollout_ref"]["actor"]["optim"]["lr"] = None
-    kept["actor_rollout_ref"]["rollout"]["trace"] = None
+    kept["actor_rollout_ref"]["rollout"] |= {"trace": None, "prometheus": None}
     for model in (
         kept["actor_rollout_ref"]["model"],
         *(kept["s2l"].get(name) or {} for name in ("explorer", "distill")),
     ):
-        model |= {key: Path(model[key]).name for key in ("path", "model_path", "teacher_path") if model.get(key)}
+        model |= {key: _content(model[key]) for key in ("path", "model_path", "teacher_path") if model.get(key)}
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
     kept.pop("toy_dir", None)
     return digest_of([kept, steps, file_digests(paths)])[:16]
+
+
+def _content(model: str) -> str:
+    """Digest of a model's folder; a hub id stands for itself."""
+    return model_digest(folder) if (folder := Path(model).expanduser()).is_dir() else model
 
 
 def measured(folder: Path) -> dict[str, Any]:
