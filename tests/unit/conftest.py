@@ -1,12 +1,15 @@
 """Shared by the tests of configuration rules, and by those of the converters."""
 
 import functools
+import importlib.util
 import json
 import pickle
+import socket
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -75,6 +78,34 @@ def configured(composed_once: Callable[..., Any]) -> Callable[..., Any]:
         return cfg
 
     return make
+
+
+@pytest.fixture(scope="session")
+def module_at() -> Callable[..., ModuleType]:
+    """``module_at(path)``: a file outside the package as a module, under a name of its own."""
+
+    def load(path: Path, name: str = "") -> ModuleType:
+        spec = importlib.util.spec_from_file_location(name or f"s2l_of_tests_{path.stem}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # dataclasses look their module up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def no_cluster_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 @pytest.fixture(scope="session")

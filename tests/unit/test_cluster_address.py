@@ -19,13 +19,7 @@ from s2l_ext.launch.cluster import CheckedRunner, cluster_address
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import registration
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def no_cluster_named(monkeypatch, tmp_path):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster_named")]
 
 
 # ---- addresses ------------------------------------------------------------------------------------------------------
@@ -94,15 +88,9 @@ def test_sizes_that_only_a_new_cluster_has_are_refused(configured, monkeypatch):
     assert cluster_address(fits) == "10.0.0.2:6379"
 
 
-def closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
 @pytest.mark.parametrize("scheme", ["", "ray://"])
-def test_an_address_at_which_nothing_listens_is_refused_at_once(scheme):
-    address = f"{scheme}127.0.0.1:{closed_port()}"
+def test_an_address_at_which_nothing_listens_is_refused_at_once(scheme, closed_port):
+    address = f"{scheme}127.0.0.1:{closed_port}"
     wanted = f"the Ray cluster cannot be reached at {address} .*refused.*ray start --head"
     with pytest.raises(ResourceError, match=wanted), cluster_check.joining(address):
         pytest.fail("joined")
@@ -184,9 +172,9 @@ def test_a_second_run_in_the_folder_is_refused_before_it_writes(prepared, tmp_pa
     assert given.runner is None and not (tmp_path / train.CONFIG_FILE).exists()
 
 
-def test_an_unreachable_cluster_frees_the_folder_again(prepared, tmp_path, monkeypatch):
+def test_an_unreachable_cluster_frees_the_folder_again(prepared, tmp_path, monkeypatch, closed_port):
     given, run = prepared
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{closed_port}")
     with pytest.raises(ResourceError, match="the Ray cluster cannot be reached"):
         train.run(run)
     assert given.runner is None and (tmp_path / ".lock").read_text() == ""

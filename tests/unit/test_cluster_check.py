@@ -18,16 +18,10 @@ from s2l_ext.launch.cluster import CheckedRunner, Node, judge
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import registration
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_cluster_named")]
 
 FINE = {"s2l_ext": "0.1.0", "verl": "0.9.1", "torch": "2.11.0", "vllm": "0.24.0", "python": "3.11.7", "code": "a" * 64}
 HEAD, WORKER = Node("1" * 56, "head-0", 0), Node("2" * 56, "gpu-7", 8)
-
-
-@pytest.fixture(autouse=True)
-def no_cluster_named(monkeypatch, tmp_path):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
 
 
 # ---- versions and the plugin ----------------------------------------------------------------------------------------

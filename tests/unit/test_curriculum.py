@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import itertools
 import json
@@ -21,7 +20,6 @@ from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.pass_rates import CHUNK
 from s2l_ext.report.draws import chi_square
 
-BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "curriculum.py"
 PATHS = {"rejection": 0, "keys": 10**9}
 """Values of REJECTION_FROM that force a way of drawing."""
 
@@ -317,12 +315,10 @@ def test_another_data_sets_state_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.35), ("bimodal", 0.05)])
-def test_ten_million_prompts_take_milliseconds(kind, sigma):
+def test_ten_million_prompts_take_milliseconds(module_at, kind, sigma):
     """The fastest of 30 against numpy in the same process: the machine does other things meanwhile. Where few prompts
     are likely it took 7 to 13 ms on one machine within an hour, so milliseconds are no limit there."""
-    spec = importlib.util.spec_from_file_location("benchmark", BENCHMARK)
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = module_at(Path(__file__).parents[2] / "benchmarks" / "curriculum.py")
     curriculum = benchmark.curriculum_of(benchmark.RATES[kind](10**7), sigma)
     measured = benchmark.measure(curriculum, repeats=1)
     fastest = min(benchmark.one_step(curriculum, np.random.default_rng(seed), 1024) for seed in range(30))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import logging
 import re
 import shutil
@@ -58,12 +57,8 @@ def built(settings: Path, out: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def reference() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("s2l_docs_reference", ROOT / "scripts" / "docs_reference.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def reference(module_at) -> ModuleType:
+    return module_at(ROOT / "scripts" / "docs_reference.py")
 
 
 @pytest.fixture

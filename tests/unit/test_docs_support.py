@@ -1,25 +1,16 @@
 """docs/support.md says what composing says, and names tests that run what they are named for."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 pytestmark = pytest.mark.slow
-PATH = Path(__file__).parents[2] / "scripts" / "support_matrix.py"
 
 
 @pytest.fixture(scope="module")
-def matrix() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("s2l_support_matrix", PATH)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
-
-    sys.modules[spec.name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def matrix(module_at) -> ModuleType:
+    return module_at(Path(__file__).parents[2] / "scripts" / "support_matrix.py")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -19,12 +18,8 @@ GAP = "s2l/source/learner/kl_sampler_learner_k3"
 
 
 @pytest.fixture(scope="module")
-def gpu_check():
-    spec = importlib.util.spec_from_file_location("gpu_check", REPOSITORY / "benchmarks" / "gpu_check.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["gpu_check"] = module  # its dataclass looks itself up there
-    spec.loader.exec_module(module)
-    return module
+def gpu_check(module_at):
+    return module_at(REPOSITORY / "benchmarks" / "gpu_check.py")
 
 
 def test_without_a_gpu_nothing_is_run(gpu_check, monkeypatch, capsys):

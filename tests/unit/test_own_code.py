@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -18,14 +18,16 @@ from s2l_ext.evaluation.model_folder import model_digest, open_model
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.preflight import check_inputs
 
-SPEC = importlib.util.spec_from_file_location("own_code_model", Path(__file__).with_name("own_code_model.py"))
-own_code_model = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(own_code_model)
 TEXT = "brings Python code of its own, which runs only where it is allowed. Read the code, then set"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> Path:
+def own_code_model(module_at) -> ModuleType:
+    return module_at(Path(__file__).with_name("own_code_model.py"))
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, own_code_model) -> Path:
     folder = tmp_path_factory.mktemp("own_code")
     for name in ("learner", "explorer"):
         own_code_model.make_model(folder / name)
@@ -87,7 +89,7 @@ def test_a_command_names_its_option(world) -> None:
     assert str(refused.value) == f"--model={world / 'learner'} {TEXT} --trust-remote-code."
 
 
-def test_code_is_part_of_a_models_digest(world, tmp_path) -> None:
+def test_code_is_part_of_a_models_digest(world, tmp_path, own_code_model) -> None:
     own_code_model.make_model(tmp_path / "m")
     before = model_digest(tmp_path / "m")
     with open(tmp_path / "m" / "modeling_tiny.py", "a") as file:

@@ -1,6 +1,5 @@
 """A method from outside the package: found by its entry point, checked, and called as the built-in ones are."""
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
@@ -22,13 +21,8 @@ HERE = __name__
 
 
 @pytest.fixture(scope="module")
-def example() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("advantage_scale", EXAMPLE / "advantage_scale.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["advantage_scale"] = module
-    spec.loader.exec_module(module)
-    return module
+def example(module_at) -> ModuleType:
+    return module_at(EXAMPLE / "advantage_scale.py", "advantage_scale")
 
 
 @pytest.fixture

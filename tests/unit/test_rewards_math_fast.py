@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
 
@@ -22,12 +21,9 @@ ANSWER = st.one_of(FLOAT, EXACT, RATIO, RATIO.map(lambda text: "\\dfrac{{{}}}{{{
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    spec = importlib.util.spec_from_file_location("math_reward_benchmark", BENCHMARK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def benchmark(module_at):
     fix_percent()
-    return module
+    return module_at(BENCHMARK)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -28,13 +27,9 @@ DOCUMENT = HERE.parents[2] / "docs" / "rewards.md"
 
 
 @pytest.fixture(scope="module")
-def benchmark():
-    path = HERE.parents[2] / "benchmarks" / "math_reward.py"
-    spec = importlib.util.spec_from_file_location("math_reward_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+def benchmark(module_at):
     fix_percent()
-    return module
+    return module_at(HERE.parents[2] / "benchmarks" / "math_reward.py")
 
 
 @pytest.mark.slow

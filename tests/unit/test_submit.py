@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -448,14 +447,8 @@ def test_a_store_of_rollouts_is_looked_at_too(quick, monkeypatch, tmp_path, caps
 # ---- addresses ------------------------------------------------------------------------------------------------------
 
 
-def closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
-
-
-def test_an_unreachable_cluster_is_one_message(capsys):
-    address = f"http://127.0.0.1:{closed_port()}"
+def test_an_unreachable_cluster_is_one_message(capsys, closed_port):
+    address = f"http://127.0.0.1:{closed_port}"
     assert cli.main(["submit", "--address", address, "--", "eval"]) == 2
     message = capsys.readouterr().err
     assert f"the cluster's job server cannot be reached at {address}" in message and "ray start --head" in message
