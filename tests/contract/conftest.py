@@ -74,9 +74,10 @@ def queue(monkeypatch) -> Queue:
     return rows
 
 
-def method_of(trainer: Any, block: str) -> Any:
-    """The trainer's method of that block."""
-    return next(method for method in trainer.methods if method.block == block)
+@pytest.fixture(scope="session")
+def method_of() -> Callable[[Any, str], Any]:
+    """``method_of(trainer, block)``: the trainer's method of that block."""
+    return lambda trainer, block: next(method for method in trainer.methods if method.block == block)
 
 
 @pytest.fixture

@@ -24,10 +24,6 @@ SLOTS = [4, 2, 0]
 """Of the schedule with ``mix_steps=3`` and groups of four, at steps 1, 2 and 3."""
 
 
-def method_of(trainer, block: str):
-    return next(method for method in trainer.methods if method.block == block)
-
-
 @pytest.fixture
 def explores(trainer_of, monkeypatch, prompts_drawn):
     """A trainer whose explorer has the schedule of ``SLOTS``; verl draws prompts ``x`` and ``y``."""
@@ -188,7 +184,7 @@ def observed(queue, trainer, metrics: dict[str, float] | None = None) -> Step:
 
 
 @pytest.fixture
-def combined(trainer_of):
+def combined(trainer_of, method_of):
     """``combined(*overrides)``: a trainer that has an explorer and guidance, before the update of the step."""
 
     def make(*overrides: str):
@@ -203,7 +199,7 @@ def combined(trainer_of):
     return make
 
 
-def test_the_kl_coefficient_is_from_the_accuracy_of_every_row_but_padding(queue, combined) -> None:
+def test_the_kl_coefficient_is_from_the_accuracy_of_every_row_but_padding(queue, combined, method_of) -> None:
     """4 of 7, whoever sampled them: 0.02 * (tanh(4/7) + 1) / 2 = 0.02 / (1 + exp(-8/7))."""
     trainer = combined("s2l.kl={beta: 0.02}")
     kl = method_of(trainer, "kl")
@@ -215,7 +211,9 @@ def test_the_kl_coefficient_is_from_the_accuracy_of_every_row_but_padding(queue,
 
 
 @pytest.mark.parametrize(("rows", "rates"), [("learner_unguided", [0.0, 2 / 3]), ("all", [1 / 3, 0.75])])
-def test_pass_rates_count_the_rows_that_are_asked_for(queue, combined, rows: str, rates: list[float]) -> None:
+def test_pass_rates_count_the_rows_that_are_asked_for(
+    queue, combined, rows: str, rates: list[float], method_of
+) -> None:
     """The learner's own: one of a (the guided one does not count), three of b."""
     trainer = combined(f"s2l.curriculum={{type: file_order, estimate_from: {rows}}}")
     curriculum = method_of(trainer, "curriculum")
@@ -231,7 +229,7 @@ def test_sessions_carry_their_source_and_their_guidance(queue, combined) -> None
     assert found == [RolloutOutcome(key[0], *values) for key, values in SESSIONS.items() if key != "pad_0_0"]
 
 
-def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined) -> None:
+def test_missing_rows_are_counted_by_who_was_to_sample_them(queue, combined, method_of) -> None:
     """Group a lacks one of three learner rows; a guided row is the learner's."""
     metrics: dict[str, float] = {}
     seen: list[float] = []

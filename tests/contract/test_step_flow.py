@@ -34,10 +34,6 @@ def rows(*keys: str) -> KVBatchMeta:
     return KVBatchMeta(partition_id="train", keys=list(keys), tags=[{} for _ in keys])
 
 
-def method_of(trainer, block: str):
-    return next(method for method in trainer.methods if method.block == block)
-
-
 def step_of(batch: KVBatchMeta, *sessions: RolloutOutcome) -> Step:
     """A step whose rows were read before."""
     names = list(batch.keys)
@@ -100,7 +96,7 @@ def outcome(acc: float) -> dict[str, object]:
     return {"rm_scores": [0.0], "extra_fields": {"reward_extra_info": {"score": 0.0, "acc": acc}}}
 
 
-def test_a_curriculum_alone_learns_from_the_steps_sessions(queue, trainer_of) -> None:
+def test_a_curriculum_alone_learns_from_the_steps_sessions(queue, trainer_of, method_of) -> None:
     trainer = trainer_of("expo/toy", "s2l.kl=null", "s2l.curriculum.type=file_order")
     trainer.config.actor_rollout_ref.rollout.n = 1
     curriculum = method_of(trainer, "curriculum")
@@ -129,7 +125,9 @@ def test_an_accuracy_out_of_range_is_an_error_where_accuracies_count(queue, trai
 # ---- the update ---------------------------------------------------------------------------------------------------
 
 
-def test_the_coefficient_goes_to_the_workers_before_the_update_and_comes_back_after(trainer_of, verls) -> None:
+def test_the_coefficient_goes_to_the_workers_before_the_update_and_comes_back_after(
+    trainer_of, verls, method_of
+) -> None:
     def update(self, batch, metrics):
         beta = batch.extra_info[KL_BETA_FIELD]
         metrics |= {"actor/s2l_kl_beta_min": beta, "actor/s2l_kl_beta_max": beta, "actor/kl_loss": 0.5}
@@ -187,7 +185,7 @@ def test_a_divergence_is_reported_by_token(trainer_of, verls) -> None:
 
 
 @pytest.fixture
-def living(trainer_of):
+def living(trainer_of, method_of):
     """``living(*overrides)`` -> an S2L-PO trainer and the life of its explorer, which has one slot at every step."""
 
     def make(*overrides: str):
@@ -347,7 +345,7 @@ ALL_ON = (
 )
 
 
-def test_every_controller_is_saved_under_its_name(trainer_of) -> None:
+def test_every_controller_is_saved_under_its_name(trainer_of, method_of) -> None:
     trainer = trainer_of("s2l_po/toy")
     assert trainer._controllers() == {}
     trainer = trainer_of("s2l_po/toy", *ALL_ON)
@@ -364,7 +362,7 @@ def test_every_controller_is_saved_under_its_name(trainer_of) -> None:
     assert trainer._controllers()["in_flight"]["order"] == ["a"]
 
 
-def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch) -> None:
+def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_of) -> None:
     loaded: list[object] = []
     verls("_init_dataloader", lambda self: None)
     part = lambda *arguments: SimpleNamespace(  # noqa: E731
@@ -421,7 +419,7 @@ def test_nothing_but_what_is_asked_for_touches_verls_advantages(
     [(True, True, None, 1), (True, False, None, 0), (False, True, None, 0), (True, True, "{teacher_path: x}", 0)],
 )
 def test_guidance_tokens_get_the_learners_log_probs_where_the_loss_reads_them_before_verls_advantages(
-    queue, trainer_of, verls, monkeypatch, in_loss: bool, recorded: bool, distill: str | None, taken: int
+    queue, trainer_of, verls, monkeypatch, in_loss: bool, recorded: bool, distill: str | None, taken: int, method_of
 ) -> None:
     """A divergence as the loss reads no old log-probabilities, so that none were computed."""
     order: list[str] = []
