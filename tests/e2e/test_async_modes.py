@@ -67,11 +67,6 @@ def plan(run) -> dict:
     return json.loads((run.folder / "plan.json").read_text())
 
 
-def rows_by_step(run) -> dict[int, list[dict]]:
-    lines = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
-    return {line["step"]: line["rows"] for line in lines}
-
-
 # ---- learner and rollouts on one device, killed and resumed -------------------------------------------------------
 
 
@@ -103,7 +98,7 @@ def test_no_prompt_is_lost_or_trained_on_twice_through_the_kill(colocated) -> No
     assert drawn_at[1] == 2.5 * PROMPTS and drawn_at[2] == PROMPTS, "the oldest that are finished come first"
 
 
-def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated) -> None:
+def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated, saved_rows) -> None:
     _, run = colocated
     schedule = LinearAnnealing(LAST, GROUP)
     for step, line in run.draws().items():
@@ -111,7 +106,7 @@ def test_slots_are_those_of_the_step_that_drew_the_prompt(colocated) -> None:
         metrics = run.steps()[step]
         assert metrics["s2l/explorer/rollouts_per_group"] == pytest.approx(sum(slots) / PROMPTS)
         assert metrics["s2l/explorer/fraction"] == pytest.approx(sum(slots) / (PROMPTS * GROUP))
-        explorers = [row["session"] for row in rows_by_step(run)[step] if row["source"] == "explorer"]
+        explorers = [row["session"] for row in saved_rows.rows_by_step(run)[step] if row["source"] == "explorer"]
         assert explorers == list(range(slots[0])), "the first prompt of the step is the one in samples.jsonl"
     assert len({metrics["s2l/explorer/rollouts_per_group"] for metrics in run.steps().values()}) >= 4
 
@@ -178,14 +173,14 @@ def test_separate_rollouts_sample_from_the_weights_that_were_sent(separate) -> N
     assert len(with_learner) >= 2
 
 
-def test_separate_plans_are_bounded_and_applied(separate) -> None:
+def test_separate_plans_are_bounded_and_applied(separate, saved_rows) -> None:
     slots = LinearAnnealing(3, GROUP)
     for step, metrics in separate.steps().items():
         lag = metrics["s2l/async/staleness_max"]
         assert lag <= 7 and metrics["s2l/async/pending_prompts"] == PROMPTS
         allowed = [slots.slots(drawn) for drawn in range(max(1, step - int(lag)), step + 1)]
         assert min(allowed) <= metrics["s2l/explorer/rollouts_per_group"] <= max(allowed)
-        rows = rows_by_step(separate)[step]
+        rows = saved_rows.rows_by_step(separate)[step]
         explorers = [row["session"] for row in rows if row["source"] == "explorer"]
         assert explorers == list(range(len(explorers))) and len(explorers) in allowed
         guided = [row["session"] for row in rows if row["guidance"]]

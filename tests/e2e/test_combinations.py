@@ -5,7 +5,6 @@ mini-batches. ``fsdp1`` and ``fsdp2``: the same seeds under verl's two engines, 
 one and padded in fixed ones under the other, so the numbers of both must agree.
 """
 
-import json
 import math
 from pathlib import Path
 
@@ -106,11 +105,6 @@ def fsdp2(launch, small_run):
     return launch(RECIPE, *small_run, *METHODS).wait()
 
 
-def rows_by_step(run) -> dict[int, list[dict]]:
-    lines = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
-    return {line["step"]: line["rows"] for line in lines}
-
-
 def group_means(rows: list[dict]) -> dict[str, float]:
     uids = {row["uid"] for row in rows}
     return {uid: sum(row["score"] for row in rows if row["uid"] == uid) / GROUP for uid in uids}
@@ -119,8 +113,8 @@ def group_means(rows: list[dict]) -> dict[str, float]:
 # ---- several turns, LoRA, packed rows, several updates ------------------------------------------------------------
 
 
-def test_sessions_are_whose_they_should_be_over_several_turns(tools) -> None:
-    for step, rows in rows_by_step(tools).items():
+def test_sessions_are_whose_they_should_be_over_several_turns(tools, saved_rows) -> None:
+    for step, rows in saved_rows.rows_by_step(tools).items():
         slots, guided = SLOTS[step - 1], GUIDED[step - 1]
         assert len(rows) == GROUP * PROMPTS
         for row in rows:
@@ -132,9 +126,9 @@ def test_sessions_are_whose_they_should_be_over_several_turns(tools) -> None:
         assert any(row["guidance"] for row in asked) == (guided > 0)
 
 
-def test_the_tools_words_are_in_no_loss(tools) -> None:
+def test_the_tools_words_are_in_no_loss(tools, saved_rows) -> None:
     """Guided rows: what is no guidance and in no loss is the tool's, counted by hand from its text."""
-    for step, rows in rows_by_step(tools).items():
+    for step, rows in saved_rows.rows_by_step(tools).items():
         metrics = tools.steps()[step]
         assert metrics["s2l/guidance/guided_rows"] == GUIDED[step - 1] * PROMPTS
         asked = sum(TOOL_TEXT in row["response"] for row in rows if row["guidance"])
@@ -173,8 +167,8 @@ def test_the_loss_is_the_sum_of_its_terms(tools) -> None:
         assert metrics["actor/loss"] == pytest.approx(terms, rel=1e-4, abs=1e-7)
 
 
-def test_advantages_are_rewards_less_the_groups_mean(tools) -> None:
-    for step, rows in rows_by_step(tools).items():
+def test_advantages_are_rewards_less_the_groups_mean(tools, saved_rows) -> None:
+    for step, rows in saved_rows.rows_by_step(tools).items():
         means = group_means(rows)
         advantages = [row["score"] - means[row["uid"]] for row in rows]
         metrics = tools.steps()[step]
@@ -237,11 +231,11 @@ def test_the_two_engines_really_ran(fsdp1, fsdp2) -> None:
     assert all(metrics["actor/grad_norm"] > 1e-3 for metrics in fsdp2.steps().values())
 
 
-def test_every_response_weighs_the_same(fsdp2) -> None:
+def test_every_response_weighs_the_same(fsdp2, saved_rows) -> None:
     """At ratio 1 and without the standard deviation, the mean over responses of -advantage is 0 by construction; the
     mean over tokens is not, because right and wrong responses differ in length."""
     over_tokens = []
-    for step, rows in rows_by_step(fsdp2).items():
+    for step, rows in saved_rows.rows_by_step(fsdp2).items():
         means = group_means(rows)
         assert len(means) == 4, "the whole step is logged"
         weighed = [(row["score"] - means[row["uid"]], len(row["response"])) for row in rows]

@@ -1,7 +1,6 @@
 """What test_combinations.py leaves out: verl's own features with every method off, rollout corrections, filtered
 groups, another reward manager, the loss summed over tokens, and distillation in several turns."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -150,11 +149,6 @@ LAUNCHES = [
 ]
 
 
-def rows_by_step(run) -> dict[int, list[dict]]:
-    lines = [json.loads(line) for line in (run.folder / "samples.jsonl").read_text().splitlines()]
-    return {line["step"]: line["rows"] for line in lines}
-
-
 def outcomes(rows: list[dict]) -> dict[str, set[float]]:
     """Accuracies that occur in each group."""
     return {uid: {row["acc"] for row in rows if row["uid"] == uid} for uid in {row["uid"] for row in rows}}
@@ -173,9 +167,9 @@ def plain_fsdp1(launch, small_run):
     return launch("grpo/toy", *small_run, *PLAIN_FSDP1).wait()
 
 
-def test_verls_own_features_run_with_every_method_off(plain) -> None:
+def test_verls_own_features_run_with_every_method_off(plain, saved_rows) -> None:
     """Groups are mixed, the tool was asked, and the adapter that was trained is the one that samples."""
-    for step, rows in rows_by_step(plain).items():
+    for step, rows in saved_rows.rows_by_step(plain).items():
         metrics = plain.steps()[step]
         assert len(rows) == 8 * GROUP and all(len(found) == 2 for found in outcomes(rows).values())
         assert any(TOOL_TEXT in row["response"] for row in rows)
@@ -241,9 +235,9 @@ def filtered(launch, small_run):
     return launch(RECIPE, *small_run, *FILTERED).wait()
 
 
-def test_every_group_trained_on_is_mixed(filtered) -> None:
+def test_every_group_trained_on_is_mixed(filtered, saved_rows) -> None:
     """Plans of the groups that verl drew and dropped are in no file and no count."""
-    for step, rows in rows_by_step(filtered).items():
+    for step, rows in saved_rows.rows_by_step(filtered).items():
         metrics = filtered.steps()[step]
         found = outcomes(rows)
         assert len(found) == 4 and all(len(accuracies) == 2 for accuracies in found.values())
@@ -262,10 +256,10 @@ def distilled(kill_and_resume, small_run):
     return kill_and_resume(OPD, *small_run, *DISTILLED)
 
 
-def test_the_divergence_is_of_the_models_own_turns(distilled) -> None:
+def test_the_divergence_is_of_the_models_own_turns(distilled, saved_rows) -> None:
     """The loss reads every token of the responses but the tool's: the half of them in each of two mini-batches."""
     _, run = distilled
-    for step, rows in rows_by_step(run).items():
+    for step, rows in saved_rows.rows_by_step(run).items():
         metrics = run.steps()[step]
         asked = sum(TOOL_TEXT in row["response"] for row in rows)
         own = metrics["response_length/mean"] * 8 * GROUP - asked * TOOL_TOKENS
