@@ -5,6 +5,7 @@ import inspect
 
 import pytest
 import torch
+from omegaconf import open_dict
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineManager, CheckpointEngineRegistry
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1 import trainer_separate_async
@@ -12,10 +13,12 @@ from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
+from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.rollout.llm_server import FullyAsyncLLMServerClient, LLMServerClient
 
 from s2l_ext.config.modes import CPU_ENGINE
+from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.platforms.object_store_engine import ObjectStoreEngine, buckets
 from s2l_ext.platforms.weight_box import WeightBox
@@ -26,6 +29,37 @@ pytestmark = pytest.mark.contract
 
 def source(thing) -> str:
     return inspect.getsource(thing)
+
+
+# ---- verl's own trainers ------------------------------------------------------------------------------------------
+
+
+def test_verls_own_trainer_still_passes_over_our_block(composed) -> None:
+    trainer = PPOTrainerSync.__new__(PPOTrainerSync)
+    PPOTrainer.__init__.__wrapped__(trainer, composed("s2l_po/toy", "trainer.v1.trainer_mode=sync"))
+    assert trainer.config.s2l.explorer.mix_steps == 8
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trainer", "given", "on", "fix"),
+    [
+        ("s2l_po/toy", PPOTrainerSync, "sync", "explorer", "s2l"),
+        ("expo/toy", PPOTrainerColocateAsync, "colocate_async", "curriculum, kl", "s2l_colocate_async"),
+        ("expo/toy", PPOTrainerSync, "my_own", "curriculum, kl", "s2l"),
+    ],
+)
+def test_a_method_that_verls_own_trainer_would_not_read_is_refused(composed, recipe, trainer, given, on, fix) -> None:
+    with pytest.raises(ConfigError, match=rf"^trainer.v1.trainer_mode={given}: .* turns on {on}\. Set .*={fix}, or"):
+        trainer(config=composed(recipe, f"trainer.v1.trainer_mode={given}"))
+
+
+def test_verls_own_trainer_starts_with_every_method_off_and_without_the_block(composed) -> None:
+    off = composed("grpo/toy", "trainer.v1.trainer_mode=sync")
+    assert PPOTrainerSync(config=off).config is off
+    without = composed("grpo/toy", "trainer.v1.trainer_mode=sync")
+    with open_dict(without):
+        del without.s2l
+    assert PPOTrainerSync(config=without).config is without
 
 
 # ---- plans in verl's queue ----------------------------------------------------------------------------------------

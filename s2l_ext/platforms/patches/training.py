@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,28 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+from omegaconf import DictConfig
+
 from s2l_ext.platforms.patches import patch
+
+
+@patch(
+    "verl.trainer.ppo.v1.trainer_base:PPOTrainer.__init__",
+    ends_with="test_mode_seams.py::test_verls_own_trainer_still_passes_over_our_block",
+)
+def check_before_every_trainer(check: Callable[[Any, DictConfig], None]) -> None:
+    """verl's own trainers pass over the block ``s2l`` without a word. ``check`` gets a trainer and its configuration
+    first."""
+    from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+
+    upstream = PPOTrainer.__init__
+
+    @functools.wraps(upstream)
+    def initialize(self: Any, config: DictConfig) -> None:
+        check(self, config)
+        upstream(self, config)
+
+    PPOTrainer.__init__ = initialize
 
 
 @patch(
