@@ -23,7 +23,7 @@ from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memor
 from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
-from s2l_ext.platforms import activate_for
+from s2l_ext.platforms import activate_for, fork_workers
 from s2l_ext.platforms.vllm_cpu import install_alias
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.inputs import steps_of_run
@@ -194,5 +194,7 @@ def _hand_over(prepared: Prepared) -> None:
     address = cluster_address(prepared.cfg)
     now = needed_now(prepared.cfg, prepared.s2l)
     runner = CheckedRunner(TaskRunnerV1, prepared.cfg, now) if address else TaskRunnerV1
+    if address is None:
+        fork_workers(prepared.cfg)
     with joining(address):
         run_ppo(prepared.cfg, task_runner_class=runner)

@@ -12,9 +12,11 @@ from importlib import metadata
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ResourceError
+from s2l_ext.platforms import forked_workers
 
 PLATFORM_VARIABLE = "VERL_PLATFORM"
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
+RUNTIME_ENV = "ray_kwargs.ray_init.runtime_env"
 
 CPU_ENVIRONMENT = {
     PLATFORM_VARIABLE: "cpu",
@@ -91,7 +93,17 @@ def _activate_cpu(config: DictConfig) -> None:
         os.environ.setdefault(name, value)
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray starts no more logical slots than devices are named there
     OmegaConf.update(config, "trainer.device", "cpu")
-    given = OmegaConf.select(config, "ray_kwargs.ray_init.runtime_env.env_vars") or {}
+    given = OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {}
     for name in variables.keys() - given.keys():
-        key = f"ray_kwargs.ray_init.runtime_env.env_vars.{name}"
-        OmegaConf.update(config, key, os.environ[name], force_add=True)
+        OmegaConf.update(config, f"{RUNTIME_ENV}.env_vars.{name}", os.environ[name], force_add=True)
+
+
+def fork_workers(config: DictConfig) -> None:
+    """Have Ray start workers as forks (:mod:`forked_workers`) in a run on the CPU, unless ``py_executable`` is set.
+
+    The configuration must be one of a run that starts its own Ray, and start it next.
+    """
+    key = f"{RUNTIME_ENV}.py_executable"
+    if cpu_chosen() and not OmegaConf.select(config, key):
+        environment = OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {}
+        OmegaConf.update(config, key, forked_workers.start(environment), force_add=True)

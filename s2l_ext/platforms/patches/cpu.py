@@ -6,12 +6,8 @@ Each function receives a module right after its first import and changes one nam
 from __future__ import annotations
 
 import functools
-import importlib
-import inspect
 import os
-import sys
 from collections.abc import Callable
-from importlib import metadata
 from types import ModuleType
 from typing import Any
 
@@ -19,11 +15,8 @@ import wrapt
 
 from s2l_ext.platforms.patches import PATCHES, patch
 
-HCCL = "verl.checkpoint_engine.hccl_checkpoint_engine"
 ENGINE = "verl.workers.engine.fsdp.transformer_impl"
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
-SERVER = "verl.workers.rollout.vllm_rollout.vllm_async_server"
-VERSIONS = "verl.third_party.vllm"
 
 
 def hook(*packages: str) -> None:
@@ -47,70 +40,6 @@ def use_plain_gloo(distributed: ModuleType) -> None:
         return original(timeout_second=timeout_second, backend=backend or "gloo")
 
     distributed.initialize_global_process_group_ray = initialize
-
-
-@patch(
-    "verl.checkpoint_engine.base:CheckpointEngineRegistry.record_import_error",
-    ends_with="test_platform_seams.py::test_upstream_still_imports_vllm_for_an_engine_of_another_accelerator",
-)
-def leave_hccl_out(base: ModuleType) -> None:
-    """verl imports its engines for weights in every process, and with the one for Ascend's HCCL vLLM, which most
-    processes never use. Without an accelerator it counts as not installed."""
-    sys.modules.setdefault(HCCL, None)  # type: ignore[arg-type]  # Python's own mark of a module that cannot be imported
-
-
-@patch(
-    "verl.workers.rollout.base:get_rollout_class",
-    ends_with="test_platform_seams.py::test_upstream_still_imports_vllm_to_learn_a_number",
-)
-def leave_vllm_to_its_servers(base: ModuleType) -> None:
-    """verl's client of a server imports a module for the number VLLM_SLEEP_LEVEL, and with it vLLM: in the learner and
-    in every receiver of weights, 4 CPU seconds each. A module with that number and the version stands in."""
-    if VERSIONS not in sys.modules:
-        stand_in = ModuleType(VERSIONS)
-        stand_in.__dict__.update(VLLM_SLEEP_LEVEL=2, get_version=metadata.version)
-        sys.modules[VERSIONS] = stand_in
-
-
-@patch(
-    f"{SERVER}:vLLMReplica.__init__",
-    ends_with="test_platform_seams.py::test_a_handle_of_verls_server_still_imports_its_module",
-)
-def name_servers_methods(servers: ModuleType) -> None:
-    """Ray imports an actor's class wherever one of its handles arrives, and verl's server class imports vLLM: in the
-    learner, the load balancer, the router and every agent loop. The class they get has the methods' names only; the
-    server imports the real one. It is made here, so that it travels by value."""
-    import ray
-
-    original, real = servers.vLLMReplica.__init__, servers.vLLMHttpServer
-
-    def call(name: str, waits: bool) -> Callable:
-        async def later(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return await getattr(self.real, name)(*args, **kwargs)
-
-        def now(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return getattr(self.real, name)(*args, **kwargs)
-
-        return later if waits else now
-
-    def start(self: Any, *args: Any, **kwargs: Any) -> None:
-        self.real = importlib.import_module(SERVER).vLLMHttpServer(*args, **kwargs)
-
-    def look_up(self: Any, name: str) -> Any:  # for `__ray_call__`, which gets the actor itself
-        if name == "real":
-            raise AttributeError(name)
-        return getattr(self.real, name)
-
-    public = {name: method for name, method in inspect.getmembers(real, inspect.isfunction) if name[0] != "_"}
-    methods = {name: call(name, inspect.iscoroutinefunction(method)) for name, method in public.items()}
-    by_name = type(real.__name__, (), methods | {"__init__": start, "__getattr__": look_up})
-
-    @functools.wraps(original)
-    def initialize(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        self.server_class = ray.remote(by_name)
-
-    servers.vLLMReplica.__init__ = initialize
 
 
 @patch(
@@ -243,3 +172,23 @@ def keep_request_seeds(sampling: ModuleType) -> None:
         return upstream(self, logits, generators, k, p)
 
     sampler.forward_cpu = forward_cpu
+
+
+@patch(
+    "ray._private.utils:set_omp_num_threads_if_unset",
+    ends_with="test_forked_workers.py::test_ray_still_tells_a_worker_of_its_threads_by_a_variable_alone",
+)
+def tell_torch_of_its_threads(utils: ModuleType) -> None:
+    """Ray sets OMP_NUM_THREADS before a worker's task, and torch reads that when it is loaded: before, in a forked
+    worker."""
+    upstream = utils.set_omp_num_threads_if_unset
+
+    @functools.wraps(upstream)
+    def set_omp_num_threads_if_unset() -> bool:
+        import torch
+
+        changed = upstream()
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))
+        return changed
+
+    utils.set_omp_num_threads_if_unset = set_omp_num_threads_if_unset
