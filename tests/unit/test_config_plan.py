@@ -53,7 +53,7 @@ def test_a_run_without_the_explorer_says_so():
 
 def test_expo_says_its_range_of_beta_and_its_curriculum():
     plan = plan_of(recipe="expo/toy")
-    assert plan["kl_in_loss"] == "in the loss, 0.02 x tanh(accuracy): 0.01 to 0.01762"
+    assert plan["kl_in_loss"] == "in the loss, 0.02 x rho(accuracy), rho=tanh: 0.01 to 0.01762"
     settings = {
         "type": "gaussian",
         "center": 0.5,

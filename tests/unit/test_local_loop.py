@@ -127,6 +127,12 @@ def test_distillation_moves_the_student_and_leaves_the_teacher(loop, loss: str) 
     assert made.teacher is None or all(weight.grad is None for weight in made.teacher.parameters())
 
 
+def test_a_long_prompt_loses_its_beginning_as_in_verl(loop) -> None:
+    whole, cut = loop("grpo/toy"), loop("grpo/toy", "data.max_prompt_length=11")
+    ids = whole.prompt_ids(whole.prompts[0])
+    assert len(ids) > 11 and cut.prompt_ids(cut.prompts[0]) == ids[-11:]
+
+
 def test_a_runs_folder_is_read_like_any_other(world, tmp_path) -> None:
     cfg = compose_config("s2l_po/toy", [f"toy_dir={world}", *SMALL, "s2l.explorer.mix_steps=2"])
     run_local(cfg, tmp_path / "run")

@@ -66,7 +66,7 @@ class AccuracyKLConfig(KLConfig):
     def in_words(self, rows: int) -> str:
         controller = self.build(rows)
         low, high = controller.coefficient(0.0), controller.coefficient(1.0)
-        return f"in the loss, {self.beta:g} x {self.rho}(accuracy): {low:.4g} to {high:.4g}"
+        return f"in the loss, {self.beta:g} x rho(accuracy), rho={self.rho}: {low:.4g} to {high:.4g}"
 
     def _rho(self) -> Rho:
         why = f"s2l.kl.rho={self.rho}"

@@ -157,8 +157,9 @@ class LocalLoop:
         return guidance_ids(trace, self.tokenizer, prompt, tokens, block, self.budget, answer_of(row))
 
     def prompt_ids(self, row: Prompt) -> list[int]:
+        """A long prompt loses its beginning, as in verl."""
         chat = self.tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False)
-        return list(self.tokenizer.encode(chat, add_special_tokens=False))
+        return list(self.tokenizer.encode(chat, add_special_tokens=False))[-self.cfg.data.max_prompt_length :]
 
     def texts(self, responses: list[list[int]]) -> list[str]:
         return list(self.tokenizer.batch_decode(responses, skip_special_tokens=True))
