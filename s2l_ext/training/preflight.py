@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import require_enough
@@ -28,6 +29,8 @@ from s2l_ext.training.schedule_rules import unmoved_warnings
 from s2l_ext.training.verl_rules import LOOP_COLUMN, check_columns, check_loops
 
 ROWS_CHECKED = 100_000
+PROMPTS_READ = 32
+"""Of those with the most characters and of those with the fewest, each is tokenized before a run."""
 MATH_REWARDS = (math_reward.__name__, quantity.__name__)
 """Those that take the mathematical reward's keywords."""
 
@@ -59,7 +62,9 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     if not only_validates(cfg) and inputs.rows is not None:
         require_enough(inputs.rows, whole_number(cfg, "data.train_batch_size"))
     warnings = [warning for method in methods_of(s2l, cfg) for warning in method.check_inputs(inputs)]
-    warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg), *_dated(inputs)]
+    warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg)]
+    tokenizer = tokenizer_here(cfg.actor_rollout_ref.model.path, inputs.trust)
+    warnings += [*_dated(cfg, tokenizer), *_cut_prompts(inputs, tokenizer)]
     return warnings + unmoved_warnings(s2l, cfg, inputs.steps)
 
 
@@ -181,11 +186,52 @@ def _read_golds(cfg: DictConfig) -> list[str]:
     return [warning] if warning else []
 
 
-def _dated(inputs: Inputs) -> list[str]:
-    cfg, path = inputs.cfg, inputs.cfg.actor_rollout_ref.model.path
-    template = setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer_here(path, inputs.trust), "chat_template", None)
+def _dated(cfg: DictConfig, tokenizer: Any) -> list[str]:
+    path, template = cfg.actor_rollout_ref.model.path, _template(cfg, tokenizer)
     options = OmegaConf.select(cfg, "data.apply_chat_template_kwargs") or {}
     return date_warnings(f"{LEARNER_KEY}={path}", template if isinstance(template, str) else str(template), options)
+
+
+def _template(cfg: DictConfig, tokenizer: Any) -> Any:
+    return setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer, "chat_template", None)
+
+
+def _cut_prompts(inputs: Inputs, tokenizer: Any) -> list[str]:
+    """verl cuts off the beginning of a prompt that is too long, where it does not leave the row out.
+
+    Raises:
+        DataError: no prompt fits.
+    """
+    data, lengths = inputs.cfg.data, _prompt_lengths(inputs, tokenizer)
+    most, key = whole_number(inputs.cfg, "data.max_prompt_length"), "data.max_prompt_length"
+    if lengths and min(lengths) > most:
+        raise DataError(
+            f"{key}={most}: no prompt of data.train_files fits, the shortest has {min(lengths)} tokens. "
+            f"Set {key}={max(lengths)}, the longest."
+        )
+    if data.filter_overlong_prompts or max(lengths, default=0) <= most:
+        return []
+    return [
+        f"{key}={most}: verl cuts off the beginning of longer prompts, and the longest has {max(lengths)} tokens. "
+        f"Set {key}={max(lengths)}, or data.filter_overlong_prompts=true to leave them out."
+    ]
+
+
+def _prompt_lengths(inputs: Inputs, tokenizer: Any) -> list[int]:
+    """Tokens of the prompts with the fewest and the most characters; none where verl would not read text."""
+    cfg, template = inputs.cfg, _template(inputs.cfg, tokenizer)
+    if not (inputs.table and tokenizer and template):
+        return []
+    chats = [chat for chat in inputs.table.read(cfg.data.prompt_key) if _is_text(chat)]
+    chats.sort(key=lambda chat: sum(len(message["content"]) for message in chat))
+    options = plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
+    render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False, add_generation_prompt=True)
+    texts = [render(chat, **options) for chat in (*chats[:PROMPTS_READ], *chats[-PROMPTS_READ:])]
+    return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+
+
+def _is_text(chat: Any) -> bool:
+    return isinstance(chat, list) and all(isinstance(one.get("content"), str) for one in chat)
 
 
 def _drawn_anew(inputs: Inputs) -> list[str]:

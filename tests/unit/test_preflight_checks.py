@@ -387,3 +387,60 @@ def test_a_template_with_todays_date_is_warned_of(world):
     with open_dict(cfg):
         cfg.actor_rollout_ref.model.custom_chat_template = "{{ strftime_now('%Y') }}{{ messages[0]['content'] }}"
     assert any("writes today's date" in warning for warning in check_inputs(cfg, parse_s2l(cfg.s2l)))
+
+
+# ---- prompts and data.max_prompt_length ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def chats(world):
+    """Prompts of 3 and 7 characters, one token each, with a template that adds two; one chat is no text."""
+    from s2l_ext.toy.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = "{{ messages[0]['content'] }}{% if add_generation_prompt %}{{ end or '=>' }}{% endif %}"
+    for name in ("medium", "small"):
+        tokenizer.save_pretrained(world / "models" / name)
+    write_rows(world / "short.parquet", 40)
+    write_rows(world / "long.parquet", 1, prompt=[{"role": "user", "content": "1+2+3+4"}])
+    write_rows(world / "media.parquet", 1, prompt=[{"role": "user", "content": [{"type": "image", "text": "1" * 99}]}])
+    return [world / f"{name}.parquet" for name in ("short", "long", "media")]
+
+
+def look_at(files, most: int, *overrides: str) -> list[str]:
+    names = ",".join(map(str, files))
+    found = look(f"data.train_files=[{names}]", f"data.max_prompt_length={most}", *overrides)
+    return [warning for warning in found if "max_prompt_length" in warning]
+
+
+def test_prompts_that_fit_are_not_mentioned(chats):
+    assert look_at(chats[:2], 9) == [] and look_at(chats[:1], 5) == []
+
+
+def test_a_prompt_that_verl_would_cut_is_said_with_its_length(chats):
+    (warning,) = look_at(chats[:2], 8)
+    assert warning.startswith(
+        "data.max_prompt_length=8: verl cuts off the beginning of longer prompts, and the longest"
+    )
+    assert "has 9 tokens. Set data.max_prompt_length=9, or data.filter_overlong_prompts=true" in warning
+
+
+def test_rows_that_verl_leaves_out_are_not_cut(chats):
+    assert look_at(chats[:2], 8, "data.filter_overlong_prompts=true") == []
+
+
+@pytest.mark.parametrize("filters", ["true", "false"])
+def test_data_of_which_no_prompt_fits_is_refused(chats, filters):
+    with pytest.raises(
+        DataError, match=r"^data.max_prompt_length=4: no prompt .* the shortest has 5 tokens. Set .*=9,"
+    ):
+        look_at(chats[:2], 4, f"data.filter_overlong_prompts={filters}")
+
+
+def test_the_templates_options_count(chats):
+    (warning,) = look_at(chats[:2], 9, "data.apply_chat_template_kwargs={end: '====>'}")
+    assert "the longest has 12 tokens" in warning
+
+
+def test_a_chat_with_media_is_not_measured(chats):
+    assert look_at([chats[0], chats[2]], 5) == []
