@@ -97,16 +97,16 @@ def make_toy() -> str:
     return f"s2l data toy --out {_toy_folder()}"
 
 
-def parquet_files(cfg: DictConfig) -> list[Path]:
-    """The training files, if all of them are local parquet that verl's own data set reads; else none."""
-    named, files = cfg.data.train_files, list(local_files(cfg.data.train_files))
+def parquet_files(cfg: DictConfig, key: str = "train_files") -> list[Path]:
+    """Files of ``data.<key>``, if all of them are local parquet that verl's own data set reads; else none."""
+    named, files = cfg.data.get(key), list(local_files(cfg.data.get(key)))
     remote = len(files) < (1 if isinstance(named, str) else len(named or ()))
     own_class = OmegaConf.select(cfg, "data.custom_cls.path")
     return [] if remote or own_class or any(path.suffix != ".parquet" for path in files) else files
 
 
 def local_files(value: Any) -> Iterator[Path]:
-    """Local files of ``data.train_files``: one path or a list."""
+    """Local files of a setting such as ``data.train_files``: one path or a list."""
     if value is None:
         return
     for path in [value] if isinstance(value, str) else value:

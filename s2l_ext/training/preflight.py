@@ -16,13 +16,21 @@ from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
-from s2l_ext.data.prompts import require_enough
+from s2l_ext.data.prompts import parquet_table, require_enough
 from s2l_ext.data.tokenizers import CUSTOM_TEMPLATE, date_warnings, tokenizer_here
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
-from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, is_toy, local_files, make_toy
+from s2l_ext.training.inputs import (
+    LEARNER_KEY,
+    Inputs,
+    check_model_path,
+    is_toy,
+    local_files,
+    make_toy,
+    parquet_files,
+)
 from s2l_ext.training.judges import compares_with_one_text, is_mathematical, judge_of_run, judge_warnings
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.schedule_rules import unmoved_warnings
@@ -64,7 +72,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     warnings = [warning for method in methods_of(s2l, cfg) for warning in method.check_inputs(inputs)]
     warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg)]
     tokenizer = tokenizer_here(cfg.actor_rollout_ref.model.path, inputs.trust)
-    warnings += [*_dated(cfg, tokenizer), *_cut_prompts(inputs, tokenizer)]
+    warnings += [*_dated(cfg, tokenizer), *_cut_prompts(cfg, tokenizer)]
     return warnings + unmoved_warnings(s2l, cfg, inputs.steps)
 
 
@@ -196,33 +204,35 @@ def _template(cfg: DictConfig, tokenizer: Any) -> Any:
     return setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer, "chat_template", None)
 
 
-def _cut_prompts(inputs: Inputs, tokenizer: Any) -> list[str]:
+def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:
     """verl cuts off the beginning of a prompt that is too long, where it does not leave the row out.
 
     Raises:
         DataError: no prompt fits.
     """
-    data, lengths = inputs.cfg.data, _prompt_lengths(inputs, tokenizer)
-    most, key = whole_number(inputs.cfg, "data.max_prompt_length"), "data.max_prompt_length"
-    if lengths and min(lengths) > most:
-        raise DataError(
-            f"{key}={most}: no prompt of data.train_files fits, the shortest has {min(lengths)} tokens. "
-            f"Set {key}={max(lengths)}, the longest."
-        )
-    if data.filter_overlong_prompts or max(lengths, default=0) <= most:
-        return []
-    return [
-        f"{key}={most}: verl cuts off the beginning of longer prompts, and the longest has {max(lengths)} tokens. "
-        f"Set {key}={max(lengths)}, or data.filter_overlong_prompts=true to leave them out."
-    ]
+    warnings, most, key = [], whole_number(cfg, "data.max_prompt_length"), "data.max_prompt_length"
+    for files in ("train_files", "val_files"):
+        lengths = _prompt_lengths(cfg, parquet_files(cfg, files), tokenizer)
+        fix = f"Set {key}={max(lengths, default=0)}"
+        if lengths and min(lengths) > most:
+            raise DataError(
+                f"{key}={most}: no prompt of data.{files} fits, the shortest has {min(lengths)} tokens. {fix}, the "
+                "longest."
+            )
+        if max(lengths, default=0) > most and not cfg.data.filter_overlong_prompts:
+            warnings.append(
+                f"{key}={most}: verl cuts off the beginning of longer prompts, and the longest of data.{files} has "
+                f"{max(lengths)} tokens. {fix}, or data.filter_overlong_prompts=true to leave them out."
+            )
+    return warnings
 
 
-def _prompt_lengths(inputs: Inputs, tokenizer: Any) -> list[int]:
+def _prompt_lengths(cfg: DictConfig, files: list[Path], tokenizer: Any) -> list[int]:
     """Tokens of the prompts with the fewest and the most characters; none where verl would not read text."""
-    cfg, template = inputs.cfg, _template(inputs.cfg, tokenizer)
-    if not (inputs.table and tokenizer and template):
+    template = _template(cfg, tokenizer)
+    if not (files and tokenizer and template):
         return []
-    chats = [chat for chat in inputs.table.read(cfg.data.prompt_key) if _is_text(chat)]
+    chats = [chat for chat in parquet_table(files).read(cfg.data.prompt_key) if _is_text(chat)]
     chats.sort(key=lambda chat: sum(len(message["content"]) for message in chat))
     options = plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
     render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False, add_generation_prompt=True)

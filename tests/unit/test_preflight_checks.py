@@ -425,6 +425,12 @@ def test_a_prompt_that_verl_would_cut_is_said_with_its_length(chats):
     assert "has 9 tokens. Set data.max_prompt_length=9, or data.filter_overlong_prompts=true" in warning
 
 
+def test_validation_data_is_measured_as_well(chats):
+    files = f"data.train_files=[{chats[0]}]", f"data.val_files=[{chats[0]},{chats[1]}]"
+    (warning,) = (line for line in look(*files, "data.max_prompt_length=5") if "max_prompt" in line)
+    assert "the longest of data.val_files has 9 tokens" in warning
+
+
 def test_rows_that_verl_leaves_out_are_not_cut(chats):
     assert look_at(chats[:2], 8, "data.filter_overlong_prompts=true") == []
 
@@ -439,7 +445,7 @@ def test_data_of_which_no_prompt_fits_is_refused(chats, filters):
 
 def test_the_templates_options_count(chats):
     (warning,) = look_at(chats[:2], 9, "data.apply_chat_template_kwargs={end: '====>'}")
-    assert "the longest has 12 tokens" in warning
+    assert "the longest of data.train_files has 12 tokens" in warning
 
 
 def test_a_chat_with_media_is_not_measured(chats):
