@@ -1,10 +1,10 @@
-"""Does the reward function say how correct an answer is? Asked once, with an empty answer, before models load."""
+"""Is there a reward for the data, and does it say how correct an answer is? Asked with an empty answer, before models
+load."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -12,27 +12,30 @@ from omegaconf import DictConfig, OmegaConf
 from verl.trainer.ppo.reward import get_custom_reward_fn
 from verl.utils.reward_score import get_default_compute_score
 
-from s2l_ext.errors import ConfigError, S2LError
+from s2l_ext.errors import ConfigError, DataError, S2LError
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings
+from s2l_ext.training.inputs import local_files
 
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"
 
 
 def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Refuse a reward without ``acc`` where a feature needs it.
+    """Refuse data without a reward, and a reward without ``acc`` where a feature needs it.
 
     Returns:
         A warning when the reward function could not be asked; the first step then tells.
 
     Raises:
         ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
+        DataError: rows have a ``data_source`` for which verl has no reward, and the run sets none.
     """
+    _require_rewards(cfg)
     needing = " and ".join(accuracy_settings(s2l, cfg))
     if not needing:
         return []
     function, name = _function(cfg, needing)
-    rows = _rows_to_ask(cfg)
+    rows = _rows_to_ask(cfg.data.train_files)
     if function is None or not rows:
         return [
             f"{needing} needs a reward with `acc`, which could not be checked before the run. If it is missing, the "
@@ -94,12 +97,36 @@ def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
     return get_default_compute_score(manager.name), "verl's default_compute_score"
 
 
-def _rows_to_ask(cfg: DictConfig) -> list[dict[str, Any]]:
+def _require_rewards(cfg: DictConfig) -> None:
+    manager = cfg.reward.reward_manager
+    if OmegaConf.select(cfg, f"{FUNCTION_KEY}.path") or cfg.reward.reward_model.enable or manager.source != "register":
+        return
+    function = get_default_compute_score(manager.name)
+    for key in ("train_files", "val_files"):
+        rows = _rows_to_ask(cfg.data.get(key))
+        unknown = sorted(str(row.get("data_source")) for row in rows if _does_not_know(function, row))
+        if unknown:
+            raise DataError(
+                f"data.{key}: verl has no reward for data_source {', '.join(unknown)}, and {FUNCTION_KEY} is "
+                f"not set. Set {FUNCTION_KEY}.path=pkg://s2l_ext.rewards.math {FUNCTION_KEY}.name=compute_score, or "
+                "your own (docs/rewards.md)."
+            )
+
+
+def _does_not_know(function: Any, row: dict[str, Any]) -> bool:
+    try:
+        _ask(function, row)
+    except NotImplementedError:
+        return True
+    except Exception:  # what a reward makes of an empty answer is its own affair
+        return False
+    return False
+
+
+def _rows_to_ask(files: Any) -> list[dict[str, Any]]:
     """The first row of each data source in local parquet files; verl's default reward depends on the source."""
-    files = cfg.data.train_files
-    paths = [Path(path).expanduser() for path in ([files] if isinstance(files, str) else files) if "://" not in path]
     rows: dict[Any, dict[str, Any]] = {}
-    for path in paths:
+    for path in local_files(files):
         if path.suffix == ".parquet" and path.is_file():
             for row in _first_by_source(pq.ParquetFile(path)):
                 rows.setdefault(row.get("data_source"), row)

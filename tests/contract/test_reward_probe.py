@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from s2l_ext.errors import ConfigError
+from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.reward_probe import check_reward
@@ -110,6 +110,44 @@ def test_files_that_are_no_parquet_are_not_read(asked, tmp_path) -> None:
     assert "could not be checked before the run" in asked("good", data__train_files=str(tmp_path / "train.jsonl"))[0]
 
 
-def test_verls_own_reward_that_returns_a_number_is_refused(asked) -> None:
-    """Unknown data sources make verl's default raise: then the first step tells."""
-    assert "could not be asked" in asked("good", reward__custom_reward_function__path=None)[0]
+# ---- data that verl has no reward for ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def verls_own(asked, tmp_path):
+    """With verl's own reward: ``verls_own(train, val)``, data sources of the training and of the validation rows."""
+
+    def run(train: list[str], val: list[str], **settings: object) -> list[str]:
+        paths = {}
+        for name, sources in (("train", train), ("val", val)):
+            rows = [{"data_source": source, "prompt": [], "reward_model": {"ground_truth": "4"}} for source in sources]
+            pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{name}_own.parquet")
+            paths[f"data__{name}_files"] = str(tmp_path / f"{name}_own.parquet")
+        return asked("good", reward__custom_reward_function__path=None, **paths, **settings)
+
+    return run
+
+
+OFF = {"s2l__kl": None, "s2l__curriculum": None}
+
+
+def test_rows_that_verls_own_reward_knows_pass(verls_own) -> None:
+    assert verls_own(["openai/gsm8k"], ["aime_2024", "openai/gsm8k"], **OFF) == []
+
+
+@pytest.mark.parametrize("settings", [{}, OFF])
+def test_rows_that_verls_own_reward_does_not_know_are_refused_with_file_and_fix(verls_own, settings) -> None:
+    with pytest.raises(DataError, match=r"^data.train_files: verl has no reward for data_source mine, .* Set rew"):
+        verls_own(["openai/gsm8k", "mine"], ["openai/gsm8k"], **settings)
+    with pytest.raises(DataError, match=r"^data.val_files: verl has no reward for data_source mine, theirs, and"):
+        verls_own(["openai/gsm8k"], ["mine", "theirs"], **settings)
+
+
+def test_a_reward_of_ones_own_is_asked_for_no_source(verls_own) -> None:
+    manager = {"reward__reward_manager__source": "importlib", "reward__reward_manager__name": "mine"}
+    assert verls_own(["mine"], ["mine"], **manager, **OFF) == []
+
+
+def test_verls_own_reward_that_returns_a_number_is_refused(verls_own) -> None:
+    with pytest.raises(ConfigError, match="data_source openai/gsm8k. returns a bare float"):
+        verls_own(["openai/gsm8k"], ["openai/gsm8k"])
