@@ -132,7 +132,7 @@ def test_a_connection_that_breaks_while_training_passes_as_it_is(monkeypatch):
 @pytest.fixture
 def prepared(configured, monkeypatch, tmp_path):
     """A run whose verl is a note of what it was given."""
-    given = SimpleNamespace(runner=None, lock=None)
+    given = SimpleNamespace(runner=None, lock=None, forking=0)
 
     def run_ppo(cfg, task_runner_class):
         given.runner = task_runner_class
@@ -141,6 +141,7 @@ def prepared(configured, monkeypatch, tmp_path):
     main_ppo = SimpleNamespace(TaskRunnerV1="verl's", run_ppo=run_ppo)
     monkeypatch.setitem(sys.modules, "verl.trainer.main_ppo", main_ppo)
     monkeypatch.setattr(registration, "require_registered", lambda where: None)
+    monkeypatch.setattr(train, "fork_workers", lambda cfg: setattr(given, "forking", given.forking + 1))
     cfg = configured(trainer__default_local_dir=str(tmp_path))
     return given, train.Prepared(cfg, parse_s2l(cfg.s2l), {}, [])
 
@@ -148,10 +149,10 @@ def prepared(configured, monkeypatch, tmp_path):
 def test_train_checks_the_nodes_only_of_a_cluster_that_is_named(prepared, monkeypatch):
     given, run = prepared
     train.run(run)
-    assert given.runner == "verl's"
+    assert given.runner == "verl's" and given.forking == 1
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     train.run(run)
-    assert isinstance(given.runner, CheckedRunner)
+    assert isinstance(given.runner, CheckedRunner) and given.forking == 1, "no fork server beside a cluster"
 
 
 def test_train_holds_its_folder_while_verl_runs(prepared, tmp_path):

@@ -49,6 +49,27 @@ def test_a_recipes_own_cache_takes_the_place_of_the_variable(monkeypatch) -> Non
     assert cfg.ray_kwargs.ray_init.runtime_env.env_vars.VLLM_CPU_KVCACHE_SPACE == "4"
 
 
+def test_workers_are_forked_on_the_cpu_unless_the_configuration_says_how_they_start(monkeypatch) -> None:
+    given = []
+    monkeypatch.setattr(platform.forked_workers, "start", lambda variables: given.append(dict(variables)) or "ask me")
+    own = config("cpu", runtime_env={"py_executable": "python3 -X dev", "env_vars": {}})
+    platform.activate_for(own)
+    platform.fork_workers(own)
+    assert own.ray_kwargs.ray_init.runtime_env.py_executable == "python3 -X dev" and given == []
+    ours = config("cpu", runtime_env={"env_vars": {"MINE": "1"}})
+    platform.activate_for(ours)
+    platform.fork_workers(ours)
+    assert ours.ray_kwargs.ray_init.runtime_env.py_executable == "ask me"
+    assert given == [dict(ours.ray_kwargs.ray_init.runtime_env.env_vars)] and given[0]["MINE"] == "1"
+
+
+def test_workers_of_a_gpu_run_are_not_forked(monkeypatch) -> None:
+    monkeypatch.setattr(platform.forked_workers, "start", lambda variables: pytest.fail("started"))
+    cfg = config("cuda", runtime_env={})
+    platform.fork_workers(cfg)
+    assert cfg.ray_kwargs.ray_init.runtime_env == {}
+
+
 def test_variable_overrules_the_recipe(monkeypatch) -> None:
     monkeypatch.setenv("VERL_PLATFORM", "cpu")
     cfg = config("cuda")
