@@ -315,9 +315,9 @@ def test_another_data_sets_state_is_refused():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.35), ("bimodal", 0.05)])
-def test_ten_million_prompts_take_milliseconds(module_at, kind, sigma):
-    """The fastest of 30 against numpy in the same process: the machine does other things meanwhile. Where few prompts
-    are likely it took 7 to 13 ms on one machine within an hour, so milliseconds are no limit there."""
+def test_ten_million_prompts_take_a_fiftieth_of_what_numpy_takes(module_at, kind, sigma):
+    """The fastest of 30 in the same process: the machine does other things meanwhile, and its speed changes within an
+    hour, so milliseconds are no limit. `make bench` has them."""
     benchmark = module_at(Path(__file__).parents[2] / "benchmarks" / "curriculum.py")
     curriculum = benchmark.curriculum_of(benchmark.RATES[kind](10**7), sigma)
     measured = benchmark.measure(curriculum, repeats=1)
@@ -325,6 +325,4 @@ def test_ten_million_prompts_take_milliseconds(module_at, kind, sigma):
     obvious = benchmark.Obvious(10**7, sigma)
     obvious.rates[:] = benchmark.RATES[kind](10**7)
     assert 50 * fastest < benchmark.one_step(obvious, np.random.default_rng(0), 1024)
-    if (kind, sigma) != ("bimodal", 0.05):
-        assert 1e3 * fastest < 2 * benchmark.LIMIT_MS
     assert curriculum.nbytes / 1e6 + measured.extra_mb < benchmark.LIMIT_MB
