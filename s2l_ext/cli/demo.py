@@ -10,8 +10,9 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.report.overview import headline, verdict
-from s2l_ext.studies.demo import PHASES, RECIPE, Demo, RunFailed, clear_earlier, run_phases, write_report
+from s2l_ext.studies.demo import PHASES, RECIPE, Demo, clear_earlier, run_phases, write_report
 from s2l_ext.utils.follow import last_lines
+from s2l_ext.utils.processes import CommandFailed
 from s2l_ext.utils.progress import Progress
 
 LOG_LINES = 30
@@ -40,7 +41,7 @@ def run_demo(demo: Demo, as_json: bool = False) -> int:
     progress = Progress(PHASES)
     try:
         ended = run_phases(demo, progress)
-    except RunFailed as failure:
+    except CommandFailed as failure:
         progress.close("failed", finished=False)
         print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
         print(f"s2l demo: {failure} The whole log: {failure.log}", file=sys.stderr)

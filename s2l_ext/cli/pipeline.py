@@ -16,11 +16,12 @@ from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.pipeline.file import read_pipeline
 from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.publish import OPTION, check_push, push
-from s2l_ext.pipeline.runner import Runner, StageFailed, locked
+from s2l_ext.pipeline.runner import Runner, locked
 from s2l_ext.pipeline.stage import Pipeline, Stage
 from s2l_ext.pipeline.table import Progress, final_rows, final_table, grid, status_rows
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
+from s2l_ext.utils.processes import CommandFailed
 from s2l_ext.utils.run_lock import is_held
 
 LOG_LINES = 30
@@ -129,7 +130,7 @@ def _run(args: argparse.Namespace, plan: Plan, token: str, pushed: Stage | None)
     try:
         with contextlib.redirect_stdout(stream):
             Runner(plan, token, progress).run(args.only)
-    except StageFailed as failure:
+    except CommandFailed as failure:
         print("\n".join(last_lines(failure.log, LOG_LINES)), file=sys.stderr)
         print(f"s2l pipeline: {failure} The whole log: {failure.log}", file=sys.stderr)
         print(f"{_goes_on(args)} continues from the stage's last checkpoint.", file=sys.stderr)

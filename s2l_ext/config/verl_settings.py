@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +19,15 @@ def plain_setting(cfg: DictConfig, key: str) -> Any:
     """The same as plain Python: a block is a dict or list."""
     value = setting(cfg, key)
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """``{"a.b": value}``; lists, and mappings without keys, are values."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        found |= flattened(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
 
 
 def whole_number(cfg: DictConfig, key: str) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import yaml
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting
+from s2l_ext.config.verl_settings import flattened, setting
 from s2l_ext.launch.accelerators import accelerators_here
 from s2l_ext.launch.compose import PACKAGED_RECIPES
 from s2l_ext.platforms import cpu_is_impossible
@@ -43,12 +42,4 @@ def compose_for_this_machine(
 def settings() -> list[str]:
     """The overlay as Hydra overrides."""
     tree = yaml.safe_load(OVERLAY.read_text(encoding="utf-8"))
-    return [f"++{key}={'null' if value is None else value}" for key, value in _leaves("", tree)]
-
-
-def _leaves(prefix: str, tree: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _leaves(f"{prefix}{name}.", value)
-        else:
-            yield f"{prefix}{name}", value
+    return [f"++{key}={'null' if value is None else value}" for key, value in flattened(tree).items()]

@@ -22,18 +22,10 @@ from s2l_ext.pipeline.table import Progress
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
 from s2l_ext.utils.files import to_disk, write_atomically
-from s2l_ext.utils.processes import end_marked, run_supervised
+from s2l_ext.utils.processes import CommandFailed, end_marked, run_supervised
 from s2l_ext.utils.run_lock import held
 
 LOG_FILE = "log.txt"
-
-
-class StageFailed(Exception):
-    """A stage's command ended with an error; carries its log."""
-
-    def __init__(self, stage: str, returncode: int, log: Path) -> None:
-        super().__init__(f"stage {stage} failed with exit code {returncode}.")
-        self.log = log
 
 
 @contextlib.contextmanager
@@ -61,7 +53,7 @@ class Runner:
         """Every stage that is not finished, or ``only`` one, whose inputs must be finished.
 
         Raises:
-            StageFailed: a command ended with an error; stages before it stay finished.
+            CommandFailed: a command ended with an error; stages before it stay finished.
             S2LError: an input, labels or the disk rule a stage out.
         """
         for number, stage in enumerate(self.plan.stages, start=1):
@@ -126,7 +118,7 @@ class Runner:
             entry.status = "failed"
             _close_attempt(entry)
             self.plan.manifest.put(stage.name, entry)
-            raise StageFailed(stage.name, code, log)
+            raise CommandFailed(f"stage {stage.name}", code, log)
 
     def _finish(self, stage: Stage, job: Job, entry: Entry) -> None:
         """Export what the stage made, and write down its result and cost."""

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.evaluation.intervals import Interval
 from s2l_ext.evaluation.seeds import (
     FEWEST_SEEDS,
@@ -30,7 +31,6 @@ from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.ledger import Ledger, mean_of
 from s2l_ext.report.page import describe_interval, table
 from s2l_ext.report.results import is_accuracy
-from s2l_ext.report.settings import flattened
 
 ELSEWHERE = ("trainer.", "ray_kwargs.", "transfer_queue.")
 """Settings that say where and how a run is run, beside :data:`COUNTED`."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.report.page import table
 from s2l_ext.report.run import Run
 
@@ -33,15 +34,6 @@ SHOWN = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
 )
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """``{"a.b": value}``; lists, and mappings without keys, are values."""
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        key = f"{prefix}{name}"
-        found |= flattened(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
-    return found
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from s2l_ext.report.page import write_page
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
 from s2l_ext.report.run import PLAN_FILE, Run, read_mapping, read_run
 from s2l_ext.utils.follow import Tail
-from s2l_ext.utils.processes import Ended, run_supervised
+from s2l_ext.utils.processes import CommandFailed, Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
@@ -71,14 +71,6 @@ class Demo:
         return self.out / "validation"
 
 
-class RunFailed(Exception):
-    """A command of the demo ended with an error; carries its log."""
-
-    def __init__(self, what: str, returncode: int, log: Path) -> None:
-        super().__init__(f"{what} failed with exit code {returncode}.")
-        self.log = log
-
-
 def clear_earlier(demo: Demo) -> None:
     """Remove an earlier demo's run. Raises DataError for folders that no demo made."""
     folders = [folder for folder in (demo.run, demo.validation) if folder.exists()]
@@ -95,7 +87,7 @@ def clear_earlier(demo: Demo) -> None:
 
 
 def run_phases(demo: Demo, progress: Progress) -> Ended:
-    """Make the toy world, then train. Raises RunFailed."""
+    """Make the toy world, then train. Raises CommandFailed."""
     progress.start("toy", TOY_TEXT)
     log = demo.out / "toy.log"
     command = (*demo.prepare_command, str(demo.out / "toy"))
@@ -113,7 +105,7 @@ def run_phases(demo: Demo, progress: Progress) -> Ended:
 
 def _require_success(what: str, ended: Ended, log: Path) -> None:
     if ended.returncode != 0:
-        raise RunFailed(what, ended.returncode, log)
+        raise CommandFailed(what, ended.returncode, log)
 
 
 class StartUp:

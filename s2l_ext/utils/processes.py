@@ -94,6 +94,14 @@ def memory_bytes(root: int) -> int:
 # ---- a command ------------------------------------------------------------------------------------------------------
 
 
+class CommandFailed(Exception):
+    """A command ended with an error; carries its log."""
+
+    def __init__(self, what: str, returncode: int, log: Path) -> None:
+        super().__init__(f"{what} failed with exit code {returncode}.")
+        self.log = log
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended: exit code (128 + signal if one ended it), wall-clock seconds, peak memory in bytes."""

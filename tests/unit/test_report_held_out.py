@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.evaluation.intervals import mean_interval, newcombe_interval, wilson_interval
 from s2l_ext.report import accuracy
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run, names_of
-from s2l_ext.report.settings import differences, flattened, value_text
+from s2l_ext.report.settings import differences, value_text
 
 TOY, OTHER = "val-core/toy/acc/mean@1", "val-core/other/acc/mean@1"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import S2LConfig
@@ -42,7 +43,7 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
 def check_local(cfg: DictConfig, s2l: S2LConfig) -> None:
     """Raise ConfigError for a recipe of which the loop would leave something out, with the setting."""
     base = _base()
-    for key, value in _flat(OmegaConf.to_container(cfg)):
+    for key, value in _settings(cfg).items():
         if value != base.get(key) and not _stands_in(key, (*KNOWN, *WITHOUT_EFFECT)):
             raise ConfigError(f"{key}={value}: the local loop does not support this setting. Run it with engine: verl.")
     for key, value, known in _narrower(cfg, s2l):
@@ -51,7 +52,11 @@ def check_local(cfg: DictConfig, s2l: S2LConfig) -> None:
 
 @cache
 def _base() -> dict[str, Any]:
-    return dict(_flat(OmegaConf.to_container(compose_config(BASE, []))))
+    return _settings(compose_config(BASE, []))
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    return flattened(cast(dict[str, Any], OmegaConf.to_container(cfg)))
 
 
 def _narrower(cfg: DictConfig, s2l: S2LConfig) -> Iterator[tuple[str, Any, str]]:
@@ -80,11 +85,3 @@ def _narrower(cfg: DictConfig, s2l: S2LConfig) -> Iterator[tuple[str, Any, str]]
 
 def _stands_in(key: str, names: tuple[str, ...]) -> bool:
     return any(key.startswith(name) if name.endswith(".") else key == name for name in names)
-
-
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{name}" if prefix else str(name))
-    else:
-        yield prefix, value
