@@ -314,15 +314,31 @@ def test_another_data_sets_state_is_refused():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "sigma"), [("spread", 0.35), ("spread", 0.05), ("bimodal", 0.35), ("bimodal", 0.05)])
-def test_ten_million_prompts_take_less_than_a_tenth_of_what_numpy_takes(module_at, kind, sigma):
-    """The fastest of 30 in the same process: the machine does other things meanwhile, and its speed changes within an
-    hour, so milliseconds are no limit, and beside a real run the narrow case took a 33rd. `make bench` has both."""
+@pytest.mark.parametrize(
+    ("kind", "sigma", "most"),
+    [("spread", 0.35, 4096), ("spread", 0.05, 12_288), ("bimodal", 0.35, 8192), ("bimodal", 0.05, 200_000)],
+)
+def test_ten_million_prompts_take_milliseconds(module_at, monkeypatch, kind, sigma, most):
+    """Weights that a step computes, after the first; numpy computes ten million. Then the fastest of 30 against numpy
+    in the same process: the machine does other things meanwhile. Where few prompts are likely it took 7 to 17 ms on
+    machines that changed their speed within an hour, so only the count says enough there."""
     benchmark = module_at(Path(__file__).parents[2] / "benchmarks" / "curriculum.py")
     curriculum = benchmark.curriculum_of(benchmark.RATES[kind](10**7), sigma)
     measured = benchmark.measure(curriculum, repeats=1)
     fastest = min(benchmark.one_step(curriculum, np.random.default_rng(seed), 1024) for seed in range(30))
+    assert max(weights_computed(curriculum, benchmark, seed, monkeypatch) for seed in range(10)) <= most
     obvious = benchmark.Obvious(10**7, sigma)
     obvious.rates[:] = benchmark.RATES[kind](10**7)
-    assert 10 * fastest < benchmark.one_step(obvious, np.random.default_rng(0), 1024)
+    narrow = (kind, sigma) == ("bimodal", 0.05)
+    assert (10 if narrow else 50) * fastest < benchmark.one_step(obvious, np.random.default_rng(0), 1024)
+    assert narrow or 1e3 * fastest < 2 * benchmark.LIMIT_MS
     assert curriculum.nbytes / 1e6 + measured.extra_mb < benchmark.LIMIT_MB
+
+
+def weights_computed(curriculum, benchmark, seed, monkeypatch) -> int:
+    sizes = []
+    with monkeypatch.context() as patch:
+        upstream = curriculum.weights
+        patch.setattr(curriculum, "weights", lambda rates: sizes.append(np.size(rates)) or upstream(rates))
+        benchmark.one_step(curriculum, np.random.default_rng(seed), 1024)
+    return sum(sizes)
