@@ -6,13 +6,17 @@ configuration (``trainer.device``); whoever starts verl without our launcher set
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib import metadata
+from tempfile import gettempdir
 
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.platforms import forked_workers
+
+logger = logging.getLogger(__name__)
 
 PLATFORM_VARIABLE = "VERL_PLATFORM"
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
@@ -105,5 +109,9 @@ def fork_workers(config: DictConfig) -> None:
     """
     key = f"{RUNTIME_ENV}.py_executable"
     if cpu_chosen() and not OmegaConf.select(config, key):
-        environment = OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {}
-        OmegaConf.update(config, key, forked_workers.start(environment), force_add=True)
+        try:
+            command = forked_workers.start(OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {})
+        except OSError as error:
+            logger.warning("workers are not forked, so start-up takes longer: %s (TMPDIR=%s)", error, gettempdir())
+        else:
+            OmegaConf.update(config, key, command, force_add=True)

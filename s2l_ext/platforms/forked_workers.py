@@ -2,8 +2,8 @@
 
 Ray starts every worker as a new Python, and each of a dozen spends 4 to 10 CPU seconds on the same imports. Ray's
 ``runtime_env.py_executable`` names the command that it starts workers with. Here that command is this file without
-site-packages, which takes milliseconds: it hands its arguments, environment and streams to the fork server and ends.
-The server forks, and the child runs Ray's own ``default_worker.py``. Ray knows a worker by the id in its arguments.
+site-packages, a tenth of a second: it hands its arguments, environment and streams to the fork server and ends. The
+server forks, and the child runs Ray's own ``default_worker.py``. Ray knows a worker by the id in its arguments.
 
 Three processes run this file: the driver (:func:`start`), Ray's command (:func:`ask`) and the server (:func:`serve`).
 Where the server does not answer, the command becomes a worker of the usual kind.
@@ -59,11 +59,18 @@ def start(environment: Mapping[str, str]) -> str:
 
     Args:
         environment: variables of every worker beside those of this process.
+
+    Raises:
+        OSError: the temporary folder's path is too long for a socket, or it cannot be written.
     """
     global _server
     folder = Path(tempfile.mkdtemp(prefix="s2l-workers-"))
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(folder / "socket"))
+        try:
+            listener.bind(str(folder / "socket"))
+        except OSError:
+            folder.rmdir()
+            raise
         listener.listen(64)
         _server = subprocess.Popen(
             [sys.executable, __file__, "serve", str(folder), str(listener.fileno())],

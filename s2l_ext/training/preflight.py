@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow.parquet as pq
+from jinja2 import TemplateError
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
@@ -212,7 +213,11 @@ def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:
     """
     warnings, most, key = [], whole_number(cfg, "data.max_prompt_length"), "data.max_prompt_length"
     for files in ("train_files", "val_files"):
-        lengths = _prompt_lengths(cfg, parquet_files(cfg, files), tokenizer)
+        try:
+            lengths = _prompt_lengths(cfg, parquet_files(cfg, files), tokenizer)
+        except TemplateError as error:
+            warnings.append(f"data.{files}: the learner's chat template refuses a prompt, and verl applies it: {error}")
+            continue
         fix = f"Set {key}={max(lengths, default=0)}"
         if lengths and min(lengths) > most:
             raise DataError(
@@ -232,7 +237,7 @@ def _prompt_lengths(cfg: DictConfig, files: list[Path], tokenizer: Any) -> list[
     template = _template(cfg, tokenizer)
     if not (files and tokenizer and template):
         return []
-    chats = [chat for chat in parquet_table(files).read(cfg.data.prompt_key) if _is_text(chat)]
+    chats = [chat for chat in parquet_table(files).read(cfg.data.prompt_key)[:ROWS_CHECKED] if _is_text(chat)]
     chats.sort(key=lambda chat: sum(len(message["content"]) for message in chat))
     options = plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
     render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False, add_generation_prompt=True)

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from omegaconf import OmegaConf
@@ -61,6 +62,18 @@ def test_workers_are_forked_on_the_cpu_unless_the_configuration_says_how_they_st
     platform.fork_workers(ours)
     assert ours.ray_kwargs.ray_init.runtime_env.py_executable == "ask me"
     assert given == [dict(ours.ray_kwargs.ray_init.runtime_env.env_vars)] and given[0]["MINE"] == "1"
+
+
+def test_where_no_socket_can_be_made_workers_start_as_usual_and_it_is_said(monkeypatch, heard, tmp_path) -> None:
+    long = tmp_path / ("d" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    cfg = config("cpu", runtime_env={})
+    platform.activate_for(cfg)
+    platform.fork_workers(cfg)
+    assert "py_executable" not in cfg.ray_kwargs.ray_init.runtime_env
+    assert f"so start-up takes longer: AF_UNIX path too long (TMPDIR={long})" in heard.text
+    assert list(long.iterdir()) == []
 
 
 def test_workers_of_a_gpu_run_are_not_forked(monkeypatch) -> None:

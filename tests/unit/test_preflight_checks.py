@@ -450,3 +450,16 @@ def test_the_templates_options_count(chats):
 
 def test_a_chat_with_media_is_not_measured(chats):
     assert look_at([chats[0], chats[2]], 5) == []
+
+
+def test_a_template_that_refuses_a_prompt_is_said(chats, world):
+    template = "{{ raise_exception('no user speaks here') if messages[0]['content'] | length > 3 }}"
+    found = look(
+        f"data.train_files=[{chats[0]},{chats[1]}]",
+        f"data.val_files=[{chats[0]}]",
+        f"actor_rollout_ref.model.custom_chat_template={json.dumps(template)}",
+    )
+    refused = [warning for warning in found if "refuses a prompt" in warning]
+    assert refused == [
+        "data.train_files: the learner's chat template refuses a prompt, and verl applies it: no user speaks here"
+    ]
