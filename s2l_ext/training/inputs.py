@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.model_files import is_local, needs_own_code, vocabulary_rows
 from s2l_ext.config.run_steps import RunSteps, run_steps
-from s2l_ext.config.verl_settings import whole_number
+from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table
-from s2l_ext.data.tokenizers import Trust, require_rows, trust_of
+from s2l_ext.data.tokenizers import CUSTOM_TEMPLATE, Trust, require_rows, trust_of
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.registry import S2LConfig
 
@@ -95,6 +95,18 @@ def _toy_folder() -> str:
 def make_toy() -> str:
     """The command that makes the toy world."""
     return f"s2l data toy --out {_toy_folder()}"
+
+
+def chat_template(cfg: DictConfig, tokenizer: Any) -> Any:
+    """The one that verl applies; None where there is none."""
+    return setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer, "chat_template", None)
+
+
+def prompt_tokens(cfg: DictConfig, tokenizer: Any) -> Callable[[list[Any]], list[int]]:
+    """A function from chat messages to the tokens that verl makes of them."""
+    template, options = chat_template(cfg, tokenizer), plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
+    given = {"chat_template": template, "add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    return lambda chat: list(tokenizer.apply_chat_template(chat, **given, **options))
 
 
 def parquet_files(cfg: DictConfig, key: str = "train_files") -> list[Path]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,11 +13,11 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
+from s2l_ext.config.verl_settings import whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import parquet_table, require_enough
-from s2l_ext.data.tokenizers import CUSTOM_TEMPLATE, date_warnings, tokenizer_here
+from s2l_ext.data.tokenizers import date_warnings, tokenizer_here
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
@@ -26,11 +25,13 @@ from s2l_ext.rewards import parts, quantity, registry
 from s2l_ext.training.inputs import (
     LEARNER_KEY,
     Inputs,
+    chat_template,
     check_model_path,
     is_toy,
     local_files,
     make_toy,
     parquet_files,
+    prompt_tokens,
 )
 from s2l_ext.training.judges import compares_with_one_text, is_mathematical, judge_of_run, judge_warnings
 from s2l_ext.training.needed import needed_now, only_validates
@@ -196,13 +197,9 @@ def _read_golds(cfg: DictConfig) -> list[str]:
 
 
 def _dated(cfg: DictConfig, tokenizer: Any) -> list[str]:
-    path, template = cfg.actor_rollout_ref.model.path, _template(cfg, tokenizer)
+    path, template = cfg.actor_rollout_ref.model.path, chat_template(cfg, tokenizer)
     options = OmegaConf.select(cfg, "data.apply_chat_template_kwargs") or {}
     return date_warnings(f"{LEARNER_KEY}={path}", template if isinstance(template, str) else str(template), options)
-
-
-def _template(cfg: DictConfig, tokenizer: Any) -> Any:
-    return setting(cfg, CUSTOM_TEMPLATE) or getattr(tokenizer, "chat_template", None)
 
 
 def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:
@@ -234,15 +231,12 @@ def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:
 
 def _prompt_lengths(cfg: DictConfig, files: list[Path], tokenizer: Any) -> list[int]:
     """Tokens of the prompts with the fewest and the most characters; none where verl would not read text."""
-    template = _template(cfg, tokenizer)
-    if not (files and tokenizer and template):
+    if not (files and tokenizer and chat_template(cfg, tokenizer)):
         return []
     chats = [chat for chat in parquet_table(files).read(cfg.data.prompt_key)[:ROWS_CHECKED] if _is_text(chat)]
     chats.sort(key=lambda chat: sum(len(message["content"]) for message in chat))
-    options = plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
-    render = partial(tokenizer.apply_chat_template, chat_template=template, tokenize=False, add_generation_prompt=True)
-    texts = [render(chat, **options) for chat in (*chats[:PROMPTS_READ], *chats[-PROMPTS_READ:])]
-    return [len(tokenizer.encode(text, add_special_tokens=False)) for text in texts]
+    tokens_of = prompt_tokens(cfg, tokenizer)
+    return [len(tokens_of(chat)) for chat in (*chats[:PROMPTS_READ], *chats[-PROMPTS_READ:])]
 
 
 def _is_text(chat: Any) -> bool:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.run_steps import run_steps
-from s2l_ext.config.verl_settings import plain_setting, setting, whole_number
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.tokenizers import Trust, compare, digest, load_tokenizer, snapshot, token_digest, trust_of
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
@@ -20,7 +19,7 @@ from s2l_ext.methods.explorer.config import LiveExplorer, OfflineExplorer
 from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.store.reader import RolloutStore
-from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path
+from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, prompt_tokens
 
 EXPLORER_KEY = "s2l.explorer.model_path"
 
@@ -200,28 +199,16 @@ def _check_prompt_tokens(store: RolloutStore, table: PromptTable, cfg: DictConfi
     """A worker would refuse each such session, hours later and one by one."""
     counts, ids = store.counts(), prompt_ids(table, cfg.data.prompt_key)
     rows = zip(ids, table.read(cfg.data.prompt_key), strict=True)
-    tokenizer, options = _tokenizer(cfg), plain_setting(cfg, "data.apply_chat_template_kwargs") or {}
+    tokens_of = prompt_tokens(cfg, load_tokenizer(cfg.actor_rollout_ref.model.path, LEARNER_KEY, trust_of(cfg)))
     for name, chat in islice(((n, c) for n, c in rows if counts.get(n) and isinstance(c, list)), PROMPTS_COMPARED):
-        here = tokenizer.apply_chat_template(
-            chat, add_generation_prompt=True, tokenize=True, return_dict=False, **options
-        )
-        there = store.rollout(name, 0).prompt_ids
-        if list(here) != there and len(here) <= whole_number(cfg, "data.max_prompt_length"):
+        here, there = tokens_of(chat), store.rollout(name, 0).prompt_ids
+        if here != there and len(here) <= whole_number(cfg, "data.max_prompt_length"):
             raise DataError(
                 f"{KEY}={store.folder}: this run's prompt {name} has {len(here)} tokens, its stored rollouts were "
                 f"sampled from {len(there)} other ones (--chat-option "
                 f"{store.fingerprint['sampling'].get('chat_options') or 'none'}). The text, the chat template or "
                 "data.apply_chat_template_kwargs changed; set them back, or sample again with `s2l explore`."
             )
-
-
-def _tokenizer(cfg: DictConfig) -> Any:
-    """With the chat template that verl uses."""
-    tokenizer = load_tokenizer(cfg.actor_rollout_ref.model.path, LEARNER_KEY, trust_of(cfg))
-    template = setting(cfg, "actor_rollout_ref.model.custom_chat_template")
-    if template is not None:
-        tokenizer.chat_template = template
-    return tokenizer
 
 
 def _first(names: Sequence[str]) -> str:
