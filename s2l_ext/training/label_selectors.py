@@ -32,6 +32,9 @@ STANDALONE = "rollout_pool_"
 """verl's name of a standalone replica's pool, before the replica's rank."""
 FIRST_REPLICA_RANK = 1000
 """Of the explorer. Replica ranks name Ray actors; the learner's count from 0."""
+OPEN_CALLS = 100_000
+"""Calls that an explorer's server may have begun. Ray begins them in order: beyond verl's 1000, of which a step has more
+sessions, the health check would wait for the sessions before it, and a healthy server would be taken for dead."""
 _request: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement", default=(None, PLACE_SECONDS))
 
 
@@ -95,9 +98,14 @@ def placed_learner(manager: ResourcePoolManager, selector: Selector | None) -> R
 
 
 def placed_replica(replica_class: type, selector: Selector | None, seconds: float = PLACE_SECONDS) -> type:
-    """verl's replica class, with every start of a standalone replica on the selector's nodes within ``seconds``."""
+    """verl's replica class, with every start of a standalone replica on the selector's nodes within ``seconds``.
+
+    Its servers begin :data:`OPEN_CALLS` at once.
+    """
 
     class PlacedReplica(replica_class):  # type: ignore[misc]
+        max_concurrency = OPEN_CALLS
+
         async def init_standalone(self) -> None:
             with on_nodes(selector, seconds):
                 await super().init_standalone()

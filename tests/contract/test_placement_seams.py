@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -11,8 +12,10 @@ from ray.util.placement_group import placement_group as rays_own
 from verl.single_controller.ray import RayResourcePool, ResourcePoolManager, base
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.workers.rollout.replica import RolloutReplica
+from verl.workers.rollout.vllm_rollout.vllm_async_server import vLLMReplica
 
 from s2l_ext.errors import ConfigError, ResourceError
+from s2l_ext.methods.explorer.serving.replica import Replica
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import label_selectors as placed
 from s2l_ext.training.placement_rules import check_placement
@@ -86,6 +89,46 @@ def test_a_standalone_replica_makes_its_pool_in_the_method_we_override() -> None
     assert list(inspect.signature(placed.placed_replica(RolloutReplica, EXPLORER).init_standalone).parameters) == [
         "self"
     ]
+
+
+def answers(replica_class: type, seconds: float) -> bool:
+    """Whether a server of this class says within ``seconds`` that it lives, while 1100 sessions are open on it."""
+
+    class Server:  # inside: Ray sends it by value
+        async def generate(self) -> None:
+            await asyncio.sleep(60)
+
+        async def collective_rpc(self, method: str) -> None:
+            assert method == "check_health"
+
+        async def started(self) -> bool:
+            return True
+
+    replica = object.__new__(replica_class)
+    replica.config = SimpleNamespace(max_num_seqs=256)
+    server = ray.remote(Server).options(max_concurrency=replica.max_concurrency, num_cpus=0).remote()
+    ray.get(server.started.remote())
+    sessions = [server.generate.remote() for _ in range(1100)]
+    asked = Replica(lambda start: None, placed.FIRST_REPLICA_RANK, 1)
+    asked._verls = SimpleNamespace(servers=[server])
+    answered, _ = ray.wait(asked.ask(), timeout=seconds)
+    assert len(sessions) == 1100
+    return bool(answered)
+
+
+@pytest.mark.slow
+def test_a_server_with_more_sessions_than_verl_begins_at_once_still_says_that_it_lives() -> None:
+    """Where a server of verl's own class answers too, the limit of ours has no purpose left: as of 0.9.1 it has."""
+    ray.init(num_cpus=1, include_dashboard=False)
+    try:
+        assert answers(placed.placed_replica(vLLMReplica, None), seconds=30)
+        assert not answers(vLLMReplica, seconds=5)
+    finally:
+        ray.shutdown()
+
+
+def test_verls_server_takes_its_limit_of_open_calls_from_the_replica() -> None:
+    assert "max_concurrency=self.max_concurrency" in inspect.getsource(vLLMReplica.launch_servers)
 
 
 def test_pools_have_the_names_by_which_we_tell_roles() -> None:
