@@ -154,7 +154,9 @@ class Ledger:
 
     @cached_property
     def _asks_teacher(self) -> bool:
-        return self.run.logged("s2l/distill/") and self.run.setting("s2l.distill.loss") != "sft"
+        """A teacher on servers of its own logs no metric."""
+        distills = bool(self.run.setting("s2l.distill")) or self.run.logged("s2l/distill/")
+        return distills and self.run.setting("s2l.distill.loss") != "sft"
 
     def totals(self, all_in: bool) -> Totals:
         """Sums over the phases: of everyone, or without the explorer's and the teacher's work.
@@ -206,7 +208,8 @@ class Ledger:
     def _explorers_at_first(self) -> float:
         """Those of the first step are in no metric if they were released after it."""
         slots = self.run.series("s2l/explorer/rollouts_per_group")
-        if not slots or not slots[0][1] or self.has_stored_rollouts:
+        colocated = self.run.setting("s2l.explorer.placement") == "colocated"
+        if not slots or not slots[0][1] or self.has_stored_rollouts or colocated:
             return 0.0
         return float(
             _product(*(self.run.setting(f"s2l.explorer.{key}", 1) for key in ("nnodes", "n_gpus_per_node"))) or 0

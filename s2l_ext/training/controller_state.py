@@ -157,6 +157,7 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
         raise _unreadable(path, "fingerprint and controllers are no mappings")
     different = _differences(document["fingerprint"], fingerprint)
     if different and reset_curriculum and all(map(_is_curriculums, different)):
+        _refuse_other_positions(path, different, document["controllers"])
         logger.warning("%s: the curriculum starts afresh, it had other settings:\n%s", path, _describe(different))
         document["controllers"].pop("curriculum", None)
     elif different:
@@ -166,6 +167,19 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
         return _restore_arrays(controllers, arrays)
     except (KeyError, TypeError) as error:
         raise _unreadable(path, f"no array {error}") from None
+
+
+def _refuse_other_positions(path: Path, different: dict[str, tuple[Any, Any]], controllers: dict[str, Any]) -> None:
+    """A prompt in flight is known by its position in the data, which means another prompt, or none, in other data."""
+    plans = list(controllers.get("in_flight", {}).get("plans", {}).values())
+    other_data = any(key == "train_files" or key.startswith("curriculum.data.") for key in different)
+    if plans and (other_data or any(plan.get("index") is None for plan in plans)):
+        raise StateMismatch(
+            f"{path}: {len(plans)} prompts of the asynchronous run were drawn and not trained on yet, from other data "
+            f"or without a curriculum:\n{_describe(different)}\n"
+            "s2l.curriculum.on_mismatch=reset cannot take them over. Set these back, or start over with "
+            "trainer.resume_mode=disable and the saved model as actor_rollout_ref.model.path."
+        )
 
 
 def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:

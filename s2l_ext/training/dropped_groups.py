@@ -18,6 +18,13 @@ from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.queue import KVBatchMeta, RowKey
 from s2l_ext.training.step import StepRows
 
+CUSTOM_SAMPLER = "trainer.v1.sampler.custom_sampler.name"
+
+
+def may_drop_groups(cfg: DictConfig) -> bool:
+    """A step may have no rows of a prompt that was drawn for it, though no session failed."""
+    return bool(setting(cfg, "algorithm.filter_groups.enable") or setting(cfg, CUSTOM_SAMPLER))
+
 
 class DroppedGroups:
     """Sessions of the finished groups that verl's replay buffer drops before a step, read before they are gone.
@@ -31,8 +38,7 @@ class DroppedGroups:
 
     def watch(self, buffer: Any, cfg: DictConfig) -> None:
         """Listen where an accuracy is needed and verl's own buffer filters groups."""
-        custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
-        filters = setting(cfg, "algorithm.filter_groups.enable") and not custom
+        filters = setting(cfg, "algorithm.filter_groups.enable") and not setting(cfg, CUSTOM_SAMPLER)
         if not filters or not accuracy_settings(self._s2l, cfg, of_batch=True):
             return
         report_drops(buffer, partial(self._read, buffer))

@@ -33,8 +33,8 @@ STANDALONE = "rollout_pool_"
 FIRST_REPLICA_RANK = 1000
 """Of the explorer. Replica ranks name Ray actors; the learner's count from 0."""
 OPEN_CALLS = 100_000
-"""Calls that an explorer's server may have begun. Ray begins them in order: beyond verl's 1000, of which a step has more
-sessions, the health check would wait for the sessions before it, and a healthy server would be taken for dead."""
+"""Calls that an explorer's server may have begun. Ray begins them in order, and a step has more sessions than verl's
+1000: beyond these the health check would wait for the sessions before it, and a healthy server be taken for dead."""
 _request: ContextVar[tuple[Selector | None, float]] = ContextVar("s2l_placement", default=(None, PLACE_SECONDS))
 
 

@@ -11,11 +11,14 @@ from s2l_ext.training.step import StepRows
 logger = logging.getLogger(__name__)
 
 
-def require_rows(rows: StepRows, planned: Mapping[str, range], who: str, cause: str) -> dict[str, float]:
+def require_rows(
+    rows: StepRows, planned: Mapping[str, range], who: str, cause: str, filtered: bool = False
+) -> dict[str, float]:
     """Count sessions that failed; verl trains on a group without the rows of its failed sessions.
 
     Args:
         planned: numbers of the sessions that ``who`` was to sample, by prompt uid.
+        filtered: verl may have dropped groups, so one without a row counts for nothing.
 
     Returns:
         ``s2l/<who>/missing_rows``.
@@ -24,7 +27,8 @@ def require_rows(rows: StepRows, planned: Mapping[str, range], who: str, cause: 
         S2LError: there were such sessions and not one of their rows arrived.
     """
     arrived = {key[:2] for key in rows.keys}
-    sessions = {(uid, number) for uid in {uid for uid, _ in arrived} for number in planned[uid]}
+    uids = {uid for uid, _ in arrived} if filtered else planned.keys()
+    sessions = {(uid, number) for uid in uids for number in planned[uid]}
     wanted, missing = len(sessions), len(sessions - arrived)
     if wanted and missing == wanted:
         raise S2LError(

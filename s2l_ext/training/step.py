@@ -112,6 +112,7 @@ class Step:
         rows: read once, before advantages.
         outcomes: of the rows and of groups that verl dropped because their rewards were alike.
         old_log_probs: they were computed, because the loss reads them.
+        filtered: plans may be of groups that verl dropped, for example because their rewards were alike.
     """
 
     number: int
@@ -121,6 +122,7 @@ class Step:
     rows: StepRows
     outcomes: list[RolloutOutcome] = field(default_factory=list)
     old_log_probs: bool = True
+    filtered: bool = False
 
 
 def row_order(uids: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -30,7 +30,7 @@ from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.checkpoint_files import disk_full_explained, note_files
-from s2l_ext.training.dropped_groups import DroppedGroups
+from s2l_ext.training.dropped_groups import DroppedGroups, may_drop_groups
 from s2l_ext.training.faults import Actors, ActorWatchdog, own_actors, own_managers
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
@@ -252,13 +252,13 @@ class S2LTrainerMixin(PPOTrainer):
         """Read the step's rows once and show them to every method. Rewards and old log-probabilities are there now."""
         rows = StepRows.of(batch, self.s2l.mixes_rollouts, self.s2l.guidance is not None)
         step = self.current = Step(self.global_steps, batch, metrics, self.step_plans, rows)
-        step.old_log_probs = not self._skips_old_log_probs
+        step.old_log_probs, step.filtered = not self._skips_old_log_probs, may_drop_groups(self.config)
         step.outcomes = rows.outcomes(strict=self.needs_accuracy) + self.dropped_groups.take(metrics)
         size = self.config.actor_rollout_ref.rollout.n
         learners = {uid: range(plan.explorer_rows, size) for uid, plan in self.step_plans.items()}
         for method in self.methods:
             method.observe(step)
-        metrics.update(require_rows(rows, learners, "learner", "its server or its router failed"))
+        metrics.update(require_rows(rows, learners, "learner", "its server or its router failed", step.filtered))
         return step
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict) -> KVBatchMeta:

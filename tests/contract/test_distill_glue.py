@@ -263,6 +263,14 @@ def test_without_a_teacher_nothing_is_reported_that_needs_one(actor, batch) -> N
 # ---- the driver ---------------------------------------------------------------------------------------------------
 
 
+def test_means_are_over_tokens_also_where_workers_have_less_than_one_each() -> None:
+    """Two tokens of 3 nats among eight workers, whose mean verl hands on."""
+    finished = finish_token_sums({"actor/s2l_sum/distill/value": 6 / 8, "actor/s2l_sum/distill/tokens": 2 / 8})
+    assert finished == {"s2l/distill/value": 3.0, "s2l/distill/tokens": 0.25}
+    nothing = finish_token_sums({"actor/s2l_sum/distill/value": 0.0, "actor/s2l_sum/distill/tokens": 0.0})
+    assert nothing["s2l/distill/value"] == 0.0
+
+
 def test_workers_that_trained_with_another_loss_are_noticed() -> None:
     with pytest.raises(RuntimeError, match="another one"):
         finish_token_sums({"actor/loss": 1.0})

@@ -69,6 +69,7 @@ def test_failed_explorer_sessions_are_counted_and_a_dead_explorer_ends_the_run(q
     uneven = {"a": 2, "b": 0}
     assert explorer_rows(uneven, "a_1_0", "a_2_0", "b_2_0") == {"s2l/explorer/missing_rows": 1.0}
     assert explorer_rows({"a": 0}, "a_2_0") == {"s2l/explorer/missing_rows": 0.0}
+    assert explorer_rows(two, "a_0_0", "a_1_0") == {"s2l/explorer/missing_rows": 2.0}, "no row of group b"
     with pytest.raises(S2LError, match="none of the step's 4 explorer sessions gave a row: the explorer failed"):
         explorer_rows(two, "a_2_0", "b_3_0")
 

@@ -91,12 +91,14 @@ def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> 
 def test_failed_sessions_of_the_learner_are_counted_and_none_at_all_ends_the_run() -> None:
     """Groups of three, the explorer's first session in group a: 2 + 3 are the learner's."""
 
-    def required(*names: str, a: int = 1) -> dict[str, float]:
+    def required(*names: str, a: int = 1, filtered: bool = False) -> dict[str, float]:
         planned = {"a": range(a, 3), "b": range(3)}
-        return require_rows(rows(*names), planned, "learner", "its server or its router failed")
+        return require_rows(rows(*names), planned, "learner", "its server or its router failed", filtered)
 
     assert required("a_0_0", "a_1_0", "a_2_0", "b_0_0", "b_1_0", "b_2_0") == {"s2l/learner/missing_rows": 0.0}
     assert required("a_0_0", "a_2_0", "b_1_0") == {"s2l/learner/missing_rows": 3.0}
-    assert required("a_0_0", a=3) == {"s2l/learner/missing_rows": 0.0}
-    with pytest.raises(S2LError, match="none of the step's 2 learner sessions gave a row"):
+    assert required("a_1_0", "a_2_0") == {"s2l/learner/missing_rows": 3.0}, "group b failed as a whole"
+    assert required("a_1_0", filtered=True) == {"s2l/learner/missing_rows": 1.0}, "verl dropped group b"
+    assert required("a_0_0", a=3, filtered=True) == {"s2l/learner/missing_rows": 0.0}
+    with pytest.raises(S2LError, match="none of the step's 5 learner sessions gave a row"):
         required("a_0_0")

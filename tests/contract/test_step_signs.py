@@ -259,6 +259,16 @@ def test_advantages_of_verl_by_baseline(step, trainer_of, baseline: str, expecte
     assert "rollout_is_weights" not in step.rows["a_0_0"]
 
 
+def test_a_stored_row_that_the_store_left_alone_shares_the_groups_baseline(step, trainer_of) -> None:
+    """The schedule says two and the store had one: alone it would have no baseline, and its reward as advantage."""
+    trainer = trainer_of("s2l_po/toy", "s2l.explorer.baseline=per_source")
+    step.rows["a_1_0"]["s2l_source"] = "learner"
+    trainer.step_plans = {"a": PromptPlan(1, slots=2, stored=1)}
+    trainer.config.actor_rollout_ref.rollout.n = 4
+    trainer._compute_advantage(step.batch(), {})
+    assert [one[0] for one in step.column("advantages")] == pytest.approx(UNION, abs=1e-4)
+
+
 def test_groups_by_source_end_with_the_block_also_after_an_error(step) -> None:
     own = Step(1, step.batch(), {}, {}, StepRows.of(step.batch(), True, False))
     with pytest.raises(RuntimeError), grouped_by_source(own):

@@ -268,3 +268,9 @@ def test_exported_models_are_still_called_bfloat16() -> None:
 
     source = inspect.getsource(FSDPCheckpointManager.save_checkpoint)
     assert "model_config, torch_dtype=torch.bfloat16" in source and '"huggingface"' in source
+
+
+def test_gradients_are_clipped_by_the_optimizers_key() -> None:
+    """``actor.grad_clip``, of which rules warn, is read by no engine."""
+    assert "self.optimizer_config.clip_grad" in inspect.getsource(transformer_impl.FSDPEngine.optimizer_step)
+    assert "grad_clip" not in inspect.getsource(transformer_impl)

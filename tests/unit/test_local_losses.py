@@ -130,6 +130,7 @@ def test_outcomes_have_who_sampled_and_how_much_guidance() -> None:
         ("s2l_po/toy_offline", "trainer.save_freq=-1", r"s2l\.explorer\.source=offline: .* supports live"),
         ("g2rpo_a/toy", "s2l.guidance.teacher_rollouts=a.jsonl", r"teacher_rollouts=a\.jsonl: .* traces in the data"),
         ("expo/toy", "s2l.curriculum.warm_start=a.parquet", r"warm_start=a\.parquet"),
+        ("grpo/toy", "actor_rollout_ref.actor.grad_clip=0.1", r"actor\.grad_clip=0\.1: .* does not support this"),
         ("grpo/toy", "actor_rollout_ref.actor.optim.lr_warmup_steps=1000", r"optim\.lr_warmup_steps=1000: .* support"),
         ("grpo/toy", "actor_rollout_ref.actor.optim.lr_warmup_steps_ratio=0.5", r"steps_ratio=0\.5: .* support"),
         ("grpo/toy", "actor_rollout_ref.actor.optim.lr_scheduler_type=cosine", r"scheduler_type=cosine: .* support"),

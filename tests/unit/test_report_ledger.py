@@ -117,6 +117,23 @@ def test_an_unknown_size_makes_its_flops_unknown_and_no_others():
     assert ledger.unknown_sizes == ["explorer"]
 
 
+def test_an_explorer_on_the_learners_gpus_holds_none_of_its_own():
+    explorer = {"placement": "colocated", "nnodes": 1, "n_gpus_per_node": 3}
+    steps = [MIXED | {"timing_s/step": 100.0, "timing_s/testing": 0.0}] * 2
+    colocated = run(*steps, config=CONFIG | {"s2l": {"explorer": explorer}})
+    assert Ledger(colocated).totals(True).accelerator_seconds == 2 * 2 * 100
+    dedicated = run(*steps)
+    assert Ledger(dedicated).totals(True).accelerator_seconds == 2 * 2 * 100 + 3 * 100, "released after the first step"
+
+
+def test_a_teacher_on_servers_reads_every_token_though_it_logs_no_metric():
+    distill = {"teacher_path": "t", "teacher_placement": "server", "loss": "forward_kl"}
+    scored = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": distill}})).entries
+    assert scored["scoring", "teacher"] == Amount(50, 2 * 5000 * 50, 0.0)
+    without = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": {"loss": "sft"}}})).entries
+    assert ("scoring", "teacher") not in without
+
+
 def test_without_a_configuration_accelerators_are_not_known():
     assert Ledger(run(PLAIN, config={})).totals(True).accelerator_seconds is None
 

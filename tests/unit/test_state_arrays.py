@@ -99,6 +99,29 @@ def test_reset_keeps_the_rest_and_says_so(run, heard) -> None:
     assert "the curriculum starts afresh" in heard.text and "curriculum.data.sha256" in heard.text
 
 
+IN_FLIGHT = {"u1": {"step": 3, "index": 7}, "u2": {"step": 3, "index": 40}}
+
+
+@pytest.mark.parametrize(
+    ("plans", "differs", "refused"),
+    [
+        (IN_FLIGHT, "curriculum.data.sha256", True),  # row 7 of the new data is another prompt, and row 40 may be none
+        (IN_FLIGHT, "train_files", True),
+        ({"u1": {"step": 3, "index": None}}, "curriculum.type", True),  # drawn without a curriculum
+        (IN_FLIGHT, "curriculum.sigma", False),
+        ({}, "curriculum.data.sha256", False),
+    ],
+)
+def test_a_reset_does_not_take_prompts_in_flight_for_rows_of_other_data(tmp_path, plans, differs, refused) -> None:
+    states = {"in_flight": {"plans": plans, "order": list(plans)}}
+    state.save_state(tmp_path, {differs: "old"}, states | {"curriculum": {"visits": 2}})
+    if not refused:
+        assert state.load_state(tmp_path, {differs: "new"}, reset_curriculum=True) == states
+        return
+    with pytest.raises(StateMismatch, match=f"{len(plans)} prompts of the asynchronous run were drawn and not trained"):
+        state.load_state(tmp_path, {differs: "new"}, reset_curriculum=True)
+
+
 def test_reset_without_a_mismatch_resumes(run) -> None:
     _, _, config = run
     s2l = parse_s2l({"kl": {"type": "constant"}, "curriculum": {"on_mismatch": "reset"}})

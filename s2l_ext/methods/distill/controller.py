@@ -142,5 +142,5 @@ def finish_token_sums(metrics: dict[str, Any]) -> dict[str, float]:
     if not sums:
         raise RuntimeError("s2l.distill: the actor workers did not report the loss; they trained with another one")
     tokens, chunk = sums.pop(f"{PREFIX}tokens"), sums.pop(f"{PREFIX}{CHUNK}", None)
-    means = {f"s2l/distill/{name.removeprefix(PREFIX)}": value / max(1.0, tokens) for name, value in sums.items()}
+    means = {f"s2l/distill/{name.removeprefix(PREFIX)}": value / (tokens or 1.0) for name, value in sums.items()}
     return means | {"s2l/distill/tokens": tokens} | ({"s2l/distill/chunk_size": chunk} if chunk else {})

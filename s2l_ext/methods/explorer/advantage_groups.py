@@ -16,8 +16,8 @@ def grouped_by_source(step: Step, changed: Collection[str] = ()) -> Iterator[Non
     have different uids.
 
     Args:
-        changed: prompts with rows of another sampler than planned. Where that leaves a source with a single row,
-            which would have no baseline, the prompt's rows stay one group.
+        changed: prompts whose rows of the two are not as many as the schedule says. Where that leaves a source with a
+            single row, which would have no baseline, the prompt's rows stay one group.
     """
     uids, sources = [key.uid for key in step.rows.keys], step.rows.source_B
     rows_of = Counter(zip(uids, sources, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -51,7 +52,7 @@ class Explorer(Method):
         super().__init__(config, s2l, cfg)
         self.life: ExplorerLifecycle | None = None
         self.stored: StoredRollouts | None = None
-        self.fallback_uids: set[str] = set()
+        self.changed_uids: set[str] = set()
 
     # ---- before a run
 
@@ -152,13 +153,23 @@ class Explorer(Method):
         from s2l_ext.training.row_metrics import require_rows
 
         planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
-        step.metrics.update(require_rows(step.rows, planned, "explorer", "the explorer failed"))
+        step.metrics.update(require_rows(step.rows, planned, "explorer", "the explorer failed", step.filtered))
+        self.changed_uids = self._changed(step)
         if self.life is None or not isinstance(self.config, LiveExplorer):
             return
         uids = self._fallback_rows(step, planned) if self.config.on_failure == "learner" else []
-        self.fallback_uids = set(uids)
         step.metrics["s2l/explorer/fallback_rows_failure"] = float(len(uids))
         step.metrics.update(self.life.step_metrics())
+
+    def _changed(self, step: Step) -> set[str]:
+        """Prompts whose explorer and learner rows are not as many as the schedule says: sessions failed, the learner
+        took them over, or the store had too few."""
+        size = whole_number(self.cfg, GROUP_SIZE)
+        rows = zip(step.rows.keys, step.rows.source_B, strict=True)
+        sampled = {(key.uid, key.session, source) for key, source in rows}
+        sessions = Counter((uid, source) for uid, _, source in sampled)
+        due = {uid: (plan.slots, size - plan.slots) for uid, plan in step.plans.items()}
+        return {uid for uid, counts in due.items() if (sessions[uid, EXPLORER], sessions[uid, LEARNER]) != counts}
 
     @staticmethod
     def _fallback_rows(step: Step, planned: Mapping[str, range]) -> list[str]:
@@ -174,7 +185,7 @@ class Explorer(Method):
         from s2l_ext.methods.explorer.advantage_groups import grouped_by_source
 
         apart = self.config.baseline == "per_source"
-        with grouped_by_source(step, changed=self.fallback_uids) if apart else nullcontext():
+        with grouped_by_source(step, changed=self.changed_uids) if apart else nullcontext():
             compute()
 
     def before_update(self, step: Step) -> None:

@@ -264,7 +264,7 @@ class LocalLoop:
                 sums[name] += float(summed.detach())
                 total = total + coefficient * summed
             total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), float(self.actor.grad_clip))
+        norm = torch.nn.utils.clip_grad_norm_(self.learner.parameters(), float(self.actor.optim.clip_grad))
         self.optimizer.step()
         return {**sums, "actor/grad_norm": float(norm)}
 

@@ -15,9 +15,9 @@ from s2l_ext.methods.registry import S2LConfig
 
 BASE = "grpo/toy"
 _ACTOR = (
-    *("optim.lr", "optim.weight_decay", "optim.betas", "ppo_mini_batch_size", "ppo_epochs", "grad_clip", "use_kl_loss"),
+    *("optim.lr", "optim.weight_decay", "optim.betas", "optim.clip_grad", "ppo_mini_batch_size", "ppo_epochs"),
     *("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "loss_agg_mode", "entropy_coeff"),
-    *("kl_loss_coef", "kl_loss_type", "ppo_micro_batch_size_per_gpu"),
+    *("use_kl_loss", "kl_loss_coef", "kl_loss_type", "ppo_micro_batch_size_per_gpu"),
 )
 _ROLLOUT = ("n", "temperature", "top_p", *(f"val_kwargs.{name}" for name in ("n", "do_sample", "temperature", "top_p")))
 KNOWN = (
