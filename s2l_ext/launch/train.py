@@ -22,6 +22,7 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memory
 from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
+from s2l_ext.launch.verl_names import check_names
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
 from s2l_ext.platforms import activate_for, fork_workers
 from s2l_ext.platforms.vllm_cpu import install_alias
@@ -83,6 +84,7 @@ def prepare(
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
     _ask_verl(cfg)
     _ask_for_manager(cfg)
+    check_names(cfg)
     from s2l_ext.training.reward_probe import check_reward  # imports verl
 
     warnings += check_reward(cfg, s2l)

@@ -14,6 +14,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.placement_rules import check_placement
+from s2l_ext.training.verl_command import check_command
 from s2l_ext.training.verl_rules import check_verl
 
 TRACKERS = {
@@ -48,7 +49,7 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     _check_trainer(cfg)
     _check_loggers(cfg)
     check_mode(s2l, cfg)
-    warnings = _check_kept(cfg)
+    warnings = check_command(cfg) + _check_kept(cfg)
     _check_dataloader(s2l, cfg)
     check_placement(s2l)
     for method in methods_of(s2l, cfg):

@@ -20,8 +20,6 @@ LOOP_COLUMN = "agent_name"
 MEDIA = ("image_key", "video_key", "audio_key")
 """Keys of ``data`` that name the columns of pictures, videos and sound."""
 MODEL = "actor_rollout_ref.model"
-UNREAD_CLIP = 1.0
-"""verl's default of a key that its engines left behind."""
 ROUTER_REPLAY = ("megatron", "veomni")
 """Blocks of ``actor_rollout_ref.actor`` that can replay the experts which the rollout chose."""
 
@@ -50,13 +48,12 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     check_loops([setting(cfg, LOOP_KEY)], s2l, LOOP_KEY)
     _refuse_other_manager(s2l, cfg)
     if not s2l.any_method_on:
-        return [*_loss_scale(cfg), *_unread_clip(cfg)]
+        return list(_loss_scale(cfg))
     _refuse_unweighted_loss(s2l, cfg)
     _refuse_replays(s2l, cfg)
     _refuse_late_files(cfg)
     _refuse_own_code(s2l, cfg)
-    own = [*_no_update(s2l, cfg), *_filtered(s2l, cfg), *_deleted_checkpoint(cfg)]
-    return [*_loss_scale(cfg), *_unread_clip(cfg), *own]
+    return [*_loss_scale(cfg), *_no_update(s2l, cfg), *_filtered(s2l, cfg), *_deleted_checkpoint(cfg)]
 
 
 def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
@@ -128,15 +125,6 @@ def _loss_scale(cfg: DictConfig) -> Iterator[str]:
             f"{AGGREGATION}=seq-mean-token-sum-norm without {scale}: verl divides by the longest response of each "
             f"micro-batch, so the loss depends on how rows are split. Set {scale}, for instance to "
             f"data.max_response_length={setting(cfg, 'data.max_response_length')}."
-        )
-
-
-def _unread_clip(cfg: DictConfig) -> Iterator[str]:
-    key, read = "actor_rollout_ref.actor.grad_clip", "actor_rollout_ref.actor.optim.clip_grad"
-    if setting(cfg, key) not in (None, UNREAD_CLIP):
-        yield (
-            f"{key}={setting(cfg, key)} has no effect: verl 0.9.1 clips gradients at {read}={setting(cfg, read)}. Set "
-            "that key."
         )
 
 

@@ -119,15 +119,6 @@ def test_a_sum_over_tokens_without_a_fixed_divisor_depends_on_the_micro_batch(ru
     assert rules(recipe).check(**mode, **{f"{ACTOR}__loss_scale_factor": 32}) == []
 
 
-@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
-def test_a_gradient_norm_in_the_key_that_verl_left_behind_is_said(rules, recipe) -> None:
-    assert rules(recipe).check(**{f"{ACTOR}__grad_clip": 0.1}) == [
-        "actor_rollout_ref.actor.grad_clip=0.1 has no effect: verl 0.9.1 clips gradients at "
-        "actor_rollout_ref.actor.optim.clip_grad=1.0. Set that key."
-    ]
-    assert rules(recipe).check(**{f"{ACTOR}__optim__clip_grad": 0.1}) == []
-
-
 def test_steps_without_an_update_use_up_the_schedule(rules) -> None:
     assert rules("s2l_po/toy").check(trainer__critic_warmup=5) == [
         "trainer.critic_warmup=5: no policy learns in the first 4 step(s), and schedules of s2l count them. Set "

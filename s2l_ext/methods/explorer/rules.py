@@ -55,7 +55,6 @@ LEARNER_ONLY_KEYS = frozenset({"name", "n", "mode", "agent", "calculate_log_prob
 
 ROLLOUT_KEYS_OUTSIDE_YAML = frozenset(
     {
-        "repetition_penalty",
         "standalone_gpu_memory_utilization",
         "moe_tensor_parallel_size",
         "server",

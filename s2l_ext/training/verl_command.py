@@ -1,0 +1,193 @@
+"""Settings of a verl command that verl 0.9.1 ignores, or that it fails on after the models have loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig
+
+from s2l_ext.config.modes import mode_of
+from s2l_ext.config.verl_settings import flattened, plain_setting, setting, whole_number
+from s2l_ext.errors import ConfigError
+
+ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+OLD_REWARD_BLOCKS = ("custom_reward_function", "reward_model", "sandbox_fusion")
+"""Blocks that verl 0.9.1 still takes and reads in its fully asynchronous trainer alone."""
+NEW_REWARD_KEYS = {
+    "reward_model.reward_manager": "reward.reward_manager.name",
+    "reward_model.num_workers": "reward.num_workers",
+    "reward_model.model.path": "reward.reward_model.model_path",
+    "reward_model.reward_kwargs": "reward.reward_kwargs",
+}
+CLIP_READERS = ("dppo_tv", "dppo_kl", "clip_cov")
+"""Policy losses that read ``clip_ratio`` itself."""
+UNGROUPED = ("gae", "reinforce_plus_plus", "remax")
+RESUME_MODES = ("auto", "disable", "resume_path")
+DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
+"""verl's defaults of ``clip_ratio`` and of ``grad_clip``, which its engines left behind."""
+
+
+def check_command(cfg: DictConfig) -> list[str]:
+    """Returns warnings. Raises ConfigError for a setting that would be ignored, or end the run late."""
+    for rule in RULES:
+        problem = next(rule(cfg), None)
+        if problem is not None:
+            raise ConfigError(problem)
+    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg)]
+
+
+# ---- refused ------------------------------------------------------------------------------------------------------
+
+
+def _old_rewards(cfg: DictConfig) -> Iterator[str]:
+    for block in OLD_REWARD_BLOCKS:
+        for name, value in flattened(plain_setting(cfg, block) or {}).items():
+            if value is None:
+                continue
+            key = f"{block}.{name}"
+            old = next((old for old in NEW_REWARD_KEYS if key == old or key.startswith(f"{old}.")), None)
+            new = f"{NEW_REWARD_KEYS[old]}{key.removeprefix(old)}" if old else f"reward.{key}"
+            yield f"{key}={value} would be ignored: verl 0.9.1 reads rewards from the block `reward`. Set {new}."
+
+
+def _clip_ratio(cfg: DictConfig) -> Iterator[str]:
+    ratio, low, high = (setting(cfg, f"{ACTOR}.clip_ratio{end}") for end in ("", "_low", "_high"))
+    mode = setting(cfg, f"{ACTOR}.policy_loss.loss_mode")
+    if None not in (low, high) and ratio not in (None, DEFAULT_CLIP, low, high) and mode not in CLIP_READERS:
+        yield (
+            f"{ACTOR}.clip_ratio={ratio} would be ignored: verl clips at clip_ratio_low={low} and "
+            f"clip_ratio_high={high}. Set {ACTOR}.clip_ratio_low and {ACTOR}.clip_ratio_high."
+        )
+
+
+def _greedy(cfg: DictConfig) -> Iterator[str]:
+    if setting(cfg, f"{ROLLOUT}.temperature") == 0:
+        yield (
+            f"{ROLLOUT}.temperature=0: all rows of a group would be the same, so no advantage is left, and the "
+            "learner's logits are divided by 0. Set it above 0 (1.0)."
+        )
+    number, temperature = (setting(cfg, f"{ROLLOUT}.val_kwargs.{name}") for name in ("n", "temperature"))
+    if (number or 1) > 1 and temperature == 0:
+        yield (
+            f"{ROLLOUT}.val_kwargs.n={number} with val_kwargs.temperature=0: the {number} responses to a prompt would "
+            f"be the same. Set {ROLLOUT}.val_kwargs.temperature above 0, or n=1."
+        )
+
+
+def _contents(cfg: DictConfig) -> Iterator[str]:
+    if not _saves_shards(cfg):
+        return
+    for name in ("save_contents", "load_contents"):
+        contents = plain_setting(cfg, f"{ACTOR}.checkpoint.{name}")
+        if contents is not None and "model" not in contents:
+            yield (
+                f"{ACTOR}.checkpoint.{name}={contents} has no model: a resumed run would count its steps on from the "
+                "checkpoint with the weights of its start. Add model."
+            )
+
+
+def _resume(cfg: DictConfig) -> Iterator[str]:
+    mode, path = setting(cfg, "trainer.resume_mode"), setting(cfg, "trainer.resume_from_path")
+    if mode not in RESUME_MODES:
+        yield f"trainer.resume_mode={mode}: verl knows {', '.join(RESUME_MODES)}."
+    if mode == "resume_path" and path and "global_step_" not in str(path):
+        yield f"trainer.resume_from_path={path} names no checkpoint. Give the folder .../global_step_N of a run."
+
+
+def _critic(cfg: DictConfig) -> Iterator[str]:
+    if setting(cfg, "algorithm.adv_estimator") == "gae" and setting(cfg, "critic.enable") is False:
+        yield "algorithm.adv_estimator=gae needs a critic, and critic.enable is false. Set critic.enable=true, or grpo."
+
+
+def _steps(cfg: DictConfig) -> Iterator[str]:
+    given = setting(cfg, "trainer.total_training_steps") is not None
+    key = "trainer.total_training_steps" if given else "trainer.total_epochs"
+    if not setting(cfg, "trainer.val_only") and whole_number(cfg, key) < 1:
+        yield f"{key}={setting(cfg, key)}: the run would end without a step. Set it to 1 or more."
+
+
+def _fetches(cfg: DictConfig) -> Iterator[str]:
+    size = setting(cfg, "data.gen_batch_size")
+    if not size or mode_of(cfg) != "sync" or setting(cfg, "algorithm.filter_groups.enable"):
+        return
+    batch = whole_number(cfg, "data.train_batch_size")
+    if batch % size:
+        yield (
+            f"data.gen_batch_size={size} does not divide data.train_batch_size={batch}, and verl fetches whole ones. "
+            "Leave it out where algorithm.filter_groups.enable is false."
+        )
+
+
+def _split_gpus(cfg: DictConfig) -> Iterator[str]:
+    """verl asserts these after it has built the models."""
+    sizes = [f"{name}_model_parallel_size" for name in ("tensor", "pipeline")] + ["data_parallel_size"]
+    engine = math.prod(setting(cfg, f"{ROLLOUT}.{name}") or 1 for name in sizes)
+    gpus = _gpus(cfg, "trainer")
+    samplers = _gpus(cfg, ROLLOUT) if mode_of(cfg) == "separate_async" else gpus
+    if samplers % engine:
+        yield (
+            f"{samplers} GPUs of the sampler cannot be shared by engines of {engine} ({ROLLOUT}.{sizes[0]} x "
+            "pipeline_model_parallel_size x data_parallel_size). Set sizes whose product divides it, or other GPUs."
+        )
+    sharded = setting(cfg, f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+    for name in (
+        "ulysses_sequence_parallel_size",
+        "fsdp_config.ulysses_sequence_parallel_size",
+        "fsdp_config.fsdp_size",
+    ):
+        size = setting(cfg, f"{ACTOR}.{name}")
+        if sharded and isinstance(size, int) and size > 1 and gpus % size:
+            yield f"{ACTOR}.{name}={size} does not divide the learner's {gpus} GPUs. Set a divisor of {gpus}."
+
+
+RULES = (_old_rewards, _clip_ratio, _greedy, _contents, _resume, _critic, _steps, _fetches, _split_gpus)
+
+
+# ---- warned of ----------------------------------------------------------------------------------------------------
+
+
+def _unread_clip(cfg: DictConfig) -> Iterator[str]:
+    key, read = f"{ACTOR}.grad_clip", f"{ACTOR}.optim.clip_grad"
+    if setting(cfg, key) not in (None, UNREAD_CLIP):
+        yield (
+            f"{key}={setting(cfg, key)} has no effect: verl 0.9.1 clips gradients at {read}={setting(cfg, read)}. Set "
+            "that key."
+        )
+
+
+def _unread_do_sample(cfg: DictConfig) -> Iterator[str]:
+    key = f"{ROLLOUT}.val_kwargs"
+    sample, temperature = setting(cfg, f"{key}.do_sample"), setting(cfg, f"{key}.temperature")
+    if sample is not None and temperature is not None and bool(sample) != (temperature > 0):
+        how = "samples" if temperature > 0 else "takes the likeliest token"
+        yield (
+            f"{key}.do_sample={sample} has no effect: verl 0.9.1 reads {key}.temperature={temperature} alone, so "
+            f"validation {how}."
+        )
+
+
+def _lone_rows(cfg: DictConfig) -> Iterator[str]:
+    name = setting(cfg, "algorithm.adv_estimator")
+    if setting(cfg, f"{ROLLOUT}.n") == 1 and name not in UNGROUPED and not setting(cfg, "s2l.distill"):
+        yield (
+            f"{ROLLOUT}.n=1 with algorithm.adv_estimator={name}: a group of one row has no baseline, so its reward "
+            "is its advantage. Set n to 2 or more."
+        )
+
+
+def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
+    key = f"{ACTOR}.checkpoint.save_contents"
+    contents: Any = plain_setting(cfg, key)
+    if _saves_shards(cfg) and contents is not None and "optimizer" not in contents:
+        yield f"{key}={contents} has no optimizer: a resumed run starts with a new one and goes on differently."
+
+
+def _saves_shards(cfg: DictConfig) -> bool:
+    saves = (setting(cfg, "trainer.save_freq") or 0) > 0
+    return saves and setting(cfg, f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+
+
+def _gpus(cfg: DictConfig, block: str) -> int:
+    return whole_number(cfg, f"{block}.nnodes") * whole_number(cfg, f"{block}.n_gpus_per_node")

@@ -1,0 +1,142 @@
+"""Settings that users carry over from another verl command, and what became of them in verl 0.9.1."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from s2l_ext.errors import ConfigError
+from s2l_ext.launch.verl_names import check_names
+
+ACTOR, ROLLOUT = "actor_rollout_ref__actor", "actor_rollout_ref__rollout"
+SHARDS = {"trainer__save_freq": 2}
+
+
+@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"custom_reward_function__path": "mine.py"},
+            "custom_reward_function.path=mine.py would be ignored: verl 0.9.1 reads rewards from the block `reward`. "
+            "Set reward.custom_reward_function.path.",
+        ),
+        ({"reward_model__reward_manager": "dapo"}, "Set reward.reward_manager.name."),
+        ({"reward_model__enable": True}, "Set reward.reward_model.enable."),
+        (
+            {"reward_model__reward_kwargs__overlong_buffer_cfg__enable": True},
+            "Set reward.reward_kwargs.overlong_buffer_cfg.enable.",
+        ),
+        ({"sandbox_fusion__url": "http://a"}, "Set reward.sandbox_fusion.url."),
+        ({f"{ACTOR}__clip_ratio": 0.1}, "clip_ratio=0.1 would be ignored: verl clips at clip_ratio_low=0.2 and"),
+        ({f"{ROLLOUT}__temperature": 0}, "temperature=0: all rows of a group would be the same"),
+        (
+            {f"{ROLLOUT}__val_kwargs__n": 8, f"{ROLLOUT}__val_kwargs__temperature": 0},
+            "val_kwargs.n=8 with val_kwargs.temperature=0: the 8 responses to a prompt would be the same",
+        ),
+        (
+            SHARDS | {f"{ACTOR}__checkpoint__save_contents": ["hf_model"]},
+            "save_contents=['hf_model'] has no model: a resumed run would count its steps on",
+        ),
+        (SHARDS | {f"{ACTOR}__checkpoint__load_contents": ["optimizer"]}, "load_contents=['optimizer'] has no model"),
+        ({"trainer__resume_mode": "never"}, "trainer.resume_mode=never: verl knows auto, disable, resume_path."),
+        (
+            {"trainer__resume_mode": "resume_path", "trainer__resume_from_path": "/a/actor"},
+            "trainer.resume_from_path=/a/actor names no checkpoint. Give the folder .../global_step_N of a run.",
+        ),
+        (
+            {"algorithm__adv_estimator": "gae", "critic__enable": False},
+            "gae needs a critic, and critic.enable is false",
+        ),
+        ({"trainer__total_training_steps": -1}, "trainer.total_training_steps=-1: the run would end without a step."),
+        (
+            {"trainer__total_training_steps": None, "trainer__total_epochs": 0},
+            "trainer.total_epochs=0: the run would end without a step.",
+        ),
+        ({"data__gen_batch_size": 64}, "data.gen_batch_size=64 does not divide data.train_batch_size=16"),
+        ({f"{ROLLOUT}__tensor_model_parallel_size": 2}, "1 GPUs of the sampler cannot be shared by engines of 2"),
+        ({f"{ACTOR}__ulysses_sequence_parallel_size": 2}, "size=2 does not divide the learner's 1 GPUs"),
+        ({f"{ACTOR}__fsdp_config__fsdp_size": 2}, "fsdp_size=2 does not divide the learner's 1 GPUs"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_late_is_refused(rules, recipe: str, settings: dict, message: str) -> None:
+    assert message in rules(recipe).refused(**settings)
+
+
+def test_seven_gpus_take_no_engine_of_two(rules) -> None:
+    """The README's layout: of eight GPUs one is the explorer's."""
+    seven = {"trainer__n_gpus_per_node": 7, "data__train_batch_size": 224, f"{ACTOR}__ppo_mini_batch_size": 56}
+    refused = rules("s2l_po/qwen3_1.7b_to_8b").refused(**seven, **{f"{ROLLOUT}__tensor_model_parallel_size": 2})
+    assert refused.startswith("7 GPUs of the sampler cannot be shared by engines of 2")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {f"{ACTOR}__clip_ratio": 0.1, f"{ACTOR}__clip_ratio_low": None, f"{ACTOR}__clip_ratio_high": None},
+        {f"{ACTOR}__clip_ratio": 0.1, f"{ACTOR}__policy_loss__loss_mode": "dppo_tv"},
+        {f"{ACTOR}__clip_ratio_low": 0.1, f"{ACTOR}__clip_ratio_high": 0.3},
+        {"data__gen_batch_size": 8},
+        {"trainer__total_training_steps": None, "trainer__total_epochs": 1},
+        {"trainer__save_freq": -1, f"{ACTOR}__checkpoint__save_contents": ["hf_model"]},
+        {f"{ACTOR}__optim__clip_grad": 0.1},
+    ],
+)
+def test_what_verl_reads_passes_without_a_word(rules, settings: dict) -> None:
+    assert rules("grpo/toy").check(**settings) == []
+
+
+@pytest.mark.parametrize("recipe", ["grpo/toy", "s2l_po/toy"])
+@pytest.mark.parametrize(
+    ("settings", "warning"),
+    [
+        (
+            {f"{ACTOR}__grad_clip": 0.1},
+            "actor_rollout_ref.actor.grad_clip=0.1 has no effect: verl 0.9.1 clips gradients at "
+            "actor_rollout_ref.actor.optim.clip_grad=1.0. Set that key.",
+        ),
+        (
+            {f"{ROLLOUT}__val_kwargs__do_sample": False, f"{ROLLOUT}__val_kwargs__temperature": 0.7},
+            "actor_rollout_ref.rollout.val_kwargs.do_sample=False has no effect: verl 0.9.1 reads "
+            "actor_rollout_ref.rollout.val_kwargs.temperature=0.7 alone, so validation samples.",
+        ),
+        (
+            SHARDS | {f"{ACTOR}__checkpoint__save_contents": ["model"]},
+            "actor_rollout_ref.actor.checkpoint.save_contents=['model'] has no optimizer: a resumed run starts with a "
+            "new one and goes on differently.",
+        ),
+    ],
+)
+def test_what_changes_less_than_asked_is_said(rules, recipe: str, settings: dict, warning: str) -> None:
+    assert warning in rules(recipe).check(**settings)
+
+
+def test_a_group_of_one_row_is_said(rules) -> None:
+    alone = {f"{ROLLOUT}__n": 1, f"{ACTOR}__ppo_micro_batch_size_per_gpu": 1}
+    alone[f"{ROLLOUT}__log_prob_micro_batch_size_per_gpu"] = 1
+    (warning,) = rules("grpo/toy").check(**alone)
+    assert warning.startswith("actor_rollout_ref.rollout.n=1 with algorithm.adv_estimator=grpo: a group of one row has")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("algorithm.adv_estimator", "rlo", "verl has no such name. Did you mean 'rloo'?"),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "gsop", "Did you mean 'gspo'?"),
+        ("actor_rollout_ref.rollout.agent.default_agent_loop", "tool_agnt", "Did you mean 'tool_agent'?"),
+        ("actor_rollout_ref.actor.kl_loss_type", "lowvar", "no such estimate of the KL divergence. Did you mean"),
+        ("data.custom_cls.path", "gone.py", "data.custom_cls.path=gone.py: no such file"),
+        ("actor_rollout_ref.rollout.multi_turn.tool_config_path", "gone.yaml", "no such file"),
+    ],
+)
+def test_names_that_verl_looks_up_late_are_looked_up_before(configured, key: str, value: str, message: str) -> None:
+    cfg = configured("grpo/toy", actor_rollout_ref__actor__use_kl_loss=True)
+    check_names(cfg)
+    OmegaConf.update(cfg, key, value, force_add=True)
+    with pytest.raises(ConfigError) as refusal:
+        check_names(cfg)
+    assert str(refusal.value).startswith(f"{key}={value}") and message in str(refusal.value)
+
+
+def test_a_library_of_the_users_may_register_more(configured) -> None:
+    check_names(configured("grpo/toy", algorithm__adv_estimator="mine", actor_rollout_ref__model__external_lib="mine"))
