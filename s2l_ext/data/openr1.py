@@ -45,13 +45,13 @@ class OpenR1(Converter):
     columns = COLUMNS
     tiers = MATH_TIERS
     data_source: str = option("openr1_math", "verl's data_source")
-    val_share: float = converting.val_share_option()
+    val_share: float = option(0.0, **converting.VAL_SHARE)
     trust_labels: bool = option(False, f"believe column {LABELS} instead of grading")
     multiple_choice: str = option("drop", "problems with choices", choices=KEEP_OR_DROP)
     other_sources: str = option(
         "drop", f"sources other than {', '.join(MATH_TIERS)}; kept, they are tiers after these", choices=KEEP_OR_DROP
     )
-    without_trace: str = converting.without_trace_option("drop")
+    without_trace: str = option("drop", **converting.WITHOUT_TRACE)
     instruction: str = option(INSTRUCTION, "sentence appended to every problem")
     workers: int = option(1, "processes that grade", type=int, metavar="N")
     row_seconds: float = option(

@@ -32,9 +32,9 @@ class Candidate:
     question_type: str = ""
 
 
-def require_columns(found: Sequence[str], where: str) -> None:
-    """Raise DataError, with the columns that were found, where the problem or its answer is missing."""
-    missing = next((name for name in ("problem", "answer") if name not in found), None)
+def require_columns(found: Sequence[str], where: str, needed: Sequence[str] = ("problem", "answer")) -> None:
+    """Raise DataError, with the columns that were found, where one that is needed is missing."""
+    missing = next((name for name in needed if name not in found), None)
     if missing is None:
         return
     verl = " It is verl parquet already, which needs no conversion." if {"prompt", "reward_model"} <= {*found} else ""

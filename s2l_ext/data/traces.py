@@ -95,11 +95,6 @@ def is_answer_only(trace: str, answer: str | None = None) -> bool:
     return all(FILLER.fullmatch(word) for word in words)
 
 
-def states_answer(trace: str, answer: str) -> bool:
-    """Whether the mathematical reward would call the trace right."""
-    return grade(conclusion_of(trace), answer)
-
-
 def form_fault(trace: str, answer: str | None = None, marked: bool = True) -> str | None:
     """Why a normalised trace cannot be used, going by its form alone; None if it can.
 
