@@ -14,8 +14,7 @@ from typing import Any
 from s2l_ext.data import traces
 from s2l_ext.data.command import command_of
 from s2l_ext.data.converting import KEEP_OR_DROP, Output, Records, Row, option
-from s2l_ext.data.openr1 import OpenR1
-from s2l_ext.data.openr1_rows import LABELS, require_columns
+from s2l_ext.data.openr1 import LABELS, OpenR1, require_columns
 from s2l_ext.rewards.extraction import marked_answer
 
 THINKING, ATTEMPT, GRADE = "deepseek_thinking_trajectory", "deepseek_attempt", "deepseek_grade"

@@ -128,9 +128,9 @@ def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str
     return UNPARSABLE if not stated or read_gold(stated).kind == "unread" else WRONG
 
 
-def fault(trace: str, answer: str, marked: bool = True, seconds: float = GRADE_SECONDS) -> str | None:
+def fault(trace: str, answer: str, marked: bool = True) -> str | None:
     """The first reason against a normalised trace, of its form or its answer; None when it can be used."""
-    return form_fault(trace, answer, marked) or answer_fault(trace, answer, seconds)
+    return form_fault(trace, answer, marked) or answer_fault(trace, answer)
 
 
 def answer_start(trace: str, answer: str | None = None) -> int | None:

@@ -180,10 +180,9 @@ def compare(
     return Verdict(reply.get("correct") is True, str(reply.get("extracted", "")), timed_out)
 
 
-def read(gold: str, *, seconds: float | None = None, size: int | None = None) -> dict[str, Any]:
+def read(gold: str) -> dict[str, Any]:
     """What the judge reads of a gold: ``kind`` and ``read`` of :func:`math_equality.read`; empty when time ran out."""
-    limit = HARD_SECONDS if seconds is None else seconds
-    return POOL.ask({"gold": gold, "seconds": limit}, limit, size or POOL_SIZE)
+    return POOL.ask({"gold": gold, "seconds": HARD_SECONDS}, HARD_SECONDS, POOL_SIZE)
 
 
 def start(size: int | None = None) -> None:
