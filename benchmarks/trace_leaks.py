@@ -18,7 +18,7 @@ from pathlib import Path
 
 from s2l_ext.data import gsm8k
 from s2l_ext.methods.guidance.client import usable_text
-from s2l_ext.rewards.math import boxes
+from s2l_ext.rewards.extraction import boxes
 
 RESULT = re.compile(r"=\s*\\?\$?\s*(-?[\d,]+(?:\.\d+)?)(?![\d^*/+\\a-z])")
 

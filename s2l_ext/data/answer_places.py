@@ -134,13 +134,11 @@ def given_away(trace: str, answer: str) -> int | None:
     found = list(spellings(answer).finditer(trace))
     start = _computed_from(trace, answer)
     told = [match.start() for match in found if _follows(ANSWER_IS, trace, match.start())]
-    told += [match.start() for match in found if match.start() >= start and _is_result(trace, match)]
+    computed = [match for match in found if match.start() >= start and _follows(EQUALS, trace, match.start())]
+    told += [match.start() for match in computed if not CONTINUED.match(trace, match.end())]
     numbers = [match.start() for match in ANY_NUMBER.finditer(trace)] if value_of(canonical(answer)) is not None else []
     results = [match.end() for match in RESULT.finditer(trace)]
-    ends = [
-        _start_of_last_numbers(found, numbers),
-        _start_of_last_results(trace, [match.start() for match in found], results),
-    ]
+    ends = [_start_of_last_numbers(found, numbers), _start_of_last_results(trace, found, results)]
     return min([*told, *(end for end in ends if end is not None)], default=None)
 
 
@@ -148,10 +146,6 @@ def _computed_from(trace: str, answer: str) -> int:
     if is_distinct(answer):
         return 0
     return len(trace) // 2 if len(canonical(answer).lstrip("-")) > 1 else len(trace)
-
-
-def _is_result(trace: str, match: re.Match[str]) -> bool:
-    return _follows(EQUALS, trace, match.start()) and not CONTINUED.match(trace, match.end())
 
 
 def is_distinct(answer: str) -> bool:
@@ -179,9 +173,9 @@ def _start_of_last_numbers(found: list[re.Match[str]], numbers: list[int]) -> in
     return first
 
 
-def _start_of_last_results(trace: str, starts: list[int], results: list[int]) -> int | None:
+def _start_of_last_results(trace: str, found: list[re.Match[str]], results: list[int]) -> int | None:
     """The start of the answer after the last equals signs of a text that are all followed by it."""
-    first, places = None, set(starts)
+    first, places = None, {match.start() for match in found}
     for end in reversed(results):
         start = next((s for s in range(end, min(end + 12, len(trace))) if s in places), None)
         if start is None or not _follows(EQUALS, trace, start):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ext.data.parquet_files import open_parquet
+from s2l_ext.data.reading import open_parquet
 from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, shown, text_fault
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
+TRUTH = "reward_model.ground_truth"
 ANSWER_FIX = "Every row needs the answer that the reward function compares with."
 RESERVED_COLUMNS = frozenset(
     [
@@ -30,18 +31,13 @@ RESERVED_COLUMNS = frozenset(
 
 
 def check_parquet(
-    path: str | Path,
-    prompt_key: str = "prompt",
-    answer: Sequence[str] = ("reward_model", "ground_truth"),
-    max_rows: int | None = None,
-    one_answer: bool = False,
+    path: str | Path, prompt_key: str = "prompt", max_rows: int | None = None, one_answer: bool = False
 ) -> int:
     """Check that every row has a chat prompt and a ground truth. Memory is bounded by one batch of rows.
 
     Args:
         path: a parquet file in verl's layout.
         prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
-        answer: path to the ground truth: a column, then the keys inside it.
         max_rows: check the first rows only; None checks all.
         one_answer: the reward compares with one text: a list of several answers or a record is refused.
 
@@ -51,47 +47,44 @@ def check_parquet(
     Raises:
         DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.
     """
-    path, leaf = Path(path), ".".join(answer)
+    path = Path(path)
     truth_fault = _one_answer_fault if one_answer else answer_fault
-    fixes = {prompt_key: "A prompt is a list of {role, content} messages.", leaf: ANSWER_FIX}
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
     number, first, count = -1, dict[str, tuple[int, str]](), Counter[str]()
     with open_parquet(path, "`s2l data gsm8k` writes parquet from JSONL.") as file:
         if file.metadata.num_rows == 0:
             raise DataError(f"{path}: the file has no rows. Write at least one prompt with its ground truth.")
-        _require_columns(path, file.schema_arrow, prompt_key, answer)
+        _require_columns(path, file.schema_arrow, prompt_key)
         _refuse_reserved(path, file.schema_arrow.names)
-        for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key, answer), max_rows)):
-            for name, fault in ((prompt_key, _prompt_fault(prompt)), (leaf, truth_fault(truth))):
+        for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key), max_rows)):
+            for name, fault in ((prompt_key, _prompt_fault(prompt)), (TRUTH, truth_fault(truth))):
                 if fault is not None:
                     first.setdefault(name, (number, fault))
                     count[name] += 1
-    for name in [name for name in fixes if name in first]:
+    for name in [name for name in (prompt_key, TRUTH) if name in first]:
+        fix = ANSWER_FIX if name == TRUTH else "A prompt is a list of {role, content} messages."
         row, fault = first[name]
-        rows = f"{count[name]} of {number + 1} rows"
-        raise DataError(f"{path}: row {row}, column '{name}': {fault} ({rows}). {fixes[name]}")
+        raise DataError(f"{path}: row {row}, column '{name}': {fault} ({count[name]} of {number + 1} rows). {fix}")
     return number + 1
 
 
-def _read_pairs(file: pq.ParquetFile, prompt_key: str, answer: Sequence[str]) -> Iterator[tuple[Any, Any]]:
+def _read_pairs(file: pq.ParquetFile, prompt_key: str) -> Iterator[tuple[Any, Any]]:
     """Prompt and ground truth of every row."""
-    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, ".".join(answer)]):
-        truths = (_value_at(value, answer[1:]) for value in batch.column(answer[0]).to_pylist())
+    for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[prompt_key, TRUTH]):
+        models = batch.column("reward_model").to_pylist()
+        truths = (None if model is None else model["ground_truth"] for model in models)
         yield from zip(batch.column(prompt_key).to_pylist(), truths, strict=True)
 
 
-def _require_columns(path: Path, schema: pa.Schema, prompt_key: str, answer: Sequence[str]) -> None:
+def _require_columns(path: Path, schema: pa.Schema, prompt_key: str) -> None:
     _require(path, prompt_key, schema.names, "column", "data.prompt_key names the prompt column")
-    _require(path, answer[0], schema.names, "column", "verl reads the ground truth from it")
-    kind = schema.field(answer[0]).type
-    for depth, key in enumerate(answer[1:], start=1):
-        where = ".".join(answer[:depth])
-        if not pa.types.is_struct(kind):
-            raise DataError(f"{path}: column '{where}' holds {kind}, not a record with a '{key}' field.")
-        names = [kind.field(index).name for index in range(kind.num_fields)]
-        _require(path, key, names, f"column '{where}': field", "verl reads the ground truth from it")
-        kind = kind.field(key).type
+    _require(path, "reward_model", schema.names, "column", "verl reads the ground truth from it")
+    kind = schema.field("reward_model").type
+    if not pa.types.is_struct(kind):
+        raise DataError(f"{path}: column 'reward_model' holds {kind}, not a record with a 'ground_truth' field.")
+    names = [field.name for field in kind]
+    _require(path, "ground_truth", names, "column 'reward_model': field", "verl reads the ground truth from it")
 
 
 def _refuse_reserved(path: Path, columns: list[str]) -> None:
@@ -109,14 +102,6 @@ def _require(path: Path, name: str, found: list[str], what: str, why: str) -> No
     nearest = difflib.get_close_matches(name, found, n=1, cutoff=0.4)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     raise DataError(f"{path}: {what} '{name}' is missing ({why}). Found: {', '.join(found) or 'none'}.{hint}")
-
-
-def _value_at(value: Any, keys: Sequence[str]) -> Any:
-    for key in keys:
-        if value is None:
-            return None
-        value = value[key]
-    return value
 
 
 def _prompt_fault(value: Any) -> str | None:
@@ -146,5 +131,4 @@ def _one_answer_fault(value: Any) -> str | None:
 
 
 def _type_and_value(value: Any) -> str:
-    text = repr(value)
-    return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
+    return f"{type(value).__name__} {shown(value)}"

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from s2l_ext.data import reading, values
 from s2l_ext.data.hub import local_file
-from s2l_ext.data.parquet_files import UNREADABLE
+from s2l_ext.data.reading import UNREADABLE
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 256
@@ -77,21 +77,16 @@ def option(default: Any, help: str, **more: Any) -> Any:
     return field(default=default, metadata={"help": help, **more})
 
 
-def without_trace_option(default: str) -> Any:
-    """``--without-trace keep|drop``."""
-    what = "rows without a usable trace: keep them with an empty one, or leave them out"
-    return option(default, what, choices=KEEP_OR_DROP)
-
-
-def drop_repeats_option() -> Any:
-    """``--drop-repeats``."""
-    return option(False, "keep the first row of a repeated problem, and count the others")
-
-
-def val_share_option() -> Any:
-    """``--val-share X``."""
-    what = "share of the rows for val.parquet, chosen by a hash of the problem"
-    return option(0.0, what, type=float, metavar="X")
+WITHOUT_TRACE: dict[str, Any] = {
+    "help": "rows without a usable trace: keep them with an empty one, or leave them out",
+    "choices": KEEP_OR_DROP,
+}
+VAL_SHARE: dict[str, Any] = {
+    "help": "share of the rows for val.parquet, chosen by a hash of the problem",
+    "type": float,
+    "metavar": "X",
+}
+DROP_REPEATS = "keep the first row of a repeated problem, and count the others"
 
 
 @dataclass(frozen=True)
@@ -157,11 +152,12 @@ class Converter(ABC):
         given = [input] if isinstance(input, str | Path) else input
         files = [local_file(path, "--input") for path in given]
         with Output(output, self, files, overwrite) as out:
-            for split in [self.name, "val" if self._val_share else None]:
-                if split is not None:
-                    out.report(split)
+            for split in filter(None, [self.name, "val" if self._val_share else None]):
+                out.report(split)
             for row in self.rows(self._records(files, limit, progress), out):
                 out.add(row)
+            if not getattr(self, "drop_repeats", True):
+                out.refuse_repeats()
             return out.commit()
 
     def _records(self, files: Sequence[Path], limit: int | None, progress: bool) -> Records:
@@ -219,51 +215,6 @@ def _column(record: dict[str, Any], key: str, where: str) -> tuple[Any, str, str
     return record[key], where, f"column '{key}'", f", not text. Found: {', '.join(record)}."
 
 
-@dataclass
-class DuplicateCheck:
-    """Where problems and ids were first. Rows whose problem came before are dropped and counted, or refused.
-
-    Attributes:
-        drop: keep the first of each (``--drop-repeats``).
-    """
-
-    drop: bool = False
-    _first: dict[int, tuple[str, str]] = field(default_factory=dict)
-    _ids: dict[str, str] = field(default_factory=dict)
-    _message: str = ""
-    _count: int = 0
-    _other: int = 0
-
-    def repeat(self, index: int, where: str, answer: str, message: str = "") -> str | None:
-        """Why this row is left out; None for the first of its problem.
-
-        Args:
-            index: hash of the problem.
-            message: what to say of the first repeat; ``{first}`` is where the problem was first.
-        """
-        first, right = self._first.setdefault(index, (where, answer))
-        if first == where:
-            return None
-        self._count += 1
-        self._other += answer != right
-        self._message = self._message or message.replace("{first}", first)
-        return REPEATED if answer == right else REPEATED_OTHERWISE
-
-    def refuse_repeats(self) -> None:
-        """Raise DataError with the number of repeats, unless they are dropped."""
-        if self._count and not self.drop:
-            raise DataError(
-                f"{self._message} {self._count} rows are repeats, {self._other} of them with another answer. Remove "
-                "them, or keep the first of each with --drop-repeats."
-            )
-
-    def require_new_id(self, identity: str, where: str, what: str = "id") -> None:
-        """Raise DataError for an id that another row has."""
-        first = self._ids.setdefault(identity, where)
-        if first != where:
-            raise DataError(f"{where}: {what} '{identity}' is also at {first}. Ids must be unique.")
-
-
 # ---- writing ------------------------------------------------------------------------------------------------------
 
 
@@ -277,7 +228,11 @@ class Output:
         self._splits: dict[str, ConversionReport] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
-        self._stage: TemporaryDirectory[str] | None = None
+        self._first: dict[int, tuple[str, str]] = {}
+        self._ids: dict[str, str] = {}
+        self._repeats, self._other_repeats, self._message = 0, 0, ""
+        there = next(path for path in (self._folder, *self._folder.absolute().parents) if path.is_dir())
+        self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)  # on the disk of the folder
 
     def __enter__(self) -> Output:
         return self
@@ -285,8 +240,7 @@ class Output:
     def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
             writer.close()
-        if self._stage is not None:
-            self._stage.cleanup()
+        self._stage.cleanup()
 
     def add(self, row: Row) -> None:
         report = self.report(row.split)
@@ -295,9 +249,48 @@ class Output:
         if row.tier is not None:
             report.tiers[row.tier] += 1
         waiting = self._waiting.setdefault(row.split, [])
-        waiting.append(self._verl_row(row))
+        waiting.append(
+            {
+                "data_source": self._converter.data_source,
+                "prompt": row.prompt,
+                "ability": self._converter.ability,
+                "reward_model": {"style": "rule", "ground_truth": row.answer},
+                "extra_info": {"index": row.index, "id": row.id, "split": row.split, "trace": row.trace},
+                **({} if row.tier is None else {"tier": row.tier}),
+            }
+        )
         if len(waiting) >= BATCH_ROWS:
             self._flush(row.split)
+
+    def drops_repeat(self, split: str, index: int, where: str, answer: str, message: str = "") -> bool:
+        """Whether the row's problem came before; such a row is counted, and refused at the end unless repeats may be.
+
+        Args:
+            index: hash of the problem.
+            message: what to say of the first repeat; ``{first}`` is where the problem was first.
+        """
+        first, right = self._first.setdefault(index, (where, answer))
+        if first == where:
+            return False
+        self._repeats += 1
+        self._other_repeats += answer != right
+        self._message = self._message or message.replace("{first}", first)
+        self.drop_row(split, REPEATED if answer == right else REPEATED_OTHERWISE)
+        return True
+
+    def refuse_repeats(self) -> None:
+        """Raise DataError with the number of repeats, if there are any."""
+        if self._repeats:
+            raise DataError(
+                f"{self._message} {self._repeats} rows are repeats, {self._other_repeats} of them with another answer. "
+                "Remove them, or keep the first of each with --drop-repeats."
+            )
+
+    def require_new_id(self, identity: str, where: str, what: str = "id") -> None:
+        """Raise DataError for an id that another row has."""
+        first = self._ids.setdefault(identity, where)
+        if first != where:
+            raise DataError(f"{where}: {what} '{identity}' is also at {first}. Ids must be unique.")
 
     def drop_row(self, split: str, reason: str) -> None:
         self.report(split).dropped_rows[reason] += 1
@@ -323,8 +316,10 @@ class Output:
                 raise DataError(f"{report.path}: no rows to write ({dropped}).")
             self._writers[report.split].close()
         self._folder.mkdir(parents=True, exist_ok=True)
+        order = list(self._converter.tiers)
         for report in reports:
-            report.tiers = {tier: report.tiers[tier] for tier in sorted(report.tiers, key=self._rank)}
+            in_order = sorted(report.tiers, key=lambda tier: (order.index(tier) if tier in order else len(order), tier))
+            report.tiers = {tier: report.tiers[tier] for tier in in_order}
             report.dropped_rows = _most_first(report.dropped_rows)
             report.dropped_traces = _most_first(report.dropped_traces)
             os.replace(self._staged(report.split), report.path)
@@ -344,16 +339,6 @@ class Output:
                 "Give another --out, or --overwrite to replace it."
             )
 
-    def _verl_row(self, row: Row) -> dict[str, Any]:
-        return {
-            "data_source": self._converter.data_source,
-            "prompt": row.prompt,
-            "ability": self._converter.ability,
-            "reward_model": {"style": "rule", "ground_truth": row.answer},
-            "extra_info": {"index": row.index, "id": row.id, "split": row.split, "trace": row.trace},
-            **({} if row.tier is None else {"tier": row.tier}),
-        }
-
     def _flush(self, split: str) -> None:
         rows = self._waiting.pop(split, [])
         if not rows:
@@ -365,15 +350,7 @@ class Output:
         writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
 
     def _staged(self, split: str) -> Path:
-        """Where a file grows: on the disk of the folder, which may not be there yet."""
-        if self._stage is None:
-            there = next(path for path in (self._folder, *self._folder.absolute().parents) if path.is_dir())
-            self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)
         return Path(self._stage.name) / f"{split}.parquet"
-
-    def _rank(self, tier: Any) -> tuple[int, Any]:
-        order = list(self._converter.tiers)
-        return (order.index(tier) if tier in order else len(order), tier)
 
 
 def _schema(tier: object) -> pa.Schema:

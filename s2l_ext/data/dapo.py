@@ -12,7 +12,7 @@ from typing import Any
 
 from s2l_ext.data import converting, values
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, option
+from s2l_ext.data.converting import Converter, Output, Records, Row, option
 from s2l_ext.errors import DataError
 
 INSTRUCTION = "Please reason step by step, and put your final answer within \\boxed{}."
@@ -37,13 +37,11 @@ class Dapo(Converter):
     instruction: str = option(INSTRUCTION, "sentence appended to every problem, for boxed")
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, split = DuplicateCheck(drop=True), str(self.name)
+        split = str(self.name)
         for _, where, record in records:
             problem, answer = _read_problem(record, where), _read_answer(record, where)
             index = converting.index_of(problem)
-            repeated = seen.repeat(index, where, answer)
-            if repeated:
-                out.drop_row(split, repeated)
+            if out.drops_repeat(split, index, where, answer):
                 continue
             if self.prompt == "boxed":
                 prompt = converting.user_prompt(problem, self.instruction)

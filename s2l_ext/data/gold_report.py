@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from s2l_ext.data.parquet_files import open_parquet
+from s2l_ext.data.reading import open_parquet
 from s2l_ext.data.values import shown
 from s2l_ext.rewards.gold_reading import KINDS, UNSAFE, read_gold
 
@@ -23,10 +23,7 @@ EXAMPLES = 5
 THREADS = 4
 AT_ONCE = 64
 BAR_AFTER_S = 1.0
-WORDS = {"number": "number", "expression": "expression", "several": "several answers", "text": "text"} | {
-    "in_part": "read in part",
-    "unread": "not read",
-}
+WORDS = {kind: kind for kind in KINDS} | {"several": "several answers", "in_part": "read in part", "unread": "not read"}
 
 
 @dataclass(frozen=True)
@@ -92,7 +89,10 @@ def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress
     for where, gold in _read_golds(files):
         times[repr(gold)] += 1
         first.setdefault(repr(gold), (where, gold))
-    chosen = _choose(list(first), first, most)
+    others = [key for key, (_, gold) in first.items() if not PLAIN.fullmatch(str(gold))]
+    step = 1 if most is None else max(-(-len(others) // most), 1)
+    left_out = set(others) - set(others[::step])
+    chosen = [key for key in first if key not in left_out]
     counts, examples = dict.fromkeys(KINDS, 0), list[Example]()
     bar = tqdm(total=len(chosen), desc="golds", unit=" golds", delay=BAR_AFTER_S, disable=not progress, leave=False)
     with bar, ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-golds") as threads:
@@ -104,13 +104,6 @@ def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress
                     examples.append(Example(first[key][0], reading.gold, reading.kind, reading.read))
             bar.update(len(part))
     return GoldReport(counts, tuple(examples), len(first), len(chosen))
-
-
-def _choose(keys: list[str], first: dict[str, tuple[str, Any]], most: int | None) -> list[str]:
-    others = [key for key in keys if not PLAIN.fullmatch(str(first[key][1]))]
-    step = 1 if most is None else max(-(-len(others) // most), 1)
-    left_out = set(others) - set(others[::step])
-    return [key for key in keys if key not in left_out]
 
 
 def _read_golds(files: Sequence[Path]) -> Iterator[tuple[str, Any]]:

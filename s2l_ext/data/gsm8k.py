@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from s2l_ext.data import converting, traces
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, as_answer, as_text, option
+from s2l_ext.data.converting import Converter, Output, Records, Row, as_answer, as_text, option
 from s2l_ext.data.values import clean_text, refuse_list_as_text, shown
 from s2l_ext.errors import DataError
+from s2l_ext.rewards.math import grade
 
 INSTRUCTION = "Reason step by step, then give the final answer inside \\boxed{}."
 NOT_REACHED = "answer not in the reasoning"
@@ -24,22 +25,6 @@ SPLITS = ("train", "test", "validation", "val")
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 FINAL_ANSWER = re.compile(r"^####[ \t]*(.*?)\s*$", re.MULTILINE)
 THOUSANDS = re.compile(r"[-+]?\$?\d{1,3}(,\d{3})+(\.\d+)?")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One row of an input file; ``where`` is its file and line, ``solution`` is empty when there is none."""
-
-    where: str
-    id: str
-    split: str
-    problem: str
-    answer: str
-    solution: str
-
-    @property
-    def index(self) -> int:
-        return converting.index_of(self.problem)
 
 
 @dataclass(frozen=True)
@@ -51,52 +36,48 @@ class Gsm8k(Converter):
     data_source: str = option("gsm8k", "verl's data_source")
     name: str | None = option(None, "split and file name for all rows (default: from the rows)")
     instruction: str = option(INSTRUCTION, "sentence appended to every problem")
-    without_trace: str = converting.without_trace_option("keep")
-    drop_repeats: bool = converting.drop_repeats_option()
+    without_trace: str = option("keep", **converting.WITHOUT_TRACE)
+    drop_repeats: bool = option(False, converting.DROP_REPEATS)
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, shared = DuplicateCheck(self.drop_repeats), list[str]()
+        shared = list[str]()
         first: dict[int, tuple[str, str, str]] = {}
         for path, where, record in records:
-            problem = _read_problem(record, where, path, self.name)
-            place, split, name = first.setdefault(problem.index, (where, problem.split, problem.id))
-            if split != problem.split:
-                shared.append(f"{place} ({split}) and {where} ({problem.split})")
+            row = self._read_row(record, where, path)
+            place, split, name = first.setdefault(row.index, (where, row.split, row.id))
+            if split != row.split:
+                shared.append(f"{place} ({split}) and {where} ({row.split})")
                 continue
-            message = f"{where}: the problem of '{problem.id}' is also at {{first}} ('{name}')."
-            if repeated := seen.repeat(problem.index, where, problem.answer, message):
-                out.drop_row(problem.split, repeated)
+            message = f"{where}: the problem of '{row.id}' is also at {{first}} ('{name}')."
+            if out.drops_repeat(row.split, row.index, where, row.answer, message):
                 continue
-            seen.require_new_id(problem.id, where)
-            yield from self._make_row(problem, out)
+            out.require_new_id(row.id, where)
+            fault = trace_fault(row.trace, row.answer)
+            if fault:
+                out.drop_trace(row.split, fault)
+            if fault and self.without_trace == "drop":
+                out.drop_row(row.split, converting.NO_TRACE)
+            else:
+                yield replace(row, trace="" if fault else trace_of(row.trace))
         if shared:
             raise DataError(
                 f"{len(shared)} problems are in two splits, first: {shared[0]}. Held-out accuracy would mean nothing; "
                 "remove them from one file."
             )
-        seen.refuse_repeats()
 
-    def _make_row(self, problem: Problem, out: Output) -> Iterator[Row]:
-        fault = trace_fault(problem.solution, problem.answer)
-        if fault:
-            out.drop_trace(problem.split, fault)
-            if self.without_trace == "drop":
-                return out.drop_row(problem.split, converting.NO_TRACE)
-        prompt = converting.user_prompt(problem.problem, self.instruction)
-        trace = "" if fault else trace_of(problem.solution)
-        yield Row(problem.split, problem.id, problem.index, prompt, problem.answer, trace)
-
-
-def _read_problem(record: dict[str, Any], where: str, path: Path, name: str | None) -> Problem:
-    original = "problem" not in record and "question" in record
-    text = as_text(record, "question" if original else "problem", where)
-    solution = as_text(record, "answer", where) if original else _read_solution(record, where)
-    answer = _final_answer(solution, where) if original else as_answer(record, "answer", where)
-    refuse_list_as_text(text, where, f"column '{'question' if original else 'problem'}'")
-    split = name or _find_split(str(record.get("source") or ""), path, where)
-    given = record.get("id") not in (None, "")
-    identity = as_text(record, "id", where) if given else f"{split}-{converting.digest(text)[:16]}"
-    return Problem(where, identity, split, text, _without_thousands(answer), solution)
+    def _read_row(self, record: dict[str, Any], where: str, path: Path) -> Row:
+        """The row, with its whole solution as trace."""
+        original = "problem" not in record and "question" in record
+        name = "question" if original else "problem"
+        text = as_text(record, name, where)
+        solution = as_text(record, "answer", where) if original else _read_solution(record, where)
+        answer = _final_answer(solution, where) if original else as_answer(record, "answer", where)
+        refuse_list_as_text(text, where, f"column '{name}'")
+        split = self.name or _find_split(str(record.get("source") or ""), path, where)
+        given = record.get("id") not in (None, "")
+        identity = as_text(record, "id", where) if given else f"{split}-{converting.digest(text)[:16]}"
+        prompt = converting.user_prompt(text, self.instruction)
+        return Row(split, identity, converting.index_of(text), prompt, _without_thousands(answer), solution)
 
 
 def _read_solution(record: dict[str, Any], where: str) -> str:
@@ -136,7 +117,7 @@ def trace_fault(solution: str, answer: str) -> str | None:
     trace = trace_of(solution)
     if not trace:
         return traces.ANSWER_ONLY
-    comes_up = traces.answer_start(trace, answer) is not None or traces.states_answer(trace, answer)
+    comes_up = traces.answer_start(trace, answer) is not None or grade(traces.conclusion_of(trace), answer)
     return None if comes_up else NOT_REACHED
 
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from s2l_ext.config.nearest import did_you_mean
@@ -17,6 +15,7 @@ from s2l_ext.utils.files import cache_root, replacing
 
 HUB = "hf://"
 ADDRESS = re.compile(r"(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))?(?:@(?P<split>[\w.-]+))?")
+REACH = "Set HF_ENDPOINT to a mirror or HTTPS_PROXY; HF_HUB_OFFLINE=1 spares the retries. "
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
 
 
@@ -43,8 +42,12 @@ def local_file(data: str | Path, option: str, prefer: str | None = None) -> Path
     found = ADDRESS.fullmatch(str(data).removeprefix(HUB))
     if found is None:
         raise ConfigError(f"{option} {data}: expected hf://owner/name, hf://owner/name:config or ...@split.")
-    with _explained(option, str(data), found["name"]):
+    try:
         return _fetch(f"{option} {data}", found["name"], found["config"], found["split"] or "", prefer or "")
+    except (ConfigError, DataError):
+        raise
+    except Exception as error:  # whatever ``datasets`` raises
+        raise DataError(f"{option} {data}: {_explained(error, option, found['name'])}") from error
 
 
 def _fetch(where: str, name: str, config: str | None, split: str, prefer: str) -> Path:
@@ -73,34 +76,21 @@ def _require_known(where: str, what: str, value: str, known: list[str], address:
         raise DataError(f"{where}: {problem} Choose one: {', '.join(address.format(each) for each in known)}.")
 
 
-@contextmanager
-def _explained(option: str, address: str, name: str) -> Iterator[None]:
-    """What ``datasets`` raises, as one sentence that says what to do."""
+def _explained(error: Exception, option: str, name: str) -> str:
+    """What is wrong, and what to do about it."""
     from datasets.exceptions import DatasetNotFoundError
 
-    try:
-        yield
-    except (ConfigError, DataError):
-        raise
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        page = f"https://huggingface.co/datasets/{name}"
-        if isinstance(error, DatasetNotFoundError) and "gated" in reason:
-            fix = f"Accept its terms at {page}, and set HF_TOKEN to a token of that account."
-        elif isinstance(error, DatasetNotFoundError):
-            fix = f"Look at {page} for the spelling. A private set needs HF_TOKEN."
-        else:
-            fix = (_reach() if isinstance(error, ConnectionError) else "") + (
-                f"Without the hub: `hf download {name} --repo-type dataset --local-dir {name}` elsewhere, then give "
-                f"{option} the files, or put the folder at {Path.cwd() / name}."
-            )
-        raise DataError(
-            f"{option} {address}: the hub gave no rows of {name} ({type(error).__name__}: {reason}). {fix}"
-        ) from error
-
-
-def _reach() -> str:
-    offline = next((key for key in OFFLINE if os.environ.get(key)), None)
-    if offline:
-        return f"{offline} is set, and the set is not in the cache ($HF_HOME): unset it where there is a network. "
-    return "Set HF_ENDPOINT to a mirror or HTTPS_PROXY; HF_HUB_OFFLINE=1 spares the retries. "
+    reason = " ".join(str(error).split())[:300]
+    page = f"https://huggingface.co/datasets/{name}"
+    if isinstance(error, DatasetNotFoundError) and "gated" in reason:
+        fix = f"Accept its terms at {page}, and set HF_TOKEN to a token of that account."
+    elif isinstance(error, DatasetNotFoundError):
+        fix = f"Look at {page} for the spelling. A private set needs HF_TOKEN."
+    else:
+        offline = next((key for key in OFFLINE if os.environ.get(key)), None)
+        reach = f"{offline} is set, and the set is not in the cache ($HF_HOME): unset it where there is a network. "
+        fix = ((reach if offline else REACH) if isinstance(error, ConnectionError) else "") + (
+            f"Without the hub: `hf download {name} --repo-type dataset --local-dir {name}` elsewhere, then give "
+            f"{option} the files, or put the folder at {Path.cwd() / name}."
+        )
+    return f"the hub gave no rows of {name} ({type(error).__name__}: {reason}). {fix}"

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from s2l_ext.data.parquet_files import open_parquet
-from s2l_ext.data.reading import parquet_columns, read_rows
+from s2l_ext.data.reading import open_parquet, parquet_columns, read_rows
 from s2l_ext.errors import DataError
 from s2l_ext.store.reader import RolloutStore
 
@@ -128,13 +127,10 @@ def tiers_of(table: PromptTable, column: str, order: Sequence[Any] | None) -> ND
     Raises:
         DataError: no such column, tiers that ``order`` does not list, or values that are no numbers without ``order``.
     """
-    key = "s2l.curriculum.tier_column"
-    return _rank_tiers(values_at(table, column, key), order, f"{key}={column}")
-
-
-def _rank_tiers(values: Sequence[Any], order: Sequence[Any] | None, key: str) -> NDArray[np.int64]:
+    setting = "s2l.curriculum.tier_column"
+    values, key = values_at(table, column, setting), f"{setting}={column}"
     if order is None:
-        odd = [value for value in values if not _is_number(value)]
+        odd = [each for each in values if not _is_number(each)]
         if odd:
             raise DataError(
                 f"{key}: {len(odd)} of {len(values)} prompts have a tier that is no number ({_list_distinct(odd)}). "
@@ -177,7 +173,7 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
     rates: dict[str, float] = {}
     for number, (name, rate) in enumerate(read_columns(path, ("prompt_id", "pass_rate"), key), start=1):
         name = str(name)
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0.0 <= rate <= 1.0:
+        if not _is_number(rate) or not 0.0 <= rate <= 1.0:
             raise DataError(f"{key}={path}: row {number}: pass_rate={rate!r} must be a number in [0, 1].")
         if name in rates:
             raise DataError(f"{key}={path}: row {number}: prompt_id {name!r} is there twice. Keep one row per prompt.")

@@ -10,14 +10,17 @@ import zlib
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from s2l_ext.data import values
-from s2l_ext.data.parquet_files import open_parquet
 from s2l_ext.errors import DataError
 from s2l_ext.utils import json_text
 
@@ -49,6 +52,9 @@ TAR_MARK, TAR_AT = b"ustar", 257
 BEGINNING_BYTES = TAR_AT + len(TAR_MARK)
 FIXES = dict(BEGINNINGS.values()) | {TAR: f"is a tar archive, {UNPACK} tar -xf"}
 SHOWN_FILES, SHOWN_CHARS = 3, 40
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises for damaged or unknown content; ``ArrowInvalid`` is one of a dozen."""
+MOST_ROWS = 2**31 - 1
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
@@ -108,7 +114,15 @@ def read_rows(
         DataError: no such file, a folder, a kind that is not read, no rows, or a line that is no JSON object.
     """
     require_file(path)
-    return read_parquet(path, columns, limit, progress) if is_parquet(path) else read_jsonl(path, limit, progress)
+    if is_parquet(path):
+        yield from read_parquet(path, columns, limit, progress)
+        return
+    lines = tqdm(islice(_read_lines(path), limit), desc=path.name, unit=" rows", disable=not progress)
+    number = 0
+    for number, line in lines:
+        yield f"{path}:{number}", _parse_line(line, path, number)
+    if not number:
+        raise DataError(f"{path}: the file has no rows. Expected JSON lines: one JSON object a line.")
 
 
 def is_parquet(path: Path) -> bool:
@@ -119,42 +133,20 @@ def is_parquet(path: Path) -> bool:
     return kind == PARQUET or (kind == "text" and path.suffix == ".parquet" and not is_json)
 
 
-def read_jsonl(path: Path, limit: int | None = None, progress: bool = False) -> Rows:
-    """``file:line`` and object of every non-blank line of a plain or gzipped file.
-
-    Raises:
-        DataError: the file is missing, no UTF-8, has no rows, or has a line that is no JSON object.
-    """
-    require_file(path)
-    lines = tqdm(_read_lines(path), desc=path.name, unit=" rows", disable=not progress)
-    count = 0
-    for number, line in lines:
-        if limit is not None and count >= limit:
-            break
-        count += 1
-        yield f"{path}:{number}", _parse_line(line, path, number)
-    if count == 0:
-        raise DataError(f"{path}: the file has no rows. Expected JSON lines: one JSON object a line.")
-
-
 def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
     opener: Any = gzip.open if kind_of(path) == GZIP else open
     try:
         with opener(path, "rt", encoding="utf-8-sig") as file:
-            pieces = iter(lambda: file.readline(LONGEST_LINE + 1), "")
-            yield from ((number, line) for number, line in enumerate(pieces, start=1) if _not_blank(line, path, number))
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE + 1), ""), start=1):
+                if len(line) > LONGEST_LINE:  # a compressed file of a megabyte can hold a line of a gigabyte
+                    raise DataError(
+                        f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters. JSON lines have one row a "
+                        "line; a file that is one JSON list is none."
+                    )
+                if line.strip():
+                    yield number, line
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as UTF-8 JSONL ({error}).") from error
-
-
-def _not_blank(line: str, path: Path, number: int) -> bool:
-    """A compressed file of a megabyte can hold a line of a gigabyte."""
-    if len(line) > LONGEST_LINE:
-        raise DataError(
-            f"{path}:{number}: a line of more than {LONGEST_LINE:,} characters. JSON lines have one row a line; a file "
-            "that is one JSON list is none."
-        )
-    return bool(line.strip())
 
 
 def _parse_line(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -172,8 +164,10 @@ def _parse_line(line: str, path: Path, number: int) -> dict[str, Any]:
         raise DataError(
             f"{where}: not JSON ({error.msg} at column {error.colno}): {found}. Write one JSON object a line."
         ) from error
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON that can be read ({_describe_number(error)}).") from error
+    except ValueError as error:  # Python tells a programmer how to raise its limit of digits
+        number_too_long = "a number of thousands of digits; write it as text"
+        said = number_too_long if "integer string" in str(error) else str(error)
+        raise DataError(f"{where}: not JSON that can be read ({said}).") from error
     if not isinstance(record, dict):
         if isinstance(record, list) and record and isinstance(record[0], dict):
             _refuse_one_document("[", path, number)
@@ -183,11 +177,6 @@ def _parse_line(line: str, path: Path, number: int) -> dict[str, Any]:
     if NUL.search(line):
         raise DataError(f"{where}: has a NUL character. No text has one, and readers stop at it; remove it.")
     return record
-
-
-def _describe_number(error: ValueError) -> str:
-    """Python tells a programmer how to raise its limit of digits."""
-    return "a number of thousands of digits; write it as text" if "integer string" in str(error) else str(error)
 
 
 def _refuse_one_document(line: str, path: Path, number: int) -> None:
@@ -218,6 +207,51 @@ def _refuse_half_characters(line: str, where: str) -> None:
 # ---- parquet ------------------------------------------------------------------------------------------------------
 
 
+def reason(error: Exception) -> str:
+    """The error's words on one line; pyarrow's can be pages."""
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def open_parquet(path: Path, fix: str = "") -> Iterator[pq.ParquetFile]:
+    """The file, to read from.
+
+    Args:
+        fix: what to do about a file that cannot be read, a sentence.
+
+    Raises:
+        DataError: it is damaged, or declares what no memory holds; also for an error of the reading inside.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            _refuse_oversized(file, path)
+            yield file
+    except UNREADABLE as error:
+        raise DataError(f"{path}: not a readable parquet file ({reason(error)}).{fix and ' '}{fix}") from error
+
+
+def _refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
+    """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not read:
+    pyarrow ends the process over a column without any.)
+
+    Raises:
+        DataError: a row group declares more rows than arrow counts, or more bytes than are free.
+    """
+    free = psutil.virtual_memory().available
+    for number in range(file.num_row_groups):
+        group = file.metadata.row_group(number)
+        if not 0 <= group.num_rows <= MOST_ROWS:
+            raise DataError(
+                f"{path}: row group {number} declares {group.num_rows:,} rows, at most {MOST_ROWS:,} can be read. The "
+                "file is damaged, or must be written with smaller row groups."
+            )
+        if not 0 <= group.total_byte_size <= free:
+            raise DataError(
+                f"{path}: row group {number} declares {group.total_byte_size / 1e9:.1f} GB, {free / 1e9:.1f} GB of "
+                "memory are free. Write it with smaller row groups, or on a larger machine."
+            )
+
+
 def parquet_columns(path: Path) -> list[str]:
     """Names of the columns. Raises DataError for a file that is no parquet."""
     with open_parquet(path) as file:
@@ -232,19 +266,15 @@ def read_parquet(
     with open_parquet(path) as file:
         if file.metadata.num_rows == 0:
             raise DataError(f"{path}: the file has no rows.")
-        _refuse_column_twice(file.schema_arrow.names, path)
+        twice = next((name for name, times in Counter(file.schema_arrow.names).items() if times > 1), None)
+        if twice is not None:
+            raise DataError(f"{path}: has the column '{twice}' twice. Only one could be read; remove the other.")
         rows = file.metadata.num_rows if limit is None else min(limit, file.metadata.num_rows)
         found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
         batches = file.iter_batches(batch_size=BATCH_ROWS, columns=found)
         records = (record for batch in batches for record in python_rows(batch))
         bar = tqdm(zip(range(rows), records, strict=False), desc=path.name, total=rows, disable=not progress)
         yield from ((f"{path}:{number}", record) for number, record in bar)
-
-
-def _refuse_column_twice(names: Sequence[str], path: Path) -> None:
-    twice = [name for name, times in Counter(names).items() if times > 1]
-    if twice:
-        raise DataError(f"{path}: has the column '{twice[0]}' twice. Only one could be read; remove the other.")
 
 
 def python_rows(batch: pa.RecordBatch) -> list[dict[str, Any]]:

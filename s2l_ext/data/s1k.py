@@ -14,9 +14,7 @@ from typing import Any
 from s2l_ext.data import traces
 from s2l_ext.data.command import command_of
 from s2l_ext.data.converting import KEEP_OR_DROP, Output, Records, Row, option
-from s2l_ext.data.openr1 import OpenR1
-from s2l_ext.data.openr1_rows import LABELS
-from s2l_ext.errors import DataError
+from s2l_ext.data.openr1 import LABELS, OpenR1, require_columns
 from s2l_ext.rewards.extraction import marked_answer
 
 THINKING, ATTEMPT, GRADE = "deepseek_thinking_trajectory", "deepseek_attempt", "deepseek_grade"
@@ -43,9 +41,7 @@ class S1K(OpenR1):
 def _as_open_r1(record: dict[str, Any], where: str) -> dict[str, Any]:
     """What is wrong with a text is counted there, not refused."""
     needed = ("question", "solution", THINKING, ATTEMPT)
-    missing = next((name for name in needed if name not in record), None)
-    if missing:
-        raise DataError(f"{where}: column '{missing}' is missing. Found: {', '.join(record) or 'none'}.")
+    require_columns(list(record), where, needed)
     question, solution, thinking, attempt = (str(record[name] or "").strip() for name in needed)
     graded = {LABELS: [str(record[GRADE]).strip().lower() == "yes"]} if GRADE in record else {}
     return {

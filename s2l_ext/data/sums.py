@@ -7,9 +7,8 @@ its text, so splits are disjoint whatever the seeds and sizes. Numbers are worke
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from s2l_ext.data.converting import digest, index_of, user_prompt
 from s2l_ext.errors import DataError
@@ -22,33 +21,19 @@ VAL_BUCKETS = 5
 NAMES = ("Anna", "Ben", "Mia", "Tom")
 
 
-@dataclass(frozen=True)
-class Kind:
-    """One form of problem.
-
-    Attributes:
-        text: the question; ``{0}``, ``{1}``, ... are its numbers, ``{name}`` a name.
-        operators: of ``+-*``, one between each two numbers.
-    """
-
-    text: str
-    operators: str
-
-
 DIGIT = (2, 9)
 """Smallest and largest value of a number."""
-KINDS: dict[str, Kind] = {
-    "sum": Kind("What is {0} + {1}?", "+"),
-    "product": Kind("What is {0} * {1}?", "*"),
-    "short sum": Kind("What is {0} + {1}? Answer with a number.", "+"),
-    "short product": Kind("What is {0} * {1}? Answer with a number.", "*"),
-    "bought": Kind("{name} has {0} apples. {name} buys {1} more apples. How many apples does {name} have now?", "+"),
+KINDS = {
+    "sum": ("What is {0} + {1}?", "+"),
+    "product": ("What is {0} * {1}?", "*"),
+    "short sum": ("What is {0} + {1}? Answer with a number.", "+"),
+    "short product": ("What is {0} * {1}? Answer with a number.", "*"),
+    "bought": ("{name} has {0} apples. {name} buys {1} more apples. How many apples does {name} have now?", "+"),
 }
-"""By tier."""
+"""By tier: the question (``{0}``, ``{1}``, ... are its numbers), and of ``+-*`` one between each two numbers."""
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """A question with its tier, its steps written out, and its answer."""
 
     question: str
@@ -68,10 +53,10 @@ def worked(numbers: list[int], operators: str) -> tuple[str, int]:
 
 
 def draw(rng: random.Random, tier: str) -> Problem:
-    kind = KINDS[tier]
-    numbers = [rng.randint(*DIGIT) for _ in range(len(kind.operators) + 1)]
-    question = kind.text.format(*numbers, name=rng.choice(NAMES))
-    return Problem(question, tier, *worked(numbers, kind.operators))
+    text, operators = KINDS[tier]
+    numbers = [rng.randint(*DIGIT) for _ in range(len(operators) + 1)]
+    question = text.format(*numbers, name=rng.choice(NAMES))
+    return Problem(question, tier, *worked(numbers, operators))
 
 
 def split_of(question: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -22,8 +22,7 @@ MAX_TOKENS_SHOWN = 3
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
-@dataclass(frozen=True)
-class TokenizerSnapshot:
+class TokenizerSnapshot(NamedTuple):
     """What has to agree: token -> id, the special ids, and the chat template (None when there is none)."""
 
     vocabulary: dict[str, int]
@@ -40,10 +39,8 @@ class Trust:
 
     def needed(self, key: str, path: str) -> str:
         """What is wrong with a model whose code may not run."""
-        return (
-            f"{key}={path} brings Python code of its own, which runs only where it is allowed. Read the code, then set "
-            f"{self.setting}."
-        )
+        code = "brings Python code of its own, which runs only where it is allowed. Read the code, then set"
+        return f"{key}={path} {code} {self.setting}."
 
 
 NO_TRUST = Trust()
@@ -186,37 +183,27 @@ def token_digest(tokens: TokenizerSnapshot) -> str:
 
 def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> list[str]:
     """Lines that say which token ids differ; empty when none does."""
-    return [
-        *_compare_vocabularies(a.vocabulary, b.vocabulary),
-        *_compare_special_ids(a.special_ids, b.special_ids),
-    ]
-
-
-def _compare_vocabularies(a: dict[str, int], b: dict[str, int]) -> list[str]:
-    if a == b:
-        return []
-    differing = [token for token in a.keys() | b.keys() if a.get(token) != b.get(token)]
-    differing.sort(key=lambda token: (min(a.get(token, len(a)), b.get(token, len(b))), token))
-    shown = [
-        f"{token!r}: {_describe_id(a, token)} / {_describe_id(b, token)}" for token in differing[:MAX_TOKENS_SHOWN]
-    ]
-    return [f"vocabulary: {len(a)} / {len(b)} tokens, {len(differing)} differ, first: {'; '.join(shown)}"]
-
-
-def _describe_id(vocabulary: dict[str, int], token: str) -> str:
-    return f"id {vocabulary[token]}" if token in vocabulary else "absent"
-
-
-def _compare_special_ids(a: dict[str, int | None], b: dict[str, int | None]) -> list[str]:
-    different = [f"{name} {a[name]} / {b[name]}" for name in a if a[name] != b[name]]
-    return [f"special ids: {', '.join(different)}"] if different else []
+    lines, ours, theirs = [], a.vocabulary, b.vocabulary
+    if ours != theirs:
+        differing = [token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)]
+        differing.sort(key=lambda token: (min(ours.get(token, len(ours)), theirs.get(token, len(theirs))), token))
+        shown = [
+            f"{token!r}: {' / '.join(f'id {each[token]}' if token in each else 'absent' for each in (ours, theirs))}"
+            for token in differing[:MAX_TOKENS_SHOWN]
+        ]
+        count = f"{len(ours)} / {len(theirs)} tokens, {len(differing)} differ"
+        lines.append(f"vocabulary: {count}, first: {'; '.join(shown)}")
+    special = [(name, each, b.special_ids[name]) for name, each in a.special_ids.items()]
+    if different := [f"{name} {one} / {other}" for name, one, other in special if one != other]:
+        lines.append(f"special ids: {', '.join(different)}")
+    return lines
 
 
 def _compare_templates(a: str | None, b: str | None) -> list[str]:
     if a == b:
         return []
     if a is None or b is None:
-        return [f"chat template: {'absent' if a is None else 'present'} / {'absent' if b is None else 'present'}"]
+        return [f"chat template: {' / '.join('absent' if each is None else 'present' for each in (a, b))}"]
     lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "first", "second", lineterm="", n=0))
     if not lines:
         return ["chat template: differs in line endings or a trailing newline only"]

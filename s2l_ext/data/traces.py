@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 
 from s2l_ext.data.answer_places import canonical, first_place, given_away, known_answer
 from s2l_ext.rewards.code_blocks import READS
+from s2l_ext.rewards.extraction import BETWEEN_BOXES, HASHES, TAGS, boxes, last_group, marked_answer
 from s2l_ext.rewards.gold_reading import read_gold
-from s2l_ext.rewards.math import BETWEEN_BOXES, HASHES, TAGS, TAIL_CHARS, boxes, grade, marked_answer
+from s2l_ext.rewards.math import TAIL_CHARS, grade
 
 OPEN, CLOSE = "<think>", "</think>"
 TAIL_TOKENS = 16
@@ -38,19 +38,8 @@ CHAT_TOKENS = re.compile(
 )
 WORD = re.compile(r"\w+")
 FILLER = re.compile(r"answer|be|boxed|correct|equals|final|hence|is|it|must|result|so|solution|text|the|thus")
-
-
 BLOCK = re.compile(r"^[ \t]*(`{3,}|~{3,})[^`\n]*\n([\s\S]*?)^[ \t]*\1[ \t]*$", re.MULTILINE)
 PROGRAM = re.compile(r"^[ \t]*(?:(?:async[ \t]+)?def|class|int|void)[ \t]+(\w+)", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class _Mark:
-    """A marked answer: characters [start, end) of the trace, and what is inside the mark."""
-
-    start: int
-    end: int
-    content: str
 
 
 def normalise(text: str) -> str:
@@ -106,11 +95,6 @@ def is_answer_only(trace: str, answer: str | None = None) -> bool:
     return all(FILLER.fullmatch(word) for word in words)
 
 
-def states_answer(trace: str, answer: str) -> bool:
-    """Whether the mathematical reward would call the trace right."""
-    return grade(conclusion_of(trace), answer)
-
-
 def form_fault(trace: str, answer: str | None = None, marked: bool = True) -> str | None:
     """Why a normalised trace cannot be used, going by its form alone; None if it can.
 
@@ -144,9 +128,9 @@ def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str
     return UNPARSABLE if not stated or read_gold(stated).kind == "unread" else WRONG
 
 
-def fault(trace: str, answer: str, marked: bool = True, seconds: float = GRADE_SECONDS) -> str | None:
+def fault(trace: str, answer: str, marked: bool = True) -> str | None:
     """The first reason against a normalised trace, of its form or its answer; None when it can be used."""
-    return form_fault(trace, answer, marked) or answer_fault(trace, answer, seconds)
+    return form_fault(trace, answer, marked) or answer_fault(trace, answer)
 
 
 def answer_start(trace: str, answer: str | None = None) -> int | None:
@@ -176,33 +160,22 @@ def _final_start(trace: str, answer: str | None) -> int | None:
     """Where the final answer begins, or the same one is marked earlier."""
     kinds = _marked(trace)
     if not kinds:
-        return _after_thinking(trace) if CLOSE in trace else first_place(trace, answer or "")
-    final = _last_group(kinds[0], trace)
-    same = {canonical(mark.content) for mark in final} | ({canonical(answer)} if answer else set())
-    start = final[0].start
-    return min(m.start for marks in kinds for m in marks if canonical(m.content) in same or m.start <= start < m.end)
+        after = trace.rfind(CLOSE) + len(CLOSE)
+        if CLOSE in trace:
+            return after if trace[after:].strip() else None
+        return first_place(trace, answer or "")
+    final = last_group(kinds[0], trace, BETWEEN_BOXES)
+    same = {canonical(content) for _, content, _ in final} | ({canonical(answer)} if answer else set())
+    start = final[0][0]
+    marks = [mark for marks in kinds for mark in marks]
+    return min(first for first, content, end in marks if canonical(content) in same or first <= start < end)
 
 
-def _marked(trace: str) -> list[list[_Mark]]:
-    """Marks by kind, the kind that counts first."""
-    kinds = [_boxes(trace), *(_matches(pattern, trace) for pattern in (HASHES, TAGS))]
+def _marked(trace: str) -> list[list[tuple[int, str, int]]]:
+    """Marked answers by kind of mark, the kind that counts first: start of the mark, what is inside, and its end."""
+    kinds = [[(start, trace[inside : end - 1].strip(), end) for start, inside, end in boxes(trace)]]
+    kinds += [[(m.start(), m[1].strip(), m.end()) for m in form.finditer(trace)] for form in (HASHES, TAGS)]
     return [marks for marks in kinds if marks]
-
-
-def _boxes(text: str) -> list[_Mark]:
-    return [_Mark(start, end, text[inside : end - 1].strip()) for start, inside, end in boxes(text)]
-
-
-def _matches(pattern: re.Pattern[str], text: str) -> list[_Mark]:
-    return [_Mark(match.start(), match.end(), match[1].strip()) for match in pattern.finditer(text)]
-
-
-def _last_group(marks: list[_Mark], text: str) -> list[_Mark]:
-    """The last mark, and those right before it with no more than "and" or a comma between them."""
-    first = len(marks) - 1
-    while first > 0 and BETWEEN_BOXES.fullmatch(text, marks[first - 1].end, marks[first].start):
-        first -= 1
-    return marks[first:]
 
 
 def _program(trace: str) -> int | None:
@@ -217,8 +190,3 @@ def _program(trace: str) -> int | None:
 def _purpose(code: str) -> set[str]:
     """Functions and classes that a program defines, and whether it reads standard input."""
     return set(PROGRAM.findall(code)) | ({"<stdin>"} if READS.search(code) else set())
-
-
-def _after_thinking(trace: str) -> int | None:
-    start = trace.rindex(CLOSE) + len(CLOSE)
-    return start if trace[start:].strip() else None

@@ -9,10 +9,10 @@ from typing import Any
 
 from s2l_ext.data import converting, traces, values
 from s2l_ext.data.command import command_of
-from s2l_ext.data.converting import Converter, DuplicateCheck, Output, Records, Row, option
+from s2l_ext.data.converting import Converter, Output, Records, Row, option
 from s2l_ext.data.values import shown
 from s2l_ext.errors import DataError
-from s2l_ext.rewards.math import marked_answer
+from s2l_ext.rewards.extraction import marked_answer
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -33,29 +33,28 @@ class UserJsonl(Converter):
     tier_field: str | None = option(None, "tier, text or number (default: none)")
     id_field: str | None = option(None, "id (default: a hash of the prompt)")
     trace_check: str = option("math", "how traces are checked", choices=("math", "exact", "form"))
-    without_trace: str = converting.without_trace_option("keep")
-    drop_repeats: bool = converting.drop_repeats_option()
+    without_trace: str = option("keep", **converting.WITHOUT_TRACE)
+    drop_repeats: bool = option(False, converting.DROP_REPEATS)
     instruction: str = option("", "sentence appended to every prompt (default: none)")
-    val_share: float = converting.val_share_option()
+    val_share: float = option(0.0, **converting.VAL_SHARE)
 
     @property
     def mathematical(self) -> bool:
         return self.trace_check == "math"
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        seen, tiers = DuplicateCheck(self.drop_repeats), _Tiers(self.tier_field)
+        tiers = _Tiers(self.tier_field)
         for _, where, record in records:
             prompt = _read_prompt(record, self.prompt_field, where)
             text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
             answer, index, split = self._read_answer(record, where), converting.index_of(text), self.split_of(text)
             message = f"{where}: field '{self.prompt_field}' is the prompt of {{first}} again."
-            if repeated := seen.repeat(index, where, answer, message):
-                out.drop_row(split, repeated)
+            if out.drops_repeat(split, index, where, answer, message):
                 continue
             identity = converting.digest(text)[:16]
             if self.id_field:
                 identity = values.exact_text(*_read_field(record, self.id_field, "--id-field", where))
-            seen.require_new_id(identity, where, f"field '{self.id_field}': id")
+            out.require_new_id(identity, where, f"field '{self.id_field}': id")
             tier = tiers.read(record, where)
             trace, fault = self._read_trace(record, where, answer)
             if fault:
@@ -66,7 +65,6 @@ class UserJsonl(Converter):
             if self.instruction:
                 prompt[-1]["content"] += f"\n{self.instruction}"
             yield Row(split, identity, index, prompt, answer, trace, tier)
-        seen.refuse_repeats()
 
     def _read_answer(self, record: dict[str, Any], where: str) -> str:
         """Answers that are no mathematics keep their spelling."""
@@ -131,31 +129,26 @@ def _read_prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str
     return [{"role": message["role"], "content": message["content"]} for message in value]
 
 
-@dataclass
 class _Tiers:
-    """The type of the first tier, which all others must have, and where it was."""
+    """Reads tiers of one type, that of the first."""
 
-    name: str | None
-    kind: type | None = None
-    first: str = ""
+    def __init__(self, name: str | None) -> None:
+        self.name, self.first = name, ""
+        self.kind: type = type(None)
 
     def read(self, record: dict[str, Any], where: str) -> str | int | float | None:
         if self.name is None:
             return None
         value: str | int | float = _read_field(record, self.name, "--tier-field", where)[0]
+        found = f"{where}: field '{self.name}' is {shown(value)}"
         if not _is_tier(value):
-            raise DataError(
-                f"{where}: field '{self.name}' is {shown(value)}. A tier is text or a number of at most 63 bits."
-            )
-        if self.kind is None:
+            raise DataError(f"{found}. A tier is text or a number of at most 63 bits.")
+        if not self.first:
             self.kind, self.first = type(value), where
         if self.kind is float and isinstance(value, int):
             return float(value)
         if type(value) is not self.kind:
-            raise DataError(
-                f"{where}: field '{self.name}' is {shown(value)}, but {self.kind.__name__} at {self.first}. Use one "
-                "type in all rows."
-            )
+            raise DataError(f"{found}, but {self.kind.__name__} at {self.first}. Use one type in all rows.")
         return value
 
 

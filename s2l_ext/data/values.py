@@ -42,22 +42,16 @@ def text_fault(text: str, latex_only: bool = False) -> str | None:
     Args:
         latex_only: look for LaTeX whose backslashes were lost, not for other control characters.
     """
-    found = UNESCAPED.search(text)
-    if found:
-        letter = LETTERS[found[0]]
-        rest = re.match(r"[A-Za-z]*", text[found.end() :])
-        command = f"\\{letter}{rest[0] if rest else ''}"
-        return (
-            f"has the control character U+{ord(found[0]):04X} at character {found.start() + 1}, which {command} with "
-            f"one backslash becomes. Write \\{command} in JSON."
-        )
-    found = None if latex_only else CONTROL.search(text)
-    if found:
-        return (
-            f"has the control character U+{ord(found[0]):04X} at character {found.start() + 1}. No text needs it; "
-            "remove it."
-        )
-    return None
+    latex = UNESCAPED.search(text)
+    found = latex or (None if latex_only else CONTROL.search(text))
+    if not found:
+        return None
+    fault = f"has the control character U+{ord(found[0]):04X} at character {found.start() + 1}"
+    if not latex:
+        return f"{fault}. No text needs it; remove it."
+    rest = re.match(r"[A-Za-z]*", text[latex.end() :])
+    command = f"\\{LETTERS[latex[0]]}{rest[0] if rest else ''}"
+    return f"{fault}, which {command} with one backslash becomes. Write \\{command} in JSON."
 
 
 def clean_text(text: str, where: str, what: str) -> str:
@@ -123,7 +117,12 @@ def answer_text(value: Any, where: str, what: str, rest: str = ". Give text or a
             control characters.
     """
     items = as_list(value)
-    return exact_text(value if items is None else only_item(items, where, what), where, what, rest)
+    if items is not None and len(items) != 1:
+        raise DataError(
+            f"{where}: {what} is a list of {len(items)} answers: {shown(items)}. The reward compares with one text. "
+            "Join the parts of one answer by commas, or keep one of several equal ones."
+        )
+    return exact_text(value if items is None else items[0], where, what, rest)
 
 
 def exact_text(value: Any, where: str, what: str, rest: str = ". Give text or a number, or remove the row.") -> str:
@@ -134,16 +133,6 @@ def exact_text(value: Any, where: str, what: str, rest: str = ". Give text or a 
     if isinstance(value, str) and value.strip():
         return clean_text(value, where, what)
     raise DataError(f"{where}: {what} is {shown(value)}{rest}")
-
-
-def only_item(items: list[Any], where: str, what: str) -> Any:
-    """The item of a list of one answer. Raises DataError for another number of them."""
-    if len(items) != 1:
-        raise DataError(
-            f"{where}: {what} is a list of {len(items)} answers: {shown(items)}. The reward compares with one text. "
-            "Join the parts of one answer by commas, or keep one of several equal ones."
-        )
-    return items[0]
 
 
 def as_list(value: Any) -> list[Any] | None:

@@ -33,13 +33,14 @@ def write_card(folder: Path, stage: Stage, plan: Plan, result: dict[str, Any]) -
     base, license_name = _base(plan, stage)
     data = ModelCardData(
         base_model=base if not is_local(base) else None,
-        datasets=sorted({_repository(ref) for ref in _hub_data(plan, stage)}) or None,
+        datasets=sorted({re.split("[:@]", ref.removeprefix(HUB))[0] for ref in _hub_data(plan, stage)}) or None,
         library_name="transformers",
         license=license_name,
         tags=["s2l_ext", "verl"],
     )
     rows = _rows(stage, plan, base, license_name, result)
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {_cell(value)} |" for name, value in rows.items())])
+    cells = {name: FOLDERS.sub("", str(masked(value))).replace("|", "\\|") for name, value in rows.items()}
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell} |" for name, cell in cells.items())])
     title = f"Stage {stage.name} of the pipeline {plan.pipeline.name}"
     write_atomically(folder / CARD_FILE, f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{table}\n")
 
@@ -62,10 +63,6 @@ def _rows(stage: Stage, plan: Plan, base: str, license_name: str | None, result:
     return {name: value for name, value in rows.items() if value}
 
 
-def _cell(value: str) -> str:
-    return FOLDERS.sub("", str(masked(value))).replace("|", "\\|")
-
-
 def _base(plan: Plan, stage: Stage) -> tuple[str, str | None]:
     """Hub id or folder of the model that the first stage began with, and its licence where its card says one."""
     from huggingface_hub import metadata_load
@@ -80,17 +77,12 @@ def _base(plan: Plan, stage: Stage) -> tuple[str, str | None]:
 
 def _hub_data(plan: Plan, stage: Stage) -> Iterator[str]:
     """Addresses of the hub that its data came from, through the stages before it."""
-    makers = {each.name: each for each in plan.stages}
     for name in ("data", "store"):
         for source in stage.sources(name):
             if source.path.startswith(HUB):
                 yield source.path
             elif source.stage:
-                yield from _hub_data(plan, makers[source.stage])
-
-
-def _repository(address: str) -> str:
-    return address.removeprefix(HUB).split("@")[0].split(":")[0]
+                yield from _hub_data(plan, plan.pipeline.stage(source.stage))
 
 
 def _commit() -> str:

@@ -80,19 +80,20 @@ def check_overlaps(prompts: Iterable[TrainPrompts], allowed: bool) -> None:
 # ---- tokenizers ---------------------------------------------------------------------------------------------------
 
 
-def compare_tokenizers(pairs: Mapping[SameTokens, str]) -> list[str]:
-    """Raise TokenizerMismatch with the stage's name, or return warnings of chat templates that differ.
+def compare_tokenizers(pairs: Mapping[SameTokens, str]) -> dict[SameTokens, list[str]]:
+    """Warnings of chat templates that differ. Raises TokenizerMismatch with the stage's name.
 
     In a process that ends: tokenizers bring torch along, which the pipeline would hold while stages run.
     """
     if not pairs:
-        return []
-    found: list[str] = []
+        return {}
+    found = {}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as worker:
-        for ((key_a, path_a), (key_b, path_b), trusted), stage in pairs.items():
+        for pair, stage in pairs.items():
+            (key_a, path_a), (key_b, path_b), trusted = pair
             with in_stage(stage):
                 warnings = worker.submit(compare, path_a, path_b, key_a, key_b, Trust(trusted), False).result()
-            found += [f"stage {stage}: {warning}" for warning in warnings]
+            found[pair] = [f"stage {stage}: {warning}" for warning in warnings]
     return found
 
 

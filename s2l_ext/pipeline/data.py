@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,7 @@ from s2l_ext.data.user_jsonl import UserJsonl
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.pipeline.sampling import WordsParser
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, Stage, in_stage
+from s2l_ext.utils.files import replacing
 from s2l_ext.utils.refusal import run_cli
 
 CONVERTERS = (Gsm8k, OpenR1, S1K, Dapo, HumanEval, UserJsonl)
@@ -118,25 +118,19 @@ def split(data: Path, out: Path, seed: int, names: Sequence[str]) -> list[Path]:
     if len(distinct) < 2:
         raise DataError(f"{data}: {len(distinct)} prompts cannot be halved.")
     first = np.random.default_rng(seed).permutation(distinct)[: (len(distinct) + 1) // 2]
-    out.mkdir(parents=True, exist_ok=True)
     table, chosen = pq.read_table(data), np.isin(ids, first)
     halves = [out / f"{name}.parquet" for name in names]
     for path, rows in zip(halves, (chosen, ~chosen), strict=True):
-        partial = path.with_name(f".{path.name}.partial")
-        pq.write_table(table.filter(rows), partial)
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            pq.write_table(table.filter(rows), partial)
         print(f"{path}: {rows.sum()} rows")
     return halves
 
 
-def main(argv: Sequence[str]) -> int:
-    data, out, seed, *names = argv
-
-    def run(_: argparse.Namespace) -> None:
-        split(Path(data).expanduser(), Path(out), int(seed), names)
-
-    return run_cli(run, argparse.Namespace())
+def main(args: argparse.Namespace) -> None:
+    data, out, seed, *names = args.words
+    split(Path(data).expanduser(), Path(out), int(seed), names)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_cli(main, argparse.Namespace(words=sys.argv[1:])))

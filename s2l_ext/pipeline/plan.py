@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from s2l_ext.pipeline.checks import (
     read_prompts,
     require_input,
 )
-from s2l_ext.pipeline.stage import Pipeline, SameTokens, Source, Stage
+from s2l_ext.pipeline.stage import Pipeline, SameTokens, Source, Stage, StageBlock
 from s2l_ext.pipeline.train import last_step
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
@@ -128,8 +129,8 @@ class Plan:
         self.manifest, self.digests = Manifest(pipeline.out, pipeline.name), Digests(pipeline.out / ".digests.json")
         self.jobs = {stage.name: stage.prepare() for stage in self.stages}
         self._prompts: dict[tuple[str, ...], TrainPrompts] = {}
-        self._compared: set[SameTokens] = set()
-        self._of_tokenizers: list[str] = []
+        self._compared: dict[SameTokens, list[str]] = {}
+        """Warnings of the tokenizers that were compared."""
 
     def renew(self, finished: Stage) -> None:
         """Make the stages ready again that take from a finished one: its data says how many steps they have."""
@@ -139,7 +140,7 @@ class Plan:
     def warnings(self) -> list[str]:
         """Warnings of all stages, each once; after :meth:`check` also those of the models that are there."""
         found = [f"stage {name}: {warning}" for name, job in self.jobs.items() for warning in job.warnings]
-        return list(dict.fromkeys([*found, *self._of_tokenizers]))
+        return list(dict.fromkeys([*found, *chain(*self._compared.values())]))
 
     # ---- checks ---------------------------------------------------------------------------------------------------
 
@@ -179,17 +180,17 @@ class Plan:
         final = [s for s in self.stages if not _any_below(self.jobs[s.name].train_files, unsure)]
         prompts = [self.prompts_of(stage) for stage in final]
         check_overlaps([each for each in prompts if each], self.pipeline.allow_label_overlap)
-        pairs: dict[SameTokens, str] = {}
+        new: dict[SameTokens, str] = {}
         for name, job in self.jobs.items():
             for (key_a, path_a), (key_b, path_b), trusted in job.same_tokens:
-                paths = self.first_model(path_a), self.first_model(path_b)
-                if all(Path(path).expanduser().is_dir() for path in paths) and not _any_below(paths, unsure):
-                    pairs.setdefault(((key_a, paths[0]), (key_b, paths[1]), trusted), name)
-        new = {pair: name for pair, name in pairs.items() if pair not in self._compared}
+                a, b = self.first_model(path_a), self.first_model(path_b)
+                pair = ((key_a, a), (key_b, b), trusted)
+                there = all(Path(path).expanduser().is_dir() for path in (a, b)) and not _any_below((a, b), unsure)
+                if there and pair not in self._compared:
+                    new.setdefault(pair, name)
         found = compare_tokenizers(new)
-        self._compared.update(new)
-        self._of_tokenizers += found
-        return found
+        self._compared |= found
+        return list(chain(*found.values()))
 
     def first_model(self, path: str) -> str:
         """The model whose tokenizer a stage's model has: the one that its training, or that before it, began with."""
@@ -251,8 +252,9 @@ class Plan:
     def parts(self, stage: Stage) -> dict[str, str]:
         """Digests of everything that decides a stage's result; its inputs must be finished."""
         job = self.jobs[stage.name]
+        written = {item.name: getattr(stage, item.name) for item in fields(StageBlock) if item.name != "name"}
         return {
-            "stage": digest_of(stage.relative(json.dumps(stage.definition, sort_keys=True, default=str))),
+            "stage": digest_of(stage.relative(json.dumps(written, sort_keys=True, default=str))),
             "recipe": digest_of(job.settings),
             "s2l_ext": __version__,
             **{f"input {name}": self._input_digest(given.sources) for name, given in stage.given.items()},
@@ -271,7 +273,7 @@ class Plan:
 def _file_name(stage: Stage, file: str, files: Sequence[str]) -> str:
     """What a fingerprint calls a file: its name, or its path where another file has the name too."""
     name = Path(file).name
-    return stage.relative(file) if any(Path(each).name == name and each != file for each in files) else name
+    return stage.relative(file) if any(Path(each).name == name for each in {*files} - {file}) else name
 
 
 def _any_below(paths: Sequence[str], folders: Sequence[Path]) -> bool:

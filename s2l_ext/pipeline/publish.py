@@ -10,6 +10,7 @@ from s2l_ext.pipeline.stage import Pipeline, Stage
 
 OPTION = "--push-to-hub"
 TOKEN = "HF_TOKEN"  # noqa: S105 - the name of the variable
+FIX = f"Look at {TOKEN} (it must be allowed to write there) and at the network (HTTPS_PROXY, HF_ENDPOINT)."
 
 
 def check_push(repository: str, pipeline: Pipeline, only: str | None) -> Stage:
@@ -43,7 +44,7 @@ def check_push(repository: str, pipeline: Pipeline, only: str | None) -> Stage:
     try:
         HfApi(token=os.environ[TOKEN]).whoami()
     except Exception as error:  # httpx's errors and the hub's own have no common base
-        raise ResourceError(f"{OPTION} {repository}: {_reason(error)}. Nothing was started. {_fix()}") from error
+        raise ResourceError(f"{OPTION} {repository}: {_reason(error)}. Nothing was started. {FIX}") from error
     return stages[-1]
 
 
@@ -61,7 +62,7 @@ def push(folder: Path, repository: str) -> str:
         hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="Model and card of s2l pipeline")
     except Exception as error:
         raise ResourceError(
-            f"{OPTION} {repository}: {_reason(error)}. The model is finished: {folder}. {_fix()} Then the same command "
+            f"{OPTION} {repository}: {_reason(error)}. The model is finished: {folder}. {FIX} Then the same command "
             "only pushes."
         ) from error
     return address
@@ -70,7 +71,3 @@ def push(folder: Path, repository: str) -> str:
 def _reason(error: Exception) -> str:
     """The hub's words without the token."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}".replace(os.environ[TOKEN], "***").rstrip(".")
-
-
-def _fix() -> str:
-    return f"Look at {TOKEN} (it must be allowed to write there) and at the network (HTTPS_PROXY, HF_ENDPOINT)."

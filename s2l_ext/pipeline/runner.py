@@ -17,7 +17,7 @@ from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.pipeline.card import write_card
 from s2l_ext.pipeline.checks import require_model
 from s2l_ext.pipeline.plan import Decision, Entry, Plan
-from s2l_ext.pipeline.stage import Command, Job, Source, Stage
+from s2l_ext.pipeline.stage import Command, Job, Stage
 from s2l_ext.pipeline.table import Progress
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
@@ -85,7 +85,11 @@ class Runner:
         """The stage's entry for this attempt, on disk before anything runs."""
         entry = self.plan.manifest.entries.get(stage.name)
         if decision.action == "run" or entry is None:
-            self._set_result_aside(stage, entry)
+            kept = set_aside(stage.folder)
+            if kept and entry:
+                write_atomically(kept / "manifest_entry.json", json.dumps(asdict(entry), indent=1))
+            if stage.does.makes_model:
+                set_aside(stage.result_folder)
             parts = self.plan.parts(stage)
             entry = Entry("running", digest_of(parts), parts, cost={"attempts": 0, "wall_seconds": 0.0})
         else:
@@ -97,13 +101,6 @@ class Runner:
         stage.run.mkdir(parents=True, exist_ok=True)
         self.plan.manifest.put(stage.name, entry)
         return entry
-
-    def _set_result_aside(self, stage: Stage, earlier: Entry | None) -> None:
-        kept = set_aside(stage.folder)
-        if kept and earlier:
-            write_atomically(kept / "manifest_entry.json", json.dumps(asdict(earlier), indent=1))
-        if stage.does.makes_model:
-            set_aside(stage.result_folder)
 
     def _run_command(self, stage: Stage, command: Command, entry: Entry) -> None:
         """Run a command, unless its result is there and whole."""
@@ -131,9 +128,12 @@ class Runner:
         else:
             files = self.plan.digests.folder(stage.run)
         output = {"files": files, "sha256": digest_of(files)}
-        prompts = self.plan.prompts_of(stage)
+        prompts, sha256 = self.plan.prompts_of(stage), self.plan.digests.of
         entry.result = {
-            "inputs": {name: [self._describe(s, stage) for s in given.sources] for name, given in stage.given.items()},
+            "inputs": {
+                name: [{"from": s.ref, "path": stage.relative(s.path), "sha256": sha256(s.path)} for s in given.sources]
+                for name, given in stage.given.items()
+            },
             "output": {"path": target, **(output if kind.reproducible else {})},
             "labels": prompts.to_dict() if prompts else None,
             **result,
@@ -145,10 +145,6 @@ class Runner:
             entry.cost |= {"accelerators": job.accelerators, "accelerator_seconds": seconds}
         entry.status = "done"
         self.plan.manifest.put(stage.name, entry)
-
-    def _describe(self, source: Source, stage: Stage) -> dict[str, str]:
-        path = stage.relative(source.path)
-        return {"from": source.ref, "path": path, "sha256": self.plan.digests.of(source.path)}
 
 
 def _close_attempt(entry: Entry) -> None:

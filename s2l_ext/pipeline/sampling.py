@@ -48,19 +48,20 @@ class Evaluate(Kind):
         models = _models_of(stage)
         if not models or not stage.paths("data"):
             raise ConfigError(f"stage {stage.name}: give inputs.models, the models to evaluate, and inputs.data.")
-        return sampling_job(stage, "eval", [self.command(stage, *model, options) for model in models.items()], options)
-
-    def command(self, stage: Stage, name: str, path: str, options: EvaluateOptions) -> Command:
-        """Evaluation of one model."""
-        out = _result_file(stage, name)
-        words = sampling_words(stage, path, out, options)
-        for teacher in [source for source in stage.sources("teacher") if source.ref != name][:1]:
-            rollouts = f"{_result_file(stage, teacher.ref)}.samples.jsonl"
-            words += ("--divergence-to", teacher.path, "--teacher-rollouts", rollouts)
-        return Command((*S2L, "eval", *words), out)
+        return sampling_job(stage, "eval", [_evaluation(stage, *model, options) for model in models.items()], options)
 
     def result(self, stage: Stage) -> dict[str, Any]:
         return {"evaluation": {name: _read_result(_result_file(stage, name)) for name in _models_of(stage)}}
+
+
+def _evaluation(stage: Stage, name: str, path: str, options: EvaluateOptions) -> Command:
+    """Of one model."""
+    out = _result_file(stage, name)
+    words = sampling_words(stage, path, out, options)
+    for teacher in [source for source in stage.sources("teacher") if source.ref != name][:1]:
+        rollouts = f"{_result_file(stage, teacher.ref)}.samples.jsonl"
+        words += ("--divergence-to", teacher.path, "--teacher-rollouts", rollouts)
+    return Command((*S2L, "eval", *words), out)
 
 
 def _models_of(stage: Stage) -> dict[str, str]:
@@ -114,7 +115,6 @@ class Explore(Kind):
 
     def finished(self, stage: Stage, job: Job) -> bool:
         """The store says that its request was carried out."""
-        del job
         return is_store(stage.run) and read_manifest(stage.run).complete
 
     def result(self, stage: Stage) -> dict[str, Any]:

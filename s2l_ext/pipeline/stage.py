@@ -7,7 +7,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -85,11 +85,6 @@ class Stage(StageBlock):
     def upstream(self) -> list[str]:
         """Names of the stages that it takes something from, each once."""
         return list(dict.fromkeys(s.stage for given in self.given.values() for s in given.sources if s.stage))
-
-    @property
-    def definition(self) -> dict[str, Any]:
-        """As written, without the name: what the fingerprint holds of it."""
-        return {item.name: getattr(self, item.name) for item in fields(StageBlock) if item.name != "name"}
 
     def relative(self, text: str | Path) -> str:
         """Text without the output folder's path, so that moving the folder changes nothing."""
@@ -188,9 +183,7 @@ class Job:
     same_tokens: list[SameTokens] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class NoOptions:
-    """Of a kind that has none."""
+NoOptions = make_dataclass("NoOptions", ())
 
 
 class Kind(ABC):
@@ -213,7 +206,6 @@ class Kind(ABC):
 
     def finished(self, stage: Stage, job: Job) -> bool:
         """Whether the commands ended well, although no process was left to record it."""
-        del stage
         return bool(job.commands) and all(c.gives is not None and c.gives.is_file() for c in job.commands)
 
     def exported(self, stage: Stage) -> Path:
@@ -222,12 +214,10 @@ class Kind(ABC):
 
     def result(self, stage: Stage) -> dict[str, Any]:
         """What goes into the manifest besides inputs and output."""
-        del stage
         return {}
 
-    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float | None:
-        del stage
-        return None if job.accelerators is None else job.accelerators * wall_seconds
+    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float:
+        return (job.accelerators or 0) * wall_seconds
 
 
 @contextmanager

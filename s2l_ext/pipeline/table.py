@@ -124,17 +124,14 @@ def final_table(rows: Sequence[dict[str, Any]]) -> str:
     names = stages if len(stages) > 1 else ["accuracy"]
     lines = []
     for row in rows:
-        accuracies = (_describe_accuracy(row["accuracy"].get(stage), row["validation_accuracy"]) for stage in stages)
-        lines.append([row["stage"], row["model"], *accuracies, *describe_costs(row)])
+        validation = row["validation_accuracy"]
+        instead = "" if validation is None else f"{validation:.3f} (validation)"
+        measured = [row["accuracy"].get(stage) for stage in stages]
+        shown = [describe_value(one["accuracy"], one["standard_error"], 3) if one else instead for one in measured]
+        lines.append([row["stage"], row["model"], *shown, *describe_costs(row)])
     total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")}
     lines.append(["total", "", *("" for _ in names), *describe_costs(total)])
     return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
-
-
-def _describe_accuracy(evaluation: dict[str, Any] | None, validation: float | None) -> str:
-    if evaluation:
-        return describe_value(evaluation["accuracy"], evaluation["standard_error"], 3)
-    return f"{validation:.3f} (validation)" if validation is not None else ""
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from s2l_ext.methods.distill.inputs import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, SameTokens, Stage, in_stage
-from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger
+from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger, sum_of
 from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.batch_fields import EXPLORER
@@ -74,18 +74,20 @@ class Train(Kind):
     makes_model = True
 
     def prepare(self, stage: Stage, options: Any) -> Job:
-        del options
         with in_stage(stage.name):  # what s2l train would refuse, before any other stage has run
             given = [*stage.shared, *stage.overrides]
-            _refuse_owned(given)
+            if owned := [each for each in given if each.lstrip("+~").partition("=")[0] in OWNED]:
+                raise ConfigError(
+                    f"{owned[0]}: the pipeline sets {', '.join(OWNED)}, so that stages resume and do not write over "
+                    "each other. Remove the override."
+                )
             cfg = compose_config(str(stage.recipe), given)
             settings = dict(_input_settings(stage, cfg))
             _apply(stage, cfg, settings)
             own = _own_settings(stage, cfg)
             _apply(stage, cfg, own)
             words = [f"{_plus(key)}{key}={_hydra(value)}" for key, value in (settings | own).items()]
-            train = (*S2L, "train", "--config-name", str(stage.recipe))
-            return _job(stage, cfg, Command((*train, *given, *words)))
+            return _job(stage, cfg, Command((*S2L, "train", "--config-name", str(stage.recipe), *given, *words)))
 
     def finished(self, stage: Stage, job: Job) -> bool:
         """The last checkpoint is complete and its step has its line of metrics."""
@@ -119,9 +121,8 @@ class Train(Kind):
             "flops": _flops(Ledger(run)),
         }
 
-    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float | None:
+    def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float:
         """Of all steps, those that were repeated after an interruption included."""
-        del job, wall_seconds
         run = read_run(stage.run)
         attempts = [replace(run, metrics=read_metrics(file)) for file in sorted(run.folder.glob(ATTEMPTS))]
         return sum(Ledger(attempt).totals(all_in=True).accelerator_seconds or 0.0 for attempt in attempts)
@@ -150,15 +151,6 @@ def keep_dtype(folder: Path, model: Path) -> None:
 
 
 # ---- settings -----------------------------------------------------------------------------------------------------
-
-
-def _refuse_owned(overrides: Sequence[str]) -> None:
-    for override in overrides:
-        if override.lstrip("+~").partition("=")[0] in OWNED:
-            raise ConfigError(
-                f"{override}: the pipeline sets {', '.join(OWNED)}, so that stages resume and do not write over each "
-                "other. Remove the override."
-            )
 
 
 def _input_settings(stage: Stage, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
@@ -243,12 +235,13 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     train, val = (_as_list(cfg.data.get(key)) for key in ("train_files", "val_files"))
     reward = _as_list(user_source(judge_of_run(cfg)))
+    labels = s2l.distill is None or bool(accuracy_settings(s2l, cfg))  # a loss toward a teacher needs none
     return Job(
         commands=[command],
         settings=json_text.loads(stage.relative(plain)),
         files=[path for path in (*train, *val, *reward) if not path.startswith(f"{stage.out}/")],
         train_files=train,
-        labels=_reads_labels(stage, s2l, cfg),
+        labels=labels if stage.labels is None else stage.labels,
         steps=_count_steps(cfg),
         accelerators=sum(gpus_needed(cfg, s2l).values()),
         warnings=warnings,
@@ -259,22 +252,17 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
 def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:
     """The stage's model beside every model that it shares token sequences with."""
     model = (LEARNER_KEY, cfg.actor_rollout_ref.model.path)
-    others = [(TEACHER_KEY, s2l.distill.teacher_path if s2l.distill else None)]
-    others.append((EXPLORER_KEY, s2l.live_explorer.model_path if s2l.live_explorer else None))
-    return [(model, (key, path), trust_of(cfg).code) for key, path in others if path is not None]
+    others = {
+        TEACHER_KEY: s2l.distill.teacher_path if s2l.distill else None,
+        EXPLORER_KEY: s2l.live_explorer.model_path if s2l.live_explorer else None,
+    }
+    return [(model, (key, path), trust_of(cfg).code) for key, path in others.items() if path is not None]
 
 
 def _as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [value] if isinstance(value, str) else [str(path) for path in value]
-
-
-def _reads_labels(stage: Stage, s2l: S2LConfig, cfg: DictConfig) -> bool:
-    """A loss toward a teacher reads no labels, unless rows, prompts or hints are chosen by what was right."""
-    if stage.labels is not None:
-        return stage.labels
-    return s2l.distill is None or bool(accuracy_settings(s2l, cfg))
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
@@ -295,11 +283,8 @@ def _final_metrics(run: Run) -> dict[str, Any]:
 
 def _flops(ledger: Ledger) -> dict[str, float | None]:
     """By phase and in all; None where a model's size cannot be told. A stage that stored rollouts has paid for them."""
-    found: dict[str, float | None] = {}
-    for (phase, who), amount in ledger.entries.items():
-        paid = 0.0 if ledger.has_stored_rollouts and (phase, who) == (SAMPLING, EXPLORER) else amount.flops
-        if paid != 0.0:
-            before = found.get(phase, 0.0)
-            found[phase] = None if paid is None or before is None else before + paid
-    known = [flops for flops in found.values() if flops is not None]
-    return {**found, "total": sum(known) if len(known) == len(found) else None}
+    paid = {key: amount.flops for key, amount in ledger.entries.items() if amount.flops != 0.0}
+    if ledger.has_stored_rollouts:
+        paid.pop((SAMPLING, EXPLORER), None)
+    found = {name: sum_of(flops for (phase, _), flops in paid.items() if phase == name) for name, _ in paid}
+    return {**found, "total": sum_of(found.values()) if found else 0}

@@ -7,7 +7,8 @@ tests of standard input and output are compared here. docs/sandbox.md describes 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
@@ -79,7 +80,7 @@ def run_tests(
     if not timeout_s > 0:
         raise ConfigError(f"timeout_s={timeout_s} must be positive seconds")
     parsed = parse_tests(tests, entry_point, prompt)
-    return _run(program, parsed, timeout_s, stop_early, _sandbox(minimum_level, pool), limits)
+    return _run(program, parsed, timeout_s, stop_early, minimum_level, limits, pool)
 
 
 def compute_score(
@@ -115,11 +116,12 @@ def compute_score(
     try:
         parsed = parse_tests(ground_truth)
         code, marked = extract_program(solution_str, parsed)
-        program = complete_program(code, parsed)
-        pool = _sandbox(minimum_level, None)
-        outcome = _run(program, parsed, timeout_s, mode == "all_pass", pool, None)
+        outcome = _run(complete_program(code, parsed), parsed, timeout_s, mode == "all_pass", minimum_level)
     except DataError as error:
-        raise DataError(f"{_row(data_source, extra_info)}: {error}") from error
+        known = extra_info or {}
+        named = [f"{key} {known[key]}" for key in ("id", "task_id", "index") if known.get(key) is not None]
+        row = f"code tests of {data_source} ({', '.join(named) or 'row without id or index'})"
+        raise DataError(f"{row}: {error}") from error
     return {
         "score": float(outcome.passed) if mode == "all_pass" else outcome.fraction,
         "acc": float(outcome.passed),
@@ -139,72 +141,23 @@ def complete_program(code: str, tests: Tests) -> str:
     return f"{tests.prompt}\n{code}" if whole or not name else tests.prompt + code
 
 
-def _row(data_source: str, extra_info: dict[str, Any] | None) -> str:
-    known = extra_info or {}
-    named = [f"{key} {known[key]}" for key in ("id", "task_id", "index") if known.get(key) is not None]
-    return f"code tests of {data_source} ({', '.join(named) or 'row without id or index'})"
-
-
-def _sandbox(minimum: str | int | Level | None, pool: sandbox.Sandbox | None) -> sandbox.Sandbox:
-    chosen = pool or sandbox.default()
-    chosen.require(sandbox.minimum_level(minimum))
-    return chosen
-
-
 def _run(
-    program: str, tests: Tests, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
+    program: str,
+    tests: Tests,
+    timeout_s: float,
+    stop_early: bool,
+    minimum_level: str | int | Level | None,
+    limits: Limits | None = None,
+    pool: sandbox.Sandbox | None = None,
 ) -> Outcome:
+    pool = pool or sandbox.default()
+    pool.require(sandbox.minimum_level(minimum_level))
     if isinstance(tests, FunctionTests):
-        return _run_functions(program, tests, timeout_s, stop_early, pool, limits)
-    return _run_pairs(program, tests, timeout_s, stop_early, pool, limits)
-
-
-def _run_functions(
-    program: str, tests: FunctionTests, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
-) -> Outcome:
-    job = {
-        "tests": tests.source,
-        "prompt": tests.prompt,
-        "entry_point": tests.entry_point,
-        "stop_early": stop_early,
-    }
-    finished = pool.run_judged(program, job, timeout_s, limits)
-    verdict = finished.verdict
-    if "malformed" in verdict:
-        raise DataError(verdict["malformed"])
-    reason = finished.reason or verdict.get("reason", "the judge ended without a verdict")
-    passed = bool(verdict.get("passed")) and not finished.reason
-    right = 0 if finished.reason else int(verdict.get("num_passed", 0))  # cut short, or beyond a limit: nothing counts
-    counts = right, int(verdict.get("num_total", 1))
-    return _outcome(passed, counts, "" if passed else reason, finished, pool)
-
-
-def _run_pairs(
-    program: str, tests: InputOutput, timeout_s: float, stop_early: bool, pool: sandbox.Sandbox, limits: Limits | None
-) -> Outcome:
-    right, first, seconds = 0, "", 0.0
-    finished = Finished()
-    for number, (given, expected) in enumerate(tests.pairs, 1):
-        finished = pool.run_script(program, given, timeout_s, limits)
-        seconds += finished.seconds
-        wrong = finished.reason or _exit_reason(finished) or compare_output(finished.stdout, expected)
-        right += not wrong
-        if wrong:
-            first = first or f"test {number} of {len(tests.pairs)}: {wrong}"
-            if stop_early:
-                break
-    finished.seconds = seconds
-    return _outcome(not first, (right, len(tests.pairs)), first, finished, pool)
-
-
-def _exit_reason(finished: Finished) -> str:
-    if not finished.status:
-        return ""
-    last = finished.stderr.strip().splitlines()[-1:] or ["no message"]
-    return f"the program ended with status {finished.status >> 8 or -(finished.status & 0x7F)}: {last[0][:SHOWN_CHARS]}"
-
-
-def _outcome(passed: bool, counts: tuple[int, int], reason: str, finished: Finished, pool: sandbox.Sandbox) -> Outcome:
+        job = {**vars(tests), "stop_early": stop_early}
+        passed, counts, reason, finished = _judged(pool.run(program, job, timeout_s, limits))
+    else:
+        scripts = (pool.run(program, given, timeout_s, limits) for given, _ in tests.pairs)
+        passed, counts, reason, finished = _compared(scripts, tests, stop_early)
     return Outcome(
         passed=passed,
         num_passed=counts[0],
@@ -215,3 +168,39 @@ def _outcome(passed: bool, counts: tuple[int, int], reason: str, finished: Finis
         seconds=finished.seconds,
         level=pool.level.name.lower(),
     )
+
+
+Verdict = tuple[bool, tuple[int, int], str, Finished]
+"""Whether all passed, how many of how many, the first failure, and what the program left."""
+
+
+def _judged(finished: Finished) -> Verdict:
+    verdict = finished.verdict
+    if "malformed" in verdict:
+        raise DataError(verdict["malformed"])
+    passed = bool(verdict.get("passed")) and not finished.reason
+    right = 0 if finished.reason else int(verdict.get("num_passed", 0))  # cut short, or beyond a limit: nothing counts
+    reason = "" if passed else finished.reason or verdict.get("reason", "the judge ended without a verdict")
+    return passed, (right, int(verdict.get("num_total", 1))), reason, finished
+
+
+def _compared(scripts: Iterator[Finished], tests: InputOutput, stop_early: bool) -> Verdict:
+    """Each pair's script is run when its turn comes."""
+    right, first, seconds = 0, "", 0.0
+    finished = Finished()
+    for number, (finished, (_, expected)) in enumerate(zip(scripts, tests.pairs, strict=True), 1):
+        seconds += finished.seconds
+        wrong = finished.reason or _exit_reason(finished) or compare_output(finished.stdout, expected)
+        right += not wrong
+        if wrong:
+            first = first or f"test {number} of {len(tests.pairs)}: {wrong}"
+            if stop_early:
+                break
+    return not first, (right, len(tests.pairs)), first, replace(finished, seconds=seconds)
+
+
+def _exit_reason(finished: Finished) -> str:
+    if not finished.status:
+        return ""
+    last = finished.stderr.strip().splitlines()[-1:] or ["no message"]
+    return f"the program ended with status {finished.status >> 8 or -(finished.status & 0x7F)}: {last[0][:SHOWN_CHARS]}"

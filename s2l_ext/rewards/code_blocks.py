@@ -10,6 +10,7 @@ import bisect
 import re
 import textwrap
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests
 
@@ -157,8 +158,7 @@ def _imports(blocks: list[Block], wanted: set[str]) -> dict[str, set[str]]:
     return found
 
 
-@dataclass(frozen=True)
-class _Fence:
+class _Fence(NamedTuple):
     """A line that begins with a fence: its number, the characters of the fence, what it says of the language."""
 
     line: int

@@ -54,7 +54,7 @@ def parse_tests(tests: Any, entry_point: str | None = None, prompt: str = "") ->
     if isinstance(value, Mapping) and ("test" in value or "tests" in value):
         merged = {"entry_point": entry_point, "prompt": prompt, **value}
         return _functions({**merged, "test": value.get("test", value.get("tests"))})
-    pairs, function = _pairs(value)
+    pairs, function = read_pairs(value)
     return _calls(pairs, function) if function else _texts(pairs)
 
 
@@ -82,8 +82,9 @@ def _functions(value: Mapping[str, Any]) -> FunctionTests:
     return FunctionTests(source, name, prompt)
 
 
-def _pairs(value: Any) -> tuple[list[tuple[Any, Any]], str | None]:
-    function = None
+def read_pairs(tests: Any) -> tuple[list[tuple[Any, Any]], str | None]:
+    """Inputs and outputs as they are given, and ``fn_name``. Raises DataError for another form."""
+    value, function = _loaded(tests), None
     if isinstance(value, Mapping):
         function = value.get("fn_name")
         inputs, outputs = value.get("inputs"), value.get("outputs")
@@ -114,16 +115,13 @@ def _pair(number: int, value: Any) -> tuple[Any, Any]:
 def _texts(pairs: list[tuple[Any, Any]]) -> InputOutput:
     checked = []
     for number, pair in enumerate(pairs, 1):
-        texts = ["\n".join(part) if _is_lines(part) else part for part in pair]
+        lists = [isinstance(part, list) and all(isinstance(line, str) for line in part) for part in pair]
+        texts = ["\n".join(part) if lines else part for part, lines in zip(pair, lists, strict=True)]
         for name, part in zip(("input", "output"), texts, strict=True):
             if not isinstance(part, str):
                 raise DataError(f"{name} of test {number} is {type(part).__name__}, not text")
         checked.append((texts[0], texts[1]))
     return InputOutput(tuple(checked))
-
-
-def _is_lines(part: Any) -> bool:
-    return isinstance(part, list) and all(isinstance(line, str) for line in part)
 
 
 def _calls(pairs: list[tuple[Any, Any]], function: str) -> FunctionTests:

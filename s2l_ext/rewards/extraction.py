@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 OPENED, CLOSED = "<think>", "</think>"
-THINKING = ("auto", "opened")
 MARKED_CHARS = 1_000_000
 """Marks are looked for in this many characters from the end."""
 
@@ -33,6 +33,9 @@ HEADING = re.compile(r"[A-Za-z]{2}")
 
 Mark = tuple[int, str]
 """Where the answer begins, and the answer."""
+Box = tuple[int, int, int]
+"""Start, start of the content and end."""
+Spanned = TypeVar("Spanned", bound=tuple[int, Any, int])
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Extracted:
 
 
 def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
-    """The final answer of ``text`` as ``mode`` (one of :data:`EXTRACTIONS`) sees it.
+    """The final answer of ``text`` as ``mode`` (as of :class:`math_settings.Judging`) sees it.
 
     Under ``auto`` a text without any mark is passed on whole; under the other modes it has no answer.
 
@@ -138,22 +141,19 @@ def _without_emphasis(text: str) -> str:
 
 def _box(text: str) -> Mark | None:
     """Content of the last closed box; boxes with only "and" or a comma between them are one answer, kept whole."""
-    found = boxes(text)
+    found = last_group(boxes(text), text, BETWEEN_BOXES)
     if not found:
         return None
-    first = len(found) - 1
-    while first > 0 and BETWEEN_BOXES.fullmatch(text, found[first - 1][2], found[first][0]):
-        first -= 1
-    (start, inside, _), end = found[first], found[-1][2]
-    if first == len(found) - 1:
+    (start, inside, _), end = found[0], found[-1][2]
+    if len(found) == 1:
         return inside, text[inside : end - 1].strip()
     return inside, BOX.sub(r"\\boxed{", text[start:end])
 
 
-def boxes(text: str) -> list[tuple[int, int, int]]:
-    """Start, start of the content and end of every closed box that is in no other closed box."""
+def boxes(text: str) -> list[Box]:
+    """Every closed box that is in no other closed box."""
     starts = {mark.end(): mark.start() for mark in BOX.finditer(text)}
-    found: list[tuple[int, int, int]] = []
+    found: list[Box] = []
     opened: list[int] = []
     for brace in BRACE.finditer(text, min(starts) - 1) if starts else ():
         if brace[0] == "{":
@@ -165,10 +165,17 @@ def boxes(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
+def last_group(marks: list[Spanned], text: str, between: re.Pattern[str]) -> list[Spanned]:
+    """The last mark (start first, end third), and those right before it with no more than ``between`` in between."""
+    first = len(marks) - 1
+    while first > 0 and between.fullmatch(text, marks[first - 1][2], marks[first][0]):
+        first -= 1
+    return marks[max(first, 0) :]
+
+
 MARKS: dict[str, Callable[[str], Mark | None]] = {
     "boxed": _box,
     "hashes": _hashes,
     "tags": _tags,
     "answer_line": _answer_line,
 }
-EXTRACTIONS = ("auto", *MARKS, "last_number")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.rewards import code, parts
 from s2l_ext.rewards.code_blocks import extract_program
-from s2l_ext.rewards.code_tests import IDENTIFIER, parse_tests
+from s2l_ext.rewards.code_tests import parse_tests, read_pairs
 from s2l_ext.sandbox.runner import Level
 
 TIMEOUT_S = 6.0
@@ -72,44 +72,27 @@ def compute_score(
             reason = f"test {number} of {len(tests)}: {outcome.reason}"
             break
         right += 1
-    score = float(right == len(tests))
+    score, counts = float(right == len(tests)), {"tests_passed": right, "tests_total": len(tests)}
     shown = {"reason": reason[: code.SHOWN_CHARS]}
-    return {
-        "score": score,
-        "acc": score,
-        "format_ok": float(marked),
-        "tests_passed": right,
-        "tests_total": len(tests),
-        **shown,
-    }
+    return {"score": score, "acc": score, "format_ok": float(marked), **counts, **shown}
 
 
 def separate_tests(truth: Any) -> Iterator[str]:
     """Each test alone, as :func:`s2l_ext.rewards.code.run_tests` reads it. Raises DataError for malformed tests."""
-    value = _loaded(truth, "the tests")
-    if not isinstance(value, Mapping) or not isinstance(value.get("inputs"), list):
-        raise DataError("the tests are no object with the lists inputs and outputs")
-    inputs, outputs, name = value["inputs"], value.get("outputs"), value.get("fn_name")
-    if not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
-        raise DataError(f"the tests have {len(inputs)} inputs and {len(outputs or [])} outputs")
-    if name is not None and not (isinstance(name, str) and IDENTIFIER.fullmatch(name)):
-        raise DataError(f"fn_name {name!r} is not the name of a function")
-    for number, (given, wanted) in enumerate(zip(inputs, outputs, strict=True), 1):
+    pairs, name = read_pairs(truth)
+    for number, (given, wanted) in enumerate(pairs, 1):
         if not isinstance(given, str) or not isinstance(wanted, str):
             raise DataError(f"input and output of test {number} must be text")
-        yield _call(number, given, wanted, name) if name else json.dumps([{"input": given, "output": wanted}])
+        if not name:
+            yield json.dumps([{"input": given, "output": wanted}])
+            continue
+        arguments = [_loaded(line, f"input of test {number}") for line in given.splitlines()]
+        result = _loaded(wanted, f"output of test {number}")
+        yield CALL.format(name=name, given=json.dumps(arguments), wanted=json.dumps(result))
 
 
-def _call(number: int, given: str, wanted: str, name: str) -> str:
-    arguments = [_loaded(line, f"input of test {number}") for line in given.splitlines()]
-    result = _loaded(wanted, f"output of test {number}")
-    return CALL.format(name=name, given=json.dumps(arguments), wanted=json.dumps(result))
-
-
-def _loaded(value: Any, what: str) -> Any:
-    if not isinstance(value, str):
-        return value
+def _loaded(text: str, what: str) -> Any:
     try:
-        return json.loads(value)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not JSON ({error})") from error

@@ -4,34 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from s2l_ext.rewards import fast_math, math_helper, parts, spelling
-from s2l_ext.rewards.extraction import BETWEEN_BOXES, HASHES, TAGS, Extracted, boxes, extract, marked_answer
-from s2l_ext.rewards.golds import as_text
+from s2l_ext.rewards.extraction import Extracted, extract
+from s2l_ext.rewards.extraction import marked_answer as marked_answer
+from s2l_ext.rewards.gold_reading import as_text
 from s2l_ext.rewards.hedges import hedged
 from s2l_ext.rewards.math_helper import Verdict
-from s2l_ext.rewards.math_settings import Judging, Shaping, parse_judging, parse_settings
-
-__all__ = [
-    "BETWEEN_BOXES",
-    "HASHES",
-    "SHOWN_CHARS",
-    "TAGS",
-    "TAIL_CHARS",
-    "Verdict",
-    "boxes",
-    "check_keywords",
-    "compute_score",
-    "compute_score_async",
-    "grade",
-    "marked_answer",
-    "shaped",
-]
+from s2l_ext.rewards.math_settings import Judging, Settings, parse
 
 TAIL_CHARS = 4000
 SHOWN_CHARS = 200
@@ -62,7 +46,7 @@ def grade(prediction: str, gold: Any, **judging: Any) -> bool:
         DataError: the gold is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
-    settings = parse_judging(judging)
+    settings = parse(Judging, judging)
     truth = as_text(gold)
     extracted = _extract(prediction, truth, settings)
     return (_quick(extracted, truth, settings) or _ask(extracted, truth, settings)).correct
@@ -75,7 +59,7 @@ def compute_score(
 
     Args:
         extra_info: ``response_length`` (tokens) is read for the overlong part, where a caller puts it there.
-        kwargs: ``reward_kwargs``: fields of :class:`math_settings.Judging` and :class:`math_settings.Shaping`.
+        kwargs: ``reward_kwargs``: fields of :class:`math_settings.Settings`.
 
     Returns:
         ``score``: the weighted sum, by default ``acc``; ``acc`` (1.0 when right); ``format_ok`` (1.0 when the answer
@@ -88,11 +72,11 @@ def compute_score(
         DataError: the ground truth is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
-    judging, shaping = parse_settings(kwargs)
+    settings = parse(Settings, kwargs)
     gold = as_text(ground_truth)
-    extracted = _extract(solution_str, gold, judging)
-    verdict = _quick(extracted, gold, judging) or _ask(extracted, gold, judging)
-    return shaped(verdict, extracted, shaping, solution_str, extra_info)
+    extracted = _extract(solution_str, gold, settings)
+    verdict = _quick(extracted, gold, settings) or _ask(extracted, gold, settings)
+    return shaped(verdict, extracted, settings, solution_str, extra_info)
 
 
 async def compute_score_async(
@@ -103,19 +87,13 @@ async def compute_score_async(
     Waits for math-verify in its own threads, so that slow answers leave verl's executor, which also decodes the
     responses, free.
     """
-    judging, shaping = parse_settings(kwargs)
+    settings = parse(Settings, kwargs)
     gold = as_text(ground_truth)
-    extracted = _extract(solution_str, gold, judging)
-    verdict = _quick(extracted, gold, judging)
+    extracted = _extract(solution_str, gold, settings)
+    verdict = _quick(extracted, gold, settings)
     if verdict is None:
-        loop = asyncio.get_running_loop()
-        verdict = await loop.run_in_executor(_threads(), _ask, extracted, gold, judging)
-    return shaped(verdict, extracted, shaping, solution_str, extra_info)
-
-
-def check_keywords(reward_kwargs: Mapping[str, Any]) -> None:
-    """Raise ConfigError for ``reward_kwargs`` that :func:`compute_score` would refuse, before anything is loaded."""
-    parse_settings(reward_kwargs)
+        verdict = await asyncio.get_running_loop().run_in_executor(_THREADS, _ask, extracted, gold, settings)
+    return shaped(verdict, extracted, settings, solution_str, extra_info)
 
 
 def _extract(prediction: object, gold: str, judging: Judging) -> Extracted:
@@ -148,71 +126,51 @@ def _ask(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
     try:
         return _known(extracted, gold, judging)
     except _NoVerdict as late:
-        return late.verdict
+        return Verdict(*late.args)
 
 
 class _NoVerdict(Exception):
-    """Time ran out. Raised, so that it is not remembered."""
-
-    def __init__(self, verdict: Verdict) -> None:
-        self.verdict = verdict
+    """Time ran out; holds what is returned instead. Raised, so that it is not remembered."""
 
 
 @lru_cache(maxsize=KNOWN_ANSWERS)
 def _known(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
     verdict = _judged(extracted, gold, judging)
     if verdict.timed_out:
-        raise _NoVerdict(verdict)
+        raise _NoVerdict(*verdict)
     return verdict
 
 
 def _judged(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
-    verdict = math_helper.compare(
-        extracted.answer,
-        gold,
-        extracted.whole,
-        seconds=judging.timeout_s,
-        size=judging.pool_size,
-        **judging.comparison,
-    )
+    options: dict[str, Any] = {"seconds": judging.timeout_s, "size": judging.pool_size, **judging.comparison}
+    verdict = math_helper.compare(extracted.answer, gold, extracted.whole, **options)
     return verdict if extracted.whole else verdict._replace(extracted=extracted.answer)
 
 
 def shaped(
-    verdict: Verdict, extracted: Extracted, shaping: Shaping, solution: object, extra_info: dict[str, Any] | None
+    verdict: Verdict, extracted: Extracted, settings: Settings, solution: object, extra_info: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What :func:`compute_score` returns for a verdict, whoever gave it."""
     acc, format_ok = float(verdict.correct), float(extracted.found)
-    weighted = {"acc": (shaping.accuracy_weight, acc), "format_ok": (shaping.format_weight, format_ok)}
+    weighted = {"acc": (settings.accuracy_weight, acc), "format_ok": (settings.format_weight, format_ok)}
     result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict.extracted[:SHOWN_CHARS]}
     result["timed_out"] = float(verdict.timed_out)
-    if shaping.overlong_buffer is not None:
-        weight, value = _overlong(shaping, solution, extra_info)
-        weighted["overlong"] = (weight, value)
-        result["overlong"] = weight * value
+    if settings.overlong_buffer is not None and settings.max_response_length is not None:
+        length = parts.response_length(str(solution or ""), extra_info, settings.length_tokenizer)
+        value = parts.overlong(length, settings.max_response_length, settings.overlong_buffer)
+        weighted["overlong"] = (1.0 if settings.overlong_penalty is None else settings.overlong_penalty, value)
+        result["overlong"] = weighted["overlong"][0] * value
     return {**result, "score": parts.weighted_sum(weighted)}
 
 
-def _overlong(shaping: Shaping, solution: object, extra_info: dict[str, Any] | None) -> tuple[float, float]:
-    assert shaping.overlong_buffer is not None and shaping.max_response_length is not None
-    length = parts.response_length(str(solution or ""), extra_info, shaping.length_tokenizer)
-    weight = 1.0 if shaping.overlong_penalty is None else shaping.overlong_penalty
-    return weight, parts.overlong(length, shaping.max_response_length, shaping.overlong_buffer)
+_THREADS: ThreadPoolExecutor
 
 
-_THREADS: ThreadPoolExecutor | None = None
-
-
-def _threads() -> ThreadPoolExecutor:
+def _new_threads() -> None:
+    """They start with the first question; a forked process has none of its parent's."""
     global _THREADS
-    if _THREADS is None:
-        _THREADS = ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-math")
-    return _THREADS
+    _THREADS = ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-math")
 
 
-def _forget_threads() -> None:
-    global _THREADS
-    _THREADS = None
-
-
-os.register_at_fork(after_in_child=_forget_threads)
+_new_threads()
+os.register_at_fork(after_in_child=_new_threads)

@@ -16,14 +16,6 @@ MEMORY_BYTES = 4 * 2**30
 SPARE_CPU_SECONDS = 3
 
 
-def judge(text: str, gold: str, whole: bool, **options: Any) -> dict[str, Any]:
-    """:func:`math_equality.judge`, with percentages readable."""
-    from s2l_ext.rewards import math_equality
-
-    fix_percent()
-    return math_equality.judge(text, gold, whole, **options)
-
-
 def fix_percent() -> None:
     """Let latex2sympy2_extended 1.11.0 read ``28\\%`` on antlr 4.9.3, the version that hydra needs.
 
@@ -37,13 +29,11 @@ def fix_percent() -> None:
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:
-    """The reply to a question: a verdict, or with ``read`` what is read of a gold."""
+    """The reply to a question: a verdict, or with ``gold`` alone what is read of a gold."""
     from s2l_ext.rewards import math_equality
 
-    if "read" in question:
-        fix_percent()
-        return math_equality.read(question["read"], question["seconds"])
-    return judge(**question)
+    fix_percent()
+    return math_equality.judge(**question) if "text" in question else math_equality.read(**question)
 
 
 def serve() -> None:

@@ -5,19 +5,23 @@ Runs in the child process (:mod:`math_child`), for it loads math-verify.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import signal
+import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from s2l_ext.rewards import fast_math, math_verify_guards, spelling
-from s2l_ext.rewards.cpu_limit import Budget
-from s2l_ext.rewards.extraction import boxes
+from s2l_ext.rewards.extraction import boxes, last_group
 from s2l_ext.rewards.hedges import hedged
 
-STEP_SECONDS = 3.0
+STEP_SECONDS, AGAIN_SECONDS = 3.0, 0.25
+"""CPU seconds of one step, and between the signals after it: code that catches everything may swallow the first."""
 PARTS = 12
 """Lists that are longer are left to math-verify."""
 SPLIT = re.compile(
@@ -33,6 +37,37 @@ PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 FORMULA = re.compile(r"[\\^_{}<>]")
 
 NUMBER, EXPRESSION, SEVERAL, TEXT, IN_PART, UNREAD = "number", "expression", "several", "text", "in_part", "unread"
+
+
+class OutOfTime(BaseException):
+    """The CPU seconds are used up. Not an Exception: libraries that catch those let it pass."""
+
+
+class Budget:
+    """CPU seconds of this process for a question, given out in steps: a busy machine changes no verdict."""
+
+    def __init__(self, seconds: float) -> None:
+        self._until, self._step = time.process_time() + seconds, min(STEP_SECONDS, seconds)
+        self.ran_out = False
+
+    @contextlib.contextmanager
+    def step(self) -> Iterator[None]:
+        """A step that is left where it stands when its time is up; :attr:`ran_out` says so. In a main thread only."""
+        left = min(self._step, self._until - time.process_time())
+        before = signal.signal(signal.SIGPROF, _raise_out_of_time)
+        try:
+            signal.setitimer(signal.ITIMER_PROF, max(left, 0.001), AGAIN_SECONDS)
+            try:
+                yield
+            finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
+                signal.signal(signal.SIGPROF, before)
+        except OutOfTime:
+            self.ran_out = True
+
+
+def _raise_out_of_time(*_: object) -> None:
+    raise OutOfTime
 
 
 @dataclass
@@ -70,8 +105,7 @@ def judge(
         match_types: what is looked for: ``latex``, ``expr`` (plain numbers and arithmetic), or both.
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)
-    budget = Budget(seconds, min(STEP_SECONDS, seconds))
-    how = Comparison(budget, tuple(match_types), precision, strict, allow_set_relation_comp, whole)
+    how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
@@ -81,13 +115,12 @@ def judge(
     if not correct and _is_prose(found):
         inside = _found(found, how)
         correct = bool(inside) and inside != found and _same(truth, inside, how)
-    return {"correct": correct, "extracted": found, "timed_out": budget.ran_out and not correct}
+    return {"correct": correct, "extracted": found, "timed_out": how.budget.ran_out and not correct}
 
 
 def read(gold: str, seconds: float) -> dict[str, str]:
     """``kind`` of a gold (a constant of this module) and what is ``read`` of it."""
-    budget = Budget(seconds, min(STEP_SECONDS, seconds))
-    how = Comparison(budget, ("latex", "expr"), 6, True, False)
+    how = Comparison(Budget(seconds), ("latex", "expr"), 6, True, False)
     text = _marked(gold)
     if _is_prose(text) or fast_math.DELIMITED.search(text):
         return {"kind": IN_PART if re.search(r"\d|\\|\$", text) else TEXT, "read": _found(text, how) or text}
@@ -107,10 +140,7 @@ def _marked(gold: str) -> str:
     found = boxes(gold)
     if not found:
         return spelling.plain(UNCLOSED.sub("", gold))
-    first = len(found) - 1
-    while first > 0 and CLOSE_BY.fullmatch(gold, found[first - 1][2], found[first][0]):
-        first -= 1
-    return _answer(gold[found[first][0] : found[-1][2]])
+    return _answer(gold[last_group(found, gold, CLOSE_BY)[0][0] : found[-1][2]])
 
 
 def _gold(gold: str, how: Comparison) -> str:

@@ -125,7 +125,9 @@ class Pool:
             child.stop()
             raise
         finally:
-            self._give(child)
+            with self._changed:
+                self._idle.append(child)
+                self._changed.notify()
 
     def start(self, size: int) -> None:
         """Start children ahead of their first questions."""
@@ -143,11 +145,6 @@ class Pool:
         child = Child()
         self.children.append(child)
         return child
-
-    def _give(self, child: Child) -> None:
-        with self._changed:
-            self._idle.append(child)
-            self._changed.notify()
 
 
 POOL = Pool()
@@ -171,7 +168,7 @@ def compare(
         text: a final answer, or free text in which math-verify has to find one (``whole``).
         seconds: CPU seconds of judging at most, by default 20.
         size: children at most, by default :data:`POOL_SIZE`.
-        options: those of :func:`math_child.judge`.
+        options: those of :func:`math_equality.judge`.
 
     Raises:
         ResourceError: the child process cannot start.
@@ -183,10 +180,9 @@ def compare(
     return Verdict(reply.get("correct") is True, str(reply.get("extracted", "")), timed_out)
 
 
-def read(gold: str, *, seconds: float | None = None, size: int | None = None) -> dict[str, Any]:
+def read(gold: str) -> dict[str, Any]:
     """What the judge reads of a gold: ``kind`` and ``read`` of :func:`math_equality.read`; empty when time ran out."""
-    limit = HARD_SECONDS if seconds is None else seconds
-    return POOL.ask({"read": gold, "seconds": limit}, limit, size or POOL_SIZE)
+    return POOL.ask({"gold": gold, "seconds": HARD_SECONDS}, HARD_SECONDS, POOL_SIZE)
 
 
 def start(size: int | None = None) -> None:

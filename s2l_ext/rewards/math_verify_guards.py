@@ -49,7 +49,7 @@ def refused(gold: str, answer: str) -> bool:
     return (
         _sign(gold) != _sign(answer)  # drops a sign at the front: "\ge 14" is 14
         or _other_base(gold, answer)  # drops the base: 2101_4 is 2101_3, and 5_6 is 5
-        or _set_and_tuple(gold, answer)  # \{3,4\} is (3,4)
+        or {_brackets(gold), _brackets(answer)} == {"set", "tuple"}  # \{3,4\} is (3,4)
         or _other_letters(gold, answer)  # multiplies letters: EBAC is ABCE
         or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
         or bool(UNREAD.search(gold)) != bool(UNREAD.search(answer))  # takes the last of "3 \lor 4"
@@ -73,8 +73,7 @@ def apart(gold: Any, answer: Any, least_sides: int) -> bool:
         return True
     if not (getattr(gold, "is_number", False) and getattr(answer, "is_number", False)):
         return False
-    first, second = _last_side(gold), _last_side(answer)
-    return _tiny_and_apart(first, second)
+    return _tiny_and_apart(_last_side(gold), _last_side(answer))
 
 
 def same_symbols(first: Any, second: Any) -> Any:
@@ -163,11 +162,6 @@ def _other_base(gold: str, answer: str) -> bool:
 def _more_primes(gold: str, answer: str) -> bool:
     first, second = (len(PRIME.findall(text.rpartition("=")[2])) for text in (gold, answer))
     return second > first and not answer.strip().startswith("'")
-
-
-def _set_and_tuple(gold: str, answer: str) -> bool:
-    kinds = {_brackets(gold), _brackets(answer)}
-    return kinds == {"set", "tuple"}
 
 
 def _brackets(text: str) -> str:

@@ -36,11 +36,6 @@ def overlong(length: int, max_length: int, buffer: int) -> float:
     return max(-1.0, min(0.0, (max_length - buffer - length) / buffer))
 
 
-def check_length(tokenizer: str | None) -> None:
-    """Raise ConfigError unless :func:`response_length` can count, where verl alone calls the reward."""
-    response_length("", None, tokenizer)
-
-
 def response_length(text: str, extra_info: Mapping[str, Any] | None, tokenizer: str | None) -> int:
     """Tokens of a response: ``extra_info["response_length"]`` where the caller says it, else counted by ``tokenizer``.
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from s2l_ext.rewards import math as mathematics
 from s2l_ext.rewards.extraction import extract
-from s2l_ext.rewards.golds import as_text
-from s2l_ext.rewards.math_settings import parse_settings
+from s2l_ext.rewards.gold_reading import as_text
+from s2l_ext.rewards.math_settings import Settings, parse
 
 TOLERANCE = 1e-4
 """Relative; that of Qwen2.5-Math's evaluation (grader.py, numeric_equal)."""
@@ -44,11 +44,11 @@ def compute_score(
         As ``s2l_ext.rewards.math.compute_score``. Where the marked answer and the truth are both numbers (a unit in
         ``\\text{}`` is passed over), right means a relative difference of at most 1e-4. Keywords are the same.
     """
-    judging, shaping = parse_settings(kwargs)
+    settings = parse(Settings, kwargs)
     gold = as_text(ground_truth)
-    found = extract(str(solution_str or ""), judging.extraction, judging.thinking)
+    found = extract(str(solution_str or ""), settings.extraction, settings.thinking)
     have, want = None if found.whole else number(found.answer), number(gold)
     if have is None or want is None or not math.isfinite(want):
         return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
     verdict = mathematics.Verdict(math.isclose(have, want, rel_tol=TOLERANCE), found.answer)
-    return mathematics.shaped(verdict, found, shaping, solution_str, extra_info)
+    return mathematics.shaped(verdict, found, settings, solution_str, extra_info)

@@ -13,7 +13,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,9 @@ def rewards() -> dict[str, str]:
     found = dict(BUILT_IN)
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         if found.get(point.name, point.value) != point.value:
+            package = f"package {point.dist.name}" if point.dist else "an installed package"
             raise ConfigError(
-                f"reward '{point.name}' of {_package(point)} (entry point {point.value}) is already the name of "
+                f"reward '{point.name}' of {package} (entry point {point.value}) is already the name of "
                 f'{found[point.name]}. Rename it under [project.entry-points."{GROUP}"] there, or uninstall it.'
             )
         found[point.name] = point.value
@@ -52,13 +53,14 @@ def load(name: str) -> Reward:
     Raises:
         ConfigError: there is none; the message lists the names.
     """
-    place = name.removeprefix("pkg://").removeprefix("file://")
-    if not place or place.startswith(":"):
+    module, function = _located(name)
+    if not module:
         raise ConfigError(f"reward '{name}' is neither a name ({', '.join(rewards())}) nor {FORMS}.")
-    if not any(mark in place for mark in ":./"):
-        place = _place(place)
-    module, _, function = _split(place)
-    return _function(name, _module(name, module), function or FUNCTION)
+    if not function:
+        raise ConfigError(
+            f"unknown reward '{name}'.{did_you_mean(name, rewards())} Known: {', '.join(rewards())}; or give {FORMS}."
+        )
+    return _function(name, _module(name, module), function)
 
 
 def place_of(name: str) -> str:
@@ -66,32 +68,26 @@ def place_of(name: str) -> str:
 
     A name that is not registered stays as it is; ``compute_score_async`` gives the verdicts of ``compute_score``.
     """
+    module, function = _located(name)
+    return f"{module}:{function.removesuffix('_async')}" if function else module
+
+
+def _located(name: str) -> tuple[str, str]:
+    """Module (or file) and function of a name or a place; a name that is not registered has no function."""
     place = name.removeprefix("pkg://").removeprefix("file://")
-    if not any(mark in place for mark in ":./"):
-        return rewards().get(place, place)
-    module, _, function = _split(place)
-    module = module if module.endswith(".py") else module.replace("/", ".")
-    return f"{module}:{(function or FUNCTION).removesuffix('_async')}"
-
-
-def _place(name: str) -> str:
-    known = rewards()
-    if name not in known:
-        raise ConfigError(
-            f"unknown reward '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}; or give {FORMS}."
-        )
-    return known[name]
-
-
-def _split(place: str) -> tuple[str, str, str]:
-    return place.rpartition(":") if ":" in place else (place, "", "")
+    if place and not any(mark in place for mark in ":./"):
+        place = rewards().get(place, "")
+        if not place:
+            return name, ""
+    module, _, function = place.rpartition(":") if ":" in place else (place, "", "")
+    return (module if module.endswith(".py") else module.replace("/", ".")), function or FUNCTION
 
 
 def _module(name: str, module: str) -> Any:
     if module.endswith(".py"):
         return _from_file(name, Path(module).expanduser().resolve())
     try:
-        return importlib.import_module(module.replace("/", "."))
+        return importlib.import_module(module)
     except Exception as error:
         raise ConfigError(
             f"reward '{name}' cannot be loaded ({type(error).__name__}: {error}). Expected {FORMS}."
@@ -100,9 +96,8 @@ def _module(name: str, module: str) -> Any:
 
 @lru_cache(maxsize=32)
 def _from_file(name: str, path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(
-        f"s2l_reward_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}", path
-    )
+    unique = hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"s2l_reward_{unique}", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise ConfigError(f"reward '{name}': no file {path}. A relative path starts at the current folder.")
     module = importlib.util.module_from_spec(spec)
@@ -124,10 +119,6 @@ def _function(name: str, module: Any, function: str) -> Reward:
     if not callable(found):
         raise ConfigError(f"reward '{name}': {function} is {type(found).__name__}, no function.")
     return found  # type: ignore[no-any-return]
-
-
-def _package(point: EntryPoint) -> str:
-    return f"package {point.dist.name}" if point.dist else "an installed package"
 
 
 @lru_cache(maxsize=32)

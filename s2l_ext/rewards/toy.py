@@ -15,12 +15,6 @@ def extract_answer(solution: str) -> str | None:
     return found[-1] if found else None
 
 
-def is_careful(solution: str) -> bool:
-    """Whether something stands between ``<think>`` and ``</think>``."""
-    thinking = THINKING.search(solution)
-    return thinking is not None and bool(thinking.group(1).strip())
-
-
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
 ) -> dict[str, float]:
@@ -36,4 +30,5 @@ def compute_score(
     """
     solution = str(solution_str or "")
     correct = float(extract_answer(solution) == str(ground_truth))
-    return {"score": correct, "acc": correct, "careful": float(is_careful(solution))}
+    thinking = THINKING.search(solution)
+    return {"score": correct, "acc": correct, "careful": float(thinking is not None and bool(thinking[1].strip()))}

@@ -99,21 +99,17 @@ class Sandbox:
                 f"minimum_level, or the environment variable {MINIMUM_VARIABLE}."
             )
 
-    def run_script(self, source: str, stdin: str, timeout_s: float, limits: Limits | None = None) -> Finished:
-        """Run ``source`` as a script with ``stdin`` as its input, for at most ``timeout_s`` seconds of wall time."""
-        return self._run(source, stdin, timeout_s, limits or Limits())
+    def run(self, source: str, given: str | dict[str, Any], timeout_s: float, limits: Limits | None = None) -> Finished:
+        """Run ``source`` as a script with the text ``given`` as its input, for at most ``timeout_s`` seconds of wall
+        time; or load it in one process and run the tests of the job ``given`` in another (:attr:`Finished.verdict`).
 
-    def run_judged(self, source: str, job: dict[str, Any], timeout_s: float, limits: Limits | None = None) -> Finished:
-        """Load ``source`` in one process and run the tests of ``job`` in another; the verdict is in ``verdict``."""
-        return self._run(source, job, timeout_s, limits or Limits())
-
-    def _run(self, source: str, given: str | dict[str, Any], timeout_s: float, limits: Limits) -> Finished:
-        """A zygote that fails is replaced, idle ones too, and the job is tried once more; then the caller fails."""
+        A zygote that fails is replaced, idle ones too, and the job is tried once more; then the caller fails.
+        """
         with self._slots:
             for attempt in (1, 2):
                 worker = self._take()
                 try:
-                    finished = worker.run(source, given, timeout_s, limits)
+                    finished = worker.run(source, given, timeout_s, limits or Limits())
                 except BaseException as error:
                     worker.close()
                     if not isinstance(error, OSError):
@@ -181,12 +177,10 @@ def default() -> Sandbox:
     with _default_lock:
         if _default is None:
             level, workers = os.environ.get(LEVEL_VARIABLE), os.environ.get(WORKERS_VARIABLE)
-            packages = os.environ.get(PACKAGES_VARIABLE, "").split(os.pathsep)
+            packages = list(filter(None, os.environ.get(PACKAGES_VARIABLE, "").split(os.pathsep)))
             if workers and not workers.isdecimal():
                 raise ConfigError(f"{WORKERS_VARIABLE}={workers!r} is not a number of workers")
-            _default = Sandbox(
-                parse_level(level) if level else None, int(workers) if workers else None, [p for p in packages if p]
-            )
+            _default = Sandbox(parse_level(level) if level else None, int(workers) if workers else None, packages)
         return _default
 
 

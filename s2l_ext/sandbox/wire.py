@@ -10,7 +10,7 @@ import json
 import os
 import struct
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from decimal import Decimal
 from fractions import Fraction
@@ -45,12 +45,12 @@ def encode(value: Any, opaque: Opaque) -> Any:
         return ["d", *([encode(key, opaque), encode(item, opaque)] for key, item in value.items())]
     if isinstance(value, AbstractSet):
         return ["s" if isinstance(value, set) else "f", *(encode(item, opaque) for item in value)]
-    if isinstance(value, (bytes, bytearray)):
-        return ["b", bytes(value).hex()]
     return _less_common(value, opaque)
 
 
 def _less_common(value: Any, opaque: Opaque) -> Any:
+    if isinstance(value, (bytes, bytearray)):
+        return ["b", bytes(value).hex()]
     if isinstance(value, complex):
         return ["c", value.real, value.imag]
     if isinstance(value, range):
@@ -88,25 +88,21 @@ def decode(data: Any, special: Callable[[list], Any]) -> Any:
         raise LinkClosed(f"malformed value: {error}") from error
 
 
+_CONTAINERS: dict[str, Callable[[Iterator[Any]], Any]] = {
+    "l": list, "t": tuple, "s": set, "f": frozenset, "q": deque, "r": lambda parts: range(*parts),
+}  # fmt: skip
+_PLAIN: dict[str, Callable[..., Any]] = {
+    "b": bytes.fromhex, "c": complex, "D": Decimal, "i": lambda digits: int(digits, 16),
+    "F": lambda top, bottom: Fraction(int(top, 16), int(bottom, 16)),
+}  # fmt: skip
+
+
 def _tagged(tag: Any, rest: list, special: Callable[[list], Any]) -> Any:
-    makers: dict[str, Callable[[Any], Any]] = {"l": list, "t": tuple, "s": set, "f": frozenset, "q": deque}
-    if tag in makers:
-        return makers[tag](decode(item, special) for item in rest)
+    if tag in _CONTAINERS:
+        return _CONTAINERS[tag](decode(item, special) for item in rest)
     if tag == "d":
         return {decode(key, special): decode(item, special) for key, item in rest}
-    if tag == "r":
-        return range(*(decode(item, special) for item in rest))
-    if tag == "i":
-        return int(rest[0], 16)
-    if tag == "b":
-        return bytes.fromhex(rest[0])
-    if tag == "c":
-        return complex(rest[0], rest[1])
-    if tag == "D":
-        return Decimal(rest[0])
-    if tag == "F":
-        return Fraction(int(rest[0], 16), int(rest[1], 16))
-    return special([tag, *rest])
+    return _PLAIN[tag](*rest) if tag in _PLAIN else special([tag, *rest])
 
 
 def send(descriptor: int, message: dict[str, Any]) -> None:

@@ -130,10 +130,10 @@ class Worker:
         self._control.send(b'{"do": "end"}')
         return list(self._receive()[0]["statuses"])
 
-    def over_scratch(self, limits: Limits) -> bool:
-        """Whether the private folder holds too much, where no file system of its own bounds it."""
+    def over_scratch(self, limits: Limits) -> str:
+        """What to say of a private folder that holds too much, where no file system of its own bounds it."""
         if not self._own_folder:
-            return False
+            return ""
         size = count = 0
         folders = [self._scratch]
         while folders and size <= limits.scratch_bytes and count <= limits.scratch_files:
@@ -143,7 +143,8 @@ class Worker:
                     size += entry.stat(follow_symlinks=False).st_blocks * 512
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-        return size > limits.scratch_bytes or count > limits.scratch_files
+        over = size > limits.scratch_bytes or count > limits.scratch_files
+        return f"more than {limits.scratch_bytes} bytes or {limits.scratch_files} files written" if over else ""
 
     def close(self) -> None:
         """End the zygote and everything behind its walls."""
@@ -206,7 +207,7 @@ class _Job:
         self._theirs.close()
         self._wait_until_ready(watched)
         started = time.monotonic()
-        reason = self._watch(watched, started + self.timeout_s) or self._over_scratch()
+        reason = self._watch(watched, started + self.timeout_s) or self._worker.over_scratch(self.bounds)
         seconds = time.monotonic() - started
         statuses = self._worker.end()
         streams = {name: self._drain(reader) for name, reader in self._readers.items()}
@@ -248,14 +249,9 @@ class _Job:
                     return f"more than {self.bounds.output_bytes} bytes of output"
             if now > look + LOOK_SECONDS:
                 look = now
-                if over := self._over_scratch():
+                if over := self._worker.over_scratch(self.bounds):
                     return over
         return "out of time"
-
-    def _over_scratch(self) -> str:
-        if not self._worker.over_scratch(self.bounds):
-            return ""
-        return f"more than {self.bounds.scratch_bytes} bytes or {self.bounds.scratch_files} files written"
 
     def _read(self, descriptor: int) -> bool:
         """Take what is there; False at the end of the stream."""

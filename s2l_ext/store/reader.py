@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ext.data.parquet_files import UNREADABLE, reason
+from s2l_ext.data.reading import UNREADABLE, reason
 from s2l_ext.errors import DataError
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import sha256_file

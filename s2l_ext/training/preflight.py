@@ -22,6 +22,7 @@ from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
 from s2l_ext.rewards import parts, quantity, registry
+from s2l_ext.rewards.math_settings import Settings, parse
 from s2l_ext.training.inputs import (
     LEARNER_KEY,
     Inputs,
@@ -159,9 +160,9 @@ def _check_reward_keywords(cfg: DictConfig) -> None:
         place = getattr(registry.named(keywords.pop("reward", None)), "__module__", "")
     if place not in MATH_REWARDS:
         return
-    math_reward.check_keywords(keywords)
+    parse(Settings, keywords)
     if keywords.get("overlong_buffer") is not None and cfg.reward.reward_manager.source == "register":
-        parts.check_length(keywords.get("length_tokenizer"))
+        parts.response_length("", None, keywords.get("length_tokenizer"))
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -91,9 +91,9 @@ def test_empty_ground_truth_names_first_row_and_count(tmp_path, monkeypatch, emp
         check_parquet(path)
 
 
-def test_flat_answer_column_and_other_prompt_key(tmp_path):
-    path = write(tmp_path, [{"question": GOOD["prompt"], "answer": "2"}])
-    assert check_parquet(path, prompt_key="question", answer=("answer",)) == 1
+def test_another_prompt_key(tmp_path):
+    path = write(tmp_path, [{"question": GOOD["prompt"], "reward_model": GOOD["reward_model"]}])
+    assert check_parquet(path, prompt_key="question") == 1
 
 
 @pytest.mark.parametrize("name", ["trace", "session_id", "uid", "s2l_source"])

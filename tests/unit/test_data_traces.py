@@ -89,9 +89,9 @@ def test_a_slow_judgement_is_given_up(monkeypatch):
     assert answer_fault("9^{9^9} \\boxed{9}", "2") == "not judged in time"
 
 
-def test_states_answer_reads_the_conclusion():
-    assert traces.states_answer("<think>\\boxed{3}</think>so #### 2\n#### 2", "2")
-    assert not traces.states_answer("<think>\\boxed{2}", "2")
+def test_an_answer_is_judged_in_the_conclusion():
+    assert answer_fault("<think>\\boxed{3}</think>so #### 2\n#### 2", "2") is None
+    assert answer_fault("<think>\\boxed{2}", "2") == traces.WRONG
     assert traces._incomplete("<think>a</think>b", False) is None and traces._incomplete("<think>a</think>b", True)
 
 

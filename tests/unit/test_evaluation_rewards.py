@@ -128,9 +128,15 @@ def test_a_quantity_takes_the_keywords_of_mathematics() -> None:
     assert quantity.compute_score("minerva", "\\boxed{3}\n#### 1", "3")["acc"] == 0.0
 
 
-@pytest.mark.parametrize("reward", [choice, code, livecodebench, quantity])
-def test_a_keyword_that_would_be_ignored_is_refused(reward) -> None:
-    with pytest.raises(ConfigError, match=r"unknown keyword format_wieght=1 of the \w+ reward"):
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        *((each, r"unknown keyword format_wieght=1 of the \w+ reward") for each in (choice, code, livecodebench)),
+        (quantity, r"format_wieght: unknown key\. Did you mean 'reward_kwargs\.format_weight'"),
+    ],
+)
+def test_a_keyword_that_would_be_ignored_is_refused(reward, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         reward.compute_score("d", "\\boxed{1}", "1", format_wieght=1)
 
 
@@ -170,10 +176,10 @@ def test_names_that_contests_take_for_granted_are_there() -> None:
 @pytest.mark.parametrize(
     ("tests", "reason"),
     [
-        ("[", "the tests is not JSON|the tests"),
-        ({"inputs": ["1"]}, "1 inputs and 0 outputs"),
-        ({"inputs": [], "outputs": []}, "0 inputs"),
-        ({"outputs": []}, "no object with the lists"),
+        ("[", "the tests look like JSON but are not"),
+        ({"inputs": ["1"]}, r"the tests have the keys \['inputs'\]"),
+        ({"inputs": [], "outputs": []}, "the tests hold no pair"),
+        ({"outputs": []}, r"the tests have the keys \['outputs'\]"),
         ({"inputs": ["1"], "outputs": ["1"], "fn_name": "a b"}, "fn_name 'a b'"),
         ({"inputs": ["x"], "outputs": ["1"], "fn_name": "f"}, "input of test 1 is not JSON"),
         ({"inputs": ["1"], "outputs": ["x"], "fn_name": "f"}, "output of test 1 is not JSON"),

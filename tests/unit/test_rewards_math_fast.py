@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from s2l_ext.rewards import math_helper
 from s2l_ext.rewards.fast_math import same_text, verdict
 from s2l_ext.rewards.math import compute_score
-from s2l_ext.rewards.math_child import fix_percent, judge
+from s2l_ext.rewards.math_child import fix_percent
+from s2l_ext.rewards.math_equality import judge
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "math_reward.py"
 FLOAT, EXACT = st.from_regex(r"-?[0-9]{1,5}\.[0-9]{1,8}", fullmatch=True), st.integers(-(10**6), 10**6).map(str)

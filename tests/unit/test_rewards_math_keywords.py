@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from s2l_ext.errors import ConfigError
 from s2l_ext.rewards import parts
 from s2l_ext.rewards.extraction import extract, last_number
-from s2l_ext.rewards.math import check_keywords, compute_score, grade
+from s2l_ext.rewards.math import compute_score, grade
+from s2l_ext.rewards.math_settings import Settings, parse
 
 SAID = "\\boxed{1}\n#### 2\n<answer>3</answer> and 4 more"
 
@@ -134,25 +135,28 @@ OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"extracton": "boxed"}, r"unknown keyword extracton='boxed'.*Did you mean 'extraction'\?"),
-        ({"zzz": 1}, "unknown keyword zzz=1.*Known: extraction, thinking, timeout_s,"),
-        ({"extraction": "box"}, "extraction='box'.*one of auto, boxed, hashes, tags, answer_line, last_number"),
+        ({"extracton": "boxed"}, r"reward_kwargs\.extracton: unknown key\. Did you mean 'reward_kwargs\.extraction'\?"),
+        ({"zzz": 1}, r"\.zzz: unknown key\. Keys of reward_kwargs: extraction, thinking, timeout_s,"),
+        ({"extraction": "box"}, "extraction='box'.*from: auto, boxed, hashes, tags, answer_line, last_number"),
         ({"extraction": None}, "extraction=None"),
-        ({"extraction": {"a": 1}}, "extraction=.*must be one value"),
-        ({"timeout_s": 0}, "timeout_s=0 .*above 0"),
+        ({"extraction": {"a": 1}}, "extraction=.*is not a choice"),
+        ({"timeout_s": 0}, "timeout_s=0 .*must be > 0"),
         ({"timeout_s": "5"}, "timeout_s='5'"),
         ({"timeout_s": float("nan")}, "timeout_s=nan"),
-        ({"pool_size": 0}, "pool_size=0 .*from 1 on"),
+        ({"pool_size": 0}, "pool_size=0 .*must be >= 1"),
         ({"pool_size": True}, "pool_size=True"),
         ({"precision": -1}, "precision=-1"),
         ({"precision": 2.0}, "precision=2.0"),
         ({"strict": 1}, "strict=1 .*true or false"),
         ({"allow_set_relation_comp": "no"}, "allow_set_relation_comp='no'"),
         ({"match_types": "latex"}, "match_types='latex'.*must be a list"),
-        ({"match_types": []}, "must be a list"),
-        ({"match_types": ["latex", "string"]}, "match_types='string'"),
-        ({"match_types": [["latex"]]}, "match_types=.*list of names"),
-        ({"format_weight": "0.1"}, "format_weight='0.1' .*a number"),
+        ({"match_types": []}, r"match_types=\[\] must list some of"),
+        (
+            {"match_types": ["latex", "string"]},
+            r"match_types=\[.*'string'\] must list some of \['latex', 'expr'\]",
+        ),
+        ({"match_types": [["latex"]]}, r"match_types=\[\['latex'\]\] must list some of"),
+        ({"format_weight": "0.1"}, "format_weight='0.1' .*a finite number"),
         ({"accuracy_weight": float("inf")}, "accuracy_weight=inf"),
         ({"accuracy_weight": 0}, "both 0"),
         ({"format_weight": 0.1, "extraction": "last_number"}, "format_weight=0.1 has no effect with extraction=last_n"),
@@ -163,12 +167,12 @@ OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
         ({"overlong_buffer": 0, "max_response_length": 100}, "overlong_buffer=0"),
         ({"overlong_buffer": 101, "max_response_length": 100}, "overlong_buffer=101 is beyond max_response_length=100"),
         ({"overlong_buffer": 10, "max_response_length": 0}, "max_response_length=0"),
-        (OVERLONG | {"overlong_penalty": 0}, "overlong_penalty=0 .*above 0"),
-        (OVERLONG | {"length_tokenizer": 3}, "length_tokenizer=3 .*a path"),
+        (OVERLONG | {"overlong_penalty": 0}, "overlong_penalty=0 .*must be > 0"),
+        (OVERLONG | {"length_tokenizer": 3}, "length_tokenizer=3 .*must be text"),
     ],
 )
 def test_refused(kwargs, message):
-    for call in (lambda: check_keywords(kwargs), lambda: score("\\boxed{72}", **kwargs)):
+    for call in (lambda: parse(Settings, kwargs), lambda: score("\\boxed{72}", **kwargs)):
         with pytest.raises(ConfigError, match=message):
             call()
 
@@ -195,7 +199,7 @@ def test_a_broken_tokenizer_is_refused(tmp_path: Path):
 
 
 def test_grading_takes_no_weights():
-    with pytest.raises(ConfigError, match="unknown keyword format_weight"):
+    with pytest.raises(ConfigError, match="format_weight: unknown key"):
         grade("72", "72", format_weight=1.0)
 
 

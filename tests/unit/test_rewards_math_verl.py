@@ -74,7 +74,7 @@ def test_verl_calls_it_and_knows_whether_to_await(name):
 def test_an_unknown_keyword_reaches_the_user():
     from s2l_ext.errors import ConfigError
 
-    with pytest.raises(ConfigError, match=r"unknown keyword formt_weight.*'format_weight'"):
+    with pytest.raises(ConfigError, match=r"formt_weight: unknown key.*'reward_kwargs\.format_weight'"):
         scored(config("compute_score", reward_kwargs={"formt_weight": 0.5}), "\\boxed{72}", "72")
 
 

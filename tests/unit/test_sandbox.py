@@ -46,7 +46,7 @@ def pool(request):
 
 def test_every_level_runs_programs_in_a_clean_environment(pool, monkeypatch):
     monkeypatch.setenv("S2L_TEST_SECRET", "x")
-    finished = pool.run_script(SEE, "", 10)
+    finished = pool.run(SEE, "", 10)
     pid, uid, names, folder, arguments = json.loads(finished.stdout)
     assert set(names) <= {*sandbox_levels.ENVIRONMENT, "PWD"} and arguments == ["program.py"]
     assert finished.status == 0 and finished.reason == "" and finished.stderr == ""
@@ -57,17 +57,17 @@ def test_every_level_runs_programs_in_a_clean_environment(pool, monkeypatch):
 
 
 def test_nothing_is_left_between_programs(pool):
-    pool.run_script("import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').write('x')\nos.mkdir('d', 0)", "", 10)
-    assert pool.run_script("import os\nprint(os.listdir('.'))", "", 10).stdout == "[]\n"
+    pool.run("import os\nos.makedirs('a/b')\nopen('a/b/c', 'w').write('x')\nos.mkdir('d', 0)", "", 10)
+    assert pool.run("import os\nprint(os.listdir('.'))", "", 10).stdout == "[]\n"
 
 
 def test_descriptors_are_only_those_of_the_job(pool):
     source = "import os\nfound = []\nfor n in range(64):\n    try: os.fstat(n); found.append(n)\n    except OSError: pass\nprint(found)"
-    assert pool.run_script(source, "", 10).stdout == "[0, 1, 2]\n"
+    assert pool.run(source, "", 10).stdout == "[0, 1, 2]\n"
 
 
 def test_random_numbers_differ_and_hashes_do_not(pool):
-    runs = [pool.run_script("import random\nprint(random.random(), hash('x'))", "", 10).stdout.split() for _ in "ab"]
+    runs = [pool.run("import random\nprint(random.random(), hash('x'))", "", 10).stdout.split() for _ in "ab"]
     assert runs[0][0] != runs[1][0] and runs[0][1] == runs[1][1]
 
 
@@ -113,7 +113,7 @@ def test_packages_can_be_shown_to_programs():
     try:
         for level in (Level.NAMESPACES, Level.LANDLOCK):
             pool = pool_of(level, packages=[str(folder)])
-            assert pool.run_script("import my_package\nprint(my_package.VALUE)", "", 10).stdout == "7\n"
+            assert pool.run("import my_package\nprint(my_package.VALUE)", "", 10).stdout == "7\n"
             pool.close()
     finally:
         shutil.rmtree(folder)
@@ -131,7 +131,7 @@ def test_a_killed_zygote_is_replaced():
     pool = Sandbox(workers=1)
     pool._idle[0]._process.kill()
     pool._idle[0]._process.wait(10)
-    assert pool.run_script("print(1)", "", 10).stdout == "1\n"
+    assert pool.run("print(1)", "", 10).stdout == "1\n"
     pool.close()
 
 
@@ -142,7 +142,7 @@ def test_processes_that_died_while_idle_do_not_use_up_the_second_try():
         worker._process.kill()
         worker._process.wait(10)
     assert len(pool._idle) == 2
-    assert pool.run_script("print(7)", "", 10).stdout == "7\n"
+    assert pool.run("print(7)", "", 10).stdout == "7\n"
     pool.close()
 
 
@@ -150,14 +150,14 @@ def test_a_pool_whose_zygotes_always_die_says_so(monkeypatch):
     pool = Sandbox(workers=1)
     monkeypatch.setattr(sandbox.Worker, "fork", lambda *_: (_ for _ in ()).throw(OSError("gone")))
     with pytest.raises(SandboxUnavailable, match="the sandbox failed twice: gone"):
-        pool.run_script("print(1)", "", 10)
+        pool.run("print(1)", "", 10)
     pool.close()
 
 
 def test_many_threads_share_two_workers():
     pool = Sandbox(workers=2)
     with ThreadPoolExecutor(8) as threads:
-        outputs = list(threads.map(lambda n: pool.run_script("print(input())", str(n), 20).stdout, range(24)))
+        outputs = list(threads.map(lambda n: pool.run("print(input())", str(n), 20).stdout, range(24)))
     assert outputs == [f"{n}\n" for n in range(24)]
     assert len(pool._idle) <= 2
     pool.close()
@@ -165,12 +165,12 @@ def test_many_threads_share_two_workers():
 
 def test_threads_that_end_do_not_take_their_zygote_along():
     pool = Sandbox(workers=2)
-    threads = [threading.Thread(target=pool.run_script, args=("print(1)", "", 20)) for _ in range(2)]
+    threads = [threading.Thread(target=pool.run, args=("print(1)", "", 20)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert pool.run_script("print(2)", "", 20).stdout == "2\n"
+    assert pool.run("print(2)", "", 20).stdout == "2\n"
     pool.close()
 
 
@@ -180,7 +180,7 @@ def test_zygotes_end_with_their_parent(level):
     script = (
         "import sys, time\nfrom s2l_ext.sandbox.runner import Level, Sandbox\n"
         f"pool = Sandbox(Level({int(level)}), workers=1)\nprint(pool._idle[0]._process.pid, pool._idle[0]._scratch, flush=True)\n"
-        "pool.run_script('while True: pass', '', 60)\n"
+        "pool.run('while True: pass', '', 60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid, scratch = parent.stdout.readline().split()
@@ -207,14 +207,14 @@ def test_no_folder_is_left_after_closing():
 def test_time_is_wall_time():
     pool = Sandbox(workers=1)
     started = time.monotonic()
-    finished = pool.run_script("import time\ntime.sleep(30)", "", 0.3)
+    finished = pool.run("import time\ntime.sleep(30)", "", 0.3)
     assert finished.reason == "out of time" and time.monotonic() - started < 5
     pool.close()
 
 
 def test_output_is_cut_at_its_limit():
     pool = Sandbox(workers=1)
-    finished = pool.run_script("while True: print('x' * 1000)", "", 20, Limits(output_bytes=10**5))
+    finished = pool.run("while True: print('x' * 1000)", "", 20, Limits(output_bytes=10**5))
     assert finished.reason == "more than 100000 bytes of output"
     pool.close()
 
