@@ -10,7 +10,7 @@ import pytest
 
 from s2l_ext import cli
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.pooled import compare_seeds
+from s2l_ext.evaluation.compare import compare_seeds
 from s2l_ext.evaluation.seeds import independent
 from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run
