@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.run_steps import STEPS_KEY, run_steps
 from s2l_ext.errors import ConfigError
-from s2l_ext.report.ledger import Ledger, sum_of
+from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.run import Run
 from s2l_ext.training.batch_fields import LEARNER
 from s2l_ext.training.inputs import steps_of_run
@@ -47,8 +46,3 @@ def spent(run: Run) -> dict[str, float | None]:
         rows = run.setting("data.train_batch_size") * run.setting("actor_rollout_ref.rollout.n")
         own = [mean * rows for _, mean in run.series("response_length/mean")]
     return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
-
-
-def add_spent(parts: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Sums of what several runs spent, of the first one's quantities; None where one does not tell."""
-    return {name: sum_of(part.get(name) for part in parts) for name in parts[0]}

@@ -137,14 +137,14 @@ def read_study(
     if count < FEWEST_SEEDS:
         raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
     rates = _rates(block.learning_rates, path.name)
-    block = replace(block, engine=engine or block.engine, seeds=count, learning_rates=rates)
-    block = replace(block, baseline=baseline or block.baseline)
+    engine, baseline = engine or block.engine, baseline or block.baseline
+    block = replace(block, engine=engine, baseline=baseline, seeds=count, learning_rates=rates)
     _check_names(block, path.name, arms)
-    chosen = [name for name in block.arms if not arms or name in {*arms, block.baseline}]
     first: list[Arm] = []
-    for name in block.first:
-        first.append(_arm(block, f"{path.name}.first.{name}", name, block.first[name], first))
-    made = [_arm(block, f"{path.name}.arms.{name}", name, block.arms[name], first) for name in chosen]
+    for name, given in block.first.items():
+        first.append(_arm(block, f"{path.name}.first.{name}", name, given, first))
+    wanted = {name: given for name, given in block.arms.items() if not arms or name in {*arms, block.baseline}}
+    made = [_arm(block, f"{path.name}.arms.{name}", name, given, first) for name, given in wanted.items()]
     needed = {one.name for arm in made for one in Study(block, (), tuple(first)).first_of(arm)}
     study = Study(block, tuple(made), tuple(one for one in first if one.name in needed))
     _check_matched(study, path.name)

@@ -71,25 +71,20 @@ def fingerprint(cfg: DictConfig) -> str:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     steps = {name: plain["trainer"][name] for name in COUNTED}
     kept = {name: value for name, value in plain.items() if name not in IGNORED}
-    kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")} | {
-        "seed": None
-    }
+    kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")}
+    kept["data"]["seed"] = None
     kept["actor_rollout_ref"]["actor"]["optim"]["lr"] = None
     kept["actor_rollout_ref"]["rollout"] |= {"trace": None, "prometheus": None}
-    for model in (
-        kept["actor_rollout_ref"]["model"],
-        *(kept["s2l"].get(name) or {} for name in ("explorer", "distill")),
-    ):
-        model |= {key: _content(model[key]) for key in ("path", "model_path", "teacher_path") if model.get(key)}
+    blocks = [kept["s2l"].get(name) or {} for name in ("explorer", "distill")]
+    for model in (kept["actor_rollout_ref"]["model"], *blocks):
+        for key in ("path", "model_path", "teacher_path"):
+            # a hub id stands for itself
+            if model.get(key) and (folder := Path(model[key]).expanduser()).is_dir():
+                model[key] = model_digest(folder)
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
     kept.pop("toy_dir", None)
     return digest_of([kept, steps, file_digests(paths)])[:16]
-
-
-def _content(model: str) -> str:
-    """Digest of a model's folder; a hub id stands for itself."""
-    return model_digest(folder) if (folder := Path(model).expanduser()).is_dir() else model
 
 
 def measured(folder: Path) -> dict[str, Any]:
