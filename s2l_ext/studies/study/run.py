@@ -18,9 +18,17 @@ from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.report.ledger import sum_of
-from s2l_ext.studies.study.budget import planned
 from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
-from s2l_ext.studies.study.results import MODEL, VALIDATIONS, Result, fingerprint, measured, read_result, write_result
+from s2l_ext.studies.study.results import (
+    MODEL,
+    VALIDATIONS,
+    Result,
+    fingerprint,
+    measured,
+    planned,
+    read_result,
+    write_result,
+)
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines

@@ -21,9 +21,8 @@ from s2l_ext.evaluation.seeds import (
 )
 from s2l_ext.report.cost import quantity
 from s2l_ext.report.ledger import mean_of
-from s2l_ext.studies.study.budget import AFTER
 from s2l_ext.studies.study.file import Study
-from s2l_ext.studies.study.results import Result
+from s2l_ext.studies.study.results import AFTER, Result
 
 
 @dataclass(frozen=True)
