@@ -21,8 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from s2l_ext.evaluation.engines import Machine, Request, Sampling, Setup, VLLMEngine
-from s2l_ext.explore.pools import Placement
-from s2l_ext.explore.run import Exploration, explore
+from s2l_ext.explore.run import Exploration, Placement, explore
 from s2l_ext.toy.cache import pretrained_folder
 from s2l_ext.toy.world import write_files
 

@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """``s2l compare``. Returns the exit status; what cannot be compared raises DataError."""
-    from s2l_ext.evaluation.compare import compare
-    from s2l_ext.evaluation.pooled import compare_seeds
+    from s2l_ext.evaluation.compare import compare, compare_seeds
 
     files, against = args.files, args.against
     if against:

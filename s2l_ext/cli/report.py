@@ -12,10 +12,9 @@ from typing import Any
 from s2l_ext.errors import DataError
 from s2l_ext.report import overview, seeds, stages
 from s2l_ext.report.charts import MOST_LINES
-from s2l_ext.report.held_out import HeldOut, difference
 from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.page import Section, page, write_page
-from s2l_ext.report.run import Run, count_steps, names_of, read_run
+from s2l_ext.report.run import Run, count_steps, difference, names_of, read_run
 
 INDEX = "index.html"
 COMPARED = Path("outputs/report")
@@ -40,7 +39,7 @@ def main(args: argparse.Namespace) -> int:
     out = args.out or (folders[0] / "report" if len(folders) == 1 else COMPARED)
     if len(folders) == 1 and stages.is_pipeline(folders[0]):
         return _report_pipeline(folders[0], out, args.json)
-    runs = [HeldOut(run) for run in read_runs(folders)]
+    runs = read_runs(folders)
     if len(seeds.pooled(runs)) > MOST_LINES:
         raise DataError(f"{len(runs)} runs: one page tells at most {MOST_LINES} apart. Report fewer at a time.")
     sections, path = overview.sections(runs), out / INDEX
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(as_json(runs, path, sections)))
     elif len(runs) == 1:
-        print(f"{count_steps(runs[0].run)}. Open {path}.")
+        print(f"{count_steps(runs[0])}. Open {path}.")
     else:
         print(f"{len(runs)} runs. Open {path}.")
     return 0
@@ -87,21 +86,21 @@ def _report_pipeline(folder: Path, out: Path, as_json: bool) -> int:
     return 0
 
 
-def as_json(runs: Sequence[HeldOut], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
+def as_json(runs: Sequence[Run], page: Path, sections: Sequence[Section]) -> dict[str, Any]:
     """For programs: what is printed with ``--json``. ``steps`` of a single run stands at the top too."""
-    found: dict[str, Any] = {"pages": [str(page)], "runs": [_numbers(runs[0], held_out) for held_out in runs]}
-    more: dict[str, Any] = {"steps": runs[0].run.steps} if len(runs) == 1 else {}
+    found: dict[str, Any] = {"pages": [str(page)], "runs": [_numbers(runs[0], run) for run in runs]}
+    more: dict[str, Any] = {"steps": runs[0].steps} if len(runs) == 1 else {}
     groups = seeds.pooled(runs)
     more |= {"seeds": seeds.as_json(groups)} if seeds.are_seeds(groups) else {}
     return found | more | {"sections": [section.name for section in sections if section.is_drawn]}
 
 
-def _numbers(first: HeldOut, held_out: HeldOut) -> dict[str, Any]:
-    run, ledger, accuracy = held_out.run, Ledger(held_out.run), {}
+def _numbers(first: Run, run: Run) -> dict[str, Any]:
+    ledger, accuracy = Ledger(run), dict[str, dict[str, Any]]()
     totals = {name: vars(ledger.totals(all_in)) for name, all_in in (("learner_only", False), ("all_in", True))}
-    for key in held_out.keys:
+    for key in run.keys:
         step, value = run.series(key)[-1]
-        accuracy[key] = {"last": value, "step": step, "ci95": held_out.interval(key, step, value)}
-        if held_out is not first and (other := difference(first, held_out, key)):
+        accuracy[key] = {"last": value, "step": step, "ci95": run.interval(key, step, value)}
+        if run is not first and (other := difference(first, run, key)):
             accuracy[key]["difference"] = vars(other)
     return {"name": run.name, "folder": str(run.folder), "steps": run.steps, "accuracy": accuracy, "cost": totals}

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from string import Formatter
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
+from s2l_ext.config.parse import parse_block
 from s2l_ext.data.prompts import prompt_id
-from s2l_ext.errors import DataError
+from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation import forms
 
 GROUP_COLUMNS = ("tier", "level")
 """By which results are given too, where rows have them."""
 BUILT_IN = Path(__file__).parent / "benchmarks"
-KINDS = {"rename": "names to names", "wrong": "a list of names", "refuse": "a list of names"}
-"""Of the keys that are not text."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Benchmark:
     rename: dict[str, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     choices: str | None = None
-    tests: str | None = None
+    tests: Literal["humaneval", "livecodebench"] | None = None
     refuse: list[str] = field(default_factory=list)
     hub: str | None = None
 
@@ -150,39 +149,20 @@ def load_benchmark(name: str) -> Benchmark:
 
 
 def _parse_document(document: Any, path: Path) -> Benchmark:
-    known = {item.name: item for item in fields(Benchmark)}
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: expected a mapping with the keys {', '.join(known)}.")
-    unknown = [str(key) for key in document if key not in known]
-    required = [n for n, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
-    missing = [name for name in required if not document.get(name)]
-    if unknown or missing:
-        what = f"unknown key '{unknown[0]}'" if unknown else f"key '{missing[0]}' is missing"
-        raise DataError(f"{path}: {what}. Keys: {', '.join(known)}; required: {', '.join(required)}.")
-    _check(document, path)
-    return Benchmark(**document)
-
-
-def _check(document: dict[str, Any], path: Path) -> None:
-    for name, value in document.items():
-        expected = KINDS.get(name, "text")
-        if not _has_type(value, expected):
-            raise DataError(f"{path}: {name} is {value!r}, expected {expected}.")
-    if document.get("tests") not in (None, *forms.TESTS):
-        raise DataError(f"{path}: tests is '{document['tests']}', expected one of {', '.join(forms.TESTS)}.")
-    both = [name for name in ("answer_pattern", "wrong", "choices", "tests") if document.get(name)]
+    try:
+        benchmark = parse_block(Benchmark, document, str(path))
+    except ConfigError as error:
+        raise DataError(str(error)) from error
+    names = (*benchmark.wrong, *benchmark.refuse, *benchmark.rename, *benchmark.rename.values())
+    odd = [name for name in names if not isinstance(name, str)]
+    if odd:
+        raise DataError(f"{path}: {odd[0]!r} is no name of a column (in wrong, refuse or rename). Quote it.")
+    both = [name for name in ("answer_pattern", "wrong", "choices", "tests") if getattr(benchmark, name)]
     if len(both) > 1:
         raise DataError(f"{path}: {both[0]} and {both[1]} cannot both say what the answer is. Keep one.")
     try:
-        list(columns_of(document["prompt"]))
-        re.compile(document.get("answer_pattern") or "")
+        list(columns_of(benchmark.prompt))
+        re.compile(benchmark.answer_pattern or "")
     except (ValueError, re.error) as error:
         raise DataError(f"{path}: {error} (in prompt or answer_pattern).") from error
-
-
-def _has_type(value: Any, expected: str) -> bool:
-    if expected == "names to names":
-        return isinstance(value, dict) and all(isinstance(name, str) for name in (*value, *value.values()))
-    if expected == "a list of names":
-        return isinstance(value, list) and all(isinstance(name, str) for name in value)
-    return value is None or isinstance(value, str)
+    return benchmark

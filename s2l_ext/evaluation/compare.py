@@ -1,7 +1,9 @@
-"""Two evaluations of the same problems, paired by problem."""
+"""Two evaluations of the same problems, paired by problem; and the seeds of two configurations, pooled."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,10 @@ import numpy as np
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.intervals import paired_intervals, verdict
 from s2l_ext.evaluation.metrics import pass_at_k
+from s2l_ext.evaluation.seeds import FEWEST_SEEDS, accuracy_over_seeds, hierarchical, independent, paired, sentence
 from s2l_ext.utils import json_text
 
 SAME = ("data", "benchmark", "reward", "limit")
-
-
-Counts = dict[str, dict[str, Any]]
-"""``num_samples`` and ``num_correct`` by problem."""
 
 
 def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
@@ -36,10 +35,9 @@ def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> d
         raise ConfigError(f"--seed {seed} must be at least 0.")
     first, second = read_result(a), read_result(b)
     require_same(a, first, b, second, allowed)
-    of_a, of_b = ({row["prompt_id"]: row for row in result["problems"]} for result in (first, second))
-    require_same_problems(a, of_a, b, of_b)
+    require_same_problems(a, first, b, second)
     ks = [k for k in first["pass_at_k"] if k in second["pass_at_k"]]
-    values = np.array([measures_of(of_b[name], ks) - measures_of(of_a[name], ks) for name in sorted(of_a)])
+    values = measures(second, ks) - measures(first, ks)
     means, (low, high) = values.mean(axis=0), paired_intervals(values, seed)
     shares = values[:, 0]
     differing = int(np.count_nonzero(shares))
@@ -125,20 +123,91 @@ def require_same(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any]
         )
 
 
-def require_same_problems(a: Path, of_a: Counts, b: Path, of_b: Counts) -> None:
-    if of_a.keys() != of_b.keys():
+def require_same_problems(a: Path, first: dict[str, Any], b: Path, second: dict[str, Any]) -> None:
+    of_a, of_b = ({row["prompt_id"] for row in result["problems"]} for result in (first, second))
+    if of_a != of_b:
         raise DataError(
-            f"{a} has {len(of_a)} problems, {b} {len(of_b)}, and {len(of_a.keys() & of_b.keys())} are in both. A "
-            "paired comparison needs the same problems: run s2l eval for both on the same data and --limit."
+            f"{a} has {len(of_a)} problems, {b} {len(of_b)}, and {len(of_a & of_b)} are in both. A paired comparison "
+            "needs the same problems: run s2l eval for both on the same data and --limit."
         )
 
 
-def measures_of(row: dict[str, Any], ks: list[str]) -> np.ndarray:
-    """Accuracy, then pass@k for each k, of one problem."""
-    samples, correct = row["num_samples"], row["num_correct"]
-    return np.array([correct / samples, *(pass_at_k(samples, correct, int(k)) for k in ks)])
+def measures(result: dict[str, Any], ks: list[str]) -> np.ndarray:
+    """(problems by id, 1 + K): accuracy, then pass@k for each k."""
+    rows = sorted(result["problems"], key=lambda row: row["prompt_id"])
+    counts = [(row["num_samples"], row["num_correct"]) for row in rows]
+    return np.array([[right / n, *(pass_at_k(n, right, int(k)) for k in ks)] for n, right in counts])
 
 
 def _summarize_side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
     kept = ("model", "accuracy", "standard_error", "mean_length", "truncation_rate")
     return {"file": str(path), **{name: result.get(name) for name in kept}}
+
+
+# ---- seeds ---------------------------------------------------------------------------------------------------------
+
+
+def compare_seeds(
+    a: Sequence[Path], b: Sequence[Path], allowed: tuple[str, ...] = (), seed: int = 0, pair: bool = True
+) -> dict[str, Any]:
+    """B minus A in accuracy and pass@k, each file one seed of its side.
+
+    Args:
+        allowed: sampling settings that may differ.
+        seed: of the bootstrap.
+        pair: the first of A with the first of B, and so on, where both have as many; else Welch's t.
+
+    Raises:
+        ConfigError: a side has one file, or the bootstrap's seed is negative.
+        DataError: a file is no result of ``s2l eval``, two are of one model, or they differ in data, problems or
+            sampling.
+    """
+    if seed < 0:
+        raise ConfigError(f"--seed {seed} must be at least 0.")
+    for name, files in (("A", a), ("B", b)):
+        if len(files) < FEWEST_SEEDS:
+            raise ConfigError(
+                f"{name} has {len(files)} file: an interval over seeds needs at least {FEWEST_SEEDS}. Give one "
+                "evaluation for each seed, A1 A2 A3 -- B1 B2 B3."
+            )
+    sides = [_read(files, a[0], allowed) for files in (a, b)]
+    pairs = pair and len(a) == len(b)
+    ks = [k for k in sides[0][0]["pass_at_k"] if all(k in one["pass_at_k"] for side in sides for one in side)]
+    tables = [np.array([measures(one, ks) for one in side]) for side in sides]  # (seeds, problems, measures) each
+    base, own = (table.mean(axis=1).T.tolist() for table in tables)
+    gaps = [(paired if pairs else independent)(*values) for values in zip(own, base, strict=True)]
+    found = {}
+    for at, name in enumerate(["accuracy", *(f"pass@{k}" for k in ks)]):
+        of_sides = {side: _over_seeds(table[:, :, at], seed) for side, table in zip("ab", tables, strict=True)}
+        found[name] = of_sides | {"difference": asdict(gaps[at])}
+    return {
+        **{name: {"files": [str(file) for file in files]} for name, files in (("a", a), ("b", b))},
+        "paired": pairs,
+        "num_problems": tables[0].shape[1],
+        "measures": found,
+        "sentence": sentence("B", gaps[0], "A"),
+    }
+
+
+def _read(files: Sequence[Path], first: Path, allowed: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Results that all agree with the first file's, of different models."""
+    base, found, models = read_result(first), [], dict[str, Path]()
+    for file in files:
+        result = read_result(file)
+        require_same(first, base, file, result, allowed)
+        require_same_problems(first, base, file, result)
+        model = str(result["fingerprints"].get("model") or file.resolve())
+        if model in models:
+            raise DataError(
+                f"{file} is of the same model as {models[model]}: that is no other seed. Give one evaluation of each "
+                "trained model."
+            )
+        models[model] = file
+        found.append(result)
+    return found
+
+
+def _over_seeds(table_S_N: np.ndarray, seed: int) -> dict[str, Any]:
+    """Of one side, over seeds (Student's t) and over seeds and problems (bootstrap)."""
+    values = table_S_N.mean(axis=1).tolist()
+    return asdict(accuracy_over_seeds(values)) | {"ci95_problems": hierarchical(table_S_N, seed), "seeds": values}

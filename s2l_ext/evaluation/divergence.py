@@ -34,33 +34,44 @@ def divergences(
     Raises:
         DataError: there are no such rollouts, or they hold tokens that the models do not have.
     """
-    held_out = None if teacher_rollouts is None else _read_rollouts(teacher_rollouts)
-    measure = _Pair(
-        load_causal_model(student.folder, "float32", on_cpu, student.trust_remote_code),
-        load_causal_model(teacher.folder, "float32", on_cpu, teacher.trust_remote_code),
-        progress,
-    )
-    found = measure.mean("reverse_kl_per_token", reverse_kl, own)
-    if held_out is not None:
-        _refuse_unknown_tokens(held_out, measure.vocabulary, teacher_rollouts)
-        found |= measure.mean("forward_kl_per_token", forward_kl, held_out)
-    return found
-
-
-def _read_rollouts(path: Path) -> list[Sample]:
-    samples = list(read_samples(path))
-    if not samples:
-        raise DataError(f"--teacher-rollouts {path}: no samples. Run s2l eval for the teacher to its end.")
-    return samples
-
-
-def _refuse_unknown_tokens(samples: Sequence[Sample], vocabulary: int, path: Path | None) -> None:
-    highest = max(max(sample.prompt_ids + sample.token_ids) for sample in samples)
+    held_out = [] if teacher_rollouts is None else list(read_samples(teacher_rollouts))
+    if teacher_rollouts and not held_out:
+        raise DataError(f"--teacher-rollouts {teacher_rollouts}: no samples. Run s2l eval for the teacher to its end.")
+    pair = [load_causal_model(one.folder, "float32", on_cpu, one.trust_remote_code) for one in (student, teacher)]
+    vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in pair)
+    highest = max((max(sample.prompt_ids + sample.token_ids) for sample in held_out), default=0)
     if highest >= vocabulary:
         raise DataError(
-            f"--teacher-rollouts {path}: token {highest} is outside the vocabulary of {vocabulary}. Draw them from the "
-            "model that --divergence-to names."
+            f"--teacher-rollouts {teacher_rollouts}: token {highest} is outside the vocabulary of {vocabulary}. Draw "
+            "them from the model that --divergence-to names."
         )
+    found = _mean("reverse_kl_per_token", reverse_kl, pair, vocabulary, own, progress)
+    more = _mean("forward_kl_per_token", forward_kl, pair, vocabulary, held_out, progress) if held_out else {}
+    return found | more
+
+
+def _mean(
+    key: str, divergence: Divergence, pair: list[Any], vocabulary: int, samples: Sequence[Sample], progress: bool
+) -> dict[str, Any]:
+    rows: list[Row] = [(sample.prompt_ids, sample.token_ids) for sample in samples]
+    counts: list[int] = []
+    sums: list[float] = []
+    with tqdm(total=len(samples), desc=key, unit="row", disable=not progress) as bar:
+        for batch in of_like_length(rows, BATCH_LOGITS // vocabulary):
+            sums += _sums(divergence, pair, vocabulary, [rows[index] for index in batch])
+            counts += [len(rows[index][1]) for index in batch]
+            bar.update(len(batch))
+    value, error = sum(sums) / sum(counts), ratio_error(sums, counts)
+    return {key: value, f"{key}_standard_error": error, f"{key}_rows": len(sums), f"{key}_tokens": sum(counts)}
+
+
+@torch.inference_mode()
+def _sums(divergence: Divergence, pair: list[Any], vocabulary: int, batch: Sequence[Row]) -> list[float]:
+    """Sum over the response tokens of each row. A position's logits predict the token after it."""
+    ids_B_T, real_B_T, mask_B_T = (each.to(pair[0].device) for each in padded(batch))
+    logits = (model(input_ids=ids_B_T, attention_mask=real_B_T).logits[:, :-1, :vocabulary] for model in pair)
+    value_B_T = divergence(*logits, mask_B_T[:, 1:], chunk_size=CHUNK_TOKENS)
+    return [float(value) for value in value_B_T.double().sum(dim=1)]
 
 
 def ratio_error(sums: Sequence[float], counts: Sequence[int]) -> float | None:
@@ -70,34 +81,3 @@ def ratio_error(sums: Sequence[float], counts: Sequence[int]) -> float | None:
         return None
     squares = sum((value - mean * count) ** 2 for value, count in zip(sums, counts, strict=True))
     return math.sqrt(squares * rows / (rows - 1)) / sum(counts)
-
-
-class _Pair:
-    """Student and teacher, run on the same rows."""
-
-    def __init__(self, student: Any, teacher: Any, progress: bool) -> None:
-        self.student, self.teacher, self.progress = student, teacher, progress
-        self.vocabulary = min(int(model.get_output_embeddings().weight.shape[0]) for model in (student, teacher))
-
-    def mean(self, key: str, divergence: Divergence, samples: Sequence[Sample]) -> dict[str, Any]:
-        rows: list[Row] = [(sample.prompt_ids, sample.token_ids) for sample in samples]
-        counts: list[int] = []
-        sums: list[float] = []
-        with tqdm(total=len(samples), desc=key, unit="row", disable=not self.progress) as bar:
-            for batch in of_like_length(rows, BATCH_LOGITS // self.vocabulary):
-                sums += self._sums(divergence, [rows[index] for index in batch])
-                counts += [len(rows[index][1]) for index in batch]
-                bar.update(len(batch))
-        value, error = sum(sums) / sum(counts), ratio_error(sums, counts)
-        return {key: value, f"{key}_standard_error": error, f"{key}_rows": len(sums), f"{key}_tokens": sum(counts)}
-
-    @torch.inference_mode()
-    def _sums(self, divergence: Divergence, batch: Sequence[Row]) -> list[float]:
-        """Sum over the response tokens of each row. A position's logits predict the token after it."""
-        ids_B_T, real_B_T, mask_B_T = (each.to(self.student.device) for each in padded(batch))
-        logits = (
-            model(input_ids=ids_B_T, attention_mask=real_B_T).logits[:, :-1, : self.vocabulary]
-            for model in (self.student, self.teacher)
-        )
-        value_B_T = divergence(*logits, mask_B_T[:, 1:], chunk_size=CHUNK_TOKENS)
-        return [float(value) for value in value_B_T.double().sum(dim=1)]

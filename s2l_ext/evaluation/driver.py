@@ -71,14 +71,13 @@ class Inputs:
     """Everything that is read before a model is loaded; by problem id.
 
     Attributes:
-        rewards: each problem's reward, a key of ``functions``.
+        functions: reward functions by name, as each problem's ``reward`` says it.
         prompts: token ids.
         positions: tokens of the longest prompt and response together.
     """
 
     files: tuple[Path, ...]
     problems: dict[str, Problem]
-    rewards: dict[str, str]
     functions: dict[str, Reward]
     model: Model
     prompts: dict[str, list[int]]
@@ -86,20 +85,20 @@ class Inputs:
 
     def graded(self, response: Response) -> tuple[Response, str, Grade]:
         """A response with its text and grade."""
-        name = response.request.prompt_id
+        problem = self.problems[response.request.prompt_id]
         text = self.model.decode(response.token_ids).encode("utf-8", errors="replace").decode()
-        return response, text, grade(self.functions[self.rewards[name]], self.problems[name], text)
+        return response, text, grade(self.functions[str(problem.reward)], problem, text)
 
 
 def open_inputs(job: Job) -> Inputs:
     """Raises ConfigError or DataError for a model, data or a reward that cannot be used."""
     files = tuple(local_file(data, "--data", prefer="test") for data in job.data)
-    problems, rewards = rewarded(read_problems(files, job.benchmark, job.limit, job.drop_repeats), job.reward)
-    functions = {name: load_reward(name) for name in sorted(set(rewards.values()))}
+    problems = rewarded(read_problems(files, job.benchmark, job.limit, job.drop_repeats), job.reward)
+    functions = {name: load_reward(name) for name in sorted({str(problem.reward) for problem in problems.values()})}
     model = open_model(job.model, trust=job.trust)
     prompts = {name: model.prompt_ids(problem.messages, job.chat_options) for name, problem in problems.items()}
     positions = require_room(model, max(map(len, prompts.values())), job.sampling.max_tokens)
-    return Inputs(files, problems, rewards, functions, model, prompts, positions)
+    return Inputs(files, problems, functions, model, prompts, positions)
 
 
 @dataclass(frozen=True)
@@ -167,12 +166,17 @@ def graded(
     Args:
         waiting: responses that may wait for their grade before drawing pauses.
     """
-    threads = ThreadPoolExecutor(workers, thread_name_prefix="grade")
+    threads, source = ThreadPoolExecutor(workers, thread_name_prefix="grade"), iter(drawn)
     done: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()
-    errors: list[BaseException] = []
+    error: BaseException | None = None
     count = 0
     try:
-        for responses in _until_an_error(drawn, errors):
+        while True:
+            try:
+                responses = next(source)
+            except BaseException as failed:
+                error = failed
+                break
             for response in responses:
                 threads.submit(grade_one, response).add_done_callback(done.put)
                 count += 1
@@ -183,14 +187,5 @@ def graded(
             yield done.get().result()
     finally:
         threads.shutdown(wait=True, cancel_futures=True)
-    for error in errors:
+    if error is not None and not isinstance(error, StopIteration):
         raise error
-
-
-def _until_an_error(drawn: Iterable[list[Response]], errors: list[BaseException]) -> Iterator[list[Response]]:
-    try:
-        yield from drawn
-    except GeneratorExit:
-        raise
-    except BaseException as error:
-        errors.append(error)

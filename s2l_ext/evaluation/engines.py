@@ -263,11 +263,10 @@ class TransformersEngine:
         import torch
         from transformers import GenerationConfig, LogitsProcessorList
 
-        from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice
+        from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice, pad
 
-        width = max(len(request.prompt_ids) for request in batch)
-        rows = [[self.pad_id] * (width - len(request.prompt_ids)) + request.prompt_ids for request in batch]
-        real = [[0] * (width - len(request.prompt_ids)) + [1] * len(request.prompt_ids) for request in batch]
+        ids_B_S, real_B_S = pad([request.prompt_ids for request in batch], self.pad_id, left=True)
+        width, device = ids_B_S.shape[1], self.model.device
         config = GenerationConfig(
             do_sample=False,
             max_new_tokens=self.sampling.max_tokens,
@@ -278,11 +277,10 @@ class TransformersEngine:
         s = self.sampling
         choices: list[Any] = [PresencePenalty(s.presence_penalty, width)] if s.presence_penalty else []
         choices += [SeededChoice([r.seed for r in batch], s.temperature, s.top_p, s.top_k)] if s.temperature > 0 else []
-        device = self.model.device
         with torch.inference_mode():
             output = self.model.generate(
-                input_ids=torch.tensor(rows, device=device),
-                attention_mask=torch.tensor(real, device=device),
+                input_ids=ids_B_S.to(device),
+                attention_mask=real_B_S.to(device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList(choices),
             )

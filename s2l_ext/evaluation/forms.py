@@ -49,23 +49,20 @@ def require_column(row: dict[str, Any], name: str, where: str) -> Any:
 
 
 def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> ParsedAnswer:
-    """The column as exact text, or what ``pattern`` finds last in it. A list is one answer, joined by commas.
+    """The column as exact text, or what ``pattern`` finds last in it. A list is one answer, joined by commas; CSV files
+    hold it as Python or JSON writes it, and ``[0, 1]``, an interval, is no such list.
 
     Raises:
         DataError: the column is missing, blank, NaN, true or false, or what ``pattern`` finds last is nothing.
     """
-    content = _join_parts(require_column(row, answer, where), where, f"column '{answer}'")
+    value = require_column(row, answer, where)
+    parts = [value] if (listed := values.as_list(value)) is None else listed
+    content = ", ".join(values.answer_text(part, where, f"column '{answer}'") for part in parts)
     found = re.findall(pattern, content, re.MULTILINE) if pattern else []
     truth = str(found[-1] if found else content).strip()
     if not truth:
         raise DataError(f"{where}: column '{answer}' holds no answer. Fill it, or remove the row.")
     return ParsedAnswer(truth, {}, {})
-
-
-def _join_parts(value: Any, where: str, what: str) -> str:
-    """CSV files hold a list of texts as Python or JSON writes it; ``[0, 1]``, an interval, is no such list."""
-    parts = values.as_list(value)
-    return ", ".join(values.answer_text(part, where, what) for part in ([value] if parts is None else parts))
 
 
 def prompt_value(row: dict[str, Any], name: str, where: str) -> str:

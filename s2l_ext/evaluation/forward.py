@@ -44,17 +44,22 @@ def of_like_length(rows: Sequence[Row], most: int) -> Iterator[list[int]]:
         yield batch
 
 
+def pad(rows: Sequence[Sequence[int] | np.ndarray], value: int, left: bool = False) -> tuple[Tensor, Tensor]:
+    """(B, longest) ids, and a mask that is 1 on them."""
+    width = max(map(len, rows))
+    ids_B_L, seen_B_L = torch.full((len(rows), width), value), torch.zeros(len(rows), width, dtype=torch.long)
+    for place, row in enumerate(rows):
+        at = slice(width - len(row), width) if left else slice(0, len(row))
+        ids_B_L[place, at] = torch.tensor(row, dtype=torch.long)
+        seen_B_L[place, at] = 1
+    return ids_B_L, seen_B_L
+
+
 def padded(batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
     """Token ids, what is no padding, and (bool) what is response; (B, T) each, padded on the right."""
-    width = max(map(length, batch))
-    ids_B_T = torch.zeros(len(batch), width, dtype=torch.long)
-    real_B_T, spoken_B_T = torch.zeros_like(ids_B_T), torch.zeros_like(ids_B_T, dtype=torch.bool)
-    for place, (prompt, response) in enumerate(batch):
-        end = len(prompt) + len(response)
-        ids_B_T[place, :end] = torch.tensor(np.concatenate([prompt, response]), dtype=torch.long)
-        real_B_T[place, :end] = 1
-        spoken_B_T[place, len(prompt) : end] = True
-    return ids_B_T, real_B_T, spoken_B_T
+    ids_B_T, real_B_T = pad([np.concatenate(row) for row in batch], 0)
+    starts_B_1 = torch.tensor([[len(prompt)] for prompt, _ in batch])
+    return ids_B_T, real_B_T, real_B_T.bool() & (torch.arange(ids_B_T.shape[1]) >= starts_B_1)
 
 
 class PresencePenalty(LogitsProcessor):

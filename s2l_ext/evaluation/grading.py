@@ -64,8 +64,8 @@ def reward_name(problem: Problem, chosen: str | None = None) -> str:
     return name
 
 
-def rewarded(problems: Sequence[Problem], chosen: str | None = None) -> tuple[dict[str, Problem], dict[str, str]]:
-    """Problems by id, and the name of each one's reward.
+def rewarded(problems: Sequence[Problem], chosen: str | None = None) -> dict[str, Problem]:
+    """Problems by id, each with the name of its ``reward``.
 
     A reward that compares with one text gets one: numbers in exact digits, a list of one as its item.
 
@@ -74,15 +74,13 @@ def rewarded(problems: Sequence[Problem], chosen: str | None = None) -> tuple[di
     """
     names = {problem.id: reward_name(problem, chosen) for problem in problems}
     one = {name: compares_with_one_text(place_of(name)) for name in set(names.values())}
-    return {problem.id: _with_one_text(problem) if one[names[problem.id]] else problem for problem in problems}, names
-
-
-def _with_one_text(problem: Problem) -> Problem:
-    truth = problem.ground_truth
-    if isinstance(truth, str):
-        return problem
-    text = answer_text(truth, problem.where, "column 'reward_model.ground_truth'")
-    return replace(problem, ground_truth=text)
+    found = {}
+    for problem in problems:
+        name, truth = names[problem.id], problem.ground_truth
+        if one[name] and not isinstance(truth, str):
+            truth = answer_text(truth, problem.where, "column 'reward_model.ground_truth'")
+        found[problem.id] = replace(problem, reward=name, ground_truth=truth)
+    return found
 
 
 def load_reward(name: str) -> Reward:

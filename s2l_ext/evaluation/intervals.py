@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import NormalDist, fmean, stdev
 
@@ -11,6 +11,7 @@ import numpy as np
 
 RESAMPLES = 10_000
 RESAMPLES_AT_ONCE = 500
+BISECTIONS = 60
 LEVEL = 0.95
 Z = 1.959964
 FEWEST = 6
@@ -74,12 +75,17 @@ def bootstrap_tail(count: int) -> float:
 @cache
 def t_quantile(level: float, degrees: int) -> float:
     """``t`` with ``level`` of Student's distribution in ``[-t, t]``, for a whole number of degrees of freedom."""
+    return bisected(lambda t: _central(t, degrees) >= level)
+
+
+def bisected(enough: Callable[[float], bool], most: float = math.inf) -> float:
+    """The least number from 0, up to about ``most``, that is enough; larger ones are too."""
     low, high = 0.0, 1.0
-    while _central(high, degrees) < level:
+    while high < most and not enough(high):
         low, high = high, 2 * high
-    for _ in range(60):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        low, high = (middle, high) if _central(middle, degrees) < level else (low, middle)
+        low, high = (low, middle) if enough(middle) else (middle, high)
     return high
 
 

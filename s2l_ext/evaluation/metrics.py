@@ -40,13 +40,13 @@ def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str
     cut = [row["num_truncated"] / row["num_samples"] for row in problems]
     voted = any(answer for row in problems for answer in row["answers"])
     passed = {k: [pass_at_k(row["num_samples"], row["num_correct"], k) for row in problems] for k in ks}
-    voted_right = {k: [_majority(row, k) for row in problems] for k in ks} if voted else None
+    right = {k: [float(majority_correct(r["answers"][:k], r["correct"][:k])) for r in problems] for k in ks}
     return {
         "accuracy": fmean(shares),
         "standard_error": standard_error(shares),
         "ci95": None if (found := mean_interval(shares)) is None else list(found),
         **_average_by_k("pass_at_k", passed),
-        **_average_by_k("maj_at_k", voted_right),
+        **_average_by_k("maj_at_k", right if voted else None),
         "mean_score": fmean(fmean(row["scores"]) for row in problems),
         "mean_length": fmean(map(fmean, lengths)),
         "mean_length_standard_error": standard_error(list(map(fmean, lengths))),
@@ -75,7 +75,3 @@ def _average_by_k(name: str, values: dict[int, list[float]] | None) -> dict[str,
     means = None if values is None else {str(k): fmean(each) for k, each in values.items()}
     errors = None if values is None else {str(k): standard_error(each) for k, each in values.items()}
     return {name: means, f"{name}_standard_error": errors}
-
-
-def _majority(row: dict[str, Any], k: int) -> float:
-    return float(majority_correct(row["answers"][:k], row["correct"][:k]))

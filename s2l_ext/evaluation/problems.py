@@ -1,7 +1,11 @@
-"""Problems to evaluate on: verl parquet, or a benchmark's own rows with its definition."""
+"""Problems to evaluate on: verl parquet, or a benchmark's own rows (JSON lines, CSV, parquet) with its definition."""
 
 from __future__ import annotations
 
+import csv
+import gzip
+import sys
+import zlib
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -9,12 +13,13 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from s2l_ext.data import reading
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, Problem, groups_of
-from s2l_ext.evaluation.rows import parquet_columns, read_rows, require_known_kind
 
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".parquet")
 VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
 
 
@@ -88,10 +93,31 @@ def _make_problem(row: dict[str, Any], where: str) -> Problem:
 
 
 def _read_published(path: Path, benchmark: Benchmark) -> Iterator[Problem]:
-    if path.suffix == ".parquet" and set(parquet_columns(path)) >= VERL_COLUMNS:
+    if path.suffix == ".parquet" and set(reading.parquet_columns(path)) >= VERL_COLUMNS:
         raise DataError(
             f"--data {path}: verl parquet has its own prompts, --benchmark {benchmark.data_source} cannot apply. Leave "
             "--benchmark out, or give the file as it was published."
         )
-    for where, record in read_rows(path):
-        yield benchmark.problem(record, where)
+    rows = _read_csv(path) if path.suffix == ".csv" and not reading.is_parquet(path) else reading.read_rows(path)
+    return (benchmark.problem(record, where) for where, record in rows)
+
+
+def require_known_kind(path: Path) -> None:
+    """Raise DataError unless the file is there, of a kind that is read, and so called."""
+    reading.require_file(path, "--data")
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"--data {path}: expected a file that ends in {', '.join(SUFFIXES)}.")
+
+
+def _read_csv(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    csv.field_size_limit(sys.maxsize)
+    try:
+        opener: Any = gzip.open if reading.kind_of(path) == reading.GZIP else open
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, strict=True)
+            for row in reader:
+                if None in row:
+                    raise DataError(f"{path}:{reader.line_num}: more fields than the first line has names.")
+                yield f"{path}:{reader.line_num}", row
+    except (csv.Error, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read as UTF-8 CSV ({error}).") from error

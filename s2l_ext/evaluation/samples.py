@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import DataError, StateMismatch
+from s2l_ext.evaluation.grading import Grade
 from s2l_ext.utils import json_text
 from s2l_ext.utils.jsonl import Journal, whole_lines
 from s2l_ext.utils.secrets import masked
@@ -35,19 +36,16 @@ class Sample:
 
     @property
     def outcome(self) -> Outcome:
-        return Outcome(len(self.token_ids), self.truncated, self.score, self.correct, self.answer, self.timed_out)
+        grade = self.score, self.correct, self.answer, self.timed_out
+        return Outcome(*grade, length=len(self.token_ids), truncated=self.truncated)
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Outcome(Grade):
     """What the numbers need of a sample; tokens and text stay on disk. ``length`` in tokens."""
 
     length: int
     truncated: bool
-    score: float
-    correct: bool
-    answer: str | None
-    timed_out: bool = False
 
 
 class SampleFile:

@@ -31,6 +31,11 @@ class Estimate:
     mean: float
     ci95: Interval
 
+    def text(self, sign: str = "", digits: int = 3, more: str = "") -> str:
+        """``0.150 (0.100 to 0.200)``; ``sign`` "+" shows one, ``more`` stands after the interval."""
+        mean, low, high = (f"{value:{sign}.{digits}f}" for value in (self.mean, *self.ci95))
+        return f"{mean} ({low} to {high}{more})"
+
 
 @dataclass(frozen=True)
 class Difference(Estimate):
@@ -116,10 +121,9 @@ def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0)
 
 def sentence(who: str, found: Difference, baseline: str = "the baseline") -> str:
     """What may be said of ``who`` beside the baseline."""
-    gap, low, high = found.mean, *found.ci95
-    numbers = f"{gap:+.3f} ({low:+.3f} to {high:+.3f}, {found.counted})"
+    numbers = found.text("+", more=f", {found.counted}")
     if found.clear:
-        return f"{who} is {'above' if gap > 0 else 'below'} {baseline} by {numbers}."
+        return f"{who} is {'above' if found.mean > 0 else 'below'} {baseline} by {numbers}."
     if found.detectable is None:
         return f"{who}: {NO_DIFFERENCE}, {numbers}. Give more seeds: these do not tell how much it varies."
     return f"{who}: {NO_DIFFERENCE}, {numbers}; {found.detectable:.3f} or more would show in four of five such studies."

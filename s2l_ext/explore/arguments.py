@@ -7,8 +7,7 @@ from pathlib import Path
 
 from s2l_ext.evaluation.arguments import DEFAULTS as OF_EVAL
 from s2l_ext.evaluation.arguments import add_sampling, shared
-from s2l_ext.explore.pools import Placement
-from s2l_ext.explore.run import Exploration
+from s2l_ext.explore.run import Exploration, Placement
 
 DEFAULTS = OF_EVAL | {"n": 32, "temperature": 0.7}
 

@@ -1,7 +1,8 @@
-"""Filling a store with the explorer's responses."""
+"""Filling a store with the explorer's responses, by one engine in this process or several on a Ray cluster."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,14 +12,30 @@ from s2l_ext import __version__
 from s2l_ext.config.model_files import is_local, parameter_count
 from s2l_ext.data.tokenizers import digest, snapshot, token_digest
 from s2l_ext.evaluation.driver import Inputs, Job, SamplingReport, draw, open_inputs
-from s2l_ext.evaluation.engines import LOGPROBS_MODE, Engine, Response, Sampling, Setup, require_at_least
+from s2l_ext.evaluation.engines import LOGPROBS_MODE, Engine, Machine, Response, Sampling, Setup, require_at_least
 from s2l_ext.evaluation.grading import Grade, name_and_source
 from s2l_ext.evaluation.model_folder import model_digest
-from s2l_ext.explore.pools import Placement, dtype_of, open_pool
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Rollout
 from s2l_ext.store.writer import StoreWriter
+from s2l_ext.training.preflight import current_cluster, keep_own_ray_here
 from s2l_ext.utils.digests import digest_of, sha256_file
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How many engines, and the Ray cluster they run on (None: this process, or Ray started here for several)."""
+
+    engines: int = 1
+    ray_address: str | None = None
+
+    @property
+    def uses_ray(self) -> bool:
+        return self.engines > 1 or self.address is not None
+
+    @property
+    def address(self) -> str | None:
+        return self.ray_address or os.environ.get("RAY_ADDRESS")
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,26 @@ class Exploration(Job):
     sampling: Sampling = field(default_factory=lambda: Sampling(n=32, temperature=0.7))
     placement: Placement = field(default_factory=Placement)
     only_missing: bool = False
+
+
+def dtype_of(machine: Machine, placement: Placement) -> str:
+    """The number type the engines compute with, as a fingerprint names it."""
+    if placement.address is None or machine.dtype != "auto":
+        return machine.real_dtype
+    from s2l_ext.explore.ray_pool import cpu_only
+
+    return "float32" if cpu_only(placement.address) else "auto"
+
+
+def open_pool(setup: Setup, placement: Placement) -> Engine:
+    """Load the model, as often as ``placement`` says. Raises ResourceError where it cannot be."""
+    if not placement.uses_ray:
+        return setup.engine()
+    if placement.address is None and current_cluster() is None:
+        keep_own_ray_here()
+    from s2l_ext.explore.ray_pool import RayPool
+
+    return RayPool(setup, placement.engines, placement.address)
 
 
 def check(job: Exploration) -> None:
@@ -55,7 +92,10 @@ def explore(
     inputs = open_inputs(job)
     setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions, log_probs=True)
     rewards = {name: name_and_source(name) for name in inputs.functions}
-    digests = {name: _digest_problem(inputs, name, rewards) for name in inputs.problems}
+    digests = {}
+    for name, problem in inputs.problems.items():  # of what its responses are drawn and graded with
+        parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, rewards[str(problem.reward)]]
+        digests[name] = digest_of(parts)[:16]
     with StoreWriter(job.out, _fingerprint(job, inputs), job.sampling.n, digests, job.only_missing) as writer:
         before = sum(map(len, writer.have.values()))
         drawn = draw(
@@ -68,13 +108,6 @@ def explore(
         )
         writer.finish()
     return replace(drawn, before=before)
-
-
-def _digest_problem(inputs: Inputs, name: str, rewards: dict[str, str]) -> str:
-    """16 hex digits of what a problem's responses are drawn and graded with."""
-    problem = inputs.problems[name]
-    parts = [inputs.prompts[name], problem.ground_truth, problem.data_source, rewards[inputs.rewards[name]]]
-    return digest_of(parts)[:16]
 
 
 def _make_rollout(response: Response, text: str, found: Grade) -> Rollout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, groups_of
 from s2l_ext.evaluation.intervals import mean_interval
 from s2l_ext.evaluation.metrics import numbers_first
 from s2l_ext.report.charts import COLOURS, Line, chart, colour
-from s2l_ext.report.held_out import NO_INTERVAL, Difference, HeldOut, difference, set_name
 from s2l_ext.report.page import describe_interval, empty, table
-from s2l_ext.report.run import Run
+from s2l_ext.report.results import set_name
+from s2l_ext.report.run import Run, difference
 
 TITLE, PROBLEMS = "Held-out accuracy", "share of problems (0 to 1)"
 WITHIN = (
@@ -27,11 +28,15 @@ BETWEEN = (
     "A difference compares last validations. It is paired by problem where both runs left dumps of the same problems, "
     "else it treats them as two independent samples (Newcombe). No interval covers the variation between seeds."
 )
+NO_INTERVAL = (
+    "Where there is no interval, the number of problems is not known. Set trainer.validation_data_dir, and the dumps "
+    "tell it for a single validation set; without them the report counts the rows of data.val_files."
+)
 READING = "Should rise from its first point."
 BAND = "The band is the 95 % interval over the problems of each validation on its own."
 AT_LEAST_ONE = "Share of problems that at least one of k samples solves: unbiased pass@k (Chen et al. 2021)."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
-OF_VALIDATION = "s2l/val/"
+PASS_AT_K = re.compile(r"s2l/val/(.+)/pass@(\d+)")
 MOST_PAIRS = 4_000_000
 """Prompts of a dump times rows of the files: which row a prompt is, is found by its text."""
 OF_GROUPS = (
@@ -52,45 +57,41 @@ VALUES = {
 # ---- tables -------------------------------------------------------------------------------------------------------
 
 
-def tables(runs: Sequence[HeldOut]) -> list[Markup]:
+def tables(runs: Sequence[Run]) -> list[Markup]:
     """Accuracies with intervals and differences from the first run; first and last values of training; accuracies by
     tier and level, where dumps and validation files tell them."""
-    found = [(held_out, groups_of_prompts(held_out)) for held_out in runs if held_out.dumps]
+    found = [(run, groups_of_prompts(run)) for run in runs if run.dumps]
     by_group = [_group_table(found, column, len(runs) > 1) for column in GROUP_COLUMNS]
-    values = _values([held_out.run for held_out in runs])
-    return [_accuracies(runs), values, *(figure for figure in by_group if figure)]
+    return [_accuracies(runs), _values(runs), *(figure for figure in by_group if figure)]
 
 
-def _accuracies(runs: Sequence[HeldOut]) -> Markup:
-    several, keys = len(runs) > 1, sorted({key for held_out in runs for key in held_out.keys})
-    shown = [(place, key) for key in keys for place, held_out in enumerate(runs) if held_out.run.series(key)]
+def _accuracies(runs: Sequence[Run]) -> Markup:
+    several, keys = len(runs) > 1, sorted({key for run in runs for key in run.keys})
+    shown = [(place, key) for key in keys for place, run in enumerate(runs) if run.series(key)]
     if not shown:
         return empty(TITLE, NO_VALIDATION)
     head = ["validation set", "steps", "first", "last", "last minus first"]
-    head += [f"minus {runs[0].run.name}", "interval"] if several else []
-    bare = any(held_out.band(key) is None for held_out in runs for key in held_out.keys)
+    head += [f"minus {runs[0].name}", "interval"] if several else []
+    bare = any(run.band(key) is None for run in runs for key in run.keys)
     readings = [WITHIN, *([BETWEEN] if several else []), *([NO_INTERVAL] if bare else [])]
-    named = [(runs[place].run.name, colour(place)) for place, _ in shown] if several else []
+    named = [(runs[place].name, colour(place)) for place, _ in shown] if several else []
     return table(TITLE, head, [_accuracy_cells(runs, *one) for one in shown], " ".join(readings), named)
 
 
-def _accuracy_cells(runs: Sequence[HeldOut], place: int, key: str) -> list[str]:
-    held_out = runs[place]
-    (_, before), (step, after) = (held_out.run.series(key)[index] for index in (0, -1))
-    gain, gain_interval = held_out.gain(key)
-    cells = [set_name(key), str(held_out.run.steps), f"{before:.3f}", "one validation", ""]
-    if len(held_out.run.series(key)) > 1:
-        last = f"{after:.3f}{describe_interval(held_out.interval(key, step, after))}"
+def _accuracy_cells(runs: Sequence[Run], place: int, key: str) -> list[str]:
+    run = runs[place]
+    (_, before), (step, after) = (run.series(key)[index] for index in (0, -1))
+    gain, gain_interval = run.gain(key)
+    cells = [set_name(key), str(run.steps), f"{before:.3f}", "one validation", ""]
+    if len(run.series(key)) > 1:
+        last = f"{after:.3f}{describe_interval(run.interval(key, step, after))}"
         cells[-2:] = [last, f"{gain:+.3f}{describe_interval(gain_interval, '+')}"]
     if len(runs) == 1:
         return cells
-    return [*cells, *_difference_cells(difference(runs[0], held_out, key) if place else None, place)]
-
-
-def _difference_cells(found: Difference | None, place: int) -> list[str]:
+    found = difference(runs[0], run, key) if place else None
     if found is None:
-        return ["not in both" if place else "", ""]
-    return [f"{found.value:+.3f}{describe_interval(found.ci95, '+')}", found.how or "no interval"]
+        return [*cells, "not in both" if place else "", ""]
+    return [*cells, f"{found.value:+.3f}{describe_interval(found.ci95, '+')}", found.how or "no interval"]
 
 
 def _values(runs: Sequence[Run]) -> Markup:
@@ -112,39 +113,33 @@ def _first_and_last(values: list[tuple[int, float]]) -> str:
 # ---- by tier and level --------------------------------------------------------------------------------------------
 
 
-def _group_table(
-    found: Sequence[tuple[HeldOut, dict[str, dict[str, str]]]], column: str, several: bool
-) -> Markup | None:
+def _group_table(found: Sequence[tuple[Run, dict[str, dict[str, str]]]], column: str, several: bool) -> Markup | None:
     """First and last validation by one column; None where no problem has it."""
     rows, runs = [], []
-    for place, (held_out, known) in enumerate(found):
-        dumps = [held_out.accuracies(step) for step in (min(held_out.dumps), max(held_out.dumps))]
+    for place, (run, known) in enumerate(found):
+        dumps = [run.accuracies(step) for step in (min(run.dumps), max(run.dumps))]
         names = {group[column] for group in known.values() if column in group}
         for name in sorted(names, key=numbers_first):
             prompts = [prompt for prompt, group in known.items() if group.get(column) == name]
             rows.append([name, str(len(prompts)), *(_describe_mean(dump, prompts) for dump in dumps)])
-            runs.append((held_out.run.name, colour(place)))
+            runs.append((run.name, colour(place)))
     head = [column, "problems", "first", "last"]
     return table(f"{TITLE} by {column}", head, rows, OF_GROUPS, runs if several else ()) if rows else None
 
 
-def groups_of_prompts(held_out: HeldOut) -> dict[str, dict[str, str]]:
+def groups_of_prompts(run: Run) -> dict[str, dict[str, str]]:
     """By prompt of the last dump that is the run's own, its tier and level."""
-    prompts, rows = held_out.accuracies(max(held_out.dumps)), _groups_by_text(held_out)
+    prompts, rows = run.accuracies(max(run.dumps)), _groups_by_text(run)
     if not rows or len(rows) * len(prompts) > MOST_PAIRS:
         return {}
-    found = {}
-    for prompt in prompts:
-        inside = [text for text in rows if text in prompt]
-        if inside:
-            found[prompt] = rows[max(inside, key=len)]
-    return found
+    inside = {prompt: [text for text in rows if text in prompt] for prompt in prompts}
+    return {prompt: rows[max(texts, key=len)] for prompt, texts in inside.items() if texts}
 
 
-def _groups_by_text(held_out: HeldOut) -> dict[str, dict[str, str]]:
+def _groups_by_text(run: Run) -> dict[str, dict[str, str]]:
     """Groups by the text of a row's last message; a text of two rows with other groups has none."""
     rows: dict[str, dict[str, str]] = {}
-    for file in filter(None, held_out.validation_files):
+    for file in filter(None, run.validation_files):
         for text, group in _read_groups(file):
             rows[text] = group if rows.get(text, group) == group else {}
     return rows if any(rows.values()) else {}
@@ -154,13 +149,12 @@ def _read_groups(file: Path) -> list[tuple[str, dict[str, str]]]:
     try:
         names = pq.read_schema(file).names
         wanted = [name for name in ("prompt", "extra_info", *GROUP_COLUMNS) if name in names]
-        return [_text_and_group(row) for row in pq.read_table(file, columns=wanted).to_pylist()]
+        rows: list[dict[str, Any]] = pq.read_table(file, columns=wanted).to_pylist()
+        texts = [str(row["prompt"][-1]["content"]) for row in rows]
     except (OSError, KeyError, TypeError, IndexError, pa.ArrowException):
         return []
-
-
-def _text_and_group(row: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    return str(row["prompt"][-1]["content"]), {**groups_of(row.get("extra_info") or {}), **groups_of(row)}
+    groups = [groups_of(row.get("extra_info") or {}) | groups_of(row) for row in rows]
+    return list(zip(texts, groups, strict=True))
 
 
 def _describe_mean(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
@@ -171,25 +165,19 @@ def _describe_mean(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
 # ---- charts -------------------------------------------------------------------------------------------------------
 
 
-def charts(runs: Sequence[HeldOut]) -> list[Markup]:
+def charts(runs: Sequence[Run]) -> list[Markup]:
     """Accuracy with bands: of one run up to six validation sets on a chart, of several runs a chart for each set."""
-    keys = sorted({key for held_out in runs for key in held_out.keys})
+    keys = sorted({key for run in runs for key in run.keys})
     if not keys:
         return [empty(TITLE, NO_VALIDATION)]
     if len(runs) > 1:
-        return [
-            _chart(f"{TITLE}, {set_name(key)}", [(held_out, key, held_out.run.name) for held_out in runs])
-            for key in keys
-        ]
+        return [_chart(f"{TITLE}, {set_name(key)}", [(run, key, run.name) for run in runs]) for key in keys]
     groups = [keys[start : start + len(COLOURS)] for start in range(0, len(keys), len(COLOURS))]
     return [_chart(TITLE, [(runs[0], key, set_name(key)) for key in group]) for group in groups]
 
 
-def _chart(title: str, shown: Sequence[tuple[HeldOut, str, str]]) -> Markup:
-    lines = [
-        Line(name, colour(place), held_out.run.series(key), held_out.band(key))
-        for place, (held_out, key, name) in enumerate(shown)
-    ]
+def _chart(title: str, shown: Sequence[tuple[Run, str, str]]) -> Markup:
+    lines = [Line(name, colour(place), run.series(key), run.band(key)) for place, (run, key, name) in enumerate(shown)]
     reading = f"{READING} {BAND}" if any(line.band for line in lines) else READING
     return chart(title, "accuracy (0 to 1)", lines, reading)
 
@@ -197,29 +185,17 @@ def _chart(title: str, shown: Sequence[tuple[HeldOut, str, str]]) -> Markup:
 def pass_charts(runs: Sequence[Run]) -> list[Markup]:
     """pass@k over the validations. One run: a chart for each validation set with a line for each k and verl's best@N.
     Several: a chart for each set with its largest k."""
-    sources: dict[str, set[int]] = {}
-    for source, k in (found for run in runs for found in _pass_keys(run)):
-        sources.setdefault(source, set()).add(k)
-    drawn = _passes_of_one if len(runs) == 1 else _passes_of_many
-    return [drawn(runs, source, sorted(ks)) for source, ks in sorted(sources.items())]
+    found = {match.groups() for run in runs for key in run.metric_names if (match := PASS_AT_K.fullmatch(key))}
+    sources = sorted({source for source, _ in found})
+    return [_passes(runs, source, sorted(int(k) for own, k in found if own == source)) for source in sources]
 
 
-def _pass_keys(run: Run) -> list[tuple[str, int]]:
-    """Data source and k of every ``s2l/val/<source>/pass@k``."""
-    named = sorted({key for _, data in run.metrics for key in data if key.startswith(OF_VALIDATION)})
-    parts = [key.removeprefix(OF_VALIDATION).rsplit("/pass@", 1) for key in named]
-    return [(source, int(k)) for source, k in (part for part in parts if len(part) == 2) if k.isdecimal()]
-
-
-def _passes_of_many(runs: Sequence[Run], source: str, ks: Sequence[int]) -> Markup:
-    key = f"{OF_VALIDATION}{source}/pass@{ks[-1]}"
-    lines = [Line(run.name, colour(place), run.series(key)) for place, run in enumerate(runs)]
-    return chart(f"pass@{ks[-1]}, {source}", PROBLEMS, lines, AT_LEAST_ONE)
-
-
-def _passes_of_one(runs: Sequence[Run], source: str, ks: Sequence[int]) -> Markup:
-    (run,) = runs
-    lines = [Line(f"pass@{k}", colour(n), run.series(f"{OF_VALIDATION}{source}/pass@{k}")) for n, k in enumerate(ks)]
-    best = run.series(f"val-core/{source}/acc/best@{ks[-1]}/mean")
-    lines.append(Line(f"verl's best@{ks[-1]}, biased low", colour(len(COLOURS) + len(ks) - 1), best))
+def _passes(runs: Sequence[Run], source: str, ks: Sequence[int]) -> Markup:
+    key, most = f"s2l/val/{source}/pass@", ks[-1]
+    if len(runs) > 1:
+        lines = [Line(run.name, colour(place), run.series(f"{key}{most}")) for place, run in enumerate(runs)]
+        return chart(f"pass@{most}, {source}", PROBLEMS, lines, AT_LEAST_ONE)
+    lines = [Line(f"pass@{k}", colour(place), runs[0].series(f"{key}{k}")) for place, k in enumerate(ks)]
+    best = runs[0].series(f"val-core/{source}/acc/best@{most}/mean")
+    lines.append(Line(f"verl's best@{most}, biased low", colour(len(COLOURS) + len(ks) - 1), best))
     return chart(f"pass@k, {source}", PROBLEMS, lines, AT_LEAST_ONE)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from markupsafe import Markup
 
 from s2l_ext.report.charts import Line, chart, colour
-from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.ledger import BOTH, FORWARD, MODEL_PATHS, SCORING, Ledger
 from s2l_ext.report.page import empty, table
+from s2l_ext.report.results import set_name
+from s2l_ext.report.run import Run
 
 ACCOUNTS = {"learner-only": False, "all-in": True}
 """By name, whether the work of explorer and teacher counts."""
@@ -32,9 +34,9 @@ STORED = (
 NO_COST = "The run logged neither perf/total_num_tokens nor timing_s/step, so nothing can be counted."
 
 
-def figures(runs: Sequence[HeldOut]) -> list[Markup]:
+def figures(runs: Sequence[Run]) -> list[Markup]:
     """Totals, and the phases of every run."""
-    ledgers = [Ledger(held_out.run) for held_out in runs]
+    ledgers = [*map(Ledger, runs)]
     if not any(ledger.steps for ledger in ledgers):
         return [empty("Cost", NO_COST)]
     phases = [_phase_table(ledger, len(runs) > 1) for ledger in ledgers if ledger.steps]
@@ -97,31 +99,28 @@ def _phase_table(ledger: Ledger, several: bool) -> Markup:
     return table(title, ["phase", "by", "tokens", "FLOPs", "of all FLOPs", "seconds"], rows, reading)
 
 
-def curves(runs: Sequence[HeldOut]) -> list[Markup]:
+def curves(runs: Sequence[Run]) -> list[Markup]:
     """Accuracy by compute, where sizes and validations are known. One run that had help: both accounts in a chart;
     several: a chart for each account, and one by wall-clock time."""
-    ledgers = [Ledger(held_out.run) for held_out in runs]
-    keys = sorted({key for held_out in runs for key in held_out.keys})
+    ledgers = [*map(Ledger, runs)]
+    keys = sorted({key for run in runs for key in run.keys})
     if not keys:
         return []
     title = f"Accuracy on {set_name(keys[0])}"
+
+    def line(name: str, place: int, ledger: Ledger, part: Literal["flops", "seconds"], all_in: bool = True) -> Line:
+        spent = ledger.spent_until(part, all_in)
+        known = [(spent[step], accuracy) for step, accuracy in ledger.run.series(keys[0]) if step in spent]
+        return Line(name, colour(place), known)
+
     if len(runs) == 1:
-        lines = [
-            Line(name, colour(place), _accuracy_by(ledgers[0].spent_until("flops", all_in), ledgers[0], keys[0]))
-            for place, (name, all_in) in enumerate(ACCOUNTS.items())
-        ]
+        lines = [line(name, n, ledgers[0], "flops", all_in) for n, (name, all_in) in enumerate(ACCOUNTS.items())]
         return _chart(f"{title} against compute", lines if ledgers[0].had_help else lines[1:], FLOPS)
     found = []
     for name, all_in in ACCOUNTS.items():
-        lines = [
-            Line(ledger.run.name, colour(place), _accuracy_by(ledger.spent_until("flops", all_in), ledger, keys[0]))
-            for place, ledger in enumerate(ledgers)
-        ]
+        lines = [line(one.run.name, n, one, "flops", all_in) for n, one in enumerate(ledgers)]
         found += _chart(f"{title} against compute, {name}", lines, FLOPS)
-    lines = [
-        Line(ledger.run.name, colour(place), _accuracy_by(ledger.spent_until("seconds"), ledger, keys[0]))
-        for place, ledger in enumerate(ledgers)
-    ]
+    lines = [line(one.run.name, n, one, "seconds") for n, one in enumerate(ledgers)]
     return found + _chart(f"{title} against wall-clock time", lines, SECONDS_SO_FAR)
 
 
@@ -131,8 +130,3 @@ def _chart(title: str, lines: list[Line], x_name: str) -> list[Markup]:
         return []
     reading = "Higher at the same place is better for the same cost; further left is cheaper for the same accuracy."
     return [chart(title, "accuracy (0 to 1)", lines, reading, x_name=x_name)]
-
-
-def _accuracy_by(spent: dict[int, float], ledger: Ledger, key: str) -> list[tuple[float, float]]:
-    """Validations of steps whose cost is known."""
-    return [(spent[step], accuracy) for step, accuracy in ledger.run.series(key) if step in spent]

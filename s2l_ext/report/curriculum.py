@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 from markupsafe import Markup
 
 from s2l_ext.report import curves
-from s2l_ext.report.charts import NO_VALUES, Line, Point, Values, by_label, chart, heat_map, tick_text, ticks
+from s2l_ext.report.charts import NO_VALUES, Line, Values, by_label, chart, heat_map, tick_text, ticks
 from s2l_ext.report.draws import BINS, ChiSquare, Tally, chi_square, tally
 from s2l_ext.report.page import Section, empty
 from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
@@ -18,24 +17,17 @@ from s2l_ext.report.run import CURRICULUM, KL, Run, count_steps
 NO_DRAWS = "The run's folder has no curriculum.jsonl with a complete line, which holds the draws of each step."
 ACCURACY = "verifier accuracy of the batch (0 to 1)"
 NO_RATES = "This curriculum keeps no pass rates, so prompts cannot be counted by them."
-SAME_BASE = 1e-4
-"""Relative: workers report the coefficient in 32-bit floats."""
 SIGNIFICANT = 0.01
 
 
-def sections(run: Run, label: str = "", place: str = "") -> list[Section]:
-    """The curriculum, then the KL coefficient; a part that the run did not use is left out.
-
-    Args:
-        label: put after the titles, where a page shows several runs.
-        place: put after the sections' names, likewise.
-    """
+def sections(run: Run) -> list[Section]:
+    """The curriculum, then the KL coefficient; a part that the run did not use is left out."""
     found = []
     if run.has_curriculum:
         rates = [pass_rate_map(run), pass_rates(run), sample_size(run)]
-        found.append(Section(f"pass_rates{place}", f"Pass rates of the prompts{label}", rates))
-        found.append(Section(f"draws{place}", f"What was drawn{label}", [draws_by_bucket(run), visits(run)]))
-    for kl in curves.sections(run, "of_each_run", label, place):
+        found.append(Section("pass_rates", "Pass rates of the prompts", rates))
+        found.append(Section("draws", "What was drawn", [draws_by_bucket(run), visits(run)]))
+    for kl in curves.sections(run, "of_each_run"):
         found.append(replace(kl, figures=[beta_against_accuracy(run), *kl.figures]))
     return found
 
@@ -168,32 +160,12 @@ def beta_against_accuracy(run: Run) -> Markup:
         return empty(title, NO_VALUES)
     points = [(accuracy, beta) for _, (accuracy, beta) in rows]
     labels = [f"step {step}: {accuracy:.4g}, {beta:.4g}" for step, (accuracy, beta) in rows]
-    lines, curve = [Line("one training step", "learner", points, style="points", says=labels)], exact_curve(run)
-    if curve:
-        lines.append(Line(curve[0], "explorer", curve[1], style="curve"))
+    line = Line("one training step", "learner", points, style="points", says=labels)
     across = [accuracy for accuracy, _ in points]
     at = [(value, tick_text(value)) for value in ticks(0.0, 1.0, 0.2)]
     x = (min(0.0, *across), max(1.0, *across))
-    return chart(title, "beta", lines, _explain_curve(run, curve), None, ACCURACY, x, at)
-
-
-def exact_curve(run: Run) -> tuple[str, list[Point]] | None:
-    """``beta * rho`` through the accuracies of the run; None where rho was not logged or beta was not one number."""
-    rows = [row for _, row in run.joint(KL + "accuracy", KL + "beta", KL + "rho") if row[2] > 0]
-    if len({accuracy for accuracy, *_ in rows}) < 2:
-        return None
-    bases = [beta / rho for _, beta, rho in rows]
-    base = median(bases)
-    if max(abs(value - base) for value in bases) > SAME_BASE * abs(base):
-        return None
-    return f"{base:.4g} × rho", sorted((accuracy, base * rho) for accuracy, _, rho in rows)
-
-
-def _explain_curve(run: Run, curve: tuple[str, list[Point]] | None) -> str:
-    if curve:
-        return f"Every point lies on {curve[0]}: the higher the accuracy, the stronger the pull to the reference."
-    if run.series(KL + "target"):
-        return "No curve: this controller follows the KL and not the accuracy, so the points need not line up."
-    if not run.series(KL + "rho"):
-        return "No curve: the run logged no rho, so the coefficient does not follow the accuracy."
-    return "No curve: it needs two different accuracies, and one beta before rho for the whole run."
+    reading = (
+        "Where beta is a number times rho(accuracy), all points lie on one curve: the higher the accuracy, the "
+        "stronger the pull to the reference. A controller that follows the KL has no such curve."
+    )
+    return chart(title, "beta", [line], reading, None, ACCURACY, x, at)

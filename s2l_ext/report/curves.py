@@ -31,18 +31,13 @@ class Logged(Protocol):
     def series(self, key: str) -> Sequence[Point]: ...
 
 
-def sections(run: Run, group: str = "one_run", label: str = "", place: str = "") -> list[Section]:
-    """The sections of a group that the run logged.
-
-    Args:
-        label: put after the titles, where a page shows several runs.
-        place: put after the sections' names, likewise.
-    """
+def sections(run: Run, group: str = "one_run") -> list[Section]:
+    """The sections of a group that the run logged."""
     found = []
     for name, what in CHARTS[group].items():
         drawn = [figure for one in what["charts"] for figure in of_run(run, **one)]
         if drawn and ("needs" not in what or run.series(what["needs"])):
-            found.append(Section(name + place, what["title"] + label, drawn))
+            found.append(Section(name, what["title"], drawn))
     return found
 
 

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from s2l_ext.evaluation.intervals import bisected
 from s2l_ext.report.results import read_json_lines
 
 BINS = 20
 MIN_EXPECTED = 5.0
 """Cochran's rule: below this expected count the statistic is not chi-square distributed."""
-BISECTIONS, LATEST = 60, 1e15
+LATEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -117,17 +118,12 @@ def _expected(drawn: float, mass: np.ndarray, prompts: np.ndarray | None) -> np.
     if prompts is None or prompts[mass > 0].min() <= 0 or drawn >= prompts[mass > 0].sum():
         return drawn * mass
     rates = np.divide(mass, prompts, out=np.zeros(BINS), where=prompts > 0)
-    low, high = 0.0, 1.0
-    while _arrived(prompts, rates, high) < drawn and high < LATEST:
-        low, high = high, 2 * high
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _arrived(prompts, rates, middle) < drawn else (low, middle)
-    return prompts * -np.expm1(-rates * high)
 
+    def arrived(time: float) -> np.ndarray:
+        return prompts * -np.expm1(-rates * time)
 
-def _arrived(prompts: np.ndarray, rates: np.ndarray, time: float) -> float:
-    return float((prompts * -np.expm1(-rates * time)).sum())
+    last = bisected(lambda time: arrived(time).sum() >= drawn, most=LATEST)
+    return arrived(last)
 
 
 # ---- do counts agree with the probabilities they were drawn with? (Pearson) ------------------------------------------
@@ -150,17 +146,8 @@ def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike, left_share:
     Args:
         left_share: for draws without replacement, the share of each bin that was not drawn, by which the variance of
             its count is smaller than the expected count (finite-population factor). None: 1, with replacement.
-
-    Raises:
-        ValueError: shapes differ, a value is negative or not finite, or nothing was observed or expected.
     """
-    observed = np.asarray(observed_counts, dtype=np.float64)
-    mass = np.asarray(expected_mass, dtype=np.float64)
-    if observed.ndim != 1 or observed.shape != mass.shape:
-        raise ValueError(f"counts of shape {observed.shape} and masses of shape {mass.shape}: one mass per count")
-    for name, values in (("counts", observed), ("masses", mass)):
-        if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
-            raise ValueError(f"{name} {values.tolist()} must be 0 or more, finite, and not all 0")
+    observed, mass = (np.asarray(values, dtype=np.float64) for values in (observed_counts, expected_mass))
     expected = mass / mass.sum() * observed.sum()
     variance = expected if left_share is None else expected * np.asarray(left_share, dtype=np.float64)
     observed, expected, variance = _merged(observed, expected, variance)

@@ -15,6 +15,7 @@ in every row although an engine may cache it, and all experts of a mixture are c
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -120,13 +121,12 @@ class Ledger:
     def _entries(self, data: dict[str, float]) -> Entries:
         total, explored = data.get(TOKENS), _explorer_tokens(data)
         own = None if total is None else total - explored
-        shares = _shares_of_sampling(data)
+        sampling = [_product(data.get("timing_s/gen"), share) for share in _shares_of_sampling(data)]
         found: Entries = {}
         if own is None or own >= 1:  # of means times rows, which round
-            found[SAMPLING, LEARNER] = self._amount(LEARNER, own, FORWARD, _part(data.get("timing_s/gen"), shares[0]))
+            found[SAMPLING, LEARNER] = self._amount(LEARNER, own, FORWARD, sampling[0])
         if explored:
-            seconds = _part(data.get("timing_s/gen"), shares[1])
-            found[SAMPLING, EXPLORER] = self._amount(EXPLORER, explored, FORWARD, seconds)
+            found[SAMPLING, EXPLORER] = self._amount(EXPLORER, explored, FORWARD, sampling[1])
         if self._has_old_log_probs(data):
             found[OLD, LEARNER] = self._amount(LEARNER, total, FORWARD, data.get("timing_s/old_log_prob"))
         if "timing_s/ref" in data:
@@ -144,8 +144,7 @@ class Ledger:
         return found
 
     def _amount(self, who: str, tokens: float | None, factor: float, seconds: float | None) -> Amount:
-        size = self.sizes[who]
-        return Amount(tokens, None if tokens is None or size is None else factor * size * tokens, seconds)
+        return Amount(tokens, _product(factor, self.sizes[who], tokens), seconds)
 
     def _has_old_log_probs(self, data: dict[str, float]) -> bool:
         """Distillation leaves them out although verl times the place where they would be."""
@@ -253,12 +252,10 @@ def _shares_of_sampling(data: dict[str, float]) -> tuple[float, float]:
     return (own / (own + other), other / (own + other)) if own + other else (1.0, 0.0)
 
 
-def _part(seconds: float | None, share: float) -> float | None:
-    return None if seconds is None else seconds * share
-
-
-def _product(*values: Any) -> float | None:
-    return None if None in values else float(values[0] * values[1])
+def _product(*values: float | None) -> float | None:
+    """None where one is unknown."""
+    known = [value for value in values if value is not None]
+    return float(math.prod(known)) if len(known) == len(values) else None
 
 
 def sum_of(values: Iterable[float | None]) -> float | None:

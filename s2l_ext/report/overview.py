@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+from markupsafe import Markup
 
 from s2l_ext.evaluation.intervals import FEWEST
 from s2l_ext.report import accuracy, cost, curriculum, curves, samples, seeds, settings
-from s2l_ext.report.held_out import HeldOut, difference, set_name
 from s2l_ext.report.page import Section, page, table
-from s2l_ext.report.run import Run, count_steps
+from s2l_ext.report.results import set_name
+from s2l_ext.report.run import KL, Run, count_steps, difference
 
 MOST_TOLD = 3
 VERDICTS = {
@@ -19,7 +22,7 @@ VERDICTS = {
 }
 
 
-def sections(runs: Sequence[HeldOut]) -> list[Section]:
+def sections(runs: Sequence[Run]) -> list[Section]:
     """What the page shows, in its order; parts that no run used are left out. Seeds of one configuration are told as
     one, and what is of single runs is the first seed's."""
     groups = seeds.pooled(runs)
@@ -27,43 +30,37 @@ def sections(runs: Sequence[HeldOut]) -> list[Section]:
         found = [Section("seeds", "Over seeds", seeds.figures(groups))]
         found += curves.common_sections(groups, "several_runs")
         return found + _of_each([group.runs[0] for group in groups])
-    several, charts = len(runs) > 1, [*accuracy.charts(runs), *accuracy.pass_charts([one.run for one in runs])]
+    several, charts = len(runs) > 1, [*accuracy.charts(runs), *accuracy.pass_charts(runs)]
     return [
         Section("results", "Results", accuracy.tables(runs)),
         Section("held_out_accuracy", "Held-out accuracy", [*charts, *cost.curves(runs)]),
-        *(
-            curves.common_sections([one.run for one in runs], "several_runs")
-            if several
-            else curves.sections(runs[0].run)
-        ),
+        *(curves.common_sections(runs, "several_runs") if several else curves.sections(runs[0])),
         *_of_each(runs),
     ]
 
 
-def _of_each(runs: Sequence[HeldOut]) -> list[Section]:
+def _of_each(runs: Sequence[Run]) -> list[Section]:
     """Controllers, cost, samples and configuration of every run."""
-    several, found = len(runs) > 1, [held_out.run for held_out in runs]
-    labels = [f": {run.name}" if several else "" for run in found]
-    read = [figure for one in zip(runs, labels, strict=True) for figure in samples.figures(*one)]
+    several, own, read = len(runs) > 1, list[Section](), list[Markup]()
+    for place, run in enumerate(runs, start=1):
+        label, number = (f": {run.name}", f"_{place}") if several else ("", "")
+        own += [replace(one, name=one.name + number, title=one.title + label) for one in curriculum.sections(run)]
+        read += samples.figures(run, label)
     return [
-        *(
-            section
-            for place, run in enumerate(found)
-            for section in curriculum.sections(run, labels[place], f"_{place + 1}" if several else "")
-        ),
+        *own,
         Section("cost", "Cost", cost.figures(runs)),
         Section("samples", "Samples to read", read),
-        Section("settings", "Configuration", settings.figures(found)),
+        Section("settings", "Configuration", settings.figures(runs)),
     ]
 
 
-def run_page(runs: Sequence[HeldOut], found: Sequence[Section]) -> str:
+def run_page(runs: Sequence[Run], found: Sequence[Section]) -> str:
     """One file that loads nothing."""
-    title = runs[0].run.name if len(runs) == 1 else f"{len(runs)} runs compared"
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs compared"
     return page(f"s2l report: {title}", title, lead(runs), found)
 
 
-def lead(runs: Sequence[HeldOut]) -> str:
+def lead(runs: Sequence[Run]) -> str:
     """What came out, in words."""
     if len(runs) == 1:
         return _lead_of_one(runs[0])
@@ -72,26 +69,25 @@ def lead(runs: Sequence[HeldOut]) -> str:
         counted = "; ".join(f"{group.name}, {len(group.runs)} seeds" for group in groups)
         return " ".join([f"{counted}.", *seeds.sentences(groups)])
     first, *others = runs
-    named = "; ".join(f"{held_out.run.name}, {count_steps(held_out.run)}" for held_out in runs)
-    told = [_against(first, other, key) for other in others for key in first.keys if other.run.series(key)]
+    named = "; ".join(f"{run.name}, {count_steps(run)}" for run in runs)
+    told = [_against(first, other, key) for other in others for key in first.keys if other.series(key)]
     return " ".join([f"{named}.", *(told if len(told) <= MOST_TOLD else [])])
 
 
-def _lead_of_one(held_out: HeldOut) -> str:
+def _lead_of_one(run: Run) -> str:
     """How long it trained, what it learned, where its controllers stand."""
-    run = held_out.run
     parts = [f"{count_steps(run)}."]
-    for key in held_out.keys:
+    for key in run.keys:
         values = [value for _, value in run.series(key)]
         change = f"{values[0]:.3f} → {values[-1]:.3f}" if len(values) > 1 else f"{values[0]:.3f} (one validation)"
         parts.append(f"Held-out accuracy on {set_name(key)}: {change}.")
-    return " ".join([*parts, *([curriculum.lead(run)] if run.has_kl or run.has_curriculum else [])])
+    return " ".join([*parts, *([curriculum.lead(run)] if run.logged(KL) or run.has_curriculum else [])])
 
 
-def _against(first: HeldOut, other: HeldOut, key: str) -> str:
+def _against(first: Run, other: Run, key: str) -> str:
     found = difference(first, other, key)
     assert found is not None
-    name = f"{other.run.name} minus {first.run.name} on {set_name(key)}: {found.value:+.3f}"
+    name = f"{other.name} minus {first.name} on {set_name(key)}: {found.value:+.3f}"
     if found.ci95 is None:
         return f"{name}, without an interval."
     low, high = found.ci95
@@ -103,7 +99,7 @@ def _against(first: HeldOut, other: HeldOut, key: str) -> str:
 
 def demo_page(summary: dict[str, Any], run: Run) -> str:
     """The whole page. ``summary`` is what ``summary.json`` holds."""
-    found = sections([HeldOut(run)])
+    found = sections([run])
     facts = table("What the demo did", ["", "value"], list(_facts(summary).items()), style="")
     found.insert(-3, Section("demo", "The run", [facts]))  # before cost, samples and configuration
     return page(f"s2l demo: {summary['recipe']}", headline(summary), verdict(summary), found)

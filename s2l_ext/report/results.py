@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,10 +62,29 @@ def is_accuracy(key: str) -> bool:
     return key.startswith("val-core/") and "/acc/mean@" in key
 
 
+def source_and_samples(key: str) -> tuple[str, str]:
+    """``("toy", "1")`` from ``val-core/toy/acc/mean@1``."""
+    source, samples = key.removeprefix("val-core/").split("/acc/mean@", 1)
+    return source, samples
+
+
+def set_name(key: str) -> str:
+    """``toy`` from ``val-core/toy/acc/mean@1``, with the number of samples where it is not 1."""
+    source, samples = source_and_samples(key)
+    return source if samples == "1" else f"{source}, mean of {samples}"
+
+
 def series(lines: Metrics, key: str) -> list[tuple[int, float]]:
     """``(step, value)`` of every line that has a number under ``key``, by step; the last line of a step wins."""
     found = {step: data[key] for step, data in lines if is_number(data.get(key))}
     return [(step, float(found[step])) for step in sorted(found)]
+
+
+def joined(found: Sequence[Sequence[tuple[int, float]]]) -> list[tuple[int, list[float]]]:
+    """By step that all of several series have, their values."""
+    by_step = [dict(one) for one in found]
+    steps = sorted(set(by_step[0]).intersection(*by_step[1:])) if by_step else []
+    return [(step, [values[step] for values in by_step]) for step in steps]
 
 
 def is_number(value: object) -> bool:
@@ -140,3 +159,10 @@ def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> Gain:
     a, b = before["accuracy"].to_numpy(), after["accuracy"].to_numpy()
     interval, differing = paired_interval(b - a, seed), int(np.count_nonzero(b - a))
     return Gain(float(a.mean()), float(b.mean()), interval, len(a), differing)
+
+
+def compare_if_same(before: pd.DataFrame | None, after: pd.DataFrame | None) -> Gain | None:
+    """None where a dump is missing or the problems differ."""
+    if before is None or after is None or not before.index.equals(after.index):
+        return None
+    return compare(before, after)

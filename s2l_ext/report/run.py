@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation.intervals import Interval, mean_interval, newcombe_interval, verdict, wilson_interval
 from s2l_ext.report.draws import Draw, read_draws
-from s2l_ext.report.results import Metrics, is_number, read_metrics, series
+from s2l_ext.report.results import (
+    Metrics,
+    compare_if_same,
+    is_accuracy,
+    is_number,
+    joined,
+    read_metrics,
+    read_validations,
+    series,
+    source_and_samples,
+)
 from s2l_ext.utils import json_text
 from s2l_ext.utils.secrets import masked
 
@@ -21,11 +36,13 @@ METRICS_FILE = "metrics.jsonl"
 CURRICULUM_FILE = "curriculum.jsonl"
 CONFIG_FILE, PLAN_FILE = "s2l_config.yaml", "plan.json"
 KL, CURRICULUM = "s2l/kl/", "s2l/curriculum/"
+VALIDATION_DIR, VALIDATIONS = "trainer.validation_data_dir", "validation"
+SAME = 1e-6
 INNER = "run"
 """Where ``s2l demo`` and a pipeline's stages put the run inside their own folder."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """Attributes:
     config: verl's whole configuration as ``s2l train`` resolved it, nested; empty where the folder has none.
@@ -47,11 +64,9 @@ class Run:
     def series(self, key: str) -> list[tuple[int, float]]:
         return series(self.metrics, key)
 
-    def joint(self, *keys: str) -> list[tuple[int, tuple[float, ...]]]:
+    def joint(self, *keys: str) -> list[tuple[int, list[float]]]:
         """``(step, values)`` of the steps that logged every key."""
-        found = [dict(self.series(key)) for key in keys]
-        steps = set(found[0]).intersection(*found[1:])
-        return [(step, tuple(values[step] for values in found)) for step in sorted(steps)]
+        return joined([self.series(key) for key in keys])
 
     def last(self, key: str) -> float | None:
         values = self.series(key)
@@ -66,8 +81,12 @@ class Run:
             found.setdefault(step, {}).update(numbers)
         return dict(sorted(found.items()))
 
+    @cached_property
+    def metric_names(self) -> set[str]:
+        return {key for _, data in self.metrics for key in data}
+
     def logged(self, prefix: str) -> bool:
-        return any(key.startswith(prefix) for _, data in self.metrics for key in data)
+        return any(key.startswith(prefix) for key in self.metric_names)
 
     def setting(self, dotted: str, default: Any = None) -> Any:
         """A value of the configuration, such as ``trainer.nnodes``; ``default`` where it is absent or null."""
@@ -90,12 +109,116 @@ class Run:
         return [Path(os.path.normpath(self.folder / os.path.relpath(path, own))), path]
 
     @property
-    def has_kl(self) -> bool:
-        return self.logged(KL)
-
-    @property
     def has_curriculum(self) -> bool:
         return self.logged(CURRICULUM) or bool(self.draws)
+
+    # ---- held-out accuracy, with 95 % intervals over problems
+
+    @cached_property
+    def keys(self) -> list[str]:
+        """verl's ``val-core/<data source>/acc/mean@n`` with at least one number."""
+        return sorted(key for key in self.metric_names if is_accuracy(key) and self.series(key))
+
+    @cached_property
+    def dumps(self) -> dict[int, pd.DataFrame]:
+        """Validation dumps by step, from the first folder that has some."""
+        return read_validations([*self.places(VALIDATION_DIR), self.folder / VALIDATIONS])
+
+    def problems(self, key: str, step: int) -> pd.DataFrame | None:
+        """The dump's problems of the key's data source; None where they cannot be told, or their mean is not what the
+        run logged, as in a dump that another run left there."""
+        dump, logged = self.dumps.get(step), dict(self.series(key)).get(step)
+        if dump is None or logged is None:
+            return None
+        if dump["source"].isna().all() and len({source_and_samples(other)[0] for other in self.keys}) > 1:
+            return None
+        kept = dump[dump["source"].isna() | (dump["source"] == source_and_samples(key)[0])]
+        return kept if len(kept) and abs(kept["accuracy"].mean() - logged) < SAME else None
+
+    def accuracies(self, step: int) -> dict[str, float]:
+        """By prompt, of all data sources whose problems the dump tells (:meth:`problems`)."""
+        found = [self.problems(key, step) for key in self.keys]
+        return {prompt: acc for each in found if each is not None for prompt, acc in each["accuracy"].items()}
+
+    @cached_property
+    def validation_files(self) -> list[Path | None]:
+        """``data.val_files`` where they lie now; None for one that is gone."""
+        named = self.setting("data.val_files", [])
+        places = [self.located(str(name)) for name in (named if isinstance(named, list) else [named])]
+        return [next((path for path in found if path.is_file()), None) for found in places]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Problems by data source in the validation files that the configuration names; empty if one is not there,
+        or if verl took some of them and there are several sources."""
+        found = [_count_sources(file) for file in self.validation_files if file]
+        known = [count for count in found if count is not None]
+        total = dict(sum(known, Counter())) if len(known) == len(self.validation_files) else {}
+        most = self.setting("data.val_max_samples", -1)
+        if most < 0:
+            return total
+        return {source: min(most, n) for source, n in total.items()} if len(total) == 1 else {}
+
+    def count(self, key: str, step: int) -> int:
+        """Problems of one validation; 0 where their number is not known."""
+        problems = self.problems(key, step)
+        return self.counts.get(source_and_samples(key)[0], 0) if problems is None else len(problems)
+
+    def interval(self, key: str, step: int, value: float) -> Interval | None:
+        """95 % interval over problems of one validation; None where their number is not known."""
+        problems = self.problems(key, step)
+        if problems is None:
+            n = self.count(key, step)
+            return wilson_interval(min(max(value, 0.0), 1.0), n) if n else None
+        return mean_interval(problems["accuracy"].tolist())
+
+    def band(self, key: str) -> list[Interval] | None:
+        """:meth:`interval` of every validation, or None."""
+        found = [self.interval(key, step, value) for step, value in self.series(key)]
+        return None if None in found else [interval for interval in found if interval]
+
+    def gain(self, key: str) -> tuple[float, Interval | None]:
+        """Last minus first validation; paired by problem where both dumps hold the same problems."""
+        (first, before), (last, after) = (self.series(key)[index] for index in (0, -1))
+        paired = compare_if_same(self.problems(key, first), self.problems(key, last))
+        return after - before, paired.ci95 if paired else None
+
+
+def _count_sources(file: Path) -> Counter[str] | None:
+    """Rows by ``data_source`` of a parquet file; None where it cannot be read as one."""
+    try:
+        return Counter(pq.read_table(file, columns=["data_source"])["data_source"].to_pylist())
+    except (OSError, KeyError, pa.ArrowException):
+        return None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of another run minus that of the first; ``how`` is "paired", "independent" or "" without an interval,
+    ``verdict`` as of :func:`s2l_ext.evaluation.intervals.verdict`, "" without one."""
+
+    value: float
+    ci95: Interval | None = None
+    how: str = ""
+    verdict: str = ""
+
+
+@cache
+def difference(first: Run, other: Run, key: str) -> Difference | None:
+    """Last validation of another run minus the last of the first; None where one of them has none under ``key``."""
+    a, b = first.series(key), other.series(key)
+    if not a or not b:
+        return None
+    (step_a, value_a), (step_b, value_b) = a[-1], b[-1]
+    paired = compare_if_same(first.problems(key, step_a), other.problems(key, step_b))
+    if paired is not None:
+        return Difference(value_b - value_a, paired.ci95, "paired", paired.verdict)
+    of_a, of_b = first.interval(key, step_a, value_a), other.interval(key, step_b, value_b)
+    if of_a is None or of_b is None:
+        return Difference(value_b - value_a)
+    found = newcombe_interval(value_a, of_a, value_b, of_b)
+    fewest = min(first.count(key, step_a), other.count(key, step_b))
+    return Difference(value_b - value_a, found, "independent", verdict(found, fewest))
 
 
 def read_run(folder: Path) -> Run:

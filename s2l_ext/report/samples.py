@@ -10,7 +10,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.page import empty, parts, table
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, dump_files, read_json_lines
 from s2l_ext.report.run import Run
@@ -118,13 +117,13 @@ def _session(uid: str) -> float:
     return float(parts[1]) if len(parts) == 3 and parts[1].isdigit() else float("inf")
 
 
-def figures(held_out: HeldOut, label: str = "") -> list[Markup]:
+def figures(run: Run, label: str = "") -> list[Markup]:
     """Training rollouts, then held-out problems before and after; a sentence for what there is not.
 
     Args:
         label: put after the titles.
     """
-    rollouts, learned = choose_rollouts(held_out.run), _learned(held_out)
+    rollouts, learned = choose_rollouts(run), _learned(run)
     title, solved, head = f"{ROLLOUTS}{label}", f"{LEARNED_TITLE}{label}", ["prompt", "before", "after", "answer"]
     return [
         _rollout_table(title, rollouts) if rollouts else empty(title, NO_ROLLOUTS),
@@ -142,12 +141,12 @@ def _rollout_table(title: str, samples: Sequence[Sample]) -> Markup:
     return table(title, head, rows, CHOICE, style="samples")
 
 
-def _learned(held_out: HeldOut) -> list[list[Markup]]:
+def _learned(run: Run) -> list[list[Markup]]:
     """The first problems that were wrong at the first validation and right at the last."""
     rows = []
-    for key in held_out.keys:
-        points = held_out.run.series(key)
-        before, after = (held_out.problems(key, points[index][0]) for index in (0, -1))
+    for key in run.keys:
+        points = run.series(key)
+        before, after = (run.problems(key, points[index][0]) for index in (0, -1))
         if before is None or after is None:
             continue
         both = before.join(after, rsuffix="_after", how="inner")

@@ -27,10 +27,10 @@ from s2l_ext.evaluation.seeds import (
 )
 from s2l_ext.report.charts import Line, chart, colour
 from s2l_ext.report.cost import quantity
-from s2l_ext.report.held_out import HeldOut, set_name
 from s2l_ext.report.ledger import Ledger, mean_of
 from s2l_ext.report.page import describe_interval, table
-from s2l_ext.report.results import is_accuracy
+from s2l_ext.report.results import is_accuracy, joined, set_name
+from s2l_ext.report.run import Run
 
 ELSEWHERE = ("trainer.", "ray_kwargs.", "transfer_queue.")
 """Settings that say where and how a run is run, beside :data:`COUNTED`."""
@@ -48,7 +48,7 @@ class Seeds:
     """One configuration: one run, or several with different seeds. A line of a chart like a run."""
 
     name: str
-    runs: tuple[HeldOut, ...]
+    runs: tuple[Run, ...]
 
     def series(self, key: str) -> list[tuple[int, float]]:
         """Mean at the steps that every run logged."""
@@ -61,9 +61,7 @@ class Seeds:
 
     def values(self, key: str) -> list[tuple[int, list[float]]]:
         """By step that every run logged, the runs' values."""
-        found = [dict(one.run.series(key)) for one in self.runs]
-        steps = sorted(set(found[0]).intersection(*found[1:]))
-        return [(step, [values[step] for values in found]) for step in steps]
+        return joined([one.series(key) for one in self.runs])
 
     @cached_property
     def keys(self) -> list[str]:
@@ -80,27 +78,25 @@ class Seeds:
         return hierarchical(np.array(known))
 
 
-def seed_of(held_out: HeldOut) -> str:
+def seed_of(run: Run) -> str:
     """Every seed of the configuration, as text."""
-    return str({key: value for key, value in flattened(held_out.run.config).items() if _is_seed(key)})
+    return str({key: value for key, value in flattened(run.config).items() if _is_seed(key)})
 
 
-def pooled(runs: Sequence[HeldOut]) -> list[Seeds]:
+def pooled(runs: Sequence[Run]) -> list[Seeds]:
     """The runs by configuration, in the order of the first of each; alone where a configuration or its seed repeats
     nothing, or a run left no configuration."""
-    groups: dict[str, list[HeldOut]] = defaultdict(list)
+    groups: dict[str, list[Run]] = defaultdict(list)
     for place, one in enumerate(runs):
-        groups[_kept(one.run.config) if one.run.config else str(place)].append(one)
-    found: list[tuple[HeldOut, ...]] = []
+        groups[_kept(one.config) if one.config else str(place)].append(one)
+    found: list[tuple[Run, ...]] = []
     for group in groups.values():
         twice = max(Counter(map(seed_of, group)).values()) > 1  # the same run again is no other seed
         found += [(one,) for one in group] if twice else [tuple(group)]
     found.sort(key=lambda group: runs.index(group[0]))
     names = [_name(group) for group in found]
     several = {name for name, count in Counter(names).items() if count > 1}
-    return [
-        Seeds(group[0].run.name if name in several else name, group) for name, group in zip(names, found, strict=True)
-    ]
+    return [Seeds(group[0].name if name in several else name, group) for name, group in zip(names, found, strict=True)]
 
 
 def are_seeds(groups: Sequence[Seeds]) -> bool:
@@ -117,10 +113,10 @@ def _is_seed(key: str) -> bool:
     return key.endswith((".seed", "_seed"))
 
 
-def _name(group: Sequence[HeldOut]) -> str:
+def _name(group: Sequence[Run]) -> str:
     """``grpo`` of ``grpo/seed1`` and ``grpo/seed2``; the first run's name where the runs are named otherwise."""
-    first = group[0].run.name
-    without = {SEED_AT_END.sub("", one.run.name) for one in group}
+    first = group[0].name
+    without = {SEED_AT_END.sub("", one.name) for one in group}
     return without.pop() if len(without) == 1 and all(without) else first
 
 
@@ -154,11 +150,11 @@ def _cells(groups: Sequence[Seeds], group: Seeds, key: str) -> list[str]:
     gap = difference(groups[0], group, key) if group is not groups[0] else None
     over = accuracy_over_seeds(values).ci95 if len(values) >= FEWEST_SEEDS else None
     inside = describe_interval(group.ci95_problems(key)).strip(" ()")
-    totals = [Ledger(one.run).totals(all_in=True) for one in group.runs]
+    totals = [Ledger(one).totals(all_in=True) for one in group.runs]
     return [
         *(group.name, set_name(key), str(len(values)), str(step)),
         *(f"{fmean(values):.3f}{describe_interval(over)}", inside),
-        f"{gap.mean:+.3f}{describe_interval(gap.ci95, '+')}" if gap else "",
+        gap.text("+") if gap else "",
         "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
         *(quantity(mean_of([getattr(one, name) for one in totals])) for name in ("flops", "seconds")),
     ]
@@ -193,5 +189,5 @@ def as_json(groups: Sequence[Seeds]) -> list[dict[str, Any]]:
             accuracy[key] = over | {"step": step, "ci95_problems": group.ci95_problems(key)}
             if gap is not None and group is not groups[0]:
                 accuracy[key]["difference"] = vars(gap)
-        found.append({"name": group.name, "runs": [one.run.name for one in group.runs], "accuracy": accuracy})
+        found.append({"name": group.name, "runs": [one.name for one in group.runs], "accuracy": accuracy})
     return found

@@ -58,26 +58,23 @@ def value_text(value: Any) -> str:
 
 def figures(runs: Sequence[Run]) -> list[Markup]:
     """One run: what matters of its configuration. Several: every key that differs between those that have one."""
-    known = [run for run in runs if run.config]
-    missing = [run.name for run in runs if not run.config]
-    note = f"Left out, {NO_CONFIG}: {', '.join(missing)}." if missing else ""
     if len(runs) == 1:
         return [_summary(runs[0])]
+    known, title = [run for run in runs if run.config], "Configuration that differs"
+    missing = [run.name for run in runs if not run.config]
+    note = f"Left out, {NO_CONFIG}: {', '.join(missing)}." if missing else ""
     if len(known) < 2:
-        return [table("Configuration that differs", ["setting"], [], f"Nothing to compare. {note}")]
-    found = differences([run.config for run in known])
-    rows = [[key, *texts] for key, texts in found.items()]
-    says = f"{len(rows)} settings differ; all others are the same. {note}" if rows else f"No setting differs. {note}"
-    return [table("Configuration that differs", ["setting", *(run.name for run in known)], rows, says, style="")]
+        return [table(title, ["setting"], [], f"Nothing to compare. {note}")]
+    rows = [[key, *texts] for key, texts in differences([run.config for run in known]).items()]
+    says = f"{len(rows)} settings differ; all others are the same." if rows else "No setting differs."
+    return [table(title, ["setting", *(run.name for run in known)], rows, f"{says} {note}", style="")]
 
 
 def _summary(run: Run) -> Markup:
     if not run.config:
         return table("Configuration", ["setting", "value"], [], f"Not shown: {NO_CONFIG}.")
     flat = flattened(run.config)
-    own = {key: value for key, value in flat.items() if key.startswith("s2l.") and value is not None}
-    rows = [[key, value_text(flat[key])] for key in SHOWN if key in flat]
-    rows += [[key, value_text(value)] for key, value in own.items()]
-    return table(
-        "Configuration", ["setting", "value"], rows, "The whole of it is in s2l_config.yaml of the run.", style=""
-    )
+    own = [key for key, value in flat.items() if key.startswith("s2l.") and value is not None]
+    rows = [[key, value_text(flat[key])] for key in (*SHOWN, *own) if key in flat]
+    says = "The whole of it is in s2l_config.yaml of the run."
+    return table("Configuration", ["setting", "value"], rows, says, style="")

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from s2l_ext.errors import DataError
 from s2l_ext.report.charts import Line, chart, colour
 from s2l_ext.report.curves import common_sections
-from s2l_ext.report.held_out import accuracy_keys
 from s2l_ext.report.page import Section, empty, table
 from s2l_ext.report.run import METRICS_FILE, Run, read_run
 from s2l_ext.utils import json_text
@@ -72,7 +71,7 @@ def sections(folder: Path, stages: list[Stage]) -> list[Section]:
     accuracy = [
         Line(stage.name, colour(place), stage.series(key))
         for place, stage in enumerate(stages)
-        for key in accuracy_keys(stage.run)[:1]
+        for key in stage.run.keys[:1]
     ]
     held_out = chart("Held-out accuracy", "accuracy (0 to 1)", accuracy, READING)
     found = [

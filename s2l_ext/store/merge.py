@@ -45,7 +45,8 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
             for number, names in enumerate(slices(list(problems), prompts))
         ]
         write_manifest(stage, _make_manifest(stores, problems, n, shards))
-    written, read = (sum(each.rows for each in every) for every in (shards, _all_shards(stores)))
+    written = sum(shard.rows for shard in shards)
+    read = sum(shard.rows for store in stores for shard in store.manifest.shards)
     return {"responses": written, "prompts": len(problems), "duplicates": read - written}
 
 
@@ -74,10 +75,6 @@ def _unite_responses(stores: Sequence[RolloutStore], name: str) -> list[Rollout]
                     f"{name}. Stores to merge hold different prompts, or the same responses."
                 )
     return [found[index][0] for index in sorted(found)]
-
-
-def _all_shards(stores: Sequence[RolloutStore]) -> list[Shard]:
-    return [shard for store in stores for shard in store.manifest.shards]
 
 
 def _make_manifest(

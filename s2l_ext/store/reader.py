@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from bisect import bisect_right
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -138,19 +139,17 @@ def read_manifest(folder: Path, key: str = "store") -> Manifest:
     try:
         document = json_text.loads(path.read_bytes())
         version = document.pop(MARK)
-        shards = tuple(Shard(**shard) for shard in document.pop("shards")) if version == SCHEMA_VERSION else ()
-        manifest = Manifest(**document, shards=shards) if version == SCHEMA_VERSION else None
+        if version == SCHEMA_VERSION:
+            return Manifest(**document | {"shards": tuple(Shard(**shard) for shard in document["shards"])})
     except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise DataError(
             f"{key}={folder}: {MANIFEST} is damaged or was written by something else ({type(error).__name__}: "
             f"{reason(error)}). Restore it from a copy, or draw the store anew."
         ) from None
-    if manifest is None:
-        raise DataError(
-            f"{key}={folder}: {MANIFEST} has schema {version!r}, this version reads {SCHEMA_VERSION}. Use the version "
-            "that wrote it, or draw the store anew."
-        )
-    return manifest
+    raise DataError(
+        f"{key}={folder}: {MANIFEST} has schema {version!r}, this version reads {SCHEMA_VERSION}. Use the version that "
+        "wrote it, or draw the store anew."
+    )
 
 
 def check_shard(folder: Path, shard: Shard, key: str = "store") -> None:
@@ -208,7 +207,8 @@ class RolloutStore:
         self.complete = self.manifest.complete
         self._prompts: dict[str, _Prompt] = defaultdict(_Prompt)
         self._group_starts: list[list[int]] = []
-        self._cache: OrderedDict[tuple[int, int], pa.Table] = OrderedDict()
+        # a prompt's responses lie close together, so the last few row groups stay in memory
+        self._group = lru_cache(CACHED_GROUPS)(self._read_group)
         for number, shard in enumerate(self.manifest.shards):
             if verify:
                 check_shard(self.folder, shard, key)
@@ -273,35 +273,27 @@ class RolloutStore:
     def _read_index(self, number: int, shard: Shard) -> None:
         with self._reading(shard) as file:
             if not file.schema_arrow.equals(SCHEMA):
-                raise _damage_error(
-                    self.folder, shard, self._key, f"has other columns: {', '.join(file.schema_arrow.names)}"
-                )
+                names = ", ".join(file.schema_arrow.names)
+                raise _damage_error(self.folder, shard, self._key, f"has other columns: {names}")
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             self._group_starts.append([sum(sizes[:group]) for group in range(len(sizes))])
             columns = file.read(list(INDEX_COLUMNS)).to_pydict()
         for row, (name, index, acc, problem) in enumerate(zip(*(columns[c] for c in INDEX_COLUMNS), strict=True)):
             prompt = self._prompts[name]
             if index in prompt.rows:
-                raise _damage_error(
-                    self.folder, shard, self._key, f"holds response {index} of prompt {name} a second time"
-                )
+                what = f"holds response {index} of prompt {name} a second time"
+                raise _damage_error(self.folder, shard, self._key, what)
             prompt.rows[index], prompt.acc[index], prompt.problem = (number, row), acc, problem
 
     def _read_row(self, shard: int, row: int) -> dict[str, Any]:
         starts = self._group_starts[shard]
         group = bisect_right(starts, row) - 1
-        found: dict[str, Any] = self._read_group(shard, group).slice(row - starts[group], 1).to_pylist()[0]
+        found: dict[str, Any] = self._group(shard, group).slice(row - starts[group], 1).to_pylist()[0]
         return found
 
     def _read_group(self, shard: int, group: int) -> pa.Table:
-        """A row group, of which the last few stay in memory: a prompt's responses lie close together."""
-        if (shard, group) not in self._cache:
-            with self._reading(self.manifest.shards[shard]) as file:
-                self._cache[shard, group] = file.read_row_group(group, columns=ROLLOUT_COLUMNS)
-            if len(self._cache) > CACHED_GROUPS:
-                self._cache.popitem(last=False)
-        self._cache.move_to_end((shard, group))
-        return self._cache[shard, group]
+        with self._reading(self.manifest.shards[shard]) as file:
+            return file.read_row_group(group, columns=ROLLOUT_COLUMNS)
 
     @contextmanager
     def _reading(self, shard: Shard) -> Iterator[pq.ParquetFile]:

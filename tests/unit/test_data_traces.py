@@ -99,7 +99,7 @@ def test_an_answer_is_judged_in_the_conclusion():
 def test_toy_traces_pass_and_hasty_ones_do_not(tier):
     for problem in tasks.sample(tier, "train", 20, seed=0):
         assert form_fault(problem.trace) is None
-        assert form_fault(problem.hasty) == "answer only"
+        assert form_fault(tasks.response("", problem.answer)) == "answer only"
         assert problem.trace[answer_start(problem.trace) :] == f"\\boxed{{{problem.answer}}}"
 
 

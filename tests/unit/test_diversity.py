@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ext.studies.diversity.bootstrap import Bootstrap
-from s2l_ext.studies.diversity.curves import crossing_summary, crossings, half_position, pass_curves, recommend
+from s2l_ext.studies.diversity.curves import (
+    Bootstrap,
+    crossing_summary,
+    crossings,
+    half_position,
+    pass_curves,
+    recommend,
+)
 from s2l_ext.studies.diversity.models import autocorrelation, lag_sums, position_starts
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 

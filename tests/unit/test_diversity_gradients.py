@@ -15,7 +15,7 @@ from tqdm import tqdm
 from s2l_ext.errors import ConfigError
 from s2l_ext.studies.diversity import gradients as gradient_diagnostics
 from s2l_ext.studies.diversity import tokens as diversity_tokens
-from s2l_ext.studies.diversity.bootstrap import Bootstrap
+from s2l_ext.studies.diversity.curves import Bootstrap
 from s2l_ext.studies.diversity.gradients import (
     GradientReader,
     count_sketch,

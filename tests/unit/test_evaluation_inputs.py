@@ -106,18 +106,28 @@ def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("prompt: x\nanswer: a\n", "key 'data_source' is missing"),
-        ("data_source: x\nprompt: x\nanswer: a\nanswr: b\n", "unknown key 'answr'"),
-        ("- a\n", "expected a mapping"),
+        ("prompt: x\nanswer: a\n", r"mine\.yaml\.data_source is missing"),
+        ("data_source: x\nprompt: x\nanswer: a\nanswr: b\n", r"mine\.yaml\.answr: unknown key\. Did you mean .*answer"),
+        ("- a\n", r"has the wrong type \(list\): it must be a block with the keys data_source, prompt"),
         ("a: [\n", "no readable YAML"),
         ('data_source: x\nprompt: "{q"\nanswer: a\n', r"expected '}'.*\(in prompt"),
         ('data_source: x\nprompt: "{q.r}"\nanswer: a\n', r"\{q\.r\} is not the name of a column"),
         ('data_source: x\nprompt: "{}"\nanswer: a\n', "not the name of a column"),
         ("data_source: x\nprompt: x\nanswer: a\nanswer_pattern: '('\n", "unterminated.*answer_pattern"),
-        ("data_source: x\nprompt: 3\nanswer: a\n", "prompt is 3, expected text"),
-        ("data_source: x\nprompt: x\nanswer: a\nwrong: b\n", "wrong is 'b', expected a list of names"),
-        ("data_source: x\nprompt: x\nanswer: a\nrename: [b]\n", r"rename is \['b'\], expected names to names"),
-        ("data_source: x\nprompt: x\nanswer: a\ntests: mbpp\n", "tests is 'mbpp', expected one of humaneval, live"),
+        ("data_source: x\nprompt: 3\nanswer: a\n", r"mine\.yaml\.prompt=3 has the wrong type \(int\): it must be text"),
+        (
+            "data_source: x\nprompt: x\nanswer: a\nwrong: b\n",
+            r"yaml\.wrong='b' has the wrong type .*must be a list",
+        ),
+        ("data_source: x\nprompt: x\nanswer: a\nwrong: [3]\n", "3 is no name of a column"),
+        (
+            "data_source: x\nprompt: x\nanswer: a\nrename: [b]\n",
+            r"yaml\.rename=\['b'\] has the .*must be a mapping",
+        ),
+        (
+            "data_source: x\nprompt: x\nanswer: a\ntests: mbpp\n",
+            r"yaml\.tests='mbpp' .* from: humaneval, livecode",
+        ),
         ("data_source: x\nprompt: x\nanswer: a\ntests: humaneval\nwrong: [b]\n", "wrong and tests cannot both"),
     ],
 )

@@ -12,9 +12,9 @@ import ray
 
 from s2l_ext.errors import ResourceError
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup
-from s2l_ext.explore import pools, ray_pool
-from s2l_ext.explore.pools import Placement
+from s2l_ext.explore import ray_pool
 from s2l_ext.explore.ray_pool import RayPool, Worker
+from s2l_ext.explore.run import Placement, dtype_of, open_pool
 
 
 class Engine:
@@ -164,8 +164,8 @@ def test_engines_on_gpus_take_what_one_model_needs(fake, engines, monkeypatch: p
     RayPool(setup(tensor_parallel=2), 2, "ray.example:6379")
     assert cluster.options == [{"num_cpus": 1, "num_gpus": 2}] * 2
     assert cluster.inits[0]["address"] == "ray.example:6379" and "include_dashboard" not in cluster.inits[0]
-    assert pools.dtype_of(Machine(), Placement(1, "ray.example:6379")) == "auto"
-    assert pools.dtype_of(Machine("float16"), Placement(1, "ray.example:6379")) == "float16"
+    assert dtype_of(Machine(), Placement(1, "ray.example:6379")) == "auto"
+    assert dtype_of(Machine("float16"), Placement(1, "ray.example:6379")) == "float16"
 
 
 def test_what_the_cluster_does_not_have_is_refused(fake, engines, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +189,7 @@ def test_no_cluster_at_the_address(fake, monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(ResourceError, match="--ray-address auto: no Ray cluster answers .*ray start --head"):
         RayPool(setup(), 1, "auto")
     with pytest.raises(ResourceError, match="no Ray cluster answers"):
-        pools.dtype_of(Machine(), Placement(1, "auto"))
+        dtype_of(Machine(), Placement(1, "auto"))
 
 
 def test_a_model_that_an_engine_cannot_load(fake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,6 +229,6 @@ def test_a_turn_ends_in_time(engines, one_step) -> None:
 
 def test_several_engines_go_through_ray(fake, engines) -> None:
     fake()
-    pool = pools.open_pool(setup(), Placement(2))
+    pool = open_pool(setup(), Placement(2))
     assert isinstance(pool, RayPool)
-    assert pools.open_pool(setup(), Placement()) is engines[-1]
+    assert open_pool(setup(), Placement()) is engines[-1]

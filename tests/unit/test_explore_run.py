@@ -28,8 +28,7 @@ from s2l_ext.errors import ConfigError, DataError, ResourceError, StateMismatch
 from s2l_ext.evaluation.driver import SamplingReport, graded
 from s2l_ext.evaluation.engines import Machine, Request, Response, Sampling, Setup, VLLMEngine, sample_seed
 from s2l_ext.evaluation.model_folder import model_digest, open_model
-from s2l_ext.explore.pools import Placement
-from s2l_ext.explore.run import Exploration, explore
+from s2l_ext.explore.run import Exploration, Placement, explore
 from s2l_ext.store.reader import Rollout, RolloutStore, is_store
 from s2l_ext.toy.models import SIZES, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.evaluation.forward import pad
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.local.losses import (
@@ -13,7 +14,6 @@ from s2l_ext.studies.local.losses import (
     entropy,
     group_advantages,
     k3,
-    pad,
     picked,
     token_weights,
     truncated_weights,

@@ -10,9 +10,8 @@ import pytest
 
 from s2l_ext import cli
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.pooled import compare_seeds
+from s2l_ext.evaluation.compare import compare_seeds
 from s2l_ext.evaluation.seeds import independent
-from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run
 from s2l_ext.report.seeds import Seeds, as_json, difference, sentences
 
@@ -167,9 +166,9 @@ def group():
     """``group("A", {1: {8: 0.3, 16: 0.6}})``: by seed, held-out accuracy by step."""
 
     def make(name: str, runs: dict[int, dict[int, float]]) -> Seeds:
-        def run(seed: int, points: dict[int, float]) -> HeldOut:
+        def run(seed: int, points: dict[int, float]) -> Run:
             metrics = [(step, {TOY: value}) for step, value in points.items()]
-            return HeldOut(Run(f"{name}{seed}", metrics, [], Path(name), {"data": {"seed": seed}}))
+            return Run(f"{name}{seed}", metrics, [], Path(name), {"data": {"seed": seed}})
 
         return Seeds(name, tuple(run(seed, points) for seed, points in runs.items()))
 

@@ -12,7 +12,7 @@ import pytest
 from markupsafe import escape
 
 from s2l_ext.errors import DataError
-from s2l_ext.report import curriculum, curves
+from s2l_ext.report import curriculum, curves, overview
 from s2l_ext.report.charts import (
     MOST_COLUMNS,
     WIDTH,
@@ -139,30 +139,11 @@ def test_neighbouring_cells_leave_no_seam(rows, read_page):
         assert x + width == pytest.approx(following, abs=1e-9)
 
 
-def test_points_lie_on_the_curve_of_beta_and_rho(run):
-    name, points = curriculum.exact_curve(run)
-    assert name == "0.02 × rho"
-    assert [value for point in points for value in point] == pytest.approx([0.25, 0.012, 0.75, 0.016])
-    assert "Every point lies on 0.02 × rho" in html_of(run)
-
-
-@pytest.mark.parametrize(
-    ("data", "said"),
-    [
-        ({KL + "target": 0.01}, "this controller follows the KL"),
-        ({}, "the run logged no rho"),
-        ({KL + "rho": 0.9}, "one beta before rho for the whole run"),
-    ],
-)
-def test_no_curve_where_it_would_be_a_guess(tmp_path, data, said):
-    metrics = [(step, {KL + "beta": 0.01 * step, KL + "accuracy": step / 4, **data}) for step in (1, 2)]
-    assert said in curriculum.beta_against_accuracy(write(tmp_path / "run", metrics, None))
-
-
 def test_a_run_with_kl_alone_has_no_section_about_a_curriculum(tmp_path):
-    run = write(tmp_path / "run", [(1, {KL + "beta": 0.01, KL + "accuracy": 0.5})], None)
-    found = curriculum.sections(run, ": mine", "_2")
-    assert [(section.name, section.title) for section in found] == [("kl_2", "KL coefficient and accuracy: mine")]
+    runs = [write(tmp_path / name, [(1, {KL + "beta": 0.01, KL + "accuracy": 0.5})], None) for name in "ab"]
+    found = [section for section in overview.sections(runs) if section.name.startswith(("kl", "pass", "draws"))]
+    titles = [(f"kl_{n}", f"KL coefficient and accuracy: {run.name}") for n, run in enumerate(runs, 1)]
+    assert [(section.name, section.title) for section in found] == titles
     assert found[0].is_drawn
 
 

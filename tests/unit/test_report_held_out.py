@@ -15,15 +15,14 @@ from hypothesis import strategies as st
 from s2l_ext.config.verl_settings import flattened
 from s2l_ext.evaluation.intervals import mean_interval, newcombe_interval, wilson_interval
 from s2l_ext.report import accuracy
-from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run, names_of
 from s2l_ext.report.settings import differences, value_text
 
 TOY, OTHER = "val-core/toy/acc/mean@1", "val-core/other/acc/mean@1"
 
 
-def run(folder: Path, metrics: dict[str, float], config: dict | None = None) -> HeldOut:
-    return HeldOut(Run("run", [(4, metrics)], [], folder, config or {}))
+def run(folder: Path, metrics: dict[str, float], config: dict | None = None) -> Run:
+    return Run("run", [(4, metrics)], [], folder, config or {})
 
 
 def dump(folder: Path, right: int, of: int, **more) -> None:
@@ -153,7 +152,7 @@ def test_values_read_like_yaml():
 # ---- by tier and level -----------------------------------------------------------------------------------------------
 
 
-def graded(tmp_path: Path, acc: dict[str, tuple[float, float]], rows: list[dict]) -> HeldOut:
+def graded(tmp_path: Path, acc: dict[str, tuple[float, float]], rows: list[dict]) -> Run:
     """A run with dumps of steps 1 and 4: ``acc`` is text -> accuracy at both."""
     folder = tmp_path / "run" / "validation"
     folder.mkdir(parents=True)
@@ -167,7 +166,7 @@ def graded(tmp_path: Path, acc: dict[str, tuple[float, float]], rows: list[dict]
     means = [sum(values[place] for values in acc.values()) / len(acc) for place in (0, 1)]
     config = {"data": {"val_files": [str(tmp_path / "val.parquet")]}}
     metrics = [(1, {TOY: means[0]}), (4, {TOY: means[1]})]
-    return HeldOut(Run("run", metrics, [], tmp_path / "run", config))
+    return Run("run", metrics, [], tmp_path / "run", config)
 
 
 ACC = {"1+1": (0, 1), "11+1": (0, 0), "9*9": (0.5, 1), "8*8": (0, 0.25), "?": (0, 0)}
@@ -200,9 +199,8 @@ def test_accuracy_by_tier_and_level_of_the_first_and_last_validation(tmp_path):
 def test_without_such_a_column_or_with_a_foreign_dump_there_is_no_table(tmp_path):
     plain = [{"text": row["text"]} for row in ({"text": "1+1"}, {"text": "9*9"})]
     assert len(accuracy.tables([graded(tmp_path / "a", ACC, plain)])) == 2
-    foreign = graded(tmp_path / "b", ACC, [dict(row) for row in LEVELS])
-    run = foreign.run
-    other = HeldOut(Run("run", [(1, {TOY: 0.9}), (4, {TOY: 0.9})], [], run.folder, run.config))
+    run = graded(tmp_path / "b", ACC, [dict(row) for row in LEVELS])
+    other = Run("run", [(1, {TOY: 0.9}), (4, {TOY: 0.9})], [], run.folder, run.config)
     assert len(accuracy.tables([other])) == 2
 
 

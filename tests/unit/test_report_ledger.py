@@ -12,7 +12,6 @@ import pytest
 from s2l_ext import cli
 from s2l_ext.errors import DataError
 from s2l_ext.report import cost
-from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.ledger import Amount, Ledger, Totals
 from s2l_ext.report.run import Run
 
@@ -142,7 +141,7 @@ def test_accuracy_is_drawn_against_what_was_spent():
     runs = []
     for name, parameters in (("a", PLAN["parameters"]), ("b", {})):
         steps = [(0, {KEY: 0.25}), (1, MIXED), (1, {KEY: 0.5}), (2, PLAIN), (2, {KEY: 0.75})]
-        runs.append(HeldOut(Run(name, steps, [], Path(name), CONFIG, {"parameters": parameters})))
+        runs.append(Run(name, steps, [], Path(name), CONFIG, {"parameters": parameters}))
     learner_only, all_in, seconds = cost.curves(runs)
     assert "a, at 920000: 0.5" in learner_only and "a, at 1.42e+06: 0.75" in learner_only
     assert "a, at 1.428e+06: 0.75" in all_in and "b, at" not in all_in
@@ -180,7 +179,7 @@ def test_stored_rollouts_hold_no_gpus_and_are_sized_by_the_model_that_made_them(
     assert ledger.sizes["explorer"] == 1_700_000_000
     assert ledger.entries["sampling", "explorer"].flops == 2 * 1_700_000_000 * 40
     assert ledger.totals(all_in=True).accelerator_seconds == 2 * 24
-    (_, phases) = cost.figures([HeldOut(ledger.run)])
+    (_, phases) = cost.figures([ledger.run])
     assert "were stored before the run" in phases
     said |= {"model_name": "small", "parameters": 111_168}  # a folder that only the store's maker had
     assert Ledger(run(MIXED, config=config, plan={})).sizes["explorer"] == 111_168

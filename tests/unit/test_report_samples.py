@@ -9,7 +9,6 @@ import pytest
 
 from s2l_ext.errors import DataError
 from s2l_ext.report import samples
-from s2l_ext.report.held_out import HeldOut
 from s2l_ext.report.run import Run
 from s2l_ext.report.samples import Sample, choose_rollouts
 
@@ -53,7 +52,7 @@ def test_a_dump_that_names_source_and_guidance_is_believed(tmp_path):
 
 def test_guidance_has_a_column_where_there_is_some(tmp_path):
     run = dumped(tmp_path, {1: [row(1, guidance="o"), row(2, score=1.0)]})
-    guided, _ = samples.figures(HeldOut(run))
+    guided, _ = samples.figures(run)
     assert "<th>guidance</th>" in guided and "<code>o</code>" in guided and "<code>ut 1</code>" in guided
     assert "<code>1+1=?</code>" in guided and "badge learner'>learner, guided<" in guided
 
@@ -100,7 +99,7 @@ def test_a_bad_line_of_the_runs_own_file_is_named(tmp_path, bad):
 
 def test_texts_are_escaped_and_long_ones_fold_and_end(tmp_path):
     run = dumped(tmp_path, {1: [row(1, output="<b>" + "x" * 397), row(2, output="y" * 25_500, score=1.0)]})
-    text = samples.figures(HeldOut(run))[0]
+    text = samples.figures(run)[0]
     assert "<b>" not in text and "<code>&lt;b&gt;xxx" in text and text.count("<details>") == 1
     assert f"<summary><code>{'y' * 200}</code> … (25500 characters)</summary><code>yyy" in text
     assert f"{'y' * 25_000}</code> … (500 more characters)</details>" in text
@@ -114,7 +113,7 @@ def test_the_folder_is_where_the_configuration_says(tmp_path):
 
 
 def test_without_dumps_it_says_what_to_set(tmp_path):
-    told, learned = samples.figures(HeldOut(logged(tmp_path, [(1, [])])))
+    told, learned = samples.figures(logged(tmp_path, [(1, [])]))
     assert (
         "neither samples.jsonl nor dumps of trainer.rollout_data_dir" in told
         and "trainer.validation_data_dir" in learned

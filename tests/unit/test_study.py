@@ -15,9 +15,8 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.report.run import Run
 from s2l_ext.studies.local.run import run_local
 from s2l_ext.studies.study import run as study_run
-from s2l_ext.studies.study.budget import spent
 from s2l_ext.studies.study.file import read_study
-from s2l_ext.studies.study.results import Result, fingerprint, read_result, write_result
+from s2l_ext.studies.study.results import Result, fingerprint, read_result, spent, write_result
 from s2l_ext.studies.study.run import RESULT, Job, Runner, merge
 from s2l_ext.studies.study.table import markdown, rows_of, sentences, sources
 from s2l_ext.toy.models import ModelSize, build_model

@@ -8,7 +8,7 @@ import pytest
 from s2l_ext.studies.diversity.measure import _steps
 from s2l_ext.studies.diversity.sets import Row, RowSet
 from s2l_ext.toy.coherence import steps_that_follow
-from s2l_ext.toy.tasks import sample
+from s2l_ext.toy.tasks import response, sample
 from s2l_ext.toy.tokenizer import build_tokenizer, prompt_ids
 
 QUESTION = "<|im_start|>user\n5-6+4*3=?<|im_end|>\n"
@@ -19,7 +19,7 @@ def test_every_step_of_a_trace_follows(tier: int) -> None:
     for problem in sample(tier, "train", 20, 0):
         followed, steps = steps_that_follow(problem.question, problem.trace)
         assert followed == steps == sum(len(chain.split(";")) for chain in problem.steps)
-        assert steps_that_follow(problem.question, problem.hasty) == (0, 0)
+        assert steps_that_follow(problem.question, response("", problem.answer)) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ def test_two_chains_have_two_answers_and_one_trace() -> None:
     problem = tasks.from_question("3+4*2,7-5+1=?")
     assert problem.answer == "4,3"
     assert problem.trace == "<think>3+4=7;7*2=4,7-5=2;2+1=3</think>\\boxed{4,3}"
-    assert problem.hasty == "<think></think>\\boxed{4,3}"
 
 
 @pytest.mark.parametrize("number", sorted(tasks.TIERS))

@@ -173,7 +173,7 @@ def with_source(folder: Path, truth: Any, source: str) -> Path:
     ("truth", "text"), [(["0.035\n"], "0.035"), (3e-05, "0.00003"), ([4e21], "4" + "0" * 21), (7, "7")]
 )
 def test_evaluation_of_verl_parquet_hands_the_reward_one_exact_text(tmp_path, truth, text):
-    problems, _ = rewarded(read_problems([with_source(tmp_path, truth, "math_dapo")]))
+    problems = rewarded(read_problems([with_source(tmp_path, truth, "math_dapo")]))
     assert [problem.ground_truth for problem in problems.values()] == [text]
 
 
@@ -185,5 +185,5 @@ def test_a_list_of_several_truths_is_refused_for_mathematics_and_left_to_other_r
         "v.parquet: row 0: column 'reward_model.ground_truth' is a list of 2 answers: ['7', '8']. The reward compares "
         "with one text. Join the parts of one answer by commas, or keep one of several equal ones."
     )
-    problems, _ = rewarded(found, "code")
+    problems = rewarded(found, "code")
     assert [problem.ground_truth for problem in problems.values()] == [["7", "8"]]

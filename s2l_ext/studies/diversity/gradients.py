@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.studies.diversity.bootstrap import Floats
+from s2l_ext.studies.diversity.curves import Floats
 from s2l_ext.studies.diversity.sets import Ids
 from s2l_ext.studies.diversity.tokens import TokenModel
 

@@ -22,7 +22,6 @@ from s2l_ext.studies.diversity.models import Settings
 from s2l_ext.studies.diversity.sets import EXPLORER, RowSet, noise_name, read_set, role_of
 from s2l_ext.studies.diversity.text import require_libraries
 from s2l_ext.toy.coherence import steps_that_follow
-from s2l_ext.utils import json_text
 from s2l_ext.utils.files import writable, write_atomically
 
 RESULT, SAMPLES = "diversity.json", "samples"
@@ -61,11 +60,11 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     job = job_of(args)
     opened = {name: open_model(path, f"--models {name}", job.trust) for name, path in job.models.items()}
     foreign = _of_another_tokenizer(job, opened)
+    wanted = {}  # a file of samples may hold more problems, of an earlier, larger --limit
     for name, evaluation in job.evaluations.items():
         if not args.json:
             print(f"sampling {name}", flush=True)
-        run.evaluate(evaluation, progress=not args.json)
-    wanted = {name: _problems_of(evaluation) for name, evaluation in job.evaluations.items()}
+        wanted[name] = [row["prompt_id"] for row in run.evaluate(evaluation, progress=not args.json)["problems"]]
     sets = [read_set(name, job.learner, path, job.n, wanted.get(name)) for name, path in job.files.items()]
     _require_drawn_by(sets, opened)
     folders = {name: model.folder for name, model in opened.items()}
@@ -129,12 +128,10 @@ def _learner(chosen: str | None, names: list[str]) -> str:
 
 def _settings(args: argparse.Namespace, has_models: bool) -> Settings:
     for name, low in (("n", 2), ("compared", 2), ("gradient_problems", 0)):
-        value = getattr(args, name)
-        if value is not None and value < low:
+        if (value := getattr(args, name)) is not None and value < low:
             why = " (pairs of samples are compared)" if low == 2 else ""
             raise ConfigError(f"--{name.replace('_', '-')} {value} must be at least {low}{why}.")
-    given = {name: vars(args)[name] for name in ("gradient_problems", "gradient_parameters")}
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in _given(args).items() if name.startswith("gradient_")}
     if given and not has_models:
         raise ConfigError(f"--{next(iter(given)).replace('_', '-')}: gradients need --models beside --from-samples.")
     if given.get("gradient_problems") == 0 and "gradient_parameters" in given:
@@ -169,11 +166,11 @@ def _check_files(files: dict[str, Path], models: dict[str, str], learner: str) -
 
 
 def _evaluations(args: argparse.Namespace, models: dict[str, str], learner: str) -> dict[str, Evaluation]:
-    temperature, top_p = _or(args.temperature, DEFAULTS["temperature"]), _or(args.top_p, DEFAULTS["top_p"])
-    explorers = _or(args.explorer_temperature, temperature), _or(args.explorer_top_p, top_p)
+    value = {**DEFAULTS, "high_temperature": HIGH_TEMPERATURE} | _given(args)
+    temperature, top_p, high = value["temperature"], value["top_p"], value["high_temperature"]
+    explorers = value.get("explorer_temperature", temperature), value.get("explorer_top_p", top_p)
     own = {name: (temperature, top_p) if name == learner else explorers for name in models}
     found = {name: _evaluation(args, name, models[name], *drawn) for name, drawn in own.items()}
-    high = _or(args.high_temperature, HIGH_TEMPERATURE)
     if high != 0:
         if not high > temperature:
             raise ConfigError(
@@ -186,8 +183,8 @@ def _evaluations(args: argparse.Namespace, models: dict[str, str], learner: str)
     return found
 
 
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(args).items() if value is not None}
 
 
 def _evaluation(args: argparse.Namespace, name: str, path: str, temperature: float, top_p: float) -> Evaluation:
@@ -205,21 +202,13 @@ def _of_another_tokenizer(job: Job, models: dict[str, Model]) -> list[str]:
     first, key = str(models[job.learner].folder), f"--models {job.learner}"
     tokens = tokenizers.snapshot(first, key, job.trust)
     foreign = []
-    for name, model in models.items():
-        if name == job.learner:
-            continue
+    for name, model in ((name, model) for name, model in models.items() if name != job.learner):
         other = tokenizers.snapshot(str(model.folder), f"--models {name}", job.trust)
         if tokenizers.describe_token_differences(tokens, other):
             foreign.append(name)
         else:
             tokenizers.compare(first, str(model.folder), key, f"--models {name}", job.trust)
     return foreign
-
-
-def _problems_of(evaluation: Evaluation) -> list[str]:
-    """Of its result: the file of samples may hold more, of an earlier, larger --limit."""
-    result = json_text.loads(evaluation.out.read_text(encoding="utf-8"))
-    return [row["prompt_id"] for row in result["problems"]]
 
 
 def _require_drawn_by(sets: list[RowSet], models: dict[str, Model]) -> None:

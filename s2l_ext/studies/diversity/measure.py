@@ -16,8 +16,15 @@ from tqdm import tqdm
 
 from s2l_ext import __version__
 from s2l_ext.data.tokenizers import load_tokenizer
-from s2l_ext.studies.diversity.bootstrap import RESAMPLES, Bootstrap, Floats
-from s2l_ext.studies.diversity.curves import crossing_summary, half_position, pass_curves, recommend
+from s2l_ext.studies.diversity.curves import (
+    RESAMPLES,
+    Bootstrap,
+    Floats,
+    crossing_summary,
+    half_position,
+    pass_curves,
+    recommend,
+)
 from s2l_ext.studies.diversity.models import Coherence, Settings, measure_with_models
 from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
@@ -45,8 +52,10 @@ def measure(
     check_comparable(sets)
     n, problems = sets[0].n, sorted(sets[0].rows)
     compared, bootstrap = settings.compared_of(n), Bootstrap(len(problems), settings.seed)
-    sets = [_in_order(drawn, problems) for drawn in sets]
-    curves = {drawn.name: bootstrap.means(_pass_curves(drawn)) for drawn in sets}
+    # files hold samples as they finished; the bootstrap pairs problems by place
+    sets = [replace(drawn, rows={name: drawn.rows[name] for name in problems}) for drawn in sets]
+    right = {drawn.name: [sum(row.correct for row in rows) for rows in drawn.rows.values()] for drawn in sets}
+    curves = {name: bootstrap.means(pass_curves(counts, n)) for name, counts in right.items()}
     apart = [d.name for d in sets if d.model in foreign or d.name in with_other_tokens(sets, learner)]
     found, parameters = {}, None
     for drawn in sets:
@@ -85,15 +94,6 @@ def _steps(drawn: RowSet, tokenizer: Any, judge: Coherence) -> tuple[list[int], 
     found = [[judge(prompts[name], row.text) for row in rows] for name, rows in drawn.rows.items()]
     followed, steps = ([sum(pair[at] for pair in pairs) for pairs in found] for at in (0, 1))
     return followed, steps
-
-
-def _in_order(drawn: RowSet, problems: Sequence[str]) -> RowSet:
-    """Files hold samples as they finished; the bootstrap pairs problems by place."""
-    return replace(drawn, rows={name: drawn.rows[name] for name in problems})
-
-
-def _pass_curves(drawn: RowSet) -> Floats:
-    return pass_curves([sum(row.correct for row in rows) for rows in drawn.rows.values()], drawn.n)
 
 
 def _describe(drawn: RowSet) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.studies.diversity.bootstrap import Bootstrap, Floats
+from s2l_ext.studies.diversity.curves import Bootstrap, Floats
 from s2l_ext.studies.diversity.gradients import MEASURES, GradientReader, problem_statistics
 from s2l_ext.studies.diversity.sets import RowSet
 from s2l_ext.studies.diversity.tokens import Floats32, TokenModel

@@ -37,9 +37,8 @@ from s2l_ext.studies.local.losses import (
     token_weights,
     truncated_weights,
 )
-from s2l_ext.studies.local.rows import Batch, Rows
+from s2l_ext.studies.local.rows import Batch, Rows, Sampler, generate
 from s2l_ext.studies.local.rules import check_local
-from s2l_ext.studies.local.sampling import Sampler, generate
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.training.judges import judge_of_run
 from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy, pass_rates
@@ -124,20 +123,15 @@ class LocalLoop:
                 rows.add(ids, guidance if slots <= session < slots + guided else [], source, place)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 100_003 + number)
-            for source, sampler in self._samplers().items():
-                self._continue(rows, source, sampler)
+            own = float(self.rollout.temperature), float(self.rollout.top_p)
+            self._continue(rows, LEARNER, Sampler(self.learner, *own))
+            if explorer := self.s2l.live_explorer:
+                self._continue(rows, EXPLORER, Sampler(self.explorer, explorer.temperature, explorer.top_p))
         for text, place in zip(self.texts(rows.responses), rows.prompt_B, strict=True):
             score, acc = self.grade(text, prompts[place])
             rows.score_B.append(score)
             rows.acc_B.append(acc)
         return rows
-
-    def _samplers(self) -> dict[str, Sampler]:
-        explorer, found = self.s2l.live_explorer, {}
-        found[LEARNER] = Sampler(self.learner, float(self.rollout.temperature), float(self.rollout.top_p))
-        if explorer is not None:
-            found[EXPLORER] = Sampler(self.explorer, explorer.temperature, explorer.top_p)
-        return found
 
     def _continue(self, rows: Rows, source: str, sampler: Sampler) -> None:
         chosen = [place for place, name in enumerate(rows.source_B) if name == source]

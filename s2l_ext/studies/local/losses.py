@@ -68,14 +68,3 @@ def token_weights(mask_B_T: Tensor, mode: str) -> Tensor:
         return mask_B_T / mask_B_T.sum().clamp(min=1)
     per_row_B_1 = mask_B_T.sum(1, keepdim=True).clamp(min=1) if mode == "seq-mean-token-mean" else 1.0
     return mask_B_T / per_row_B_1 / len(mask_B_T)
-
-
-def pad(rows: Sequence[Sequence[int]], value: int, left: bool = False) -> tuple[Tensor, Tensor]:
-    """(B, longest) ids, and a mask that is 1 on them."""
-    width = max(map(len, rows))
-    ids_B_L, seen_B_L = torch.full((len(rows), width), value), torch.zeros(len(rows), width, dtype=torch.long)
-    for place, row in enumerate(rows):
-        at = slice(width - len(row), width) if left else slice(0, len(row))
-        ids_B_L[place, at] = torch.tensor(row, dtype=torch.long)
-        seen_B_L[place, at] = 1
-    return ids_B_L, seen_B_L

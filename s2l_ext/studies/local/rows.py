@@ -1,4 +1,4 @@
-"""A step's rollouts, as lists while they are sampled and as tensors for the update."""
+"""A step's rollouts: sampling them, as lists until then and as tensors for the update."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from s2l_ext.studies.local.losses import pad
+from s2l_ext.evaluation.forward import pad
 from s2l_ext.training.outcomes import RolloutOutcome
 
 
@@ -88,3 +88,45 @@ class Batch:
         output = model(input_ids=self.ids_B_L, attention_mask=self.seen_B_L, position_ids=positions, use_cache=False)
         chosen: Tensor = output.logits[:, -self.mask_B_T.shape[1] - 1 : -1].float() / temperature
         return chosen
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A model and how it samples; temperature 0 takes the likeliest token."""
+
+    model: Any
+    temperature: float
+    top_p: float
+
+
+def generate(
+    sampler: Sampler, starts: list[list[int]], limits: list[int], tokenizer: Any
+) -> list[tuple[list[int], list[float]]]:
+    """Ids after each start, the end of the turn included, and their log-probabilities under the sampler.
+
+    Args:
+        limits: most ids of each.
+    """
+    if not starts:
+        return []
+    ids_B_S, seen_B_S = pad(starts, tokenizer.pad_token_id, left=True)
+    greedy = sampler.temperature == 0
+    with torch.inference_mode():
+        output = sampler.model.generate(
+            input_ids=ids_B_S,
+            attention_mask=seen_B_S,
+            do_sample=not greedy,
+            temperature=None if greedy else sampler.temperature,
+            top_p=None if greedy else sampler.top_p,
+            top_k=None if greedy else 0,
+            max_new_tokens=max(limits),
+            return_dict_in_generate=True,
+            output_scores=True,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        scores_B_T = sampler.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+    sampled_B_T = output.sequences[:, ids_B_S.shape[1] :].tolist()
+    cut = [ids[:limit] for ids, limit in zip(sampled_B_T, limits, strict=True)]
+    end = tokenizer.eos_token_id
+    lengths = [ids.index(end) + 1 if end in ids else len(ids) for ids in cut]
+    return [(ids[:n], row[:n]) for ids, row, n in zip(cut, scores_B_T.tolist(), lengths, strict=True)]

@@ -42,12 +42,13 @@ AGGREGATIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean")
 
 def check_local(cfg: DictConfig, s2l: S2LConfig) -> None:
     """Raise ConfigError for a recipe of which the loop would leave something out, with the setting."""
-    base = _base()
+    base, known = _base(), (*KNOWN, *WITHOUT_EFFECT)
+    begins = tuple(name for name in known if name.endswith("."))
     for key, value in _settings(cfg).items():
-        if value != base.get(key) and not _stands_in(key, (*KNOWN, *WITHOUT_EFFECT)):
+        if value != base.get(key) and key not in known and not key.startswith(begins):
             raise ConfigError(f"{key}={value}: the local loop does not support this setting. Run it with engine: verl.")
-    for key, value, known in _narrower(cfg, s2l):
-        raise ConfigError(f"{key}={value}: the local loop supports {known}. Run it with engine: verl.")
+    for key, value, supported in _narrower(cfg, s2l):
+        raise ConfigError(f"{key}={value}: the local loop supports {supported}. Run it with engine: verl.")
 
 
 @cache
@@ -81,7 +82,3 @@ def _narrower(cfg: DictConfig, s2l: S2LConfig) -> Iterator[tuple[str, Any, str]]
         yield "s2l.curriculum.warm_start", s2l.curriculum.start_file, "a start at 0.5"
     for block in s2l.others:
         yield f"s2l.{block}", "on", "the blocks of this package"
-
-
-def _stands_in(key: str, names: tuple[str, ...]) -> bool:
-    return any(key.startswith(name) if name.endswith(".") else key == name for name in names)

@@ -16,8 +16,7 @@ from tqdm import tqdm
 
 from s2l_ext.data.reading import read_parquet
 from s2l_ext.studies.local.loop import LocalLoop, Prompt
-from s2l_ext.studies.local.rows import Rows
-from s2l_ext.studies.local.sampling import Sampler, generate
+from s2l_ext.studies.local.rows import Rows, Sampler, generate
 from s2l_ext.studies.study.results import MODEL, VALIDATIONS
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.utils.files import write_atomically

@@ -21,7 +21,7 @@ from s2l_ext.evaluation.seeds import FEWEST_SEEDS
 from s2l_ext.launch.compose import compose_config, search_folders
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.local.rules import check_local
-from s2l_ext.studies.study.budget import AFTER, BEFORE, planned
+from s2l_ext.studies.study.results import AFTER, BEFORE, planned
 
 Engine = Literal["local", "verl"]
 LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
@@ -108,11 +108,10 @@ class Study:
 
     def first_of(self, arm: Arm) -> list[Arm]:
         """The runs of ``first`` that an arm takes, and those that they take, in their order."""
-        found = {one.name for name in arm.needs for one in [*self.first_of(self._first(name)), self._first(name)]}
-        return [one for one in self.first if one.name in found]
-
-    def _first(self, name: str) -> Arm:
-        return next(one for one in self.first if one.name == name)
+        needed = set(arm.needs)
+        for one in reversed(self.first):  # each takes runs before it only
+            needed |= set(one.needs) if one.name in needed else set()
+        return [one for one in self.first if one.name in needed]
 
 
 def read_study(
@@ -137,14 +136,14 @@ def read_study(
     if count < FEWEST_SEEDS:
         raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
     rates = _rates(block.learning_rates, path.name)
-    block = replace(block, engine=engine or block.engine, seeds=count, learning_rates=rates)
-    block = replace(block, baseline=baseline or block.baseline)
+    engine, baseline = engine or block.engine, baseline or block.baseline
+    block = replace(block, engine=engine, baseline=baseline, seeds=count, learning_rates=rates)
     _check_names(block, path.name, arms)
-    chosen = [name for name in block.arms if not arms or name in {*arms, block.baseline}]
     first: list[Arm] = []
-    for name in block.first:
-        first.append(_arm(block, f"{path.name}.first.{name}", name, block.first[name], first))
-    made = [_arm(block, f"{path.name}.arms.{name}", name, block.arms[name], first) for name in chosen]
+    for name, given in block.first.items():
+        first.append(_arm(block, f"{path.name}.first.{name}", name, given, first))
+    wanted = {name: given for name, given in block.arms.items() if not arms or name in {*arms, block.baseline}}
+    made = [_arm(block, f"{path.name}.arms.{name}", name, given, first) for name, given in wanted.items()]
     needed = {one.name for arm in made for one in Study(block, (), tuple(first)).first_of(arm)}
     study = Study(block, tuple(made), tuple(one for one in first if one.name in needed))
     _check_matched(study, path.name)
@@ -204,7 +203,7 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
     if block.first and block.engine == "verl":
         raise ConfigError(f"{where}.first: engine verl hands no model on. Use engine: local, or `s2l pipeline`.")
     for name in block.matched:
-        if name not in {**BEFORE, **AFTER}:
+        if name not in (*BEFORE, *AFTER):
             known = [*BEFORE, *AFTER]
             raise ConfigError(f"{where}.matched: {name!r} is no quantity.{did_you_mean(name, known)} Known: {known}.")
     if len(block.learning_rates) > 1 and not block.test_files:

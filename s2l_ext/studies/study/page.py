@@ -10,6 +10,7 @@ from markupsafe import Markup
 from s2l_ext.evaluation.seeds import accuracy_over_seeds
 from s2l_ext.report.charts import Line, chart, colour, differences
 from s2l_ext.report.page import Section, empty, page, table
+from s2l_ext.report.results import joined
 from s2l_ext.studies.study.file import Study
 from s2l_ext.studies.study.results import ALL, Result
 from s2l_ext.studies.study.table import HEAD, Row, cells, sentences, sources
@@ -44,9 +45,7 @@ def _beside_the_baseline(baseline: str, rows: Sequence[Row], order: Sequence[str
 
 def _curve(name: str, place: int, source: str, runs: Sequence[Result]) -> Line:
     """Means over seeds at the steps that every run validated."""
-    series = [{int(step): value for step, value in one.curve.get(source, [])} for one in runs if not one.error]
-    steps = sorted(set.intersection(*map(set, series))) if series else []
-    values = [[one[step] for one in series] for step in steps]
-    points = [(float(step), fmean(at)) for step, at in zip(steps, values, strict=True)]
-    ends = [accuracy_over_seeds(at).ci95 for at in values] if len(series) > 1 else []
-    return Line(name, colour(place), points, ends or None)
+    good = [one.curve.get(source, []) for one in runs if not one.error]
+    found = joined(good)
+    ends = [accuracy_over_seeds(values).ci95 for _, values in found] if len(good) > 1 else []
+    return Line(name, colour(place), [(step, fmean(values)) for step, values in found], ends or None)

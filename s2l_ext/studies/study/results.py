@@ -1,8 +1,10 @@
-"""What a study keeps of a run: a small file, which may come from another machine."""
+"""What a study keeps of a run: a small file, which may come from another machine; and what a run may cost."""
 
 from __future__ import annotations
 
 import json
+import math
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.nearest import did_you_mean
-from s2l_ext.errors import DataError
+from s2l_ext.config.run_steps import STEPS_KEY, run_steps
+from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.model_folder import model_digest
+from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.results import read_validations
-from s2l_ext.report.run import read_run
-from s2l_ext.studies.study.budget import spent
+from s2l_ext.report.run import Run, read_run
+from s2l_ext.training.batch_fields import LEARNER
+from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import digest_of, file_digests
 from s2l_ext.utils.files import write_atomically
@@ -28,6 +33,15 @@ IGNORED = ("trainer", "ray_kwargs", "transfer_queue")
 """Parts of the configuration that say where and how a run is run, beside :data:`COUNTED` of them."""
 COUNTED = ("total_training_steps",)
 
+BEFORE = {
+    "prompts": "trainer.total_training_steps, trainer.total_epochs or data.train_batch_size",
+    "optimizer_steps": "trainer.total_training_steps, actor.ppo_mini_batch_size or actor.ppo_epochs",
+    "rollouts": "actor_rollout_ref.rollout.n, or what changes prompts",
+}
+"""Quantities that the configuration tells, and what changes them."""
+AFTER = ("learner_tokens", "flops")
+"""Quantities that a finished run tells: tokens that the learner sampled, FLOPs of everyone by the report's model."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -38,7 +52,7 @@ class Result:
         commit: of the code; "" where it is not known.
         accuracies: data source -> accuracy of each held-out problem, in the order of their texts.
         curve: data source (``ALL``: over all) -> (step, mean accuracy).
-        spent: quantities of :data:`s2l_ext.studies.study.budget.AFTER`, and seconds.
+        spent: quantities of :data:`AFTER`, and seconds.
         error: why there is no result; "" for a run that ended well.
     """
 
@@ -71,25 +85,44 @@ def fingerprint(cfg: DictConfig) -> str:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     steps = {name: plain["trainer"][name] for name in COUNTED}
     kept = {name: value for name, value in plain.items() if name not in IGNORED}
-    kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")} | {
-        "seed": None
-    }
+    kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")}
+    kept["data"]["seed"] = None
     kept["actor_rollout_ref"]["actor"]["optim"]["lr"] = None
     kept["actor_rollout_ref"]["rollout"] |= {"trace": None, "prometheus": None}
-    for model in (
-        kept["actor_rollout_ref"]["model"],
-        *(kept["s2l"].get(name) or {} for name in ("explorer", "distill")),
-    ):
-        model |= {key: _content(model[key]) for key in ("path", "model_path", "teacher_path") if model.get(key)}
+    blocks = [kept["s2l"].get(name) or {} for name in ("explorer", "distill")]
+    for model in (kept["actor_rollout_ref"]["model"], *blocks):
+        for key in ("path", "model_path", "teacher_path"):
+            # a hub id stands for itself
+            if model.get(key) and (folder := Path(model[key]).expanduser()).is_dir():
+                model[key] = model_digest(folder)
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
     kept.pop("toy_dir", None)
     return digest_of([kept, steps, file_digests(paths)])[:16]
 
 
-def _content(model: str) -> str:
-    """Digest of a model's folder; a hub id stands for itself."""
-    return model_digest(folder) if (folder := Path(model).expanduser()).is_dir() else model
+def planned(cfg: DictConfig, engine: str) -> dict[str, int]:
+    """Of the quantities :data:`BEFORE`, those of the whole run. Raises ConfigError where its steps are not known."""
+    found = run_steps(cfg, None)  # the local loop has no epochs
+    if engine == "verl":
+        with suppress(OSError, ValueError):  # what is wrong with a file is said before the first run
+            found = steps_of_run(cfg)
+    if found is None:
+        raise ConfigError(f"{STEPS_KEY}=null: how many steps engine {engine} does is not known. Set a whole number.")
+    steps, batch = found.number, int(cfg.data.train_batch_size)
+    actor, group = cfg.actor_rollout_ref.actor, int(cfg.actor_rollout_ref.rollout.n)
+    updates = math.ceil(batch / int(actor.ppo_mini_batch_size)) * int(actor.ppo_epochs)
+    return {"prompts": steps * batch, "optimizer_steps": steps * updates, "rollouts": steps * batch * group}
+
+
+def spent(run: Run) -> dict[str, float | None]:
+    """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
+    totals = Ledger(run).totals(all_in=True)
+    own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
+    if not own:  # every row is the learner's
+        rows = run.setting("data.train_batch_size") * run.setting("actor_rollout_ref.rollout.n")
+        own = [mean * rows for _, mean in run.series("response_length/mean")]
+    return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
 
 
 def measured(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,18 @@ from tqdm import tqdm
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
-from s2l_ext.studies.study.budget import add_spent, planned
+from s2l_ext.report.ledger import sum_of
 from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
-from s2l_ext.studies.study.results import MODEL, VALIDATIONS, Result, fingerprint, measured, read_result, write_result
+from s2l_ext.studies.study.results import (
+    MODEL,
+    VALIDATIONS,
+    Result,
+    fingerprint,
+    measured,
+    planned,
+    read_result,
+    write_result,
+)
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
@@ -206,7 +215,8 @@ class Runner:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
             error = f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})" if ended.returncode else ""
             result = replace(bare, error=error) if error else replace(bare, **measured(folder))
-            result = replace(result, spent=add_spent([result.spent, *(one.spent for one in earlier.values())]))
+            parts = [result.spent, *(one.spent for one in earlier.values())]
+            result = replace(result, spent={name: sum_of(part.get(name) for part in parts) for name in result.spent})
         except S2LError as failed:
             result = replace(bare, error=str(failed))
         write_result(folder / RESULT, result)

@@ -19,10 +19,10 @@ from s2l_ext.evaluation.seeds import (
     paired,
     sentence,
 )
+from s2l_ext.report.cost import quantity
 from s2l_ext.report.ledger import mean_of
-from s2l_ext.studies.study.budget import AFTER
 from s2l_ext.studies.study.file import Study
-from s2l_ext.studies.study.results import Result
+from s2l_ext.studies.study.results import AFTER, Result
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Row:
     @property
     def sentence(self) -> str:
         """What may be said of the arm beside the baseline."""
-        if self.difference is None:
-            return ""
-        return sentence(self.arm, self.difference)
+        return sentence(self.arm, self.difference) if self.difference else ""
 
 
 def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
@@ -68,9 +66,7 @@ def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
         DataError: the study's ``data_source`` is not among the validated ones.
     """
     base = {one.seed: one for one in results[study.baseline.name] if not one.error}
-    rows = [_row(study, arm.name, results[arm.name], base) for arm in study.arms]
-    reference = next(row.spent for row in rows if row.arm == study.baseline.name)
-    return [_with_budget(row, study, reference) for row in rows]
+    return [_row(study, arm.name, results[arm.name], base) for arm in study.arms]
 
 
 def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, Result]) -> Row:
@@ -81,6 +77,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
     pairs = [(by_seed[one.seed], fmean(base[one.seed].problems(source))) for one in shared]
     difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
+    spent = _mean_spent(good)
     return Row(
         arm,
         results[0].learning_rate,
@@ -88,24 +85,25 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         _over([*by_seed.values()]),
         hierarchical(table) if enough else None,
         difference,
-        {name: mean_of([one.spent.get(name) for one in good]) for name in (*AFTER, "seconds")},
+        spent,
         {_seed(study, one): one.error for one in results if one.error},
-        {},
+        _unmatched(study, spent, _mean_spent([*base.values()])),
     )
+
+
+def _mean_spent(runs: Sequence[Result]) -> dict[str, float | None]:
+    return {name: mean_of([one.spent.get(name) for one in runs]) for name in (*AFTER, "seconds")}
 
 
 def _seed(study: Study, one: Result) -> str:
     return str(one.seed) if one.seed in study.seeds else f"{one.seed}, learning rate {one.learning_rate:g}"
 
 
-def _with_budget(row: Row, study: Study, reference: Mapping[str, float | None]) -> Row:
-    """The row with the ratios of the quantities that the study calls matched and that are not."""
-    ratios = {}
-    for name in study.block.matched:
-        own, base = row.spent.get(name), reference.get(name)
-        if name in AFTER and own is not None and base and abs(own / base - 1) > study.block.tolerance:
-            ratios[name] = own / base
-    return Row(**(vars(row) | {"unmatched": ratios}))
+def _unmatched(study: Study, spent: Mapping[str, float | None], base: Mapping[str, float | None]) -> dict[str, float]:
+    """Ratios of the quantities that the study calls matched and that are not."""
+    pairs = {name: (spent[name], base[name]) for name in study.block.matched if name in AFTER}
+    ratios = {name: own / other for name, (own, other) in pairs.items() if own is not None and other}
+    return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > study.block.tolerance}
 
 
 HEAD = (
@@ -122,26 +120,13 @@ def cells(row: Row) -> list[str]:
         row.arm,
         f"{row.learning_rate:g}",
         f"{len(row.seeds)}{failed}",
-        _estimate(row.accuracy),
+        _text(row.accuracy),
         "" if row.ci95_problems is None else "{:.3f} to {:.3f}".format(*row.ci95_problems),
-        _estimate(gap, "+") if gap else "",
+        gap.text("+") if gap else "",
         "" if effect is None else f"{effect:+.2f}",
         "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
-        *(_quantity(row.spent.get(name)) for name in ("learner_tokens", "flops", "seconds")),
+        *(quantity(row.spent[name]) for name in ("learner_tokens", "flops", "seconds")),
     ]
-
-
-def _estimate(value: Estimate | None, sign: str = "") -> str:
-    if value is None:
-        return "too few seeds"
-    low, high = value.ci95
-    return f"{value.mean:{sign}.3f} ({low:{sign}.3f} to {high:{sign}.3f})"
-
-
-def _quantity(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.0f}" if value < 1e9 else f"{value:.3g}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -160,7 +145,7 @@ def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list
     good = {arm.name: [one for one in results[arm.name] if not one.error] for arm in study.arms}
     names = sorted({name for runs in good.values() for one in runs for name in one.accuracies})
     rows = [
-        [arm, *(_estimate(_over([fmean(one.problems(name)) for one in runs])) for name in names)]
+        [arm, *(_text(_over([fmean(one.problems(name)) for one in runs])) for name in names)]
         for arm, runs in good.items()
     ]
     return ["arm", *names], rows if len(names) > 1 else []
@@ -168,6 +153,10 @@ def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list
 
 def _over(values: Sequence[float]) -> Estimate | None:
     return accuracy_over_seeds(values) if len(values) >= FEWEST_SEEDS else None
+
+
+def _text(value: Estimate | None) -> str:
+    return value.text() if value else "too few seeds"
 
 
 def sentences(rows: Sequence[Row]) -> list[str]:
