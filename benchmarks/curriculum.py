@@ -98,6 +98,10 @@ def one_step(curriculum: GaussianCurriculum | Obvious, rng: np.random.Generator,
     return time.perf_counter() - start
 
 
+def state_bytes(curriculum: GaussianCurriculum) -> int:
+    return curriculum.pass_rates.rates.nbytes + curriculum.pass_rates.visits.nbytes
+
+
 def seconds(function: Callable[[], object]) -> float:
     start = time.perf_counter()
     function()
@@ -121,7 +125,7 @@ def steps_table(sizes: list[int], repeats: int) -> list[str]:
             ours = measure(curriculum, repeats)
             obvious.rates[:] = RATES[name](size)
             theirs = measure(obvious, repeats if size <= NUMPY_REPEATS_BELOW else NUMPY_MAX_REPEATS)
-            state = curriculum.nbytes / MEGABYTE
+            state = state_bytes(curriculum) / MEGABYTE
             lines.append(
                 f"| {size:,} | {name}, {sigma} | {ours.median_ms:.2f}, {ours.p95_ms:.2f} | {theirs.median_ms:.2f}, "
                 f"{theirs.p95_ms:.2f} | {state:.2f} | {ours.extra_mb:.2f} | {theirs.extra_mb:.2f} |"

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from measuring import measured, report
 from tqdm import tqdm
 
-from s2l_ext.methods.explorer.stored_rollouts import StoredRolloutSampler
+from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 from s2l_ext.store.reader import SCHEMA, Manifest, Rollout, RolloutStore, Shard
 from s2l_ext.store.shards import ROW_GROUP, shard_name, write_manifest
 from s2l_ext.store.writer import StoreWriter, request_of
@@ -43,8 +43,8 @@ def fill(folder: Path, prompts: int, responses: int) -> dict[str, str]:
     return problems
 
 
-def draw(sampler: StoredRolloutSampler, names: list[str]) -> list[tuple[str, int]]:
-    return [(name, number) for name in names for number in sampler.draw(name, SLOTS).indices]
+def draw(sampler: StoredRollouts, names: list[str]) -> list[tuple[str, int]]:
+    return [(name, number) for name in names for number in sampler.take(name, SLOTS).indices]
 
 
 def main() -> None:
@@ -62,7 +62,7 @@ def main() -> None:
             with measured() as found["open and check every byte"]:
                 RolloutStore(folder)
             names = list(problems)[:: max(1, prompts // STEP)][:STEP]
-            sampler = StoredRolloutSampler(store.counts(), "reuse", 0)
+            sampler = StoredRollouts(store.counts(), "reuse", 0)
             with measured() as found["draw a step"]:
                 drawn = draw(sampler, names)
             with measured() as found["read a step's responses"]:

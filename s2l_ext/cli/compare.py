@@ -20,18 +20,13 @@ def rewrite_words(words: Sequence[str]) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l compare``."""
-    parser.add_argument(
-        "files", type=Path, nargs="+", metavar="A.json", help="two results of s2l eval, or A1 A2 A3 -- B1 B2 B3: seeds"
-    )
-    parser.add_argument(
-        AGAINST, type=Path, nargs="+", metavar="B.json", default=[], help="the same as --: results of the other side"
-    )
-    parser.add_argument("--unpaired", action="store_true", help="seeds: A1 and B1 share nothing (Welch's t)")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="SETTING", help="a sampling setting that may differ; repeat"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("files", type=Path, nargs="+", metavar="A.json", help="two results of s2l eval, or A1 A2 A3 -- B1 B2 B3: seeds")
+    add(AGAINST, type=Path, nargs="+", metavar="B.json", default=[], help="the same as --: results of the other side")
+    add("--unpaired", action="store_true", help="seeds: A1 and B1 share nothing (Welch's t)")
+    add("--allow", action="append", default=[], metavar="SETTING", help="a sampling setting that may differ; repeat")
+    add("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:

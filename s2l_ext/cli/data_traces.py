@@ -14,18 +14,15 @@ from s2l_ext.explore.traces import TraceStore, write
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l data traces-as-store``."""
-    parser.add_argument("--model", required=True, help="the learner, whose tokenizer and chat template are used")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, metavar="FILE", help="verl parquet with traces")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the store")
-    parser.add_argument("--trace", default="extra_info.trace", help="column of the traces (default: %(default)s)")
-    parser.add_argument(
-        "--without-trace", choices=("error", "drop"), default="error", help="rows without one (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--chat-option", action="append", default=[], metavar="KEY=VALUE", help="argument of the chat template; repeat"
-    )
+    add = parser.add_argument
+    add("--model", required=True, help="the learner, whose tokenizer and chat template are used")
+    add("--data", type=Path, nargs="+", required=True, metavar="FILE", help="verl parquet with traces")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the store")
+    add("--trace", default="extra_info.trace", help="column of the traces (default: %(default)s)")
+    add("--without-trace", choices=("error", "drop"), default="error", help="rows without one (default: %(default)s)")
+    add("--chat-option", action="append", default=[], metavar="KEY=VALUE", help="argument of the chat template; repeat")
     add_trust(parser)
-    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    add("--json", action="store_true", help="print the report as JSON")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -30,20 +30,17 @@ EXIT_FAILED, EXIT_STOPPED = 1, 130
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of ``s2l pipeline``."""
-    parser.add_argument("file", type=Path, metavar="PIPELINE.yaml", help="a file with stages: or base:")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="instead of the file's output_dir")
-    parser.add_argument("--from", dest="from_stage", metavar="STAGE", help="make it and what takes from it again")
-    parser.add_argument("--only", metavar="STAGE", help="run only this stage; its inputs must be finished")
-    parser.add_argument("--dry-run", action="store_true", help="print what would run and why, and run nothing")
-    parser.add_argument("--status", action="store_true", help="print the state of every stage")
-    parser.add_argument("--json", action="store_true", help="print JSON; progress goes to standard error")
-    parser.add_argument(
-        OPTION, metavar="OWNER/NAME", help="push the last model at the end; HF_TOKEN is read from the environment"
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of a refusal")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="a key of the file, STAGE.key, or a key of every train stage"
-    )
+    add = parser.add_argument
+    add("file", type=Path, metavar="PIPELINE.yaml", help="a file with stages: or base:")
+    add("--out", type=Path, metavar="DIR", help="instead of the file's output_dir")
+    add("--from", dest="from_stage", metavar="STAGE", help="make it and what takes from it again")
+    add("--only", metavar="STAGE", help="run only this stage; its inputs must be finished")
+    add("--dry-run", action="store_true", help="print what would run and why, and run nothing")
+    add("--status", action="store_true", help="print the state of every stage")
+    add("--json", action="store_true", help="print JSON; progress goes to standard error")
+    add(OPTION, metavar="OWNER/NAME", help="push the last model at the end; HF_TOKEN is read from the environment")
+    add("--debug", action="store_true", help="show the traceback of a refusal")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="a key of the file, STAGE.key, or a key of every train stage")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -75,9 +72,6 @@ def _check_stages(args: argparse.Namespace, names: list[str]) -> None:
 def _goes_on(args: argparse.Namespace) -> str:
     """How an interrupted call is gone on with: --from makes its stages again on every call."""
     return "Run it again without --from: it" if args.from_stage else "The same command"
-
-
-# ---- looking ------------------------------------------------------------------------------------------------------
 
 
 def _look(args: argparse.Namespace, pipeline: Pipeline, remade: list[str]) -> int:
@@ -117,9 +111,6 @@ def _dry_run_text(rows: list[dict[str, Any]]) -> str:
         lines.append(f"[{number}/{len(rows)}] {row['stage']} ({row['kind']}): {row['state']}: {row['why']}")
         lines += [f"    {command}" for command in row["commands"] if row["state"] != "done"]
     return "\n".join(lines)
-
-
-# ---- running ------------------------------------------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace, plan: Plan, token: str, pushed: Stage | None) -> int:

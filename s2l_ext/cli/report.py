@@ -23,11 +23,7 @@ COMPARED = Path("outputs/report")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l report``."""
     parser.add_argument(
-        "run",
-        type=Path,
-        nargs="+",
-        metavar="RUN",
-        help="folder of a run, of s2l demo or of s2l pipeline",
+        "run", type=Path, nargs="+", metavar="RUN", help="folder of a run, of s2l demo or of s2l pipeline"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"default: RUN/report; of several runs {COMPARED}")
     parser.add_argument("--json", action="store_true", help="print the page, the runs' numbers and sections as JSON")
@@ -54,11 +50,8 @@ def main(args: argparse.Namespace) -> int:
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
-    """The runs, under names that tell them apart.
-
-    Raises:
-        DataError: a folder holds no run or a pipeline, or two are the same.
-    """
+    """The runs, under names that tell them apart. Raises DataError: a folder holds no run or a pipeline, or two are the
+    same."""
     for folder in folders:
         if stages.is_pipeline(folder) and len(folders) > 1:
             raise DataError(

@@ -9,29 +9,17 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``s2l study``."""
-    parser.add_argument(
-        "file", type=Path, metavar="FILE.yaml", help="the study, or its name in the recipes (studies/s2l_po)"
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="where runs and table go (default outputs/study/<name>)"
-    )
-    parser.add_argument("--engine", choices=["local", "verl"], help="takes the place of the file's")
-    parser.add_argument("--seeds", type=int, metavar="N", help="so many seeds, from 1, in place of the file's")
-    parser.add_argument(
-        "--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat"
-    )
-    parser.add_argument("--baseline", metavar="NAME", help="takes the place of the file's")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
-    parser.add_argument(
-        "--merge",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="DIR",
-        help="add runs of another machine; repeat",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check and say what would run")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add = parser.add_argument
+    add("file", type=Path, metavar="FILE.yaml", help="the study, or its name in the recipes (studies/s2l_po)")
+    add("--out", type=Path, metavar="DIR", help="where runs and table go (default outputs/study/<name>)")
+    add("--engine", choices=["local", "verl"], help="takes the place of the file's")
+    add("--seeds", type=int, metavar="N", help="so many seeds, from 1, in place of the file's")
+    add("--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat")
+    add("--baseline", metavar="NAME", help="takes the place of the file's")
+    add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
+    add("--merge", type=Path, action="append", default=[], metavar="DIR", help="add runs of another machine; repeat")
+    add("--dry-run", action="store_true", help="check and say what would run")
+    add("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "exit code: the job's own; 3 if it was stopped, 2 if it was refused here, 130 after Ctrl-C"
     parser.add_argument("--address", default=ADDRESS, metavar="URL", help=f"the cluster's job server ({ADDRESS})")
     parser.add_argument(
-        "--follow",
-        action=argparse.BooleanOptionalAction,
-        help="print the job's log and wait for its end (the default)",
+        "--follow", action=argparse.BooleanOptionalAction, help="print the job's log and wait for its end (the default)"
     )
     parser.add_argument("--stop", metavar="JOB", help="stop a job instead; a training run resumes when sent again")
     parser.add_argument("--runtime-env", type=Path, metavar="YAML", help="Ray's runtime environment, as in its manual")
@@ -72,11 +70,8 @@ def _refuse_beside_stop(args: argparse.Namespace) -> None:
 
 
 def check_words(words: Sequence[str], environment: Mapping[str, Any]) -> None:
-    """Check the command before it is sent; prints warnings.
-
-    Raises:
-        ConfigError: no command, a recipe that does not compose or contradicts itself, or a file that stays here.
-    """
+    """Check the command before it is sent; prints warnings. Raises ConfigError: no command, a recipe that does not
+    compose or contradicts itself, or a file that stays here."""
     if not words:
         raise ConfigError("nothing to submit: s2l submit [options] -- train --config-name RECIPE ...")
     if words[0] in ("s2l", "submit"):

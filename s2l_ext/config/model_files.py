@@ -28,14 +28,9 @@ def is_local(path: str) -> bool:
 
 
 def parameter_count(path: str) -> int | None:
-    """Parameters of a model, or None when nothing tells.
-
-    A local folder: exact from the safetensors headers, else estimated from ``config.json`` (dense decoders).
-    A hub id: read from its name (``Qwen3-1.7B``, ``internlm2_5-1_8b``), which is rounded.
-
-    Raises:
-        ConfigError: a file of the folder is damaged.
-    """
+    """Parameters of a model, or None when nothing tells. A local folder: exact from the safetensors headers, else
+    estimated from ``config.json`` (dense decoders). A hub id: read from its name (``Qwen3-1.7B``,
+    ``internlm2_5-1_8b``), which is rounded. Raises ConfigError: a file of the folder is damaged."""
     if not is_local(path):
         return _count_from_name(path)
     folder = Path(path).expanduser()
@@ -47,12 +42,8 @@ def parameter_count(path: str) -> int | None:
 
 
 def model_shape(path: str) -> ModelShape | None:
-    """Sizes of a model's parts: from a local ``config.json``, for a hub id from its copy in the
-    cache or from a table of families. None when neither has them. No hub is asked.
-
-    Raises:
-        ConfigError: a file of the folder is damaged.
-    """
+    """Sizes of a model's parts: from a local ``config.json``, for a hub id from its copy in the cache or from a table
+    of families. None when neither has them. No hub is asked. Raises ConfigError: a file of the folder is damaged."""
     if is_local(path):
         return ModelShape.of(_config(Path(path).expanduser()))
     from huggingface_hub import try_to_load_from_cache

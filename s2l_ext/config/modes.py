@@ -21,11 +21,8 @@ ENGINE_KEY = "actor_rollout_ref.rollout.checkpoint_engine.backend"
 
 
 def mode_of(cfg: DictConfig) -> str:
-    """verl's name of the mode, whether the configuration says it in verl's word or in ours.
-
-    Raises:
-        ConfigError: no such mode.
-    """
+    """verl's name of the mode, whether the configuration says it in verl's word or in ours. Raises ConfigError: no such
+    mode."""
     given = setting(cfg, MODE_KEY) or "sync"
     for mode, name in TRAINERS.items():
         if given in (mode, name):

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,11 +22,8 @@ Parsed = TypeVar("Parsed")
 
 
 def parse_block(kind: type[Parsed], block: Mapping[str, Any] | DictConfig | None, root: str) -> Parsed:
-    """Validate a block against any frozen dataclass; ``root`` begins messages' keys.
-
-    Raises:
-        ConfigError: unknown key, wrong type, value out of range, or a required value that is missing.
-    """
+    """Validate a block against any frozen dataclass; ``root`` begins messages' keys. Raises ConfigError: unknown key,
+    wrong type, value out of range, or a required value that is missing."""
     known = list(valid_keys(kind, root)) if root == ROOT else []
     return cast(Parsed, _parse_value(kind, to_plain(block, root), root, None, known))
 
@@ -43,6 +40,16 @@ def defaults(kind: Any) -> dict[str, Any]:
     items = [item for block in reversed(_blocks(kind)) for item in dataclasses.fields(block)]
     made = {item.name: item.default_factory() for item in items if callable(item.default_factory)}
     return {item.name: None if _required(item) else item.default for item in items} | made
+
+
+def refuse_changed(block: Any, names: Iterable[str], key: str, why: str) -> None:
+    """Raise ConfigError for one of the keys ``names`` of ``block`` that another of its keys leaves unread, unless it
+    has its default. ``key`` is the block's; ``why`` says the setting that leaves them unread, and the reason."""
+    default = defaults(type(block))
+    for name in names:
+        value = getattr(block, name)
+        if value != default[name]:
+            raise ConfigError(f"{key}.{name}={value} would be ignored with {why}. Leave it out.")
 
 
 def to_plain(block: Mapping[str, Any] | DictConfig | None, root: str) -> Any:

@@ -11,17 +11,9 @@ from s2l_ext.errors import ConfigError
 
 
 def resolve(value: str, key: str, builtin: tuple[str, ...], group: str | None = None) -> Any:
-    """Import what ``key=value`` names.
-
-    Args:
-        value: ``pkg.module:Name``, or the name of an entry point in ``group``.
-        key: the setting, for messages.
-        builtin: names that need no import, for suggestions.
-        group: entry-point group; None allows ``pkg.module:Name`` only.
-
-    Raises:
-        ConfigError: nothing of that name, or its module fails to import.
-    """
+    """Import what ``key=value`` names: ``pkg.module:Name``, or the name of an entry point in ``group``, if there is
+    one. ``builtin`` are names that need no import, for suggestions. Raises ConfigError: nothing of that name, or its
+    module fails to import."""
     if ":" in value:
         return _import(value, key)
     points = {point.name: point for point in entry_points(group=group)} if group else {}

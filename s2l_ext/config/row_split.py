@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, gpus_at, setting, whole_number
 from s2l_ext.errors import ConfigError
 
 GROUP = "actor_rollout_ref"
@@ -34,11 +34,11 @@ def check_row_split(cfg: DictConfig) -> None:
 
 def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
     """What is split, its rows on one data-parallel worker, and the key of its micro-batch."""
-    group_size = whole_number(cfg, f"{GROUP}.rollout.n")
+    group_size = whole_number(cfg, GROUP_SIZE)
     mini_batch = whole_number(cfg, f"{GROUP}.actor.ppo_mini_batch_size") * group_size
     step = whole_number(cfg, "data.train_batch_size") * group_size
     padded = math.ceil(step / mini_batch) * mini_batch  # verl fills up the last mini-batch
-    gpus = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    gpus = gpus_at(cfg, "trainer")
     # groups of GPUs that hold different rows
     actor, ref = (gpus / _model_parallel_gpus(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
     yield "a mini-batch", mini_batch / actor, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"

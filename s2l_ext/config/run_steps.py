@@ -24,13 +24,8 @@ class RunSteps:
 
 def run_steps(cfg: DictConfig, from_data: int | None) -> RunSteps | None:
     """verl stops at ``trainer.total_training_steps`` or after ``trainer.total_epochs``, whichever comes first.
-
-    Args:
-        from_data: full batches of the data's rows times epochs; None where they cannot be counted.
-
-    Returns:
-        None if neither is known.
-    """
+    ``from_data``: full batches of the data's rows times epochs; None where they cannot be counted. None if neither is
+    known."""
     given = total_steps(cfg)
     if from_data is not None and (given is None or from_data < given):
         return RunSteps(from_data, FROM_DATA)

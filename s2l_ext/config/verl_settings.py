@@ -9,6 +9,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
 
+GROUP_SIZE = "actor_rollout_ref.rollout.n"
+
 
 def setting(cfg: DictConfig, key: str) -> Any:
     """The value at a dotted key; None when it is not there."""
@@ -36,6 +38,11 @@ def whole_number(cfg: DictConfig, key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise ConfigError(f"{key}={value!r} has the wrong type ({type(value).__name__}): it must be a whole number.")
     return value
+
+
+def gpus_at(cfg: DictConfig, key: str) -> int:
+    """Accelerators of ``<key>.nnodes`` and ``<key>.n_gpus_per_node``."""
+    return whole_number(cfg, f"{key}.nnodes") * whole_number(cfg, f"{key}.n_gpus_per_node")
 
 
 def total_steps(cfg: DictConfig) -> int | None:

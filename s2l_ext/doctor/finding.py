@@ -11,11 +11,8 @@ MARKS = {"ok": "ok  ", "warn": "WARN", "fail": "FAIL"}
 
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was checked, what was found, and the fix if it is not ``ok``.
-
-    Attributes:
-        status: ``fail`` when runs will not work or are not safe, ``warn`` when some may not.
-    """
+    """One line: what was checked, what was found, and the fix if it is not ``ok``. ``status``: ``fail`` when runs will
+    not work or are not safe, ``warn`` when some may not."""
 
     name: str
     status: Status

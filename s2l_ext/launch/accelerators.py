@@ -29,11 +29,8 @@ class Accelerators:
 
 
 def parse_accelerators(text: str) -> Accelerators:
-    """``8x80GB``: eight in all nodes, of the size in their name, which makers count in GiB.
-
-    Raises:
-        ConfigError: another form, or none of them.
-    """
+    """``8x80GB``: eight in all nodes, of the size in their name, which makers count in GiB. Raises ConfigError: another
+    form, or none of them."""
     match = _FORM.fullmatch(text.strip())
     if match is None or not int(match[1]) or not float(match[2]):
         raise ConfigError(

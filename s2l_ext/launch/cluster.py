@@ -45,11 +45,8 @@ Answer = dict[str, Any]
 
 
 def cluster_address(cfg: DictConfig) -> str | None:
-    """The existing cluster that the run joins; None when Ray starts a new one.
-
-    Raises:
-        ConfigError: a size is set as well that only a new cluster can have, or labels that it does not have.
-    """
+    """The existing cluster that the run joins; None when Ray starts a new one. Raises ConfigError: a size is set as
+    well that only a new cluster can have, or labels that it does not have."""
     address = cfg.ray_kwargs.ray_init.get("address")
     if address in (None, "auto"):
         address = os.environ.get("RAY_ADDRESS") or current_cluster() or address
@@ -96,11 +93,8 @@ def require_answering(address: str, what: str, fix: str) -> None:
 
 @contextlib.contextmanager
 def joining(address: str | None) -> Iterator[None]:
-    """Turns Ray's failure to join into one message; errors after that pass as they are.
-
-    Raises:
-        ResourceError: no cluster answers at ``address``.
-    """
+    """Turns Ray's failure to join into one message; errors after that pass as they are. Raises ResourceError: no
+    cluster answers at ``address``."""
     fix = f"Start it with `ray start --head`, or correct {ADDRESS_KEY} or RAY_ADDRESS."
     if address:
         require_answering(address, "the Ray cluster", fix)
@@ -147,12 +141,8 @@ class CheckedRunner:
 
 
 def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
-    """Ask every alive node of the joined cluster.
-
-    Raises:
-        ResourceError: another training; a node without this package, with other versions or with a plugin that does
-            not load; too few accelerators. The node is named.
-    """
+    """Ask every alive node of the joined cluster. Raises ResourceError: another training; a node without this package,
+    with other versions or with a plugin that does not load; too few accelerators. The node is named."""
     refuse_other_training()
     nodes = alive_nodes("NPU" if cfg.trainer.device == "npu" else "GPU")
     check_accelerators(cfg, s2l, nodes)
@@ -163,10 +153,8 @@ def check_cluster(cfg: DictConfig, s2l: S2LConfig) -> None:
 
 def refuse_other_training(seconds: float = GONE_SECONDS) -> None:
     """verl's queue has one name in a cluster: a second run would join the first one's and close it at its own end.
-
-    Raises:
-        ResourceError: the queue of another run is there, also after ``seconds``: one that just ended takes it along.
-    """
+    Raises ResourceError: the queue of another run is there, also after ``seconds``: one that just ended takes it
+    along."""
     import ray
 
     deadline = time.monotonic() + seconds
@@ -275,11 +263,8 @@ def code_digest() -> str:
 
 
 def judge(answers: Sequence[tuple[Node, Answer]], here: Answer | None = None) -> None:
-    """Raise ResourceError for the first thing that is wrong with a node.
-
-    Args:
-        here: what the driver's own process says; None asks it.
-    """
+    """Raise ResourceError for the first thing that is wrong with a node. ``here``: what the driver's own process says;
+    None asks it."""
     here = probe()() if here is None else here
     for node, answer in answers:
         for wrong, fix in faults(answer, here):

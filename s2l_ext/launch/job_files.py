@@ -42,12 +42,8 @@ _FROM_VARIABLE = re.compile(r"\$\{oc\.env:(\w+),([^}$]+)\}")
 def runtime_env(
     path: Path | None, working_dir: Path | None, names: Sequence[str], shell: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Ray's runtime environment from its file, a working folder and named variables; nothing else of the shell.
-
-    Raises:
-        ConfigError: an unreadable file, a folder that does not exist, a variable that is not set, given twice or
-            secret.
-    """
+    """Ray's runtime environment from its file, a working folder and named variables; nothing else of the shell. Raises
+    ConfigError: an unreadable file, a folder that does not exist, a variable that is not set, given twice or secret."""
     environment = _read(path) if path else {}
     if working_dir is not None:
         if "working_dir" in environment:
@@ -114,11 +110,8 @@ def _read(path: Path) -> dict[str, Any]:
 def check_recipe(
     name: str, overrides: Sequence[str], folders: Sequence[Path], environment: Mapping[str, Any]
 ) -> list[str]:
-    """Warnings about a training run that is to be sent with a runtime environment.
-
-    Raises:
-        ConfigError: a recipe that does not compose or contradicts itself, a secret in it, or a file that stays here.
-    """
+    """Warnings about a training run that is to be sent with a runtime environment. Raises ConfigError: a recipe that
+    does not compose or contradicts itself, a secret in it, or a file that stays here."""
     working_dir = environment.get("working_dir")
     with _variables_of_the_job(environment.get("env_vars") or {}):
         cfg = compose_config(name, overrides, folders)
@@ -173,11 +166,8 @@ def _relative_folder(folder: str) -> list[str]:
 
 
 def _left_behind(cfg: DictConfig, working_dir: str | None) -> list[str]:
-    """Warnings about files and models whose relative paths the job will look up in its own folder.
-
-    Raises:
-        ConfigError: one of them is not in the local folder that travels.
-    """
+    """Warnings about files and models whose relative paths the job will look up in its own folder. Raises ConfigError:
+    one of them is not in the local folder that travels."""
     travels = working_dir is not None and "://" not in working_dir
     absent: dict[str, list[str]] = {}
     for key, path in _relative(cfg):

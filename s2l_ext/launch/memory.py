@@ -27,7 +27,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.model_files import is_local, model_shape, parameter_count
 from s2l_ext.config.model_shapes import ModelShape
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import gpus_at, setting, whole_number
 from s2l_ext.methods.distill.config import tile_tokens
 from s2l_ext.methods.registry import S2LConfig
 
@@ -79,12 +79,8 @@ class Engine:
 
 
 class Estimate:
-    """A run's phases on one accelerator.
-
-    Args:
-        card: bytes of an accelerator, of which engines take shares.
-        one_row: micro-batches of one row of the longest length, in place of as many as they may have.
-    """
+    """A run's phases on one accelerator. ``card``: bytes of an accelerator, of which engines take shares. ``one_row``:
+    micro-batches of one row of the longest length, in place of as many as they may have."""
 
     def __init__(self, cfg: DictConfig, s2l: S2LConfig, card: float, one_row: bool = False) -> None:
         self.cfg, self.s2l, self.card, self.one_row = cfg, s2l, card, one_row
@@ -115,13 +111,10 @@ class Estimate:
             return self._teacher_part()
         size, shards = self._size(), self._shards()
         total = self.learner.parameters or 0
-        trained = self._adapters() if self.rank else total
+        trained = (self.learner.shape.adapters(self.rank) if self.learner.shape else 0) if self.rank else total
         weights = (total + trained * bool(self.rank)) * size
         held = {"weights": weights, "gradients": trained * size, "Adam states": 2 * trained * size}
         return {name: value / shards for name, value in held.items()} | self._teacher_part()
-
-    def _adapters(self) -> int:
-        return self.learner.shape.adapters(self.rank) if self.learner.shape else 0
 
     def _resting(self, optional_weights: bool = True) -> dict[str, float]:
         """What of it stays between updates."""
@@ -141,7 +134,7 @@ class Estimate:
         return BYTES.get(str(setting(self.cfg, f"{ACTOR}.fsdp_config.model_dtype") or "fp32"), HALF)
 
     def _shards(self) -> int:
-        world = whole_number(self.cfg, "trainer.nnodes") * whole_number(self.cfg, "trainer.n_gpus_per_node")
+        world = gpus_at(self.cfg, "trainer")
         size = int(setting(self.cfg, f"{ACTOR}.fsdp_config.fsdp_size") or -1)
         return size if 0 < size < world else world
 

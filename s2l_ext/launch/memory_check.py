@@ -68,16 +68,9 @@ NOT_ESTIMATED = MemoryReport((), ())
 
 
 def check_memory(cfg: DictConfig, s2l: S2LConfig, accelerators: Accelerators | None) -> MemoryReport:
-    """Estimate the memory of one accelerator at each phase of a step.
-
-    Args:
-        s2l: the part of the block that this start needs.
-        accelerators: None where they are not known yet: engines are left out and nothing is refused.
-
-    Raises:
-        ResourceError: a phase is larger than the card although each micro-batch has one row, or an engine's share does
-            not hold its model and one sequence.
-    """
+    """Estimate the memory of one accelerator at each phase of a step. Without ``accelerators``, which are not known
+    yet, engines are left out and nothing is refused. Raises ResourceError: a phase is larger than the card although
+    each micro-batch has one row, or an engine's share does not hold its model and one sequence."""
     if cfg.trainer.device == "cpu" or cfg.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2"):
         return NOT_ESTIMATED
     card = accelerators.size if accelerators else 0

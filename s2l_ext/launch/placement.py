@@ -97,9 +97,6 @@ def _engine(rollout: Mapping[str, Any]) -> int:
     return math.prod(int(rollout.get(part) or 1) for part in parts)
 
 
-# ---- is there room --------------------------------------------------------------------------------------------------
-
-
 def check_roles(wanted: Sequence[Role], nodes: Sequence[Node]) -> None:
     """Raise ResourceError, with the selector and what is there, if a role does not fit on the nodes that it may use.
 
@@ -123,9 +120,6 @@ def _require_room(role: Role, allowed: Sequence[Node]) -> None:
             f"{role.together} accelerators are needed, each set on one node, but only {room} fit. {matching} "
             f"{counted(allowed)}. Lower {role.key}.n_gpus_per_node and raise {role.key}.nnodes, or add nodes."
         )
-
-
-# ---- shown ----------------------------------------------------------------------------------------------------------
 
 
 def table(wanted: Sequence[Role], nodes: Sequence[Node]) -> str:

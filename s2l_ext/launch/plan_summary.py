@@ -19,11 +19,8 @@ def fingerprint(cfg: DictConfig) -> str:
 
 
 def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, steps: int | None = None) -> dict[str, Any]:
-    """Plain values only. A method that is off is None.
-
-    Args:
-        steps: of the run; None takes what the settings alone say.
-    """
+    """Plain values only. A method that is off is None. ``steps``: of the run; None takes what the settings alone
+    say."""
     rollout, trainer, actor = cfg.actor_rollout_ref.rollout, cfg.trainer, cfg.actor_rollout_ref.actor
     steps = total_steps(cfg) if steps is None else steps
     separate = mode_of(cfg) == "separate_async"

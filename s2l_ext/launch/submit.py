@@ -26,12 +26,8 @@ TERMINAL = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 class JobServer:
-    """Ray's job server at an address.
-
-    Raises:
-        ConfigError: an address of another form.
-        ResourceError: nothing, or no job server, answers there; so does every method.
-    """
+    """Ray's job server at an address. Raises ConfigError: an address of another form. Raises ResourceError: nothing, or
+    no job server, answers there; so does every method."""
 
     def __init__(self, address: str) -> None:
         parts = urlsplit(address)

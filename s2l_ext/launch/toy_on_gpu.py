@@ -19,12 +19,8 @@ COLOCATED = "++s2l.explorer.placement=colocated"
 def compose_for_this_machine(
     compose: Callable[[Sequence[str]], DictConfig], overrides: Sequence[str]
 ) -> tuple[DictConfig, list[str]]:
-    """The configuration, and a warning where it is not the recipe's own.
-
-    Args:
-        compose: composes the recipe with Hydra overrides.
-        overrides: the user's, which win.
-    """
+    """The configuration, and a warning where it is not the recipe's own. ``compose``: composes the recipe with Hydra
+    overrides. ``overrides``: the user's, which win."""
     cfg = compose(overrides)
     if cfg.trainer.device != "cpu" or not cpu_is_impossible():
         return cfg, []

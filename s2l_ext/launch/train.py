@@ -31,6 +31,7 @@ from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.needed import needed_now
 from s2l_ext.training.preflight import check_own_pool, check_pool, gpus_needed, keep_own_ray_here
 from s2l_ext.training.verl_rules import MANAGER_KEY
+from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.run_lock import held
 from s2l_ext.utils.secrets import masked, refuse_secrets
 
@@ -55,16 +56,9 @@ def prepare(
     config_dirs: Sequence[Path] = (),
     accelerators: Accelerators | None = None,
 ) -> Prepared:
-    """Everything before the run: compose, parse, choose the platform, check configuration and machine, ask verl.
-
-    Sets ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too.
-
-    Args:
-        accelerators: those of another machine, for which the run is checked; None looks at this one.
-
-    Raises:
-        S2LError: with one message that names the setting, the reason and the fix.
-    """
+    """Everything before the run: compose, parse, choose the platform, check configuration and machine, ask verl. Sets
+    ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too. ``accelerators``:
+    another machine's, for which the run is checked. Raises S2LError: names the setting, the reason and the fix."""
     warnings: list[str] = []
     if accelerators:
         cfg = compose_config(config_name, overrides, config_dirs)
@@ -78,7 +72,8 @@ def prepare(
         keep_own_ray_here()
     platform = _other_platform(cfg, accelerators) if accelerators else activate_for(cfg)
     memory = _look_at_accelerators(cfg, s2l, accelerators)
-    warnings += [*check_before_run(cfg, s2l).warnings, *memory.warnings]
+    found, _ = check_before_run(cfg, s2l)
+    warnings += [*found, *memory.warnings]
     cfg.trainer.v1.trainer_mode = TRAINERS[mode_of(cfg)]
     if cfg.trainer.get("validation_data_dir") is None:
         cfg.trainer.validation_data_dir = str(Path(cfg.trainer.default_local_dir) / "validation")
@@ -167,11 +162,8 @@ def parameters(prepared: Prepared) -> dict[str, int | None]:
 
 
 def run(prepared: Prepared) -> None:
-    """Train. Blocks until verl's task runner ends; an exception inside it is raised here.
-
-    Raises:
-        ResourceError: another run writes to the same folder; the run names a cluster that does not answer or fit.
-    """
+    """Train. Blocks until verl's task runner ends; an exception inside it is raised here. Raises ResourceError: another
+    run writes to the same folder; the run names a cluster that does not answer or fit."""
     from s2l_ext.training.registration import require_registered
 
     require_registered("driver")
@@ -182,8 +174,6 @@ def run(prepared: Prepared) -> None:
 
 
 def _write_description(prepared: Prepared, folder: Path) -> None:
-    from s2l_ext.utils.files import write_atomically
-
     write_atomically(folder / CONFIG_FILE, _masked_yaml(prepared.cfg))
     needed = gpus_needed(prepared.cfg, prepared.s2l)
     plan = prepared.plan | {"parameters": parameters(prepared), "accelerators": needed}

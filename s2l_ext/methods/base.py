@@ -58,7 +58,7 @@ class Method:
         return []
 
     def check_start(self, resumed: bool) -> None:
-        """Check inputs that only a new run reads, not one that resumes this method's state. Returns warnings."""
+        """Check inputs that only a new run reads, not one that resumes this method's state. Raises DataError."""
 
     @property
     def needs_accuracy(self) -> str | None:
@@ -79,7 +79,7 @@ class Method:
         return {f"{self.block}.{name}": value for name, value in settings.items() if name not in self.may_change}
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        """JSON values for ``s2l_plan.json``.
+        """JSON values for ``plan.json``.
 
         Args:
             steps: of the run; None if unknown.

@@ -17,15 +17,8 @@ HOOKS = {name: member for name, member in vars(Method).items() if inspect.isfunc
 
 @functools.cache
 def own_methods(taken: frozenset[str]) -> dict[str, type[Method]]:
-    """Classes by block, in the order of their names.
-
-    Args:
-        taken: block names that this package uses.
-
-    Raises:
-        ConfigError: one that cannot be imported, is no method, has a block name that is taken, or a hook with other
-            arguments.
-    """
+    """Classes by block, in the order of their names. ``taken``: block names that this package uses. Raises ConfigError:
+    one that cannot be imported, is no method, has a block name that is taken, or a hook with other arguments."""
     points = sorted(entry_points(group=GROUP), key=lambda point: point.name)
     names = [point.name for point in points]
     return {point.name: _checked(point, point.name in taken or names.count(point.name) > 1) for point in points}
@@ -68,11 +61,7 @@ def _check_hook(place: str, hook: str, ours: Any, theirs: Any) -> None:
 
 
 def checked_value(method: Method, hook: str, value: Any, kinds: type | tuple[type, ...]) -> Any:
-    """What a hook returned.
-
-    Raises:
-        ConfigError: a value of another type.
-    """
+    """What a hook returned. Raises ConfigError: a value of another type."""
     if isinstance(value, kinds):
         return value
     names = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))

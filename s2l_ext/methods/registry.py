@@ -124,11 +124,8 @@ def methods_of(s2l: S2LConfig, cfg: DictConfig) -> list[Method]:
 
 
 def accuracy_settings(s2l: S2LConfig, cfg: DictConfig, of_batch: bool = False) -> list[str]:
-    """``key=value`` of settings that read the verifier's ``acc``.
-
-    Args:
-        of_batch: only those that follow the accuracy of many rows together.
-    """
+    """``key=value`` of settings that read the verifier's ``acc``. ``of_batch``: only those that follow the accuracy of
+    many rows together."""
     methods = [method for method in methods_of(s2l, cfg) if not (of_batch and method.judges_each_row)]
     return [needed for method in methods if (needed := method.needs_accuracy)]
 

@@ -19,7 +19,7 @@ from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.launch.compose import compose_config, quoted
-from s2l_ext.methods.distill.inputs import TEACHER_KEY
+from s2l_ext.methods.distill.rules import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, SameTokens, Stage, in_stage

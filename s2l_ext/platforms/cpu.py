@@ -6,9 +6,8 @@ them; gloo carries the collectives and shared memory carries the weights to vLLM
 
 from __future__ import annotations
 
-import contextlib
 import types
-from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,12 +15,8 @@ from verl.plugin.platform import PlatformRegistry
 from verl.plugin.platform.platform_base import PlatformBase
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
+def _nothing(*args: Any, **kwargs: Any) -> Any:
     return None
-
-
-def _zero(*args: Any, **kwargs: Any) -> int:
-    return 0
 
 
 def _free_and_total(*args: Any, **kwargs: Any) -> tuple[int, int]:
@@ -36,34 +31,23 @@ def _device_module() -> types.ModuleType:
     module = types.ModuleType("torch_cpu_device")
     module.__dict__.update({name: getattr(torch.cpu, name) for name in dir(torch.cpu) if not name.startswith("__")})
     for name in ("memory_reserved", "memory_allocated", "max_memory_allocated", "max_memory_reserved"):
-        setattr(module, name, _zero)
+        setattr(module, name, lambda *args, **kwargs: 0)
     for name in ("empty_cache", "ipc_collect", "reset_peak_memory_stats", "set_device", "manual_seed_all"):
         setattr(module, name, _nothing)
-    module.mem_get_info = _free_and_total  # type: ignore[attr-defined]
-    module.get_rng_state = torch.get_rng_state  # type: ignore[attr-defined]
-    module.set_rng_state = torch.set_rng_state  # type: ignore[attr-defined]
-    module.manual_seed = torch.manual_seed  # type: ignore[attr-defined]
-    module.get_device_name = lambda *args: "cpu"  # type: ignore[attr-defined]
+    for name in ("get_rng_state", "set_rng_state", "manual_seed"):
+        setattr(module, name, getattr(torch, name))
+    module.__dict__.update(mem_get_info=_free_and_total, get_device_name=lambda *args: "cpu")
     return module
-
-
-_DEVICE_MODULE = _device_module()
 
 
 class PlatformCPU(PlatformBase):
     """verl's platform interface on a machine without an accelerator."""
 
-    @property
-    def device_name(self) -> str:
-        return "cpu"
+    device_name = vendor_name = "cpu"
+    device_module = _device_module()
 
-    @property
-    def vendor_name(self) -> str:
-        return "cpu"
-
-    @property
-    def device_module(self) -> types.ModuleType:
-        return _DEVICE_MODULE
+    set_device = synchronize = set_allocator_settings = empty_cache = _nothing
+    profiler_start = profiler_stop = cudart = _nothing
 
     def is_available(self) -> bool:
         return True
@@ -79,23 +63,10 @@ class PlatformCPU(PlatformBase):
     def device_count(self) -> int:
         return 1
 
-    def set_device(self, device_index: int) -> None:
-        return None
-
-    def synchronize(self, device_index: int | None = None) -> None:
-        return None
-
     def manual_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def manual_seed_all(self, seed: int) -> None:
-        torch.manual_seed(seed)
-
-    def set_allocator_settings(self, settings: str) -> None:
-        return None
-
-    def empty_cache(self) -> None:
-        return None
+    manual_seed_all = manual_seed
 
     def get_device_capability(self, device_index: int = 0) -> tuple[int | None, int | None]:
         return None, None
@@ -106,15 +77,8 @@ class PlatformCPU(PlatformBase):
     def visible_devices_envvar(self) -> str:
         return "CPU_VISIBLE_DEVICES"
 
-    @contextlib.contextmanager
-    def nvtx_range(self, msg: str) -> Iterator[None]:
-        yield
-
-    def profiler_start(self) -> None:
-        return None
-
-    def profiler_stop(self) -> None:
-        return None
+    def nvtx_range(self, msg: str) -> Any:
+        return nullcontext()
 
     def ray_resource_name(self) -> str:
         """Logical "GPU" slots: Ray is started with ``num_gpus=N`` and verl places one worker on each."""
@@ -126,9 +90,6 @@ class PlatformCPU(PlatformBase):
     def is_ipc_supported(self) -> bool:
         """False makes verl send weights to vLLM through shared memory."""
         return False
-
-    def cudart(self) -> None:
-        return None
 
 
 def register() -> None:

@@ -55,14 +55,9 @@ _server: subprocess.Popen[bytes] | None = None
 
 
 def start(environment: Mapping[str, str]) -> str:
-    """Start the server, which ends with this process: the command for Ray's ``py_executable``.
-
-    Args:
-        environment: variables of every worker beside those of this process.
-
-    Raises:
-        OSError: the temporary folder's path is too long for a socket, or it cannot be written.
-    """
+    """Start the server, which ends with this process: the command for Ray's ``py_executable``. ``environment``:
+    variables of every worker beside those of this process. Raises OSError: the temporary folder's path is too long for
+    a socket, or it cannot be written."""
     global _server
     folder = Path(tempfile.mkdtemp(prefix="s2l-workers-"))
     with socket.socket(socket.AF_UNIX) as listener:

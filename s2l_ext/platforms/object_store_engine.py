@@ -35,12 +35,8 @@ def buckets(weights: Iterable[tuple[str, torch.Tensor]], size: int) -> Iterator[
 
 @CheckpointEngineRegistry.register(CPU_ENGINE)
 class ObjectStoreEngine(CheckpointEngine):
-    """One end of an update.
-
-    Args:
-        bucket_size: bytes that travel at a time.
-        is_master: whether this process is the learner's rank 0.
-    """
+    """One end of an update. ``bucket_size``: bytes that travel at a time. ``is_master``: whether this process is the
+    learner's rank 0."""
 
     boxes: ClassVar[dict[int, Any]] = {}
     """By number of receivers; an update leaves its box empty."""

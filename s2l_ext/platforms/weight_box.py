@@ -12,11 +12,8 @@ import ray
 
 
 class WeightBox:
-    """Buckets of one update after another, by number; each is kept until every receiver has taken it.
-
-    Args:
-        receivers: processes that read each bucket.
-    """
+    """Buckets of one update after another, by number; each is kept until every receiver has taken it. ``receivers``:
+    processes that read each bucket."""
 
     def __init__(self, receivers: int) -> None:
         self._receivers = receivers

@@ -45,13 +45,10 @@ def ratio_sums(
 
 
 class StepLoss:
-    """Wraps verl's loss. Overrides the KL coefficient when the batch carries one, makes importance weights when it
-    carries a cap, and adds sums by source. Otherwise it calls verl unchanged.
+    """Wraps verl's loss, a partial with its ``config``. Overrides the KL coefficient when the batch carries one, makes
+    importance weights when it carries a cap, and adds sums by source. Otherwise it calls verl unchanged.
 
     Instructions come with the batch, not from worker state: a worker that was started again needs no history.
-
-    Args:
-        loss_fn: verl's loss as a partial with its ``config``.
     """
 
     def __init__(self, loss_fn: partial) -> None:

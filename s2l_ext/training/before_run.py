@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from omegaconf import DictConfig
@@ -15,23 +14,11 @@ from s2l_ext.training.preflight import check_inputs
 from s2l_ext.training.rules import check_against_verl
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """``warnings``: one sentence each. ``resumed``: saved states of the checkpoint that the run continues, by key."""
-
-    warnings: list[str]
-    resumed: dict[str, dict[str, Any]]
-
-
-def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> CheckResult:
-    """Settings, inputs and the checkpoint; no model is loaded.
-
-    Args:
-        inputs: also check models and data files.
-
-    Raises:
-        S2LError: the run cannot be right; the message names the setting, the reason and the fix.
-    """
+def check_before_run(
+    cfg: DictConfig, s2l: S2LConfig, inputs: bool = True
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Check settings, the checkpoint and, with ``inputs``, models and data files; no model is loaded. Returns warnings,
+    and the saved states of the checkpoint that the run continues, by key. Raises S2LError: the run cannot be right."""
     warnings = check_against_verl(s2l, cfg)
     if inputs:
         warnings += check_inputs(cfg, s2l)
@@ -41,4 +28,4 @@ def check_before_run(cfg: DictConfig, s2l: S2LConfig, inputs: bool = True) -> Ch
     resumed = resume_state(s2l, cfg)
     for method in methods_of(s2l, cfg):
         method.check_start((method.state_key or method.block) in resumed)
-    return CheckResult(warnings, resumed)
+    return warnings, resumed

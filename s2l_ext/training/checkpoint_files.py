@@ -17,7 +17,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import gpus_at, setting
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.utils.files import write_atomically
@@ -33,12 +33,9 @@ def note_files(folder: Path) -> None:
 
 
 def check_files(folder: Path | None) -> None:
-    """Compare the folder that a run resumes with what was noted; nothing was noted in checkpoints of verl alone.
-
-    Raises:
-        StateMismatch: the folder or a file is gone, or a file has another size. An older complete checkpoint is named
-            where there is one.
-    """
+    """Compare the folder that a run resumes with what was noted; nothing was noted in checkpoints of verl alone. Raises
+    StateMismatch: the folder or a file is gone, or a file has another size. An older complete checkpoint is named where
+    there is one."""
     if folder is None:
         return
     wrong = next(_differences(folder), None) if folder.is_dir() else ("", "no such folder")
@@ -54,14 +51,11 @@ def check_files(folder: Path | None) -> None:
 
 
 def check_workers(folder: Path | None, cfg: DictConfig) -> None:
-    """verl's FSDP checkpoints hold one file of each worker, and only as many workers can read them.
-
-    Raises:
-        StateMismatch: another number of workers wrote the folder that the run resumes.
-    """
+    """verl's FSDP checkpoints hold one file of each worker, and only as many workers can read them. Raises
+    StateMismatch: another number of workers wrote the folder that the run resumes."""
     if folder is None or setting(cfg, "actor_rollout_ref.actor.strategy") not in FSDP:
         return
-    now = whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")
+    now = gpus_at(cfg, "trainer")
     names = {*_read_sizes(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
     found = sorted((int(match[1]), name) for name in names if (match := WORKERS_FILE.fullmatch(name)))
     if not found or any(workers == now for workers, _ in found):
@@ -132,20 +126,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def disk_full_explained(run: Path, step: int) -> Iterator[None]:
-    """Turn the failure of a write to a full disk into one message; other errors pass as they are.
-
-    Raises:
-        ResourceError: the disk that holds ``run`` has too little free space for the checkpoint of ``step``.
-    """
+    """Turn the failure of a write to a full disk into one message; other errors pass as they are. Raises ResourceError:
+    the disk that holds ``run`` has too little free space for the checkpoint of ``step``."""
     try:
         yield
     except Exception as error:
-        free, wanted = shutil.disk_usage(run).free, _size_of_last(run)
+        last, free = last_complete(run), shutil.disk_usage(run).free
+        files = (run / f"global_step_{last}").rglob("*")
+        wanted = sum(path.stat().st_size for path in files if path.is_file())
         if not (_says_full(error) or free < wanted):
             raise
+        kept = f"Step {last} is the last complete one." if last else "No checkpoint is complete yet."
         raise ResourceError(
             f"the checkpoint of step {step} could not be written to {run}: {_mib(free)} are free on that disk"
-            f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {_describe_last(run)} Free space there "
+            f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {kept} Free space there "
             "(trainer.max_actor_ckpt_to_keep=2 keeps no more than are needed) and run the same command again."
         ) from error
 
@@ -158,17 +152,6 @@ def _says_full(error: BaseException | None) -> bool:
             return True
         error = getattr(error, "cause", None) or error.__cause__
     return False
-
-
-def _describe_last(run: Path) -> str:
-    step = last_complete(run)
-    return f"Step {step} is the last complete one." if step else "No checkpoint is complete yet."
-
-
-def _size_of_last(run: Path) -> int:
-    """Bytes of the last complete checkpoint; 0 where there is none."""
-    folder = run / f"global_step_{last_complete(run)}"
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def _mib(count: int) -> str:

@@ -52,14 +52,10 @@ def _file_names(files: Any) -> list[str]:
 
 
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
-    """Controllers' states of the checkpoint that this run resumes; empty for a fresh run or with everything off.
-
-    With ``s2l.curriculum.on_mismatch=reset`` a curriculum of another data set or another order is left out, with a
-    warning, and the rest is resumed.
-
-    Raises:
-        StateMismatch: the checkpoint belongs to other settings, or to a run in which a feature was on that is off now.
-    """
+    """Controllers' states of the checkpoint that this run resumes; empty for a fresh run or with everything off. With
+    ``s2l.curriculum.on_mismatch=reset`` a curriculum of another data set or another order is left out, with a warning,
+    and the rest is resumed. Raises StateMismatch: the checkpoint belongs to other settings, or to a run in which a
+    feature was on that is off now."""
     folder = checkpoint_folder(cfg)
     if folder is None or not folder.is_dir():
         return {}
@@ -78,10 +74,7 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
 
 def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str, dict[str, Any]]) -> None:
     """Write ``s2l_state.json`` into a ``global_step_N`` folder, and before it ``s2l_arrays.npz`` if a state has arrays.
-
-    Args:
-        controllers: state by controller; values are JSON values, numpy arrays, and mappings of these.
-    """
+    ``controllers``: state by controller; values are JSON values, numpy arrays, and mappings of these."""
     plain, arrays = check_saveable(controllers)
     document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
     if arrays:
@@ -93,11 +86,8 @@ def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str,
 
 
 def check_saveable(controllers: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The plain part and the arrays of the controllers' states.
-
-    Raises:
-        StateMismatch: a state holds something that could not be written, or not be read back.
-    """
+    """The plain part and the arrays of the controllers' states. Raises StateMismatch: a state holds something that
+    could not be written, or not be read back."""
     arrays: dict[str, np.ndarray] = {}
     plain = _pop_arrays(controllers, "", arrays)
     _to_json(plain)
@@ -141,11 +131,8 @@ def _restore_arrays(value: Any, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool = False) -> dict[str, dict[str, Any]]:
-    """Read the controllers' states back.
-
-    Raises:
-        StateMismatch: a file is missing, unreadable or damaged, has another schema, or another fingerprint.
-    """
+    """Read the controllers' states back. Raises StateMismatch: a file is missing, unreadable or damaged, has another
+    schema, or another fingerprint."""
     path = folder / FILE_NAME
     document = _read(path)
     if document.get("schema_version") != SCHEMA_VERSION:

@@ -28,9 +28,6 @@ REWARD_RESTARTS = 3
 """How often Ray restarts one reward worker and repeats its open requests."""
 
 
-# ---- actors -------------------------------------------------------------------------------------------------------
-
-
 class RestartedRewardLoop(RewardLoopManager):
     """verl's manager. The one change: Ray restarts a dead worker and repeats its requests, as workers keep no state."""
 
@@ -116,8 +113,6 @@ class Actors:
             self.restarts += 1
             logger.warning("s2l: %s died and was started again", name)
 
-
-logger = logging.getLogger(__name__)
 
 LOOK_SECONDS, GRACE_SECONDS, LAST_SECONDS = 2.0, 15.0, 60.0
 SIGNAL = signal.SIGUSR2

@@ -25,12 +25,8 @@ LEARNER_KEY = "actor_rollout_ref.model.path"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Models and data of a run.
-
-    Attributes:
-        cfg: verl's whole configuration.
-        needed: the part of the ``s2l:`` block that this start of the run needs.
-    """
+    """Models and data of a run. ``cfg``: verl's whole configuration. ``needed``: the part of the ``s2l:`` block that
+    this start of the run needs."""
 
     cfg: DictConfig
     needed: S2LConfig

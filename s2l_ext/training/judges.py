@@ -18,11 +18,8 @@ ONE_TEXT = ("math", "quantity", "choice", "toy")
 
 
 def judge_of_run(cfg: DictConfig) -> str:
-    """``package.module:function`` of the run's reward, or :data:`VERLS_OWN`.
-
-    Raises:
-        ConfigError: ``reward_kwargs.reward`` names no reward.
-    """
+    """``package.module:function`` of the run's reward, or :data:`VERLS_OWN`. Raises ConfigError:
+    ``reward_kwargs.reward`` names no reward."""
     key = "reward.custom_reward_function"
     path, name = setting(cfg, f"{key}.path"), setting(cfg, f"{key}.name") or registry.FUNCTION
     if not path:

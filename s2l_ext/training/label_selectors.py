@@ -54,11 +54,8 @@ def on_nodes(selector: Selector | None, seconds: float = PLACE_SECONDS) -> Itera
 
 
 def _placement_group(bundles: list[dict[str, float]], **options: Any) -> Any:
-    """Ray's, once it is placed.
-
-    Raises:
-        ResourceError: no nodes had enough free in time. Shows the nodes, what they hold, and the waiting groups.
-    """
+    """Ray's, once it is placed. Raises ResourceError: no nodes had enough free in time. Shows the nodes, what they
+    hold, and the waiting groups."""
     selector, seconds = _request.get()
     if selector is not None:
         options["bundle_label_selector"] = [dict(selector) for _ in bundles]

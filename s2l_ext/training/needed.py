@@ -11,9 +11,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import lag_limit
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError, StateMismatch
-from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.registry import S2LConfig
 
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
@@ -70,6 +69,5 @@ def _explorer_samples(cfg: DictConfig, s2l: S2LConfig) -> bool:
     explorer, done = s2l.explorer, steps_done(cfg)
     if explorer is None:
         return False
-    schedule = build_schedule(explorer.schedule, explorer.mix_steps, whole_number(cfg, "actor_rollout_ref.rollout.n"))
-    lag = lag_limit(cfg)
+    lag, schedule = lag_limit(cfg), explorer.build(whole_number(cfg, GROUP_SIZE))
     return schedule.slots(1 if lag is None else max(1, done + 1 - lag)) > 0

@@ -39,14 +39,8 @@ class RolloutOutcome:
 
 def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     """The reward function's ``acc``. If it returned a bare number, verl records that as the only field, ``acc``: it is
-    the reward, maybe shaped, so it does not count as accuracy.
-
-    Args:
-        strict: a value that is no number in [0, 1] is an error; else it counts as none.
-
-    Raises:
-        DataError: such a value.
-    """
+    the reward, maybe shaped, so it does not count as accuracy. ``strict``: a value that is no number in [0, 1] is an
+    error; else it counts as none. Raises DataError: such a value."""
     returned = extra_fields.get("reward_extra_info") or {}
     value = returned.get("acc") if set(returned) != {"acc"} else None
     if value is None:
@@ -65,18 +59,20 @@ def accuracy_of(extra_fields: dict[str, Any], strict: bool) -> float | None:
     return number
 
 
-def batch_accuracy(outcomes: list[RolloutOutcome], needed_by: str) -> float:
-    """Mean accuracy over all sessions of the batch, whichever model sampled them.
-
-    Raises:
-        DataError: a session without ``acc``, or no session at all.
-    """
+def require_accuracies(outcomes: list[RolloutOutcome], needed_by: str) -> list[float]:
+    """The verifier's accuracy of every session. Raises DataError: a session without ``acc``, or no session at all."""
     values = [one.acc for one in outcomes if one.acc is not None]
     if not values or len(values) < len(outcomes):
         raise DataError(
             f"{needed_by} needs the verifier's correctness, but the reward function gave no 'acc' for "
             f"{len(outcomes) - len(values)} of {len(outcomes)} sessions. Return it beside 'score' for every answer."
         )
+    return values
+
+
+def batch_accuracy(outcomes: list[RolloutOutcome], needed_by: str) -> float:
+    """Mean accuracy over all sessions of the batch, whichever model sampled them."""
+    values = require_accuracies(outcomes, needed_by)
     return math.fsum(values) / len(values)
 
 

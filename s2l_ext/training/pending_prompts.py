@@ -46,11 +46,8 @@ class PromptPlan:
 
 
 class PendingPrompts:
-    """Plans by prompt ``uid``, in the order of the draws.
-
-    Args:
-        most_draws: prompts that may be drawn between two steps; None without a limit.
-    """
+    """Plans by prompt ``uid``, in the order of the draws. ``most_draws``: prompts that may be drawn between two steps;
+    None without a limit."""
 
     def __init__(self, most_draws: int | None = None) -> None:
         self._plans: dict[str, PromptPlan] = {}
@@ -71,11 +68,7 @@ class PendingPrompts:
         return any(plan.slots and plan.stored is None for plan in self._plans.values())
 
     def add(self, plans: Mapping[str, PromptPlan]) -> None:
-        """Prompts are drawn.
-
-        Raises:
-            S2LError: verl drops and draws again without end.
-        """
+        """Prompts are drawn. Raises S2LError: verl drops and draws again without end."""
         self._plans.update(plans)
         self._draws += len(plans)
         if self._most_draws is not None and self._draws > self._most_draws:
@@ -93,16 +86,9 @@ class PendingPrompts:
     def pop_trained(
         self, trained: Collection[str], waiting: Collection[str], strict: bool = True
     ) -> dict[str, PromptPlan]:
-        """Plans of the prompts that the step trains on, in the order of the draws; the rest stays if it still waits.
-
-        Args:
-            trained: uids of the step's rows.
-            waiting: uids that verl still has in its queue. One that is in neither was dropped.
-            strict: every row's plan must be known.
-
-        Raises:
-            StateMismatch: a row's plan is not known.
-        """
+        """Plans of the prompts that the step trains on, in the order of the draws; the rest stays if it is ``waiting``,
+        still in verl's queue. What is in neither was dropped. Raises StateMismatch: ``strict``, and a row's plan is not
+        known."""
         unknown = [uid for uid in trained if uid not in self._plans]
         if unknown and strict:
             raise StateMismatch(

@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import whole_number
+from s2l_ext.config.verl_settings import gpus_at, whole_number
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import parquet_table, require_enough
@@ -54,16 +54,9 @@ def check_own_pool(cfg: DictConfig, s2l: S2LConfig) -> None:
 
 
 def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Check models, tokenizers and data files.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        ConfigError: a local model path does not exist or is no model.
-        TokenizerMismatch: explorer and learner have different tokens.
-        DataError: a data file is missing or lacks a column that verl reads.
-    """
+    """Check models, tokenizers and data files; returns warnings. Raises ConfigError: a local model path does not exist
+    or is no model; TokenizerMismatch: explorer and learner have different tokens; DataError: a data file is missing or
+    lacks a column that verl reads."""
     needed = needed_now(cfg, s2l)
     inputs = Inputs(cfg, needed)
     check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path, inputs.trust)
@@ -84,15 +77,13 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
 
 def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     """GPUs (or logical GPU slots on a CPU machine) by who holds them; at a start, of what is needed then."""
-    needed = {"learner": whole_number(cfg, "trainer.nnodes") * whole_number(cfg, "trainer.n_gpus_per_node")}
+    needed = {"learner": gpus_at(cfg, "trainer")}
     for method in methods_of(s2l, cfg):
         needed |= method.gpus()
     if mode_of(cfg) == "separate_async":
-        nodes, size = (whole_number(cfg, f"actor_rollout_ref.rollout.{name}") for name in ("nnodes", "n_gpus_per_node"))
-        needed["rollout"] = nodes * size
-    reward = cfg.reward.reward_model
-    if reward.enable and reward.enable_resource_pool:
-        needed["reward model"] = reward.nnodes * reward.n_gpus_per_node
+        needed["rollout"] = gpus_at(cfg, "actor_rollout_ref.rollout")
+    if cfg.reward.reward_model.enable and cfg.reward.reward_model.enable_resource_pool:
+        needed["reward model"] = gpus_at(cfg, "reward.reward_model")
     return needed
 
 
@@ -204,11 +195,8 @@ def _dated(cfg: DictConfig, tokenizer: Any) -> list[str]:
 
 
 def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:
-    """verl cuts off the beginning of a prompt that is too long, where it does not leave the row out.
-
-    Raises:
-        DataError: no prompt fits.
-    """
+    """verl cuts off the beginning of a prompt that is too long, where it does not leave the row out. Raises DataError:
+    no prompt fits."""
     warnings, most, key = [], whole_number(cfg, "data.max_prompt_length"), "data.max_prompt_length"
     for files in ("train_files", "val_files"):
         try:

@@ -9,21 +9,8 @@ import numpy as np
 import torch
 import transfer_queue as tq
 from tensordict import TensorDict
-from transfer_queue import KVBatchMeta
+from transfer_queue import KVBatchMeta as KVBatchMeta
 from verl.utils import tensordict_utils as tu
-
-__all__ = [
-    "KVBatchMeta",
-    "RowKey",
-    "date_prompts",
-    "is_padding",
-    "put",
-    "put_values",
-    "read",
-    "real_keys",
-    "response_zeros",
-    "waiting_prompts",
-]
 
 TRAIN = "train"
 
@@ -52,21 +39,14 @@ def real_keys(batch: KVBatchMeta) -> list[str]:
 
 
 def read(batch: KVBatchMeta, fields: Sequence[str], keys: Sequence[str] | None = None) -> TensorDict:
-    """Columns of the batch's rows, or of some of them.
-
-    Args:
-        keys: of the rows; None takes all, padding included.
-    """
+    """Columns of the batch's rows, or of some of them. ``keys``: of the rows; None takes all, padding included."""
     wanted = batch.keys if keys is None else list(keys)
     return tq.kv_batch_get(keys=wanted, partition_id=batch.partition_id, select_fields=list(fields))
 
 
 def put(batch: KVBatchMeta, fields: TensorDict, keys: Sequence[str] | None = None) -> KVBatchMeta:
     """Write columns. Returns the batch that names the new ones: workers fetch only the fields that a batch names.
-
-    Args:
-        keys: rows that ``fields`` is of; None is all.
-    """
+    ``keys``: rows that ``fields`` is of; None is all."""
     if keys is not None:
         tq.kv_batch_put(keys=list(keys), partition_id=batch.partition_id, fields=fields)
         return batch
@@ -97,12 +77,8 @@ def waiting_prompts() -> set[str]:
 
 
 def date_prompts(steps: Mapping[str, int], uids: Collection[str]) -> None:
-    """Set the step from which verl counts a prompt's age.
-
-    Args:
-        steps: step by prompt uid.
-        uids: the prompts; others stay unchanged.
-    """
+    """Set the step from which verl counts a prompt's age. ``steps``: step by prompt uid. ``uids``: the prompts; others
+    stay unchanged."""
     found = {uid: step for uid, step in steps.items() if uid in uids}
     if found:
         tags = [{"global_steps": step} for step in found.values()]

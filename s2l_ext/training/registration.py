@@ -16,11 +16,8 @@ class PluginNotRegistered(S2LError, RuntimeError):
 
 
 def require_registered(where: str) -> None:
-    """Raise unless verl in this process knows our trainer and runs on the platform that was chosen.
-
-    Args:
-        where: the process, as it should read in the message ("driver", "agent-loop worker", ...).
-    """
+    """Raise unless verl in this process knows our trainer and runs on the platform that was chosen. ``where``: the
+    process, as it should read in the message ("driver", "agent-loop worker", ...)."""
     import verl.trainer.ppo.v1  # noqa: F401
     from verl.plugin.platform import get_platform
     from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY

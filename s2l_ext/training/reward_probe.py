@@ -21,15 +21,10 @@ FUNCTION_KEY = "reward.custom_reward_function"
 
 
 def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Refuse data without a reward, and a reward without ``acc`` where a feature needs it.
-
-    Returns:
-        A warning when the reward function could not be asked; the first step then tells.
-
-    Raises:
-        ConfigError: the reward function cannot be loaded, returns a bare number, or a mapping without ``acc``.
-        DataError: rows have a ``data_source`` for which verl has no reward, and the run sets none.
-    """
+    """Refuse data without a reward, and a reward without ``acc`` where a feature needs it. Returns a warning when the
+    reward function could not be asked; the first step then tells. Raises ConfigError: it cannot be loaded, returns a
+    bare number, or a mapping without ``acc``; DataError: a ``data_source`` for which verl has no reward, and the run
+    sets none."""
     _require_rewards(cfg)
     needing = " and ".join(accuracy_settings(s2l, cfg))
     if not needing:

@@ -15,7 +15,9 @@ from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.placement_rules import check_placement
 from s2l_ext.training.verl_command import check_command
-from s2l_ext.training.verl_rules import check_verl
+from s2l_ext.training.verl_rules import LOOP_KEY, check_verl
+
+ACTOR = "actor_rollout_ref.actor"
 
 TRACKERS = {
     "console": None,
@@ -34,24 +36,13 @@ TRACKERS = {
 
 
 def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
-    """Apply every rule.
-
-    Args:
-        s2l: the parsed block.
-        cfg: verl's whole configuration.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        ConfigError: a combination that cannot run or would silently ignore a setting.
-    """
-    _check_trainer(cfg)
-    _check_loggers(cfg)
+    """Apply every rule; returns warnings, one sentence each. Raises ConfigError: a combination that cannot run or would
+    silently ignore a setting."""
+    _check_trainer(s2l, cfg)
     check_mode(s2l, cfg)
-    warnings = check_command(cfg) + _check_kept(cfg)
-    _check_dataloader(s2l, cfg)
+    carried_over = check_command(cfg)
     check_placement(s2l)
+    warnings = carried_over + _kept_warnings(cfg)
     for method in methods_of(s2l, cfg):
         warnings += checked_value(method, "check", method.check(), list)
     warnings += check_verl(s2l, cfg)
@@ -59,45 +50,15 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     return warnings
 
 
-# ---- the trainer and the data loader ------------------------------------------------------------------------------
-
-
-def _check_trainer(cfg: DictConfig) -> None:
+def _check_trainer(s2l: S2LConfig, cfg: DictConfig) -> None:
     if setting(cfg, "trainer.use_v1") is False:
         raise ConfigError(
             "trainer.use_v1=False: this package extends verl's V1 trainer. Leave the key out, or run verl's legacy "
             "trainer with `python -m verl.trainer.main_ppo`."
         )
-
-
-def _check_loggers(cfg: DictConfig) -> None:
-    """verl makes its trackers after the models are loaded."""
     named = setting(cfg, "trainer.logger") or []
     for name in [named] if isinstance(named, str) else named:
-        if name not in TRACKERS:
-            raise ConfigError(
-                f"trainer.logger: verl has no tracker {name!r}.{did_you_mean(name, TRACKERS)} Choose of "
-                f"{', '.join(TRACKERS)}."
-            )
-        package = TRACKERS[name]
-        if package and find_spec(package) is None:
-            raise ConfigError(
-                f"trainer.logger: {name} needs the package {package}, which is not installed here. `pip install "
-                f"{package}`, or leave it out: metrics.jsonl has every metric."
-            )
-
-
-def _check_kept(cfg: DictConfig) -> list[str]:
-    """verl deletes old weights once the new ones are written, and names the new checkpoint the latest after that."""
-    if setting(cfg, "trainer.max_actor_ckpt_to_keep") != 1 or (setting(cfg, "trainer.save_freq") or 0) <= 0:
-        return []
-    return [
-        "trainer.max_actor_ckpt_to_keep=1: verl deletes the old weights before the new checkpoint is complete, so a "
-        "run that is killed in between cannot resume. Set 2."
-    ]
-
-
-def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
+        _check_tracker(name)
     workers, reasons = whole_number(cfg, "data.dataloader_num_workers"), []
     if setting(cfg, "trainer.device") == "cpu":
         reasons.append(
@@ -114,48 +75,60 @@ def _check_dataloader(s2l: S2LConfig, cfg: DictConfig) -> None:
         )
 
 
-# ---- the trainer's mode -------------------------------------------------------------------------------------------
+def _check_tracker(name: str) -> None:
+    """verl makes its trackers after the models are loaded."""
+    if name not in TRACKERS:
+        raise ConfigError(
+            f"trainer.logger: verl has no tracker {name!r}.{did_you_mean(name, TRACKERS)} Choose of "
+            f"{', '.join(TRACKERS)}."
+        )
+    package = TRACKERS[name]
+    if package and find_spec(package) is None:
+        raise ConfigError(
+            f"trainer.logger: {name} needs the package {package}, which is not installed here. `pip install "
+            f"{package}`, or leave it out: metrics.jsonl has every metric."
+        )
+
+
+def _kept_warnings(cfg: DictConfig) -> list[str]:
+    """verl deletes old weights once the new ones are written, and names the new checkpoint the latest after that."""
+    if setting(cfg, "trainer.max_actor_ckpt_to_keep") != 1 or (setting(cfg, "trainer.save_freq") or 0) <= 0:
+        return []
+    return [
+        "trainer.max_actor_ckpt_to_keep=1: verl deletes the old weights before the new checkpoint is complete, so a "
+        "run that is killed in between cannot resume. Set 2."
+    ]
 
 
 def check_mode(s2l: S2LConfig, cfg: DictConfig) -> None:
     """Raise ConfigError on what the chosen mode of verl's trainer cannot do."""
     mode = mode_of(cfg)
     if s2l.any_method_on:
-        _refuse_split_steps(mode, cfg)
+        key = f"trainer.v1.{mode}.parameter_sync_step"  # verl reads it in every mode
+        updates = setting(cfg, key) or 1
+        if updates > 1:
+            raise ConfigError(
+                f"{key}={updates}: verl would make that many updates per step, but controllers of s2l act once. Set "
+                f"{key}=1."
+            )
         if mode != "sync":
-            _check_lag(s2l, cfg)
-            _check_seeds(mode, cfg)
+            _check_asynchronous(mode, s2l, cfg)
     if mode == "separate_async":
         _check_separate(cfg)
 
 
-def _refuse_split_steps(mode: str, cfg: DictConfig) -> None:
-    """verl reads the key in every mode; plans and controllers are of one update a step."""
-    key = f"trainer.v1.{mode}.parameter_sync_step"
-    updates = setting(cfg, key) or 1
-    if updates > 1:
-        raise ConfigError(
-            f"{key}={updates}: verl would make that many updates per step, but controllers of s2l act once. Set "
-            f"{key}=1."
-        )
-
-
-def _check_lag(s2l: S2LConfig, cfg: DictConfig) -> None:
+def _check_asynchronous(mode: str, s2l: S2LConfig, cfg: DictConfig) -> None:
     planned = [name for name in ("explorer", "guidance", "curriculum") if getattr(s2l, name) is not None]
     if planned and lag_limit(cfg) is None:
         raise ConfigError(
             f"{THRESHOLD_KEY}=null: nothing would bound how old the plan of a row is that s2l.{planned[0]} made when "
             f"its prompt was drawn. Set {THRESHOLD_KEY} to a whole number of steps (verl: 8)."
         )
-
-
-def _check_seeds(mode: str, cfg: DictConfig) -> None:
-    key = "actor_rollout_ref.rollout.agent.default_agent_loop"
-    if setting(cfg, key) == "s2l_seeded":
+    if setting(cfg, LOOP_KEY) == "s2l_seeded":
         raise ConfigError(
-            f"{key}=s2l_seeded repeats rollouts exactly, which {MODE_KEY}={mode} cannot: weights change at "
-            f"any time, and a session that continues after a step would repeat its random numbers. Set "
-            f"{key}=single_turn_agent, or {MODE_KEY}=sync."
+            f"{LOOP_KEY}=s2l_seeded repeats rollouts exactly, which {MODE_KEY}={mode} cannot: weights change at any "
+            "time, and a session that continues after a step would repeat its random numbers. Set "
+            f"{LOOP_KEY}=single_turn_agent, or {MODE_KEY}=sync."
         )
 
 
@@ -168,13 +141,11 @@ def _check_separate(cfg: DictConfig) -> None:
             raise ConfigError(f"{key}={setting(cfg, key)}: {where} samples on separate GPUs. Set it to at least 1.")
     _check_engine(where, cfg)
     updates = whole_number(cfg, "trainer.v1.separate_async.parameter_sync_step")
-    batch, mini = (
-        whole_number(cfg, key) for key in ("data.train_batch_size", "actor_rollout_ref.actor.ppo_mini_batch_size")
-    )
+    batch, mini = whole_number(cfg, "data.train_batch_size"), whole_number(cfg, f"{ACTOR}.ppo_mini_batch_size")
     if batch != updates * mini:
         raise ConfigError(
             f"data.train_batch_size={batch} is not trainer.v1.separate_async.parameter_sync_step={updates} x "
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={mini}, which {where} needs. Set ppo_mini_batch_size="
+            f"{ACTOR}.ppo_mini_batch_size={mini}, which {where} needs. Set ppo_mini_batch_size="
             f"{batch // updates}."
         )
 

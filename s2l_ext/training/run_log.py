@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,8 @@ TRAINING_MARK = "training/global_step"
 
 class StepFile:
     """JSON lines that begin with their step. On resume, lines of steps that will be repeated move to
-    ``<name>.dropped.jsonl``; nothing is deleted.
-
-    Args:
-        path: the file.
-        resumed_step: last step of the checkpoint; 0 for a fresh run, which sets an earlier file aside
-            (``<name>.1.jsonl``); None leaves the file as it is.
-    """
+    ``<name>.dropped.jsonl``; nothing is deleted. ``path``: the file. ``resumed_step``: last step of the checkpoint; 0
+    for a fresh run, which sets an earlier file aside (``<name>.1.jsonl``); None leaves the file as it is."""
 
     def __init__(self, path: Path, resumed_step: int | None) -> None:
         self.path = path
@@ -88,12 +84,9 @@ def _append(path: Path, lines: list[str]) -> None:
 
 def _set_aside(path: Path) -> None:
     """Keep what an earlier run that left no checkpoint has logged: ``metrics.1.jsonl``, ``metrics.2.jsonl``, ..."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(kept)
+    if path.exists() and path.stat().st_size:
+        names = (path.with_name(f"{path.stem}.{number}{path.suffix}") for number in count(1))
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def _split(path: Path, resumed_step: int) -> tuple[list[str], list[str]]:

@@ -24,16 +24,9 @@ def sample_rows(
     with_prefix: bool,
     most: int | None = None,
 ) -> list[dict[str, Any]]:
-    """The rows of some prompts as text, by session.
-
-    Args:
-        batch: keys ``{uid}_{session}_{index}`` and tags of the step's rows.
-        uids: the prompts.
-        with_sources: rows carry their source; else all are the learner's.
-        with_prefix: rows carry the number of their guidance tokens.
-        most: prompts, the first of ``uids`` that have rows; verl drops groups that ``algorithm.filter_groups`` leaves
-            out.
-    """
+    """The rows of the prompts ``uids`` as text, by session; with ``most``, of the first so many that have rows, because
+    verl drops groups that ``algorithm.filter_groups`` leaves out. Rows carry their source (else all are the learner's)
+    and the number of their guidance tokens where ``with_sources`` and ``with_prefix`` say so."""
     trained = {RowKey.parse(name).uid for name in batch.keys}
     wanted = set([uid for uid in uids if uid in trained][:most])
     keys = sorted((name for name in batch.keys if RowKey.parse(name).uid in wanted), key=RowKey.parse)

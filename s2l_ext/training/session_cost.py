@@ -62,14 +62,11 @@ def _batches(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
 
 
 class BatchedPuts:
-    """TransferQueue as verl's agent loop sees it. Rows of sessions that end at about the same time share a put.
+    """TransferQueue (``queue``, the module) as verl's agent loop sees it. Rows of sessions that end at about the same
+    time share a put, a batch that ``to_tensordict`` makes of a list.
 
     A put costs three requests to the queue's controller and one to its storage, whatever number of rows it has. Every
     caller waits until its own rows are written, as without batches: verl calls a prompt finished only after that.
-
-    Args:
-        queue: the module ``transfer_queue``; everything but ``async_kv_batch_put`` is its own.
-        to_tensordict: makes the batch of a list of rows.
     """
 
     def __init__(self, queue: Any, to_tensordict: Callable[[list[Row]], Any]) -> None:

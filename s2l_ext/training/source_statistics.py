@@ -34,11 +34,8 @@ Sums = dict[str, float]
 
 
 def row_statistics(rows: StepRows) -> dict[str, float]:
-    """``s2l/source/<source>/...`` from the rows themselves: their number, accuracy and seconds of generation.
-
-    Raises:
-        ValueError: a row of a source that there is not.
-    """
+    """``s2l/source/<source>/...`` from the rows themselves: their number, accuracy and seconds of generation. Raises
+    ValueError: a row of a source that there is not."""
     source_B, acc_B = np.array(rows.source_B, dtype=object), rows.acc_B
     seconds_B = None if rows.seconds_B is None else np.array(rows.seconds_B)
     unknown = sorted(set(rows.source_B) - set(SOURCES))
@@ -58,12 +55,8 @@ def row_statistics(rows: StepRows) -> dict[str, float]:
 
 
 def take_sums(metrics: dict[str, Any], rows: int) -> dict[str, Sums]:
-    """Take the workers' sums over a step out of ``metrics``, by kind of row.
-
-    Args:
-        rows: of the step, padding included. verl gives a mean over workers and mini-batches; the rows that the loss
-            counted say of how many.
-    """
+    """Take the workers' sums over a step out of ``metrics``, by kind of row. ``rows``: of the step, padding included.
+    verl gives a mean over workers and mini-batches; the rows that the loss counted say of how many."""
     prefix = f"actor/{SUM_PREFIX}/"
     counted = metrics.pop(f"{prefix}rows", None)
     parts = rows / counted if counted else 0.0
@@ -77,10 +70,7 @@ def take_sums(metrics: dict[str, Any], rows: int) -> dict[str, Sums]:
 
 def token_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
     """``s2l/source/<source>/...`` of a step's tokens: reward, length, advantage, ratios and weights of each source.
-
-    Args:
-        sums: by kind of row, as :func:`take_sums` gives them.
-    """
+    ``sums``: by kind of row, as :func:`take_sums` gives them."""
     metrics: dict[str, float] = {}
     for source, count in Counter(rows.source_B).items():
         total = _together([sums[kind] for kind in KINDS_OF[source]])

@@ -22,12 +22,8 @@ MAX_EXPONENT = 20.0
 
 @dataclass(frozen=True)
 class FlatRows:
-    """A micro-batch's response tokens without padding.
-
-    Attributes:
-        data: columns of the rows, nested.
-        prefix_B: (B,) guidance tokens at the head of the row; -1 on later outputs of a guided session.
-    """
+    """A micro-batch's response tokens without padding. ``data``: columns of the rows, nested. ``prefix_B``: (B,)
+    guidance tokens at the head of the row; -1 on later outputs of a guided session."""
 
     data: TensorDict
     prefix_B: Tensor
@@ -87,11 +83,8 @@ class FlatRows:
 
 
 def truncated_weights(data: TensorDict, cap: float) -> Tensor:
-    """Nested (B, j) ``min(exp(log_ratio), cap)`` on the explorer's tokens in the loss and exactly 1 elsewhere.
-
-    Args:
-        cap: largest weight, > 0.
-    """
+    """Nested (B, j) ``min(exp(log_ratio), cap)`` on the explorer's tokens in the loss and exactly 1 elsewhere. ``cap``:
+    largest weight, > 0."""
     if not cap > 0:
         raise ValueError(f"cap={cap} must be > 0: it is the largest importance weight (s2l.explorer.is_cap)")
     rows = FlatRows.of(data)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from s2l_ext.errors import S2LError
 from s2l_ext.training.batch_fields import LEARNER, PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, accuracy_of
 from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.training.queue import KVBatchMeta, RowKey, read, real_keys
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -35,13 +39,9 @@ class StepRows:
 
     @classmethod
     def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool, with_seconds: bool = True) -> StepRows:
-        """Read them, without their tokens: these stay where they are.
-
-        Args:
-            mixed: rows carry their source; else all are the learner's.
-            guided: rows carry the number of their guidance tokens; else there are none.
-            with_seconds: where they are mixed, their seconds of generation.
-        """
+        """Read them, without their tokens: these stay where they are. Rows of a ``mixed`` step carry their source, else
+        all are the learner's, and seconds of generation; those of a ``guided`` one the number of their guidance
+        tokens."""
         names = real_keys(batch)
         fields = [
             "extra_fields",
@@ -75,14 +75,8 @@ class StepRows:
         return None if any(value is None for value in values) else np.array(values, dtype=float)
 
     def outcomes(self, strict: bool = True) -> list[RolloutOutcome]:
-        """The step's sessions and their verdicts, each by its last output.
-
-        Args:
-            strict: an accuracy that is no number in [0, 1] is an error; else it counts as none.
-
-        Raises:
-            DataError: such an accuracy.
-        """
+        """The step's sessions and their verdicts, each by its last output. ``strict``: an accuracy that is no number in
+        [0, 1] is an error; else it counts as none. Raises DataError: such an accuracy."""
         last: dict[tuple[str, int], int] = {}
         for place, key in enumerate(self.keys):
             best = last.get(key[:2])
@@ -123,6 +117,35 @@ class Step:
     outcomes: list[RolloutOutcome] = field(default_factory=list)
     old_log_probs: bool = True
     filtered: bool = False
+
+
+def require_rows(
+    rows: StepRows, planned: Mapping[str, range], who: str, cause: str, filtered: bool = False
+) -> dict[str, float]:
+    """Count sessions that failed; verl trains on a group without the rows of its failed sessions.
+
+    Args:
+        planned: numbers of the sessions that ``who`` was to sample, by prompt uid.
+        filtered: verl may have dropped groups, so one without a row counts for nothing.
+
+    Returns:
+        ``s2l/<who>/missing_rows``.
+
+    Raises:
+        S2LError: there were such sessions and not one of their rows arrived.
+    """
+    arrived = {key[:2] for key in rows.keys}
+    uids = {uid for uid, _ in arrived} if filtered else planned.keys()
+    sessions = {(uid, number) for uid in uids for number in planned[uid]}
+    wanted, missing = len(sessions), len(sessions - arrived)
+    if wanted and missing == wanted:
+        raise S2LError(
+            f"none of the step's {wanted} {who} sessions gave a row: {cause}. The error is "
+            "in the log above ('Error in _run_prompt'). Restart with the same command to resume from the checkpoint."
+        )
+    if missing:
+        logger.warning("%d of %d %s rows are missing: their sessions failed", missing, wanted, who)
+    return {f"s2l/{who}/missing_rows": float(missing)}
 
 
 def row_order(uids: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -38,12 +38,11 @@ from s2l_ext.training.preflight import check_pool
 from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
 from s2l_ext.training.registration import log_like_verl, require_registered
 from s2l_ext.training.reward_probe import check_reward
-from s2l_ext.training.row_metrics import require_rows
 from s2l_ext.training.run_log import RunLog, StepFile
 from s2l_ext.training.sample_log import FILE_NAME as SAMPLES_FILE
 from s2l_ext.training.sample_log import sample_rows
 from s2l_ext.training.source_statistics import guidance_statistics, row_statistics, take_sums, token_statistics
-from s2l_ext.training.step import Step, StepRows, row_order
+from s2l_ext.training.step import Step, StepRows, require_rows, row_order
 from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
 from s2l_ext.training.waiting import waiting_of
 from s2l_ext.utils.pass_at_k import validation_pass_at_k
@@ -68,10 +67,9 @@ class S2LTrainerMixin(PPOTrainer):
         log_like_verl()
         self.s2l = parse_s2l(config.get("s2l"))
         self.methods = methods_of(self.s2l, config)
-        checked = check_before_run(config, self.s2l, inputs=bool(self.methods))
-        for warning in [*checked.warnings, *check_reward(config, self.s2l)]:
+        warnings, self.resumed = check_before_run(config, self.s2l, inputs=bool(self.methods))
+        for warning in [*warnings, *check_reward(config, self.s2l)]:
             logger.warning(warning)
-        self.resumed = checked.resumed
         self.settings = controller_state.fingerprint(self.s2l, config)
         self.needs_accuracy = bool(accuracy_settings(self.s2l, config))
         self._adapt(config)  # before verl's constructor, which reads the mode and builds the replay buffer
@@ -374,11 +372,8 @@ class S2LTrainerMixin(PPOTrainer):
 
 
 def _extending_all(workers: list[type]) -> type:
-    """The actor worker that extends every other.
-
-    Raises:
-        ConfigError: two methods bring workers of which neither extends the other.
-    """
+    """The actor worker that extends every other. Raises ConfigError: two methods bring workers of which neither extends
+    the other."""
     for worker in workers:
         if all(issubclass(worker, other) for other in workers):
             return worker

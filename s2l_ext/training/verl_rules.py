@@ -35,25 +35,17 @@ OTHER_USE = {
 
 
 def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
-    """Apply every rule of this module.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        ConfigError: a setting of verl's would be ignored, or would make a feature do nothing.
-    """
+    """Apply every rule of this module; returns warnings. Raises ConfigError: a setting of verl's would be ignored, or
+    would make a feature do nothing."""
     _check_engine(cfg)
     _check_lora(cfg)
     check_loops([setting(cfg, LOOP_KEY)], s2l, LOOP_KEY)
     _refuse_other_manager(s2l, cfg)
-    if not s2l.any_method_on:
-        return list(_loss_scale(cfg))
-    _refuse_unweighted_loss(s2l, cfg)
-    _refuse_replays(s2l, cfg)
-    _refuse_late_files(cfg)
-    _refuse_own_code(s2l, cfg)
-    return [*_loss_scale(cfg), *_no_update(s2l, cfg), *_filtered(s2l, cfg), *_deleted_checkpoint(cfg)]
+    if s2l.any_method_on:
+        _refuse_unweighted_loss(s2l, cfg)
+        _refuse_replays(s2l, cfg)
+        _refuse_unread(s2l, cfg)
+    return list(_warnings(s2l, cfg))
 
 
 def _refuse_other_manager(s2l: S2LConfig, cfg: DictConfig) -> None:
@@ -99,26 +91,22 @@ def _refuse_replays(s2l: S2LConfig, cfg: DictConfig) -> None:
             )
 
 
-def _refuse_late_files(cfg: DictConfig) -> None:
-    key = "actor_rollout_ref.actor.checkpoint.async_save"
-    if setting(cfg, key):
+def _refuse_unread(s2l: S2LConfig, cfg: DictConfig) -> None:
+    """Files that are written too late to be measured, and a teacher's own code that its servers do not load."""
+    late, code = "actor_rollout_ref.actor.checkpoint.async_save", f"{MODEL}.trust_remote_code"
+    if setting(cfg, late):
         raise ConfigError(
-            f"{key}=True writes weights after the step, and the sizes in a checkpoint's s2l_files.json would be of "
-            f"unfinished files. Set {key}=False."
+            f"{late}=True writes weights after the step, and the sizes in a checkpoint's s2l_files.json would be of "
+            f"unfinished files. Set {late}=False."
+        )
+    if s2l.distill is not None and not s2l.distill.in_actor and setting(cfg, code):
+        raise ConfigError(
+            f"s2l.distill.teacher_placement=server with {code}=True: verl's teacher servers load no code of a model's "
+            "own. Set s2l.distill.teacher_placement=local."
         )
 
 
-def _refuse_own_code(s2l: S2LConfig, cfg: DictConfig) -> None:
-    key = "actor_rollout_ref.model.trust_remote_code"
-    if s2l.distill is not None and not s2l.distill.in_actor and setting(cfg, key):
-        raise ConfigError(
-            f"s2l.distill.teacher_placement=server with {key}=True: verl's teacher servers load no code of a model's "
-            "own. Set "
-            "s2l.distill.teacher_placement=local."
-        )
-
-
-def _loss_scale(cfg: DictConfig) -> Iterator[str]:
+def _warnings(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
     scale = "actor_rollout_ref.actor.loss_scale_factor"
     if setting(cfg, AGGREGATION) == "seq-mean-token-sum-norm" and setting(cfg, scale) is None:
         yield (
@@ -126,29 +114,21 @@ def _loss_scale(cfg: DictConfig) -> Iterator[str]:
             f"micro-batch, so the loss depends on how rows are split. Set {scale}, for instance to "
             f"data.max_response_length={setting(cfg, 'data.max_response_length')}."
         )
-
-
-def _no_update(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
-    steps = (setting(cfg, "trainer.critic_warmup") or 0) - 1
-    if steps > 0:
+    if not s2l.any_method_on:
+        return
+    idle = (setting(cfg, "trainer.critic_warmup") or 0) - 1
+    if idle > 0:
         yield (
-            f"trainer.critic_warmup={steps + 1}: no policy learns in the first {steps} step(s), and schedules of s2l "
+            f"trainer.critic_warmup={idle + 1}: no policy learns in the first {idle} step(s), and schedules of s2l "
             "count them. Set trainer.critic_warmup=0."
         )
-
-
-def _filtered(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
-    """verl's own buffer reports the groups that it drops (``training/dropped_groups.py``); a user's need not."""
     reading = accuracy_settings(s2l, cfg, of_batch=True)
     custom = setting(cfg, "trainer.v1.sampler.custom_sampler.name")
-    if reading and custom:
+    if reading and custom:  # verl's own buffer reports the groups that it drops (training/dropped_groups.py)
         yield (
             f"trainer.v1.sampler.custom_sampler.name={custom}: groups that it drops are not counted in the accuracy "
             f"of {reading[0]}, which then sees the surviving groups only."
         )
-
-
-def _deleted_checkpoint(cfg: DictConfig) -> Iterator[str]:
     if setting(cfg, "trainer.del_local_ckpt_after_load"):
         yield (
             "trainer.del_local_ckpt_after_load=True deletes the checkpoint's weights once they are loaded: a run that "
@@ -207,12 +187,8 @@ def _check_lora(cfg: DictConfig) -> None:
 
 
 def check_loops(names: Collection[str], s2l: S2LConfig, where: str) -> None:
-    """Raise ConfigError on an agent loop of several turns where stored rollouts answer.
-
-    Args:
-        names: of agent loops.
-        where: the setting or column that names them.
-    """
+    """Raise ConfigError on an agent loop of several turns where stored rollouts answer. ``names``: of agent loops.
+    ``where``: the setting or column that names them."""
     if s2l.offline_explorer and "tool_agent" in names:
         raise ConfigError(
             f"{where}=tool_agent with s2l.explorer.source=offline: a stored rollout has one turn, and the loop asks "
@@ -221,13 +197,9 @@ def check_loops(names: Collection[str], s2l: S2LConfig, where: str) -> None:
 
 
 def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> None:
-    """Raise ConfigError where the data has pictures, videos or sound and a method knows of text only.
-
-    Args:
-        columns: of the training data.
-    """
-    keys = {f"data.{key}={setting(cfg, f'data.{key}')}": setting(cfg, f"data.{key}") for key in MEDIA}
-    found = [key for key, column in keys.items() if column in columns]
+    """Raise ConfigError where the data has pictures, videos or sound and a method knows of text only. ``columns``: of
+    the training data."""
+    found = [f"data.{key}={column}" for key in MEDIA if (column := setting(cfg, f"data.{key}")) in columns]
     reasons = {
         "s2l.guidance": s2l.guidance and "places text tokens behind the prompt's, and is not tried with other media",
         "s2l.explorer.source=offline": s2l.offline_explorer
@@ -239,6 +211,6 @@ def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> 
     for feature, reason in reasons.items():
         if found and reason:
             raise ConfigError(
-                f"{found[0]}: the data has this column. {feature} {reason}. Drop an empty "
-                "column, or leave the feature out."
+                f"{found[0]}: the data has this column. {feature} {reason}. Drop an empty column, or leave the feature "
+                "out."
             )

@@ -49,13 +49,8 @@ def waiting_of(trainer: Any) -> Waiting:
 
 
 class Waiting:
-    """What the replay buffer waits for.
-
-    Args:
-        ask: gives open sessions and the number of workers that did not answer.
-        plans: of the prompts that were drawn, by uid; a prompt of a validation has none.
-        limit_s: ``s2l.rollout.session_timeout_s``.
-    """
+    """What the replay buffer waits for. ``ask`` gives open sessions and the number of workers that did not answer;
+    ``plans`` those of the drawn prompts, by uid: a prompt of a validation has none."""
 
     def __init__(
         self,

@@ -8,15 +8,8 @@ from typing import Any
 
 
 def loads(text: str | bytes, once: bool = False) -> Any:
-    """``json.loads``, of which a text nested too deep is a ValueError too, not an error of the interpreter.
-
-    Args:
-        once: a key may be in an object once. Otherwise the last one wins, as for ``json.loads``.
-
-    Raises:
-        ValueError: not JSON (``json.JSONDecodeError``), no UTF-8, a whole number of thousands of digits, a key twice,
-            or nested deeper than the interpreter's stack.
-    """
+    """``json.loads``, of which a text nested too deep is a ValueError too, not an error of the interpreter. ``once``: a
+    key that is twice in an object is one as well; otherwise the last one wins."""
     try:
         return json.loads(text, object_pairs_hook=_once if once else None)
     except RecursionError:

@@ -13,13 +13,8 @@ from s2l_ext.errors import DataError
 
 class Journal:
     """A file of lines. One process at a time; :func:`whole_lines` leaves out a last line that a kill cut short.
-
-    Args:
-        busy: what to say of another process that has the file, such as "another evaluation writes this file".
-
-    Raises:
-        DataError: another process has the file, or it cannot be written.
-    """
+    ``busy``: what to say of another process that has the file, such as "another evaluation writes this file". Raises
+    DataError: another process has the file, or it cannot be written."""
 
     def __init__(self, path: Path, busy: str) -> None:
         self.path = path

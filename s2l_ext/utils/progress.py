@@ -29,12 +29,8 @@ class Phase:
 
 
 class Progress:
-    """Phases in order; ``update`` may be called often. The bar never goes back.
-
-    Args:
-        phases: their shares add up to 1.
-        stream: where to draw, stderr by default.
-    """
+    """Phases in order; ``update`` may be called often. The bar never goes back. ``phases``: their shares add up to 1.
+    ``stream``: where to draw, stderr by default."""
 
     def __init__(self, phases: list[Phase], stream: TextIO | None = None) -> None:
         self.phases = {phase.name: phase for phase in phases}

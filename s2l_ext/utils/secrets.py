@@ -61,11 +61,8 @@ def _words(name: str) -> list[str]:
 
 
 def masked(value: Any, key: str = "") -> Any:
-    """A copy of plain values (mappings, lists, texts, numbers) in which every secret is ``***``.
-
-    Args:
-        key: name under which the value stands.
-    """
+    """A copy of plain values (mappings, lists, texts, numbers) in which every secret is ``***``. ``key``: name under
+    which the value stands."""
     if isinstance(value, Mapping):
         hidden = is_secret_key(key)
         return {name: _masked_item(item, str(name), hidden) for name, item in value.items()}
@@ -81,11 +78,8 @@ def _masked_item(value: Any, name: str, hidden: bool) -> Any:
 
 
 def masked_text(text: str, commits: bool = False) -> str:
-    """A text without what looks like a secret, and without values assigned to names of secrets.
-
-    Args:
-        commits: 40 hex digits are a commit here, not an old key of Weights & Biases.
-    """
+    """A text without what looks like a secret, and without values assigned to names of secrets. ``commits``: 40 hex
+    digits are a commit here, not an old key of Weights & Biases."""
     text = BEARER.sub(rf"\g<1>{MASK}", UNMISTAKABLE.sub(MASK, text))
     text = USER_IN_URL.sub(rf"\g<1>{MASK}\g<2>", text)
     if not commits:

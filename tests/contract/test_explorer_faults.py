@@ -16,7 +16,7 @@ from s2l_ext.methods.explorer.config import LiveExplorer
 from s2l_ext.methods.explorer.serving import client as explorer_client
 from s2l_ext.methods.explorer.serving import health as explorer_health
 from s2l_ext.methods.explorer.serving.client import ExplorerClient, ExplorerFailed, SessionFaults
-from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor, Restarts
+from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats, HealthMonitor
 from s2l_ext.methods.explorer.serving.servers import ExplorerRouter
 from s2l_ext.training import faults
 from s2l_ext.utils.processes import kill_processes
@@ -25,12 +25,6 @@ pytestmark = pytest.mark.contract
 
 
 # ---- times and counts ---------------------------------------------------------------------------------------------
-
-
-def test_restarts_wait_twice_as_long_each_time_and_end() -> None:
-    restarts = Restarts(most=4, first_s=10)
-    assert [restarts.take() for _ in range(5)] == [10, 20, 40, 80, None]
-    assert restarts.used == 4
 
 
 def test_down_seconds_by_hand() -> None:
@@ -297,7 +291,16 @@ def test_a_restart_that_fails_uses_up_a_restart(monitor_of) -> None:
     monitor = monitor_of(router, engine, max_restarts=2)
     engine.answer = RuntimeError("died")
     monitor.poll_once()
-    assert monitor._restarts.used == 2 and monitor.up == [engine] and router.status()["given_up"] is None
+    assert monitor._restarts == 2 and monitor.up == [engine] and router.status()["given_up"] is None
+
+
+def test_restarts_wait_twice_as_long_each_time_and_end(monitor_of, monkeypatch) -> None:
+    router, engine = ExplorerRouter({"server0": 0}, policy="wait"), Engine(0, starts=[TimeoutError("no room")] * 4)
+    monitor, waited = monitor_of(router, engine, max_restarts=4, restart_backoff_s=10.0), []
+    monkeypatch.setattr(monitor._over, "wait", lambda seconds: waited.append(seconds))
+    engine.answer = RuntimeError("died")
+    monitor.poll_once()
+    assert waited == [10, 20, 40, 80] and monitor._restarts == 4 and monitor.up == [] and engine.starts == []
 
 
 def test_used_up_restarts_are_the_end_and_named(monitor_of) -> None:
@@ -314,7 +317,7 @@ def test_with_one_of_two_left_the_run_goes_on(monitor_of) -> None:
     router = ExplorerRouter({"server0": 0, "server1": 1}, policy="wait")
     dead, alive = Engine(0), Engine(1)
     monitor = monitor_of(router, dead, alive, max_restarts=1)
-    monitor._restarts.take()
+    monitor._restarts = 1
     dead.answer = RuntimeError("died")
     monitor.poll_once()
     assert router.status()["up"] == ["server1"] and router.status()["given_up"] is None

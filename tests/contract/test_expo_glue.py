@@ -17,7 +17,7 @@ from s2l_ext.methods.curriculum.config import CurriculumConfig, FileOrderConfig,
 from s2l_ext.methods.curriculum.controller import Curriculum
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
 from s2l_ext.methods.curriculum.orders import FileOrder, UniformOrder
-from s2l_ext.methods.curriculum.sampler import CurriculumSampler, build_sampler, resumed_sampler
+from s2l_ext.methods.curriculum.sampler import CurriculumSampler, build_sampler
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.pending_prompts import Draw, PromptPlan
@@ -296,8 +296,8 @@ def test_state_that_does_not_fit_is_refused_or_reset(heard) -> None:
     cfg = compose_config("expo/toy", [])
     saved = build_sampler(GaussianConfig(), cfg, range(60)).controller_state()
     with pytest.raises(StateMismatch, match="on_mismatch=reset"):
-        resumed_sampler(GaussianConfig(), cfg, range(50), saved)
-    fresh = resumed_sampler(GaussianConfig(on_mismatch="reset"), cfg, range(50), saved)
+        build_sampler(GaussianConfig(), cfg, range(50), saved)
+    fresh = build_sampler(GaussianConfig(on_mismatch="reset"), cfg, range(50), saved)
     assert fresh.draw_step() == build_sampler(GaussianConfig(), cfg, range(50)).draw_step()
     assert "starts afresh" in heard.text
 
@@ -305,7 +305,7 @@ def test_state_that_does_not_fit_is_refused_or_reset(heard) -> None:
 def test_resumed_run_does_not_read_the_warm_start() -> None:
     cfg = compose_config("expo/toy", [])
     saved = build_sampler(GaussianConfig(), cfg, range(50)).controller_state()
-    resumed_sampler(GaussianConfig(warm_start="gone.jsonl"), cfg, range(50), saved)
+    build_sampler(GaussianConfig(warm_start="gone.jsonl"), cfg, range(50), saved)
 
 
 def test_fewer_prompts_than_a_step_is_refused_after_verls_filters() -> None:

@@ -11,9 +11,8 @@ from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.explorer.serving.servers import explorer_config
 from s2l_ext.methods.registry import methods_of, parse_s2l
 from s2l_ext.training.actor_worker import ratio_sums
-from s2l_ext.training.row_metrics import require_rows
 from s2l_ext.training.seeded_agent_loop import request_seed
-from s2l_ext.training.step import Step, StepRows
+from s2l_ext.training.step import Step, StepRows, require_rows
 
 pytestmark = pytest.mark.contract
 

@@ -83,7 +83,7 @@ def test_stored_rollouts_are_counted_for_the_prompts_trained_on() -> None:
 def test_stored_rollouts_of_a_group_that_verl_filtered_out_are_not_counted() -> None:
     """A synchronous step has its plan all the same."""
     explorer = explorer_of(4)
-    explorer.stored = StoredRollouts.__new__(StoredRollouts)
+    explorer.stored = StoredRollouts({})
     rows = StepRows(["a_0_0", "a_4_0"], ["explorer", "learner"], [0, 0], None, [{}, {}])
     planned = plans(1, "a", slots=4, stored=3, reused=1) | plans(1, "b", slots=2, stored=2)
     found = explorer.metrics(Step(1, KVBatchMeta(partition_id="train"), metrics={}, plans=planned, rows=rows))
@@ -200,14 +200,14 @@ def test_without_an_explorer_a_plan_says_nothing_of_it() -> None:
     assert SLOTS_FIELD not in batch and STORED_FIELD not in batch
 
 
-class Store:
+class Store(StoredRollouts):
     """Has two stored rollouts for the first prompt, one of them again, and none for the second."""
 
     def __init__(self) -> None:
         self.asked: list[int] = []
         self.left = [StoredDraw([3, 5], num_reused=1), StoredDraw([])]
 
-    def draw(self, name: str, count: int) -> StoredDraw:
+    def take(self, name: str, count: int) -> StoredDraw:
         self.asked.append(count)
         return self.left.pop(0)
 
@@ -219,8 +219,7 @@ def test_slots_guided_sessions_and_stored_rollouts_of_a_plan(slots: int, guided:
     chats[:] = [[{"role": "user", "content": uid}] for uid in "ab"]
     batch = tu.get_tensordict({"uid": np.array(["a", "b"], dtype=object), "raw_prompt": chats})
     explorer, store = explorer_of(slots), Store()
-    explorer.stored = StoredRollouts.__new__(StoredRollouts)
-    explorer.stored._draws = store
+    explorer.stored = store
     made = drawn(batch, 5, explorer, half_guided())
     values = {"slots": slots, "guided": guided, "length": 30}
     assert made == plans(5, "a", **values, stored=2, reused=1) | plans(5, "b", **values, stored=0)

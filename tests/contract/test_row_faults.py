@@ -10,8 +10,7 @@ from s2l_ext.errors import S2LError
 from s2l_ext.methods.explorer import advantage_groups
 from s2l_ext.methods.explorer.controller import Explorer
 from s2l_ext.platforms.patches.training import watch_sampling
-from s2l_ext.training.row_metrics import require_rows
-from s2l_ext.training.step import Step, StepRows
+from s2l_ext.training.step import Step, StepRows, require_rows
 from s2l_ext.training.waiting import Waiting
 
 pytestmark = pytest.mark.contract

@@ -13,7 +13,8 @@ from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.distill import advantages as distill_advantages
-from s2l_ext.methods.explorer import stored_rollouts
+from s2l_ext.methods.explorer import controller as exploring
+from s2l_ext.methods.explorer.serving import client as clients
 from s2l_ext.methods.explorer.serving import lifecycle
 from s2l_ext.methods.guidance import behaviour_log_probs
 from s2l_ext.methods.guidance import controller as guided
@@ -259,7 +260,7 @@ def test_placement_is_written_again_after_a_restart_only(living, monkeypatch) ->
 
 def test_sessions_get_the_explorers_client_while_it_runs(living, verls, monkeypatch) -> None:
     verls("get_llm_client", lambda self: "verl's")
-    monkeypatch.setattr(lifecycle, "carrying", lambda client, explorer: (client, explorer))
+    monkeypatch.setattr(clients, "carrying", lambda client, explorer: (client, explorer))
     trainer, life = living()
     assert trainer.get_llm_client() == "verl's"
     life.servers = SimpleNamespace(client=lambda: "the explorer's")
@@ -368,7 +369,8 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_o
     part = lambda *arguments: SimpleNamespace(  # noqa: E731
         arguments=arguments, load_state_dict=loaded.append
     )
-    monkeypatch.setattr(stored_rollouts, "StoredRollouts", part)
+    monkeypatch.setattr(exploring, "StoredRollouts", part)
+    monkeypatch.setattr(exploring, "RolloutStore", lambda folder, verify: SimpleNamespace(counts=lambda: folder))
     monkeypatch.setattr(guided, "build_length", part)
     monkeypatch.setattr(guided.Guidance, "load_state_dict", lambda self, state: loaded.append(state))
     trainer = trainer_of("s2l_po/toy", *OFFLINE, ALL_ON[len(OFFLINE)], "data.seed=6", "trainer.total_epochs=2")
@@ -377,13 +379,13 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_o
     trainer._init_dataloader()
     assert loaded == ["rows", "length"]
     explorer, guidance = method_of(trainer, "explorer"), method_of(trainer, "guidance")
-    assert explorer.stored.arguments == (trainer.s2l.explorer, 6)
+    assert explorer.stored.arguments == (trainer.s2l.explorer.store, "error", 6)
     assert guidance.rule.arguments == (trainer.s2l.guidance.length, 6), "two passes of three steps"
     assert guidance.group_size == trainer.config.actor_rollout_ref.rollout.n
     OmegaConf.update(trainer.config, "data.seed", None)
     trainer.resumed = {}
     trainer._init_dataloader()
-    assert len(loaded) == 2 and explorer.stored.arguments == (trainer.s2l.explorer, 0)
+    assert len(loaded) == 2 and explorer.stored.arguments == (trainer.s2l.explorer.store, "error", 0)
     live = trainer_of("s2l_po/toy")
     live.train_dataset = range(64)
     live._init_dataloader()

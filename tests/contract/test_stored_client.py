@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from types import SimpleNamespace
 
 import pytest
 
@@ -63,22 +62,19 @@ def test_a_second_turn_is_refused() -> None:
 
 
 @pytest.mark.parametrize("columns", [["raw_prompt", "extra_info"], ["raw_prompt"]])
-def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_others(monkeypatch, columns) -> None:
+def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_others(columns) -> None:
     """Of two prompts, one has three rollouts and one has two; each step takes two or what is left."""
     from verl.utils import tensordict_utils as tu
 
     from s2l_ext.data.prompts import prompt_id
-    from s2l_ext.methods.explorer import stored_rollouts as stored
-    from s2l_ext.methods.explorer.config import OfflineExplorer
+    from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
     from s2l_ext.training.batch_fields import STORED_FIELD
     from s2l_ext.training.pending_prompts import Draw
 
     chats = [[{"role": "user", "content": text}] for text in ("1+1=?", "2+2=?")]
     extras = [{"index": 4}, {"index": 9}] if "extra_info" in columns else [None, None]
     names = [prompt_id(chat, extra) for chat, extra in zip(chats, extras, strict=True)]
-    store = SimpleNamespace(counts=lambda: dict(zip(names, (3, 2), strict=True)))
-    monkeypatch.setattr(stored, "RolloutStore", lambda path, key, verify: store if path == "folder" else None)
-    settings = OfflineExplorer(store="folder", on_exhausted="learner")
+    stored = dict(zip(names, (3, 2), strict=True))
 
     def step(rollouts) -> tuple[list[list[str]], list[int]]:
         rows = {name: {"raw_prompt": chats, "extra_info": extras}[name] for name in columns}
@@ -90,10 +86,10 @@ def test_every_row_takes_rollouts_of_its_own_prompt_and_a_resumed_run_takes_othe
         assert counts == [len(one) for one in sent]
         return sent, counts
 
-    first = stored.StoredRollouts(settings, seed=3)
+    first = StoredRollouts(stored, "learner", seed=3)
     one, counts = step(first)
     assert counts == [2, 2] and one[1] == ["0", "1"]
-    resumed = stored.StoredRollouts(settings, seed=3)
+    resumed = StoredRollouts(stored, "learner", seed=3)
     resumed.load_state_dict(first.state_dict())
     two, counts = step(resumed)
     assert counts == [1, 0] and sorted(one[0] + two[0]) == ["0", "1", "2"]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.methods.explorer.schedule import HardSwitch, LinearAnnealing, build_schedule
+from s2l_ext.methods.explorer.schedule import SCHEDULES, HardSwitch, LinearAnnealing
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_a_hard_switch_is_the_explorer_alone_and_then_the_learner_alone():
     """The explorer's last step is ``mix_steps``: half of a run of 16 at 8."""
     assert HardSwitch(8, 16).table(16) == [16] * 8 + [0] * 8
     assert HardSwitch(1, 6).table(3) == [6, 0, 0]
-    assert build_schedule("hard_switch", 2, 4) == HardSwitch(2, 4)
-    assert build_schedule("linear", 2, 4) == LinearAnnealing(2, 4) and build_schedule("constant", 2, 4).slots(9) == 4
+    assert SCHEDULES["hard_switch"](2, 4) == HardSwitch(2, 4)
+    assert SCHEDULES["linear"](2, 4) == LinearAnnealing(2, 4) and SCHEDULES["constant"](2, 4).slots(9) == 4
 
 
 @given(mix_steps=st.integers(2, 200), group_size=st.integers(1, 256))

@@ -9,14 +9,14 @@ from tensordict import TensorDict
 
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.pass_rates import PassRates
-from s2l_ext.methods.explorer.stored_rollouts import StoredRolloutSampler
+from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 from s2l_ext.methods.guidance.length import AdaptiveGuidance, LinearDecay, StepwiseDecay
 from s2l_ext.training.source_sums import truncated_weights
 
 
 def test_what_is_left_of_a_store_to_the_last_rollout():
-    draws = StoredRolloutSampler({"a": 5}, "error")
-    taken = draws.draw("a", 3).indices + draws.draw("a", 2).indices
+    draws = StoredRollouts({"a": 5}, "error")
+    taken = draws.take("a", 3).indices + draws.take("a", 2).indices
     assert sorted(taken) == [0, 1, 2, 3, 4]
 
 

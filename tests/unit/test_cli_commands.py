@@ -175,7 +175,7 @@ def test_a_manager_that_cannot_be_loaded_is_refused_before_the_models(no_machine
 def test_platform_is_chosen_first_and_verl_is_asked_last(quick, monkeypatch):
     order: list[str] = []
     for name in PRETENDED_CHECKS:
-        result = before_run.CheckResult([], {}) if name == "check_before_run" else "cpu"
+        result = ([], {}) if name == "check_before_run" else "cpu"
         monkeypatch.setattr(train, name, lambda *_, name=name, result=result: order.append(name) or result)
     train.prepare("grpo/toy", [])
     assert order == ["activate_for", "check_own_pool", "check_before_run", "_ask_verl"]

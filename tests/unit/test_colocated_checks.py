@@ -6,7 +6,7 @@ from omegaconf import DictConfig, open_dict
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.plan_summary import build_plan, render
-from s2l_ext.methods.explorer.colocated_rules import check_colocated
+from s2l_ext.methods.explorer.rules import check_colocated
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.preflight import gpus_needed
 

@@ -332,7 +332,7 @@ def test_ten_million_prompts_take_milliseconds(module_at, monkeypatch, kind, sig
     narrow = (kind, sigma) == ("bimodal", 0.05)
     assert (10 if narrow else 50) * fastest < benchmark.one_step(obvious, np.random.default_rng(0), 1024)
     assert narrow or 1e3 * fastest < 2 * benchmark.LIMIT_MS
-    assert curriculum.nbytes / 1e6 + measured.extra_mb < benchmark.LIMIT_MB
+    assert benchmark.state_bytes(curriculum) / 1e6 + measured.extra_mb < benchmark.LIMIT_MB
 
 
 def weights_computed(curriculum, benchmark, seed, monkeypatch) -> int:

@@ -17,7 +17,7 @@ from s2l_ext.data.prompts import parquet_table, prompt_ids
 from s2l_ext.errors import ConfigError, DataError, ResourceError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.curriculum.controller import Curriculum
-from s2l_ext.methods.curriculum.inputs import check_warm_start
+from s2l_ext.methods.curriculum.rules import check_warm_start
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.training.preflight import check_inputs, check_own_pool, check_pool

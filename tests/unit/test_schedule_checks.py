@@ -8,7 +8,7 @@ from s2l_ext.config.run_steps import FROM_DATA, STEPS_KEY, RunSteps, ranges, run
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.plan_summary import build_plan, render
 from s2l_ext.methods.curriculum.rules import check_last_pass
-from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
+from s2l_ext.methods.explorer.rules import schedule_warnings_of_run
 from s2l_ext.methods.guidance.rules import check_stages
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.schedule_rules import unmoved_warnings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s2l_ext.methods.distill.config import DistillConfig
-from s2l_ext.methods.distill.teacher_rows import check_teacher_rows, stored_row_warnings
+from s2l_ext.methods.distill.rules import check_teacher_rows, stored_row_warnings
 from s2l_ext.methods.explorer.config import LiveExplorer
 
 OWN = {"temperature": 1.0, "top_p": 1.0, "top_k": -1}

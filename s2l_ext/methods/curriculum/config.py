@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from s2l_ext.config.limits import limited
 from s2l_ext.config.resolve import resolve
 from s2l_ext.errors import ConfigError
+from s2l_ext.training.outcomes import EstimateFrom
 
 if TYPE_CHECKING:
     from s2l_ext.methods.curriculum.gaussian import Curriculum
@@ -33,7 +34,7 @@ class CurriculumConfig(ABC):
     type: str
     """``gaussian``: the paper's, around a pass rate. ``uniform``: at random. ``easy_to_hard``: by tiers.
     ``file_order``: as the file has them. Or your own class, as ``pkg.module:Class`` or an entry point."""
-    estimate_from: Literal["learner_unguided", "learner", "all"] = "learner_unguided"
+    estimate_from: EstimateFrom = "learner_unguided"
     """Rows that estimate pass rates. ``learner_unguided``: the learner's rows without guidance. ``learner``: all
     of the learner's. ``all``: every row."""
     on_mismatch: Literal["error", "reset"] = "error"

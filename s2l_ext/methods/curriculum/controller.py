@@ -12,14 +12,12 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.verl_settings import plain_setting
-from s2l_ext.errors import DataError
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.config import AnyCurriculum, CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
-from s2l_ext.methods.curriculum.inputs import check_tiers, check_warm_start
 from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin_of
-from s2l_ext.methods.curriculum.rules import check_curriculum, check_last_pass
-from s2l_ext.training.outcomes import pass_rates
+from s2l_ext.methods.curriculum.rules import check_curriculum, check_last_pass, check_tiers, check_warm_start
+from s2l_ext.training.outcomes import pass_rates, require_accuracies
 from s2l_ext.training.pending_prompts import PromptPlan
 from s2l_ext.utils.digests import file_digests
 
@@ -49,8 +47,6 @@ class Curriculum(Method):
         self.observed: dict[int, float] = {}
         self.before: dict[str, Any] = {}
         self._draws: list[dict[str, Any]] = []
-
-    # ---- before a run
 
     def check(self) -> list[str]:
         return check_curriculum(self.config, self.cfg)
@@ -89,22 +85,18 @@ class Curriculum(Method):
         shown = [f"{name} {value}" for name, value in settings.items() if name != "type" and value is not None]
         return [("prompts", ", ".join([settings["type"], *shown]))]
 
-    # ---- start of a run
-
     def start(self, trainer: Any) -> None:
         """verl's data loader gets the curriculum's sampler, that of the checkpoint where there is one."""
-        from s2l_ext.methods.curriculum.sampler import replace_sampler, resumed_sampler
+        from s2l_ext.methods.curriculum.sampler import build_sampler, replace_sampler
 
         saved = trainer.resumed.get(self.block)
-        self.sampler = resumed_sampler(self.config, self.cfg, trainer.train_dataset, saved)
+        self.sampler = build_sampler(self.config, self.cfg, trainer.train_dataset, saved)
         trainer.train_dataloader = replace_sampler(trainer, self.sampler)
 
     @property
     def rates(self) -> PassRates | None:
         """None for your own curriculum that keeps no :class:`PassRates`."""
         return getattr(self.sampler.curriculum, "pass_rates", None)
-
-    # ---- a step
 
     def draw(self, draw: Draw) -> None:
         """``draw.uids`` name the prompts in the order in which the sampler gave them."""
@@ -115,19 +107,12 @@ class Curriculum(Method):
         draw.note("index", indices)
 
     def observe(self, step: Step) -> None:
-        """Update the curriculum with the step's pass rates.
-
-        Raises:
-            DataError: the curriculum reads accuracies and the reward function gave none.
-        """
+        """Update the curriculum with the step's pass rates. Raises DataError: the curriculum reads accuracies and the
+        reward function gave none."""
         self.plans, self.observed = step.plans, {}
         self.before, self._draws = _together(self._draws), []
-        missing = sum(session.acc is None for session in step.outcomes)
-        if missing and self.needs_accuracy:
-            raise DataError(
-                f"{self.needs_accuracy} needs the verifier's correctness, but the reward function gave no 'acc' for "
-                f"{missing} of {len(step.outcomes)} sessions. Return it beside 'score' for every answer."
-            )
+        if self.needs_accuracy and step.outcomes:
+            require_accuracies(step.outcomes, self.needs_accuracy)
         by_uid = pass_rates(step.outcomes, self.config.estimate_from)
         by_index: dict[int, list[float]] = defaultdict(list)  # a prompt can be drawn again before it is trained on
         for uid, rate in by_uid.items():
@@ -165,9 +150,8 @@ class Curriculum(Method):
         of_drawn = bin_of(rates.rates[indices], HISTOGRAM_BINS)
         return {"bucket_mass": mass, "bucket_draws": np.bincount(of_drawn, minlength=HISTOGRAM_BINS).tolist()}
 
-    # ---- checkpoints; ``start`` has continued from the saved state
-
     def state_dict(self) -> dict[str, Any]:
+        """What :meth:`start` continues from."""
         return self.sampler.controller_state()
 
 

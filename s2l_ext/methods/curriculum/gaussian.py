@@ -82,11 +82,6 @@ class GaussianCurriculum:
         self.pass_rates = PassRates(num_prompts, ema=ema)
         self._block_sums: Floats | None = None  # follow from the pass rates; made when a draw first needs them
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of pass rates and visits."""
-        return self.pass_rates.nbytes
-
     def weights(self, rates: ArrayLike) -> Floats:
         """Relative weights of pass rates, any shape: 1 at ``center``."""
         with np.errstate(over="ignore"):

@@ -21,14 +21,8 @@ from s2l_ext.methods.curriculum.pass_rates import Indices, PassRates, section
 class FileOrder:
     """Prompts in the order of the file, again and again: every prompt once in each pass.
 
-    A pass does not end with a step: the N % n prompts left at its end open the step that starts the next pass.
-
-    Args:
-        num_prompts: N.
-        ema: share of the old pass rate that an update keeps, in [0, 1).
-
-    Raises:
-        ConfigError: an argument is out of range.
+    A pass does not end with a step: the N % n prompts left at its end open the step that starts the next pass. ``ema``:
+    share of the old pass rate that an update keeps, in [0, 1). Raises ConfigError: an argument is out of range.
     """
 
     def __init__(self, num_prompts: int, ema: float = 0.9) -> None:
@@ -37,11 +31,8 @@ class FileOrder:
         self.position = 0
 
     def draw(self, n: int, rng: np.random.Generator) -> Indices:
-        """(n,) next prompts, all different; ``rng`` is not used.
-
-        Raises:
-            ValueError: ``n`` is below 1 or above the number of prompts.
-        """
+        """(n,) next prompts, all different; ``rng`` is not used. Raises ValueError: ``n`` is below 1 or above the
+        number of prompts."""
         check_draw(n, self.num_prompts)
         if self.position == self.num_prompts:
             self.position = 0
@@ -55,19 +46,12 @@ class FileOrder:
         return np.arange(self.num_prompts, dtype=np.int64)
 
     def update(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
-        """Keep track of pass rates (n,) of ``indices`` (n,); the order does not depend on them.
-
-        Raises:
-            ValueError: a prompt that does not exist or is given twice, or a pass rate that is NaN or outside [0, 1].
-        """
+        """Keep track of pass rates (n,) of ``indices`` (n,); the order does not depend on them. Raises ValueError: a
+        prompt that does not exist or is given twice, or a pass rate that is NaN or outside [0, 1]."""
         self.pass_rates.update(indices, pass_rates)
 
     def set_pass_rates(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
-        """Replace pass rates (n,) without counting a visit.
-
-        Raises:
-            ValueError: as in :meth:`update`.
-        """
+        """Replace pass rates (n,) without counting a visit. Raises ValueError: as in :meth:`update`."""
         self.pass_rates.set_rates(indices, pass_rates)
 
     def metrics(self) -> dict[str, float]:
@@ -79,11 +63,8 @@ class FileOrder:
         return {"pass_rates": self.pass_rates.state_dict(), "position": self.position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: another number of prompts, a part is missing or damaged. Nothing is loaded.
-        """
+        """Continue from :meth:`state_dict`. Raises ValueError: another number of prompts, a part is missing or damaged.
+        Nothing is loaded."""
         position = section(state, "position")
         if not 0 <= position <= self.num_prompts:
             raise ValueError(f"saved position {position} is outside the {self.num_prompts} prompts of a pass")
@@ -92,15 +73,8 @@ class FileOrder:
 
 
 class EasyToHard(FileOrder):
-    """Prompts by tier, easiest first, in file order within a tier, the same in every pass.
-
-    Args:
-        tiers: (N,) rank of each prompt, easiest smallest.
-        ema: share of the old pass rate that an update keeps, in [0, 1).
-
-    Raises:
-        ConfigError: no prompts, or ``ema`` out of range.
-    """
+    """Prompts by tier, easiest first, in file order within a tier, the same in every pass. ``tiers``: (N,) rank of each
+    prompt, easiest smallest."""
 
     def __init__(self, tiers: Sequence[int] | Indices, ema: float = 0.9) -> None:
         super().__init__(len(tiers), ema)
@@ -114,14 +88,7 @@ class UniformOrder(FileOrder):
     """verl's own shuffle, prompt for prompt: one ``torch.randperm`` per epoch (verl's ``create_rl_sampler``).
 
     As in verl, an epoch is ``N // n`` steps and the N % n prompts left at its end are dropped, others in every epoch.
-
-    Args:
-        num_prompts: N.
-        seed: ``data.seed``; None leaves torch's fixed default seed, as verl does.
-        ema: share of the old pass rate that an update keeps, in [0, 1).
-
-    Raises:
-        ConfigError: an argument is out of range.
+    ``seed``: ``data.seed``; None leaves torch's fixed default seed, as verl does.
     """
 
     def __init__(self, num_prompts: int, seed: int | None = None, ema: float = 0.9) -> None:
@@ -132,11 +99,8 @@ class UniformOrder(FileOrder):
         self._start_epoch()
 
     def draw(self, n: int, rng: np.random.Generator) -> Indices:
-        """(n,) next prompts of the epoch; ``rng`` is not used.
-
-        Raises:
-            ValueError: ``n`` is below 1 or above the number of prompts.
-        """
+        """(n,) next prompts of the epoch; ``rng`` is not used. Raises ValueError: ``n`` is below 1 or above the number
+        of prompts."""
         check_draw(n, self.num_prompts)
         if self.position + n > self.num_prompts:
             self._start_epoch()
@@ -159,11 +123,8 @@ class UniformOrder(FileOrder):
         return {**super().state_dict(), "generator": self._epoch_start.numpy().copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: another number of prompts, a part is missing or damaged. Nothing is loaded.
-        """
+        """Continue from :meth:`state_dict`. Raises ValueError: another number of prompts, a part is missing or damaged.
+        Nothing is loaded."""
         saved = np.asarray(section(state, "generator"), dtype=np.uint8)
         if saved.size != self._epoch_start.numel():
             raise ValueError(f"saved generator state has {saved.size} bytes, torch's has {self._epoch_start.numel()}")

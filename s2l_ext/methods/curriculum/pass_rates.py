@@ -17,9 +17,9 @@ Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 HISTOGRAM_BINS = 20
+START = 0.5
+"""Pass rate of a prompt that was never visited, as in the paper."""
 QUANTILES = (10, 25, 50, 75, 90)
-FINE_BINS = 4096
-"""Bins in which an order statistic is looked for before the values of one bin are sorted."""
 CHUNK = 1 << 16
 """Prompts handled at once where all are visited: temporaries stay in the cache."""
 
@@ -48,59 +48,41 @@ class PassRates:
     Args:
         num_prompts: N.
         ema: share of the old value that an update keeps, in [0, 1).
-        start: pass rate of a prompt that was never visited.
 
     Raises:
         ConfigError: an argument is out of range.
     """
 
-    def __init__(self, num_prompts: int, ema: float = 0.9, start: float = 0.5) -> None:
+    def __init__(self, num_prompts: int, ema: float = 0.9) -> None:
         if num_prompts < 1:
             raise ConfigError(f"num_prompts={num_prompts}: use 1 prompt or more; is the data set empty?")
         if not 0 <= ema < 1:
             raise ConfigError(
                 f"ema={ema}: the share of the old value that is kept must be in [0, 1). The paper has 0.9."
             )
-        if not 0 <= start <= 1:
-            raise ConfigError(f"start={start}: a pass rate lies in [0, 1]. The paper starts at 0.5.")
         self.ema = ema
-        self.rates: Floats = np.full(num_prompts, start)
+        self.rates: Floats = np.full(num_prompts, START)
         self.visits: NDArray[np.int32] = np.zeros(num_prompts, np.int32)
 
     def __len__(self) -> int:
         return self.rates.size
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of both arrays."""
-        return self.rates.nbytes + self.visits.nbytes
-
     def update(self, indices: ArrayLike, pass_rates: ArrayLike) -> None:
-        """One visit each: ``ema * old + (1 - ema) * new`` (n,); all of them or, on an error, none.
-
-        Raises:
-            ValueError: as in :meth:`check`.
-        """
+        """One visit each: ``ema * old + (1 - ema) * new`` (n,); all of them or, on an error, none. Raises ValueError:
+        as in :meth:`check`."""
         index_n, new_n = self.check(indices, pass_rates)
         self.rates[index_n] = self.ema * self.rates[index_n] + (1 - self.ema) * new_n
         self.visits[index_n] += 1
 
     def set_rates(self, indices: ArrayLike, rates: ArrayLike) -> None:
-        """Replace pass rates (n,), for instance by those of an earlier run. It is no visit.
-
-        Raises:
-            ValueError: as in :meth:`check`.
-        """
+        """Replace pass rates (n,), for instance by those of an earlier run. It is no visit. Raises ValueError: as in
+        :meth:`check`."""
         index_n, new_n = self.check(indices, rates)
         self.rates[index_n] = new_n
 
     def check(self, indices: ArrayLike, pass_rates: ArrayLike) -> tuple[Indices, Floats]:
-        """Both as (n,) arrays.
-
-        Raises:
-            ValueError: shapes differ, or an index is no whole number, out of range or given twice, or a pass rate is
-                NaN or outside [0, 1]. Names the value and its position.
-        """
+        """Both as (n,) arrays. Raises ValueError: shapes differ, or an index is no whole number, out of range or given
+        twice, or a pass rate is NaN or outside [0, 1]. Names the value and its position."""
         index_n, rate_n = np.asarray(indices), np.asarray(pass_rates, dtype=np.float64)
         if index_n.ndim != 1 or index_n.shape != rate_n.shape:
             raise ValueError(f"indices of shape {index_n.shape} and pass rates of shape {rate_n.shape}: one rate each")
@@ -114,37 +96,17 @@ class PassRates:
 
     def histogram(self, bins: int = HISTOGRAM_BINS) -> Indices:
         """(bins,) prompts by pass rate, bins as in :func:`bin_of`."""
-        counts = np.zeros(bins, np.int64)
-        for part in chunks(len(self)):
-            counts += np.bincount(bin_of(self.rates[part], bins), minlength=bins)
-        return counts
+        return np.bincount(bin_of(self.rates, bins), minlength=bins)
 
     def quantiles(self, percents: Sequence[float] = QUANTILES) -> Floats:
-        """Smallest pass rate that at least ``percents`` % of the prompts do not exceed; exact, without a copy."""
+        """Smallest pass rate that at least ``percents`` % of the prompts do not exceed."""
         rank = np.maximum(np.ceil(np.asarray(percents) * len(self) / 100).astype(np.int64), 1) - 1
-        end = self.histogram(FINE_BINS).cumsum()
-        wanted = np.zeros(FINE_BINS, bool)
-        wanted[np.searchsorted(end, rank, side="right")] = True
-        values, counts = self._values_in(wanted)
-        below = np.where(wanted, 0, np.diff(end, prepend=0)).cumsum()
-        last = counts.cumsum() - 1 + below[bin_of(values, FINE_BINS)]
-        return values[np.searchsorted(last, rank)]
-
-    def _values_in(self, wanted: NDArray[np.bool_]) -> tuple[Floats, Indices]:
-        """Distinct pass rates in the wanted fine bins, ascending, and the number of prompts with each."""
-        parts = [self.rates[part] for part in chunks(len(self))]
-        found = [np.unique(rates[wanted[bin_of(rates, wanted.size)]], return_counts=True) for rates in parts]
-        values, position = np.unique(np.concatenate([value for value, _ in found]), return_inverse=True)
-        counts = np.zeros(values.size, np.int64)
-        np.add.at(counts, position, np.concatenate([count for _, count in found]))
-        return values, counts
+        ordered: Floats = np.partition(self.rates, rank)
+        return ordered[rank]
 
     def visit_counts(self, limit: int = 50) -> Indices:
         """(limit + 1,) prompts that were visited 0, 1, ... times; the last entry is ``limit`` or more."""
-        counts = np.zeros(limit + 1, np.int64)
-        for part in chunks(len(self)):
-            counts += np.bincount(np.minimum(self.visits[part], limit), minlength=limit + 1)
-        return counts
+        return np.bincount(np.minimum(self.visits, limit), minlength=limit + 1)
 
     def metrics(self) -> dict[str, float]:
         """Mean, quantiles and histogram (shares) of the pass rates; visits. Names without prefix."""
@@ -163,11 +125,8 @@ class PassRates:
         return {"rates": self.rates.copy(), "visits": self.visits.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from :meth:`state_dict`.
-
-        Raises:
-            ValueError: an array is missing, of another length or dtype, or has impossible values. Nothing is loaded.
-        """
+        """Continue from :meth:`state_dict`. Raises ValueError: an array is missing, of another length or dtype, or has
+        impossible values. Nothing is loaded."""
         rates, visits = self._saved(state, "rates", self.rates), self._saved(state, "visits", self.visits)
         if not (rates.min() >= 0 and rates.max() <= 1 and visits.min() >= 0):
             raise ValueError("saved pass rates must lie in [0, 1] and saved visits be 0 or more; the state is damaged")

@@ -16,13 +16,7 @@ from torch.utils.data import Sampler
 from torchdata.stateful_dataloader import StatefulDataLoader
 from verl.utils.dataset.rl_dataset import collate_fn
 
-from s2l_ext.data.prompts import (
-    dataset_table,
-    match_pass_rates,
-    prompt_ids,
-    read_pass_rates,
-    require_enough,
-)
+from s2l_ext.data.prompts import dataset_table, match_pass_rates, prompt_ids, read_pass_rates, require_enough
 from s2l_ext.errors import ConfigError, StateMismatch
 from s2l_ext.methods.curriculum.config import CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import Curriculum
@@ -97,11 +91,8 @@ class CurriculumSampler(Sampler[int]):
         return {**state, "waiting": list(self.waiting)} if self.waiting else state
 
     def load_controller_state(self, state: dict[str, Any]) -> None:
-        """Continue where the checkpoint ends.
-
-        Raises:
-            StateMismatch: the state is another class's or belongs to another number of prompts.
-        """
+        """Continue where the checkpoint ends. Raises StateMismatch: the state is another class's or belongs to another
+        number of prompts."""
         try:
             self.rng.bit_generator.state = state["rng"]
             self.curriculum.load_state_dict(state["curriculum"])
@@ -137,64 +128,40 @@ class _Prompts(Iterator[int]):
         return None
 
 
-# ---- construction -------------------------------------------------------------------------------------------------
-
-
-def resumed_sampler(
-    config: CurriculumConfig, cfg: DictConfig, dataset: Any, saved: dict[str, Any] | None
+def build_sampler(
+    config: CurriculumConfig, cfg: DictConfig, dataset: Any, saved: dict[str, Any] | None = None
 ) -> CurriculumSampler:
-    """The sampler of a run that continues ``saved``, or of a fresh one if that is None.
-
-    Raises:
-        StateMismatch: the saved state does not fit, and ``on_mismatch`` is ``error``.
-    """
-    if saved is None:
-        return build_sampler(config, cfg, dataset)
-    sampler = _cold_sampler(config, cfg, dataset)
-    try:
-        sampler.load_controller_state(saved)
-    except StateMismatch as error:
-        if config.on_mismatch == "error":
-            raise
-        logger.warning("%s The curriculum starts afresh.", error)
-        return build_sampler(config, cfg, dataset)
-    return sampler
-
-
-def build_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
-    """The sampler of a fresh run.
+    """The sampler of a run that continues ``saved``, or of a fresh one.
 
     Raises:
         DataError: fewer prompts than a step needs, no usable tiers, or a warm-start file of other prompts.
         ConfigError: your own class cannot be built or lacks a method.
+        StateMismatch: the saved state does not fit, and ``on_mismatch`` is ``error``.
     """
-    sampler = _cold_sampler(config, cfg, dataset)
+    step_size, seed = cfg.data.train_batch_size, cfg.data.get("seed")
+    require_enough(len(dataset), step_size)
+    sampler = CurriculumSampler(config.build(dataset, seed), len(dataset), step_size, seed)
+    check_saveable({"curriculum": sampler.controller_state()})
+    if saved is not None:
+        try:
+            sampler.load_controller_state(saved)
+            return sampler
+        except StateMismatch as error:
+            if config.on_mismatch == "error":
+                raise
+            logger.warning("%s The curriculum starts afresh.", error)
+            return build_sampler(config, cfg, dataset)
     if config.start_file is not None:
         _warm_start(sampler.curriculum, config.start_file, cfg, dataset)
     return sampler
 
 
-def _cold_sampler(config: CurriculumConfig, cfg: DictConfig, dataset: Any) -> CurriculumSampler:
-    """A sampler without start values."""
-    step_size, seed = cfg.data.train_batch_size, cfg.data.get("seed")
-    require_enough(len(dataset), step_size)
-    sampler = CurriculumSampler(config.build(dataset, seed), len(dataset), step_size, seed)
-    check_saveable({"curriculum": sampler.controller_state()})
-    return sampler
-
-
 def _warm_start(curriculum: Any, path: str, cfg: DictConfig, dataset: Any) -> None:
-    ids = prompt_ids(dataset_table(dataset), cfg.data.prompt_key)
-    rates_by_id = read_pass_rates(path)
+    ids, rates_by_id = prompt_ids(dataset_table(dataset), cfg.data.prompt_key), read_pass_rates(path)
     positions, rates = match_pass_rates(rates_by_id, ids, path, strict=False)
     curriculum.set_pass_rates(positions, rates)
-    logger.info(
-        "warm start: %d of %d prompts start with their pass rate from %s, which has %d",
-        len(positions),
-        len(dataset),
-        path,
-        len(rates_by_id),
-    )
+    found = len(positions), len(dataset), path, len(rates_by_id)
+    logger.info("warm start: %d of %d prompts start with their pass rate from %s, which has %d", *found)
 
 
 def replace_sampler(trainer: Any, sampler: CurriculumSampler) -> StatefulDataLoader:

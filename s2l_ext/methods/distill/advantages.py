@@ -23,11 +23,8 @@ def zero_advantages(batch: KVBatchMeta) -> KVBatchMeta:
 
 
 def leave_out_wrong(step: Step) -> dict[str, float]:
-    """For ``correct_only``: take the tokens of rows that the verifier rejects out of the loss.
-
-    Raises:
-        DataError: the reward gave a row no ``acc``.
-    """
+    """For ``correct_only``: take the tokens of rows that the verifier rejects out of the loss. Raises DataError: the
+    reward gave a row no ``acc``."""
     names = step.rows.names
     wrong = [name for name, extra in zip(names, step.rows.extra_B, strict=True) if not _is_right(extra)]
     if len(wrong) == len(names):

@@ -31,11 +31,7 @@ def free_memory(device: torch.device) -> int | None:
 
 
 def automatic(vocab_size: int, dtype: torch.dtype, device: torch.device) -> int:
-    """The chunk for a vocabulary on a device, said in one log line.
-
-    Args:
-        dtype: of the output matrix.
-    """
+    """The chunk for a vocabulary on a device, said in one log line. ``dtype``: of the output matrix."""
     free = free_memory(device)
     if free is None:
         chunk = min(CHUNK_SIZE, tile_tokens(vocab_size, wide(dtype).itemsize))

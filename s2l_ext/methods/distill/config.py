@@ -56,12 +56,8 @@ class DistillConfig:
 
 
 def tile_tokens(vocab_size: int, entry_bytes: int, free_bytes: int | None = None) -> int:
-    """Tokens whose logits fill one tile, 1 at least.
-
-    Args:
-        entry_bytes: of a logit.
-        free_bytes: that the tiles may share; None asks for nothing but the tile's own size.
-    """
+    """Tokens whose logits fill one tile, 1 at least. ``entry_bytes``: of a logit. ``free_bytes``: that the tiles may
+    share; None asks for nothing but the tile's own size."""
     tile = TILE_BYTES if free_bytes is None else min(TILE_BYTES, SHARE * free_bytes / TILES)
     tokens = int(tile // (vocab_size * entry_bytes))
     return max(1, tokens - tokens % STEP if tokens > STEP else tokens)

@@ -11,9 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.distill.config import CHUNK, DistillConfig
-from s2l_ext.methods.distill.inputs import check_teacher
-from s2l_ext.methods.distill.rules import check_distill
-from s2l_ext.methods.distill.teacher_rows import check_teacher_rows
+from s2l_ext.methods.distill.rules import check_distill, check_teacher
 from s2l_ext.training.batch_fields import DISTILL_BLOCK, SUM_PREFIX
 from s2l_ext.training.needed import only_validates
 
@@ -40,11 +38,8 @@ class Distill(Method):
         self.is_loss = config.in_actor and not only_validates(cfg)
         self.skips_old_log_probs = self.is_loss
 
-    # ---- before a run
-
     def check(self) -> list[str]:
-        warnings, live = check_distill(self.config, self.s2l, self.cfg), self.s2l.live_explorer
-        return warnings + (check_teacher_rows(self.config, live) if live else [])
+        return check_distill(self.config, self.s2l, self.cfg)
 
     def check_inputs(self, inputs: Inputs) -> list[str]:
         return check_teacher(inputs)
@@ -73,8 +68,6 @@ class Distill(Method):
         teacher = f" to {distill['teacher']} (placement {distill['placement']})" if distill["teacher"] else ""
         return [("loss", f"{distill['loss']}{teacher}{rows}, in place of the policy gradient")]
 
-    # ---- start of a run
-
     def adapt(self) -> None:
         """Leave the block where the workers find it, or set up verl's own distillation for a teacher on servers."""
         if only_validates(self.cfg):
@@ -89,8 +82,6 @@ class Distill(Method):
         from s2l_ext.methods.distill.worker import DistillActorWorker
 
         return DistillActorWorker if self.is_loss else None
-
-    # ---- a step
 
     def advantage(self, step: Step, compute: Callable[[], None]) -> None:
         """The loss reads none; verl's metrics do, so they are written as 0."""
@@ -134,10 +125,7 @@ def _teacher_servers(config: DictConfig, distill: DistillConfig) -> None:
 
 def finish_token_sums(metrics: dict[str, Any]) -> dict[str, float]:
     """Take the workers' sums out of ``metrics`` and divide them: means over the tokens that the loss read, in nats.
-
-    Raises:
-        RuntimeError: no sums arrived: the workers trained with another loss.
-    """
+    Raises RuntimeError: no sums arrived: the workers trained with another loss."""
     sums = {name: float(metrics.pop(name)) for name in list(metrics) if name.startswith(PREFIX)}
     if not sums:
         raise RuntimeError("s2l.distill: the actor workers did not report the loss; they trained with another one")

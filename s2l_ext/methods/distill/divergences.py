@@ -18,14 +18,7 @@ from s2l_ext.methods.distill import divergence_rows as rows
 from s2l_ext.methods.distill.chunked_lm_head import TokenDivergence, divergence_from_hidden
 from s2l_ext.methods.distill.divergence_rows import CHUNK_SIZE
 
-__all__ = [
-    "TokenDivergence",
-    "divergence_from_hidden",
-    "forward_kl",
-    "jsd",
-    "policy_gradient_k1",
-    "reverse_kl",
-]
+__all__ = ["TokenDivergence", "divergence_from_hidden", "forward_kl", "jsd", "policy_gradient_k1", "reverse_kl"]
 
 
 def forward_kl(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor, chunk_size: int = CHUNK_SIZE) -> Tensor:

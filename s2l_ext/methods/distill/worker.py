@@ -90,8 +90,7 @@ class OutputLayer:
         if hasattr(self.layer, "base_layer") or hasattr(self.layer, "modules_to_save"):
             raise ConfigError(
                 f"{path}: an adapter wraps the output layer, which s2l.distill.teacher_placement=local would read "
-                "without it. "
-                "Leave lm_head out of actor_rollout_ref.model.target_modules."
+                "without it. Leave lm_head out of actor_rollout_ref.model.target_modules."
             )
         self._plain = self.layer.forward
         self._instead: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
@@ -111,12 +110,9 @@ class OutputLayer:
 
     @torch.no_grad()
     def require_plain_logits(self, module: torch.nn.Module) -> None:
-        """Compare the model's logits with its last hidden states times its output matrix. Every rank must call it:
-        FSDP gathers weights from all of them.
-
-        Raises:
-            ConfigError: they differ, so the loss would be of another distribution than the one that is sampled.
-        """
+        """Compare the model's logits with its last hidden states times its output matrix. Every rank must call it: FSDP
+        gathers weights from all of them. Raises ConfigError: they differ, so the loss would be of another distribution
+        than the one that is sampled."""
         products: list[torch.Tensor] = []
 
         def watch(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

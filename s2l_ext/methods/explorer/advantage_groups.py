@@ -13,12 +13,8 @@ from s2l_ext.training.step import Step
 @contextmanager
 def grouped_by_source(step: Step, changed: Collection[str] = ()) -> Iterator[None]:
     """verl reads ``uid`` from the queue and groups rows by it. Inside this block explorer and learner rows of a prompt
-    have different uids.
-
-    Args:
-        changed: prompts whose rows of the two are not as many as the schedule says. Where that leaves a source with a
-            single row, which would have no baseline, the prompt's rows stay one group.
-    """
+    have different uids. ``changed``: prompts whose rows of the two are not as many as the schedule says. Where that
+    leaves a source with a single row, which would have no baseline, the prompt's rows stay one group."""
     uids, sources = [key.uid for key in step.rows.keys], step.rows.source_B
     rows_of = Counter(zip(uids, sources, strict=True))
     whole = {uid for (uid, _source), count in rows_of.items() if count == 1 and uid in changed}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from s2l_ext.config.limits import limited
+from s2l_ext.methods.explorer.schedule import SCHEDULES, Schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +34,10 @@ class ExplorerConfig:
     def n_gpus(self) -> int:
         """GPUs of its own; stored rollouts and an explorer on the learner's need none."""
         return 0
+
+    def build(self, group_size: int) -> Schedule:
+        """Explorer sessions of a group, step by step."""
+        return SCHEDULES[self.schedule](self.mix_steps, group_size)
 
 
 @dataclass(frozen=True, kw_only=True)

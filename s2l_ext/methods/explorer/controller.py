@@ -12,26 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.explorer.config import AnyExplorer, LiveExplorer, OfflineExplorer
 from s2l_ext.methods.explorer.inputs import check_models, check_store
-from s2l_ext.methods.explorer.rules import check_explorer
-from s2l_ext.methods.explorer.schedule import build_schedule
-from s2l_ext.methods.explorer.schedule_rules import schedule_warnings_of_run
+from s2l_ext.methods.explorer.rules import check_explorer, schedule_warnings_of_run
+from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import EXPLORER, IS_CAP_FIELD, LEARNER, SLOTS_FIELD
 
 if TYPE_CHECKING:
     from s2l_ext.methods.explorer.serving.lifecycle import ExplorerLifecycle
-    from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
+    from s2l_ext.methods.explorer.serving.servers import ExplorerServers
     from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
 
 logger = logging.getLogger(__name__)
 
-GROUP_SIZE = "actor_rollout_ref.rollout.n"
 STEPS_SHOWN = 32
 
 
@@ -53,8 +51,6 @@ class Explorer(Method):
         self.life: ExplorerLifecycle | None = None
         self.stored: StoredRollouts | None = None
         self.changed_uids: set[str] = set()
-
-    # ---- before a run
 
     def check(self) -> list[str]:
         return check_explorer(self.config, self.cfg)
@@ -78,7 +74,7 @@ class Explorer(Method):
 
     def plan(self, steps: int | None) -> dict[str, Any]:
         config, size = self.config, whole_number(self.cfg, GROUP_SIZE)
-        slots = build_schedule(config.schedule, config.mix_steps, size).table(steps or config.mix_steps)
+        slots = config.build(size).table(steps or config.mix_steps)
         live = isinstance(config, LiveExplorer)
         names = ["model_path", "placement", "temperature", "top_p"] if live else ["store", "on_exhausted"]
         plan = {
@@ -96,7 +92,7 @@ class Explorer(Method):
         explorer = plan["explorer"]
         return [("explorer", _sampler_line(explorer)), ("slots", _slot_line(explorer, plan["group_size"]))]
 
-    # ---- start of a run: Ray, verl and vLLM are imported here, so that the configuration alone needs none of them
+    # Ray, verl and vLLM are imported inside the hooks, so that the configuration alone needs none of them
 
     def actor_worker(self) -> type:
         from s2l_ext.training.actor_worker import S2LActorWorker
@@ -104,10 +100,9 @@ class Explorer(Method):
         return S2LActorWorker
 
     def start(self, trainer: Any) -> None:
-        from s2l_ext.methods.explorer.stored_rollouts import StoredRollouts
-
         if isinstance(self.config, OfflineExplorer):
-            self.stored = StoredRollouts(self.config, setting(self.cfg, "data.seed") or 0)
+            counts = RolloutStore(self.config.store, verify=False).counts()  # preflight has read every byte of it
+            self.stored = StoredRollouts(counts, self.config.on_exhausted, setting(self.cfg, "data.seed") or 0)
 
     @contextmanager
     def around_setup(self, trainer: Any) -> Iterator[None]:
@@ -118,39 +113,46 @@ class Explorer(Method):
         with self.life.around_setup() if self.life else nullcontext():
             yield
 
+    @property
+    def servers(self) -> ExplorerServers | None:
+        """Those of a live explorer that a step still needs."""
+        return self.life.servers if self.life else None
+
     def with_client(self, client: Any) -> Any:
-        return self.life.with_client(client) if self.life else client
+        """The learner's client, with the explorer's for the sessions that are its own."""
+        if self.servers is None:
+            return client
+        from s2l_ext.methods.explorer.serving.client import carrying
+
+        return carrying(client, self.servers.client())
 
     def slots(self, step: int) -> int:
         """Explorer sessions of every group at ``step``, counted from 1."""
-        size = whole_number(self.cfg, GROUP_SIZE)
-        return build_schedule(self.config.schedule, self.config.mix_steps, size).slots(step)
-
-    # ---- a step
+        return self.config.build(whole_number(self.cfg, GROUP_SIZE)).slots(step)
 
     def prepare_step(self) -> None:
-        if self.life:
-            self.life.wake_up()
+        if self.servers:
+            self.servers.wake_up()
 
     def sampled(self) -> None:
-        if self.life:
-            self.life.sleep()
+        if self.servers:
+            self.servers.sleep()
 
     def check_alive(self) -> None:
-        if self.life:
-            self.life.check()
+        if self.servers:
+            self.servers.check()
 
     def draw(self, draw: Draw) -> None:
         draw.slots = self.slots(draw.step)
         draw.send(SLOTS_FIELD, draw.same(draw.slots))
         draw.note("slots", draw.same(draw.slots))
-        if self.life:
-            self.life.set_step(draw.step - 1)
+        if self.servers:
+            self.servers.set_step(draw.step - 1)
         if self.stored:
             self.stored.draw(draw)
 
     def observe(self, step: Step) -> None:
-        from s2l_ext.training.row_metrics import require_rows
+        from s2l_ext.training.step import require_rows
 
         planned = {uid: range(plan.explorer_rows) for uid, plan in step.plans.items()}
         step.metrics.update(require_rows(step.rows, planned, "explorer", "the explorer failed", step.filtered))
@@ -214,8 +216,6 @@ class Explorer(Method):
             "s2l/explorer/fraction": step.rows.source_B.count(EXPLORER) / len(step.rows.source_B),
             **(self.stored.metrics(step.plans[uid] for uid in step.plans if uid in trained) if self.stored else {}),
         }
-
-    # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any] | None:
         return self.stored.state_dict() if self.stored else None

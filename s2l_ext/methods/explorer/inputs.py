@@ -10,13 +10,12 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.model_files import parameter_count
 from s2l_ext.config.run_steps import run_steps
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
 from s2l_ext.data.tokenizers import Trust, compare, digest, load_tokenizer, snapshot, token_digest, trust_of
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
-from s2l_ext.methods.distill.teacher_rows import stored_row_warnings
+from s2l_ext.methods.distill.rules import stored_row_warnings
 from s2l_ext.methods.explorer.config import LiveExplorer, OfflineExplorer
-from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, prompt_tokens
@@ -25,12 +24,8 @@ EXPLORER_KEY = "s2l.explorer.model_path"
 
 
 def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
-    """Compare a live explorer's model with the learner's.
-
-    Raises:
-        ConfigError: no such model folder.
-        TokenizerMismatch: the two have different tokens.
-    """
+    """Compare a live explorer's model with the learner's. Raises ConfigError: no such model folder. Raises
+    TokenizerMismatch: the two have different tokens."""
     learner_path = inputs.cfg.actor_rollout_ref.model.path
     check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
     warnings = compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
@@ -56,19 +51,10 @@ FIX = "Sample them with `s2l explore --only-missing`"
 
 
 def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[str]:
-    """Check the whole store before a model loads.
-
-    Args:
-        files: the training data as local parquet; empty if its prompts cannot be listed here.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        DataError: no store, a damaged one, or one of other prompts, other prompt tokens or of too few rollouts.
-        TokenizerMismatch: it was sampled with other tokens than the learner's.
-        ConfigError: its rollouts are greedy, and a divergence is taken on them.
-    """
+    """Check the whole store before a model loads; returns warnings. ``files``: the training data as local parquet;
+    empty if its prompts cannot be listed here. Raises DataError: no store, a damaged one, or one of other prompts,
+    other prompt tokens or of too few rollouts; TokenizerMismatch: other tokens than the learner's; ConfigError: its
+    rollouts are greedy or traces, and the loss is an average over them."""
     explorer = s2l.explorer
     assert isinstance(explorer, OfflineExplorer)
     store = RolloutStore(explorer.store, KEY)
@@ -103,7 +89,7 @@ def check_store(cfg: DictConfig, s2l: S2LConfig, files: Sequence[Path]) -> list[
             f"{KEY}={explorer.store}: data.train_max_samples takes prompts at random; whether each has its rollouts is "
             "seen when they are drawn.",
         ]
-    slots = build_schedule(explorer.schedule, explorer.mix_steps, whole_number(cfg, "actor_rollout_ref.rollout.n"))
+    slots = explorer.build(whole_number(cfg, GROUP_SIZE))
     warnings += check_counts(counts, kept, explorer, max(slots.table(1)))
     steps_of_a_pass = max(len(kept) // whole_number(cfg, "data.train_batch_size"), 1)
     steps = run_steps(cfg, steps_of_a_pass * whole_number(cfg, "trainer.total_epochs"))
@@ -130,13 +116,8 @@ def _prompts_read(ids: Sequence[str], cfg: DictConfig) -> Sequence[str] | None:
 
 
 def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, most: int) -> list[str]:
-    """Whether every prompt has enough for its group.
-
-    Args:
-        counts: stored rollouts by prompt id.
-        ids: the training prompts'.
-        most: explorer sessions of a group at the first step.
-    """
+    """Whether every prompt of ``ids`` has enough stored rollouts (``counts``, by prompt id) for its group, which takes
+    ``most`` at the first step."""
     place = f"{KEY}={explorer.store}"
     _require_some(counts, ids, explorer)
     absent = [name for name in ids if not counts.get(name)]
@@ -151,30 +132,22 @@ def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: Offlin
             "s2l.explorer.on_exhausted=learner."
         )
     short = [name for name in ids if counts[name] < most]
-    if short and explorer.on_exhausted == "error":
-        raise DataError(
-            f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
-            f"({_first(short)}: {counts[short[0]]}). {FIX} --n {most}, or set s2l.explorer.on_exhausted to reuse or "
-            "learner."
-        )
     if not short:
         return []
-    return [
+    text = (
         f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
-        f"({_first(short)}: {counts[short[0]]}): a group holds the same rollout several times "
-        "(s2l.explorer.on_exhausted=reuse)."
-    ]
+        f"({_first(short)}: {counts[short[0]]})"
+    )
+    if explorer.on_exhausted == "error":
+        raise DataError(f"{text}. {FIX} --n {most}, or set s2l.explorer.on_exhausted to reuse or learner.")
+    return [f"{text}: a group holds the same rollout several times (s2l.explorer.on_exhausted=reuse)."]
 
 
 def run_out_warnings(
     counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, slots: Sequence[int], once: int
 ) -> list[str]:
-    """Whether rollouts may run out in the middle of a run that stops then.
-
-    Args:
-        slots: explorer sessions of a group, step by step.
-        once: steps in which a prompt is drawn at most once.
-    """
+    """Whether rollouts may run out in the middle of a run that stops then. ``slots``: explorer sessions of a group,
+    step by step. ``once``: steps in which a prompt is drawn at most once."""
     most = sum(max(slots[start : start + once]) for start in range(0, len(slots), once))
     short = [name for name in ids if counts[name] < most] if explorer.on_exhausted == "error" else []
     if not short:

@@ -84,8 +84,4 @@ SCHEDULES: dict[str, Callable[[int, int], Schedule]] = {
     "hard_switch": HardSwitch,
     "constant": ConstantSchedule,
 }
-
-
-def build_schedule(schedule: str, mix_steps: int, group_size: int) -> Schedule:
-    """The schedule that ``s2l.explorer.schedule`` names. Raises ConfigError for an argument below 1."""
-    return SCHEDULES[schedule](mix_steps, group_size)
+"""By ``s2l.explorer.schedule``."""

@@ -4,42 +4,45 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from tensordict import TensorDict
 
 from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
-from s2l_ext.methods.explorer.config import OfflineExplorer
-from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.batch_fields import STORED_FIELD
-from s2l_ext.training.pending_prompts import PromptPlan
 
 if TYPE_CHECKING:
-    from s2l_ext.training.pending_prompts import Draw
+    from s2l_ext.training.pending_prompts import Draw, PromptPlan
 
 
-STORE_KEY = "s2l.explorer.store"
+class StoredDraw(NamedTuple):
+    """Numbers of stored rollouts for one group, ascending; ``num_reused`` of them were taken before in this run."""
+
+    indices: list[int]
+    num_reused: int = 0
 
 
 class StoredRollouts:
     """``G_w`` stored rollouts for every group of a step.
 
     Args:
-        explorer: the ``s2l.explorer`` block.
-        seed: of the order in which a prompt's rollouts are taken.
+        counts: rollouts that the store has of each prompt, by prompt id.
+        on_exhausted: when fewer are left than a group wants: ``error``; ``reuse`` starts over with all of them in
+            another order; ``learner`` takes those left, and the learner samples the rest.
+        seed: of the orders.
     """
 
-    def __init__(self, explorer: OfflineExplorer, seed: int) -> None:
-        store = RolloutStore(explorer.store, STORE_KEY, verify=False)  # preflight has read every byte of it
-        self._counts = store.counts()
-        self._draws = StoredRolloutSampler(self._counts, explorer.on_exhausted, seed)
+    def __init__(self, counts: Mapping[str, int], on_exhausted: str = "error", seed: int = 0) -> None:
+        self._counts, self._on_exhausted, self._seed = counts, on_exhausted, seed
+        self._used: dict[str, int] = {}
 
     def draw(self, draw: Draw) -> None:
         """Take ``draw.slots`` rollouts for every prompt, and send their numbers with its row."""
-        taken = [self._draws.draw(name, draw.slots) for name in _prompt_ids(draw.batch)]
+        batch = draw.batch
+        chats = [[dict(message) for message in chat] for chat in batch["raw_prompt"]]
+        extras = list(batch["extra_info"]) if "extra_info" in batch else [None] * len(batch)
+        taken = [self.take(prompt_id(*row), draw.slots) for row in zip(chats, extras, strict=True)]
         draw.send(STORED_FIELD, [" ".join(map(str, one.indices)) for one in taken])
         draw.note("stored", [len(one.indices) for one in taken])
         draw.note("reused", [one.num_reused for one in taken])
@@ -55,53 +58,10 @@ class StoredRollouts:
             "s2l/explorer/fallback_rows_exhausted": slots - rows,
         }
 
-    def state_dict(self) -> dict[str, Any]:
-        return self._draws.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._draws.load_state_dict(state)
-
-
-def _prompt_ids(batch: TensorDict) -> list[str]:
-    extras = list(batch["extra_info"]) if "extra_info" in batch else [None] * len(batch)
-    chats = [[dict(message) for message in chat] for chat in batch["raw_prompt"]]
-    return [prompt_id(chat, extra) for chat, extra in zip(chats, extras, strict=True)]
-
-
-OnExhausted = Literal["error", "reuse", "learner"]
-
-
-@dataclass(frozen=True)
-class StoredDraw:
-    """Numbers of stored rollouts for one group, ascending; ``num_reused`` of them were taken before in this run."""
-
-    indices: list[int]
-    num_reused: int = 0
-
-
-class StoredRolloutSampler:
-    """Draws stored rollouts for groups.
-
-    Args:
-        counts: rollouts that the store has of each prompt, by prompt id.
-        on_exhausted: when fewer are left than a group wants: ``error``; ``reuse`` starts over with all of them in
-            another order; ``learner`` takes those left, and the learner samples the rest.
-        seed: of the orders.
-    """
-
-    def __init__(self, counts: Mapping[str, int], on_exhausted: OnExhausted = "error", seed: int = 0) -> None:
-        self._counts = counts
-        self._on_exhausted = on_exhausted
-        self._seed = seed
-        self._used: dict[str, int] = {}
-
-    def draw(self, prompt_id: str, wanted: int) -> StoredDraw:
+    def take(self, prompt_id: str, wanted: int) -> StoredDraw:
         """The next ``wanted`` rollouts of a prompt; fewer only with ``learner``. A group has no rollout twice as long
-        as the store has ``wanted`` of them.
-
-        Raises:
-            DataError: too few are left (``error``), or the store has none at all (``reuse``).
-        """
+        as the store has ``wanted`` of them. Raises DataError: too few are left (``error``), or the store has none at
+        all (``reuse``)."""
         have, used = self._counts.get(prompt_id, 0), self._used.get(prompt_id, 0)
         left = max(have - used, 0)
         if left < wanted and self._on_exhausted == "learner":
@@ -109,13 +69,12 @@ class StoredRolloutSampler:
         elif left < wanted and (self._on_exhausted == "error" or have == 0):
             raise DataError(
                 f"prompt {prompt_id}: the step needs {wanted} stored rollouts, {left} of {have} are left. To go on "
-                "from a checkpoint set s2l.explorer.on_exhausted to reuse or learner; a run that starts over may "
-                "have more "
-                "from `s2l explore --only-missing`."
+                "from a checkpoint set s2l.explorer.on_exhausted to reuse or learner; a run that starts over may have "
+                "more from `s2l explore --only-missing`."
             )
         if wanted == 0:
             return StoredDraw([])
-        start = used if used % have + wanted <= have or wanted > have else _next_round(used, have)
+        start = used if used % have + wanted <= have or wanted > have else -(-used // have) * have
         places = range(start, start + wanted)
         self._used[prompt_id] = places.stop
         rounds = range(start // have, (places.stop - 1) // have + 1)
@@ -133,7 +92,3 @@ class StoredRolloutSampler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from :meth:`state_dict`."""
         self._used = {str(name): int(count) for name, count in state["used"].items()}
-
-
-def _next_round(used: int, have: int) -> int:
-    return -(-used // have) * have

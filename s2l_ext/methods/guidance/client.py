@@ -18,13 +18,8 @@ from s2l_ext.methods.guidance.trace_checks import trace_fault
 
 
 def trace_of(row: dict[str, Any], dotted: str, teacher_rollouts: dict[str, str] | None = None) -> str | None:
-    """The trace of a row; None if there is none that a session could start from.
-
-    Args:
-        row: its columns, the chat messages as ``raw_prompt``.
-        dotted: column of the traces.
-        teacher_rollouts: traces by prompt id, which take the column's place.
-    """
+    """The trace of a row with the chat messages as ``raw_prompt``: of the column ``dotted``, or by prompt id from
+    ``teacher_rollouts``, which take the column's place. None if there is none that a session could start from."""
     value: Any = row
     if teacher_rollouts is not None:
         messages = [dict(message) for message in row["raw_prompt"]]
@@ -79,13 +74,8 @@ def answer_of(row: dict[str, Any]) -> str | None:
 
 
 class GuidedClient:
-    """Another client's requests for one session, the first of them started with guidance.
-
-    Args:
-        client: who generates.
-        choose: guidance ids for the ids of a prompt.
-        response_length: tokens of guidance and continuation together.
-    """
+    """Another client's requests for one session, the first of them started with the guidance that ``choose`` gives for
+    the ids of a prompt. ``response_length``: tokens of guidance and continuation together."""
 
     def __init__(self, client: Any, choose: Callable[[list[int]], list[int]], response_length: int) -> None:
         self._client, self._choose, self._response_length = client, choose, response_length

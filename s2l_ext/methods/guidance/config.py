@@ -17,8 +17,7 @@ from s2l_ext.methods.guidance.length import (
     LinearDecay,
     StepwiseDecay,
 )
-
-EstimateFrom = Literal["learner_unguided", "learner", "all"]
+from s2l_ext.training.outcomes import EstimateFrom
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,8 @@ class LengthConfig(ABC):
 
     @abstractmethod
     def build(self, total_steps: int) -> Length:
-        """The length that the block describes. Raises ConfigError for an argument out of range.
-
-        Args:
-            total_steps: T of the decays.
-        """
+        """The length that the block describes. Raises ConfigError for an argument out of range. ``total_steps``: T of
+        the decays."""
 
 
 @dataclass(frozen=True)

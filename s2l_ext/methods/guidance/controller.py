@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from s2l_ext.config.parse import defaults
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.guidance.config import AnyLength, GuidanceConfig
@@ -20,6 +20,7 @@ from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
 from s2l_ext.methods.guidance.trace_checks import check_traces
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD
+from s2l_ext.training.inputs import LEARNER_KEY
 from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy
 from s2l_ext.training.pending_prompts import PromptPlan
 
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
     from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
-
-GROUP_SIZE = "actor_rollout_ref.rollout.n"
-LEARNER_KEY = "actor_rollout_ref.model.path"
 
 
 class Guidance(Method):
@@ -42,8 +40,6 @@ class Guidance(Method):
         super().__init__(config, s2l, cfg)
         self.group_size = whole_number(cfg, GROUP_SIZE)
         self.applied: dict[str, float] = {}
-
-    # ---- before a run
 
     def check(self) -> list[str]:
         return check_guidance(self.config, self.cfg)
@@ -85,8 +81,6 @@ class Guidance(Method):
         sessions = f"{guidance['sessions']} of {guidance['group_size']} sessions"
         return [("guidance", f"{sessions}, {guidance['length']['type']} length ({length}), guidance tokens {loss}")]
 
-    # ---- start of a run
-
     def actor_worker(self) -> type:
         from s2l_ext.training.actor_worker import S2LActorWorker
 
@@ -97,8 +91,6 @@ class Guidance(Method):
         steps = min(trainer.total_training_steps, trainer.steps_per_epoch * trainer.config.trainer.total_epochs)
         self.rule = build_length(self.config.length, max(steps, 1))
 
-    # ---- a step
-
     def draw(self, draw: Draw) -> None:
         """After the explorer has taken its rollouts of the group."""
         guided = min(guided_sessions(self.config.alpha, self.group_size), self.group_size - draw.slots)
@@ -107,13 +99,9 @@ class Guidance(Method):
             draw.note(name, draw.same(value))
 
     def observe(self, step: Step) -> None:
-        """Take in a step's outcome; an adaptive rule then has the length of the prompts that are drawn next.
-
-        A step without a row that counts (``estimate_from``) leaves the rule as it is.
-
-        Raises:
-            DataError: the rule reads accuracies and the reward function gave none.
-        """
+        """Take in a step's outcome; an adaptive rule then has the length of the prompts that are drawn next. A step
+        without a row that counts (``estimate_from``) leaves the rule as it is. Raises DataError: the rule reads
+        accuracies and the reward function gave none."""
         mark_later_outputs(step)
         recorded = setting(self.cfg, "actor_rollout_ref.rollout.calculate_log_probs")
         if self.config.loss_on_guidance and recorded and step.old_log_probs:
@@ -123,11 +111,8 @@ class Guidance(Method):
         self.learn(planned_length(step.plans.values()), step.outcomes)
 
     def learn(self, length: float, sessions: list[RolloutOutcome]) -> None:
-        """The part of :meth:`observe` that moves the length.
-
-        Args:
-            length: tokens that the step's rows were planned with; a mean where they were drawn at several steps.
-        """
+        """The part of :meth:`observe` that moves the length. ``length``: tokens that the step's rows were planned with;
+        a mean where they were drawn at several steps."""
         self.applied = {"length": float(length), **statistics(sessions)}
         if self.config.length.follows is None:
             return
@@ -140,8 +125,6 @@ class Guidance(Method):
 
     def metrics(self, step: Step) -> dict[str, float]:
         return {f"s2l/guidance/{name}": value for name, value in {**self.applied, **self.rule.metrics()}.items()}
-
-    # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         return self.rule.state_dict()

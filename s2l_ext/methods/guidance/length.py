@@ -169,12 +169,7 @@ class AdditiveGuidance(AdaptiveGuidance):
     """
 
     def __init__(
-        self,
-        initial: int = 3072,
-        max_length: int = 3072,
-        min_length: int = 1,
-        window: int = 2,
-        delta: int = 256,
+        self, initial: int = 3072, max_length: int = 3072, min_length: int = 1, window: int = 2, delta: int = 256
     ) -> None:
         super().__init__(initial, max_length, min_length, window)
         if window < 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from s2l_ext.config.run_steps import RunSteps
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.guidance.config import GuidanceConfig, LengthConfig, StepwiseLength
 from s2l_ext.methods.guidance.length import Length, guided_sessions
@@ -20,8 +20,13 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
         )
     build_length(guidance.length, total_steps=1)
     _check_budget(guidance, cfg)
-    _check_correction(guidance, cfg)
-    group = whole_number(cfg, "actor_rollout_ref.rollout.n")
+    key = "algorithm.rollout_correction.bypass_mode"
+    if guidance.loss_on_guidance and setting(cfg, key):
+        raise ConfigError(
+            f"{key}=True with s2l.guidance.loss_on_guidance=True: it takes the sampler's log-probs for the old ones, "
+            f"and guidance tokens were placed, not sampled. Set {key}=False, or s2l.guidance.loss_on_guidance=False."
+        )
+    group = whole_number(cfg, GROUP_SIZE)
     guided = guided_sessions(guidance.alpha, group)
     if guided == 0:
         return ["s2l.guidance.alpha=0: no session is guided. Set s2l.guidance=null to leave the feature out."]
@@ -59,21 +64,9 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
         )
 
 
-def _check_correction(guidance: GuidanceConfig, cfg: DictConfig) -> None:
-    key = "algorithm.rollout_correction.bypass_mode"
-    if guidance.loss_on_guidance and setting(cfg, key):
-        raise ConfigError(
-            f"{key}=True with s2l.guidance.loss_on_guidance=True: it takes the sampler's log-probs for the old ones, "
-            f"and guidance tokens were placed, not sampled. Set {key}=False, or s2l.guidance.loss_on_guidance=False."
-        )
-
-
 def build_length(config: LengthConfig, total_steps: int) -> Length:
-    """The controller or schedule that the block describes; ConfigError names the key.
-
-    Args:
-        total_steps: T of the decays.
-    """
+    """The controller or schedule that the block describes; ConfigError names the key. ``total_steps``: T of the
+    decays."""
     if config.initial > config.max_length:
         raise ConfigError(
             f"s2l.guidance.length.initial={config.initial} is above s2l.guidance.length.max_length="

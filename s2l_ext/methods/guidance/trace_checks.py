@@ -34,11 +34,8 @@ def trace_fault(trace: Any) -> str | None:
 
 def read_teacher_rollouts(path: str) -> dict[str, str]:
     """The first right answer of each prompt, by prompt id, from parquet or JSON lines with the fields ``prompt_id``,
-    ``response`` (text) and ``acc`` (1 is right), or from the folder of a store that ``s2l explore`` wrote.
-
-    Raises:
-        DataError: the file is missing or unreadable, lacks a field, or has no right answer; the store is damaged.
-    """
+    ``response`` (text) and ``acc`` (1 is right), or from the folder of a store that ``s2l explore`` wrote. Raises
+    DataError: the file is missing or unreadable, lacks a field, or has no right answer; the store is damaged."""
     if Path(path).expanduser().is_dir():
         traces = RolloutStore(path, TEACHER_KEY).correct_texts()
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from s2l_ext.errors import ConfigError, StateMismatch
 
@@ -52,43 +52,30 @@ def check_rho(rho: Rho, name: str) -> None:
             raise ConfigError(f"{name}: rho falls from {left:g} to {right:g} at accuracy {x:g}: it must not decrease.")
 
 
-class KLController(Protocol):
-    """What the trainer asks of a coefficient."""
+class ConstantKL:
+    """The same coefficient at every step; what the trainer asks of every coefficient."""
 
-    def coefficient(self, accuracy: float | None) -> float:
+    def __init__(self, beta: float = 0.02) -> None:
+        if not (math.isfinite(beta) and beta >= 0):
+            raise ConfigError(f"beta={beta}: the KL coefficient must be a number >= 0 (the paper: 0.02).")
+        self.beta = beta
+
+    def coefficient(self, accuracy: float | None = None) -> float:
         """Coefficient of this step's KL term."""
+        return self.beta
 
     def observe(self, kl: float) -> None:
         """The KL that this step's update reported, in nats per token."""
 
     def metrics(self) -> dict[str, float]:
         """What else to log, names without prefix."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class ConstantKL:
-    """The same coefficient at every step."""
-
-    def __init__(self, beta: float = 0.02) -> None:
-        self.beta = _checked_beta(beta)
-
-    def coefficient(self, accuracy: float | None = None) -> float:
-        return self.beta
-
-    def observe(self, kl: float) -> None:
-        return None
-
-    def metrics(self) -> dict[str, float]:
         return {}
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        return None
+        """Continue from :meth:`state_dict`."""
 
 
 class AccuracyConditionedKL(ConstantKL):
@@ -119,7 +106,7 @@ class AccuracyConditionedKL(ConstantKL):
         return {"rho": self.applied_rho}
 
 
-class AdaptiveTargetKL:
+class AdaptiveTargetKL(ConstantKL):
     """Moves the coefficient so that the KL stays near ``target``: PPO's controller, with an optional integral term.
 
     After every step ``beta *= 1 + gain * (e + integral * sum(e))`` with ``e = clip(KL / target - 1, -0.2, 0.2)`` and
@@ -138,18 +125,16 @@ class AdaptiveTargetKL:
     def __init__(self, beta: float, target: float, gain: float, integral: float = 0.0) -> None:
         if not target > 0:
             raise ConfigError(f"target={target}: the KL to hold must be > 0 nats per token.")
-        if not _checked_beta(beta) > 0:
+        super().__init__(beta)
+        if beta == 0:
             raise ConfigError(f"beta={beta}: the controller multiplies the coefficient, so it must start above 0.")
         if not 0 < gain * (MAX_ERROR + integral) < 1:
             raise ConfigError(
                 f"gain={gain:g} (rows of a step / horizon) with integral={integral:g} could move the coefficient by "
                 f"{gain * (MAX_ERROR + integral):.0%} in a step: it must be above 0 and below 100 %. Raise the horizon."
             )
-        self.beta, self.target, self.gain, self.integral = beta, target, gain, integral
+        self.target, self.gain, self.integral = target, gain, integral
         self.summed_error = 0.0
-
-    def coefficient(self, accuracy: float | None = None) -> float:
-        return self.beta
 
     def observe(self, kl: float) -> None:
         if not math.isfinite(kl):
@@ -168,9 +153,3 @@ class AdaptiveTargetKL:
         if set(state) != {"beta", "summed_error"}:
             raise StateMismatch(f"the KL controller's state has the keys {sorted(state)}, wanted beta, summed_error")
         self.beta, self.summed_error = float(state["beta"]), float(state["summed_error"])
-
-
-def _checked_beta(beta: float) -> float:
-    if not (math.isfinite(beta) and beta >= 0):
-        raise ConfigError(f"beta={beta}: the KL coefficient must be a number >= 0 (the paper: 0.02).")
-    return beta

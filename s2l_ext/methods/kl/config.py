@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from s2l_ext.config.limits import limited
+from s2l_ext.config.parse import refuse_changed
 from s2l_ext.config.resolve import resolve
-from s2l_ext.config.unused import refuse_changed
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.kl.coefficient import (
     AccuracyConditionedKL,
     AdaptiveTargetKL,
     ConstantKL,
-    KLController,
     PowerRho,
     Rho,
     tanh_rho,
@@ -34,12 +33,8 @@ class KLConfig(ABC):
     """Coefficient before ``rho``; the start value of ``adaptive_target``."""
 
     @abstractmethod
-    def build(self, rows: int) -> KLController:
-        """The controller that the block describes; ConfigError names the key.
-
-        Args:
-            rows: rollout rows of a step.
-        """
+    def build(self, rows: int) -> ConstantKL:
+        """The controller that the block describes; ConfigError names the key. ``rows``: rollout rows of a step."""
 
     @abstractmethod
     def in_words(self, rows: int) -> str:

@@ -31,8 +31,6 @@ class KL(Method):
         super().__init__(config, s2l, cfg)
         self.applied: dict[str, float] = {}
 
-    # ---- before a run
-
     def check(self) -> list[str]:
         return check_kl(self.config, self.cfg)
 
@@ -47,8 +45,6 @@ class KL(Method):
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []  # the line of the advantage shows every run's KL, verl's too
 
-    # ---- start of a run
-
     def adapt(self) -> None:
         """What verl prints is what the coefficient starts from."""
         with open_dict(self.cfg):
@@ -62,14 +58,9 @@ class KL(Method):
     def start(self, trainer: Any) -> None:
         self.controller = self.config.build(rows_of_a_step(self.cfg))
 
-    # ---- a step
-
     def before_update(self, step: Step) -> None:
-        """Choose the coefficient and put it into what the workers receive.
-
-        Raises:
-            DataError: the coefficient follows accuracy and the reward function gave none.
-        """
+        """Choose the coefficient and put it into what the workers receive. Raises DataError: the coefficient follows
+        accuracy and the reward function gave none."""
         known = self.needs_accuracy or all(session.acc is not None for session in step.outcomes)
         accuracy = batch_accuracy(step.outcomes, "s2l.kl.type=accuracy") if known else None
         beta = self.controller.coefficient(accuracy)
@@ -77,11 +68,8 @@ class KL(Method):
         self.applied = {"beta": beta, **({} if accuracy is None else {"accuracy": accuracy})}
 
     def after_update(self, step: Step) -> None:
-        """Compare what the workers' loss used with what was sent, and let the controller see the KL.
-
-        Raises:
-            RuntimeError: a worker used another coefficient, or none reported one.
-        """
+        """Compare what the workers' loss used with what was sent, and let the controller see the KL. Raises
+        RuntimeError: a worker used another coefficient, or none reported one."""
         beta = self.applied["beta"]
         low, high = (step.metrics.pop(f"actor/{name}", None) for name in (KL_BETA_MIN, KL_BETA_MAX))
         if low is None or high is None:
@@ -95,8 +83,6 @@ class KL(Method):
 
     def metrics(self, step: Step) -> dict[str, float]:
         return {f"s2l/kl/{name}": value for name, value in self.applied.items()}
-
-    # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
         return self.controller.state_dict()

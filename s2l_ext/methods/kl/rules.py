@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import setting, whole_number
+from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.kl.config import AdaptiveTargetKLConfig, KLConfig
 
@@ -56,4 +56,4 @@ def _check_kl_knobs(kl: KLConfig, cfg: DictConfig) -> None:
 
 def rows_of_a_step(cfg: DictConfig) -> int:
     """Rollout rows that every step has."""
-    return whole_number(cfg, "data.train_batch_size") * whole_number(cfg, "actor_rollout_ref.rollout.n")
+    return whole_number(cfg, "data.train_batch_size") * whole_number(cfg, GROUP_SIZE)

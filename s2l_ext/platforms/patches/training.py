@@ -164,10 +164,7 @@ def share_puts(batched: Callable[[Any, Callable[..., Any]], Any]) -> None:
         agent_loop_tq.list_of_dict_to_tensordict = list
 
 
-@patch(
-    "torch.nn:Linear.forward",
-    ends_with="test_distill_glue.py::test_verls_engine_still_asks_for_whole_logits",
-)
+@patch("torch.nn:Linear.forward", ends_with="test_distill_glue.py::test_verls_engine_still_asks_for_whole_logits")
 def replace_forward(layer: Any, forward: Callable[..., Any]) -> None:
     """A model of transformers makes logits of the whole vocabulary before a loss sees anything. Its output layer, one
     instance, computes what the divergence to a teacher needs instead."""

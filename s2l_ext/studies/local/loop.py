@@ -23,7 +23,6 @@ from torch import Tensor
 
 from s2l_ext.methods.curriculum.orders import UniformOrder
 from s2l_ext.methods.distill import divergences
-from s2l_ext.methods.explorer.schedule import build_schedule
 from s2l_ext.methods.guidance.client import answer_of, guidance_ids, trace_of
 from s2l_ext.methods.guidance.length import guided_sessions
 from s2l_ext.methods.registry import parse_s2l
@@ -84,7 +83,7 @@ class LocalLoop:
 
     def _build_controllers(self) -> None:
         s2l, explorer = self.s2l, self.s2l.explorer
-        self.schedule = explorer and build_schedule(explorer.schedule, explorer.mix_steps, self.group_size)
+        self.schedule = explorer and explorer.build(self.group_size)
         self.length = s2l.guidance.length.build(int(self.cfg.trainer.total_training_steps)) if s2l.guidance else None
         self.kl = s2l.kl.build(self.batch_size * self.group_size) if s2l.kl else None
         block, prompts = s2l.curriculum, _Dataset(self.prompts)

@@ -41,12 +41,9 @@ class ExplorerClient(LLMServerClient):
         return self.server, handle
 
     async def generate(self, request_id: Any, **kwargs: Any) -> TokenOutput:
-        """As verl's.
-
-        Raises:
-            ExplorerFailed: no server, a dead one, one that gave up the request, or no answer within the limit.
-            ValueError, TypeError: the request itself is refused, which says nothing against the server.
-        """
+        """As verl's. Raises ExplorerFailed: no server, a dead one, one that gave up the request, or no answer within
+        the limit. Raises ValueError, TypeError: the request itself is refused, which says nothing against the
+        server."""
         try:
             output = await asyncio.wait_for(super().generate(request_id, **kwargs), self.timeout_s)
         except TimeoutError as error:
@@ -90,11 +87,8 @@ class SessionFaults:
         self._failures = 0
 
     async def next_sampler(self, client: ExplorerClient, failure: ExplorerFailed) -> str:
-        """Who samples the session now: the explorer again, once it is back, or the learner.
-
-        Raises:
-            ExplorerFailed: nobody; the driver ends the run.
-        """
+        """Who samples the session now: the explorer again, once it is back, or the learner. Raises ExplorerFailed:
+        nobody; the driver ends the run."""
         await client.report(failure)
         if self._policy == "learner":
             return LEARNER

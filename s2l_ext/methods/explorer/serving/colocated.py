@@ -78,10 +78,7 @@ class ColocatedServers(ExplorerServers):
 
     def _turn(self, call: str, awake: bool) -> None:
         """May take as long as a start, because it moves the same weights; the monitor finds a hanging server earlier.
-
-        Raises:
-            S2LError: a server did not do it.
-        """
+        Raises S2LError: a server did not do it."""
         if not self.sleeps or not self.running or self._awake == awake:
             return
         calls = {one: [getattr(server, call).remote() for server in one.servers] for one in list(self._monitor.up)}

@@ -22,20 +22,6 @@ POLL_S = 1.0
 """Seconds between two reads of the workers' reports."""
 
 
-class Restarts:
-    """The number of restarts left, and the wait before the next: first_s, 2 first_s, 4 first_s, ..."""
-
-    def __init__(self, most: int, first_s: float) -> None:
-        self.most, self._first_s, self.used = most, first_s, 0
-
-    def take(self) -> float | None:
-        """Seconds until the next restart; None when all are used up."""
-        if self.used >= self.most:
-            return None
-        self.used += 1
-        return self._first_s * 2.0 ** (self.used - 1)
-
-
 class ExplorerHealthStats:
     """What failed since the process started; outlives the servers, so that every step has its numbers."""
 
@@ -84,14 +70,8 @@ class ExplorerHealthStats:
 
 
 class HealthMonitor(Thread):
-    """Checks every server; ends and restarts those that do not answer.
-
-    Args:
-        explorer: policy, limits and times.
-        replicas: all of them, all up.
-        router: the actor of :class:`ExplorerRouter`.
-        stats: where failures are counted.
-    """
+    """Checks every replica, all of them up at first; ends and restarts those that do not answer, tells ``router``, the
+    actor of :class:`ExplorerRouter`, and counts failures in ``stats``."""
 
     def __init__(
         self, explorer: LiveExplorer, replicas: Sequence[Replica], router: Any, stats: ExplorerHealthStats
@@ -99,7 +79,7 @@ class HealthMonitor(Thread):
         super().__init__(name="s2l-explorer-monitor", daemon=True)
         self._explorer, self._router, self._stats = explorer, router, stats
         self.up, self._down, self._given_up = list(replicas), list[Replica](), list[Replica]()
-        self._restarts = Restarts(explorer.max_restarts, explorer.restart_backoff_s)
+        self._restarts = 0
         self._step: int | None = None
         self._lock = RLock()
         self._over = Event()
@@ -175,10 +155,12 @@ class HealthMonitor(Thread):
     def _restart(self, replica: Replica, problem: str) -> None:
         self._clean_up(replica)
         while not self._over.is_set():
-            delay = self._restarts.take() if self._explorer.on_failure != "fail" else None
-            if delay is None:
+            most = 0 if self._explorer.on_failure == "fail" else self._explorer.max_restarts
+            if self._restarts >= most:
                 return self._give_up(replica, problem)
-            logger.warning("s2l: explorer restart %d of %d in %g s", self._restarts.used, self._restarts.most, delay)
+            delay = self._explorer.restart_backoff_s * 2.0**self._restarts
+            self._restarts += 1
+            logger.warning("s2l: explorer restart %d of %d in %g s", self._restarts, most, delay)
             if self._over.wait(delay):
                 return None
             try:
@@ -215,7 +197,7 @@ class HealthMonitor(Thread):
             hope = len(self._down) > len(self._given_up)
         logger.warning("s2l: explorer replica %d stays down: %s", replica.rank, problem)
         if not self.up and not hope:
-            reason = f"s2l.explorer.max_restarts={self._restarts.most} are used up, at last: {problem}"
+            reason = f"s2l.explorer.max_restarts={self._explorer.max_restarts} are used up, at last: {problem}"
             ray.get(self._router.give_up.remote(reason), timeout=ROUTER_TIMEOUT_S)
             if self._explorer.on_failure == "learner":
                 logger.warning("s2l: the learner samples the explorer's sessions for the rest of its schedule")

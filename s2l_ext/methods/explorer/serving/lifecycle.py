@@ -12,7 +12,6 @@ from typing import Any, Generic, TypeVar
 from verl.trainer.ppo.utils import Role
 
 from s2l_ext.methods.explorer.config import LiveExplorer
-from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.methods.explorer.serving.colocated import ColocatedServers
 from s2l_ext.methods.explorer.serving.health import ExplorerHealthStats
 from s2l_ext.methods.explorer.serving.servers import ExplorerServers
@@ -23,13 +22,7 @@ ACTOR_ROLES = (Role.Actor, Role.ActorRolloutRef, Role.ActorRollout)
 
 
 class ExplorerLifecycle:
-    """The servers of a live explorer, as long as a step needs them.
-
-    Args:
-        explorer: the ``s2l.explorer`` block.
-        slots: explorer sessions of a group by step.
-        trainer: verl's, with our mixin.
-    """
+    """The servers of a live explorer, as long as a step needs them. ``slots``: explorer sessions of a group by step."""
 
     def __init__(self, explorer: LiveExplorer, slots: Callable[[int], int], trainer: Any) -> None:
         self.explorer, self.slots, self.trainer = explorer, slots, trainer
@@ -78,28 +71,6 @@ class ExplorerLifecycle:
         pools = list(manager.resource_pool_dict.values()) if manager else []
         return pools != [] and all(pool.pgs is not None for pool in pools)
 
-    def with_client(self, client: Any) -> Any:
-        """The learner's client, with the explorer's for the sessions that are its own."""
-        return client if self.servers is None else carrying(client, self.servers.client())
-
-    def set_step(self, step: int) -> None:
-        if self.servers:
-            self.servers.set_step(step)
-
-    def check(self) -> None:
-        if self.servers:
-            self.servers.check()
-
-    def wake_up(self) -> None:
-        """Called before verl sends the step's prompts, because sessions start before ``on_sample_begin``. The learner's
-        engine has its new weights and its key-value cache since the last step's end."""
-        if isinstance(self.servers, ColocatedServers):
-            self.servers.wake_up()
-
-    def sleep(self) -> None:
-        if isinstance(self.servers, ColocatedServers):
-            self.servers.sleep()
-
     def end_step(self) -> None:
         """End the servers once no step needs them any more."""
         if self.servers is None:
@@ -123,11 +94,7 @@ LOOK_SECONDS = 0.2
 
 class EarlyStart(Generic[T]):
     """Calls ``start`` in a thread once ``placed`` holds: the first role may take whole nodes, so the learner is first.
-
-    Args:
-        start: may take long; :meth:`result` raises its errors.
-        placed: whether the learner has its GPUs.
-    """
+    ``start``: may take long; :meth:`result` raises its errors. ``placed``: whether the learner has its GPUs."""
 
     def __init__(self, start: Callable[[], T], placed: Callable[[], bool]) -> None:
         self._start, self._placed = start, placed

@@ -26,13 +26,8 @@ LOOK_TIMEOUT_S = 15.0
 
 
 class Replica:
-    """A replica that keeps its identity across engine restarts.
-
-    Args:
-        build: makes verl's object, not yet started. Its argument makes the actors' names of each start unique.
-        rank: verl's replica rank.
-        gpus: of one replica.
-    """
+    """A replica that keeps its identity, verl's ``rank``, across engine restarts. ``build`` makes verl's object, not
+    yet started; its argument makes the actors' names of each start unique."""
 
     def __init__(self, build: Callable[[str], Any], rank: int, gpus: int) -> None:
         self._build, self.rank, self.gpus = build, rank, gpus

@@ -65,12 +65,7 @@ class ExplorerServerManager(LLMServerManager):
             policy=self._policy,
             full_determinism=bool(self.rollout_config.get("full_determinism", False)),
         )
-        self._router_started = self.global_load_balancer.status.remote()
-
-    def wait_for_router(self) -> None:
-        """Its fresh process imports verl for a while, on a busy machine longer than a call may take. Agent loops start
-        meanwhile."""
-        ray.get(self._router_started)
+        self.router_started = self.global_load_balancer.status.remote()
 
     def replicas(self) -> list[Replica]:
         """Every replica that verl started, in a form that can restart."""
@@ -126,8 +121,16 @@ class ExplorerServers:
         """Set the weight version of new rows to ``step``: verl's staleness metrics read it, and a frozen model is never
         stale."""
         if self._manager:
-            self._manager.wait_for_router()
+            # its process imports verl for a while, longer than a call may take; agent loops start meanwhile
+            ray.get(self._manager.router_started)
             self._monitor.set_step(step)
+
+    def wake_up(self) -> None:
+        """Called before verl sends the step's prompts, because sessions start before ``on_sample_begin``. The learner's
+        engine has its new weights and its key-value cache since the last step's end."""
+
+    def sleep(self) -> None:
+        """Called when the step's rollouts are there. Servers on accelerators of their own take no turns."""
 
     def check(self) -> None:
         """Raise S2LError when the explorer failed and ``on_failure`` allows no replacement."""
@@ -166,10 +169,7 @@ def ending(explorer: LiveExplorer, reason: str) -> str:
 
 class ExplorerRouter(GlobalRequestLoadBalancer):
     """Runs in an actor on the driver's node. The one change: a server reported as failed gets no more requests.
-
-    Args:
-        policy: ``s2l.explorer.on_failure``; with ``fail`` the first report is the end.
-    """
+    ``policy``: ``s2l.explorer.on_failure``; with ``fail`` the first report is the end."""
 
     def __init__(self, servers: dict[str, Any], policy: str, full_determinism: bool = False) -> None:
         super().__init__(servers=servers, full_determinism=full_determinism)

@@ -11,13 +11,8 @@ from s2l_ext.store.reader import Rollout
 
 
 class StoredClient:
-    """Returns one stored rollout as the answer to a session's only request.
-
-    Args:
-        client: the learner's; everything but ``generate`` is its.
-        rollout: what the explorer sampled.
-        step: weight version that the row carries, as a live explorer's would.
-    """
+    """Returns one stored rollout as the answer to a session's only request; everything but ``generate`` is the
+    learner's client's. ``step``: weight version that the row carries, as a live explorer's would."""
 
     def __init__(self, client: Any, rollout: Rollout, step: int) -> None:
         self._client, self._rollout, self._step = client, rollout, step
@@ -26,11 +21,8 @@ class StoredClient:
     async def generate(
         self, request_id: Any, *, prompt_ids: list[int], sampling_params: dict[str, Any], **kwargs: Any
     ) -> TokenOutput:
-        """The stored tokens, cut where ``max_tokens`` would have cut them.
-
-        Raises:
-            DataError: a second turn, or another prompt than the rollout was sampled from.
-        """
+        """The stored tokens, cut where ``max_tokens`` would have cut them. Raises DataError: a second turn, or another
+        prompt than the rollout was sampled from."""
         rollout = self._rollout
         if self._given:
             raise DataError(
