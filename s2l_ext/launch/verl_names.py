@@ -65,7 +65,7 @@ def _ask_for_kl(key: str, name: str) -> None:
     from verl.trainer.ppo.core_algos import kl_penalty
 
     try:
-        kl_penalty(torch.zeros(1), torch.zeros(1), name)
+        kl_penalty(torch.FloatTensor([0.0]), torch.FloatTensor([0.0]), name)
     except NotImplementedError:
         known = ("k1", "abs", "k2", "k3", "low_var_kl")
         raise ConfigError(
