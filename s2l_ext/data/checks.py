@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, shown,
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
-TRUTH = "reward_model.ground_truth"
+TRUTH, SOURCE = "reward_model.ground_truth", "data_source"
+JSON_LINES = (".json", ".jsonl")
 ANSWER_FIX = "Every row needs the answer that the reward function compares with."
 RESERVED_COLUMNS = frozenset(
     [
@@ -67,6 +69,44 @@ def check_parquet(
         row, fault = first[name]
         raise DataError(f"{path}: row {row}, column '{name}': {fault} ({count[name]} of {number + 1} rows). {fix}")
     return number + 1
+
+
+def check_first_line(path: Path, prompt_key: str) -> None:
+    """Raises DataError for JSON lines that are not in verl's layout, such as those of a published benchmark."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        try:
+            first = json.loads(next(lines, ""))
+        except ValueError:
+            return  # one document over several lines, which verl reads too
+    if isinstance(first, dict) and prompt_key not in first:
+        raise DataError(
+            f"{path}: line 1 has {', '.join(first)} and no '{prompt_key}' (data.prompt_key). verl reads rows of chat "
+            "messages: make them with `s2l data gsm8k`, `s2l data humaneval` or `s2l data jsonl` (docs/data.md)."
+        )
+
+
+def check_alike(files: Sequence[Path]) -> None:
+    """Raises DataError where a column has another type in another of the files, which verl could not join."""
+    if len(files) < 2:
+        return
+    from datasets import Features, Value
+
+    seen: dict[str, tuple[Path, Any]] = {}
+    for path in files:
+        for name, kind in Features.from_arrow_schema(pq.read_schema(path)).items():
+            first, its = seen.setdefault(name, (path, kind))
+            if kind != its and Value("null") not in (kind, its):
+                raise DataError(
+                    f"column '{name}' is {its} in {first} and {kind} in {path}, and verl cannot join the "
+                    "two files. Write it with one type."
+                )
+
+
+def require_sources(files: Sequence[Path]) -> None:
+    """Raises DataError for a file without the column by which verl's reward managers choose a reward."""
+    for path in files:
+        if SOURCE not in pq.read_schema(path).names:
+            raise DataError(f"{path}: no column '{SOURCE}', which verl's reward managers read of every row. Add it.")
 
 
 def _read_pairs(file: pq.ParquetFile, prompt_key: str) -> Iterator[tuple[Any, Any]]:

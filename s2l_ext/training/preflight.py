@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
 from s2l_ext.config.verl_settings import gpus_at, whole_number
-from s2l_ext.data.checks import check_parquet
+from s2l_ext.data.checks import JSON_LINES, check_alike, check_first_line, check_parquet, require_sources
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import parquet_table, require_enough
 from s2l_ext.data.tokenizers import date_warnings, tokenizer_here
@@ -60,7 +60,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     needed = needed_now(cfg, s2l)
     inputs = Inputs(cfg, needed)
     check_model_path(LEARNER_KEY, cfg.actor_rollout_ref.model.path, inputs.trust)
-    _check_data(cfg)
+    check_data(cfg)
     _check_media(inputs)
     _check_reward_keywords(cfg)
     if not only_validates(cfg) and inputs.rows is not None:
@@ -159,13 +159,21 @@ def _check_reward_keywords(cfg: DictConfig) -> None:
 # ---- data ---------------------------------------------------------------------------------------------------------
 
 
-def _check_data(cfg: DictConfig) -> None:
+def check_data(cfg: DictConfig) -> None:
     if OmegaConf.select(cfg, "data.custom_cls.path"):
         return
     one_answer = compares_with_one_text(judge_of_run(cfg))
     for key in ("train_files", "val_files"):
+        if not cfg.data.get(key):
+            raise DataError(
+                f"data.{key}={cfg.data.get(key)}: verl reads at least one file there, also where it is unused."
+            )
         for path in local_files(cfg.data.get(key)):
             _check_file(f"data.{key}", path, cfg.data.prompt_key, one_answer)
+        parquet = parquet_files(cfg, key)
+        check_alike(parquet)
+        if cfg.reward.reward_manager.source == "register":  # of verl's, which read it
+            require_sources(parquet)
 
 
 def _check_file(key: str, path: Path, prompt_key: str, one_answer: bool) -> None:
@@ -174,6 +182,8 @@ def _check_file(key: str, path: Path, prompt_key: str, one_answer: bool) -> None
         raise DataError(f"{key}={path}: no such file. {fix}")
     if path.suffix == ".parquet":
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED, one_answer=one_answer)
+    elif path.suffix in JSON_LINES:
+        check_first_line(path, prompt_key)
 
 
 def _read_golds(cfg: DictConfig) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
-from verl.trainer.ppo.reward import get_custom_reward_fn
+from verl.trainer.ppo.reward import get_custom_reward_fn, resolve_reward_manager_cls
 from verl.utils.reward_score import get_default_compute_score
 
 from s2l_ext.errors import ConfigError, DataError, S2LError
@@ -18,6 +18,10 @@ from s2l_ext.training.inputs import local_files
 
 ROW_COLUMNS = ("data_source", "reward_model", "extra_info")
 FUNCTION_KEY = "reward.custom_reward_function"
+ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
+"""Keywords by which verl calls a reward function."""
+MODEL_ARGUMENTS = ("reward_router_address", "reward_model_tokenizer")
+"""And those that it adds where a reward model runs."""
 
 
 def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
@@ -25,18 +29,22 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     reward function could not be asked; the first step then tells. Raises ConfigError: it cannot be loaded, returns a
     bare number, or a mapping without ``acc``; DataError: a ``data_source`` for which verl has no reward, and the run
     sets none."""
+    _require_manager(cfg)
     _require_rewards(cfg)
     needing = " and ".join(accuracy_settings(s2l, cfg))
+    if needing:
+        _refuse_late_judge(cfg, needing)
+    own, own_name = _own_function(cfg)
     if not needing:
         return []
-    function, name = _function(cfg, needing)
+    function, name = (own, own_name) if own else _verls_function(cfg, needing)
     rows = _rows_to_ask(cfg.data.train_files)
     if function is None or not rows:
         return [
             f"{needing} needs a reward with `acc`, which could not be checked before the run. If it is missing, the "
             "first step ends the run."
         ]
-    return [warning for row in rows for warning in _check_answer(needing, function, name, row)]
+    return list(dict.fromkeys(warning for row in rows for warning in _check_answer(needing, function, name, row)))
 
 
 def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
@@ -62,12 +70,54 @@ def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -
             f"{needing} needs the verifier's correctness, but {name} returns only {', '.join(map(str, answer))}. "
             "Add 'acc': 1.0 if correct else 0.0 to what it returns."
         )
+    if answer.get("score") is None:
+        raise ConfigError(
+            f"{name} returns {', '.join(map(str, answer))} and no score, which verl takes for the reward."
+        )
+    accuracy = answer["acc"]
+    if isinstance(accuracy, str) or not 0 <= float(accuracy) <= 1:
+        raise ConfigError(f"{needing} needs acc in [0, 1], and {name} returns acc={accuracy!r}.")
     return []
 
 
-def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
-    """The reward function and what to call it; None when only your own reward manager knows."""
+def _require_manager(cfg: DictConfig) -> None:
+    """verl makes its reward workers after the models."""
+    key, manager = "reward.reward_manager", cfg.reward.reward_manager
+    try:
+        resolve_reward_manager_cls(cfg)
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{key}.name={manager.name}: verl cannot load it ({why}).") from error
+    buffer = OmegaConf.select(cfg, "reward.reward_kwargs.overlong_buffer_cfg.enable")
+    if manager.name == "dapo" and buffer and OmegaConf.select(cfg, "reward.reward_kwargs.max_resp_len") is None:
+        raise ConfigError(
+            f"{key}.name=dapo with reward.reward_kwargs.overlong_buffer_cfg.enable=True needs "
+            "+reward.reward_kwargs.max_resp_len, for instance ${data.max_response_length}."
+        )
+
+
+def _own_function(cfg: DictConfig) -> tuple[Any, str]:
+    """The user's reward function and what to call it; None where the run names none."""
     path = OmegaConf.select(cfg, f"{FUNCTION_KEY}.path")
+    if not path:
+        return None, ""
+    name = f"{FUNCTION_KEY} {OmegaConf.select(cfg, f'{FUNCTION_KEY}.name')} of {path}"
+    try:
+        function = get_custom_reward_fn(cfg)
+    except Exception as error:
+        raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
+    plain, options = function.args
+    given = {**dict.fromkeys([*ARGUMENTS, *(MODEL_ARGUMENTS if cfg.reward.reward_model.enable else ())]), **options}
+    try:
+        inspect.signature(plain).bind(**given)
+    except TypeError as error:
+        raise ConfigError(
+            f"{name} cannot be called as verl does, by keywords ({', '.join(given)}): {error}."
+        ) from error
+    return function, name
+
+
+def _refuse_late_judge(cfg: DictConfig, needing: str) -> None:
     model = cfg.reward.reward_model
     if model.enable and not model.enable_resource_pool:
         raise ConfigError(
@@ -75,13 +125,11 @@ def _function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
             "GPUs judges later and passes on a score only. Set reward.reward_model.enable_resource_pool=True or "
             "reward.reward_model.enable=False."
         )
-    if path:
-        name = f"{FUNCTION_KEY} {OmegaConf.select(cfg, f'{FUNCTION_KEY}.name')} of {path}"
-        try:
-            return get_custom_reward_fn(cfg), name
-        except Exception as error:
-            raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
-    if model.enable:
+
+
+def _verls_function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
+    """verl's reward function and what to call it; None when only your own reward manager knows."""
+    if cfg.reward.reward_model.enable:
         raise ConfigError(
             f"{needing} needs the verifier's correctness, and reward.reward_model gives a score only. "
             f"Set {FUNCTION_KEY}.path and .name to a function that returns score and acc."
@@ -142,4 +190,12 @@ def _ask(function: Any, row: dict[str, Any]) -> Any:
         ground_truth=(row.get("reward_model") or {}).get("ground_truth"),
         extra_info=dict(row.get("extra_info") or {}),
     )
-    return asyncio.run(answer) if inspect.iscoroutine(answer) else answer
+    if not inspect.iscoroutine(answer):
+        return answer
+    if not inspect.iscoroutinefunction(function):
+        answer.close()
+        raise ConfigError(
+            f"{FUNCTION_KEY} returns a coroutine and is not declared `async def`, so verl would take the coroutine for "
+            "the reward. Declare it `async def`."
+        )
+    return asyncio.run(answer)

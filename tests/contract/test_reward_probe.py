@@ -21,6 +21,9 @@ BODIES = {
     "none_acc": "return {'score': 0.5, 'acc': None}",
     "by_source": "return {'score': 1, 'acc': 1.0} if data_source == 'mine' else 0.3",
     "crash": "raise ValueError('needs a server')",
+    "no_score": "return {'reward': 1.0, 'acc': 1.0}",
+    "below_0": "return {'score': 1.0, 'acc': -1.0}",
+    "a_word": "return {'score': 1.0, 'acc': 'yes'}",
     "row": "assert (data_source, ground_truth, solution_str) == ('mine', '4', '')\n    return {'acc': 1.0, 'score': 1}",
 }
 
@@ -46,7 +49,7 @@ def asked(tmp_path):
             cfg.reward.custom_reward_function.path = str(tmp_path / f"{body}.py")
             cfg.reward.custom_reward_function.name = "f"
             for name, value in settings.items():
-                OmegaConf.update(cfg, name.replace("__", "."), value)
+                OmegaConf.update(cfg, name.replace("__", "."), value, force_add=True)
         return check_reward(cfg, parse_s2l(cfg.s2l))
 
     return run
@@ -73,6 +76,77 @@ def test_a_bare_number_is_refused(asked, async_: bool) -> None:
 def test_a_mapping_without_acc_is_refused_with_its_keys(asked, body: str) -> None:
     with pytest.raises(ConfigError, match="returns only score, .*Add 'acc'"):
         asked(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("no_score", "returns reward, acc and no score"),
+        ("below_0", r"needs acc in \[0, 1\], and .* returns acc=-1.0"),
+        ("a_word", "returns acc='yes'"),
+    ],
+)
+def test_an_answer_that_verl_or_a_controller_could_not_take_is_refused(asked, body: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        asked(body)
+
+
+@pytest.fixture
+def written(asked, tmp_path):
+    """``written(code, name)``: the check with a reward function of this code, with nothing that needs it and so not
+    asked."""
+
+    def run(code: str, name: str = "f", **settings: object) -> list[str]:
+        (tmp_path / "own.py").write_text(code)
+        place = {"path": str(tmp_path / "own.py"), "name": name}
+        given = {f"reward__custom_reward_function__{key}": value for key, value in place.items()}
+        return asked("good", **{**OFF, **given, **settings})
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(solution_str, ground_truth): return 1.0", "unexpected keyword argument 'data_source'"),
+        ("class f: pass", "cannot be called as verl does"),
+        ("def g(): pass", "cannot be loaded"),
+    ],
+)
+def test_a_function_that_verl_could_not_call_is_refused_without_a_method_too(written, code: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        written(code)
+
+
+def test_a_function_with_options_of_its_own_passes(written) -> None:
+    code = "def f(data_source, solution_str, ground_truth, extra_info=None, *, weight): return weight"
+    assert written(code, reward__custom_reward_function__reward_kwargs={"weight": 2.0}) == []
+    with pytest.raises(ConfigError, match="missing a required argument: 'weight'"):
+        written(code)
+
+
+def test_a_coroutine_that_verl_would_not_await_is_refused(written) -> None:
+    code = "async def g(**_): return {'score': 1.0, 'acc': 1.0}\ndef f(**given): return g(**given)"
+    with pytest.raises(ConfigError, match="not declared `async def`"):
+        written(code, s2l__kl={"beta": 0.02})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward__reward_manager__name": "prime"}, "reward.reward_manager.name=prime: verl cannot load it"),
+        (
+            {
+                "reward__reward_manager__name": "dapo",
+                "reward__reward_kwargs": {"overlong_buffer_cfg": {"enable": True, "len": 4, "penalty_factor": 1.0}},
+            },
+            "needs .reward.reward_kwargs.max_resp_len",
+        ),
+    ],
+)
+def test_a_manager_that_verl_could_not_make_is_refused(written, settings: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        written("def f(**_): return 1.0", **settings)
 
 
 def test_nothing_is_asked_where_nothing_needs_it(asked) -> None:
@@ -143,8 +217,10 @@ def test_rows_that_verls_own_reward_does_not_know_are_refused_with_file_and_fix(
         verls_own(["openai/gsm8k"], ["mine", "theirs"], **settings)
 
 
-def test_a_reward_of_ones_own_is_asked_for_no_source(verls_own) -> None:
-    manager = {"reward__reward_manager__source": "importlib", "reward__reward_manager__name": "mine"}
+def test_a_reward_of_ones_own_is_asked_for_no_source(verls_own, tmp_path) -> None:
+    (tmp_path / "manager.py").write_text("class Mine: pass")
+    manager = {"reward__reward_manager__source": "importlib", "reward__reward_manager__name": "Mine"}
+    manager["reward__reward_manager__module__path"] = str(tmp_path / "manager.py")
     assert verls_own(["mine"], ["mine"], **manager, **OFF) == []
 
 

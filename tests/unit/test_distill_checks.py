@@ -243,7 +243,7 @@ def folders(tmp_path_factory):
 
 
 def inputs(recipe, folders, student: str, teacher: str, monkeypatch) -> list[str]:
-    monkeypatch.setattr("s2l_ext.training.preflight._check_data", lambda cfg: None)
+    monkeypatch.setattr("s2l_ext.training.preflight.check_data", lambda cfg: None)
     cfg = recipe.composed.copy()
     with open_dict(cfg):
         cfg.data.train_files = cfg.data.val_files = None

@@ -253,7 +253,7 @@ def test_without_a_curriculum_too_an_epoch_needs_a_step(world, block):
 def test_rows_of_files_that_cannot_be_counted_are_not_counted_as_none(world, other):
     """31 rows here and any number there: neither a refusal nor a number of steps follows."""
     write_rows(world / "train.parquet", 31)
-    (world / "more.jsonl").write_text("{}\n")
+    (world / "more.jsonl").write_text(json.dumps({"prompt": [{"role": "user", "content": "1+1"}]}) + "\n")
     files = f"data.train_files=[{world}/train.parquet,{other.format(world=world)}]"
     assert look("data.train_batch_size=32", "s2l.explorer=null", files) == []
     cfg = compose_config(
@@ -403,7 +403,7 @@ def chats(world):
         tokenizer.save_pretrained(world / "models" / name)
     write_rows(world / "short.parquet", 40)
     write_rows(world / "long.parquet", 1, prompt=[{"role": "user", "content": "1+2+3+4"}])
-    write_rows(world / "media.parquet", 1, prompt=[{"role": "user", "content": [{"type": "image", "text": "1" * 99}]}])
+    write_rows(world / "media.parquet", 31, prompt=[{"role": "user", "content": [{"type": "image", "text": "1" * 99}]}])
     return [world / f"{name}.parquet" for name in ("short", "long", "media")]
 
 
@@ -449,7 +449,7 @@ def test_the_templates_options_count(chats):
 
 
 def test_a_chat_with_media_is_not_measured(chats):
-    assert look_at([chats[0], chats[2]], 5) == []
+    assert look_at([chats[2]], 5) == []
 
 
 def test_a_template_that_refuses_a_prompt_is_said(chats, world):
