@@ -61,7 +61,8 @@ def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Mode
     folder = _find_folder(name, key)
     config = _read_json(folder / "config.json", key, name)
     if not _matching(folder, WEIGHTS):
-        raise ConfigError(f"{key} {name}: no weights (*.safetensors) in the folder. Found: {_list_names(folder)}.")
+        found = f"no weights (*.safetensors) in the folder. Found: {_list_names(folder)}."
+        raise ConfigError(f"{key} {name}: {found}{_merge_hint(folder)}")
     if not trust.code and needs_own_code(folder):
         raise ConfigError(trust.needed(key, name))
     tokenizer = _load_tokenizer(folder, key, name, trust)
@@ -77,7 +78,10 @@ def _find_folder(name: str, key: str) -> Path:
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             found = f"it holds {_list_names(folder)}, no config.json" if folder.is_dir() else "there is no such folder"
-            raise ConfigError(f"{key} {name}: {found}. Give a Hugging Face model folder or a hub id (owner/name).")
+            raise ConfigError(
+                f"{key} {name}: {found}. Give a Hugging Face model folder or a hub id (owner/name)."
+                f"{_merge_hint(folder)}"
+            )
         return folder
     from huggingface_hub import snapshot_download
 
@@ -86,6 +90,15 @@ def _find_folder(name: str, key: str) -> Path:
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"{key} {name}: no such folder, and the hub gave no files ({reason}).") from error
+
+
+def _merge_hint(folder: Path) -> str:
+    """How to make a model of a checkpoint's shards, where the folder is a part of one."""
+    for actor in (folder, folder / "actor", folder.parent):
+        if next(actor.glob("model_world_size_*.pt"), None):
+            merge = f"python -m verl.model_merger merge --backend fsdp --local_dir {actor} --target_dir DIR"
+            return f" {actor} has verl's FSDP shards: `{merge}` makes a model of them, then give DIR."
+    return ""
 
 
 def _load_tokenizer(folder: Path, key: str, name: str, trust: Trust) -> PreTrainedTokenizerBase:

@@ -58,6 +58,12 @@ def check_workers(folder: Path | None, cfg: DictConfig) -> None:
     now = gpus_at(cfg, "trainer")
     names = {*_read_sizes(folder), *(path.relative_to(folder).as_posix() for path in folder.glob("*/*.pt"))}
     found = sorted((int(match[1]), name) for name in names if (match := WORKERS_FILE.fullmatch(name)))
+    if not found and (folder / "actor").is_dir():
+        raise StateMismatch(
+            f"{folder / 'actor'} has no model_world_size_*.pt, so verl would go on from step {_step(folder)} with the "
+            "weights of the start. actor.checkpoint.save_contents must have held model. Start a new run from a folder "
+            "with weights as actor_rollout_ref.model.path, in another trainer.default_local_dir."
+        )
     if not found or any(workers == now for workers, _ in found):
         return
     workers, name = found[0]

@@ -103,7 +103,7 @@ def _own_function(cfg: DictConfig) -> tuple[Any, str]:
         return None, ""
     name = f"{FUNCTION_KEY} {OmegaConf.select(cfg, f'{FUNCTION_KEY}.name')} of {path}"
     try:
-        function = get_custom_reward_fn(cfg)
+        function: Any = get_custom_reward_fn(cfg)
     except Exception as error:
         raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
     plain, options = function.args

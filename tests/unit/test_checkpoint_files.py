@@ -154,6 +154,14 @@ def test_the_number_of_workers_is_in_the_names_of_their_files(of_eight) -> None:
     check_workers(None, learner(4))
 
 
+def test_a_checkpoint_without_weights_is_refused(tmp_path) -> None:
+    """verl's loader passes over contents that are not there: step and schedules would go on with a new model."""
+    (tmp_path / "global_step_2" / "actor" / "huggingface").mkdir(parents=True)
+    with pytest.raises(StateMismatch, match=r"has no model_world_size_\*.pt, so verl would go on from step 2 with the"):
+        check_workers(tmp_path / "global_step_2", learner(1))
+    check_workers(tmp_path / "global_step_2", learner(1, strategy="megatron"))
+
+
 @pytest.mark.parametrize("seen", ["files", "list"])
 def test_another_number_is_refused_with_the_way_on(of_eight, seen) -> None:
     """Also where this machine sees the list only: each node may hold its own workers' files."""

@@ -438,6 +438,12 @@ def remove(*names: str):
     return lambda folder: [(folder / name).unlink() for name in names]
 
 
+def sharded(folder: Path) -> None:
+    """What verl saves without hf_model: a tokenizer beside the workers' files."""
+    remove("config.json", "model.safetensors")(folder)
+    (folder / "model_world_size_1_rank_0.pt").write_bytes(b"x")
+
+
 def empty_config(folder: Path) -> None:
     (folder / "config.json").write_text("{")
 
@@ -451,6 +457,7 @@ def empty_config(folder: Path) -> None:
         (remove("tokenizer.json", "tokenizer_config.json"), ["no tokenizer", "Copy the tokenizer"]),
         (remove("chat_template.jinja"), ["no chat template", "chat_template.jinja"]),
         (empty_config, ["config.json cannot be read"]),
+        (sharded, ["has verl's FSDP shards: `python -m verl.model_merger merge --backend fsdp --local_dir /"]),
     ],
 )
 def test_a_model_folder_that_cannot_be_used_is_refused(

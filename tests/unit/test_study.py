@@ -88,6 +88,26 @@ def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) ->
         study(**changes)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.val_files=other.parquet", r"arm x has data\.val_files=other\.parquet, the baseline grpo .*same measure"),
+        ("reward.custom_reward_function.name=other", r"arm x has reward\.custom_reward_function\.name=other"),
+        ("actor_rollout_ref.rollout.val_kwargs.temperature=0.3", r"val_kwargs\.temperature=0\.3, the baseline grpo 1"),
+        ("trainer.test_freq=-1", r"arm x has trainer\.test_freq=-1, so its end would not be measured"),
+    ],
+)
+def test_arms_that_are_not_measured_alike_are_refused(study, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(arms={"grpo": {}, "x": [override]})
+
+
+def test_a_dry_run_of_engine_verl_says_what_verl_could_not_run(study, tmp_path) -> None:
+    """The local loop cuts a last micro-batch short."""
+    with pytest.raises(ConfigError, match=r"^arm grpo: .*micro_batch_size_per_gpu=64: a worker has 4 rows in a mini-b"):
+        Runner(study(engine="verl"), tmp_path / "out").check()
+
+
 def test_learning_rates_may_be_text_and_must_be_numbers_above_0_with_folders_of_their_own(study) -> None:
     assert study(learning_rates=["1e-4", 3], test_files=["x"]).block.learning_rates == [1e-4, 3.0]
     for wrong in ("fast", True, None, -1e-4, 0, float("nan"), float("inf"), 2e-4, 2.0000001e-4):

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.limits import limited
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block
+from s2l_ext.config.verl_settings import plain_setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.seeds import FEWEST_SEEDS
 from s2l_ext.launch.compose import compose_config, search_folders
@@ -28,6 +29,12 @@ LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
 MODEL = "actor_rollout_ref.model.path"
 FIRST = re.compile(r"=first:([\w.-]+)$")
 """An override that takes the model which a run of ``first`` left."""
+MEASURE = (
+    *("data.val_files", "data.val_max_samples", "reward.custom_reward_function.path"),
+    *("reward.custom_reward_function.name", "reward.reward_manager.name"),
+    *(f"actor_rollout_ref.rollout.val_kwargs.{name}" for name in ("n", "temperature", "top_p", "top_k")),
+)
+"""Settings by which accuracy is measured; ``test_files`` of a study take the place of ``val_files``."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +154,7 @@ def read_study(
     needed = {one.name for arm in made for one in Study(block, (), tuple(first)).first_of(arm)}
     study = Study(block, tuple(made), tuple(one for one in first if one.name in needed))
     _check_matched(study, path.name)
+    _check_measured(study, path.name)
     return study
 
 
@@ -245,4 +253,21 @@ def _check_matched(study: Study, where: str) -> None:
                 raise ConfigError(
                     f"{where}: arm {arm.name} has {own[name]} {name}, the baseline {study.baseline.name} {base[name]}. "
                     f"Change {BEFORE[name]}, or take {name} out of `matched` and say so."
+                )
+
+
+def _check_measured(study: Study, where: str) -> None:
+    """Raises ConfigError for arms whose accuracies are not of the same problems, judged and sampled alike."""
+    for arm in study.arms:
+        if int(arm.cfg.trainer.test_freq) < 1:
+            raise ConfigError(
+                f"{where}: arm {arm.name} has trainer.test_freq={arm.cfg.trainer.test_freq}, so its end "
+                "would not be measured. Set it to 1 or more; the last step is measured too."
+            )
+        for key in MEASURE:
+            own, base = plain_setting(arm.cfg, key), plain_setting(study.baseline.cfg, key)
+            if own != base and not (key == "data.val_files" and study.block.test_files):
+                raise ConfigError(
+                    f"{where}: arm {arm.name} has {key}={own}, the baseline {study.baseline.name} {base}, so their "
+                    "accuracies are not of the same measurement. Set it in the study's `overrides`, for every arm."
                 )

@@ -30,6 +30,7 @@ from s2l_ext.studies.study.results import (
     write_result,
 )
 from s2l_ext.training.preflight import check_inputs
+from s2l_ext.training.rules import check_against_verl
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
@@ -71,11 +72,14 @@ class Runner:
         self.fingerprints: dict[tuple[str, bool], str] = {}
 
     def check(self) -> None:
-        """Check the models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
+        """Check settings, models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
         for arm in (*self.study.first, *self.study.arms):
             cfg = self._configuration(Job(arm, 0.0, self.study.seeds[0], tuning=False))
+            s2l = parse_s2l(cfg.s2l)
             try:
-                check_inputs(cfg, parse_s2l(cfg.s2l))
+                if self.study.block.engine == "verl":
+                    check_against_verl(s2l, cfg)
+                check_inputs(cfg, s2l)
             except S2LError as error:
                 raise type(error)(f"arm {arm.name}: {error}") from error
 
