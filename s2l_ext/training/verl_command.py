@@ -24,6 +24,9 @@ NEW_REWARD_KEYS = {
 CLIP_READERS = ("dppo_tv", "dppo_kl", "clip_cov")
 """Policy losses that read ``clip_ratio`` itself."""
 UNGROUPED = ("gae", "reinforce_plus_plus", "remax")
+OLD_METRICS = ("seq_reward", "seq_final_reward")
+"""Names that DAPO's scripts give ``filter_groups.metric``."""
+FSDP, SCHEDULERS = ("fsdp", "fsdp2"), ("constant", "cosine")
 RESUME_MODES = ("auto", "disable", "resume_path")
 DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
 """verl's defaults of ``clip_ratio`` and of ``grad_clip``, which its engines left behind."""
@@ -131,7 +134,7 @@ def _split_gpus(cfg: DictConfig) -> Iterator[str]:
             f"{samplers} GPUs of the sampler cannot be shared by engines of {engine} ({ROLLOUT}.{sizes[0]} x "
             "pipeline_model_parallel_size x data_parallel_size). Set sizes whose product divides it, or other GPUs."
         )
-    sharded = setting(cfg, f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+    sharded = setting(cfg, f"{ACTOR}.strategy") in FSDP
     for name in (
         "ulysses_sequence_parallel_size",
         "fsdp_config.ulysses_sequence_parallel_size",
@@ -142,7 +145,25 @@ def _split_gpus(cfg: DictConfig) -> Iterator[str]:
             yield f"{ACTOR}.{name}={size} does not divide the learner's {gpus} GPUs. Set a divisor of {gpus}."
 
 
-RULES = (_old_rewards, _clip_ratio, _greedy, _contents, _resume, _critic, _steps, _fetches, _split_gpus)
+def _group_metric(cfg: DictConfig) -> Iterator[str]:
+    metric = setting(cfg, "algorithm.filter_groups.metric")
+    if setting(cfg, "algorithm.filter_groups.enable") and metric in OLD_METRICS:
+        yield (
+            f"algorithm.filter_groups.metric={metric} is of earlier versions: verl 0.9.1 knows `reward`, the row's "
+            "reward, and what the reward function returns beside it, such as acc. Set it to reward."
+        )
+
+
+def _scheduler(cfg: DictConfig) -> Iterator[str]:
+    key = f"{ACTOR}.optim.lr_scheduler_type"
+    if setting(cfg, f"{ACTOR}.strategy") in FSDP and setting(cfg, key) not in (None, *SCHEDULERS):
+        yield f"{key}={setting(cfg, key)}: verl's FSDP engines know {' and '.join(SCHEDULERS)}."
+
+
+RULES = (
+    *(_old_rewards, _clip_ratio, _greedy, _contents, _resume, _critic, _steps, _fetches, _split_gpus),
+    *(_group_metric, _scheduler),
+)
 
 
 # ---- warned of ----------------------------------------------------------------------------------------------------
@@ -186,7 +207,7 @@ def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
 
 def _saves_shards(cfg: DictConfig) -> bool:
     saves = (setting(cfg, "trainer.save_freq") or 0) > 0
-    return saves and setting(cfg, f"{ACTOR}.strategy") in ("fsdp", "fsdp2")
+    return saves and setting(cfg, f"{ACTOR}.strategy") in FSDP
 
 
 def _gpus(cfg: DictConfig, block: str) -> int:

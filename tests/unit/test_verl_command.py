@@ -53,6 +53,11 @@ SHARDS = {"trainer__save_freq": 2}
             {"trainer__total_training_steps": None, "trainer__total_epochs": 0},
             "trainer.total_epochs=0: the run would end without a step.",
         ),
+        (
+            {"algorithm__filter_groups__enable": True, "algorithm__filter_groups__metric": "seq_reward"},
+            "algorithm.filter_groups.metric=seq_reward is of earlier versions",
+        ),
+        ({f"{ACTOR}__optim__lr_scheduler_type": "linear"}, "=linear: verl's FSDP engines know constant and cosine."),
         ({"data__gen_batch_size": 64}, "data.gen_batch_size=64 does not divide data.train_batch_size=16"),
         ({f"{ROLLOUT}__tensor_model_parallel_size": 2}, "1 GPUs of the sampler cannot be shared by engines of 2"),
         ({f"{ACTOR}__ulysses_sequence_parallel_size": 2}, "size=2 does not divide the learner's 1 GPUs"),
