@@ -146,8 +146,16 @@ def chi_square(observed_counts: ArrayLike, expected_mass: ArrayLike, left_share:
     Args:
         left_share: for draws without replacement, the share of each bin that was not drawn, by which the variance of
             its count is smaller than the expected count (finite-population factor). None: 1, with replacement.
+
+    Raises:
+        ValueError: shapes differ, a value is negative or not finite, or nothing was observed or expected.
     """
     observed, mass = (np.asarray(values, dtype=np.float64) for values in (observed_counts, expected_mass))
+    if observed.ndim != 1 or observed.shape != mass.shape:
+        raise ValueError(f"counts of shape {observed.shape} and masses of shape {mass.shape}: one mass per count")
+    for name, values in (("counts", observed), ("masses", mass)):
+        if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
+            raise ValueError(f"{name} {values.tolist()} must be 0 or more, finite, and not all 0")
     expected = mass / mass.sum() * observed.sum()
     variance = expected if left_share is None else expected * np.asarray(left_share, dtype=np.float64)
     observed, expected, variance = _merged(observed, expected, variance)

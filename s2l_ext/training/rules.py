@@ -14,7 +14,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.placement_rules import check_placement
-from s2l_ext.training.verl_command import check_command
+from s2l_ext.training.verl_command import check_command, check_steps
 from s2l_ext.training.verl_rules import LOOP_KEY, check_verl
 
 ACTOR = "actor_rollout_ref.actor"
@@ -40,12 +40,12 @@ def check_against_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     silently ignore a setting."""
     _check_trainer(s2l, cfg)
     check_mode(s2l, cfg)
-    carried_over = check_command(cfg)
+    check_steps(cfg)
     check_placement(s2l)
-    warnings = carried_over + _kept_warnings(cfg)
+    warnings = _kept_warnings(cfg)
     for method in methods_of(s2l, cfg):
         warnings += checked_value(method, "check", method.check(), list)
-    warnings += check_verl(s2l, cfg)
+    warnings += [*check_command(cfg), *check_verl(s2l, cfg)]
     check_row_split(cfg)
     return warnings
 

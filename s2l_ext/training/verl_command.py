@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from omegaconf import DictConfig
@@ -34,11 +34,20 @@ DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
 
 def check_command(cfg: DictConfig) -> list[str]:
     """Returns warnings. Raises ConfigError for a setting that would be ignored, or end the run late."""
-    for rule in RULES:
+    _refuse(cfg, RULES)
+    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg)]
+
+
+def check_steps(cfg: DictConfig) -> None:
+    """What the rules of methods count on. Raises ConfigError for a run without a step, or of no known start."""
+    _refuse(cfg, (_resume, _steps))
+
+
+def _refuse(cfg: DictConfig, rules: Iterable[Callable[[DictConfig], Iterator[str]]]) -> None:
+    for rule in rules:
         problem = next(rule(cfg), None)
         if problem is not None:
             raise ConfigError(problem)
-    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg)]
 
 
 # ---- refused ------------------------------------------------------------------------------------------------------
@@ -160,10 +169,7 @@ def _scheduler(cfg: DictConfig) -> Iterator[str]:
         yield f"{key}={setting(cfg, key)}: verl's FSDP engines know {' and '.join(SCHEDULERS)}."
 
 
-RULES = (
-    *(_old_rewards, _clip_ratio, _greedy, _contents, _resume, _critic, _steps, _fetches, _split_gpus),
-    *(_group_metric, _scheduler),
-)
+RULES = (_old_rewards, _clip_ratio, _greedy, _contents, _critic, _fetches, _split_gpus, _group_metric, _scheduler)
 
 
 # ---- warned of ----------------------------------------------------------------------------------------------------

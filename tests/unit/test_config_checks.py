@@ -188,6 +188,7 @@ def test_text_where_a_whole_number_belongs(composed, key):
 
 def test_without_an_explorer_the_explorers_rules_do_not_apply(composed):
     settings = {"algorithm__adv_estimator": "gae", "actor_rollout_ref__rollout__n": 1, "s2l__explorer": None}
+    settings["critic__enable"] = True
     settings["actor_rollout_ref__actor__use_dynamic_bsz"] = True  # else 16 rows are too few for their micro-batch
     assert check(changed(composed, **settings)) == []
 

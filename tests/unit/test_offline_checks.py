@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -188,7 +187,7 @@ def test_a_sampler_with_another_template_passes_where_it_made_the_same_prompts(
     check: Check, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = snapshot(str(world / "model"), "model")
-    other = dataclasses.replace(here, chat_template="{# a comment #}" + str(here.chat_template))
+    other = here._replace(chat_template="{# a comment #}" + str(here.chat_template))
     assert digest(other) != digest(here) and token_digest(other) == token_digest(here)
     (warning,) = check(fingerprint={"tokenizer": digest(other), "tokens": token_digest(other)})
     assert warning.startswith("s2l.explorer.store=") and warning.endswith(

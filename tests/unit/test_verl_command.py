@@ -44,10 +44,6 @@ SHARDS = {"trainer__save_freq": 2}
             {"trainer__resume_mode": "resume_path", "trainer__resume_from_path": "/a/actor"},
             "trainer.resume_from_path=/a/actor names no checkpoint. Give the folder .../global_step_N of a run.",
         ),
-        (
-            {"algorithm__adv_estimator": "gae", "critic__enable": False},
-            "gae needs a critic, and critic.enable is false",
-        ),
         ({"trainer__total_training_steps": -1}, "trainer.total_training_steps=-1: the run would end without a step."),
         (
             {"trainer__total_training_steps": None, "trainer__total_epochs": 0},
@@ -114,6 +110,11 @@ def test_what_verl_reads_passes_without_a_word(rules, settings: dict) -> None:
 )
 def test_what_changes_less_than_asked_is_said(rules, recipe: str, settings: dict, warning: str) -> None:
     assert warning in rules(recipe).check(**settings)
+
+
+def test_an_estimator_that_needs_a_critic_has_one(rules) -> None:
+    refused = rules("grpo/toy").refused(algorithm__adv_estimator="gae", critic__enable=False)
+    assert refused.startswith("algorithm.adv_estimator=gae needs a critic, and critic.enable is false.")
 
 
 def test_a_group_of_one_row_is_said(rules) -> None:
