@@ -154,8 +154,8 @@ class Ledger:
     @cached_property
     def _asks_teacher(self) -> bool:
         """A teacher on servers of its own logs no metric."""
-        distills = bool(self.run.setting("s2l.distill")) or self.run.logged("s2l/distill/")
-        return distills and self.run.setting("s2l.distill.loss") != "sft"
+        served = self.run.setting("s2l.distill.teacher_placement") == "server"
+        return (served or self.run.logged("s2l/distill/")) and self.run.setting("s2l.distill.loss") != "sft"
 
     def totals(self, all_in: bool) -> Totals:
         """Sums over the phases: of everyone, or without the explorer's and the teacher's work.
