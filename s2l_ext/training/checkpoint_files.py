@@ -20,10 +20,10 @@ from omegaconf import DictConfig
 from s2l_ext.config.verl_settings import gpus_at, setting
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.training.needed import TRACKER_FILE
+from s2l_ext.training.verl_command import FSDP
 from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = "s2l_files.json"
-FSDP = ("fsdp", "fsdp2")
 WORKERS_FILE = re.compile(r"actor/model_world_size_(\d+)_rank_\d+\.pt")
 
 

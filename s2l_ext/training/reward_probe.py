@@ -29,12 +29,12 @@ def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     reward function could not be asked; the first step then tells. Raises ConfigError: it cannot be loaded, returns a
     bare number, or a mapping without ``acc``; DataError: a ``data_source`` for which verl has no reward, and the run
     sets none."""
-    _require_manager(cfg)
-    _require_rewards(cfg)
     needing = " and ".join(accuracy_settings(s2l, cfg))
     if needing:
         _refuse_late_judge(cfg, needing)
-    own, own_name = _own_function(cfg)
+    own, own_name = _own_function(cfg)  # before the manager: its file may register one
+    _require_manager(cfg)
+    _require_rewards(cfg)
     if not needing:
         return []
     function, name = (own, own_name) if own else _verls_function(cfg, needing)
@@ -106,6 +106,8 @@ def _own_function(cfg: DictConfig) -> tuple[Any, str]:
         function: Any = get_custom_reward_fn(cfg)
     except Exception as error:
         raise ConfigError(f"{name} cannot be loaded ({type(error).__name__}: {error}).") from error
+    if cfg.reward.reward_manager.source != "register":  # a manager of the user's own may call it otherwise
+        return function, name
     plain, options = function.args
     given = {**dict.fromkeys([*ARGUMENTS, *(MODEL_ARGUMENTS if cfg.reward.reward_model.enable else ())]), **options}
     try:

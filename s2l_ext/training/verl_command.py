@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import flattened, plain_setting, setting, whole_number
+from s2l_ext.config.verl_settings import flattened, gpus_at, plain_setting, setting, whole_number
 from s2l_ext.errors import ConfigError
 
 ACTOR, ROLLOUT = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
@@ -23,7 +22,7 @@ NEW_REWARD_KEYS = {
 }
 CLIP_READERS = ("dppo_tv", "dppo_kl", "clip_cov")
 """Policy losses that read ``clip_ratio`` itself."""
-UNGROUPED = ("gae", "reinforce_plus_plus", "remax")
+UNGROUPED_ESTIMATORS = {"gae", "reinforce_plus_plus", "remax"}
 OLD_METRICS = ("seq_reward", "seq_final_reward")
 """Names that DAPO's scripts give ``filter_groups.metric``."""
 FSDP, SCHEDULERS = ("fsdp", "fsdp2"), ("constant", "cosine")
@@ -75,7 +74,7 @@ def _clip_ratio(cfg: DictConfig) -> Iterator[str]:
 
 
 def _greedy(cfg: DictConfig) -> Iterator[str]:
-    if setting(cfg, f"{ROLLOUT}.temperature") == 0:
+    if setting(cfg, f"{ROLLOUT}.temperature") == 0 and not setting(cfg, "trainer.val_only"):
         yield (
             f"{ROLLOUT}.temperature=0: all rows of a group would be the same, so no advantage is left, and the "
             "learner's logits are divided by 0. Set it above 0 (1.0)."
@@ -136,8 +135,8 @@ def _split_gpus(cfg: DictConfig) -> Iterator[str]:
     """verl asserts these after it has built the models."""
     sizes = [f"{name}_model_parallel_size" for name in ("tensor", "pipeline")] + ["data_parallel_size"]
     engine = math.prod(setting(cfg, f"{ROLLOUT}.{name}") or 1 for name in sizes)
-    gpus = _gpus(cfg, "trainer")
-    samplers = _gpus(cfg, ROLLOUT) if mode_of(cfg) == "separate_async" else gpus
+    gpus = gpus_at(cfg, "trainer")
+    samplers = gpus_at(cfg, ROLLOUT) if mode_of(cfg) == "separate_async" else gpus
     if samplers % engine:
         yield (
             f"{samplers} GPUs of the sampler cannot be shared by engines of {engine} ({ROLLOUT}.{sizes[0]} x "
@@ -197,7 +196,7 @@ def _unread_do_sample(cfg: DictConfig) -> Iterator[str]:
 
 def _lone_rows(cfg: DictConfig) -> Iterator[str]:
     name = setting(cfg, "algorithm.adv_estimator")
-    if setting(cfg, f"{ROLLOUT}.n") == 1 and name not in UNGROUPED and not setting(cfg, "s2l.distill"):
+    if setting(cfg, f"{ROLLOUT}.n") == 1 and name not in UNGROUPED_ESTIMATORS and not setting(cfg, "s2l.distill"):
         yield (
             f"{ROLLOUT}.n=1 with algorithm.adv_estimator={name}: a group of one row has no baseline, so its reward "
             "is its advantage. Set n to 2 or more."
@@ -206,7 +205,7 @@ def _lone_rows(cfg: DictConfig) -> Iterator[str]:
 
 def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
     key = f"{ACTOR}.checkpoint.save_contents"
-    contents: Any = plain_setting(cfg, key)
+    contents = plain_setting(cfg, key)
     if _saves_shards(cfg) and contents is not None and "optimizer" not in contents:
         yield f"{key}={contents} has no optimizer: a resumed run starts with a new one and goes on differently."
 
@@ -214,7 +213,3 @@ def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
 def _saves_shards(cfg: DictConfig) -> bool:
     saves = (setting(cfg, "trainer.save_freq") or 0) > 0
     return saves and setting(cfg, f"{ACTOR}.strategy") in FSDP
-
-
-def _gpus(cfg: DictConfig, block: str) -> int:
-    return whole_number(cfg, f"{block}.nnodes") * whole_number(cfg, f"{block}.n_gpus_per_node")

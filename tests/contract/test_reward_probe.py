@@ -125,6 +125,26 @@ def test_a_function_with_options_of_its_own_passes(written) -> None:
         written(code)
 
 
+REGISTERS = """
+from verl.experimental.reward_loop.reward_manager import register
+@register("registered_by_the_reward")
+class Mine: pass
+def f(**_): return 1.0
+"""
+
+
+def test_a_manager_that_the_functions_file_registers_is_found(written) -> None:
+    """verl loads the function first, for this purpose."""
+    assert written(REGISTERS, reward__reward_manager__name="registered_by_the_reward") == []
+
+
+def test_a_manager_of_ones_own_may_call_the_function_otherwise(written, tmp_path) -> None:
+    (tmp_path / "manager.py").write_text("class Mine: pass")
+    manager = {"reward__reward_manager__source": "importlib", "reward__reward_manager__name": "Mine"}
+    manager["reward__reward_manager__module__path"] = str(tmp_path / "manager.py")
+    assert written("def f(texts): return [1.0 for _ in texts]", **manager) == []
+
+
 def test_a_coroutine_that_verl_would_not_await_is_refused(written) -> None:
     code = "async def g(**_): return {'score': 1.0, 'acc': 1.0}\ndef f(**given): return g(**given)"
     with pytest.raises(ConfigError, match="not declared `async def`"):

@@ -14,13 +14,13 @@ from s2l_ext.config.run_steps import FROM_DATA, RunSteps, ranges, run_steps
 from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.config import ExplorerConfig, LiveExplorer
+from s2l_ext.training.verl_command import UNGROUPED_ESTIMATORS
 
 KEY, ROLLOUT = "s2l.explorer", "actor_rollout_ref.rollout"
 COLOCATED = f"{KEY}.placement=colocated"
 MOST_MEMORY = 0.95
 """Of an accelerator, for a colocated explorer's engine and the learner's while both sample."""
 
-UNGROUPED_ESTIMATORS = {"gae", "reinforce_plus_plus", "remax"}
 GROUP_ESTIMATORS = {
     *("grpo", "grpo_vectorized", "grpo_passk", "gdpo", "rloo", "rloo_vectorized", "opo", "gpg"),
     *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline"),
