@@ -139,7 +139,7 @@ def _split_gpus(cfg: DictConfig) -> Iterator[str]:
     samplers = gpus_at(cfg, ROLLOUT) if mode_of(cfg) == "separate_async" else gpus
     if samplers % engine:
         yield (
-            f"{samplers} GPUs of the sampler cannot be shared by engines of {engine} ({ROLLOUT}.{sizes[0]} x "
+            f"Engines of {engine} GPUs do not divide the {samplers} that sample ({ROLLOUT}.{sizes[0]} x "
             "pipeline_model_parallel_size x data_parallel_size). Set sizes whose product divides it, or other GPUs."
         )
     sharded = setting(cfg, f"{ACTOR}.strategy") in FSDP

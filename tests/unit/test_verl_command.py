@@ -55,7 +55,7 @@ SHARDS = {"trainer__save_freq": 2}
         ),
         ({f"{ACTOR}__optim__lr_scheduler_type": "linear"}, "=linear: verl's FSDP engines know constant and cosine."),
         ({"data__gen_batch_size": 64}, "data.gen_batch_size=64 does not divide data.train_batch_size=16"),
-        ({f"{ROLLOUT}__tensor_model_parallel_size": 2}, "1 GPUs of the sampler cannot be shared by engines of 2"),
+        ({f"{ROLLOUT}__tensor_model_parallel_size": 2}, "Engines of 2 GPUs do not divide the 1 that sample"),
         ({f"{ACTOR}__ulysses_sequence_parallel_size": 2}, "size=2 does not divide the learner's 1 GPUs"),
         ({f"{ACTOR}__fsdp_config__fsdp_size": 2}, "fsdp_size=2 does not divide the learner's 1 GPUs"),
     ],
@@ -68,7 +68,7 @@ def test_seven_gpus_take_no_engine_of_two(rules) -> None:
     """The README's layout: of eight GPUs one is the explorer's."""
     seven = {"trainer__n_gpus_per_node": 7, "data__train_batch_size": 224, f"{ACTOR}__ppo_mini_batch_size": 56}
     refused = rules("s2l_po/qwen3_1.7b_to_8b").refused(**seven, **{f"{ROLLOUT}__tensor_model_parallel_size": 2})
-    assert refused.startswith("7 GPUs of the sampler cannot be shared by engines of 2")
+    assert refused.startswith("Engines of 2 GPUs do not divide the 7 that sample")
 
 
 @pytest.mark.parametrize(
