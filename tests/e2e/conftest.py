@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import psutil
 import pytest
 
 LAUNCH_TIMEOUT_S = 900
+CRASH = re.compile(r"^.*(SIG[A-Z]+ received|Check failed|Fatal Python error|terminate called)", re.MULTILINE)
+"""How Ray, glibc and CPython begin to report one."""
 SMALL_RUN = (
     "data.train_batch_size=4",
     "actor_rollout_ref.rollout.n=4",
@@ -52,19 +55,27 @@ class Launch:
     def log(self) -> str:
         return self.log_path.read_text(errors="replace")
 
+    @property
+    def end_of_log(self) -> str:
+        """The first report of a crash, which hundreds of lines can follow, and what was said last."""
+        log = self.log
+        crash = CRASH.search(log)
+        start = log[crash.start() : crash.start() + 3000] + "\n[…]\n" if crash else ""
+        return start + log[-6000:]
+
     def wait(self, timeout: float = LAUNCH_TIMEOUT_S) -> "Launch":
         try:
             code = self.process.wait(timeout)
         finally:
             self.end()
-        assert code == 0, f"exit code {code}\n{self.log[-6000:]}"
+        assert code == 0, f"exit code {code}\n{self.end_of_log}"
         return self
 
     def wait_for(self, condition, timeout: float = LAUNCH_TIMEOUT_S) -> None:
         deadline = time.monotonic() + timeout
         while not condition():
-            assert self.process.poll() is None, f"ended early with {self.process.returncode}\n{self.log[-6000:]}"
-            assert time.monotonic() < deadline, f"still waiting after {timeout} s\n{self.log[-6000:]}"
+            assert self.process.poll() is None, f"ended early with {self.process.returncode}\n{self.end_of_log}"
+            assert time.monotonic() < deadline, f"still waiting after {timeout} s\n{self.end_of_log}"
             time.sleep(0.2)
 
     def look_who_listens(self) -> None:

@@ -77,13 +77,15 @@ def test_a_killed_child_is_replaced(pool):
 def test_one_stuck_answer_does_not_hold_up_the_others(pool):
     assert math_helper.start(2) is None
     assert [grade(*HALF, pool_size=2), len(pool.children)] == [True, 2]
-    stuck = threading.Thread(target=lambda: grade(TOWER, "72", timeout_s=30, pool_size=2))
+    next_asked = pool._idle[-1].process
+    next_asked.send_signal(signal.SIGSTOP)
+    stuck = threading.Thread(target=lambda: grade(*HALF, pool_size=2))
     stuck.start()
-    time.sleep(0.5)
+    while len(pool._idle) == 2:
+        time.sleep(0.01)
     assert grade(*HALF, pool_size=2) and grade(*HALF, pool_size=2)
     assert stuck.is_alive()
-    pool.children[0].process.kill()
-    pool.children[1].process.kill()
+    next_asked.kill()
     stuck.join(timeout=60)
     assert not stuck.is_alive()
 
