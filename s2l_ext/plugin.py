@@ -15,8 +15,14 @@ from s2l_ext.platforms import cpu_chosen
 SEEDED_AGENT_LOOP = "s2l_seeded"
 
 
-def _register_trainer(_: ModuleType) -> None:
-    from s2l_ext.training import trainers_by_mode as s2l_trainer  # noqa: F401  (registers the trainers with verl)
+def _load_trainers() -> None:
+    from s2l_ext.training import trainers_by_mode  # noqa: F401  (registers the trainers with verl)
+
+
+def _register_trainers(_: ModuleType) -> None:
+    from s2l_ext.platforms.patches.training import load_before_trainers_are_looked_up
+
+    load_before_trainers_are_looked_up(_load_trainers)
 
 
 def _register_agent_loop(agent_loop: ModuleType) -> None:
@@ -41,7 +47,7 @@ def register_vllm() -> None:
 
 def register_verl() -> None:
     """Entry point ``verl.plugins``: runs when the module is imported."""
-    wrapt.register_post_import_hook(_register_trainer, "verl.trainer.ppo.v1")
+    wrapt.register_post_import_hook(_register_trainers, "verl.trainer.ppo.v1")
     wrapt.register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
     if cpu_chosen():
         from s2l_ext.platforms import cpu

@@ -18,15 +18,16 @@ class PluginNotRegistered(S2LError, RuntimeError):
 def require_registered(where: str) -> None:
     """Raise unless verl in this process knows our trainer and runs on the platform that was chosen. ``where``: the
     process, as it should read in the message ("driver", "agent-loop worker", ...)."""
-    import verl.trainer.ppo.v1  # noqa: F401
     from verl.plugin.platform import get_platform
-    from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+    from verl.trainer.ppo.v1 import get_trainer_cls
 
-    if TRAINER_NAME not in TRAINER_REGISTRY:
+    try:
+        get_trainer_cls(TRAINER_NAME)
+    except ValueError as error:
         raise PluginNotRegistered(
             f"{where}: verl does not know trainer '{TRAINER_NAME}'. Install s2l_ext in this process's environment "
             "(pip install -e .) and leave VERL_USE_EXTERNAL_PLUGINS unset or include 's2l' in it."
-        )
+        ) from error
     if cpu_chosen() and get_platform().device_name != "cpu":
         raise PluginNotRegistered(
             f"{where}: VERL_PLATFORM=cpu is set, but verl started on '{get_platform().device_name}': "

@@ -2,6 +2,8 @@
 
 import asyncio
 import inspect
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineManage
 from verl.experimental.separation.engine_workers import DetachActorWorker
 from verl.trainer.ppo.v1 import trainer_separate_async
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
-from verl.trainer.ppo.v1.trainer_base import PPOTrainer
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer, register_trainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
@@ -32,6 +34,22 @@ def source(thing) -> str:
 
 
 # ---- verl's own trainers ------------------------------------------------------------------------------------------
+
+
+def test_verls_table_of_trainers_still_takes_classes_only() -> None:
+    with pytest.raises(TypeError, match="PPOTrainer subclass"):
+        register_trainer("named")("package.module.Class")
+
+
+@pytest.mark.slow
+def test_a_module_that_our_trainers_import_can_be_the_first_import_and_verl_finds_our_trainers() -> None:
+    code = (
+        "import s2l_ext.training.trainer\n"
+        "from verl.trainer.ppo.v1 import get_trainer_cls\n"
+        "print(get_trainer_cls('s2l').__module__, get_trainer_cls('sync').__name__)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ran.stdout.split()[-2:] == ["s2l_ext.training.trainers_by_mode", "PPOTrainerSync"], ran.stderr
 
 
 def test_verls_own_trainer_still_passes_over_our_block(composed) -> None:

@@ -16,6 +16,25 @@ from s2l_ext.platforms.patches import patch
 
 
 @patch(
+    "verl.trainer.ppo.v1:get_trainer_cls",
+    "verl.trainer.ppo.v1.trainer_base:get_trainer_cls",
+    ends_with="test_mode_seams.py::test_verls_table_of_trainers_still_takes_classes_only",
+)
+def load_before_trainers_are_looked_up(load: Callable[[], None]) -> None:
+    """verl's table of trainers takes classes only. To enter ours when verl's are imported would import our modules in
+    the middle of an import of one of them. ``load``, which enters them, is called when a trainer is asked for."""
+    from verl.trainer.ppo import v1
+
+    upstream = v1.get_trainer_cls
+
+    def get_trainer_cls(name: str) -> type:
+        load()
+        return upstream(name)
+
+    v1.get_trainer_cls = v1.trainer_base.get_trainer_cls = get_trainer_cls
+
+
+@patch(
     "verl.trainer.ppo.v1.trainer_base:PPOTrainer.__init__",
     ends_with="test_mode_seams.py::test_verls_own_trainer_still_passes_over_our_block",
 )
