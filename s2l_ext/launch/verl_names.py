@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow.parquet as pq
 from omegaconf import DictConfig
 
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
+from s2l_ext.training.inputs import local_files
+from s2l_ext.training.verl_rules import LOOP_COLUMN, LOOP_KEY
 
 ROLLOUT = "actor_rollout_ref.rollout"
 FILES = (
@@ -31,25 +35,39 @@ def check_names(cfg: DictConfig) -> None:
         if path and "://" not in str(path) and not Path(str(path)).is_file():
             raise ConfigError(f"{key}={path}: no such file, from the folder in which the run starts.")
     if not setting(cfg, "actor_rollout_ref.model.external_lib"):
-        for key, known in _registered(cfg):
-            name = setting(cfg, key)
-            if name is not None and name not in known:
+        for key, name, known in _looked_up(cfg):
+            if name not in known:
                 raise ConfigError(
-                    f"{key}={name}: verl has no such name.{did_you_mean(name, known)} It has: "
+                    f"{key}={name}: verl has no such name.{did_you_mean(str(name), known)} It has: "
                     f"{', '.join(sorted(known))}."
                 )
     for key in _kl_types(cfg):
         _ask_for_kl(key, str(setting(cfg, key)))
 
 
-def _registered(cfg: DictConfig) -> Iterator[tuple[str, Iterable[str]]]:
+def _looked_up(cfg: DictConfig) -> Iterator[tuple[str, Any, list[str]]]:
+    """Where a name stands, the name, and those that verl has."""
     from verl.experimental.agent_loop.agent_loop import _agent_loop_registry
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, POLICY_LOSS_REGISTRY
 
-    yield "algorithm.adv_estimator", list(ADV_ESTIMATOR_REGISTRY)
-    yield "actor_rollout_ref.actor.policy_loss.loss_mode", list(POLICY_LOSS_REGISTRY)
+    tables: dict[str, Iterable[str]] = {
+        "algorithm.adv_estimator": ADV_ESTIMATOR_REGISTRY,
+        "actor_rollout_ref.actor.policy_loss.loss_mode": POLICY_LOSS_REGISTRY,
+    }
     if not setting(cfg, f"{ROLLOUT}.agent.agent_loop_config_path"):
-        yield f"{ROLLOUT}.agent.default_agent_loop", list(_agent_loop_registry)
+        tables[LOOP_KEY] = _agent_loop_registry
+        for key in ("data.train_files", "data.val_files"):
+            for name in _loops_of_rows(setting(cfg, key)):
+                yield f"column {LOOP_COLUMN} of {key}", name, list(_agent_loop_registry)
+    for key, table in tables.items():
+        if setting(cfg, key) is not None:
+            yield key, setting(cfg, key), list(table)
+
+
+def _loops_of_rows(files: Any) -> Iterator[Any]:
+    for path in local_files(files):
+        if path.suffix == ".parquet" and path.is_file() and LOOP_COLUMN in pq.read_schema(path).names:
+            yield from pq.read_table(path, columns=[LOOP_COLUMN]).column(0).unique().to_pylist()
 
 
 def _kl_types(cfg: DictConfig) -> Iterator[str]:

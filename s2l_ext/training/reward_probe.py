@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import numbers
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -22,32 +23,40 @@ ARGUMENTS = ("data_source", "solution_str", "ground_truth", "extra_info")
 """Keywords by which verl calls a reward function."""
 MODEL_ARGUMENTS = ("reward_router_address", "reward_model_tokenizer")
 """And those that it adds where a reward model runs."""
+MANAGERS_METRICS = ("reward", "overlong", "overlong_reward")
+"""Metrics of a group that verl's managers give, whatever the function returns."""
 
 
 def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Refuse data without a reward, and a reward without ``acc`` where a feature needs it. Returns a warning when the
-    reward function could not be asked; the first step then tells. Raises ConfigError: it cannot be loaded, returns a
-    bare number, or a mapping without ``acc``; DataError: a ``data_source`` for which verl has no reward, and the run
-    sets none."""
+    """Refuse data without a reward, and a reward without what the run reads of it.
+
+    Returns:
+        A warning when a reward function whose ``acc`` is needed could not be asked; the first step then tells.
+
+    Raises:
+        ConfigError: the function cannot be loaded or called, returns no number and no mapping with ``score``, or leaves
+            out ``acc`` where a feature needs it or what ``algorithm.filter_groups.metric`` names.
+        DataError: verl has no reward for a ``data_source``, and the run sets none.
+    """
     needing = " and ".join(accuracy_settings(s2l, cfg))
     if needing:
         _refuse_late_judge(cfg, needing)
     own, own_name = _own_function(cfg)  # before the manager: its file may register one
     _require_manager(cfg)
     _require_rewards(cfg)
-    if not needing:
-        return []
     function, name = (own, own_name) if own else _verls_function(cfg, needing)
     rows = _rows_to_ask(cfg.data.train_files)
-    if function is None or not rows:
+    if needing and (function is None or not rows):
         return [
             f"{needing} needs a reward with `acc`, which could not be checked before the run. If it is missing, the "
             "first step ends the run."
         ]
-    return list(dict.fromkeys(warning for row in rows for warning in _check_answer(needing, function, name, row)))
+    if function is None or not (needing or cfg.reward.reward_manager.source == "register"):
+        return []
+    return list(dict.fromkeys(warning for row in rows for warning in _check_answer(cfg, needing, function, name, row)))
 
 
-def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
+def _check_answer(cfg: DictConfig, needing: str, function: Any, name: str, row: dict[str, Any]) -> list[str]:
     try:
         answer = _ask(function, row)
     except S2LError:
@@ -57,27 +66,49 @@ def _check_answer(needing: str, function: Any, name: str, row: dict[str, Any]) -
         return [
             f"{needing} needs a reward with `acc`; {name} could not be asked with an empty answer ({reason}); the "
             "first step tells."
-        ]
+        ][: bool(needing)]
     name = f"{name} (data_source {row.get('data_source')})"
+    if needing:
+        _require_accuracy(answer, needing, name)
+    if isinstance(answer, dict):
+        _require_group_metric(cfg, answer, name)
+    score = answer.get("score") if isinstance(answer, dict) else answer
+    if isinstance(answer, dict) and score is None:
+        raise ConfigError(
+            f"{name} returns {', '.join(map(str, answer))} and no score, which verl takes for the reward."
+        )
+    if not (isinstance(score, numbers.Real) or getattr(score, "shape", None) == ()):  # of numpy and torch
+        raise ConfigError(
+            f"{name} gives the reward {score!r}, and verl takes a number only. Return a number, or a mapping with one "
+            "under score."
+        )
+    return []
+
+
+def _require_accuracy(answer: Any, needing: str, name: str) -> None:
     if not isinstance(answer, dict):
         raise ConfigError(
             f"{needing} needs the verifier's correctness, but {name} returns a bare {type(answer).__name__} "
             f"({answer!r}), which verl would take for it, shaped or not. "
             'Return {"score": reward, "acc": 1.0 if correct else 0.0}, as s2l_ext.rewards.math does.'
         )
-    if answer.get("acc") is None:
+    accuracy = answer.get("acc")
+    if accuracy is None:
         raise ConfigError(
             f"{needing} needs the verifier's correctness, but {name} returns only {', '.join(map(str, answer))}. "
             "Add 'acc': 1.0 if correct else 0.0 to what it returns."
         )
-    if answer.get("score") is None:
-        raise ConfigError(
-            f"{name} returns {', '.join(map(str, answer))} and no score, which verl takes for the reward."
-        )
-    accuracy = answer["acc"]
     if isinstance(accuracy, str) or not 0 <= float(accuracy) <= 1:
         raise ConfigError(f"{needing} needs acc in [0, 1], and {name} returns acc={accuracy!r}.")
-    return []
+
+
+def _require_group_metric(cfg: DictConfig, answer: dict[str, Any], name: str) -> None:
+    groups = OmegaConf.select(cfg, "algorithm.filter_groups")
+    if groups and groups.enable and groups.metric not in (None, *MANAGERS_METRICS, *answer):
+        raise ConfigError(
+            f"algorithm.filter_groups.metric={groups.metric}: {name} returns only {', '.join(map(str, answer))}. Add "
+            "it to what it returns, or set the metric to reward."
+        )
 
 
 def _require_manager(cfg: DictConfig) -> None:
@@ -112,6 +143,8 @@ def _own_function(cfg: DictConfig) -> tuple[Any, str]:
     given = {**dict.fromkeys([*ARGUMENTS, *(MODEL_ARGUMENTS if cfg.reward.reward_model.enable else ())]), **options}
     try:
         inspect.signature(plain).bind(**given)
+    except ValueError:  # one written in C, which does not tell
+        return function, name
     except TypeError as error:
         raise ConfigError(
             f"{name} cannot be called as verl does, by keywords ({', '.join(given)}): {error}."
@@ -130,14 +163,14 @@ def _refuse_late_judge(cfg: DictConfig, needing: str) -> None:
 
 
 def _verls_function(cfg: DictConfig, needing: str) -> tuple[Any, str]:
-    """verl's reward function and what to call it; None when only your own reward manager knows."""
-    if cfg.reward.reward_model.enable:
+    """verl's reward function and what to call it; None when a reward model or your own reward manager judges."""
+    if cfg.reward.reward_model.enable and needing:
         raise ConfigError(
             f"{needing} needs the verifier's correctness, and reward.reward_model gives a score only. "
             f"Set {FUNCTION_KEY}.path and .name to a function that returns score and acc."
         )
     manager = cfg.reward.reward_manager
-    if manager.source != "register":
+    if manager.source != "register" or cfg.reward.reward_model.enable:
         return None, str(manager.name)
     return get_default_compute_score(manager.name), "verl's default_compute_score"
 

@@ -169,8 +169,52 @@ def test_a_manager_that_verl_could_not_make_is_refused(written, settings: dict, 
         written("def f(**_): return 1.0", **settings)
 
 
-def test_nothing_is_asked_where_nothing_needs_it(asked) -> None:
-    assert asked("bare", s2l__kl__type="constant", s2l__curriculum__type="uniform") == []
+def test_a_number_will_do_where_nothing_needs_acc_and_an_empty_answer_may_fail(asked) -> None:
+    assert asked("bare", **OFF) == asked("crash", **OFF) == asked("no_acc", **OFF) == []
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("None", r"own.py .data_source mine. gives the reward None, and verl takes a number only"),
+        ("'1.0'", "gives the reward '1.0'"),
+        ("(1.0, True)", r"gives the reward \(1.0, True\)"),
+        ("{'score': [1.0]}", r"gives the reward \[1.0\]"),
+        ("{'acc': 1.0}", "returns acc and no score"),
+    ],
+)
+def test_a_reward_that_is_no_number_is_refused_without_a_method_too(written, returned: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        written(f"def f(**_): return {returned}")
+
+
+@pytest.mark.parametrize("returned", ["True", "1", "numpy.float32(0.5)", "torch.tensor(0.5)"])
+def test_any_kind_of_number_is_a_reward(written, returned: str) -> None:
+    assert written(f"import numpy, torch\ndef f(**_): return {returned}") == []
+
+
+def test_a_function_whose_signature_python_does_not_know_passes(written) -> None:
+    assert written("f = max") == []
+
+
+@pytest.mark.parametrize(
+    ("returned", "metric", "refused"),
+    [
+        ("{'score': 1.0}", "acc", True),
+        ("{'score': 1.0}", "format", True),
+        ("{'score': 1.0, 'format': 1}", "format", False),
+        ("{'score': 1.0}", "reward", False),
+        ("1.0", "acc", False),  # verl's managers take a bare number for it
+    ],
+)
+def test_a_metric_of_groups_that_the_reward_does_not_give_is_refused(written, returned, metric, refused) -> None:
+    groups = {"algorithm__filter_groups": {"enable": True, "metric": metric, "max_num_gen_batches": 2}}
+    code = f"def f(**_): return {returned}"
+    if not refused:
+        assert written(code, **groups) == []
+        return
+    with pytest.raises(ConfigError, match=rf"^algorithm.filter_groups.metric={metric}: .* returns only score\. Add"):
+        written(code, **groups)
 
 
 def test_a_reward_that_cannot_answer_is_a_warning(asked) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
 
@@ -142,6 +144,17 @@ def test_names_that_verl_looks_up_late_are_looked_up_before(configured, key: str
     with pytest.raises(ConfigError) as refusal:
         check_names(cfg)
     assert str(refusal.value).startswith(f"{key}={value}") and message in str(refusal.value)
+
+
+@pytest.mark.parametrize(("loop", "shown"), [("tool_agnt", "tool_agnt"), (None, "None")])
+def test_a_loop_that_a_row_names_is_looked_up_too(configured, tmp_path, loop, shown: str) -> None:
+    for name, loops in {"good": ["tool_agent", "s2l_seeded"], "bad": ["tool_agent", loop]}.items():
+        pq.write_table(pa.table({"agent_name": loops}), tmp_path / f"{name}.parquet")
+    good, bad = str(tmp_path / "good.parquet"), str(tmp_path / "bad.parquet")
+    check_names(configured("grpo/toy", data__train_files=good, data__val_files=[good]))
+    check_names(configured("grpo/toy", data__val_files=bad, **{f"{ROLLOUT}__agent__agent_loop_config_path": __file__}))
+    with pytest.raises(ConfigError, match=f"^column agent_name of data.val_files={shown}: verl has no such name"):
+        check_names(configured("grpo/toy", data__train_files=good, data__val_files=[good, bad]))
 
 
 def test_a_library_of_the_users_may_register_more(configured) -> None:
