@@ -20,6 +20,12 @@ THRESHOLD_KEY = "trainer.v1.sampler.max_off_policy_threshold"
 ENGINE_KEY = "actor_rollout_ref.rollout.checkpoint_engine.backend"
 
 
+def learner_samples(cfg: DictConfig) -> bool:
+    """Whether servers of the learner's model run on its own accelerators: in ``separate_async`` too, unless
+    ``hybrid_engine`` is false."""
+    return mode_of(cfg) != "separate_async" or setting(cfg, "actor_rollout_ref.hybrid_engine") is not False
+
+
 def mode_of(cfg: DictConfig) -> str:
     """verl's name of the mode, whether the configuration says it in verl's word or in ours. Raises ConfigError: no such
     mode."""

@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.model_files import is_local, model_shape, parameter_count
 from s2l_ext.config.model_shapes import ModelShape
-from s2l_ext.config.modes import mode_of
+from s2l_ext.config.modes import learner_samples
 from s2l_ext.config.verl_settings import gpus_at, setting, whole_number
 from s2l_ext.methods.distill.config import tile_tokens
 from s2l_ext.methods.registry import S2LConfig
@@ -88,14 +88,14 @@ class Estimate:
         self.explorer = s2l.live_explorer
         self.distill = s2l.distill if s2l.distill and s2l.distill.in_actor else None
         self.teacher = Model.at(self.distill.teacher_path) if self.distill and self.distill.teacher_path else None
-        self.separate = mode_of(cfg) == "separate_async"
+        self.trains_only = not learner_samples(cfg)
         self.rank = int(setting(cfg, f"{MODEL}.lora_rank") or 0)
 
     def phases(self) -> list[Phase]:
         """Those of the learner's accelerators, then of others. Empty when nothing is known of the learner."""
         if self.learner.parameters is None:
             return []
-        found = [Phase("rollout", self._resting() | ({} if self.separate else self._awake()))]
+        found = [Phase("rollout", self._resting() | ({} if self.trains_only else self._awake()))]
         if self.distill is None:
             found.append(Phase("log-probs", self._resting(False) | self._asleep() | self._forward()))
         found.append(Phase("update", self._training() | self._asleep() | self._backward()))
@@ -212,7 +212,7 @@ class Estimate:
 
     def _here(self) -> set[str]:
         """Engines on the learner's accelerators."""
-        here = set() if self.separate else {"learner"}
+        here = set() if self.trains_only else {"learner"}
         return here | ({"explorer"} if self.explorer and self.explorer.is_colocated else set())
 
     def _awake(self) -> dict[str, float]:
@@ -220,7 +220,7 @@ class Estimate:
         return {f"{one.name}'s engine": one.share * self.card for one in self.engines() if one.name in here}
 
     def _asleep(self) -> dict[str, float]:
-        sleeps = self.separate or setting(self.cfg, f"{ROLLOUT}.free_cache_engine")
+        sleeps = self.trains_only or setting(self.cfg, f"{ROLLOUT}.free_cache_engine")
         return {} if sleeps else self._awake()
 
     # ---- what is not known -------------------------------------------------------------------------------------------

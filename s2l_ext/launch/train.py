@@ -70,6 +70,8 @@ def prepare(
     s2l = parse_s2l(cfg.s2l)
     if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
         keep_own_ray_here()
+    else:  # whose processes run in the folder where it was started
+        cfg.trainer.default_local_dir = str(Path(cfg.trainer.default_local_dir).absolute())
     platform = _other_platform(cfg, accelerators) if accelerators else activate_for(cfg)
     memory = _look_at_accelerators(cfg, s2l, accelerators)
     found, _ = check_before_run(cfg, s2l)

@@ -72,6 +72,8 @@ class Rollout:
     text: str
 
 
+LONGEST_NAME = 200
+"""Characters of a file's name; the usual limit of a file system is 255 bytes."""
 ROLLOUT_COLUMNS = [each.name for each in fields(Rollout)]
 
 
@@ -91,6 +93,8 @@ class Shard:
             raise TypeError(f"size and rows of shard {self.name!r} must be whole numbers")
         if Path(self.name).name != self.name or "\0" in self.name:
             raise ValueError(f"shard {self.name!r} lies outside the folder")
+        if len(self.name) > LONGEST_NAME:
+            raise ValueError(f"the name of shard {self.name[:40]}… has {len(self.name)} characters")
 
 
 @dataclass(frozen=True)

@@ -43,11 +43,21 @@ def check_files(folder: Path | None) -> None:
         return
     older = _complete_before(folder)
     fix = (
-        f"Set trainer.resume_mode=resume_path trainer.resume_from_path={older}; later steps are run again."
+        f"Write {_step(older)} into {folder.parent / TRACKER_FILE} and run the same command; later steps are run again."
         if older
         else "No older checkpoint beside it is complete: restore the file, or start afresh in another folder."
     )
     raise StateMismatch(f"{folder / wrong[0]}: {wrong[1]}. The checkpoint that this run resumes is damaged. {fix}")
+
+
+def leave_for_older(folder: Path) -> None:
+    """Before a checkpoint is written over, let verl's tracker name the whole one before it: a run that is killed in
+    between must not resume from files of two runs. Where none is whole, the tracker stays as it is."""
+    tracker = folder.parent / TRACKER_FILE
+    if tracker.is_file() and tracker.read_text(errors="replace").strip() == str(_step(folder)):
+        older = _complete_before(folder)
+        if older:
+            write_atomically(tracker, str(_step(older)))
 
 
 def check_workers(folder: Path | None, cfg: DictConfig) -> None:
@@ -146,7 +156,8 @@ def disk_full_explained(run: Path, step: int) -> Iterator[None]:
         raise ResourceError(
             f"the checkpoint of step {step} could not be written to {run}: {_mib(free)} are free on that disk"
             f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {kept} Free space there "
-            "(trainer.max_actor_ckpt_to_keep=2 keeps no more than are needed) and run the same command again."
+            "and run the same command again. trainer.max_actor_ckpt_to_keep=2 keeps two of each start; what an "
+            "earlier start left in older global_step_* folders can go."
         ) from error
 
 

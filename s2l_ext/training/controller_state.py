@@ -18,7 +18,7 @@ from s2l_ext.config.modes import draws_ahead, mode_of
 from s2l_ext.errors import StateMismatch
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
-from s2l_ext.training.needed import checkpoint_folder
+from s2l_ext.training.needed import EARLIER, checkpoint_folder
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 
@@ -176,8 +176,7 @@ def _read_arrays(folder: Path, sha256: str | None) -> dict[str, np.ndarray]:
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
         raise StateMismatch(
-            f"{path} is missing or damaged: its content is not what {FILE_NAME} was written with. Resume from an "
-            "earlier checkpoint with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
+            f"{path} is missing or damaged: its content is not what {FILE_NAME} was written with. {EARLIER}"
         )
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -204,10 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, reason: str) -> StateMismatch:
-    return StateMismatch(
-        f"{path} cannot be read ({reason}). Resume from an earlier checkpoint with trainer.resume_mode=resume_path "
-        "trainer.resume_from_path=.../global_step_N."
-    )
+    return StateMismatch(f"{path} cannot be read ({reason}). {EARLIER}")
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tuple[Any, Any]]:

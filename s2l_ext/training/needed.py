@@ -31,6 +31,9 @@ def checkpoint_folder(cfg: DictConfig) -> Path | None:
     return run_folder / f"global_step_{_latest(tracker)}" if tracker.is_file() else None
 
 
+EARLIER = f"To resume from an earlier checkpoint, write its step into the run's {TRACKER_FILE}."
+
+
 def _latest(tracker: Path) -> str:
     step = tracker.read_text(errors="replace").strip()
     if not step.isdigit():

@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
+from s2l_ext.training.needed import EARLIER
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class PendingPrompts:
         if unknown and strict:
             raise StateMismatch(
                 f"prompt {unknown[0]} (one of {len(unknown)}) is in verl's queue and no plan of it is known: the "
-                "checkpoint's transfer_queue and s2l_state.json are not of one run. Resume from an earlier checkpoint "
-                "with trainer.resume_mode=resume_path trainer.resume_from_path=.../global_step_N."
+                "checkpoint's transfer_queue and s2l_state.json are not of one run. "
+                f"{EARLIER}"
             )
         taken = {uid: plan for uid, plan in self._plans.items() if uid in trained}
         kept = {uid: plan for uid, plan in self._plans.items() if uid in waiting and uid not in taken}

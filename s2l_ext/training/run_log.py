@@ -27,7 +27,7 @@ class StepFile:
         self.held_path = path.with_name(f".{path.name}.held")
         if resumed_step == 0:
             _set_aside(path)
-        elif resumed_step is not None and path.exists():
+        elif resumed_step is not None and (path.exists() or self.held_path.exists()):
             self._rewind(resumed_step)
 
     def write(self, step: int, fields: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def _split(path: Path, resumed_step: int) -> tuple[list[str], list[str]]:
     """Lines of steps that are in the checkpoint, and the others. A torn last line (killed writer) is neither."""
     kept: list[str] = []
     dropped: list[str] = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text().splitlines() if path.exists() else ():
         try:
             (kept if json.loads(line)["step"] <= resumed_step else dropped).append(line + "\n")
         except (json.JSONDecodeError, KeyError, TypeError):

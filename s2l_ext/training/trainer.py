@@ -29,7 +29,7 @@ from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
 from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
 from s2l_ext.training.before_run import check_before_run
-from s2l_ext.training.checkpoint_files import disk_full_explained, note_files
+from s2l_ext.training.checkpoint_files import disk_full_explained, leave_for_older, note_files
 from s2l_ext.training.dropped_groups import DroppedGroups, may_drop_groups
 from s2l_ext.training.faults import Actors, ActorWatchdog, own_actors, own_managers
 from s2l_ext.training.needed import needed_now, only_validates
@@ -337,9 +337,10 @@ class S2LTrainerMixin(PPOTrainer):
         run = Path(self.config.trainer.default_local_dir)
         folder = run / f"global_step_{self.global_steps}"
         with disk_full_explained(run, self.global_steps):
+            leave_for_older(folder)
             if self.settings is not None:
                 controller_state.save_state(folder, self.settings, self._controllers())
-                self._hold_lines()
+            self._hold_lines()
             super()._save_checkpoint()
             if self.settings is not None:
                 note_files(folder)

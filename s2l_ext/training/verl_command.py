@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.modes import mode_of
+from s2l_ext.config.modes import learner_samples, mode_of
 from s2l_ext.config.verl_settings import flattened, gpus_at, plain_setting, setting, whole_number
 from s2l_ext.errors import ConfigError
 
@@ -136,12 +136,14 @@ def _split_gpus(cfg: DictConfig) -> Iterator[str]:
     sizes = [f"{name}_model_parallel_size" for name in ("tensor", "pipeline")] + ["data_parallel_size"]
     engine = math.prod(setting(cfg, f"{ROLLOUT}.{name}") or 1 for name in sizes)
     gpus = gpus_at(cfg, "trainer")
-    samplers = gpus_at(cfg, ROLLOUT) if mode_of(cfg) == "separate_async" else gpus
-    if samplers % engine:
-        yield (
-            f"Engines of {engine} GPUs do not divide the {samplers} that sample ({ROLLOUT}.{sizes[0]} x "
-            "pipeline_model_parallel_size x data_parallel_size). Set sizes whose product divides it, or other GPUs."
-        )
+    samplers = [gpus] if learner_samples(cfg) else []
+    samplers += [gpus_at(cfg, ROLLOUT)] if mode_of(cfg) == "separate_async" else []
+    for number in samplers:
+        if number % engine:
+            yield (
+                f"Engines of {engine} GPUs do not divide the {number} that sample ({ROLLOUT}.{sizes[0]} x "
+                "pipeline_model_parallel_size x data_parallel_size). Set sizes whose product divides it, or other GPUs."
+            )
     sharded = setting(cfg, f"{ACTOR}.strategy") in FSDP
     for name in (
         "ulysses_sequence_parallel_size",

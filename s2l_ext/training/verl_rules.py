@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.modes import MODE_KEY, mode_of
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings
@@ -114,6 +115,12 @@ def _warnings(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
             f"micro-batch, so the loss depends on how rows are split. Set {scale}, for instance to "
             f"data.max_response_length={setting(cfg, 'data.max_response_length')}."
         )
+    limit = s2l.rollout.session_timeout_s
+    if limit is not None and mode_of(cfg) == "colocate_async":
+        yield (
+            f"s2l.rollout.session_timeout_s={limit:g} in mode colocate_async: a session that is not finished waits for "
+            "the learner's update, checkpoint and validation, and this time counts. Set it above your longest step."
+        )
     if not s2l.any_method_on:
         return
     idle = (setting(cfg, "trainer.critic_warmup") or 0) - 1
@@ -174,6 +181,12 @@ def _check_lora(cfg: DictConfig) -> None:
         raise ConfigError(
             f"{MODEL}.lora_adapter_path={adapter} with {MODEL}.lora_rank={plain}: FSDP loads no adapter at rank 0. Set "
             f"{MODEL}.lora_rank to the adapter's rank."
+        )
+    if mode_of(cfg) == "separate_async" and max(plain, nested) > 0 and not setting(cfg, f"{MODEL}.lora.merge"):
+        raise ConfigError(
+            f"LoRA with {MODE_KEY}=separate_async: verl sends samplers on GPUs of their own the frozen weights and no "
+            f"adapter, so every rollout would be the base model's. Set +{MODEL}.lora.merge=true, which sends merged "
+            "weights, or use another mode."
         )
     save = "actor_rollout_ref.actor.checkpoint.save_contents"
     if strategy != "megatron" and plain > 0 and "hf_model" in (setting(cfg, save) or []):

@@ -120,6 +120,17 @@ def test_explorers_engine_has_its_own_model_place_and_overrides() -> None:
     assert OmegaConf.to_container(config, resolve=True) == before
 
 
+def test_the_explorers_engine_has_no_part_that_is_the_learners_alone() -> None:
+    rollout = "actor_rollout_ref.rollout"
+    of_learner = [f"{rollout}.expert_parallel_size=4", f"{rollout}.prometheus.enable=true"]
+    of_learner.append("actor_rollout_ref.model.mtp.enable_rollout=true")
+    config = compose_config("s2l_po/toy", of_learner)
+    copied = explorer_config(config, parse_s2l(config.s2l).explorer).actor_rollout_ref.rollout
+    assert (copied.expert_parallel_size, copied.mtp.enable_rollout, copied.prometheus.enable) == (1, False, False)
+    own = compose_config("s2l_po/toy", [*of_learner, "s2l.explorer.rollout_overrides={expert_parallel_size: 2}"])
+    assert explorer_config(own, parse_s2l(own.s2l).explorer).actor_rollout_ref.rollout.expert_parallel_size == 2
+
+
 @pytest.mark.parametrize(("placement", "place"), [("dedicated", (3, 5)), ("colocated", (2, 4))])
 def test_a_colocated_explorer_has_the_learners_nodes_and_one_of_its_own_has_its_own(placement: str, place) -> None:
     explorer = f"s2l.explorer={{model_path: x, placement: {placement}, nnodes: 3, n_gpus_per_node: 5}}"

@@ -12,7 +12,14 @@ from omegaconf import OmegaConf
 
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.training import controller_state as state
-from s2l_ext.training.checkpoint_files import FILE_NAME, check_files, check_workers, disk_full_explained, note_files
+from s2l_ext.training.checkpoint_files import (
+    FILE_NAME,
+    check_files,
+    check_workers,
+    disk_full_explained,
+    leave_for_older,
+    note_files,
+)
 from s2l_ext.training.needed import TRACKER_FILE
 
 
@@ -46,8 +53,19 @@ def test_a_half_written_file_is_named_with_the_older_checkpoint(run) -> None:
     (run / "global_step_4" / "actor" / "model.pt").write_bytes(b"abc")
     with pytest.raises(StateMismatch, match="has 3 bytes, 6 were written") as refused:
         check_files(run / "global_step_4")
-    assert f"trainer.resume_from_path={run / 'global_step_2'}" in str(refused.value)
+    assert f"Write 2 into {run / TRACKER_FILE} and run the same command" in str(refused.value)
     assert "global_step_4/actor/model.pt" in str(refused.value)
+
+
+def test_a_checkpoint_that_is_written_again_is_not_the_latest_meanwhile(run) -> None:
+    """A run that was sent back to step 2 and is killed while it writes step 4 again resumes step 2."""
+    leave_for_older(run / "global_step_6")
+    assert (run / TRACKER_FILE).read_text() == "4", "no other folder concerns it"
+    leave_for_older(run / "global_step_4")
+    assert (run / TRACKER_FILE).read_text() == "2"
+    leave_for_older(run / "global_step_2")
+    assert (run / TRACKER_FILE).read_text() == "2", "none is whole before it"
+    leave_for_older(run / "elsewhere" / "global_step_2")
 
 
 def test_a_missing_file_without_an_older_checkpoint(run) -> None:
@@ -60,7 +78,7 @@ def test_a_missing_file_without_an_older_checkpoint(run) -> None:
 def test_a_missing_folder_is_refused_and_the_older_one_named(run) -> None:
     """verl would start afresh without a word when the folder that its tracker names is gone."""
     shutil.rmtree(run / "global_step_4")
-    with pytest.raises(StateMismatch, match=r"global_step_4: no such folder\. .* is damaged\. Set .*global_step_2;"):
+    with pytest.raises(StateMismatch, match=r"global_step_4: no such folder\. .* is damaged\. Write 2 into .*;"):
         check_files(run / "global_step_4")
 
 

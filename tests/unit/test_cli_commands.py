@@ -150,6 +150,18 @@ def test_our_trainer_of_the_recipes_mode_is_chosen(no_machine, mode):
 
 
 @pytest.mark.slow
+def test_a_joined_clusters_processes_write_where_the_command_was_given(no_machine, monkeypatch, tmp_path):
+    """They run in the folder where the cluster was started."""
+    monkeypatch.chdir(tmp_path)
+    folder = "trainer.default_local_dir=outputs/x"
+    assert train.prepare("grpo/toy", [folder]).cfg.trainer.default_local_dir == "outputs/x"
+    monkeypatch.setattr(train, "cluster_address", lambda cfg: "auto")
+    trainer = train.prepare("grpo/toy", [folder]).cfg.trainer
+    assert trainer.default_local_dir == str(tmp_path / "outputs" / "x")
+    assert trainer.validation_data_dir == str(tmp_path / "outputs" / "x" / "validation")
+
+
+@pytest.mark.slow
 def test_another_trainer_is_refused(no_machine):
     with pytest.raises(ConfigError, match="trainer_mode=one_step_off.*separate_async"):
         train.prepare("grpo/toy", ["trainer.v1.trainer_mode=one_step_off"])

@@ -38,6 +38,18 @@ def test_megatrons_spelling_of_lora_is_refused_with_fsdp(rules, strategy: str) -
 
 
 @pytest.mark.slow
+def test_an_adapter_that_would_not_reach_samplers_on_other_gpus_is_refused(rules) -> None:
+    samplers = {"nnodes": 1, "n_gpus_per_node": 1, "checkpoint_engine__backend": "s2l_cpu"}
+    separate = {f"actor_rollout_ref__rollout__{name}": value for name, value in samplers.items()}
+    separate["trainer__v1__trainer_mode"] = "separate_async"
+    separate["trainer__v1__separate_async__parameter_sync_step"] = 1
+    said = rules("grpo/toy").refused(**separate, **{LORA: 8})
+    assert said.startswith("LoRA with trainer.v1.trainer_mode=separate_async: verl sends samplers")
+    assert "Set +actor_rollout_ref.model.lora.merge=true" in said
+    rules("grpo/toy").check(**separate, **{LORA: 8, "actor_rollout_ref__model__lora__merge": True})
+    rules("grpo/toy").check(trainer__v1__trainer_mode="colocate_async", **{LORA: 8})
+
+
 def test_fsdps_spelling_of_lora_is_refused_with_megatron(rules) -> None:
     assert rules("grpo/toy").refused(**{LORA: 8, **MEGATRON}) == (
         "actor_rollout_ref.model.lora_rank=8 with actor.strategy=megatron: Megatron reads "

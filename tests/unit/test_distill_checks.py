@@ -140,6 +140,12 @@ def test_a_server_and_correct_rows_only_do_not_go_together(recipe) -> None:
     assert message.startswith("s2l.distill.correct_only=True with teacher_placement=server")
 
 
+def test_a_server_takes_no_micro_batch_of_padding_alone(recipe) -> None:
+    sizes = {"data__train_batch_size": 24, "actor_rollout_ref__actor__ppo_mini_batch_size": 16}
+    message = recipe.refused(**TEACHER, **SERVER, **sizes)
+    assert message.startswith("actor_rollout_ref.actor.ppo_mini_batch_size=16 does not divide data.train_batch_size=24")
+
+
 def test_a_server_scores_at_temperature_one(recipe) -> None:
     message = recipe.refused(**TEACHER, **SERVER, actor_rollout_ref__rollout__temperature=0.6)
     assert message.startswith("actor_rollout_ref.rollout.temperature=0.6: ") and "temperature=1.0." in message

@@ -134,6 +134,8 @@ def test_a_teacher_leaves_its_output_matrix_and_logits_come_in_chunks(phases):
 def test_separate_engines_leave_the_learners_card_alone(phases):
     key = {"trainer__v1__trainer_mode": "separate_async", "actor_rollout_ref__rollout__free_cache_engine": False}
     found = phases(**key)
+    assert found["update"]["learner's engine"] == 0.6 * 80 * GIB, "by default verl starts servers there too"
+    found = phases(**key, actor_rollout_ref__hybrid_engine=False)
     assert found["learner's"] == {"learner's engine": 0.6 * 80 * GIB}
     assert all("learner's engine" not in found[name] for name in ("rollout", "update"))
 

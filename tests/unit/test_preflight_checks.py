@@ -107,6 +107,27 @@ def test_a_missing_model_of_the_natural_family_names_its_command(world):
         look(f"s2l.explorer.model_path={world / 'models' / 'natural_small'}")
 
 
+def test_an_explorer_with_fewer_positions_than_the_learners_engine_is_refused(world):
+    path = world / "models" / "small" / "config.json"
+    sizes = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+        "vocab_size": 5,
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | sizes | {"max_position_embeddings": 512}))
+    length = "actor_rollout_ref.rollout.max_model_len"
+    with pytest.raises(ConfigError) as refusal:
+        look(f"{length}=513")
+    assert str(refusal.value) == (
+        f"the explorer's engine would have {length}=513, and s2l.explorer.model_path={world}/models/small has 512 "
+        "positions. Set s2l.explorer.rollout_overrides.max_model_len=512 or less."
+    )
+    look(f"{length}=512")
+    look(f"{length}=513", "s2l.explorer.rollout_overrides={max_model_len: 400}")
+
+
 def test_a_folder_without_a_model(world):
     (world / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"config.json is missing"):

@@ -187,6 +187,13 @@ def test_lines_of_prompts_are_held_as_well(tmp_path) -> None:
     assert [json.loads(line)["indices"] for line in lines] == [[1], [2]]
 
 
+def test_the_first_line_is_held_before_there_is_a_file(tmp_path) -> None:
+    StepFile(tmp_path / "curriculum.jsonl", resumed_step=0).hold(1, {"indices": [1]})
+    StepFile(tmp_path / "curriculum.jsonl", resumed_step=1).write(2, {"indices": [2]})
+    lines = (tmp_path / "curriculum.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": 1, "indices": [1]}, {"step": 2, "indices": [2]}]
+
+
 def test_run_log_survives_a_torn_last_line(tmp_path) -> None:
     RunLog(tmp_path, resumed_step=0).append(1, {"loss": 0.5})
     with open(tmp_path / "metrics.jsonl", "a") as file:

@@ -99,6 +99,13 @@ def test_an_explorers_experts_are_not_the_learners(rules, block) -> None:
     assert rules("s2l_po/toy").check(**{key: "R2"}) == rules("g2rpo_a/toy").check(**{key: "R3"}) == []
 
 
+def test_a_limit_of_sessions_that_counts_the_update_is_said(rules) -> None:
+    limit = {"s2l__rollout__session_timeout_s": 600.0}
+    assert rules("grpo/toy").check(**limit) == []
+    (warning,) = rules("grpo/toy").check(**limit, trainer__v1__trainer_mode="colocate_async")
+    assert warning.startswith("s2l.rollout.session_timeout_s=600 in mode colocate_async: a session that is not")
+
+
 def test_files_that_are_written_later_have_no_size_yet(rules) -> None:
     key = "actor_rollout_ref.actor.checkpoint.async_save"
     assert rules("s2l_po/toy").refused(**{key.replace(".", "__"): True}) == (

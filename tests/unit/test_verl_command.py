@@ -73,6 +73,15 @@ def test_seven_gpus_take_no_engine_of_two(rules) -> None:
     assert refused.startswith("Engines of 2 GPUs do not divide the 7 that sample")
 
 
+def test_servers_on_the_learners_gpus_have_to_fit_too_where_others_sample(rules) -> None:
+    key = {"trainer__v1__trainer_mode": "separate_async", "trainer__n_gpus_per_node": 5, "data__train_batch_size": 320}
+    sizes = {f"{ACTOR}__ppo_mini_batch_size": 80, f"{ROLLOUT}__nnodes": 1, f"{ROLLOUT}__n_gpus_per_node": 2}
+    sizes |= {f"{ROLLOUT}__tensor_model_parallel_size": 2, f"{ROLLOUT}__checkpoint_engine__backend": "nccl"}
+    refused = rules("grpo/qwen3_8b").refused(**key, **sizes)
+    assert refused.startswith("Engines of 2 GPUs do not divide the 5 that sample")
+    rules("grpo/qwen3_8b").check(**key, **sizes, actor_rollout_ref__hybrid_engine=False)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -116,6 +116,13 @@ def _check_servers(distill: DistillConfig, cfg: DictConfig) -> None:
             "s2l.distill.correct_only=True with teacher_placement=server: verl's loss fails on a micro-batch without a "
             "right row. Set teacher_placement=local, or correct_only=false."
         )
+    prompts, mini = whole_number(cfg, "data.train_batch_size"), "actor_rollout_ref.actor.ppo_mini_batch_size"
+    if prompts % whole_number(cfg, mini):
+        raise ConfigError(
+            f"{mini}={setting(cfg, mini)} does not divide data.train_batch_size={prompts}: verl pads the last "
+            "mini-batch, and with teacher_placement=server its loss fails on a micro-batch of padding. Set a divisor, "
+            "or teacher_placement=local."
+        )
     key = f"{ROLLOUT}.temperature"
     if setting(cfg, key) != 1:
         raise ConfigError(

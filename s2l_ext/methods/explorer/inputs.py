@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from s2l_ext.config.model_files import parameter_count
+from s2l_ext.config.model_files import model_shape, parameter_count
 from s2l_ext.config.run_steps import run_steps
 from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.data.prompts import PromptTable, parquet_table, prompt_ids
@@ -21,16 +21,29 @@ from s2l_ext.store.reader import RolloutStore
 from s2l_ext.training.inputs import LEARNER_KEY, Inputs, check_model_path, prompt_tokens
 
 EXPLORER_KEY = "s2l.explorer.model_path"
+LENGTH_KEY = "actor_rollout_ref.rollout.max_model_len"
 
 
 def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
-    """Compare a live explorer's model with the learner's. Raises ConfigError: no such model folder. Raises
-    TokenizerMismatch: the two have different tokens."""
+    """Compare a live explorer's model with the learner's. Raises ConfigError: no such model folder, or
+    one with fewer positions than its engine would have; TokenizerMismatch: the two have different tokens."""
     learner_path = inputs.cfg.actor_rollout_ref.model.path
     check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
     warnings = compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
+    _check_length(explorer, inputs.cfg)
     teaches = inputs.needed.distill is not None
     return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model_path)]
+
+
+def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> None:
+    """vLLM refuses more positions than the model has when its server starts."""
+    shape = model_shape(explorer.model_path)
+    length = explorer.rollout_overrides.get("max_model_len", setting(cfg, LENGTH_KEY))
+    if shape and shape.positions and length and length > shape.positions:
+        raise ConfigError(
+            f"the explorer's engine would have {LENGTH_KEY}={length}, and {EXPLORER_KEY}={explorer.model_path} has "
+            f"{shape.positions} positions. Set s2l.explorer.rollout_overrides.max_model_len={shape.positions} or less."
+        )
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:

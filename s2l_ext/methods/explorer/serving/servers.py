@@ -33,9 +33,13 @@ def explorer_config(config: DictConfig, explorer: LiveExplorer) -> DictConfig:
             tensor_model_parallel_size=explorer.tensor_model_parallel_size,
             data_parallel_size=1,
             pipeline_model_parallel_size=1,
+            expert_parallel_size=1,
             load_format="auto",  # verl's "dummy" waits for the trainer's weights, which this model never gets
             router_config_path=None,  # a router plugin is the learner's
         )
+        for block, key in (("mtp", "enable_rollout"), ("prometheus", "enable")):  # of the learner's servers alone
+            if rollout.get(block):
+                rollout[block][key] = False
         copied.actor_rollout_ref.rollout = OmegaConf.merge(rollout, explorer.rollout_overrides)
     return cast(DictConfig, copied)
 
