@@ -141,6 +141,8 @@ def _parse_value(hint: Any, value: Any, key: str, limits: Limits | None, known: 
             return value
         raise _no_choice([str(choice) for choice in get_args(kind)], value, key)
     parsed = _parse_plain(get_origin(kind) or kind, value, key)
+    for number, item in enumerate(parsed if get_args(kind) == (str,) else ()):
+        _parse_plain(str, item, f"{key}[{number}]")
     if limits is not None and not limits.allow(parsed):
         raise ConfigError(f"{key}={value!r} is out of range: it must be {limits.describe()}.")
     return parsed

@@ -46,6 +46,11 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     """
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)
+    for command, is_of_it in (("pipeline", is_pipeline), ("study", is_study)):
+        if (home / f"{name}.yaml").is_file() and is_of_it(home / f"{name}.yaml"):
+            raise ConfigError(
+                f"--config-name {config_name}: this file is a {command}. Run: s2l {command} {config_name}"
+            )
     search_path = ",".join(f"'file://{folder}'" for folder in folders if folder != home)
     free = [_S2L_OVERRIDE.sub("++", override) for override in overrides]
     try:
@@ -54,7 +59,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
         with open_dict(cfg):
             cfg.setdefault("s2l", {})
         OmegaConf.to_container(cfg, resolve=True)
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, UnicodeError, RecursionError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {config_name}: {_reason(error)}") from error
     return cfg
 

@@ -118,7 +118,12 @@ def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(f"{path}: stages and base exclude each other. Use leave_out and change with a base.")
     merged = OmegaConf.merge(_load(path.parent / str(base), (*seen, path.resolve())), cfg)
     assert isinstance(merged, DictConfig)
-    return _select_stages(merged, path, list(leave_out or []), dict(change or {}))
+    change = to_plain(change, str(path))
+    if not isinstance(change or {}, Mapping) or not all(isinstance(part, Mapping) for part in (change or {}).values()):
+        raise ConfigError(f"{path}: change={change!r}: it has a mapping of settings for each stage that it names.")
+    return _select_stages(
+        merged, path, list(_texts(to_plain(leave_out, str(path)) or [], f"{path}: leave_out")), dict(change or {})
+    )
 
 
 def _read_yaml(path: Path) -> DictConfig:

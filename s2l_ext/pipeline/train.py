@@ -189,7 +189,7 @@ def _own_settings(stage: Stage, cfg: DictConfig) -> dict[str, Any]:
         f"{CHECKPOINT}.save_contents": [*save, *(["hf_model"] if "hf_model" not in save else [])],
         f"{CHECKPOINT}.load_contents": load,
     }
-    if cfg.trainer.save_freq <= 0:
+    if (cfg.trainer.save_freq or 0) <= 0:
         steps = _count_steps(cfg)
         settings["trainer.save_freq"] = UNCOUNTED_SAVE_FREQ if steps is None else max(1, steps // CHECKPOINTS)
     if cfg.trainer.max_actor_ckpt_to_keep is None:

@@ -281,6 +281,19 @@ def test_an_explorer_can_be_added_where_the_recipe_has_none(name):
     assert parse_s2l(cfg.s2l).explorer.model_path == "small"
 
 
+@pytest.mark.parametrize(("name", "command"), [("sparse_to_dense/toy", "pipeline"), ("studies/smoke", "study")])
+def test_a_pipeline_and_a_study_name_their_command(name, command):
+    with pytest.raises(
+        ConfigError, match=rf"^--config-name {name}: this file is a {command}\. Run: s2l {command} {name}$"
+    ):
+        compose_config(name, [])
+
+
+def test_an_override_that_hydra_cannot_read_is_one_message():
+    with pytest.raises(ConfigError, match="^recipe grpo/toy: .*must be a string or a list"):
+        compose_config("grpo/toy", ["=3"])
+
+
 @pytest.mark.parametrize("override", ["s2l.explorer=null", "~s2l.explorer"])
 def test_the_explorer_can_be_turned_off(override):
     assert parse_s2l(compose_config("s2l_po/toy", [override]).s2l).explorer is None

@@ -119,6 +119,10 @@ def test_base_leave_out_and_change(tmp_path) -> None:
     assert (pipeline.name, [stage.name for stage in pipeline.stages]) == ("c", ["opd"])
     assert set(pipeline.stage("opd").given) == {"model", "explorer"} and pipeline.stage("opd").overrides == ["a=1"]
     for text, words in (
+        ("{base: p.yaml, leave_out: [3]}", "leave_out[0]=3 must be text"),
+        ("{base: p.yaml, leave_out: odp}", "leave_out: odp: the base has no such stage. Did you mean 'opd'?"),
+        ("{base: p.yaml, change: [opd]}", "change=['opd']: it has a mapping of settings for each stage"),
+        ("{base: p.yaml, change: {opd: 3}}", "change={'opd': 3}: it has a mapping of settings"),
         ("{base: p.yaml, leave_out: [odp]}", "leave_out: odp: the base has no such stage. Did you mean 'opd'?"),
         ("{base: c2.yaml}", "base files form a cycle: c2.yaml -> c2.yaml"),
         ("{base: nowhere.yaml}", "nowhere.yaml: no such pipeline file"),
