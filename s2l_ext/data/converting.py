@@ -8,6 +8,7 @@ import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +19,18 @@ import pyarrow.parquet as pq
 
 from s2l_ext.data import reading, values
 from s2l_ext.data.hub import local_file
-from s2l_ext.data.reading import UNREADABLE
+from s2l_ext.data.out_folder import (
+    ORIGIN_KEY,
+    SOURCE_KEY,
+    nearest_folder,
+    origin_of,
+    refuse_other,
+    require_file_name,
+    written_to,
+)
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 256
-SOURCE_KEY = b"s2l.source"
 BUCKETS = 10_000
 REPEATED, REPEATED_OTHERWISE = "repeated problem", "repeated problem with another answer"
 NO_TRACE, BROKEN = "no usable trace", "control character inside"
@@ -122,6 +130,8 @@ class Converter(ABC):
             value, choices = getattr(self, item.name), item.metadata.get("choices")
             if choices and value not in choices:
                 raise DataError(f"{item.name}={value!r}: choose one of {', '.join(choices)}.")
+        if self.name is not None:
+            require_file_name(self.name, "--name")
         share = self._val_share
         if not 0 <= share < 1:
             raise DataError(f"--val-share {share} must be in [0, 1).")
@@ -146,7 +156,8 @@ class Converter(ABC):
 
         Raises:
             DataError: file, line, column, reason and fix of the first bad row; a problem or an id twice; no rows left
-                (with the counts); a file that cannot be read; or an existing file that holds other data.
+                (with the counts); a file that cannot be read; an existing file that holds other data; or ``output``
+                cannot be written.
         """
         self.check()
         given = [input] if isinstance(input, str | Path) else input
@@ -225,21 +236,24 @@ class Output:
         self._folder, self._converter, self._overwrite = Path(folder), converter, overwrite
         names = ", ".join(sorted(path.name for path in files))
         self._source = f"`s2l data {converter.command}` from {names} with data source {converter.data_source}"
+        there = nearest_folder(self._folder)
+        self._origin = origin_of(converter.command, converter.data_source, files)
         self._splits: dict[str, ConversionReport] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
         self._writers: dict[str, pq.ParquetWriter] = {}
         self._first: dict[int, tuple[str, str]] = {}
         self._ids: dict[str, str] = {}
         self._repeats, self._other_repeats, self._message = 0, 0, ""
-        there = next(path for path in (self._folder, *self._folder.absolute().parents) if path.is_dir())
-        self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)  # on the disk of the folder
+        with written_to(self._folder):
+            self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)  # on the disk of the folder
 
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, *_: object) -> None:
         for writer in self._writers.values():
-            writer.close()
+            with suppress(OSError):  # committed files are closed already
+                writer.close()
         self._stage.cleanup()
 
     def add(self, row: Row) -> None:
@@ -302,7 +316,8 @@ class Output:
         """The counts of a file that must be written; an existing one of another source is refused."""
         if split not in self._splits:
             path = self._folder / f"{split}.parquet"
-            self._refuse_other(path)
+            if not self._overwrite:
+                refuse_other(path, self._source, self._origin)
             self._splits[split] = ConversionReport(str(path), split)
         return self._splits[split]
 
@@ -314,40 +329,38 @@ class Output:
             if report.rows == 0:
                 dropped = counted(report.dropped_rows) or "no row belongs to it"
                 raise DataError(f"{report.path}: no rows to write ({dropped}).")
-            self._writers[report.split].close()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        order = list(self._converter.tiers)
         for report in reports:
-            in_order = sorted(report.tiers, key=lambda tier: (order.index(tier) if tier in order else len(order), tier))
-            report.tiers = {tier: report.tiers[tier] for tier in in_order}
-            report.dropped_rows = _most_first(report.dropped_rows)
-            report.dropped_traces = _most_first(report.dropped_traces)
-            os.replace(self._staged(report.split), report.path)
-            report.report.write_text(json.dumps({"made_by": self._source, **asdict(report)}, indent=1) + "\n")
+            self._sort(report)
+        with written_to(self._folder):
+            self._put(reports)
         return reports
 
-    def _refuse_other(self, path: Path) -> None:
-        if self._overwrite or not path.exists():
-            return
-        try:
-            made_by = (pq.read_schema(path).metadata or {}).get(SOURCE_KEY, b"").decode()
-        except UNREADABLE:
-            made_by = ""
-        if made_by != self._source:
-            raise DataError(
-                f"{path} exists and holds other data ({made_by or 'not known where from'}; this is {self._source}). "
-                "Give another --out, or --overwrite to replace it."
-            )
+    def _sort(self, report: ConversionReport) -> None:
+        order = list(self._converter.tiers)
+        in_order = sorted(report.tiers, key=lambda tier: (order.index(tier) if tier in order else len(order), tier))
+        report.tiers = {tier: report.tiers[tier] for tier in in_order}
+        report.dropped_rows = _most_first(report.dropped_rows)
+        report.dropped_traces = _most_first(report.dropped_traces)
+
+    def _put(self, reports: Sequence[ConversionReport]) -> None:
+        for report in reports:
+            self._writers[report.split].close()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for report in reports:
+            os.replace(self._staged(report.split), report.path)
+            report.report.write_text(json.dumps({"made_by": self._source, **asdict(report)}, indent=1) + "\n")
 
     def _flush(self, split: str) -> None:
         rows = self._waiting.pop(split, [])
         if not rows:
             return
-        if split not in self._writers:
-            schema = _schema(rows[0].get("tier")).with_metadata({SOURCE_KEY: self._source})
-            self._writers[split] = pq.ParquetWriter(self._staged(split), schema)
-        writer = self._writers[split]
-        writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
+        with written_to(self._folder):
+            if split not in self._writers:
+                marks = {SOURCE_KEY: self._source, ORIGIN_KEY: self._origin}
+                schema = _schema(rows[0].get("tier")).with_metadata(marks)
+                self._writers[split] = pq.ParquetWriter(self._staged(split), schema)
+            writer = self._writers[split]
+            writer.write_table(pa.Table.from_pylist(rows, schema=writer.schema))
 
     def _staged(self, split: str) -> Path:
         return Path(self._stage.name) / f"{split}.parquet"

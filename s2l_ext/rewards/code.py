@@ -13,7 +13,7 @@ from typing import Any
 
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.rewards import parts
-from s2l_ext.rewards.code_blocks import extract_program
+from s2l_ext.rewards.code_blocks import extract_program, join_sources
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests, compare_output, parse_tests
 from s2l_ext.sandbox import runner as sandbox
 from s2l_ext.sandbox.runner import Finished, Level, Limits
@@ -138,7 +138,7 @@ def complete_program(code: str, tests: Tests) -> str:
         return code
     name = re.escape(tests.entry_point or "")
     whole = re.search(rf"^(?:def\s+|async\s+def\s+|class\s+)?{name}\b", code, re.MULTILINE)
-    return f"{tests.prompt}\n{code}" if whole or not name else tests.prompt + code
+    return join_sources(f"{tests.prompt}\n", code) if whole or not name else tests.prompt + code
 
 
 def _run(

@@ -6,10 +6,12 @@ response that writes several solutions is judged by one of them.
 
 from __future__ import annotations
 
+import ast
 import bisect
 import re
 import textwrap
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import NamedTuple
 
 from s2l_ext.rewards.code_tests import FunctionTests, InputOutput, Tests
@@ -132,7 +134,36 @@ def _joined(blocks: list[Block], chosen: list[int]) -> str:
     own = _imports([blocks[number] for number in picked], used)
     others = [block for number, block in enumerate(blocks) if number not in picked]
     imports = _imports(others, used.difference(have, *own.values()))
-    return "".join([*imports, *(blocks[number].code for number in sorted(picked))])
+    return join_sources("".join(imports), *(blocks[number].code for number in sorted(picked)))
+
+
+def join_sources(*sources: str) -> str:
+    """The sources one after another; their ``from __future__`` lines come first, where Python wants them."""
+    parts = [_without_future(source) if "__future__" in source else ([], source) for source in sources]
+    return "".join([*(f"{line}\n" for lines, _ in parts for line in lines), *(rest for _, rest in parts)])
+
+
+def _without_future(source: str) -> tuple[list[str], str]:
+    """The statements at the beginning that import from ``__future__``, and the source with ``pass`` in their place."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return [], source
+    found = list(takewhile(_is_future, body[1:] if body and _is_docstring(body[0]) else body))
+    lines = source.encode().splitlines(keepends=True)
+    for node in reversed(found):
+        end = node.end_lineno or node.lineno
+        before, after = lines[node.lineno - 1][: node.col_offset], lines[end - 1][node.end_col_offset :]
+        lines[node.lineno - 1 : end] = [before + b"pass" + after]
+    return [ast.unparse(node) for node in found], b"".join(lines).decode()
+
+
+def _is_future(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.module == "__future__"
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _used(code: str) -> set[str]:

@@ -11,6 +11,15 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 
+CALLER = """import json
+try:
+    called = Solution().{0}
+except NameError:
+    called = {0}
+def _result(_given):
+    return json.loads(json.dumps(called(*json.loads(_given)), default=lambda _: _.__float__()))
+"""
+"""``_result`` is what a function returned as JSON has it: tuples are lists, keys are text, fractions are numbers."""
 TOLERANCE = 1e-6
 SHOWN_CHARS = 80
 NUMBER_CHARS = 64
@@ -125,20 +134,21 @@ def _texts(pairs: list[tuple[Any, Any]]) -> InputOutput:
 
 
 def _calls(pairs: list[tuple[Any, Any]], function: str) -> FunctionTests:
-    """Assertions that call ``function``, free or a method of ``Solution``, with JSON arguments."""
-    lines = [
-        "import json",
-        "try:",
-        f"    called = Solution().{function}",
-        f"except NameError:\n    called = {function}",
-    ]
+    """Assertions that call ``function``, free or a method of ``Solution``, with JSON arguments.
+
+    A result that is wanted as a list of one is right without the list too: APPS and TACO wrap results, and verl's
+    ``prime_code`` takes both.
+    """
+    lines = [CALLER.format(function)]
     for number, (given, expected) in enumerate(pairs, 1):
         try:
             arguments = [json.loads(line) for line in given.splitlines()] if isinstance(given, str) else list(given)
             wanted = json.loads(expected) if isinstance(expected, str) else expected
         except (ValueError, TypeError) as error:
             raise DataError(f"test {number} of {function} is not JSON: {error}") from error
-        lines.append(f"assert called(*json.loads({json.dumps(arguments)!r})) == json.loads({json.dumps(wanted)!r})")
+        one = isinstance(wanted, list) and len(wanted) == 1
+        right = f"in json.loads({json.dumps([wanted, *wanted])!r})" if one else f"== json.loads({json.dumps(wanted)!r})"
+        lines.append(f"assert _result({json.dumps(arguments)!r}) {right}")
     return FunctionTests("\n".join(lines))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from s2l_ext.errors import DataError
 from s2l_ext.rewards import code, parts
-from s2l_ext.rewards.code_blocks import extract_program
+from s2l_ext.rewards.code_blocks import extract_program, join_sources
 from s2l_ext.rewards.code_tests import parse_tests, read_pairs
 from s2l_ext.sandbox.runner import Level
 
@@ -67,9 +67,9 @@ def compute_score(
     program, marked = extract_program(solution_str, parse_tests(tests[0]))
     right, reason = 0, ""
     for number, test in enumerate(tests, 1):
-        outcome = code.run_tests(PREAMBLE + program, test, timeout_s, minimum_level=minimum_level)
+        outcome = code.run_tests(join_sources(PREAMBLE, program), test, timeout_s, minimum_level=minimum_level)
         if not outcome.passed:
-            reason = f"test {number} of {len(tests)}: {outcome.reason}"
+            reason = f"test {number} of {len(tests)}: {outcome.reason.removeprefix('test 1 of 1: ')}"
             break
         right += 1
     score, counts = float(right == len(tests)), {"tests_passed": right, "tests_total": len(tests)}

@@ -10,7 +10,7 @@ from typing import Any
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.store.reader import Manifest, Rollout, RolloutStore, Shard
 from s2l_ext.store.shards import SHARD_ROWS, prompts_of_a_shard, slices, write_manifest, write_shard
-from s2l_ext.store.writer import refuse_other, request_of, united
+from s2l_ext.store.writer import JOURNAL, refuse_other, request_of, rows_without_shard, united
 from s2l_ext.utils.files import staged, writable
 
 KEY = "--merge"
@@ -24,7 +24,8 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
 
     Raises:
         ConfigError: fewer than two stores, one of them twice, or ``out`` is there.
-        DataError: a store is damaged, or two hold different responses under one prompt and index.
+        DataError: a store is damaged, one has responses in its journal that no shard holds, or two hold different
+            responses under one prompt and index.
         StateMismatch: the stores' responses depend on different things.
     """
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
@@ -32,6 +33,8 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"--out {out} is there already. A merged store is a new folder.")
     stores = [RolloutStore(folder, KEY) for folder in folders]
+    for store in stores:
+        _refuse_unfinished(store)
     for store in stores[1:]:
         refuse_other(f"{KEY} {stores[0].folder}", stores[0].fingerprint, store.fingerprint, f"in {store.folder}")
     problems = _unite_problems(stores)
@@ -48,6 +51,15 @@ def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> d
     written = sum(shard.rows for shard in shards)
     read = sum(shard.rows for store in stores for shard in store.manifest.shards)
     return {"responses": written, "prompts": len(problems), "duplicates": read - written}
+
+
+def _refuse_unfinished(store: RolloutStore) -> None:
+    waiting = len(rows_without_shard(store))
+    if waiting:
+        raise DataError(
+            f"{KEY} {store.folder}: {waiting} graded responses are in {JOURNAL} and in no shard: its run was stopped, "
+            "or still runs. Finish it with the same `s2l explore` command, then merge."
+        )
 
 
 def _unite_problems(stores: Sequence[RolloutStore]) -> dict[str, str]:

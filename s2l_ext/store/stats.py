@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from s2l_ext.store.reader import RolloutStore
+from s2l_ext.store.writer import rows_without_shard
 
 BINS = 10
 COLUMNS = ("prompt_ids", "token_ids", "log_probs", "truncated", "score")
@@ -21,6 +22,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
     """Counts, pass rates, lengths in tokens, truncation and log-probabilities of a store.
 
     ``pass_rate_histogram`` has ten bins of width 0.1; ``never_right`` and ``always_right`` count prompts at its ends.
+    ``journal`` counts graded responses that no shard has yet; no other number counts them.
 
     Args:
         verify: compare the shards' checksums.
@@ -52,6 +54,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
         "length": _summarize_lengths(lengths),
         "truncation_rate": _divide(sums["truncated"], responses),
         "log_prob_per_token": _divide(sums["log_prob"], tokens),
+        "journal": len(rows_without_shard(store)),
         "shards": len(parts),
         "bytes": sum(shard.size for shard in store.manifest.shards),
         "fingerprint": store.fingerprint,
@@ -83,8 +86,13 @@ def _summarize_lengths(lengths: NDArray[np.int64]) -> dict[str, float]:
 
 def as_lines(found: dict[str, Any]) -> list[str]:
     """The numbers as a person reads them."""
+    waiting = (
+        f"journal      {found['journal']} graded responses in the journal, in no other number: the same `s2l explore` "
+        "command finishes them"
+    )
+    journal = [waiting] if found["journal"] else []
     if not found["responses"]:
-        return [f"{found['model']}: no response yet"]
+        return [f"{found['model']}: no response {'in a shard ' if journal else ''}yet", *journal]
     per, length = found["responses_per_prompt"], found["length"]
     rate = "none" if found["pass_rate"] is None else f"{found['pass_rate']:.4f}"
     several = str(per["min"]) if per["min"] == per["max"] else f"{per['min']} to {per['max']}"
@@ -104,4 +112,5 @@ def as_lines(found: dict[str, Any]) -> list[str]:
         f"log-prob     {found['log_prob_per_token']:.4f} a token",
         f"judge        {', '.join(found['judge'] or ['unknown'])}",
         f"on disk      {found['bytes'] / 1e6:.2f} MB in {found['shards']} shards",
+        *journal,
     ]

@@ -88,7 +88,7 @@ class StoreWriter:
             _refuse_other_request(self.folder, there.request, request)
         _refuse_fewer(self.folder, there.request, request)
         self.have.update((name, store.indices(name)) for name in store.counts())
-        rows = [row for row in read_journal(self.folder) if row[0].index not in self.have.get(row[0].prompt_id, ())]
+        rows = rows_without_shard(store)
         journal = {rollout.prompt_id: problem for rollout, problem, _ in rows}
         _refuse_other_problems(self.folder, store.problems() | journal, self.problems)
         self._journal.cut()
@@ -179,6 +179,13 @@ def read_journal(folder: Path) -> Iterator[tuple[Rollout, str, bytes]]:
             raise DataError(
                 f"{path}:{number}: not a response ({error}). Remove that line; its response is drawn again."
             ) from error
+
+
+def rows_without_shard(store: RolloutStore) -> list[tuple[Rollout, str, bytes]]:
+    """What :func:`read_journal` gives of a store and no shard has; a store without a journal has none."""
+    if not (store.folder / JOURNAL).is_file():
+        return []
+    return [row for row in read_journal(store.folder) if row[0].index not in store.indices(row[0].prompt_id)]
 
 
 def request_of(n: int, problems: Mapping[str, str]) -> dict[str, Any]:

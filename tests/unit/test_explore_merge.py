@@ -107,6 +107,25 @@ def test_what_cannot_be_merged(two: list[Path], tmp_path: Path) -> None:
     refused(DataError, r"--merge=.*b: shard shard-000000\.parquet .* is truncated", *two)
 
 
+def stop_early(folder: Path, rows: list[Rollout], n: int = 2) -> Path:
+    """A store as a kill leaves it: no shard has a response whose slice was not whole."""
+    with StoreWriter(folder, FINGERPRINT, n, {row.prompt_id: "p" for row in rows}) as store:
+        for row in rows:
+            store.add(row)
+    return folder
+
+
+def test_responses_that_only_a_journal_has_are_not_dropped(two: list[Path], tmp_path: Path) -> None:
+    stopped = stop_early(tmp_path / "stopped", [rollout("q", 0), rollout("q", 1, 1.0), rollout("r", 0)])
+    with pytest.raises(DataError, match="--merge .*stopped: 3 graded responses are in journal.jsonl .*Finish it with"):
+        merge([two[0], stopped], tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+    with StoreWriter(stopped, FINGERPRINT, 2, {"q": "p", "r": "p"}) as store:
+        store.add(rollout("r", 1))
+        store.finish()
+    assert merge([two[0], stopped], tmp_path / "c") == {"responses": 8, "prompts": 4, "duplicates": 0}
+
+
 def test_a_full_disk_leaves_no_half_merged_store(two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_space(*rest: Any, **named: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -167,6 +186,22 @@ def test_stats_for_a_person(store: Path, tmp_path: Path) -> None:
     assert "3, 1 to 2 for each of 2 prompts (not complete: 2 of each were requested)" in as_lines(stats(half))[1]
     empty = write(tmp_path / "empty", [], finish=False)
     assert as_lines(stats(empty)) == ["toy: no response yet"]
+
+
+def test_stats_count_what_only_the_journal_has(tmp_path: Path) -> None:
+    stopped = stop_early(tmp_path / "stopped", [rollout("q", 0), rollout("q", 1), rollout("r", 0)])
+    found = stats(stopped)
+    assert (found["journal"], found["responses"]) == (3, 0)
+    first, second = as_lines(found)
+    assert first == "toy: no response in a shard yet" and "3 graded responses in the journal" in second
+    with StoreWriter(stopped, FINGERPRINT, 2, {"q": "p", "r": "p"}) as store:
+        store.compact()
+        store.add(rollout("r", 1))
+    found = stats(stopped)
+    assert (found["journal"], found["responses"]) == (1, 3)
+    assert "1 graded responses in the journal" in as_lines(found)[-1]
+    (stopped / "journal.jsonl").unlink()
+    assert stats(stopped)["journal"] == 0 and "journal" not in "".join(as_lines(stats(stopped)))
 
 
 def test_stats_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
