@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("file", type=Path, metavar="FILE.yaml", help="the study, or its name in the recipes (studies/s2l_po)")
     add("--out", type=Path, metavar="DIR", help="where runs and table go (default outputs/study/<name>)")
     add("--engine", choices=["local", "verl"], help="takes the place of the file's")
-    add("--seeds", type=int, metavar="N", help="so many seeds, from 1, in place of the file's")
+    add("--seeds", type=int, metavar="N", help="so many seeds, from the file's first_seed on, in place of its own")
     add("--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat")
     add("--baseline", metavar="NAME", help="takes the place of the file's")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")

@@ -178,12 +178,18 @@ def check_data(cfg: DictConfig) -> None:
 
 def _check_file(key: str, path: Path, prompt_key: str, one_answer: bool) -> None:
     if not path.is_file():
-        fix = f"Run `{make_toy()}` to make it." if is_toy(path) else "Check the path; `s2l data gsm8k` makes GSM8K's."
-        raise DataError(f"{key}={path}: no such file. {fix}")
+        raise DataError(f"{key}={path}: no such file. {_fix_of_missing(path)}")
     if path.suffix == ".parquet":
         check_parquet(path, prompt_key=prompt_key, max_rows=ROWS_CHECKED, one_answer=one_answer)
     elif path.suffix in JSON_LINES:
         check_first_line(path, prompt_key)
+
+
+def _fix_of_missing(path: Path) -> str:
+    if is_toy(path):
+        return f"Run `{make_toy()}` to make it."
+    hint = "; `s2l data gsm8k` makes GSM8K's" if "gsm8k" in str(path).lower() else ""
+    return f"Check the path{hint} (docs/data.md)."
 
 
 def _read_golds(cfg: DictConfig) -> list[str]:

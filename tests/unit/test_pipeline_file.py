@@ -52,6 +52,25 @@ def test_a_file_is_understood(tmp_path) -> None:
     assert pipeline.downstream("teacher_rl") == ["teacher_rl", "opd"] and pipeline.downstream("opd") == ["opd"]
 
 
+def file_of_the_page(folder: Path) -> Path:
+    page = (Path(__file__).parents[2] / "docs" / "pipeline.md").read_text()
+    block = re.search(r"## The file\n```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (folder / "mine.yaml").write_text(block.group(1))
+    return folder / "mine.yaml"
+
+
+def test_the_file_of_the_page_is_understood(tmp_path) -> None:
+    pipeline = read_pipeline(file_of_the_page(tmp_path), None)
+    assert [stage.name for stage in pipeline.stages] == ["halves", "teacher_rl", "table"]
+
+
+@pytest.mark.slow
+def test_every_stage_of_the_page_gets_its_commands(tmp_path) -> None:
+    for each in read_pipeline(file_of_the_page(tmp_path), tmp_path / "out").stages:
+        assert each.prepare().commands, each.name
+
+
 def test_an_input_may_say_which_keys_it_sets(tmp_path) -> None:
     changes = stage({"inputs": {"world": {"from": "teacher", "keys": ["toy_dir"]}, "data": ["train"]}})
     given = read_pipeline(write(tmp_path, **changes)).stage("opd").given

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pickle
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -199,6 +200,18 @@ def test_missing_data_file_names_key_and_fix(world):
     (world / "val.parquet").unlink()
     with pytest.raises(DataError, match=r"data\.val_files=.*val\.parquet: no such file. Run `s2l data toy --out "):
         look()
+
+
+@pytest.mark.parametrize(
+    ("file", "fix"),
+    [
+        ("data/gsm8k/train.parquet", "Check the path; `s2l data gsm8k` makes GSM8K's (docs/data.md)."),
+        ("data/dapo-math-17k.parquet", "Check the path (docs/data.md)."),
+    ],
+)
+def test_the_command_of_gsm8k_is_named_for_its_files_alone(world, file, fix):
+    with pytest.raises(DataError, match=re.escape(f"data.train_files={file}: no such file. {fix}")):
+        look(f"data.train_files={file}")
 
 
 @pytest.mark.parametrize(("column", "shown"), [("prompt", "prompt"), ("reward_model", "reward_model")])
