@@ -80,6 +80,8 @@ def test_arms_have_the_studys_overrides_before_their_own(study) -> None:
             {"arms": {"grpo": {}, "x": ["algorithm.adv_estimator=rloo"]}},
             r"arms\.x: algorithm\.adv_estimator=rloo: the local",
         ),
+        ({"overrides": [3]}, r"overrides\[0\]=3 has the wrong type \(int\): it must be text"),
+        ({"test_files": [3]}, r"test_files\[0\]=3 has the wrong type"),
         ({"learning_rates": [1e-4, 2e-4]}, r"test_files is empty: learning rates are chosen"),
     ],
 )
