@@ -18,7 +18,7 @@ from typing import Any
 
 from s2l_ext.rewards import fast_math, math_verify_guards, spelling
 from s2l_ext.rewards.extraction import boxes, last_group
-from s2l_ext.rewards.hedges import hedged
+from s2l_ext.rewards.hedges import affirmed, hedged
 
 STEP_SECONDS, AGAIN_SECONDS = 3.0, 0.25
 """CPU seconds of one step, and between the signals after it: code that catches everything may swallow the first."""
@@ -107,6 +107,7 @@ def judge(
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
+    text = affirmed(text) if whole else text
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
     short = whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text
