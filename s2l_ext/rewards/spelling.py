@@ -94,7 +94,8 @@ MEASURES_TEXT = """
     joule newton watt volt ohm pascal mole percent
 """
 MEASURES = frozenset(MEASURES_TEXT.split()) | UNITS | frozenset("hsmgLNJVWAK")
-"""Words that are units behind a variable too; behind a number every word is one."""
+"""Words that are units behind a variable too, as plurals are; behind a number every word is one."""
+PLURAL = re.compile(r"[a-z]{2,}[a-hj-rtv-z]s")
 LETTER_UNITS = frozenset("mgL")
 THOUSAND = re.compile(r"\{\s*k\s*\}")
 UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+[hsmgLNJVWAK]")
@@ -280,7 +281,7 @@ def _takes_unit(before: str, unit: str) -> bool:
     if qualified(unit) or not re.search(r"[\w})]$|\\%$", before):
         return False
     words = WORD.findall(re.sub(COMMANDS, "", unit.replace("\\rm", "")))
-    return _ends_in_number(before) or all(word in MEASURES or word.removesuffix("s") in MEASURES for word in words)
+    return _ends_in_number(before) or all(word in MEASURES or PLURAL.fullmatch(word) for word in words)
 
 
 def _ends_in_number(text: str) -> bool:

@@ -36,6 +36,10 @@ RIGHT_WORDS_BEHIND_A_SYMBOL = (
     (r"2x\text{ cm}", "2x"),
     ("2x", r"2x \text{ dollars}"),
     (r"36\pi\text{ cm}^2", r"36\pi"),
+    (r"2^n\text{ subsets}", "2^n"),
+    ("$7:30$ p.m.", "7:30 PM"),
+    (r"5\text{ prime numbers}", "5"),
+    (r"10n \text{ square feet}", "10n"),
     (r"12\sqrt{3}\text{ apples}", r"12\sqrt3"),
     (r"\frac{1}{2}\text{ cups}", "0.5"),
     (r"(2x+1)\text{ cm}", "2x+1"),
@@ -155,12 +159,16 @@ RIGHT_NUMBER_WORDS = (
 )
 
 WRONG_DIVISORS_OF_LETTERS = (
+    ("mn", r"\frac{mn}{\gcd(m,n)}"),
     ("1", r"\gcd(m,n)"),
     ("m+n-1", r"m+n-\gcd(m,n)"),
     (r"\gcd(a,b)", r"\gcd(b,c)"),
     (r"\operatorname{lcm}(a,b)", "ab"),
 )
 RIGHT_DIVISORS_OF_LETTERS = (
+    (r"\gcd(n,m)", r"\gcd(m,n)"),
+    (r"m+n-\gcd(m,n)", r"n+m-\gcd(n,m)"),
+    (r"\frac{mn}{\gcd(m,n)}", r"\frac{m n}{\gcd(m,n)}"),
     (r"\gcd(m,n)", r"\gcd(m,n)"),
     (r"\gcd(m, n)", r"\gcd(m,n)"),
     (r"m+n-\gcd(m,n)", r"m+n-\gcd(m,n)"),
