@@ -21,7 +21,7 @@ DERIVATIVE = re.compile(
 )
 DIVISOR = re.compile(
     r"(?:\\(?:operatorname|text|mathrm)\s*\{\s*(gcd|lcm)\s*\}|\\?(?<![A-Za-z])(gcd|lcm))\s*"
-    r"\(((?:\\[A-Za-z]+|[^()\\])*)\)"
+    r"\(([^()]*)\)"
 )
 FREE = "uvwqhkmnprstzxyabcfg"
 

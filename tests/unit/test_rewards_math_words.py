@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from s2l_ext.rewards.math import grade
+from s2l_ext.rewards.math_verify_guards import refused
 from s2l_ext.rewards.quantity import number
+from s2l_ext.rewards.spelling import plain
+from s2l_ext.rewards.text_guards import cross_products, with_symbols
 
 WRONG_WORDS_BEHIND_A_SYMBOL = (
     (r"n \text{ odd}", r"n \text{ even}"),
@@ -209,6 +214,23 @@ def test_the_same_answer(answer, gold):
 
 def test_a_divisor_is_not_forged_by_the_mark_that_stands_for_it():
     assert not grade("\\boxed{\0" + "0" + "\0}", r"\gcd(m,n)")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(r"\gcd(" + r"\alpha" * 500, "gcd(" * 900, r"\frac{dy" * 500 + "=", "(" * 2000 + ")" * 1990 + r"\text{ cm}"),
+        *("3:" * 1900, "a=" * 1900, "f'" * 1900, r"x\text{ " + "units " * 600 + "}"),
+    ],
+    ids=range(8),
+)
+def test_hostile_texts_take_no_time(answer):
+    started = time.process_time()
+    one = plain(answer)
+    with_symbols(one, "x=1")
+    refused(one, "3:4:5")
+    cross_products(one, one)
+    assert time.process_time() - started < 2.0
 
 
 @pytest.mark.parametrize(
