@@ -13,7 +13,7 @@ from s2l_ext.data.values import answer_text
 from s2l_ext.errors import ConfigError, DataError, S2LError
 from s2l_ext.evaluation.benchmarks import Problem
 from s2l_ext.rewards import registry
-from s2l_ext.rewards.extraction import marked_answer
+from s2l_ext.rewards.extraction import marked_answer, outside_thinking
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.training.judges import compares_with_one_text
 from s2l_ext.utils.digests import sha256_file
@@ -127,7 +127,13 @@ def grade(reward: Reward, problem: Problem, text: str) -> Grade:
             f"{problem.where}: the reward {name} returned score={score}, acc={acc}: expected a finite score and, as "
             "'acc', correctness in [0, 1]. Return a shaped reward as 'score', and 0.0 where nothing can be judged."
         )
-    answer = values.get("extracted") or marked_answer(text)
+    answer = values["extracted"] if "extracted" in values else _answer(text, values, problem)
     timed_out = bool(values.get("timed_out"))
     correct = (score if acc is None else acc) >= 1.0
     return Grade(score, correct, " ".join(str(answer).split()) if answer else None, timed_out)
+
+
+def _answer(text: str, values: dict[str, Any], problem: Problem) -> str | None:
+    """What a response answers to a reward that does not say it; a program has no answer to vote for."""
+    program = "tests_total" in values or problem.ability == "code"
+    return None if program else marked_answer(outside_thinking(text))

@@ -24,24 +24,31 @@ def chosen_letter(text: str, options: int = OPTIONS) -> str | None:
 
 
 def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
+    data_source: str,
+    solution_str: str,
+    ground_truth: str,
+    extra_info: dict[str, Any] | None = None,
+    *,
+    thinking: str = "auto",
+    **kwargs: Any,
 ) -> dict[str, Any]:
     """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.choice``).
 
     Args:
         ground_truth: the right letter; several where options are equal.
+        thinking: as in the mathematical reward; a letter in the thinking is no choice.
         extra_info: ``options`` is their number, 4 where it is not given.
 
     Returns:
         ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``.
 
     Raises:
-        ConfigError: a keyword is given; there are none.
+        ConfigError: a keyword is unknown or out of range.
         DataError: the ground truth is no capital letter.
     """
-    parts.refuse_keywords(kwargs, "choice")
+    parts.refuse_keywords(kwargs, "choice", "thinking")
     if not isinstance(ground_truth, str) or not LETTERS.fullmatch(ground_truth):
         raise DataError(f"{data_source}: the ground truth {ground_truth!r} is no letter of an option, such as 'B'.")
-    letter = chosen_letter(str(solution_str or ""), int((extra_info or {}).get("options") or OPTIONS))
+    letter = chosen_letter(parts.said(solution_str, thinking), int((extra_info or {}).get("options") or OPTIONS))
     right = float(letter is not None and letter in ground_truth)
     return {"score": right, "acc": right, "format_ok": float(letter is not None), "extracted": letter or ""}

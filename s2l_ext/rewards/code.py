@@ -90,6 +90,7 @@ def compute_score(
     extra_info: dict[str, Any] | None = None,
     *,
     mode: str = "all_pass",
+    thinking: str = "auto",
     timeout_s: float = TIMEOUT_S,
     minimum_level: str | int | Level | None = None,
     **kwargs: Any,
@@ -100,6 +101,7 @@ def compute_score(
         ground_truth: a JSON object or mapping with ``test``, ``entry_point`` and ``prompt`` (HumanEval), or
             input/output pairs, or plain assertions; see docs/sandbox.md.
         mode: ``all_pass`` (score 1.0 or 0.0) or ``fraction`` (share of tests passed).
+        thinking: as in the mathematical reward; a draft in the thinking is no program.
 
     Returns:
         ``score``; ``acc`` (1.0 only if every test passed); ``format_ok`` (1.0 when the program was in a fenced block);
@@ -110,12 +112,12 @@ def compute_score(
         ConfigError: an argument is out of range, or unknown.
         SandboxUnavailable: there is no sandbox of at least the minimum level.
     """
-    parts.refuse_keywords(kwargs, "code", "mode, timeout_s, minimum_level")
+    parts.refuse_keywords(kwargs, "code", "mode, thinking, timeout_s, minimum_level")
     if mode not in MODES:
         raise ConfigError(f"mode={mode!r} of the code reward must be one of {', '.join(MODES)}")
     try:
         parsed = parse_tests(ground_truth)
-        code, marked = extract_program(solution_str, parsed)
+        code, marked = extract_program(parts.said(solution_str, thinking), parsed)
         outcome = _run(complete_program(code, parsed), parsed, timeout_s, mode == "all_pass", minimum_level)
     except DataError as error:
         known = extra_info or {}

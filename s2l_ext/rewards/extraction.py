@@ -28,8 +28,8 @@ NUMBER = re.compile(
     rf"(?:\\[dtc]?frac\{{-?[0-9]+\}}\{{[0-9]+\}}|(?:{UNSIGNED})(?:/[0-9]+(?![0-9.,]*[0-9]))?)"
 )
 FENCE = re.compile(r"\s*(`{3,})(?i:markdown|md|latex|tex|math|text|txt|plaintext)?[ \t]*\n(.*)\n[ \t]*\1\s*", re.DOTALL)
-HEADING = re.compile(r"[A-Za-z]{2}")
-"""``#### Step 2`` is a heading of Markdown; beside another mark a line of hashes counts without words only."""
+HEADING = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2}")
+"""``#### Step 2`` is a heading of Markdown, ``#### \\frac{1}{2}`` is none."""
 
 Mark = tuple[int, str]
 """Where the answer begins, and the answer."""
@@ -95,7 +95,7 @@ def _without_fence(text: str) -> str:
 def marked_answer(text: str) -> str | None:
     """The final answer that ``text`` marks: of box, tags, answer line, hashes the last (the inner if nested), or None.
 
-    A heading of Markdown (``#### Step 2``) is taken where nothing else is marked only.
+    Hashes with words (``#### 20 apples``) are taken only at the end of a text in which nothing else is marked.
     """
     marks = [mark for look in (_box, _tags, _answer_line) if (mark := look(text)) is not None]
     hashes = _hashes(text)
@@ -111,9 +111,12 @@ def last_number(text: str) -> str | None:
 
 
 def _hashes(text: str) -> Mark | None:
-    """What follows the last ``####`` that begins a line."""
+    """What follows the last ``####`` that begins a line without words; with words it must end the text."""
     found = list(HASHES.finditer(text))
-    return (found[-1].start(1), found[-1][1].strip()) if found else None
+    answers = [line for line in found if not HEADING.search(line[1])]
+    if not answers and found and not text[found[-1].end() :].strip():
+        answers = found
+    return (answers[-1].start(1), answers[-1][1].strip()) if answers else None
 
 
 def _tags(text: str) -> Mark | None:

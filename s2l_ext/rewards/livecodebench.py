@@ -40,6 +40,7 @@ def compute_score(
     ground_truth: Any,
     extra_info: dict[str, Any] | None = None,
     *,
+    thinking: str = "auto",
     timeout_s: float = TIMEOUT_S,
     minimum_level: str | int | Level | None = None,
     **kwargs: Any,
@@ -49,6 +50,7 @@ def compute_score(
     Args:
         ground_truth: JSON or mapping with ``inputs`` and ``outputs``; with ``fn_name`` they are JSON arguments (one a
             line) and results of that function or method of ``Solution``, else standard input and output.
+        thinking: as in the mathematical reward; a draft in the thinking is no program.
         timeout_s: seconds for each test.
 
     Returns:
@@ -59,12 +61,12 @@ def compute_score(
         DataError: malformed tests; names the row.
         SandboxUnavailable: there is no sandbox of at least the minimum level.
     """
-    parts.refuse_keywords(kwargs, "livecodebench", "timeout_s, minimum_level")
+    parts.refuse_keywords(kwargs, "livecodebench", "thinking, timeout_s, minimum_level")
     try:
         tests = list(separate_tests(ground_truth))
     except DataError as error:
         raise DataError(f"{data_source} {(extra_info or {}).get('id', '')}: {error}") from error
-    program, marked = extract_program(solution_str, parse_tests(tests[0]))
+    program, marked = extract_program(parts.said(solution_str, thinking), parse_tests(tests[0]))
     right, reason = 0, ""
     for number, test in enumerate(tests, 1):
         outcome = code.run_tests(join_sources(PREAMBLE, program), test, timeout_s, minimum_level=minimum_level)

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from s2l_ext.rewards import fast_math, math_verify_guards, spelling
+from s2l_ext.rewards import fast_math, math_verify_guards, spelling, text_guards
 from s2l_ext.rewards.extraction import boxes, last_group
-from s2l_ext.rewards.hedges import hedged
+from s2l_ext.rewards.hedges import affirmed, hedged
 
 STEP_SECONDS, AGAIN_SECONDS = 3.0, 0.25
 """CPU seconds of one step, and between the signals after it: code that catches everything may swallow the first."""
@@ -107,6 +107,7 @@ def judge(
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
+    text = affirmed(text) if whole else text
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
     short = whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text
@@ -196,12 +197,19 @@ def _same(gold: str, answer: str, how: Comparison, deep: bool = True) -> bool:
         answer = spelling.without_letter_unit(answer)
     if spelling.squeezed(gold) == spelling.squeezed(answer) or _same_words(gold, answer):
         return True
+    (gold, half), (answer, other) = text_guards.clock(gold), text_guards.clock(answer)
+    if half or other:
+        return half in ("", other) and _same(gold, answer, how, deep=False)
+    gold, answer = text_guards.with_symbols(gold, answer)
     if deep:
         verdict = _parts_match(gold, answer, how)
         if verdict is not None:
             return verdict
     if math_verify_guards.refused(gold, answer):
         return False
+    products = text_guards.cross_products(gold, answer)
+    if products:
+        return all(_same(one, other, how, deep=False) for one, other in products)
     if how.precision == 6:
         quick = fast_math.verdict(answer, gold)
         if quick is not None:

@@ -10,7 +10,7 @@ import cmath
 import re
 from typing import Any
 
-from s2l_ext.rewards import fast_math
+from s2l_ext.rewards import fast_math, text_guards
 
 SIGN = re.compile(r"(<=?|>=?|\\(?:le|ge|neq?|ll|gg|nless|ngtr|sim|equiv|in|notin|subset|subseteq)(?![A-Za-z]))?")
 BASED = re.compile(r"(-?[0-9A-Fa-f.]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*([0-9]+|[a-z]+)\s*\}?\}?")
@@ -57,6 +57,9 @@ def refused(gold: str, answer: str) -> bool:
         or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
         or _letters_set_equal(gold, answer)  # "A=B" is B
         or _more_primes(gold, answer)  # drops it: 5' is 5
+        or text_guards.other_primes(gold, answer)  # f'(2) is f(2)
+        or text_guards.other_chain(gold, answer)  # takes the last of x=y=1
+        or text_guards.unlike_ratios(gold, answer)  # divides: 3:4:5 is 0.15
         or bool(
             UNEVALUATED.search(answer) and not UNEVALUATED.search(gold)
         )  # works out the question itself; 5 \mod 6 is 5

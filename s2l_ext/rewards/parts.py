@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.rewards.extraction import outside_thinking
 
 FROM_VERL = frozenset(("reward_router_address", "reward_model_tokenizer"))
 """What verl's reward managers pass besides the four arguments, when a reward model is served."""
@@ -18,6 +19,13 @@ def refuse_keywords(given: Mapping[str, Any], reward: str, known: str = "none") 
     unknown = sorted(given.keys() - FROM_VERL)
     if unknown:
         raise ConfigError(f"unknown keyword {unknown[0]}={given[unknown[0]]!r} of the {reward} reward. Known: {known}.")
+
+
+def said(text: object, thinking: str) -> str:
+    """What a response says beside its thinking. Raises ConfigError unless ``thinking`` is ``auto`` or ``opened``."""
+    if thinking not in ("auto", "opened"):
+        raise ConfigError(f"thinking={thinking!r} must be auto, or opened where the prompt opens the thinking.")
+    return outside_thinking(str(text or ""), thinking == "opened")
 
 
 def weighted_sum(parts: Mapping[str, tuple[float, float]]) -> float:

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from s2l_ext.rewards import math as mathematics
+from s2l_ext.rewards import spelling
 from s2l_ext.rewards.extraction import extract
 from s2l_ext.rewards.gold_reading import as_text
 from s2l_ext.rewards.math_settings import Settings, parse
@@ -22,14 +23,16 @@ NUMBER = re.compile(
     rf"([-+]?)(?:{TEN}{POWER}|(\d{{1,60}}(?:\.\d{{0,60}})?|\.\d{{1,60}})(?:(?:[eE]|(?:\\times|\\cdot|\*|×){TEN}){POWER})?)"
 )
 UNIT = re.compile(r"(?:/?\\(?:text|mathrm|textrm|mbox)\{[^{}]*\}(?:\^\{?[-+]?\d\}?)?)*")
+COMMAND = re.compile(r"\\[A-Za-z]+")
 SPACE = re.compile(r"\s|\\[,;:! ]|~|\$|\{,\}|\\(?:left|right)(?![a-z])|(?<=\d),(?=\d{3}(?!\d))")
 
 
 def number(text: str) -> float | None:
-    """The number that ``text`` is, such as ``3\\times 10^{-5}\\text{ m}``; None for anything else."""
+    """The number that ``text`` is, such as ``3\\times 10^{-5}\\text{ m}``; None for all else, as 5 million."""
     plain = SPACE.sub("", text)
     found = NUMBER.match(plain)
-    if found is None or not UNIT.fullmatch(plain, found.end()):
+    words = COMMAND.sub(" ", text)
+    if found is None or not UNIT.fullmatch(plain, found.end()) or spelling.qualified(words):
         return None
     sign, power_alone, digits, power = found.groups()
     return float(f"{sign}{digits or 1}e{power or power_alone or 0}")

@@ -67,6 +67,7 @@ REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in 
     (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"),
     (r"\\lbrace(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\imath(?![A-Za-z])", "i"),
+    (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"), (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
     (r"\s*\\?%|\s*\b(?:percent|per cent)\b", r"\\%"),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degree(?![A-Za-z])", r"^\\circ "),
     (r"\\circ\s+\\?(?:text|mathrm)?\{?\s*[CF]\s*\}?\s*$", r"\\circ "),
@@ -77,12 +78,24 @@ REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in 
 ))  # fmt: skip
 COMMANDS = r"\\(?:text[a-z]*|mbox|mathrm|mathit|operatorname)"
 WORDED = rf"(?:\\rm\s+[A-Za-z]+|{COMMANDS}\s*\{{[^{{}}]*\}})(?:\s*\^\s*\{{?\s*-?\d\s*\}}?)?"
+CLOCK = re.compile(
+    r"\$?\s*(\d{1,2}(?::\d\d){0,2})\s*\$?\s*(?:\\(?:text[a-z]*|mbox|mathrm)\s*\{\s*)?([AaPp])\.?\s*[Mm]\.?\s*\}?\s*\$?\.?"
+)
+GROUP = re.compile(r"[({]([^(){}]*)[)}\s]+$")
 TEXT_UNIT = re.compile(rf"(?<=[^\s\\])\s*(?:{WORDED}\s*(?:(?:\\cdot|\\times|/)\s*(?={COMMANDS}))?)+$")
 UNITS_TEXT = """
     cm mm km kg mg ml ft mi yd hr hrs oz lb lbs mph kmph kmh nm kj kw mw kpa pa hz mol day men way sec min
     rad deg cc dm gm amp ohm sq cu km/h m/s cm2 m2 usd eur rs inch bps
 """
 UNITS = frozenset(UNITS_TEXT.split())
+MEASURES_TEXT = """
+    meter metre centimeter centimetre millimeter kilometer kilometre inch inche foot feet yard mile gram kilogram liter
+    litre ounce pound ton second minute hour day week month year dollar cent euro degree radian unit square cubic per
+    joule newton watt volt ohm pascal mole percent
+"""
+MEASURES = frozenset(MEASURES_TEXT.split()) | UNITS | frozenset("hsmgLNJVWAK")
+"""Words that are units behind a variable too, as plurals are; behind a number every word is one."""
+PLURAL = re.compile(r"[a-z]{2,}[a-hj-rtv-z]s")
 LETTER_UNITS = frozenset("mgL")
 THOUSAND = re.compile(r"\{\s*k\s*\}")
 UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+[hsmgLNJVWAK]")
@@ -93,17 +106,23 @@ QUALIFIERS_TEXT = """
     only is are maybe perhaps possibly hundred thousand million billion trillion dozen score half third
     quarter fifth percent squared cubed factorial choose base none negative positive
     infinity sqrt root pi inf by unknown error wrong false true never cannot isn wasn doesn unlikely
-    incorrect except
+    incorrect except halves thirds fourths fifths sixths sevenths eighths ninths
+    tenths hundredths thousandths millionths hundreds thousands millions billions trillions dozens
 """
+PROPERTIES = frozenset(("even", "odd", "prime", "composite", "rational", "irrational"))
+"""These change what stands before them where they end the text: 5 prime numbers are 5."""
 QUALIFIERS = frozenset(QUALIFIERS_TEXT.split())
 """Words that change what a number says; text with one of them is no unit."""
 BLANKS = re.compile(r"\s{3,}")
 """Long runs of blanks make the patterns below slow."""
-WORD = re.compile(r"[A-Za-z]+")
+WORD, UNIT_WORD = re.compile(r"[A-Za-z]+"), re.compile(r"[A-Za-z/]+")
 
 
 def plain(text: str) -> str:
     """``text`` in the one spelling. It never raises; a text that cannot be rewritten comes back as it is."""
+    clock = CLOCK.fullmatch(text.strip()) if len(text) < 60 else None
+    if clock:
+        return f"{clock[1]}\\text{{ {clock[2].lower()}m}}"
     text = undelimited(_unemphasised(BLANKS.sub(" ", text.strip())).strip())
     if not text.isascii():
         text = _ascii(text)
@@ -140,7 +159,8 @@ def squeezed(text: str) -> str:
 
 def qualified(text: str) -> bool:
     """Whether a word in ``text`` changes what a number beside it says: "at least", "or", "not", "million"."""
-    return any(word.lower() in QUALIFIERS for word in WORD.findall(text))
+    words = [word.lower() for word in WORD.findall(text)]
+    return not QUALIFIERS.isdisjoint(words) or not PROPERTIES.isdisjoint(words[-1:])
 
 
 def without_letter_unit(text: str) -> str:
@@ -244,15 +264,31 @@ def _written_out(sign: str, digits: str, power: str) -> str:
 def _without_units(text: str) -> str:
     found = TEXT_UNIT.search(text)
     before = text[: found.start()].strip() if found else ""
-    if found and not qualified(found[0]) and not THOUSAND.search(found[0]) and re.search(r"[\w})]$|\\%$", before):
+    if found and not THOUSAND.search(found[0]) and _takes_unit(before, found[0]):
         return before
     whole = re.fullmatch(r"\\(?:text|mathrm|textbf|mbox)\s*\{\s*(-?[\d.,/]+)\s+([A-Za-z][A-Za-z .]*)\}", text)
     if whole and not qualified(whole[2]):
         return whole[1]
     tail = TAIL_WORDS.search(text)
-    if tail and not qualified(tail[1]) and all(_is_unit(word, text) for word in re.findall(r"[A-Za-z/]+", tail[1])):
-        return text[: tail.start()].strip()
+    before = text[: tail.start()].strip() if tail else ""
+    if tail and _takes_unit(before, tail[1]) and all(_is_unit(word, text) for word in UNIT_WORD.findall(tail[1])):
+        return before
     return text
+
+
+def _takes_unit(before: str, unit: str) -> bool:
+    """Whether ``before`` is something that ``unit`` measures: a number, or a formula where the unit is well known."""
+    if qualified(unit) or not re.search(r"[\w})]$|\\%$", before):
+        return False
+    words = WORD.findall(re.sub(COMMANDS, "", unit.replace("\\rm", "")))
+    return _ends_in_number(before) or all(word in MEASURES or PLURAL.fullmatch(word) for word in words)
+
+
+def _ends_in_number(text: str) -> bool:
+    group = GROUP.search(text)
+    if group:
+        return not WORD.search(re.sub(r"\\[A-Za-z]+", "", group[1]))
+    return bool(re.search(r"\d$|\\%$|\\[A-Za-z]+$", text))
 
 
 def _is_unit(word: str, text: str) -> bool:

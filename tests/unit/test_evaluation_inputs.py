@@ -12,6 +12,7 @@ from s2l_ext.data.prompts import prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import Problem, load_benchmark
 from s2l_ext.evaluation.grading import Grade, grade, load_reward, reward_name
+from s2l_ext.evaluation.metrics import majority_correct
 from s2l_ext.evaluation.problems import read_problems
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -190,6 +191,34 @@ def test_a_reward_that_is_not_there_is_refused(name: str) -> None:
 )
 def test_what_a_reward_may_return(returned: Any, expected: Grade) -> None:
     assert grade(lambda **call: returned, a_problem(), "\\boxed{7}") == expected
+
+
+CUT = "<think>\nmaybe \\boxed{5}, let me check"
+
+
+@pytest.mark.parametrize(
+    ("returned", "ability", "text", "answer"),
+    [
+        ({"score": 0.0, "extracted": ""}, "math", CUT, None),
+        ({"score": 0.0, "extracted": ""}, "math", "\\boxed{5}", None),
+        (0.0, "math", CUT, None),
+        (1.0, "math", "<think>\\boxed{4}</think>\\boxed{5}", "5"),
+        ({"score": 1.0, "tests_total": 3}, "", "#### 5", None),
+        (1.0, "code", "#### 5", None),
+    ],
+)
+def test_the_answer_that_votes_is_none_of_the_thinking_or_of_a_program(
+    returned: Any, ability: str, text: str, answer: str | None
+) -> None:
+    assert grade(lambda **call: returned, a_problem(ability=ability), text).answer == answer
+
+
+def test_a_sample_that_was_cut_short_takes_no_part_in_the_vote() -> None:
+    reward = load_reward("math")
+    problem = a_problem("math", truth="5")
+    grades = [grade(reward, problem, text) for text in (CUT, "\\boxed{5}", "\\boxed{5}", "\\boxed{6}")]
+    assert [each.answer for each in grades] == [None, "5", "5", "6"]
+    assert majority_correct([each.answer for each in grades], [each.correct for each in grades])
 
 
 def test_a_reward_is_called_as_verl_calls_it() -> None:

@@ -144,11 +144,40 @@ def test_what_verl_passes_of_its_own_accord_is_no_keyword() -> None:
     assert choice.compute_score("gpqa", "Answer: B", "B", reward_router_address="host:1")["acc"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "thinking", "acc"),
+    [
+        ("<think>Answer: B", "auto", 0.0),
+        ("<think>Answer: A</think>Answer: B", "auto", 1.0),
+        ("<think>Answer: B</think>Answer: A", "auto", 0.0),
+        ("Answer: B", "opened", 0.0),
+        ("Answer: A</think>Answer: B", "opened", 1.0),
+    ],
+)
+def test_a_letter_in_the_thinking_is_no_choice(text: str, thinking: str, acc: float) -> None:
+    assert choice.compute_score("gpqa", text, "B", thinking=thinking)["acc"] == acc
+
+
+@pytest.mark.parametrize("reward", [choice, code, livecodebench])
+def test_an_unknown_way_of_thinking_is_refused(reward) -> None:
+    truth = "B" if reward is choice else {"inputs": ["1"], "outputs": ["1"]}
+    with pytest.raises(ConfigError, match="thinking='open' must be auto, or opened"):
+        reward.compute_score("d", "x", truth, thinking="open")
+
+
 # ---- programs -----------------------------------------------------------------------------------------------------
 
 
 def judge(program: str, **tests: object) -> dict:
     return livecodebench.compute_score("livecodebench", f"```python\n{program}\n```", json.dumps(tests))
+
+
+def test_a_draft_in_the_thinking_is_no_program() -> None:
+    tests = {"inputs": ["3"], "outputs": ["3"]}
+    right, wrong = "```python\nprint(input())\n```", "```python\nprint(0)\n```"
+    texts = (f"<think>{right}", f"<think>{right}</think>{wrong}", f"<think>{wrong}</think>{right}", right)
+    assert [livecodebench.compute_score("l", text, tests)["acc"] for text in texts] == [0.0, 0.0, 1.0, 1.0]
+    assert livecodebench.compute_score("l", right, tests, thinking="opened")["acc"] == 0.0
 
 
 def test_the_first_failure_ends_it_and_is_named() -> None:

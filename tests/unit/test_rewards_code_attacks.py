@@ -186,3 +186,22 @@ def test_helpers_of_the_prompt_are_not_the_programs():
 )
 def test_printing_and_failing_is_no_pass(trick, pool):
     assert not run_tests(trick, '[{"input": "1 2", "output": "3"}]', 5, pool=pool).passed
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "acc"),
+    [
+        ("<think>{right}", "auto", 0.0),
+        ("<think>{right}</think>{wrong}", "auto", 0.0),
+        ("<think>{wrong}</think>{right}", "auto", 1.0),
+        ("{right}", "opened", 0.0),
+        ("{wrong}</think>{right}", "opened", 1.0),
+    ],
+)
+def test_a_draft_in_the_thinking_is_no_program(text, thinking, acc):
+    programs = {
+        name: f"```python\ndef add(a, b):\n    return {body}\n```\n"
+        for name, body in (("right", "a + b"), ("wrong", "0"))
+    }
+    tests = "assert add(2, 3) == 5"
+    assert compute_score("x", text.format(**programs), tests, thinking=thinking)["acc"] == acc

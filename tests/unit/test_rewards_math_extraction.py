@@ -47,6 +47,10 @@ def test_a_prompt_that_opens_the_thinking():
         ("\\boxed{6}\n#### 7", "7"),
         ("\\boxed{6}\n#### Step 2: check", "6"),
         ("#### Step 2: check", "Step 2: check"),
+        ("#### 20 apples\n", "20 apples"),
+        ("#### 20\n\n#### Explanation\nfoo", "20"),
+        ("#### Step 2\n#### \\frac{1}{2}\nbye", "\\frac{1}{2}"),
+        ("\\boxed{6}\n#### 7 apples", "6"),
         ("**Answer:** 5", "5"),
         ("**Answer: 5**", "5"),
         ("\\textbf{Answer:} 5", "5"),
@@ -127,3 +131,16 @@ def test_hostile_marks_take_no_time(text):
 )
 def test_what_stands_before_an_open_thinking_or_in_a_fence_of_markdown_counts(text, answer):
     assert extract(text, "auto").answer == answer
+
+
+STEPS = "#### Step 1: Count\n4 boxes of 5.\n#### Step 2: Multiply\n4 * 5 = 20\n\nSo there are 20 apples."
+
+
+@pytest.mark.parametrize("text", [STEPS, "#### Final Answer\nThe answer is 20.", "#### 20\n\n#### Explanation\nfoo"])
+def test_a_heading_before_other_text_is_no_answer(text):
+    assert grade(text, "20") and not grade(text, "2")
+
+
+def test_a_heading_is_not_where_hashes_mark_the_answer():
+    assert extract(STEPS, "hashes").answer == ""
+    assert extract("#### 20\n#### Explanation\nfoo", "hashes").answer == "20"
