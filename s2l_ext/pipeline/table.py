@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from s2l_ext.pipeline.file import STAGE_MARK
 from s2l_ext.pipeline.plan import Decision, Decisions, Plan
 from s2l_ext.report.results import is_accuracy
-from s2l_ext.report.stages import describe_costs, describe_value
+from s2l_ext.report.stages import describe_costs, describe_value, evaluate_stages
 from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.follow import last_lines
@@ -120,7 +120,7 @@ def final_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown; one column of accuracies per evaluate stage, or verl's validation where none evaluated a model."""
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"])) or [""]
+    stages = evaluate_stages(rows) or [""]
     names = stages if len(stages) > 1 else ["accuracy"]
     lines = []
     for row in rows:
