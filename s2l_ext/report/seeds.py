@@ -34,7 +34,8 @@ from s2l_ext.report.run import Run
 
 ELSEWHERE = ("trainer.", "ray_kwargs.", "transfer_queue.")
 """Settings that say where and how a run is run, beside :data:`COUNTED`."""
-COUNTED = "trainer.total_training_steps"
+COUNTED = ("trainer.total_training_steps", "trainer.total_epochs", "trainer.critic_warmup", "trainer.v1.")
+"""Beginnings of the keys among them that change what is learned."""
 SEED_AT_END = re.compile(r"[-_./]*(seed)?[-_]?\d+$")
 READING = (
     "Means over runs of one configuration that differ in their seed; intervals are at 95 %, Student's t over seeds. "
@@ -105,7 +106,7 @@ def are_seeds(groups: Sequence[Seeds]) -> bool:
 
 def _kept(config: dict[str, Any]) -> str:
     flat = flattened(config)
-    kept = {k: v for k, v in flat.items() if not _is_seed(k) and (k == COUNTED or not k.startswith(ELSEWHERE))}
+    kept = {k: v for k, v in flat.items() if not _is_seed(k) and (k.startswith(COUNTED) or not k.startswith(ELSEWHERE))}
     return str(sorted(kept.items()))
 
 

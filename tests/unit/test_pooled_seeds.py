@@ -13,7 +13,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.evaluation.compare import compare_seeds
 from s2l_ext.evaluation.seeds import independent
 from s2l_ext.report.run import Run
-from s2l_ext.report.seeds import Seeds, as_json, difference, sentences
+from s2l_ext.report.seeds import Seeds, as_json, difference, pooled, sentences
 
 SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
 
@@ -210,6 +210,22 @@ def test_a_report_keeps_apart_what_is_no_other_seed(tmp_path, capsys) -> None:
         (tmp_path / name / "s2l_config.yaml").unlink()
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0
     assert "seeds" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "configurations"),
+    [
+        ([{"v1": {"trainer_mode": "sync"}}, {"v1": {"trainer_mode": "colocate_async"}}], 2),
+        ([{"v1": {"sampler": {"max_off_policy_threshold": n}}} for n in (1, 8)], 2),
+        ([{"total_training_steps": None, "total_epochs": n} for n in (1, 2)], 2),
+        ([{"critic_warmup": n} for n in (0, 5)], 2),
+        ([{"n_gpus_per_node": n} for n in (1, 8)], 1),
+    ],
+)
+def test_what_the_trainer_changes_in_learning_keeps_runs_apart(trainer, configurations: int) -> None:
+    configs = [{"data": {"seed": seed}, "trainer": own} for seed, own in enumerate(trainer)]
+    runs = [Run(str(at), [(1, {TOY: 0.5})], [], Path(), config) for at, config in enumerate(configs)]
+    assert len(pooled(runs)) == configurations
 
 
 @pytest.mark.slow
