@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,6 +29,7 @@ from s2l_ext.studies.study.results import (
 )
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.training.rules import check_against_verl
+from s2l_ext.utils.clone import git_of_clone
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
@@ -68,7 +67,8 @@ class Runner:
     """
 
     def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
-        self.study, self.out, self.jobs, self.commit = study, out, jobs, commit_here()
+        self.study, self.out, self.jobs = study, out, jobs
+        self.commit = git_of_clone("rev-parse", "--short=12", "HEAD")
         self.fingerprints: dict[tuple[str, bool], str] = {}
 
     def check(self) -> None:
@@ -246,10 +246,3 @@ def merge(folders: Iterable[Path], out: Path) -> int:
                 write_result(target, read_result(path))
                 copied += 1
     return copied
-
-
-def commit_here() -> str:
-    """Of this package's checkout; "" for an installed one."""
-    command = ["git", "-C", os.fspath(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
