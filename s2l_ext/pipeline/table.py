@@ -129,9 +129,17 @@ def final_table(rows: Sequence[dict[str, Any]]) -> str:
         measured = [row["accuracy"].get(stage) for stage in stages]
         shown = [describe_value(one["accuracy"], one["standard_error"], 3) if one else instead for one in measured]
         lines.append([row["stage"], row["model"], *shown, *describe_costs(row)])
-    total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")}
-    lines.append(["total", "", *("" for _ in names), *describe_costs(total)])
+    lines.append(["total", "", *("" for _ in names), *describe_costs(_total(rows))])
     return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
+
+
+def _total(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Over the stages; FLOPs are None where one that made tokens does not know its own."""
+    total: dict[str, float | None] = {
+        key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")
+    }
+    unknown = any(row["tokens"] is not None and row["flops"] is None for row in rows)
+    return total | {"flops": None} if unknown else total
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
