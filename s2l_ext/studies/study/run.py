@@ -12,6 +12,7 @@ from statistics import fmean
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from s2l_ext.config.run_steps import ranges
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
@@ -246,3 +247,16 @@ def merge(folders: Iterable[Path], out: Path) -> int:
                 write_result(target, read_result(path))
                 copied += 1
     return copied
+
+
+def outside_of(study: Study, folders: Iterable[Path]) -> str:
+    """What the study does not count of merged folders, and what to give; "" where it counts every seed."""
+    found = {read_result(path).seed for folder in folders for path in folder.glob(f"runs/*/*/{RESULT}")}
+    outside, own = sorted(found - {*study.seeds}), study.seeds
+    if not outside:
+        return ""
+    start, last = min(own[0], outside[0]), max(own[-1], outside[-1])
+    give = f"--seeds {last - start + 1}" + (f", and first_seed: {start} in the file" if start < own[0] else "")
+    are = "1 merged seed ({}) is" if len(outside) == 1 else f"{len(outside)} merged seeds ({{}}) are"
+    said = are.format(ranges(outside).replace("-", " to "))
+    return f"{said} outside this study's seeds {own[0]} to {own[-1]}: give {give}"
