@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 
@@ -23,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """``s2l study``. Returns 1 if a run failed or arms are not matched."""
+    """``s2l study``. Returns 1 if a run failed or arms are not matched or may not be."""
     from s2l_ext.errors import ConfigError
     from s2l_ext.studies.study.file import find_study, read_study
     from s2l_ext.studies.study.page import render
-    from s2l_ext.studies.study.run import Runner, merge
+    from s2l_ext.studies.study.run import Runner, merge, outside_of
     from s2l_ext.studies.study.table import as_json, markdown, markdown_of, rows_of, sentences, sources
     from s2l_ext.utils.files import write_atomically
     from s2l_ext.utils.run_lock import held
@@ -43,6 +44,8 @@ def main(args: argparse.Namespace) -> int:
         return 0
     with held(out, "study", "Choose another --out"):
         merge(args.merge, out)
+        if outside := outside_of(study, args.merge):
+            print(f"s2l study: {outside}", file=sys.stderr)
         results = runner.run()
         rows = rows_of(study, results)
         table, said = markdown(rows), sentences(rows)
@@ -55,4 +58,4 @@ def main(args: argparse.Namespace) -> int:
         if args.json
         else "\n".join([table, "", *said, f"Open {out / 'study.html'}."])
     )
-    return 1 if any(row.failed or row.unmatched for row in rows) else 0
+    return 1 if any(row.failed or row.unmatched or row.unknown for row in rows) else 0

@@ -60,6 +60,13 @@ class Difference(Estimate):
     def counted(self) -> str:
         return f"{' and '.join(map(str, dict.fromkeys(self.seeds)))} seeds"
 
+    @property
+    def how(self) -> str:
+        """The test, with the seeds that it counts."""
+        if len(self.seeds) == 1:
+            return f"paired over {self.seeds[0]} seeds"
+        return f"{' and '.join(map(str, self.seeds))} independent seeds (Welch)"
+
 
 def accuracy_over_seeds(values: Sequence[float]) -> Estimate:
     """:func:`over_seeds` of accuracies: the interval ends at 0 and 1."""
@@ -119,9 +126,9 @@ def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0)
     return float(low), float(high)
 
 
-def sentence(who: str, found: Difference, baseline: str = "the baseline") -> str:
-    """What may be said of ``who`` beside the baseline."""
-    numbers = found.text("+", more=f", {found.counted}")
+def sentence(who: str, found: Difference, baseline: str = "the baseline", counted: str = "") -> str:
+    """What may be said of ``who`` beside the baseline. ``counted`` takes the place of ``found.counted``."""
+    numbers = found.text("+", more=f", {counted or found.counted}")
     if found.clear:
         return f"{who} is {'above' if found.mean > 0 else 'below'} {baseline} by {numbers}."
     if found.detectable is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from s2l_ext.config.model_files import is_local
 from s2l_ext.data.hub import HUB
 from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.stage import Stage
+from s2l_ext.utils.clone import git_of_clone
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.secrets import masked
@@ -87,12 +87,5 @@ def _hub_data(plan: Plan, stage: Stage) -> Iterator[str]:
 
 def _commit() -> str:
     """The commit of a clone; nothing for an installed package."""
-    clone = Path(s2l_ext.__file__).parents[1]
-    if not (clone / ".git").exists():
-        return ""
-    done = subprocess.run(
-        ["git", "-C", str(clone), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],  # noqa: S607 - the user's
-        capture_output=True,
-        text=True,
-    )
-    return f", commit {done.stdout.strip()}" if done.returncode == 0 else ""
+    found = git_of_clone("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    return f", commit {found}" if found else ""

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from s2l_ext.pipeline.file import STAGE_MARK
 from s2l_ext.pipeline.plan import Decision, Decisions, Plan
 from s2l_ext.report.results import is_accuracy
-from s2l_ext.report.stages import describe_costs, describe_value
+from s2l_ext.report.stages import describe_costs, describe_value, evaluate_stages
 from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.follow import last_lines
@@ -120,7 +120,7 @@ def final_rows(plan: Plan) -> list[dict[str, Any]]:
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown; one column of accuracies per evaluate stage, or verl's validation where none evaluated a model."""
-    stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"])) or [""]
+    stages = evaluate_stages(rows) or [""]
     names = stages if len(stages) > 1 else ["accuracy"]
     lines = []
     for row in rows:
@@ -129,9 +129,17 @@ def final_table(rows: Sequence[dict[str, Any]]) -> str:
         measured = [row["accuracy"].get(stage) for stage in stages]
         shown = [describe_value(one["accuracy"], one["standard_error"], 3) if one else instead for one in measured]
         lines.append([row["stage"], row["model"], *shown, *describe_costs(row)])
-    total = {key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")}
-    lines.append(["total", "", *("" for _ in names), *describe_costs(total)])
+    lines.append(["total", "", *("" for _ in names), *describe_costs(_total(rows))])
     return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
+
+
+def _total(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """Over the stages; FLOPs are None where one that made tokens does not know its own."""
+    total: dict[str, float | None] = {
+        key: sum(row[key] or 0 for row in rows) for key in ("tokens", "accelerator_seconds", "flops")
+    }
+    unknown = any(row["tokens"] is not None and row["flops"] is None for row in rows)
+    return total | {"flops": None} if unknown else total
 
 
 def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -200,8 +200,9 @@ class Ledger:
         held, total = self._explorers_at_first(), 0.0
         for step, seconds in self.run.series(STEP):
             data = self.run.by_step[step]
-            total += own * (seconds + data.get("timing_s/testing", 0.0)) + (held * seconds if all_in else 0.0)
-            held = data.get("s2l/explorer/num_gpus", 0.0)
+            testing, after = data.get("timing_s/testing", 0.0), data.get("s2l/explorer/num_gpus", 0.0)
+            total += own * (seconds + testing) + (held * seconds + after * testing if all_in else 0.0)
+            held = after
         return total
 
     def _explorers_at_first(self) -> float:

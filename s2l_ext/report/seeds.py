@@ -34,7 +34,8 @@ from s2l_ext.report.run import Run
 
 ELSEWHERE = ("trainer.", "ray_kwargs.", "transfer_queue.")
 """Settings that say where and how a run is run, beside :data:`COUNTED`."""
-COUNTED = "trainer.total_training_steps"
+COUNTED = ("trainer.total_training_steps", "trainer.total_epochs", "trainer.critic_warmup", "trainer.v1.")
+"""Beginnings of the keys among them that change what is learned."""
 SEED_AT_END = re.compile(r"[-_./]*(seed)?[-_]?\d+$")
 READING = (
     "Means over runs of one configuration that differ in their seed; intervals are at 95 %, Student's t over seeds. "
@@ -105,7 +106,7 @@ def are_seeds(groups: Sequence[Seeds]) -> bool:
 
 def _kept(config: dict[str, Any]) -> str:
     flat = flattened(config)
-    kept = {k: v for k, v in flat.items() if not _is_seed(k) and (k == COUNTED or not k.startswith(ELSEWHERE))}
+    kept = {k: v for k, v in flat.items() if not _is_seed(k) and (k.startswith(COUNTED) or not k.startswith(ELSEWHERE))}
     return str(sorted(kept.items()))
 
 
@@ -128,11 +129,26 @@ def difference(first: Seeds, other: Seeds, key: str) -> Difference | None:
     seeds that both have, else Welch's; None for one seed."""
     if key not in first.keys or key not in other.keys or min(len(first.runs), len(other.runs)) < FEWEST_SEEDS:
         return None
-    own, base = (dict(zip(map(seed_of, side.runs), side.values(key)[-1][1], strict=True)) for side in (other, first))
-    both = [seed for seed in own if seed in base]
-    if len(both) >= FEWEST_SEEDS:
-        return paired([own[seed] for seed in both], [base[seed] for seed in both])
-    return independent([*own.values()], [*base.values()])
+    own, base = (side.values(key)[-1][1] for side in (other, first))
+    for seeds in (_all_seeds, _data_seeds):
+        pairs = _pairs(dict(zip(seeds(other), own, strict=False)), dict(zip(seeds(first), base, strict=False)))
+        if len(pairs) >= FEWEST_SEEDS:
+            return paired(*map(list, zip(*pairs, strict=True)))
+    return independent(own, base)
+
+
+def _pairs(own: dict[str, float], base: dict[str, float]) -> list[tuple[float, float]]:
+    return [(value, base[seed]) for seed, value in own.items() if seed in base]
+
+
+def _all_seeds(side: Seeds) -> list[str]:
+    return [seed_of(one) for one in side.runs]
+
+
+def _data_seeds(side: Seeds) -> list[str]:
+    """Those of the data alone, which order the prompts; none where they do not tell the runs apart."""
+    found = [one.setting("data.seed") for one in side.runs]
+    return [str(seed) for seed in found] if None not in found and len(set(found)) == len(found) else []
 
 
 def figures(groups: Sequence[Seeds]) -> list[Markup]:
@@ -154,7 +170,7 @@ def _cells(groups: Sequence[Seeds], group: Seeds, key: str) -> list[str]:
     return [
         *(group.name, set_name(key), str(len(values)), str(step)),
         *(f"{fmean(values):.3f}{describe_interval(over)}", inside),
-        gap.text("+") if gap else "",
+        gap.text("+", more=f", {gap.how}") if gap else "",
         "" if gap is None or gap.detectable is None else f"{gap.detectable:.3f}",
         *(quantity(mean_of([getattr(one, name) for one in totals])) for name in ("flops", "seconds")),
     ]
@@ -174,7 +190,8 @@ def sentences(groups: Sequence[Seeds]) -> list[str]:
             if gap is not None:
                 own, base = (f"step {side.values(key)[-1][0]}" for side in (group, groups[0]))
                 who = f"{group.name} on {set_name(key)}" + (f" at {own}" if own != base else "")
-                found.append(sentence(who, gap, groups[0].name + (f" at {base}" if own != base else "")))
+                beside = groups[0].name + (f" at {base}" if own != base else "")
+                found.append(sentence(who, gap, beside, gap.how))
     return found
 
 

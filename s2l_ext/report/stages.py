@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +10,23 @@ from typing import Any
 from markupsafe import Markup
 
 from s2l_ext.errors import DataError
-from s2l_ext.report.charts import Line, chart, colour
+from s2l_ext.report.charts import NO_VALUES, Line, chart, colour
 from s2l_ext.report.curves import common_sections
 from s2l_ext.report.page import Section, empty, table
+from s2l_ext.report.results import set_name
 from s2l_ext.report.run import METRICS_FILE, Run, read_run
 from s2l_ext.utils import json_text
 
 MANIFEST, TABLE = "manifest.json", "table.json"
-HEAD = ("stage", "model", "accuracy", "forward KL", "reverse KL", "tokens", "accelerator seconds", "FLOPs (estimated)")
+COSTS = ("tokens", "accelerator seconds", "FLOPs (estimated)")
 MEASURED = (
-    ("accuracy", "standard_error", 3),
-    ("forward_kl_per_token", "forward_kl_per_token_standard_error", 4),
-    ("reverse_kl_per_token", "reverse_kl_per_token_standard_error", 4),
+    ("accuracy", "accuracy", "standard_error", 3),
+    ("forward KL", "forward_kl_per_token", "forward_kl_per_token_standard_error", 4),
+    ("reverse KL", "reverse_kl_per_token", "reverse_kl_per_token_standard_error", 4),
 )
+"""Of an evaluate stage: heading, value, standard error, digits."""
 COUNTED = (("tokens", ",.0f"), ("accelerator_seconds", ",.0f"), ("flops", ".2e"))
+TITLE = "Held-out accuracy"
 READING = "Each stage starts from the model that it was given; the teacher's stages and the student's are two models."
 
 
@@ -68,17 +72,23 @@ def read_stages(folder: Path) -> list[Stage]:
 
 def sections(folder: Path, stages: list[Stage]) -> list[Section]:
     """The table of the models, and curves with one colour for each stage."""
-    accuracy = [
-        Line(stage.name, colour(place), stage.series(key))
-        for place, stage in enumerate(stages)
-        for key in stage.run.keys[:1]
-    ]
-    held_out = chart("Held-out accuracy", "accuracy (0 to 1)", accuracy, READING)
     found = [
         Section("models", "Models", [_models(folder)]),
-        Section("held_out_accuracy", "Held-out accuracy", [held_out]),
+        Section("held_out_accuracy", TITLE, _held_out(stages)),
     ]
     return [*found, *common_sections(stages, "stages")]
+
+
+def _held_out(stages: Sequence[Stage]) -> list[Markup]:
+    """A chart for each validation set."""
+    keys = sorted({key for stage in stages for key in stage.run.keys})
+    if not keys:
+        return [empty(TITLE, NO_VALUES)]
+    return [chart(f"{TITLE}, {set_name(key)}", "accuracy (0 to 1)", _lines(stages, key), READING) for key in keys]
+
+
+def _lines(stages: Sequence[Stage], key: str) -> list[Line]:
+    return [Line(one.name, colour(at), one.series(key)) for at, one in enumerate(stages) if key in one.run.keys]
 
 
 def _models(folder: Path) -> Markup:
@@ -87,12 +97,26 @@ def _models(folder: Path) -> Markup:
         rows = json_text.loads((folder / TABLE).read_text())
     except (OSError, ValueError):
         return empty("Models", f"The pipeline has not come to its end: {TABLE} is not there yet.", wide=True)
-    return table("Models", HEAD, [_cells(row) for row in rows])
+    columns = [(stage, what) for stage in evaluate_stages(rows) for what in MEASURED if _measures(rows, stage, what[1])]
+    several = len({stage for stage, _ in columns}) > 1
+    head = [f"{stage}: {name}" if several else name for stage, (name, *_) in columns]
+    return table("Models", ["stage", "model", *head, *COSTS], [_cells(row, columns) for row in rows])
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    values: dict[str, Any] = next(iter(row["accuracy"].values()), {})
-    measured = [describe_value(values.get(name), values.get(error), digits) for name, error, digits in MEASURED]
+def evaluate_stages(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Those that measured a model of the table, in the order of the rows; each has accuracies of its own data."""
+    return list(dict.fromkeys(stage for row in rows for stage in row["accuracy"]))
+
+
+def _measures(rows: Sequence[dict[str, Any]], stage: str, value: str) -> bool:
+    return any(row["accuracy"].get(stage, {}).get(value) is not None for row in rows)
+
+
+def _cells(row: dict[str, Any], columns: Sequence[tuple[str, tuple[str, str, str, int]]]) -> list[str]:
+    measured = []
+    for stage, (_, value, error, digits) in columns:
+        found = row["accuracy"].get(stage, {})
+        measured.append(describe_value(found.get(value), found.get(error), digits))
     return [row["stage"], row["model"], *measured, *describe_costs(row)]
 
 

@@ -13,7 +13,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.evaluation.compare import compare_seeds
 from s2l_ext.evaluation.seeds import independent
 from s2l_ext.report.run import Run
-from s2l_ext.report.seeds import Seeds, as_json, difference, sentences
+from s2l_ext.report.seeds import Seeds, as_json, difference, figures, pooled, sentences
 
 SAMPLING = {"n": 4, "temperature": 0.6, "seed": 0}
 
@@ -156,7 +156,7 @@ def test_a_report_draws_seeds_of_one_configuration_as_one(tmp_path, capsys) -> N
     gap = hot["accuracy"][TOY]["difference"]
     assert gap["mean"] == pytest.approx(0.23333, abs=1e-4) and gap["ci95"][0] == pytest.approx(0.1616, abs=1e-3)
     text = (tmp_path / "page" / "index.html").read_text()
-    assert "hot on toy is above grpo by +0.233 (+0.162 to +0.305, 3 seeds)." in text
+    assert "hot on toy is above grpo by +0.233 (+0.162 to +0.305, paired over 3 seeds)." in text
     assert text.count("class='band ") == 4, "accuracy and reward of both, each with its interval over seeds"
     assert "grpo, 3 seeds; hot, 3 seeds." in text
 
@@ -185,7 +185,8 @@ def test_an_unfinished_seed_is_compared_at_the_step_that_the_table_shows(group) 
         gap is not None and gap.mean == -0.125 and gap.ci95 == pytest.approx((-0.125 - half, -0.125 + half), abs=1e-4)
     )
     (said,) = sentences([a, b])
-    assert said.startswith("B on toy at step 8: no difference could be shown, -0.125 (-0.436 to +0.186, 3 seeds)")
+    numbers = "-0.125 (-0.436 to +0.186, paired over 3 seeds)"
+    assert said.startswith(f"B on toy at step 8: no difference could be shown, {numbers}")
     assert as_json([a, b])[1]["accuracy"][TOY]["step"] == 8 and sentences([a, a])[0].startswith("A on toy: no")
 
 
@@ -193,9 +194,36 @@ def test_a_sentence_counts_the_seeds_that_pair(group) -> None:
     """Gaps 0.25 + s/32: mean 0.3125, half width 4.3027 * 0.03125 / sqrt 3 = 0.0776."""
     few = group("few", {seed: {16: 0.25 + seed / 32} for seed in (1, 2, 3)})
     many = group("many", {seed: {16: 0.5 + seed / 16} for seed in (6, 5, 4, 3, 2, 1)})
-    assert sentences([few, many]) == ["many on toy is above few by +0.312 (+0.235 to +0.390, 3 seeds)."]
+    assert sentences([few, many]) == ["many on toy is above few by +0.312 (+0.235 to +0.390, paired over 3 seeds)."]
     others = group("others", {seed: {16: 0.5 + seed / 16} for seed in (7, 8)})
-    assert "3 and 2 seeds" in sentences([few, others])[0]
+    assert "3 and 2 independent seeds (Welch)" in sentences([few, others])[0]
+
+
+@pytest.mark.parametrize(
+    ("other_data_seeds", "half", "how"),
+    [
+        ((3, 1, 2), 0.0717, "paired over 3 seeds"),
+        # variances 0.01 and 0.0158333 over 3: error 0.0927961; degrees of freedom 3.80, rounded down to 3
+        ((1, 1, 1), 0.2953, "3 and 3 independent seeds (Welch)"),
+        ((None, 1, 2), 0.2953, "3 and 3 independent seeds (Welch)"),
+    ],
+)
+def test_where_other_seeds_differ_the_datas_pair_and_the_page_says_how(other_data_seeds, half, how) -> None:
+    """By data seed 1, 2, 3: 0.5, 0.65, 0.75 against 0.3, 0.4, 0.5."""
+
+    def side(name: str, data_seeds, first: int, values) -> Seeds:
+        def run(at: int) -> Run:
+            rollout = {"rollout": {"seed": first + at}}
+            config = {"data": {"seed": data_seeds[at]}, "actor_rollout_ref": rollout}
+            return Run(f"{name}{at}", [(4, {TOY: values[at]})], [], Path(name), config)
+
+        return Seeds(name, tuple(map(run, range(3))))
+
+    a, b = side("a", (1, 2, 3), 10, (0.3, 0.4, 0.5)), side("b", other_data_seeds, 20, (0.75, 0.5, 0.65))
+    gap = difference(a, b, TOY)
+    assert gap is not None and gap.mean == pytest.approx(0.23333, abs=1e-4)
+    assert gap.ci95[1] - gap.mean == pytest.approx(half, abs=1e-3)
+    assert f", {how})" in sentences([a, b])[0] and f", {how})" in figures([a, b])[0]
 
 
 def test_seeds_that_share_no_validation_step_are_not_compared(group) -> None:
@@ -210,6 +238,22 @@ def test_a_report_keeps_apart_what_is_no_other_seed(tmp_path, capsys) -> None:
         (tmp_path / name / "s2l_config.yaml").unlink()
     assert cli.main(["report", *runs, "--out", str(tmp_path / "page"), "--json"]) == 0
     assert "seeds" not in json.loads(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "configurations"),
+    [
+        ([{"v1": {"trainer_mode": "sync"}}, {"v1": {"trainer_mode": "colocate_async"}}], 2),
+        ([{"v1": {"sampler": {"max_off_policy_threshold": n}}} for n in (1, 8)], 2),
+        ([{"total_training_steps": None, "total_epochs": n} for n in (1, 2)], 2),
+        ([{"critic_warmup": n} for n in (0, 5)], 2),
+        ([{"n_gpus_per_node": n} for n in (1, 8)], 1),
+    ],
+)
+def test_what_the_trainer_changes_in_learning_keeps_runs_apart(trainer, configurations: int) -> None:
+    configs = [{"data": {"seed": seed}, "trainer": own} for seed, own in enumerate(trainer)]
+    runs = [Run(str(at), [(1, {TOY: 0.5})], [], Path(), config) for at, config in enumerate(configs)]
+    assert len(pooled(runs)) == configurations
 
 
 @pytest.mark.slow

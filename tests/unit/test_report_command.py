@@ -348,6 +348,32 @@ def test_a_pipelines_stages_lie_end_to_end_on_one_page(bridge, capsys, read_page
     assert "0.500 ± 0.010" in text and "0.1234" in text and "12,345" in text and "1.50e+09" in text
 
 
+def test_each_benchmark_and_validation_set_of_a_pipeline_stands_apart(bridge, read_page):
+    """The base has two benchmarks, the stage one: 0.1 and 0.5 against 0.8 never share a column."""
+    cost = dict.fromkeys(("tokens", "accelerator_seconds", "flops"))
+    of = {
+        "base": {"aime24": {"accuracy": 0.1, "standard_error": 0.05}, "math500": {"accuracy": 0.5}},
+        "opd": {"math500": {"accuracy": 0.8, "reverse_kl_per_token": 0.25}},
+    }
+    rows = [{"stage": name, "model": name, "accuracy": accuracy} | cost for name, accuracy in of.items()]
+    (bridge / "table.json").write_text(json.dumps(rows))
+    for stage, keys in (("warm_up", {"toy": 0.25, "hard": 0.125}), ("opd", {"hard": 0.5})):
+        found = {f"val-core/{name}/acc/mean@1": value for name, value in keys.items()}
+        write(bridge / "stages" / stage / "run", [training(step, **found) for step in (1, 2)])
+    assert cli.main(["report", str(bridge)]) == 0
+    text = (bridge / "report" / "index.html").read_text()
+    models = re.search(r"<table.*?</table>", text, re.DOTALL)[0]
+    cells = [re.findall(r"<t[hd][^>]*>([^<]*)", row) for row in models.split("<tr")[1:]]
+    assert [row[2:5] for row in cells] == [
+        ["aime24: accuracy", "math500: accuracy", "math500: reverse KL"],
+        ["0.100 ± 0.050", "0.500", ""],
+        ["", "0.800", "0.2500"],
+    ]
+    hard, toy = (text.index(f"Held-out accuracy, {name}<") for name in ("hard", "toy"))
+    assert hard < text.index("warm_up, step 1: 0.125") < text.index("opd, step 3: 0.5") < toy
+    assert text.index("warm_up, step 1: 0.25") > toy and text.count("opd, step 3: 0.5") == 1
+
+
 def test_a_pipeline_that_is_under_way_says_that_its_table_is_missing(bridge, capsys):
     (bridge / "table.json").unlink()
     assert cli.main(["report", str(bridge)]) == 0

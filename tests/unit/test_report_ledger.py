@@ -125,6 +125,17 @@ def test_an_explorer_on_the_learners_gpus_holds_none_of_its_own():
     assert Ledger(dedicated).totals(True).accelerator_seconds == 2 * 2 * 100 + 3 * 100, "released after the first step"
 
 
+def test_an_explorer_that_is_not_released_is_held_during_a_validation():
+    """Learner and explorer with 4 GPUs each: 8 x 500 s of validation after step 1; released after step 2, 4 x 500."""
+    config = {"trainer": {"nnodes": 1, "n_gpus_per_node": 4}, "s2l": {"explorer": {"n_gpus_per_node": 4}}}
+    steps = [MIXED | {"timing_s/step": 100.0, "s2l/explorer/num_gpus": gpus} for gpus in (4, 0)]
+    for at, tested, all_in in ((0, 500.0, 8 * 500), (1, 500.0, 4 * 500)):
+        one = [step | {"timing_s/testing": tested if place == at else 0.0} for place, step in enumerate(steps)]
+        ledger = Ledger(run(*one, config=config))
+        assert ledger.totals(all_in=True).accelerator_seconds == 2 * 8 * 100 + all_in
+        assert ledger.totals(all_in=False).accelerator_seconds == 2 * 4 * 100 + 4 * 500
+
+
 def test_a_teacher_on_servers_reads_every_token_though_it_logs_no_metric():
     distill = {"teacher_path": "t", "teacher_placement": "server", "loss": "forward_kl"}
     scored = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": distill}})).entries

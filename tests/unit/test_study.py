@@ -531,6 +531,8 @@ def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, m
     assert of() == of("data.seed=7", "actor_rollout_ref.actor.optim.lr=1", "trainer.default_local_dir=x")
     assert of() != of("actor_rollout_ref.rollout.temperature=1.1")
     assert of() != of("trainer.total_training_steps=2")
+    learned = ("trainer.total_epochs=2", "trainer.critic_warmup=2", "trainer.v1.trainer_mode=colocate_async")
+    assert of() not in map(of, learned)
     assert of() != of("data.val_files=${toy_dir}/test.parquet")
     assert of() != of("s2l.explorer.mix_steps=9")
 

@@ -13,11 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.run_steps import STEPS_KEY, run_steps
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.results import read_validations
 from s2l_ext.report.run import Run, read_run
+from s2l_ext.report.seeds import COUNTED
 from s2l_ext.training.batch_fields import LEARNER
 from s2l_ext.training.inputs import steps_of_run
 from s2l_ext.utils import json_text
@@ -30,8 +32,7 @@ MODEL = "model"
 ALL = ""
 """Name of the curve over all data sources."""
 IGNORED = ("trainer", "ray_kwargs", "transfer_queue")
-"""Parts of the configuration that say where and how a run is run, beside :data:`COUNTED` of them."""
-COUNTED = ("total_training_steps",)
+"""Parts of the configuration that say where and how a run is run, beside the report's ``COUNTED`` of them."""
 
 BEFORE = {
     "prompts": "trainer.total_training_steps, trainer.total_epochs or data.train_batch_size",
@@ -83,7 +84,7 @@ class Result:
 def fingerprint(cfg: DictConfig) -> str:
     """16 hex digits of what determines a run, seed and learning rate left out."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    steps = {name: plain["trainer"][name] for name in COUNTED}
+    counted = {key: value for key, value in flattened(plain).items() if key.startswith(COUNTED)}
     kept = {name: value for name, value in plain.items() if name not in IGNORED}
     kept["data"] = {name: value for name, value in plain["data"].items() if not name.endswith("_files")}
     kept["data"]["seed"] = None
@@ -98,7 +99,7 @@ def fingerprint(cfg: DictConfig) -> str:
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
     kept.pop("toy_dir", None)
-    return digest_of([kept, steps, file_digests(paths)])[:16]
+    return digest_of([kept, counted, file_digests(paths)])[:16]
 
 
 def planned(cfg: DictConfig, engine: str) -> dict[str, int]:

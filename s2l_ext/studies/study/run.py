@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +12,7 @@ from statistics import fmean
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from s2l_ext.config.run_steps import ranges
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
@@ -31,6 +30,7 @@ from s2l_ext.studies.study.results import (
 )
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.training.rules import check_against_verl
+from s2l_ext.utils.clone import git_of_clone
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
@@ -68,7 +68,8 @@ class Runner:
     """
 
     def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
-        self.study, self.out, self.jobs, self.commit = study, out, jobs, commit_here()
+        self.study, self.out, self.jobs = study, out, jobs
+        self.commit = git_of_clone("rev-parse", "--short=12", "HEAD")
         self.fingerprints: dict[tuple[str, bool], str] = {}
 
     def check(self) -> None:
@@ -248,8 +249,14 @@ def merge(folders: Iterable[Path], out: Path) -> int:
     return copied
 
 
-def commit_here() -> str:
-    """Of this package's checkout; "" for an installed one."""
-    command = ["git", "-C", os.fspath(Path(__file__).parent), "rev-parse", "--short=12", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() if done.returncode == 0 else ""
+def outside_of(study: Study, folders: Iterable[Path]) -> str:
+    """What the study does not count of merged folders, and what to give; "" where it counts every seed."""
+    found = {read_result(path).seed for folder in folders for path in folder.glob(f"runs/*/*/{RESULT}")}
+    outside, own = sorted(found - {*study.seeds}), study.seeds
+    if not outside:
+        return ""
+    start, last = min(own[0], outside[0]), max(own[-1], outside[-1])
+    give = f"--seeds {last - start + 1}" + (f", and first_seed: {start} in the file" if start < own[0] else "")
+    are = "1 merged seed ({}) is" if len(outside) == 1 else f"{len(outside)} merged seeds ({{}}) are"
+    said = are.format(ranges(outside).replace("-", " to "))
+    return f"{said} outside this study's seeds {own[0]} to {own[-1]}: give {give}"

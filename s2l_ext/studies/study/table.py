@@ -37,6 +37,7 @@ class Row:
         spent: means over seeds.
         failed: messages of runs that did not end well, by seed; those of the search for a learning rate name theirs.
         unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio.
+        unknown: matched quantities that a finished run does not tell.
     """
 
     arm: str
@@ -48,6 +49,7 @@ class Row:
     spent: dict[str, float | None]
     failed: dict[str, str]
     unmatched: dict[str, float]
+    unknown: tuple[str, ...]
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -88,6 +90,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         spent,
         {_seed(study, one): one.error for one in results if one.error},
         _unmatched(study, spent, _mean_spent([*base.values()])),
+        tuple(name for name in _matched_after(study) if good and spent[name] is None),
     )
 
 
@@ -99,9 +102,13 @@ def _seed(study: Study, one: Result) -> str:
     return str(one.seed) if one.seed in study.seeds else f"{one.seed}, learning rate {one.learning_rate:g}"
 
 
+def _matched_after(study: Study) -> list[str]:
+    return [name for name in study.block.matched if name in AFTER]
+
+
 def _unmatched(study: Study, spent: Mapping[str, float | None], base: Mapping[str, float | None]) -> dict[str, float]:
     """Ratios of the quantities that the study calls matched and that are not."""
-    pairs = {name: (spent[name], base[name]) for name in study.block.matched if name in AFTER}
+    pairs = {name: (spent[name], base[name]) for name in _matched_after(study)}
     ratios = {name: own / other for name, (own, other) in pairs.items() if own is not None and other}
     return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > study.block.tolerance}
 
@@ -168,6 +175,9 @@ def sentences(rows: Sequence[Row]) -> list[str]:
             f"{row.arm} is not matched in {name}: {ratio:.2f} x the baseline's."
             for name, ratio in row.unmatched.items()
         ]
+    for name in dict.fromkeys(name for row in rows for name in row.unknown):
+        arms = ", ".join(row.arm for row in rows if name in row.unknown)
+        said.append(f"{name} is not known for {arms}, so matching was not checked.")
     return said
 
 

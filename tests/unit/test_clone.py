@@ -1,0 +1,27 @@
+"""The commit of this package's clone, and none of a repository that an installed package lies in."""
+
+import subprocess
+from pathlib import Path
+
+import s2l_ext
+from s2l_ext.pipeline.card import _commit
+from s2l_ext.studies.study.file import Study, StudyBlock
+from s2l_ext.studies.study.run import Runner
+from s2l_ext.utils.clone import git_of_clone
+
+HEAD = ("rev-parse", "--short=12", "HEAD")
+WHO = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+
+
+def test_an_installed_package_inside_a_repository_has_no_commit(tmp_path: Path, monkeypatch) -> None:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", tmp_path, *words], capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q")
+    git(*WHO, "commit", "-q", "--allow-empty", "-m", "a user's")
+    users = git("rev-parse", "HEAD").strip()
+    study = Study(StudyBlock("tiny", "grpo/toy", {}, "grpo"), ())
+    for place, commit in ((tmp_path / "venv" / "site-packages", ""), (tmp_path, users)):
+        monkeypatch.setattr(s2l_ext, "__file__", str(place / "s2l_ext" / "__init__.py"))
+        assert git_of_clone(*HEAD) == Runner(study, tmp_path).commit == commit[:12]
+        assert _commit() == (f", commit {commit}" if commit else "")
