@@ -153,10 +153,9 @@ def _parse_document(document: Any, path: Path) -> Benchmark:
         benchmark = parse_block(Benchmark, document, str(path))
     except ConfigError as error:
         raise DataError(str(error)) from error
-    names = (*benchmark.wrong, *benchmark.refuse, *benchmark.rename, *benchmark.rename.values())
-    odd = [name for name in names if not isinstance(name, str)]
+    odd = [name for name in (*benchmark.rename, *benchmark.rename.values()) if not isinstance(name, str)]
     if odd:
-        raise DataError(f"{path}: {odd[0]!r} is no name of a column (in wrong, refuse or rename). Quote it.")
+        raise DataError(f"{path}: {odd[0]!r} is no name of a column (in rename). Quote it.")
     both = [name for name in ("answer_pattern", "wrong", "choices", "tests") if getattr(benchmark, name)]
     if len(both) > 1:
         raise DataError(f"{path}: {both[0]} and {both[1]} cannot both say what the answer is. Keep one.")

@@ -120,7 +120,8 @@ def test_a_benchmark_of_ones_own(tmp_path: Path) -> None:
             "data_source: x\nprompt: x\nanswer: a\nwrong: b\n",
             r"yaml\.wrong='b' has the wrong type .*must be a list",
         ),
-        ("data_source: x\nprompt: x\nanswer: a\nwrong: [3]\n", "3 is no name of a column"),
+        ("data_source: x\nprompt: x\nanswer: a\nwrong: [3]\n", r"mine\.yaml\.wrong\[0\]=3 has the wrong type"),
+        ("data_source: x\nprompt: x\nanswer: a\nrename: {a: 3}\n", "3 is no name of a column"),
         (
             "data_source: x\nprompt: x\nanswer: a\nrename: [b]\n",
             r"yaml\.rename=\['b'\] has the .*must be a mapping",

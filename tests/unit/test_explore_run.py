@@ -456,7 +456,7 @@ def test_defaults_are_the_papers(model: Path, data: Path, monkeypatch: pytest.Mo
 
     jobs: list[Exploration] = []
     monkeypatch.setattr(command, "explore", lambda job, progress: jobs.append(job) or SamplingReport())
-    monkeypatch.setattr(command, "stats", lambda folder, verify: {"model": "m", "responses": 0})
+    monkeypatch.setattr(command, "stats", lambda folder, verify: {"model": "m", "responses": 0, "journal": 0})
     out = str(tmp_path / "s")
     words = ["explore", "--model", "m", "--data", "d.parquet", "--out", out, "--json"]
     assert cli.main(words) == 0
