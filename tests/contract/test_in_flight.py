@@ -98,7 +98,7 @@ def test_stored_rollouts_of_a_group_that_verl_filtered_out_are_not_counted() -> 
 
 
 def test_rows_without_a_plan_are_an_error_unless_nothing_is_on(table) -> None:
-    with pytest.raises(StateMismatch, match=r"prompt x \(one of 1\).*resume_from_path"):
+    with pytest.raises(StateMismatch, match=r"prompt x \(one of 1\).*write its step into"):
         table.pop_trained({"x", "a"}, waiting=set())
     assert list(table.pop_trained({"x", "a"}, waiting=set(), strict=False)) == ["a"]
 

@@ -155,7 +155,7 @@ OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
             {"match_types": ["latex", "string"]},
             r"match_types=\[.*'string'\] must list some of \['latex', 'expr'\]",
         ),
-        ({"match_types": [["latex"]]}, r"match_types=\[\['latex'\]\] must list some of"),
+        ({"match_types": [["latex"]]}, r"match_types\[0\]=\['latex'\] has the wrong type"),
         ({"format_weight": "0.1"}, "format_weight='0.1' .*a finite number"),
         ({"accuracy_weight": float("inf")}, "accuracy_weight=inf"),
         ({"accuracy_weight": 0}, "both 0"),
