@@ -46,8 +46,9 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     """
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)
+    path = home / f"{name}.yaml"
     for command, is_of_it in (("pipeline", is_pipeline), ("study", is_study)):
-        if (home / f"{name}.yaml").is_file() and is_of_it(home / f"{name}.yaml"):
+        if path.is_file() and is_of_it(path):
             raise ConfigError(
                 f"--config-name {config_name}: this file is a {command}. Run: s2l {command} {config_name}"
             )

@@ -118,12 +118,11 @@ def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
         raise ConfigError(f"{path}: stages and base exclude each other. Use leave_out and change with a base.")
     merged = OmegaConf.merge(_load(path.parent / str(base), (*seen, path.resolve())), cfg)
     assert isinstance(merged, DictConfig)
+    left_out = _texts(to_plain(leave_out, str(path)) or [], f"{path}: leave_out")
     change = to_plain(change, str(path))
-    if not isinstance(change or {}, Mapping) or not all(isinstance(part, Mapping) for part in (change or {}).values()):
+    if not isinstance(change, Mapping) or not all(isinstance(part, Mapping) for part in change.values()):
         raise ConfigError(f"{path}: change={change!r}: it has a mapping of settings for each stage that it names.")
-    return _select_stages(
-        merged, path, list(_texts(to_plain(leave_out, str(path)) or [], f"{path}: leave_out")), dict(change or {})
-    )
+    return _select_stages(merged, path, list(left_out), dict(change))
 
 
 def _read_yaml(path: Path) -> DictConfig:

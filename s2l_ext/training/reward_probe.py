@@ -62,11 +62,13 @@ def _check_answer(cfg: DictConfig, needing: str, function: Any, name: str, row: 
     except S2LError:
         raise
     except Exception as error:
+        if not needing:
+            return []
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         return [
             f"{needing} needs a reward with `acc`; {name} could not be asked with an empty answer ({reason}); the "
             "first step tells."
-        ][: bool(needing)]
+        ]
     name = f"{name} (data_source {row.get('data_source')})"
     if needing:
         _require_accuracy(answer, needing, name)
