@@ -26,9 +26,9 @@ from s2l_ext.data.out_folder import (
     origin_of,
     refuse_other,
     require_file_name,
-    written_to,
 )
 from s2l_ext.errors import DataError
+from s2l_ext.utils.files import writable
 
 BATCH_ROWS = 256
 BUCKETS = 10_000
@@ -236,7 +236,8 @@ class Output:
         self._folder, self._converter, self._overwrite = Path(folder), converter, overwrite
         names = ", ".join(sorted(path.name for path in files))
         self._source = f"`s2l data {converter.command}` from {names} with data source {converter.data_source}"
-        there = nearest_folder(self._folder)
+        self._there = nearest_folder(self._folder)
+        self._fix = f"Free disk space, or choose another --out than {self._folder}."
         self._origin = origin_of(converter.command, converter.data_source, files)
         self._splits: dict[str, ConversionReport] = {}
         self._waiting: dict[str, list[dict[str, Any]]] = {}
@@ -244,8 +245,8 @@ class Output:
         self._first: dict[int, tuple[str, str]] = {}
         self._ids: dict[str, str] = {}
         self._repeats, self._other_repeats, self._message = 0, 0, ""
-        with written_to(self._folder):
-            self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=there)  # on the disk of the folder
+        with writable(self._there, self._fix):
+            self._stage = TemporaryDirectory(prefix=".s2l-data-", dir=self._there)  # on the disk of the folder
 
     def __enter__(self) -> Output:
         return self
@@ -331,7 +332,7 @@ class Output:
                 raise DataError(f"{report.path}: no rows to write ({dropped}).")
         for report in reports:
             self._sort(report)
-        with written_to(self._folder):
+        with writable(self._folder, self._fix):
             self._put(reports)
         return reports
 
@@ -345,7 +346,6 @@ class Output:
     def _put(self, reports: Sequence[ConversionReport]) -> None:
         for report in reports:
             self._writers[report.split].close()
-        self._folder.mkdir(parents=True, exist_ok=True)
         for report in reports:
             os.replace(self._staged(report.split), report.path)
             report.report.write_text(json.dumps({"made_by": self._source, **asdict(report)}, indent=1) + "\n")
@@ -354,7 +354,7 @@ class Output:
         rows = self._waiting.pop(split, [])
         if not rows:
             return
-        with written_to(self._folder):
+        with writable(self._there, self._fix):
             if split not in self._writers:
                 marks = {SOURCE_KEY: self._source, ORIGIN_KEY: self._origin}
                 schema = _schema(rows[0].get("tier")).with_metadata(marks)

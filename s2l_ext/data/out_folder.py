@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -29,17 +28,6 @@ def nearest_folder(folder: Path) -> Path:
     if not os.path.isdir(there):
         raise DataError(f"--out {folder}: {there} is not a folder. Choose another --out.")
     return there
-
-
-@contextmanager
-def written_to(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into a DataError that names the folder."""
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"--out {folder}: cannot be written ({error.strerror or error}). Free disk space, or choose another --out."
-        ) from error
 
 
 def origin_of(command: str, data_source: str, files: Sequence[Path]) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.training.inputs import local_files
+from s2l_ext.training.inputs import parquet_files
 from s2l_ext.training.verl_rules import LOOP_COLUMN, LOOP_KEY
 
 ROLLOUT = "actor_rollout_ref.rollout"
@@ -56,17 +56,17 @@ def _looked_up(cfg: DictConfig) -> Iterator[tuple[str, Any, list[str]]]:
     }
     if not setting(cfg, f"{ROLLOUT}.agent.agent_loop_config_path"):
         tables[LOOP_KEY] = _agent_loop_registry
-        for key in ("data.train_files", "data.val_files"):
-            for name in _loops_of_rows(setting(cfg, key)):
-                yield f"column {LOOP_COLUMN} of {key}", name, list(_agent_loop_registry)
+        for key in ("train_files", "val_files"):
+            for name in _loops_of_rows(parquet_files(cfg, key)):
+                yield f"column {LOOP_COLUMN} of data.{key}", name, list(_agent_loop_registry)
     for key, table in tables.items():
         if setting(cfg, key) is not None:
             yield key, setting(cfg, key), list(table)
 
 
-def _loops_of_rows(files: Any) -> Iterator[Any]:
-    for path in local_files(files):
-        if path.suffix == ".parquet" and path.is_file() and LOOP_COLUMN in pq.read_schema(path).names:
+def _loops_of_rows(files: Iterable[Path]) -> Iterator[Any]:
+    for path in files:
+        if path.is_file() and LOOP_COLUMN in pq.read_schema(path).names:
             yield from pq.read_table(path, columns=[LOOP_COLUMN]).column(0).unique().to_pylist()
 
 
