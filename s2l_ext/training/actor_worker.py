@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,6 +26,7 @@ from s2l_ext.training.batch_fields import (
     SUM_PREFIX,
     WEIGHTS,
 )
+from s2l_ext.training.checkpoint_files import saved_before
 from s2l_ext.training.registration import require_registered
 from s2l_ext.training.source_sums import source_sums, truncated_weights
 
@@ -99,7 +101,9 @@ def _first(value: float | None, fallback: float) -> float:
 
 
 class S2LActorWorker(ActorRolloutRefWorker):
-    """verl's actor, rollout and reference worker. The one change is the wrapped loss."""
+    """verl's actor, rollout and reference worker, with a wrapped loss, and one count of checkpoints over all starts."""
+
+    loaded: Path | None = None
 
     @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
     def init_model(self) -> None:
@@ -108,6 +112,21 @@ class S2LActorWorker(ActorRolloutRefWorker):
         # verl has built its loss and given it to the actor: wrap it and give it again
         self.loss_fn = StepLoss(self.loss_fn)
         cast(Any, self.actor).set_loss_fn(self.loss_fn)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
+    def load_checkpoint(self, local_path: str, *where: Any, **more: Any) -> None:
+        super().load_checkpoint(local_path, *where, **more)
+        self.loaded = Path(local_path)
+
+    @register(dispatch_mode=Dispatch.ONE_TO_ALL)  # type: ignore[attr-defined]
+    def save_checkpoint(self, local_path: str, *where: Any, **more: Any) -> None:
+        if self.loaded is not None:
+            # verl counts max_actor_ckpt_to_keep from each start, so every restart would leave that many behind
+            manager = getattr(cast(Any, self.actor).engine, "checkpoint_manager", None)  # Megatron's has another name
+            if manager is not None:
+                manager.previous_saved_paths = saved_before(self.loaded, Path(local_path))
+            self.loaded = None
+        super().save_checkpoint(local_path, *where, **more)
 
 
 LEAST = 1e-3

@@ -96,6 +96,16 @@ def last_complete(run: Path) -> int:
     return _step(older) if older else 0
 
 
+def saved_before(loaded: Path, new: Path) -> list[str]:
+    """Workers' folders of a run up to the one that was loaded, oldest first; none where ``new`` is of another run: a
+    start from a checkpoint must not delete it."""
+    run, name = loaded.resolve().parent.parent, new.name
+    if run != new.resolve().parent.parent:
+        return []
+    steps = [path for path in run.glob("global_step_*") if _step(path) <= _step(loaded.parent)]
+    return [str(path / name) for path in sorted(steps, key=_step) if (path / name).is_dir()]
+
+
 def _sizes(folder: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != FILE_NAME:
@@ -156,8 +166,7 @@ def disk_full_explained(run: Path, step: int) -> Iterator[None]:
         raise ResourceError(
             f"the checkpoint of step {step} could not be written to {run}: {_mib(free)} are free on that disk"
             f"{f', the last one takes {_mib(wanted)}' if wanted else ''}. {kept} Free space there "
-            "and run the same command again. trainer.max_actor_ckpt_to_keep=2 keeps two of each start; what an "
-            "earlier start left in older global_step_* folders can go."
+            "and run the same command again. trainer.max_actor_ckpt_to_keep=2 keeps the last two."
         ) from error
 
 

@@ -1,12 +1,14 @@
 """Every method and name of verl 0.9.1 that the trainer, the rollout and the launcher depend on."""
 
 import inspect
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import verl.trainer.main_ppo as main_ppo
 from verl.experimental.agent_loop import agent_loop as agent_loop_module
 from verl.experimental.agent_loop.single_turn_agent_loop import SingleTurnAgentLoop
+from verl.single_controller.base.decorator import MAGIC_ATTR
 from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -15,6 +17,8 @@ from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 from verl.utils import tracking
+from verl.utils.checkpoint.checkpoint_manager import BaseCheckpointManager
+from verl.utils.checkpoint.fsdp_checkpoint_manager import FSDPCheckpointManager
 from verl.workers.engine.fsdp import transformer_impl
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.rollout.llm_server import LLMServerManager
@@ -216,9 +220,44 @@ def test_actor_worker_builds_its_loss_as_a_partial_with_its_config() -> None:
     assert "self.loss_fn = partial(ppo_loss, config=actor_config)" in inspect.getsource(
         ActorRolloutRefWorker.init_model
     )
-    assert S2LActorWorker.init_model.__dict__.keys() == ActorRolloutRefWorker.init_model.__dict__.keys()
     call = "loss_function(\n                    model_output=model_output, data=micro_batch, dp_group="
     assert call in inspect.getsource(transformer_impl)
+
+
+def test_a_resumed_worker_deletes_what_earlier_starts_saved(tmp_path, monkeypatch) -> None:
+    """With verl's own manager and ``max_ckpt_to_keep=2``: steps 2 and 4 were there, 4 is resumed, 6 and 8 are saved."""
+    for step in (2, 4):
+        (tmp_path / f"global_step_{step}" / "actor").mkdir(parents=True)
+    manager = object.__new__(FSDPCheckpointManager)
+    manager.previous_saved_paths = []
+
+    def save(self, local_path, hdfs_path=None, global_step=0, max_ckpt_to_keep=None) -> None:
+        manager.ensure_checkpoint_capacity(max_ckpt_to_keep)
+        Path(local_path).mkdir(parents=True)
+        manager.register_checkpoint(local_path, max_ckpt_to_keep)
+
+    monkeypatch.setattr(ActorRolloutRefWorker, "load_checkpoint", lambda *words: None)
+    monkeypatch.setattr(ActorRolloutRefWorker, "save_checkpoint", save)
+    worker = object.__new__(S2LActorWorker)
+    worker.actor = SimpleNamespace(engine=SimpleNamespace(checkpoint_manager=manager))
+    worker.load_checkpoint(str(tmp_path / "global_step_4" / "actor"), None, False)
+    for step, left in ((6, [4, 6]), (8, [6, 8])):
+        worker.save_checkpoint(str(tmp_path / f"global_step_{step}" / "actor"), None, step, max_ckpt_to_keep=2)
+        assert sorted(int(p.parent.name[12:]) for p in tmp_path.glob("*/actor")) == left
+
+
+@pytest.mark.parametrize("name", ["init_model", "load_checkpoint", "save_checkpoint"])
+def test_what_the_actor_worker_overrides_is_sent_to_the_workers_as_in_verl(name: str) -> None:
+    ours, theirs = getattr(S2LActorWorker, name), getattr(ActorRolloutRefWorker, name)
+    assert getattr(ours, MAGIC_ATTR) == getattr(theirs, MAGIC_ATTR)
+
+
+def test_verl_counts_checkpoints_of_one_start_only() -> None:
+    """When this fails, verl remembers them itself: drop the two overrides."""
+    source = inspect.getsource(FSDPCheckpointManager.load_checkpoint) + inspect.getsource(
+        BaseCheckpointManager.__init__
+    )
+    assert "previous_saved_paths = []" in source and source.count("previous_saved_paths") == 1
 
 
 def test_kl_term_reads_its_coefficient_from_the_configuration_and_reports_it() -> None:

@@ -77,6 +77,11 @@ def test_colocated_run_has_every_step_once_through_the_kill(colocated) -> None:
     assert sorted(lines) == lines and len(set(lines)) == 6
 
 
+def test_two_checkpoints_are_left_of_both_starts(colocated) -> None:
+    _, run = colocated
+    assert {path.parent.name for path in run.folder.glob("global_step_*/actor")} == {"global_step_5", "global_step_6"}
+
+
 def test_steps_train_on_prompts_of_earlier_steps_within_the_printed_limit(colocated) -> None:
     _, run = colocated
     assert "colocate_async, 1.5 batch(es) drawn ahead, a row's plan at most 7 steps old" in run.log

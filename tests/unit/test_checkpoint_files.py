@@ -19,6 +19,7 @@ from s2l_ext.training.checkpoint_files import (
     disk_full_explained,
     leave_for_older,
     note_files,
+    saved_before,
 )
 from s2l_ext.training.needed import TRACKER_FILE
 
@@ -55,6 +56,20 @@ def test_a_half_written_file_is_named_with_the_older_checkpoint(run) -> None:
         check_files(run / "global_step_4")
     assert f"Write 2 into {run / TRACKER_FILE} and run the same command" in str(refused.value)
     assert "global_step_4/actor/model.pt" in str(refused.value)
+
+
+def test_checkpoints_of_earlier_starts_count_up_to_the_one_that_is_resumed(tmp_path) -> None:
+    """By number, not by name; nothing of a later step, whose files a run that was sent back writes again."""
+    for step in (2, 8, 10, 12):
+        (tmp_path / f"global_step_{step}" / "actor").mkdir(parents=True)
+    (tmp_path / "global_step_6").mkdir()  # verl has deleted its weights
+    new = tmp_path / "global_step_11" / "actor"
+    kept = [str(tmp_path / f"global_step_{step}" / "actor") for step in (2, 8, 10)]
+    assert saved_before(tmp_path / "global_step_10" / "actor", new) == kept
+
+
+def test_a_start_from_another_runs_checkpoint_leaves_that_run_alone(run, tmp_path) -> None:
+    assert saved_before(run / "global_step_4" / "actor", tmp_path / "other" / "global_step_5" / "actor") == []
 
 
 def test_a_checkpoint_that_is_written_again_is_not_the_latest_meanwhile(run) -> None:
