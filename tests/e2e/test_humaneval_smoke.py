@@ -13,7 +13,7 @@ PROMPTS, GUIDED, GROUP = 4, 2, 4
 
 @pytest.fixture(scope="module")
 def run(launch, tmp_path_factory):
-    """Tasks that the toy's tokenizer can spell, ASCII, and whose whole trace fits: every guided row gets its program."""
+    """Tasks that the toy's tokenizer can spell, ASCII, and whose whole trace fits: a guided row gets its program."""
     data = tmp_path_factory.mktemp("humaneval")
     tasks = [json.loads(line) for line in (FIXTURES / "humaneval.jsonl").read_text().splitlines()]
     short = [t for t in tasks if t["prompt"].isascii() and len(t["prompt"]) < 320 and len(_program(t)) < 330]
