@@ -18,8 +18,9 @@ from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Rollout
 from s2l_ext.store.writer import StoreWriter
-from s2l_ext.training.preflight import current_cluster, keep_own_ray_here
+from s2l_ext.training.preflight import keep_own_ray_here
 from s2l_ext.utils.digests import digest_of, sha256_file
+from s2l_ext.utils.ray_cluster import current_cluster
 
 
 @dataclass(frozen=True)
