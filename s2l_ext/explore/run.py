@@ -41,11 +41,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Exploration(Job):
-    """What to draw into a store, the folder ``out``.
-
-    Attributes:
-        only_missing: ask a store that is there for more responses, or for other prompts, than before.
-    """
+    """What to draw into a store, the folder ``out``. ``only_missing``: ask a store that is there for more responses, or
+    for other prompts, than before."""
 
     sampling: Sampling = field(default_factory=lambda: Sampling(n=32, temperature=0.7))
     placement: Placement = field(default_factory=Placement)
@@ -81,14 +78,8 @@ def check(job: Exploration) -> None:
 def explore(
     job: Exploration, progress: bool = True, open_engines: Callable[[Setup, Placement], Engine] = open_pool
 ) -> SamplingReport:
-    """Fill a store, or continue it. A kill at any moment loses no response that was graded.
-
-    Args:
-        open_engines: who draws; tests hand in an engine without a model.
-
-    Raises:
-        ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
-    """
+    """Fill a store, or continue it. A kill at any moment loses no response that was graded. ``open_engines``: who
+    draws; tests hand in an engine without a model. Raises S2LError."""
     check(job)
     inputs = open_inputs(job)
     setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions, log_probs=True)
