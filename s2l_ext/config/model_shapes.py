@@ -14,13 +14,8 @@ _VARIANT = re.compile(r"-(Base|Instruct|Chat|it)$", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder with grouped keys, a gated MLP and one kind of layer.
-
-    Attributes:
-        query, key: widths of all query and of all key heads.
-        tied: the output matrix is the embedding.
-        positions: the longest sequence of ``max_position_embeddings``; None where it is not said.
-    """
+    """A decoder with grouped keys, a gated MLP and one kind of layer. ``query`` and ``key`` are the widths of all heads
+    together; ``tied``: the output matrix is the embedding; ``positions`` is None where it is not said."""
 
     hidden: int
     layers: int

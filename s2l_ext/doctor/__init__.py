@@ -18,7 +18,6 @@ LOOKS: tuple[Callable[[], list[Finding]], ...] = (
     machine.sandbox,
     network.address,
     network.exposure,
-    network.ports,
 )
 
 

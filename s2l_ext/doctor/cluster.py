@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import replace
 
 from s2l_ext.doctor.finding import Finding, judged
 from s2l_ext.doctor.machine import MIN_DISK_GB
-from s2l_ext.doctor.network import DASHBOARD, Listener, dashboard
+from s2l_ext.doctor.network import Listener, dashboard
 from s2l_ext.errors import ResourceError
 from s2l_ext.launch import cluster as cluster_check
 from s2l_ext.launch.cluster import Answer
 from s2l_ext.launch.placement import Node
+from s2l_ext.utils.ray_cluster import require_answering
 from s2l_ext.utils.secrets import masked_text
 
 NODE_SECONDS = 300.0
@@ -24,7 +26,7 @@ def findings(address: str) -> list[Finding]:
 
     name = masked_text(address)
     try:
-        cluster_check.require_answering(address, "the Ray cluster", "Start it with `ray start --head`.")
+        require_answering(address, "the Ray cluster", "Start it with `ray start --head`.")
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ResourceError, RuntimeError, ValueError) as error:
         if cluster_check.lacks_token(error):
@@ -45,7 +47,8 @@ def findings(address: str) -> list[Finding]:
 
 def _dashboard(url: str) -> Finding:
     host, _, port = url.rpartition("://")[2].rpartition(":")
-    boards = [Listener(host, int(port), DASHBOARD)] if port.isdigit() else []
+    token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
+    boards = [Listener(host, int(port), token=token)] if port.isdigit() else []
     return replace(dashboard(boards), name="cluster dashboard")
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import platform as python_platform
 import shutil
-import tempfile
 from pathlib import Path
 
 import psutil
 
 from s2l_ext.doctor.finding import Finding, judged
+from s2l_ext.utils.ray_cluster import ray_folder
 
 MIN_FREE_GB = 12
 MIN_SHARED_GB = 4
@@ -69,10 +69,6 @@ def disks() -> list[Finding]:
     short = [name for name, (left, used) in free.items() if left < MIN_DISK_GB or used > 0.95]
     fix = f"Free disk space ({', '.join(short)}), or move RAY_TMPDIR, HF_HOME and trainer.default_local_dir elsewhere."
     return [judged("disk", value, not short, fix, "warn")]
-
-
-def ray_folder() -> Path:
-    return Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
 
 
 def _usage(path: Path) -> tuple[float, float]:

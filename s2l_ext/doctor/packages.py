@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, entry_points, requires, version
 
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from s2l_ext.doctor.finding import Finding, judged
@@ -36,7 +35,7 @@ def versions() -> list[Finding]:
     """What is installed; what the requirements exclude fails, an untested combination is a warning."""
     found = {name: _version(name) for name in TESTED}
     present = ", ".join(f"{name} {number}" for name, number in found.items() if number)
-    return [_python(present), _verl(found[PINNED]), *_required(found), *_other_build(found["torch"]), _tried(found)]
+    return [_python(present), _verl(found[PINNED]), *_required(), *_other_build(found["torch"]), _tried(found)]
 
 
 def _python(present: str) -> Finding:
@@ -52,16 +51,14 @@ def _verl(number: str | None) -> Finding:
     return judged("verl", f"{number or 'not installed'}, made for {wanted}", number == wanted, fix)
 
 
-def _required(found: dict[str, str | None]) -> Iterator[Finding]:
+def _required() -> Iterator[Finding]:
     """Requirements that every installation has; extras are not read."""
-    numbers = {canonicalize_name(name): number for name, number in found.items()}
     for requirement in map(Requirement, requires("s2l-ext") or []):
-        name = canonicalize_name(requirement.name)
-        if requirement.marker is None and name != PINNED and name in numbers:
-            number = numbers[name]
-            if number is None or not requirement.specifier.contains(_plain(number), prereleases=True):
-                value = f"{number or 'not installed'}, required {requirement.specifier}"
-                yield Finding(requirement.name, "fail", value, f'pip install "{requirement}"')
+        number = _version(requirement.name)
+        fits = number is not None and requirement.specifier.contains(number, prereleases=True)
+        if requirement.marker is None and requirement.name != PINNED and not fits:
+            value = f"{number or 'not installed'}, required {requirement.specifier}"
+            yield Finding(requirement.name, "fail", value, f'pip install "{requirement}"')
 
 
 def _other_build(torch: str | None) -> Iterator[Finding]:

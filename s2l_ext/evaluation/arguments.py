@@ -37,11 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sampling(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], given_only: bool = False) -> None:
-    """Options of every command that samples.
-
-    Args:
-        given_only: an option that is not given is None, so that one can be refused where it does not apply.
-    """
+    """Options of every command that samples. ``given_only``: one that is not given is None, so that it can be refused
+    where it does not apply."""
     every = {**MACHINE, **defaults}
 
     def add(group: Any, name: str, help: str, **more: Any) -> None:

@@ -130,11 +130,8 @@ def columns_of(template: str) -> Iterator[str]:
 
 
 def load_benchmark(name: str) -> Benchmark:
-    """A built-in benchmark by name, or one from a YAML file.
-
-    Raises:
-        DataError: there is no such benchmark, or the file has unknown, missing or unusable keys.
-    """
+    """A built-in benchmark by name, or one from a YAML file. Raises DataError: there is none, or a key is unknown,
+    missing or unusable."""
     path = BUILT_IN / f"{name}.yaml"
     if not path.is_file():
         path = Path(name).expanduser()

@@ -19,17 +19,12 @@ SAME = ("data", "benchmark", "reward", "limit")
 
 
 def compare(a: Path, b: Path, allowed: tuple[str, ...] = (), seed: int = 0) -> dict[str, Any]:
-    """B minus A in accuracy and pass@k with 95 % bootstrap intervals over problems, and wins of B by problem.
+    """B minus A in accuracy and pass@k with 95 % bootstrap intervals over problems, and wins of B by problem. Sampling
+    settings in ``allowed`` may differ. Raises DataError: a file is no result of ``s2l eval``, or the two do not
+    compare.
 
-    ``verdict`` is "clear" where the interval of the accuracy leaves out 0, "not clear" where it does not, and
-    "too few" where it does but fewer than six problems differ.
-
-    Args:
-        allowed: sampling settings that may differ, such as ``seed``.
-
-    Raises:
-        ConfigError: the seed is negative.
-        DataError: a file is no result of ``s2l eval``, or the two differ in data, problems or sampling.
+    ``verdict`` is "clear" where the interval of the accuracy leaves out 0, "not clear" where it does not, and "too few"
+    where it does but fewer than six problems differ.
     """
     if seed < 0:
         raise ConfigError(f"--seed {seed} must be at least 0.")
@@ -150,18 +145,9 @@ def _summarize_side(path: Path, result: dict[str, Any]) -> dict[str, Any]:
 def compare_seeds(
     a: Sequence[Path], b: Sequence[Path], allowed: tuple[str, ...] = (), seed: int = 0, pair: bool = True
 ) -> dict[str, Any]:
-    """B minus A in accuracy and pass@k, each file one seed of its side.
-
-    Args:
-        allowed: sampling settings that may differ.
-        seed: of the bootstrap.
-        pair: the first of A with the first of B, and so on, where both have as many; else Welch's t.
-
-    Raises:
-        ConfigError: a side has one file, or the bootstrap's seed is negative.
-        DataError: a file is no result of ``s2l eval``, two are of one model, or they differ in data, problems or
-            sampling.
-    """
+    """B minus A in accuracy and pass@k, each file one seed of its side. ``pair``: the first of A with the first of B,
+    and so on, where both have as many; else Welch's t. ``seed`` is the bootstrap's. Raises as :func:`compare`, and for
+    a side of one file (ConfigError) and two files of one model (DataError)."""
     if seed < 0:
         raise ConfigError(f"--seed {seed} must be at least 0.")
     for name, files in (("A", a), ("B", b)):

@@ -28,11 +28,9 @@ def divergences(
     student: Model, teacher: Model, own: Sequence[Sample], teacher_rollouts: Path | None, on_cpu: bool, progress: bool
 ) -> dict[str, Any]:
     """``reverse_kl_per_token`` on ``own`` responses of the student, and, with the teacher's, ``forward_kl_per_token``.
+    Raises DataError: no such rollouts, or tokens that the models do not have.
 
     Nats, means over tokens, each with a standard error over rows; both models in float32. They share a tokenizer.
-
-    Raises:
-        DataError: there are no such rollouts, or they hold tokens that the models do not have.
     """
     held_out = [] if teacher_rollouts is None else list(read_samples(teacher_rollouts))
     if teacher_rollouts and not held_out:

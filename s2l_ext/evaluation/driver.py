@@ -68,13 +68,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Everything that is read before a model is loaded; by problem id.
-
-    Attributes:
-        functions: reward functions by name, as each problem's ``reward`` says it.
-        prompts: token ids.
-        positions: tokens of the longest prompt and response together.
-    """
+    """Everything that is read before a model is loaded; by problem id. ``functions`` has rewards by the name in a
+    problem's ``reward``, ``prompts`` token ids; ``positions`` counts tokens of the longest prompt and response
+    together."""
 
     files: tuple[Path, ...]
     problems: dict[str, Problem]
@@ -119,11 +115,8 @@ def draw(
     open_engine: Callable[[], Engine],
     progress: bool,
 ) -> SamplingReport:
-    """Draw what is missing, grade it beside the drawing, and keep it; a bar counts responses and tokens.
-
-    Args:
-        there: whether a problem's response of that number is kept already.
-    """
+    """Draw what is missing, grade it beside the drawing, and keep it; a bar counts responses and tokens. ``there``:
+    whether a problem's response of that number is kept already."""
     missing = list(_missing_requests(job.sampling, inputs.prompts, there))
     total = len(inputs.prompts) * job.sampling.n
     if not missing:
@@ -158,13 +151,11 @@ def _missing_requests(
 def graded(
     grade_one: Callable[[Response], T], drawn: Iterable[list[Response]], workers: int, waiting: int = WAITING
 ) -> Generator[T, None, None]:
-    """Every response of ``drawn`` graded, in the order in which grades are ready.
+    """Every response of ``drawn`` graded, in the order in which grades are ready. Drawing pauses while more than
+    ``waiting`` have no grade.
 
     Threads grade, as verl's reward loop does: a slow reward must not hold the engines up, nor a fast engine fill the
     memory. When drawing ends with an error, what was drawn before is graded all the same.
-
-    Args:
-        waiting: responses that may wait for their grade before drawing pauses.
     """
     threads, source = ThreadPoolExecutor(workers, thread_name_prefix="grade"), iter(drawn)
     done: queue.SimpleQueue[Future[T]] = queue.SimpleQueue()

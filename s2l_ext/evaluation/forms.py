@@ -50,11 +50,8 @@ def require_column(row: dict[str, Any], name: str, where: str) -> Any:
 
 def text(row: dict[str, Any], answer: str, pattern: str | None, where: str) -> ParsedAnswer:
     """The column as exact text, or what ``pattern`` finds last in it. A list is one answer, joined by commas; CSV files
-    hold it as Python or JSON writes it, and ``[0, 1]``, an interval, is no such list.
-
-    Raises:
-        DataError: the column is missing, blank, NaN, true or false, or what ``pattern`` finds last is nothing.
-    """
+    hold it as Python or JSON writes it, and ``[0, 1]``, an interval, is no such list. Raises DataError: no answer is
+    there."""
     value = require_column(row, answer, where)
     parts = [value] if (listed := values.as_list(value)) is None else listed
     content = ", ".join(values.answer_text(part, where, f"column '{answer}'") for part in parts)
@@ -159,11 +156,8 @@ def _read_metadata(row: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _read_pickled_text(pickled: bytes) -> str:
-    """The text of a pickle that holds one text and nothing else. Nothing is unpickled: a pickle can run code.
-
-    Raises:
-        ValueError: it holds something else, or is no pickle.
-    """
+    """The text of a pickle that holds one text and nothing else, or ValueError. Nothing is unpickled: a pickle can run
+    code."""
     texts = []
     for opcode, value, _ in pickletools.genops(pickled):
         if opcode.name in TEXTS:

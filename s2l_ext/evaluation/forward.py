@@ -63,11 +63,8 @@ def padded(batch: Sequence[Row]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class PresencePenalty(LogitsProcessor):
-    """Takes ``penalty`` off the logits of tokens that the response has, as vLLM does; the prompt does not count.
-
-    Args:
-        prompt_length: of the padded batch.
-    """
+    """Takes ``penalty`` off the logits of tokens that the response has, as vLLM does; the prompt, padded to
+    ``prompt_length``, does not count."""
 
     def __init__(self, penalty: float, prompt_length: int) -> None:
         self.penalty, self.prompt_length = penalty, prompt_length

@@ -49,11 +49,8 @@ class Grade:
 
 
 def reward_name(problem: Problem, chosen: str | None = None) -> str:
-    """The reward of a problem: a registered name, or a place as :func:`registry.load` takes it.
-
-    Raises:
-        DataError: nothing was chosen and the data source is not known.
-    """
+    """The reward of a problem: a registered name, or a place as :func:`registry.load` takes it. Raises DataError:
+    nothing was chosen and the data source is not known."""
     known = (name for start, name in BY_DATA_SOURCE if problem.data_source.lower().startswith(start))
     name = chosen or problem.reward or next(known, None) or BY_ABILITY.get(problem.ability)
     if name is None:
@@ -65,12 +62,10 @@ def reward_name(problem: Problem, chosen: str | None = None) -> str:
 
 
 def rewarded(problems: Sequence[Problem], chosen: str | None = None) -> dict[str, Problem]:
-    """Problems by id, each with the name of its ``reward``.
+    """Problems by id, each with the name of its ``reward``. Raises DataError: a reward is not known, or a ground truth
+    is no answer.
 
     A reward that compares with one text gets one: numbers in exact digits, a list of one as its item.
-
-    Raises:
-        DataError: a reward is not known, or a ground truth is a list of several, NaN, or no answer otherwise.
     """
     names = {problem.id: reward_name(problem, chosen) for problem in problems}
     one = {name: compares_with_one_text(place_of(name)) for name in set(names.values())}
@@ -101,12 +96,7 @@ def name_and_source(name: str) -> str:
 
 
 def grade(reward: Reward, problem: Problem, text: str) -> Grade:
-    """Call ``reward`` as verl does.
-
-    Raises:
-        DataError: the function raised, or returned neither a number nor a mapping with ``score``; or the score is not
-            finite, or ``acc`` outside [0, 1].
-    """
+    """Call ``reward`` as verl does. Raises DataError: it raised, or its score or ``acc`` cannot be used."""
     name = f"{getattr(reward, '__module__', '?')}:{getattr(reward, '__name__', reward)}"
     try:
         result = reward(

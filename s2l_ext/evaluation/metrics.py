@@ -28,13 +28,9 @@ def standard_error(values: Sequence[float]) -> float | None:
 
 
 def summarize(problems: Sequence[dict[str, Any]], ks: Sequence[int]) -> dict[str, Any]:
-    """Numbers over all problems; every problem weighs the same.
-
-    Args:
-        problems: with ``num_samples``, ``num_correct``, ``lengths`` (tokens), ``num_truncated``, and one value a sample
-            in ``answers``, ``correct`` and ``scores``, in the order of the samples.
-        ks: each at most the number of samples.
-    """
+    """Numbers over all problems; every problem weighs the same. Each has ``num_samples``, ``num_correct``, ``lengths``
+    (tokens), ``num_truncated``, and one value a sample, in order, in ``answers``, ``correct`` and ``scores``. No k is
+    above the number of samples."""
     shares = [row["num_correct"] / row["num_samples"] for row in problems]
     lengths = [row["lengths"] for row in problems]
     cut = [row["num_truncated"] / row["num_samples"] for row in problems]

@@ -48,16 +48,8 @@ class Model:
 
 
 def open_model(name: str, key: str = "--model", trust: Trust = NO_TRUST) -> Model:
-    """Check a model's folder, or fetch the hub's files.
-
-    Args:
-        key: where the user wrote the name, for messages.
-        trust: whether code of the folder may run.
-
-    Raises:
-        ConfigError: there is no such model, or it lacks weights, a tokenizer or a chat template, or it needs code of
-            its own that ``trust`` does not allow.
-    """
+    """Check a model's folder, or fetch the hub's files; ``key`` is where the user wrote the name. Raises ConfigError:
+    no such model, a part of it is missing, or it needs code of its own that ``trust`` does not allow."""
     folder = _find_folder(name, key)
     config = _read_json(folder / "config.json", key, name)
     if not _matching(folder, WEIGHTS):

@@ -26,16 +26,9 @@ VERL_COLUMNS = {"prompt", "data_source", "reward_model"}
 def read_problems(
     paths: Sequence[Path], benchmark: Benchmark | None = None, limit: int | None = None, drop_repeats: bool = False
 ) -> list[Problem]:
-    """Problems of all files, in order; of each file the first ``limit``.
-
-    Args:
-        benchmark: how rows become problems; None for verl parquet, whose rows say so themselves.
-        drop_repeats: of rows with the same id, text and ground truth the first stays; else they are refused.
-
-    Raises:
-        DataError: a file is missing, unreadable, empty or lacks a column, two rows are one problem, or ``benchmark``
-            is missing or cannot apply.
-    """
+    """Problems of all files, in order; of each file the first ``limit``. ``benchmark`` is None for verl parquet, whose
+    rows say themselves how they become problems. ``drop_repeats``: of rows with the same id, text and ground truth the
+    first stays; else they are refused. Raises DataError."""
     first: dict[str, Problem] = {}
     for path in paths:
         require_known_kind(path)

@@ -28,13 +28,9 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Evaluation(Job):
-    """What to evaluate. The result is ``out``; samples are kept beside it in ``<out>.samples.jsonl``.
-
-    Attributes:
-        ks: of pass@k and maj@k; None is every k up to n.
-        divergence_to: another model; adds the reverse KL to it on this model's responses.
-        teacher_rollouts: samples of that model; adds the forward KL on them.
-    """
+    """What to evaluate. The result is ``out``; samples are kept beside it in ``<out>.samples.jsonl``. ``ks`` None is
+    every k up to n. ``divergence_to``, another model, adds the reverse KL to it on this model's responses;
+    ``teacher_rollouts``, its samples, the forward KL on them."""
 
     engine: str = "vllm"
     ks: tuple[int, ...] | None = None
@@ -61,11 +57,7 @@ def check(job: Evaluation) -> None:
 
 
 def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
-    """Run or continue an evaluation; write ``job.out`` and return what it holds.
-
-    Raises:
-        ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
-    """
+    """Run or continue an evaluation; write ``job.out`` and return what it holds. Raises S2LError."""
     check(job)
     started = time.monotonic()
     inputs = open_inputs(job)

@@ -49,16 +49,11 @@ class Outcome(Grade):
 
 
 class SampleFile:
-    """``<out>.samples.jsonl``: a line with what the samples depend on, then one line a sample.
+    """``<out>.samples.jsonl``: a line with what the samples depend on, then one line a sample. ``outcomes`` are by
+    problem and index of the sample.
 
-    One process at a time; a half-written last line is cut off, its sample is drawn again.
-
-    Attributes:
-        outcomes: by problem and index of the sample.
-
-    Raises:
-        StateMismatch: the file belongs to other settings; names the first difference.
-        DataError: a line before the last is damaged, another process writes, or the file cannot be written.
+    One process at a time; a half-written last line is cut off, its sample is drawn again. Raises StateMismatch: the
+    file belongs to other settings; DataError: it is damaged, in use, or cannot be written.
     """
 
     def __init__(self, path: Path, fingerprint: dict[str, Any]) -> None:
@@ -96,11 +91,8 @@ class SampleFile:
 
 
 def read_samples(path: Path) -> Iterator[Sample]:
-    """Samples of a file that ``s2l eval`` wrote, one by one; a half-written last line is left out.
-
-    Raises:
-        DataError: the file is missing, or holds something else.
-    """
+    """Samples of a file that ``s2l eval`` wrote, one by one; a half-written last line is left out. Raises DataError: it
+    is no such file."""
     if not path.is_file():
         raise DataError(f"{path}: no such file. Expected the .samples.jsonl that s2l eval writes beside --out.")
     if read_fingerprint(path) is None:
@@ -109,11 +101,8 @@ def read_samples(path: Path) -> Iterator[Sample]:
 
 
 def read_fingerprint(path: Path) -> dict[str, Any] | None:
-    """What the samples depend on; None for an empty file or a first line that a kill cut short.
-
-    Raises:
-        DataError: the file holds something else.
-    """
+    """What the samples depend on; None for an empty file or a first line that a kill cut short. Raises DataError: the
+    file holds something else."""
     with open(path, "rb") as file:
         line = file.readline()
     if not line.endswith(b"\n") and START.startswith(line[: len(START)]):

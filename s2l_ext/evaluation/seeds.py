@@ -111,11 +111,8 @@ def _difference(gap: float, spread: float, error: float, free: int, seeds: tuple
 
 
 def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """95 % bootstrap of the mean accuracy over seeds: resamples seeds, and inside each its problems.
-
-    Args:
-        problems_S_N: accuracy (or a paired difference) of N problems in each of S runs; N may differ.
-    """
+    """95 % bootstrap of the mean accuracy over seeds: resamples seeds, and inside each its problems. ``problems_S_N``:
+    accuracy (or a paired difference) of N problems in each of S runs; N may differ."""
     rng, seeds = np.random.default_rng(seed), len(problems_S_N)
     means = np.empty(RESAMPLES)
     for place in range(RESAMPLES):

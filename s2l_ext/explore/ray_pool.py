@@ -25,11 +25,8 @@ class Worker:
         self.engine = setup.engine()
 
     def advance(self, requests: list[Request]) -> tuple[list[Response], int, int]:
-        """Queue requests and step for a while.
-
-        Returns:
-            What finished, how many more requests fit, and how many are unfinished.
-        """
+        """Queue requests and step for a while: what finished, how many more requests fit, and how many are
+        unfinished."""
         self.engine.add(requests)
         found: list[Response] = []
         until = time.monotonic() + TURN_SECONDS

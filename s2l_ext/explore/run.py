@@ -18,8 +18,9 @@ from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.rewards.registry import place_of
 from s2l_ext.store.reader import Rollout
 from s2l_ext.store.writer import StoreWriter
-from s2l_ext.training.preflight import current_cluster, keep_own_ray_here
+from s2l_ext.training.preflight import keep_own_ray_here
 from s2l_ext.utils.digests import digest_of, sha256_file
+from s2l_ext.utils.ray_cluster import current_cluster
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,8 @@ class Placement:
 
 @dataclass(frozen=True)
 class Exploration(Job):
-    """What to draw into a store, the folder ``out``.
-
-    Attributes:
-        only_missing: ask a store that is there for more responses, or for other prompts, than before.
-    """
+    """What to draw into a store, the folder ``out``. ``only_missing``: ask a store that is there for more responses, or
+    for other prompts, than before."""
 
     sampling: Sampling = field(default_factory=lambda: Sampling(n=32, temperature=0.7))
     placement: Placement = field(default_factory=Placement)
@@ -80,14 +78,8 @@ def check(job: Exploration) -> None:
 def explore(
     job: Exploration, progress: bool = True, open_engines: Callable[[Setup, Placement], Engine] = open_pool
 ) -> SamplingReport:
-    """Fill a store, or continue it. A kill at any moment loses no response that was graded.
-
-    Args:
-        open_engines: who draws; tests hand in an engine without a model.
-
-    Raises:
-        ConfigError, DataError, StateMismatch, ResourceError: with the value, the reason and the fix.
-    """
+    """Fill a store, or continue it. A kill at any moment loses no response that was graded. ``open_engines``: who
+    draws; tests hand in an engine without a model. Raises S2LError."""
     check(job)
     inputs = open_inputs(job)
     setup = Setup(inputs.model, job.sampling, job.machine, inputs.positions, log_probs=True)

@@ -38,12 +38,8 @@ class TraceStore:
 
 
 def write(job: TraceStore) -> dict[str, int]:
-    """Write the store; returns ``rows``, ``dropped`` and ``tokens``.
-
-    Raises:
-        DataError: the folder holds something, a file is missing or no verl parquet, or rows have no usable trace.
-        ConfigError: no such model.
-    """
+    """Write the store; returns ``rows``, ``dropped`` and ``tokens``. Raises DataError: the folder holds something, or
+    no row has a usable trace; ConfigError: no such model."""
     if job.out.is_dir() and any(job.out.iterdir()):
         what = "a store" if is_store(job.out) else "files"
         raise DataError(f"--out {job.out}: the folder holds {what}. Give a new folder.")

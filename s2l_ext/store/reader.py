@@ -51,14 +51,9 @@ INDEX_COLUMNS = ("prompt_id", "index", "acc", "problem")
 
 @dataclass(frozen=True)
 class Rollout:
-    """One stored response.
-
-    Attributes:
-        index: number of the response among its prompt's, from 0.
-        token_ids: end with a stop token unless the response was ``truncated`` at the limit.
-        log_probs: of each token under the distribution it was drawn from (after temperature, top-p and top-k).
-        acc: 1.0 for full marks; None if the reward does not say.
-    """
+    """One stored response, number ``index`` (from 0) of its prompt's. ``token_ids`` end with a stop token unless it was
+    ``truncated`` at the limit; ``log_probs`` are under the distribution that each was drawn from (after temperature,
+    top-p and top-k); ``acc`` is None if the reward does not say."""
 
     prompt_id: str
     index: int
@@ -99,13 +94,8 @@ class Shard:
 
 @dataclass(frozen=True)
 class Manifest:
-    """``store.json``.
-
-    Attributes:
-        fingerprint: what the responses depend on.
-        request: the request of the last run: ``n``, ``prompts`` (their number) and ``problems`` (a digest of them).
-        complete: that request was carried out to the end.
-    """
+    """``store.json``: what the responses depend on (``fingerprint``), the last run's ``request`` (``n``, ``prompts``:
+    their number, ``problems``: a digest of them), and whether it was carried out to the end (``complete``)."""
 
     fingerprint: dict[str, Any]
     request: dict[str, Any]
@@ -128,14 +118,8 @@ def is_store(folder: str | Path) -> bool:
 
 
 def read_manifest(folder: Path, key: str = "store") -> Manifest:
-    """What a store says of itself; no shard is opened.
-
-    Args:
-        key: where the user wrote the folder, for messages.
-
-    Raises:
-        DataError: there is no such folder, it is no store, or one that this version cannot read.
-    """
+    """What a store says of itself; no shard is opened. ``key`` is where the user wrote the folder. Raises DataError: it
+    is no store, or one that this version cannot read."""
     path = folder / MANIFEST
     if not path.is_file():
         found = "no store: it has no store.json" if folder.is_dir() else "no such folder"
@@ -187,21 +171,12 @@ class _Prompt:
 
 
 class RolloutStore:
-    """A store, read-only. Opening it reads ids and grades; responses are read on demand.
+    """A store, read-only. Opening it reads ids and grades; responses are read on demand. ``verify`` compares every
+    shard's SHA-256, which reads the whole store once; ``key`` is where the user wrote the folder.
 
-    Args:
-        folder: what ``s2l explore --out`` was given.
-        key: where the user wrote it, for messages.
-        verify: compare every shard's SHA-256, which reads the whole store once.
-
-    Attributes:
-        fingerprint: at least ``model`` and ``tokenizer`` (digests), ``model_name``, ``sampling`` (temperature, top_p,
-            top_k, max_tokens, seed, chat_options), ``data``, ``dtype`` and ``reward``.
-        complete: the run that wrote last came to its end; else responses may be missing.
-
-    Raises:
-        DataError: no such folder, no store, another schema, a shard that is missing, truncated or changed, or a
-            response that is there twice.
+    ``fingerprint`` has at least ``model`` and ``tokenizer`` (digests), ``model_name``, ``sampling`` (temperature,
+    top_p, top_k, max_tokens, seed, chat_options), ``data``, ``dtype`` and ``reward``. Where ``complete`` is false,
+    responses may be missing. Raises DataError: no store, another schema, or a damaged one.
     """
 
     def __init__(self, folder: str | Path, key: str = "store", verify: bool = True) -> None:

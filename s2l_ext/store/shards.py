@@ -61,11 +61,8 @@ def decode(line: bytes) -> tuple[Rollout, str]:
 
 
 def write_shard(folder: Path, number: int, rows: Sequence[tuple[Rollout, str]]) -> Shard:
-    """``shard-<number>.parquet`` with these responses and their problems' digests, ordered by prompt and index.
-
-    Raises:
-        DataError: it cannot be written; nothing of it is left.
-    """
+    """``shard-<number>.parquet`` with these responses and their problems' digests, ordered by prompt and index. Raises
+    DataError: it cannot be written; nothing of it is left."""
     path = folder / shard_name(number)
     ordered = sorted(rows, key=lambda row: (row[0].prompt_id, row[0].index))
     table = pa.Table.from_pylist([vars(rollout) | {"problem": problem} for rollout, problem in ordered], SCHEMA)

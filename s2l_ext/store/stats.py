@@ -19,16 +19,11 @@ COLUMNS = ("prompt_ids", "token_ids", "log_probs", "truncated", "score")
 
 
 def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
-    """Counts, pass rates, lengths in tokens, truncation and log-probabilities of a store.
+    """Counts, pass rates, lengths in tokens, truncation and log-probabilities of a store. Raises DataError: no store,
+    or a damaged one; ``verify`` compares checksums.
 
     ``pass_rate_histogram`` has ten bins of width 0.1; ``never_right`` and ``always_right`` count prompts at its ends.
     ``journal`` counts graded responses that no shard has yet; no other number counts them.
-
-    Args:
-        verify: compare the shards' checksums.
-
-    Raises:
-        DataError: no store, or a damaged one.
     """
     store = RolloutStore(folder, "--stats", verify)
     counts, rates = [*store.counts().values()], np.array([*store.pass_rates().values()])

@@ -28,23 +28,12 @@ class StoreWriter:
     """Opens or makes a store, and adds responses to it. One process at a time.
 
     A shard has all missing responses of a fixed slice of the prompts: which response ends first, or a kill, does not
-    change it. ``journal.jsonl`` has the responses that no shard has yet.
+    change it. ``journal.jsonl`` has the responses that no shard has yet; ``have`` are stored indices by prompt id.
 
-    Args:
-        folder: the store.
-        fingerprint: of the responses to come.
-        n: responses a prompt.
-        problems: digest of each problem, by prompt id.
-        only_missing: another ``n`` or other prompts may be requested than the last time.
-        shard_rows: most responses of a shard, if it has more than one prompt.
-
-    Attributes:
-        have: stored indices by prompt id.
-
-    Raises:
-        ConfigError: ``n`` is smaller than the store's request.
-        StateMismatch: the store's responses depend on something else, or it was made by another request.
-        DataError: the folder holds other files, is damaged, in use, or cannot be written.
+    ``n`` counts responses a prompt, ``problems`` has digests by prompt id, ``shard_rows`` bounds a shard of more than
+    one prompt. ``only_missing``: another ``n`` or other prompts may be requested than the last time. Raises
+    ConfigError: ``n`` is smaller than the store's request; StateMismatch: the store has other responses or another
+    request; DataError: the folder cannot be used.
     """
 
     def __init__(
@@ -107,11 +96,8 @@ class StoreWriter:
         self._left = {number: sum(missing[name] for name in part) for number, part in numbered.items()}
 
     def add(self, rollout: Rollout) -> None:
-        """Keep a response; after this returns, a kill loses nothing of it.
-
-        Raises:
-            DataError: it is there already, or it cannot be written.
-        """
+        """Keep a response; after this returns, a kill loses nothing of it. Raises DataError: it is there already, or
+        cannot be written."""
         if rollout.index in self.have.get(rollout.prompt_id, ()):
             raise DataError(f"{KEY}={self.folder}: response {rollout.index} of prompt {rollout.prompt_id} came twice.")
         if self.manifest.complete:
@@ -166,11 +152,8 @@ class StoreWriter:
 
 
 def read_journal(folder: Path) -> Iterator[tuple[Rollout, str, bytes]]:
-    """Responses that were graded and may be in no shard, the digests of their problems, and their lines.
-
-    Raises:
-        DataError: a whole line is damaged.
-    """
+    """Responses that were graded and may be in no shard, the digests of their problems, and their lines. Raises
+    DataError: a whole line is damaged."""
     path = folder / JOURNAL
     for number, line in whole_lines(path):
         try:

@@ -16,7 +16,6 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
-from s2l_ext.errors import S2LError
 from s2l_ext.training.batch_fields import (
     IS_CAP_FIELD,
     KL_BETA_FIELD,
@@ -55,7 +54,6 @@ class StepLoss:
 
     def __init__(self, loss_fn: partial) -> None:
         self.loss_fn = loss_fn
-        self.check_weights = WeightCheck()
         actor_config = loss_fn.keywords["config"]
         self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
@@ -68,7 +66,6 @@ class StepLoss:
         cap = tu.get_non_tensor_data(data, IS_CAP_FIELD, default=None)
         if cap is not None:
             data = data.clone(recurse=False).set(WEIGHTS, truncated_weights(data, cap))
-        self.check_weights(loss_fn, model_output, data, dp_group)
         loss, metrics = loss_fn(model_output=model_output, data=data, dp_group=dp_group)
         if beta is not None:
             metrics |= dict.fromkeys((KL_BETA_MIN, KL_BETA_MAX), metrics["kl_coef"])
@@ -127,62 +124,3 @@ class S2LActorWorker(ActorRolloutRefWorker):
                 manager.previous_saved_paths = saved_before(self.loaded, Path(local_path))
             self.loaded = None
         super().save_checkpoint(local_path, *where, **more)
-
-
-LEAST = 1e-3
-"""A weight that is nearer to 1 may change no bit of a gradient."""
-
-
-class WeightCheck:
-    """Checks once that importance weights change the gradient of the loss: verl passes them to every policy loss, and
-    some ignore them without a message.
-
-    A micro-batch is conclusive if it has tokens whose weight is not about 1 and whose log-probability the unweighted
-    loss moves. The check compares the loss with and without weights on the first such micro-batch.
-    """
-
-    def __init__(self) -> None:
-        self.done = False
-
-    def __call__(
-        self, loss_fn: Callable[..., Any], model_output: Mapping[str, Any], data: TensorDict, dp_group: Any
-    ) -> None:
-        """Raise S2LError for a loss whose gradient is the same on every such token."""
-        if self.done or WEIGHTS not in data or "log_probs" not in model_output:
-            return
-        rows = data.select(WEIGHTS, "response_mask").to_padded_tensor()
-        weighted = ((rows[WEIGHTS] - 1).abs() > LEAST) & rows["response_mask"].bool()
-        if not weighted.any():
-            return
-        without = _gradient(loss_fn, model_output, data.exclude(WEIGHTS), dp_group)
-        telling = None if without is None else weighted & (without != 0)
-        if without is None or telling is None or not telling.any():
-            return
-        with_weights = _gradient(loss_fn, model_output, data, dp_group)
-        if with_weights is None or torch.equal(with_weights[telling], without[telling]):
-            raise S2LError(
-                f"the policy loss ignores importance weights: without them its gradient is the same on all "
-                f"{int(telling.sum())} tokens whose weight is not 1. Use another "
-                "actor_rollout_ref.actor.policy_loss.loss_mode (vanilla), or s2l.explorer.correction=none."
-            )
-        self.done = True
-
-
-def _gradient(
-    loss_fn: Callable[..., Any], model_output: Mapping[str, Any], data: TensorDict, dp_group: Any
-) -> torch.Tensor | None:
-    """(B, T) of the loss by the response tokens' log-probabilities, through no model; None for a loss without one."""
-    given = {name: value.detach() for name, value in model_output.items() if torch.is_tensor(value)}
-    log_probs = given["log_probs"]
-    leaf = (log_probs.values() if log_probs.is_nested else log_probs).clone().requires_grad_()
-    given["log_probs"] = _like(leaf, log_probs)
-    with torch.enable_grad():
-        loss, _ = loss_fn(model_output=given, data=data, dp_group=dp_group)
-    if not loss.requires_grad:
-        return None
-    (gradient,) = torch.autograd.grad(loss, leaf)
-    return no_padding_2_padding(_like(gradient, log_probs), data)
-
-
-def _like(values: torch.Tensor, shaped: torch.Tensor) -> torch.Tensor:
-    return torch.nested.nested_tensor_from_jagged(values, cast(Any, shaped).offsets()) if shaped.is_nested else values

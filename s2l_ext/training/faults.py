@@ -119,18 +119,13 @@ SIGNAL = signal.SIGUSR2
 
 
 class ActorWatchdog:
-    """Polls actors from a background thread. On failure:
+    """Polls actors from a background thread (``actors.check`` raises S2LError when one is dead for good). On failure:
 
     1. the next :meth:`check` raises the error;
-    2. if none comes within ``grace_s``, a signal raises it in the call that blocks the trainer's thread;
-    3. if :meth:`end` is not called within ``last_s`` after that, the process exits.
+    2. if none comes within ``grace_s`` seconds, a signal raises it in the call that blocks the trainer's thread;
+    3. if :meth:`end` is not called within ``last_s`` seconds after that, the process exits.
 
     Step 2 is needed because TransferQueue's client waits for its controller without a time limit.
-
-    Args:
-        actors: ``check`` raises S2LError when one is dead for good.
-        grace_s: seconds for the trainer's thread to call :meth:`check` by itself.
-        last_s: seconds for it to end after that.
     """
 
     def __init__(self, actors: Actors, grace_s: float = GRACE_SECONDS, last_s: float = LAST_SECONDS) -> None:

@@ -16,14 +16,8 @@ EstimateFrom = Literal["learner_unguided", "learner", "all"]
 
 @dataclass(frozen=True)
 class RolloutOutcome:
-    """One finished session and its verdict.
-
-    Attributes:
-        uid: its prompt's.
-        acc: the verifier's accuracy; None if the reward gave none.
-        source: who sampled it.
-        prefix_len: guidance tokens that it started from.
-    """
+    """One finished session of prompt ``uid`` and its verdict: ``acc`` is None if the reward gave none, ``prefix_len``
+    counts the guidance tokens that it started from."""
 
     uid: str
     acc: float | None

@@ -20,17 +20,10 @@ from s2l_ext.training.needed import EARLIER
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """What was decided for a prompt's group when it was drawn.
-
-    Attributes:
-        step: at which it was drawn, counted from 1.
-        slots: the explorer's sessions by the schedule.
-        guided: sessions that continue a trace.
-        length: guidance tokens of these.
-        index: its position in the data set; None without a curriculum.
-        stored: stored rollouts that it takes; None where explorer sessions are sampled live.
-        reused: of these, rollouts that the run had taken before.
-    """
+    """What was decided for a prompt's group when it was drawn at ``step``, counted from 1: how many sessions are the
+    explorer's (``slots``) and ``guided`` by ``length`` tokens, its ``index`` in the data set (None without a
+    curriculum), and the ``stored`` rollouts that it takes (None where the explorer is live), ``reused`` of them not for
+    the first time."""
 
     step: int
     slots: int = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,6 +37,7 @@ from s2l_ext.training.judges import compares_with_one_text, is_mathematical, jud
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.schedule_rules import unmoved_warnings
 from s2l_ext.training.verl_rules import LOOP_COLUMN, check_columns, check_loops
+from s2l_ext.utils.ray_cluster import current_cluster
 
 ROWS_CHECKED = 100_000
 PROMPTS_READ = 32
@@ -103,15 +103,6 @@ def _count_devices() -> int:
     import torch
 
     return torch.npu.device_count() if hasattr(torch, "npu") else torch.cuda.device_count()
-
-
-def current_cluster() -> str | None:
-    """Address of the cluster that `ray start` made on this node, if any: ``ray.init`` without an address joins it."""
-    path = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "ray_current_cluster"
-    try:
-        return path.read_text().strip() or None
-    except OSError:
-        return None
 
 
 def keep_own_ray_here() -> None:

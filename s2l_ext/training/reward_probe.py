@@ -28,16 +28,9 @@ MANAGERS_METRICS = ("reward", "overlong", "overlong_reward")
 
 
 def check_reward(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
-    """Refuse data without a reward, and a reward without what the run reads of it.
-
-    Returns:
-        A warning when a reward function whose ``acc`` is needed could not be asked; the first step then tells.
-
-    Raises:
-        ConfigError: the function cannot be loaded or called, returns no number and no mapping with ``score``, or leaves
-            out ``acc`` where a feature needs it or what ``algorithm.filter_groups.metric`` names.
-        DataError: verl has no reward for a ``data_source``, and the run sets none.
-    """
+    """Refuse data without a reward (DataError), and a reward without what the run reads of it, ``acc`` too where a
+    feature needs it (ConfigError). Returns a warning when a function whose ``acc`` is needed could not be asked; the
+    first step then tells."""
     needing = " and ".join(accuracy_settings(s2l, cfg))
     if needing:
         _refuse_late_judge(cfg, needing)

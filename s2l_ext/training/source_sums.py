@@ -97,16 +97,12 @@ def truncated_weights(data: TensorDict, cap: float) -> Tensor:
 def source_sums(
     data: TensorDict, cap: float | None = None, more: Mapping[str, Tensor] | None = None
 ) -> dict[str, float]:
-    """Sums over the micro-batch's rows, by kind of row: the explorer's, guided ones, the learner's other ones.
+    """``<kind>/<name>``: sums over the micro-batch's rows by kind of row: the explorer's, guided ones, the learner's
+    other ones. Names with ``_max`` are the largest and no sum; from ``rows`` the driver knows the numbers' share of a
+    step.
 
-    Args:
-        data: columns of the rows; ``s2l_source`` and ``response_mask`` must be there, other columns give more numbers.
-        cap: of importance weights; None where there are none.
-        more: (B,) numbers of each row to sum too.
-
-    Returns:
-        ``<kind>/<name>``, those named ``..._max`` the largest and no sum, and ``rows``, by which the driver knows of
-        what share of a step the numbers are.
+    ``s2l_source`` and ``response_mask`` must be there, other columns give more numbers. ``cap`` is that of importance
+    weights; ``more`` has (B,) numbers of each row to sum too.
     """
     rows = FlatRows.of(data)
     columns = {**_of_rows(rows), **_of_weights(rows, cap), **_of_sampler(rows), **(more or {})}

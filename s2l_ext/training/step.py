@@ -21,15 +21,9 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepRows:
-    """Rows that a step trains on, in the batch's order; padding is left out.
-
-    Attributes:
-        names: (B,) keys in the queue.
-        source_B: (B,) who sampled the row.
-        session_prefix_B: (B,) guidance tokens of the row's session.
-        seconds_B: (B,) of generation; None where rows do not say them.
-        extra_B: (B,) what the reward and the agent loop said beside it.
-    """
+    """Rows that a step trains on, in the batch's order; padding is left out. (B,) each: keys in the queue, who sampled
+    the row, guidance tokens of its session, seconds of generation (None where rows do not say them), and what the
+    reward and the agent loop said beside it."""
 
     names: list[str]
     source_B: list[str]
@@ -122,18 +116,9 @@ class Step:
 def require_rows(
     rows: StepRows, planned: Mapping[str, range], who: str, cause: str, filtered: bool = False
 ) -> dict[str, float]:
-    """Count sessions that failed; verl trains on a group without the rows of its failed sessions.
-
-    Args:
-        planned: numbers of the sessions that ``who`` was to sample, by prompt uid.
-        filtered: verl may have dropped groups, so one without a row counts for nothing.
-
-    Returns:
-        ``s2l/<who>/missing_rows``.
-
-    Raises:
-        S2LError: there were such sessions and not one of their rows arrived.
-    """
+    """``s2l/<who>/missing_rows``: sessions that failed, of those ``planned`` by prompt uid; verl trains on a group
+    without their rows. ``filtered``: verl may have dropped groups, so one without a row counts for nothing. Raises
+    S2LError: not one of the sessions' rows arrived."""
     arrived = {key[:2] for key in rows.keys}
     uids = {uid for uid, _ in arrived} if filtered else planned.keys()
     sessions = {(uid, number) for uid in uids for number in planned[uid]}

@@ -44,7 +44,7 @@ from s2l_ext.training.sample_log import sample_rows
 from s2l_ext.training.source_statistics import guidance_statistics, row_statistics, take_sums, token_statistics
 from s2l_ext.training.step import Step, StepRows, require_rows, row_order
 from s2l_ext.training.verl_rules import AGENT_LOOP_MANAGER
-from s2l_ext.training.waiting import waiting_of
+from s2l_ext.training.waiting import Waiting
 from s2l_ext.utils.pass_at_k import validation_pass_at_k
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class S2LTrainerMixin(PPOTrainer):
             buffer.poll_interval = self.s2l.rollout.poll_interval_s
         self.dropped_groups.watch(buffer, self.config)
         if self.methods or self.s2l.own_manager:
-            waiting = waiting_of(self)
+            waiting = Waiting(self.s2l.rollout.session_timeout_s)
             watch_sampling(buffer, waiting.begin, waiting.look, self._check_processes)
         return buffer
 

@@ -8,7 +8,6 @@ from verl.experimental.agent_loop import agent_loop as verls_loop
 from verl.experimental.reward_loop.reward_loop import RewardLoopManager
 from verl.single_controller.ray.base import RayResourcePool
 from verl.trainer.ppo.v1 import trainer_base, trainer_separate_async
-from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopWorkerTQ
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.workers.rollout import router as router_module
 from verl.workers.rollout.llm_server import LLMServerClient, LLMServerManager
@@ -80,14 +79,6 @@ def test_replay_buffers_wait_at_one_place(kind) -> None:
     assert parameters(kind._wait_for_next_poll) == ["self", "partition_id", "last_debug_time"]
     loop = kind.sample if kind is ReplayBuffer else kind.wait_for_sampleable
     assert "self._wait_for_next_poll(" in inspect.getsource(loop)
-
-
-def test_a_workers_open_sessions_are_found_by_tasks_that_verl_keeps() -> None:
-    worker = AgentLoopWorkerTQ.__ray_metadata__.modified_class
-    source = inspect.getsource(worker.generate_sequences)
-    assert "asyncio.create_task(" in source and "self.background_tasks.add(task)" in source
-    assert "self._run_agent_loop(" in inspect.getsource(worker._run_prompt)
-    assert "await self._compute_score(" in inspect.getsource(worker._agent_loop_postprocess)
 
 
 def test_reward_workers_are_made_where_we_make_them() -> None:

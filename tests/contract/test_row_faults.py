@@ -76,7 +76,7 @@ def test_sampling_ends_with_what_failed_and_not_with_what_verl_makes_of_it() -> 
             raise problem[0]
 
     buffer = Buffer()
-    waiting = Waiting(lambda: ([], 0), dict)
+    waiting = Waiting()
     watch_sampling(buffer, waiting.begin, waiting.look, check)
     assert buffer.sample() == "batch" and buffer.polls == 1
     with pytest.raises(RuntimeError, match="materializable"):

@@ -30,7 +30,7 @@ def _composed(recipe: str) -> DictConfig:
 def test_plan_holds_models_placement_and_slots():
     plan = plan_of("trainer.total_training_steps=10", "trainer.default_local_dir=out")
     assert plan["learner"]["model"].endswith("models/medium") and plan["learner"]["gpus"] == 1
-    assert plan["explorer"]["model"].endswith("models/small") and plan["explorer"]["gpus"] == 1
+    assert plan["explorer"]["model_path"].endswith("models/small") and plan["explorer"]["gpus"] == 1
     assert plan["explorer"]["slots"] == [8, 7, 6, 5, 4, 3, 2, 0, 0, 0]
     assert plan["explorer"]["share_of_rollouts"] == pytest.approx(35 / 80)
     assert (plan["steps"], plan["group_size"], plan["prompts_per_step"]) == (10, 8, 16)
@@ -61,6 +61,7 @@ def test_expo_says_its_range_of_beta_and_its_curriculum():
         "ema": 0.9,
         "estimate_from": "learner_unguided",
         "warm_start": None,
+        "on_mismatch": "error",
     }
     assert plan["curriculum"] == settings
     assert "prompts    gaussian, center 0.5, ema 0.9, estimate_from learner_unguided, sigma 0.35" in render(plan)
@@ -68,7 +69,7 @@ def test_expo_says_its_range_of_beta_and_its_curriculum():
 
 def test_guidance_in_words():
     plan = plan_of(recipe="g2rpo_a/toy")
-    assert (plan["guidance"]["sessions"], plan["guidance"]["length"]["initial"]) == (4, 44)
+    assert (plan["guidance"]["alpha"], plan["guidance"]["length"]["initial"]) == (0.5, 44)
     line = "4 of 8 sessions, adaptive length (averaging sliding, estimate_from learner, initial 44, max_length 48, "
     assert line + "min_length 1, window 2), guidance tokens masked" in render(plan)
 

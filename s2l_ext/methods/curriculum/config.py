@@ -48,16 +48,8 @@ class CurriculumConfig(ABC):
 
     @abstractmethod
     def build(self, dataset: Any, seed: int | None) -> Curriculum:
-        """Who draws the prompts.
-
-        Args:
-            dataset: verl's, after its filters.
-            seed: ``data.seed``.
-
-        Raises:
-            DataError: no usable tiers.
-            ConfigError: your own class cannot be built or lacks a method.
-        """
+        """Who draws the prompts of verl's ``dataset``, after its filters. Raises DataError: no usable tiers;
+        ConfigError: your own class cannot be built or lacks a method."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -74,15 +73,11 @@ class Curriculum(Method):
             "curriculum.data.sha256": file_digests(files),
         }
 
-    def plan(self, steps: int | None) -> dict[str, Any]:
-        settings = dataclasses.asdict(self.config)
-        kind, _ = settings.pop("type"), settings.pop("on_mismatch")
-        return {"curriculum": {"type": kind, **dict(sorted(settings.items()))}}
-
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         settings = plan["curriculum"]
-        shown = [f"{name} {value}" for name, value in settings.items() if name != "type" and value is not None]
+        named = sorted((name, value) for name, value in settings.items() if name not in ("type", "on_mismatch"))
+        shown = [f"{name} {value}" for name, value in named if value is not None]
         return [("prompts", ", ".join([settings["type"], *shown]))]
 
     def start(self, trainer: Any) -> None:

@@ -43,15 +43,8 @@ def section(state: Mapping[str, Any], name: str) -> Any:
 
 
 class PassRates:
-    """Exponential moving average of the pass rate of each of N prompts.
-
-    Args:
-        num_prompts: N.
-        ema: share of the old value that an update keeps, in [0, 1).
-
-    Raises:
-        ConfigError: an argument is out of range.
-    """
+    """Exponential moving average of the pass rate of each of N prompts; an update keeps the share ``ema``, in [0, 1),
+    of the old value. Raises ConfigError: an argument is out of range."""
 
     def __init__(self, num_prompts: int, ema: float = 0.9) -> None:
         if num_prompts < 1:

@@ -26,15 +26,9 @@ logger = logging.getLogger(__name__)
 
 
 class CurriculumSampler(Sampler[int]):
-    """Yields the prompts of one step after another, without end. A step is drawn when the loader fetches its first
-    prompt. In a synchronous run the pass rates have the step before by then.
-
-    Args:
-        curriculum: draws the prompts.
-        num_prompts: N, prompts in the data set.
-        step_size: prompts of a step, all different.
-        seed: of the generator that the curriculum draws with; None is 0.
-    """
+    """Yields the prompts of one step after another, without end: ``step_size`` different ones of ``num_prompts``. A
+    step is drawn when the loader fetches its first prompt. In a synchronous run the pass rates have the step before by
+    then."""
 
     def __init__(self, curriculum: Curriculum, num_prompts: int, step_size: int, seed: int | None = None) -> None:
         self.curriculum = curriculum
@@ -131,13 +125,9 @@ class _Prompts(Iterator[int]):
 def build_sampler(
     config: CurriculumConfig, cfg: DictConfig, dataset: Any, saved: dict[str, Any] | None = None
 ) -> CurriculumSampler:
-    """The sampler of a run that continues ``saved``, or of a fresh one.
-
-    Raises:
-        DataError: fewer prompts than a step needs, no usable tiers, or a warm-start file of other prompts.
-        ConfigError: your own class cannot be built or lacks a method.
-        StateMismatch: the saved state does not fit, and ``on_mismatch`` is ``error``.
-    """
+    """The sampler of a run that continues ``saved``, or of a fresh one. Raises DataError: fewer prompts than a step
+    needs, no usable tiers, or a warm-start file of other prompts; ConfigError: your own class; StateMismatch: the saved
+    state does not fit, and ``on_mismatch`` is ``error``."""
     step_size, seed = cfg.data.train_batch_size, cfg.data.get("seed")
     require_enough(len(dataset), step_size)
     sampler = CurriculumSampler(config.build(dataset, seed), len(dataset), step_size, seed)

@@ -56,16 +56,12 @@ class Distill(Method):
         teacher = Path(self.config.teacher_path).name if self.config.teacher_path else None
         return {"distill.teacher": teacher, **super().fingerprint()}
 
-    def plan(self, steps: int | None) -> dict[str, Any]:
-        distill = self.config
-        plan = {"loss": distill.loss, "teacher": distill.teacher_path, "placement": distill.teacher_placement}
-        return {"distill": plan | ({"correct_only": True} if distill.correct_only else {})}
-
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         distill = plan["distill"]
-        rows = ", on correct rows only" if distill.get("correct_only") else ""
-        teacher = f" to {distill['teacher']} (placement {distill['placement']})" if distill["teacher"] else ""
+        rows = ", on correct rows only" if distill["correct_only"] else ""
+        where = f" to {distill['teacher_path']} (placement {distill['teacher_placement']})"
+        teacher = where if distill["teacher_path"] else ""
         return [("loss", f"{distill['loss']}{teacher}{rows}, in place of the policy gradient")]
 
     def adapt(self) -> None:

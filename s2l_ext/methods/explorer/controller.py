@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -73,19 +74,11 @@ class Explorer(Method):
         return {"explorer.source": "offline", "explorer.store.sha256": digest, **super().fingerprint()}
 
     def plan(self, steps: int | None) -> dict[str, Any]:
-        config, size = self.config, whole_number(self.cfg, GROUP_SIZE)
-        slots = config.build(size).table(steps or config.mix_steps)
-        live = isinstance(config, LiveExplorer)
-        names = ["model_path", "placement", "temperature", "top_p"] if live else ["store", "on_exhausted"]
-        plan = {
-            "source": config.source,
-            **{name.removesuffix("_path"): getattr(config, name) for name in names},
-            "gpus": config.n_gpus,
-            **{name: getattr(config, name) for name in ("baseline", "correction", "schedule", "mix_steps")},
-            "slots": slots,
-            "share_of_rollouts": sum(slots) / (size * steps) if steps else None,
-        }
-        return {"explorer": plan}
+        size = whole_number(self.cfg, GROUP_SIZE)
+        slots = self.config.build(size).table(steps or self.config.mix_steps)
+        share = sum(slots) / (size * steps) if steps else None
+        derived = {"gpus": self.config.n_gpus, "slots": slots, "share_of_rollouts": share}
+        return {self.block: dataclasses.asdict(self.config) | derived}
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -231,7 +224,7 @@ def _sampler_line(explorer: dict[str, Any]) -> str:
         return f"rollouts stored in {explorer['store']} (on_exhausted={explorer['on_exhausted']}), no GPU, {how}"
     where = "the learner's GPUs, in turns" if explorer["placement"] == "colocated" else f"{explorer['gpus']} GPU(s)"
     return (
-        f"{explorer['model']}, {where} {explorer['placement']}, temperature "
+        f"{explorer['model_path']}, {where} {explorer['placement']}, temperature "
         f"{explorer['temperature']:g}, top-p {explorer['top_p']:g}, {how}"
     )
 

@@ -24,14 +24,9 @@ class StoredDraw(NamedTuple):
 
 
 class StoredRollouts:
-    """``G_w`` stored rollouts for every group of a step.
-
-    Args:
-        counts: rollouts that the store has of each prompt, by prompt id.
-        on_exhausted: when fewer are left than a group wants: ``error``; ``reuse`` starts over with all of them in
-            another order; ``learner`` takes those left, and the learner samples the rest.
-        seed: of the orders.
-    """
+    """``G_w`` stored rollouts for every group of a step, of ``counts`` by prompt id. When fewer are left than a group
+    wants, ``on_exhausted`` decides: ``error``; ``reuse`` starts over with all of them in another order; ``learner``
+    takes those left, and the learner samples the rest. ``seed`` is of the orders."""
 
     def __init__(self, counts: Mapping[str, int], on_exhausted: str = "error", seed: int = 0) -> None:
         self._counts, self._on_exhausted, self._seed = counts, on_exhausted, seed

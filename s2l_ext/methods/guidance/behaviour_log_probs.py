@@ -14,13 +14,11 @@ from s2l_ext.training.step import Step
 
 def take_guidance_for_the_learners(step: Step) -> dict[str, float]:
     """Give guidance tokens that the loss reads the learner's old log-probabilities as behaviour log-probabilities.
+    Returns verl's metrics of how far sampler and learner are apart, over the tokens that were sampled; none without a
+    guided row.
 
     They were placed, not sampled, and left the worker as 0. verl would read 0 as probability 1, and weigh or reject
     whole rows for it. This must come before verl's advantages, which apply its rollout correction.
-
-    Returns:
-        verl's metrics of how far sampler and learner are apart, over the tokens that were sampled; none where no row
-        has guidance.
     """
     batch, names = step.batch, step.rows.names
     prefix = {name: length for name, length in zip(names, step.rows.prefix_len_B, strict=True) if length}

@@ -51,17 +51,9 @@ def guidance_ids(
     response_length: int,
     answer: str | None = None,
 ) -> list[int]:
-    """The first tokens of a trace. A template that closes the thinking in the prompt gets it without think tags.
-
-    Never more than ``length``, than the trace has, or than leaves the model its
-    ``min_continuation`` tokens of the response.
-
-    Args:
-        prompt_ids: the prompt with the generation prompt, whose end says whether thinking is already open.
-        length: tokens requested at this step.
-        response_length: ``data.max_response_length``.
-        answer: the right answer, if the row has one.
-    """
+    """The first tokens of a trace: at most ``length``, and not more than leave the model its ``min_continuation``
+    tokens of ``response_length``. A template that closes the thinking in the prompt gets them without think tags; the
+    end of ``prompt_ids`` says whether thinking is open."""
     text = usable_text(trace, config.stop_before_answer, think_is_open=False, answer=answer)
     text = after_prompt(text, tokenizer.decode(prompt_ids[-TAIL_TOKENS:]))
     ids = tokenizer.encode(text, add_special_tokens=False)

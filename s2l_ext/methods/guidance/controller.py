@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from statistics import mean
@@ -61,24 +60,13 @@ class Guidance(Method):
         length = defaults(AnyLength) | settings.pop("guidance.length")
         return settings | {f"guidance.length.{name}": value for name, value in length.items()}
 
-    def plan(self, steps: int | None) -> dict[str, Any]:
-        length = dataclasses.asdict(self.config.length)
-        kind = length.pop("type")
-        return {
-            "guidance": {
-                "sessions": guided_sessions(self.config.alpha, self.group_size),
-                "group_size": self.group_size,
-                "length": {"type": kind, **{name: length[name] for name in sorted(length) if length[name] is not None}},
-                "loss_on_guidance": self.config.loss_on_guidance,
-            }
-        }
-
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         guidance = plan["guidance"]
-        length = ", ".join(f"{name} {value}" for name, value in guidance["length"].items() if name != "type")
+        named = sorted((name, value) for name, value in guidance["length"].items() if name != "type")
+        length = ", ".join(f"{name} {value}" for name, value in named if value is not None)
         loss = "in the loss" if guidance["loss_on_guidance"] else "masked"
-        sessions = f"{guidance['sessions']} of {guidance['group_size']} sessions"
+        sessions = f"{guided_sessions(guidance['alpha'], plan['group_size'])} of {plan['group_size']} sessions"
         return [("guidance", f"{sessions}, {guidance['length']['type']} length ({length}), guidance tokens {loss}")]
 
     def actor_worker(self) -> type:

@@ -21,11 +21,8 @@ CYCLE = 3
 
 
 def guided_sessions(alpha: float, group_size: int) -> int:
-    """Guided rollouts of a group: ``round(alpha * G)``, at least 1 if ``alpha`` > 0.
-
-    Raises:
-        ConfigError: ``alpha`` outside [0, 1].
-    """
+    """Guided rollouts of a group: ``round(alpha * G)``, at least 1 if ``alpha`` > 0. Raises ConfigError: ``alpha``
+    outside [0, 1]."""
     if not 0 <= alpha <= 1:
         raise ConfigError(f"alpha={alpha}: the guided share of a group lies in [0, 1].")
     return max(math.floor(alpha * group_size + 0.5), 1 if alpha > 0 else 0)

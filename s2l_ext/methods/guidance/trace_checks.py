@@ -49,16 +49,10 @@ def read_teacher_rollouts(path: str) -> dict[str, str]:
 
 
 def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, prompt_key: str = "prompt") -> list[str]:
-    """Check every row's trace, and whether the learner's tokenizer gives the first of them back unchanged.
-
-    Returns:
-        A warning with the number of rows that will be sampled unguided (``missing_trace: skip_guidance``), and the
-        share of traces that give away the right answer in their first ``length.initial`` tokens.
-
-    Raises:
-        DataError: no such column; rows without a usable trace (``missing_trace: error``), or none with one; a trace
-            that the tokenizer does not give back.
-    """
+    """Check every row's trace, and whether the learner's tokenizer gives the first of them back unchanged. Returns a
+    warning with the number of rows that will be sampled unguided, and the share of traces that give away the right
+    answer in their first ``length.initial`` tokens. Raises DataError: traces are missing or unusable, or not given
+    back."""
     if guidance.teacher_rollouts is None:
         traces = values_at(table, guidance.trace, KEY)
     else:

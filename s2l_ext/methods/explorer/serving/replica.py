@@ -65,14 +65,11 @@ class Replica:
         ]
 
     def start(self, timeout_s: float, over: Event) -> None:
-        """Place and start new engines and let them generate one token. Nothing is built once ``over`` is set.
+        """Place and start new engines and let them generate one token. Nothing is built once ``over`` is set. Raises
+        TimeoutError after ``timeout_s`` seconds, and any error of Ray, verl or vLLM.
 
         The start runs in a thread that is abandoned after ``timeout_s``: verl waits for its placement group, and vLLM
         for its engine, without a time limit.
-
-        Raises:
-            TimeoutError: not ready within ``timeout_s`` seconds.
-            Exception: any error of Ray, verl or vLLM.
         """
         deadline = time.monotonic() + timeout_s
         self._starts += 1
