@@ -35,19 +35,11 @@ RESERVED_COLUMNS = frozenset(
 def check_parquet(
     path: str | Path, prompt_key: str = "prompt", max_rows: int | None = None, one_answer: bool = False
 ) -> int:
-    """Check that every row has a chat prompt and a ground truth. Memory is bounded by one batch of rows.
+    """Check that every row has a chat prompt and a ground truth; the number of checked rows. Memory is bounded by one
+    batch.
 
-    Args:
-        path: a parquet file in verl's layout.
-        prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
-        max_rows: check the first rows only; None checks all.
-        one_answer: the reward compares with one text: a list of several answers or a record is refused.
-
-    Returns:
-        The number of checked rows.
-
-    Raises:
-        DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.
+    ``one_answer``: the reward compares with one text, so a list of several answers or a record is refused. DataError
+    names the first bad row (from 0), the column, how many rows are bad, and the fix.
     """
     path = Path(path)
     truth_fault = _one_answer_fault if one_answer else answer_fault

@@ -64,22 +64,11 @@ def compare(
     trust: Trust = NO_TRUST,
     both_render: bool = True,
 ) -> list[str]:
-    """Raise unless both tokenizers give the same ids and, where both render chats, the same chat prompt.
+    """Raise TokenizerMismatch unless both tokenizers give the same ids and, where both render chats, the same chat
+    prompt; returns warnings. ``both_render``: the second model makes prompts of its own; else another chat template is
+    a warning.
 
     Only tokenizers are compared: a model may pad its embedding beyond them (Qwen3: 151936 rows for 151669 tokens).
-
-    Args:
-        path_a, path_b: Hugging Face folder or hub id.
-        key_a, key_b: configuration keys that hold the two paths, named in the message.
-        trust: whether code of the folders may run.
-        both_render: the second model makes prompts of its own; else it is only given token ids that the first made,
-            and another chat template is a warning.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        TokenizerMismatch: a tokenizer cannot be loaded, or vocabularies, special ids or chat templates differ.
     """
     a, b = snapshot(path_a, key_a, trust), snapshot(path_b, key_b, trust)
     template = _compare_templates(a.chat_template, b.chat_template)
@@ -110,11 +99,7 @@ def snapshot(path: str, key: str, trust: Trust = NO_TRUST) -> TokenizerSnapshot:
 
 
 def load_tokenizer(path: str, key: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id; ``key`` is where the user wrote it.
-
-    Raises:
-        TokenizerMismatch: there is none, or it needs code of its own that ``trust`` does not allow.
-    """
+    """The tokenizer of a folder or hub id; ``key`` is where the user wrote it."""
     from transformers import AutoTokenizer
 
     try:
@@ -138,12 +123,8 @@ def tokenizer_here(path: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBas
 
 
 def require_rows(key: str, path: str, rows: int | None, trust: Trust = NO_TRUST) -> None:
-    """Raise TokenizerMismatch for a tokenizer with ids beyond a model's embedding, which CUDA would answer with a
-    device-side assertion. A model with more rows than tokens is well (Qwen3 pads).
-
-    Args:
-        key: where the user wrote ``path``.
-        rows: of the model's embedding; None where it is not known.
+    """Raise TokenizerMismatch for a tokenizer with ids beyond the ``rows`` of a model's embedding, which CUDA would
+    answer with a device-side assertion. A model with more rows than tokens is well (Qwen3 pads).
     """
     tokenizer = tokenizer_here(path, trust) if rows else None
     largest = max(tokenizer.get_vocab().values(), default=0) if tokenizer is not None else 0
@@ -156,10 +137,8 @@ def require_rows(key: str, path: str, rows: int | None, trust: Trust = NO_TRUST)
 
 
 def date_warnings(key: str, template: str | None, options: Mapping[str, object]) -> list[str]:
-    """A chat template that writes today's date makes other prompts tomorrow, also than a store's.
-
-    Args:
-        options: what the template is given, ``data.apply_chat_template_kwargs``.
+    """A chat template that writes today's date makes other prompts tomorrow, also than a store's. ``options`` are what
+    it is given, ``data.apply_chat_template_kwargs``.
     """
     if "strftime_now" not in (template or "") or "date_string" in options:
         return []

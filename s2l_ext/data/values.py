@@ -37,10 +37,8 @@ def shown(value: Any) -> str:
 
 
 def text_fault(text: str, latex_only: bool = False) -> str | None:
-    """What is wrong with the characters of a text, and the fix; None if nothing.
-
-    Args:
-        latex_only: look for LaTeX whose backslashes were lost, not for other control characters.
+    """What is wrong with the characters of a text, and the fix; None if nothing. ``latex_only`` looks for LaTeX whose
+    backslashes were lost, not for other control characters.
     """
     latex = UNESCAPED.search(text)
     found = latex or (None if latex_only else CONTROL.search(text))

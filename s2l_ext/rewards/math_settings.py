@@ -20,15 +20,12 @@ COMPARISON = ("precision", "strict", "allow_set_relation_comp", "match_types")
 
 @dataclass(frozen=True)
 class Judging:
-    """How an answer is found and compared.
+    """How an answer is found and compared; for the last four see :func:`math_equality.judge`.
 
-    Attributes:
-        extraction: ``auto`` (the last mark, else what math-verify finds), or the only place that is read.
-        thinking: ``auto`` (what follows the last ``</think>``; all of a response without one), or ``opened`` (the
-            prompt opens the thinking, so a response without ``</think>`` has no answer).
-        timeout_s: CPU seconds of judging after which an answer counts as wrong; None is 20.
-        pool_size: child processes of math-verify at most, in this process.
-        precision, strict, allow_set_relation_comp, match_types: see :func:`math_equality.judge`.
+    ``extraction`` is ``auto`` (the last mark, else what math-verify finds) or the only place that is read. ``thinking``
+    is ``auto`` (what follows the last ``</think>``; all of a response without one) or ``opened`` (the prompt opens the
+    thinking, so a response without ``</think>`` has no answer). An answer counts as wrong after ``timeout_s`` CPU
+    seconds, by default 20. ``pool_size`` bounds math-verify's child processes in this process.
     """
 
     extraction: Literal["auto", "boxed", "hashes", "tags", "answer_line", "last_number"] = "auto"
@@ -96,11 +93,7 @@ Kind = TypeVar("Kind", bound=Judging)
 
 
 def parse(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
-    """Settings of one kind; what verl passes of its own accord is left aside.
-
-    Raises:
-        ConfigError: a keyword is unknown, out of range, or has no effect together with the others.
-    """
+    """Settings of one kind; what verl passes of its own accord is left aside."""
     own = {name: value for name, value in given.items() if name not in FROM_VERL}
     return _parsed(kind, json.dumps(own, default=_plain))  # type: ignore[arg-type, return-value]
 
