@@ -52,4 +52,4 @@ def compute_score(
     if have is None or want is None or not math.isfinite(want):
         return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
     verdict = mathematics.Verdict(math.isclose(have, want, rel_tol=TOLERANCE), found.answer)
-    return mathematics.shaped(verdict, found, settings, solution_str, extra_info)
+    return mathematics.shaped(verdict, found, settings)
