@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CUSTOM_TEMPLATE = "actor_rollout_ref.model.custom_chat_template"
-MAX_DIFF_LINES = 10
 MAX_TOKENS_SHOWN = 3
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
@@ -71,8 +70,10 @@ def compare(
     Only tokenizers are compared: a model may pad its embedding beyond them (Qwen3: 151936 rows for 151669 tokens).
     """
     a, b = snapshot(path_a, key_a, trust), snapshot(path_b, key_b, trust)
-    template = _compare_templates(a.chat_template, b.chat_template)
-    differences = [*describe_token_differences(a, b), *(template if both_render else [])]
+    template = _template_difference(a.chat_template, b.chat_template)
+    differences = describe_token_differences(a, b)
+    if template and both_render:
+        differences.append(f"chat template: {template}")
     if differences:
         raise TokenizerMismatch(
             f"{key_a}={path_a} and {key_b}={path_b} do not share a tokenizer.\n  "
@@ -82,7 +83,7 @@ def compare(
     if not template:
         return []
     return [
-        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({_first_change(template)}). It is given "
+        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({template}). It is given "
         f"prompts that {key_a} rendered, in a form that it may not have been trained on."
     ]
 
@@ -178,21 +179,12 @@ def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> li
     return lines
 
 
-def _compare_templates(a: str | None, b: str | None) -> list[str]:
+def _template_difference(a: str | None, b: str | None) -> str:
+    """How two chat templates differ; empty when they do not."""
     if a == b:
-        return []
+        return ""
     if a is None or b is None:
-        return [f"chat template: {' / '.join('absent' if each is None else 'present' for each in (a, b))}"]
-    lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "first", "second", lineterm="", n=0))
-    if not lines:
-        return ["chat template: differs in line endings or a trailing newline only"]
-    more = [f"... {len(lines) - MAX_DIFF_LINES} more lines"] if len(lines) > MAX_DIFF_LINES else []
-    return ["chat template:", *(line[:160] for line in lines[:MAX_DIFF_LINES]), *more]
-
-
-def _first_change(template: list[str]) -> str:
-    """The first difference of :func:`_template_difference`'s lines, on one line."""
-    if len(template) == 1:
-        return template[0].removeprefix("chat template: ")
-    changed = [line for line in template if line.startswith(("-", "+")) and not line.startswith(("---", "+++"))]
-    return f"first difference: {changed[0]!r}"
+        return " / ".join("absent" if each is None else "present" for each in (a, b))
+    lines = zip_longest(a.splitlines(), b.splitlines())
+    differing = next((number for number, (one, other) in enumerate(lines, 1) if one != other), None)
+    return f"differs from line {differing}" if differing else "differs in line endings or a trailing newline only"
