@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ext.data.reading import open_parquet
-from s2l_ext.data.values import answer_fault, as_list, looks_like_a_list, shown, text_fault
+from s2l_ext.data.values import answer_fault, looks_like_a_list, shown, text_fault
 from s2l_ext.errors import DataError
 
 BATCH_ROWS = 4096
@@ -35,22 +35,13 @@ RESERVED_COLUMNS = frozenset(
 def check_parquet(
     path: str | Path, prompt_key: str = "prompt", max_rows: int | None = None, one_answer: bool = False
 ) -> int:
-    """Check that every row has a chat prompt and a ground truth. Memory is bounded by one batch of rows.
+    """Check that every row has a chat prompt and a ground truth; the number of checked rows. Memory is bounded by one
+    batch.
 
-    Args:
-        path: a parquet file in verl's layout.
-        prompt_key: column that holds a list of ``{role, content}`` messages (``data.prompt_key``).
-        max_rows: check the first rows only; None checks all.
-        one_answer: the reward compares with one text: a list of several answers or a record is refused.
-
-    Returns:
-        The number of checked rows.
-
-    Raises:
-        DataError: naming the file, the first bad row (counted from 0), the column, how many rows are bad, and the fix.
+    ``one_answer``: the reward compares with one text, so a list of several answers or a record is refused. DataError
+    names the first bad row (from 0), the column, how many rows are bad, and the fix.
     """
     path = Path(path)
-    truth_fault = _one_answer_fault if one_answer else answer_fault
     if not path.is_file():
         raise DataError(f"{path}: no such file. Check data.train_files and data.val_files.")
     number, first, count = -1, dict[str, tuple[int, str]](), Counter[str]()
@@ -60,13 +51,14 @@ def check_parquet(
         _require_columns(path, file.schema_arrow, prompt_key)
         _refuse_reserved(path, file.schema_arrow.names)
         for number, (prompt, truth) in enumerate(islice(_read_pairs(file, prompt_key), max_rows)):
-            for name, fault in ((prompt_key, _prompt_fault(prompt)), (TRUTH, truth_fault(truth))):
+            for name, fault in ((prompt_key, _prompt_fault(prompt)), (TRUTH, answer_fault(truth, one_answer))):
                 if fault is not None:
                     first.setdefault(name, (number, fault))
                     count[name] += 1
     for name in [name for name in (prompt_key, TRUTH) if name in first]:
         fix = ANSWER_FIX if name == TRUTH else "A prompt is a list of {role, content} messages."
         row, fault = first[name]
+        fault = f"the ground truth {fault}" if name == TRUTH else fault
         raise DataError(f"{path}: row {row}, column '{name}': {fault} ({count[name]} of {number + 1} rows). {fix}")
     return number + 1
 
@@ -159,15 +151,6 @@ def _prompt_fault(value: Any) -> str | None:
         if fault:
             return f"a message {fault}"
     return None
-
-
-def _one_answer_fault(value: Any) -> str | None:
-    items = as_list(value)
-    if items is not None and len(items) > 1:
-        return f"the ground truth is a list of {len(items)} answers, {shown(items)}, and the reward compares with one"
-    if isinstance(value if items is None else next(iter(items), None), dict | list):
-        return f"the ground truth is {_type_and_value(value)}, not text"
-    return answer_fault(value)
 
 
 def _type_and_value(value: Any) -> str:

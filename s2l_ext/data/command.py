@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 
 from s2l_ext.data.converting import ConversionReport, Converter, counted
-from s2l_ext.data.gold_report import MOST_CONVERTED, GoldReport, report
+from s2l_ext.data.gold_report import GoldReport, report
 from s2l_ext.data.hub import path_or_address
 from s2l_ext.errors import DataError
 
@@ -60,7 +60,7 @@ def _convert(args: argparse.Namespace, kind: type[Converter]) -> int:
     converter = _converter(args, kind)
     files = converter.convert(args.input, args.out, args.limit, args.overwrite, not args.json)
     paths = [Path(file.path) for file in files]
-    golds = report(paths, MOST_CONVERTED, not args.json) if converter.mathematical else None
+    golds = report(paths) if converter.mathematical else None
     _print(files, golds, args.json)
     return 0
 

@@ -52,12 +52,8 @@ class Row:
 
 @dataclass
 class ConversionReport:
-    """One parquet file: where, which split, how many rows, how many of them carry a trace, and what was left out.
-
-    Attributes:
-        dropped_rows: rows left out, by reason.
-        dropped_traces: traces read and not used, by reason; a row may have several.
-        tiers: rows by tier, easiest first where the converter knows the order.
+    """One parquet file: where, which split, how many rows, how many of them carry a trace, and what was left out by
+    reason. A row may have several dropped traces.
     """
 
     path: str
@@ -77,10 +73,8 @@ class ConversionReport:
 
 
 def option(default: Any, help: str, **more: Any) -> Any:
-    """A field of a :class:`Converter`: an option of its command.
-
-    Args:
-        more: ``choices``, ``metavar`` or ``type``, as argparse takes them; ``flag`` where it is not the field's name.
+    """A field of a :class:`Converter`: an option of its command. ``more`` is argparse's, and ``flag`` where it is not
+    the field's name.
     """
     return field(default=default, metadata={"help": help, **more})
 
@@ -99,13 +93,11 @@ DROP_REPEATS = "keep the first row of a repeated problem, and count the others"
 
 @dataclass(frozen=True)
 class Converter(ABC):
-    """Makes verl parquet of published rows. The fields of a subclass are the options of its command.
+    """Makes verl parquet of published rows by ``s2l data <command>``. The fields of a subclass are the options of its
+    command.
 
-    Attributes:
-        command: its word after ``s2l data``.
-        data_source: verl's name for the data; ``name`` is that of split and file, None where the rows say it.
-        columns: of parquet, those that are read; None for all.
-        tiers: the order in which reports list tiers; others follow, sorted.
+    ``data_source`` is verl's name for the data, ``name`` that of split and file (None where the rows say it).
+    ``columns`` are those of parquet to read, ``tiers`` the order in which reports list them.
     """
 
     command: ClassVar[str]
@@ -146,18 +138,12 @@ class Converter(ABC):
         overwrite: bool = False,
         progress: bool = False,
     ) -> list[ConversionReport]:
-        """Write ``<output>/<split>.parquet`` and a report beside it. Nothing is written when a row is bad.
+        """Write ``<output>/<split>.parquet`` and a report beside it. Nothing is written when a row is bad, which
+        DataError says.
 
-        Args:
-            input: one or more files of JSON lines (gzipped or not) or parquet, or ``hf://owner/name[:config][@split]``;
-                shards of one data set in any order.
-            limit: first rows of every input file only.
-            overwrite: replace files that hold other data.
-
-        Raises:
-            DataError: file, line, column, reason and fix of the first bad row; a problem or an id twice; no rows left
-                (with the counts); a file that cannot be read; an existing file that holds other data; or ``output``
-                cannot be written.
+        ``input`` is files of JSON lines (gzipped or not) or parquet, or ``hf://owner/name[:config][@split]``; shards of
+        one data set in any order. ``limit`` counts in every input file. ``overwrite`` replaces files that hold other
+        data.
         """
         self.check()
         given = [input] if isinstance(input, str | Path) else input
@@ -280,9 +266,8 @@ class Output:
     def drops_repeat(self, split: str, index: int, where: str, answer: str, message: str = "") -> bool:
         """Whether the row's problem came before; such a row is counted, and refused at the end unless repeats may be.
 
-        Args:
-            index: hash of the problem.
-            message: what to say of the first repeat; ``{first}`` is where the problem was first.
+        ``index`` is the problem's hash. ``message`` tells of the first repeat; its ``{first}`` is where the problem was
+        first.
         """
         first, right = self._first.setdefault(index, (where, answer))
         if first == where:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from s2l_ext.data.reading import open_parquet
 from s2l_ext.data.values import shown
 from s2l_ext.rewards.gold_reading import KINDS, UNSAFE, read_gold
 
-MOST_BEFORE_A_RUN, MOST_CONVERTED = 500, 5000
+MOST = 500
 """Different golds that are read at most, plain numbers apart: math-verify parses each one."""
 PLAIN = re.compile(r"-?\d+(?:\.\d+)?")
 EXAMPLES = 5
-THREADS = 4
-AT_ONCE = 64
-BAR_AFTER_S = 1.0
 WORDS = {kind: kind for kind in KINDS} | {"several": "several answers", "in_part": "read in part", "unread": "not read"}
 
 
@@ -42,11 +36,8 @@ class Example:
 
 @dataclass(frozen=True)
 class GoldReport:
-    """Golds by kind (a repeated gold counts each time), and the first that are read in part or not at all.
-
-    Attributes:
-        distinct: different golds that the files hold.
-        looked_at: how many of these were read: all plain numbers, and others evenly spaced in the order of their rows.
+    """Golds by kind (a repeated gold counts each time), and the first that are read in part or not at all. The files
+    hold ``distinct`` different golds, of which ``looked_at`` were read.
     """
 
     counts: dict[str, int]
@@ -75,34 +66,24 @@ class GoldReport:
         )
 
 
-def report(files: Sequence[Path], most: int | None = MOST_BEFORE_A_RUN, progress: bool = True) -> GoldReport:
-    """Read the ground truths of verl parquet as the mathematical reward does. A bar is shown after a second.
-
-    Args:
-        most: different golds to read that are no plain numbers; None reads all.
-
-    Raises:
-        ResourceError: math-verify's process cannot start.
-    """
+def report(files: Sequence[Path], most: int = MOST) -> GoldReport:
+    """Read the ground truths of verl parquet as the mathematical reward does: all that are plain numbers, and at
+    most ``most`` different others, evenly spaced in the order of their rows."""
     times: Counter[str] = Counter()
     first: dict[str, tuple[str, Any]] = {}
     for where, gold in _read_golds(files):
         times[repr(gold)] += 1
         first.setdefault(repr(gold), (where, gold))
     others = [key for key, (_, gold) in first.items() if not PLAIN.fullmatch(str(gold))]
-    step = 1 if most is None else max(-(-len(others) // most), 1)
-    left_out = set(others) - set(others[::step])
-    chosen = [key for key in first if key not in left_out]
+    chosen = first.keys() - (set(others) - set(others[:: max(-(-len(others) // most), 1)]))
     counts, examples = dict.fromkeys(KINDS, 0), list[Example]()
-    bar = tqdm(total=len(chosen), desc="golds", unit=" golds", delay=BAR_AFTER_S, disable=not progress, leave=False)
-    with bar, ThreadPoolExecutor(THREADS, thread_name_prefix="s2l-golds") as threads:
-        for start in range(0, len(chosen), AT_ONCE):
-            part = chosen[start : start + AT_ONCE]
-            for key, reading in zip(part, threads.map(read_gold, (first[key][1] for key in part)), strict=True):
-                counts[reading.kind] += times[key]
-                if reading.kind in UNSAFE and len(examples) < EXAMPLES:
-                    examples.append(Example(first[key][0], reading.gold, reading.kind, reading.read))
-            bar.update(len(part))
+    for key, (where, gold) in first.items():
+        if key not in chosen:
+            continue
+        reading = read_gold(gold)
+        counts[reading.kind] += times[key]
+        if reading.kind in UNSAFE and len(examples) < EXAMPLES:
+            examples.append(Example(where, reading.gold, reading.kind, reading.read))
     return GoldReport(counts, tuple(examples), len(first), len(chosen))
 
 

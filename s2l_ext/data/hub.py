@@ -25,17 +25,9 @@ def path_or_address(text: str) -> Path | str:
 
 
 def local_file(data: str | Path, option: str, prefer: str | None = None) -> Path:
-    """The file itself, or the hub's rows as a parquet file in the cache; its name says data set, config and split.
-
-    Args:
-        data: a path, or ``hf://owner/name[:config][@split]``.
-        option: what errors call it, such as ``--data``.
-        prefer: split that is taken where the address names none and there are several.
-
-    Raises:
-        ConfigError: the address is malformed.
-        DataError: no such data set, config or split; a gated set without a token; the hub cannot be reached; or the
-            cache cannot be written. Each says what to do.
+    """The file itself, or the rows of ``hf://owner/name[:config][@split]`` as a parquet file in the cache; its name
+    says data set, config and split. ``option`` is what errors call it; ``prefer`` the split where the address names
+    none.
     """
     if not str(data).startswith(HUB):
         return Path(data).expanduser()

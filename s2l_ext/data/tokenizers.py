@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 CUSTOM_TEMPLATE = "actor_rollout_ref.model.custom_chat_template"
-MAX_DIFF_LINES = 10
 MAX_TOKENS_SHOWN = 3
+SHOWN_CHARS = 40
 SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "unk_token_id")
 
 
@@ -64,26 +63,17 @@ def compare(
     trust: Trust = NO_TRUST,
     both_render: bool = True,
 ) -> list[str]:
-    """Raise unless both tokenizers give the same ids and, where both render chats, the same chat prompt.
+    """Raise TokenizerMismatch unless both tokenizers give the same ids and, where both render chats, the same chat
+    prompt; returns warnings. ``both_render``: the second model makes prompts of its own; else another chat template is
+    a warning.
 
     Only tokenizers are compared: a model may pad its embedding beyond them (Qwen3: 151936 rows for 151669 tokens).
-
-    Args:
-        path_a, path_b: Hugging Face folder or hub id.
-        key_a, key_b: configuration keys that hold the two paths, named in the message.
-        trust: whether code of the folders may run.
-        both_render: the second model makes prompts of its own; else it is only given token ids that the first made,
-            and another chat template is a warning.
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        TokenizerMismatch: a tokenizer cannot be loaded, or vocabularies, special ids or chat templates differ.
     """
     a, b = snapshot(path_a, key_a, trust), snapshot(path_b, key_b, trust)
-    template = _compare_templates(a.chat_template, b.chat_template)
-    differences = [*describe_token_differences(a, b), *(template if both_render else [])]
+    template = _template_difference(a.chat_template, b.chat_template)
+    differences = describe_token_differences(a, b)
+    if template and both_render:
+        differences.append(f"chat template: {template}")
     if differences:
         raise TokenizerMismatch(
             f"{key_a}={path_a} and {key_b}={path_b} do not share a tokenizer.\n  "
@@ -93,7 +83,7 @@ def compare(
     if not template:
         return []
     return [
-        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({_first_change(template)}). It is given "
+        f"{key_b}={path_b} has another chat template than {key_a}={path_a} ({template}). It is given "
         f"prompts that {key_a} rendered, in a form that it may not have been trained on."
     ]
 
@@ -110,11 +100,7 @@ def snapshot(path: str, key: str, trust: Trust = NO_TRUST) -> TokenizerSnapshot:
 
 
 def load_tokenizer(path: str, key: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub id; ``key`` is where the user wrote it.
-
-    Raises:
-        TokenizerMismatch: there is none, or it needs code of its own that ``trust`` does not allow.
-    """
+    """The tokenizer of a folder or hub id; ``key`` is where the user wrote it."""
     from transformers import AutoTokenizer
 
     try:
@@ -138,12 +124,8 @@ def tokenizer_here(path: str, trust: Trust = NO_TRUST) -> PreTrainedTokenizerBas
 
 
 def require_rows(key: str, path: str, rows: int | None, trust: Trust = NO_TRUST) -> None:
-    """Raise TokenizerMismatch for a tokenizer with ids beyond a model's embedding, which CUDA would answer with a
-    device-side assertion. A model with more rows than tokens is well (Qwen3 pads).
-
-    Args:
-        key: where the user wrote ``path``.
-        rows: of the model's embedding; None where it is not known.
+    """Raise TokenizerMismatch for a tokenizer with ids beyond the ``rows`` of a model's embedding, which CUDA would
+    answer with a device-side assertion. A model with more rows than tokens is well (Qwen3 pads).
     """
     tokenizer = tokenizer_here(path, trust) if rows else None
     largest = max(tokenizer.get_vocab().values(), default=0) if tokenizer is not None else 0
@@ -156,10 +138,8 @@ def require_rows(key: str, path: str, rows: int | None, trust: Trust = NO_TRUST)
 
 
 def date_warnings(key: str, template: str | None, options: Mapping[str, object]) -> list[str]:
-    """A chat template that writes today's date makes other prompts tomorrow, also than a store's.
-
-    Args:
-        options: what the template is given, ``data.apply_chat_template_kwargs``.
+    """A chat template that writes today's date makes other prompts tomorrow, also than a store's. ``options`` are what
+    it is given, ``data.apply_chat_template_kwargs``.
     """
     if "strftime_now" not in (template or "") or "date_string" in options:
         return []
@@ -199,21 +179,11 @@ def describe_token_differences(a: TokenizerSnapshot, b: TokenizerSnapshot) -> li
     return lines
 
 
-def _compare_templates(a: str | None, b: str | None) -> list[str]:
+def _template_difference(a: str | None, b: str | None) -> str:
+    """How two chat templates differ; empty when they do not."""
     if a == b:
-        return []
+        return ""
     if a is None or b is None:
-        return [f"chat template: {' / '.join('absent' if each is None else 'present' for each in (a, b))}"]
-    lines = list(difflib.unified_diff(a.splitlines(), b.splitlines(), "first", "second", lineterm="", n=0))
-    if not lines:
-        return ["chat template: differs in line endings or a trailing newline only"]
-    more = [f"... {len(lines) - MAX_DIFF_LINES} more lines"] if len(lines) > MAX_DIFF_LINES else []
-    return ["chat template:", *(line[:160] for line in lines[:MAX_DIFF_LINES]), *more]
-
-
-def _first_change(template: list[str]) -> str:
-    """The first difference of :func:`_template_difference`'s lines, on one line."""
-    if len(template) == 1:
-        return template[0].removeprefix("chat template: ")
-    changed = [line for line in template if line.startswith(("-", "+")) and not line.startswith(("---", "+++"))]
-    return f"first difference: {changed[0]!r}"
+        return " / ".join("absent" if each is None else "present" for each in (a, b))
+    at = next((at for at, (one, other) in enumerate(zip(a, b, strict=False)) if one != other), min(len(a), len(b)))
+    return f"differs from character {at} on: {a[at : at + SHOWN_CHARS]!r} / {b[at : at + SHOWN_CHARS]!r}"

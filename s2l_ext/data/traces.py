@@ -96,11 +96,8 @@ def is_answer_only(trace: str, answer: str | None = None) -> bool:
 
 
 def form_fault(trace: str, answer: str | None = None, marked: bool = True) -> str | None:
-    """Why a normalised trace cannot be used, going by its form alone; None if it can.
-
-    Args:
-        answer: lets "answer only" be seen in a trace that does not mark its answer.
-        marked: the final answer must be in a box, after ``####`` or in answer tags.
+    """Why a normalised trace cannot be used, going by its form alone; None if it can. ``marked``: its final answer must
+    be in a box, after ``####`` or in answer tags; ``answer`` shows "answer only" where it is not.
     """
     if not trace.strip():
         return MISSING
@@ -110,11 +107,8 @@ def form_fault(trace: str, answer: str | None = None, marked: bool = True) -> st
 
 
 def answer_fault(trace: str, answer: str, seconds: float = GRADE_SECONDS) -> str | None:
-    """Why a trace does not count as right; None if it does.
-
-    Args:
-        seconds: a judgement that takes longer is given up. It ends in any case: math-verify runs in a child process
-            that is killed after its time is up.
+    """Why a trace does not count as right; None if it does. A judgement that takes longer than ``seconds`` is given up:
+    math-verify runs in a child process that is killed after its time is up.
     """
     started = time.monotonic()
     conclusion = conclusion_of(trace)
@@ -141,11 +135,10 @@ def answer_start(trace: str, answer: str | None = None) -> int | None:
     same answer earlier, in whatever spelling, has its answer begin there. Where no mark and only a program follows the
     thinking, the answer begins at the first fenced block that defines what the last one defines.
 
-    Args:
-        answer: the right answer. With it the answer begins where it is first announced ("the answer is 98") or computed
-            (``= 186``; a whole number of two digits in the second half only, of one digit only as the last result or
-            number before the mark). In a trace without any mark it begins where it comes first after an equals sign,
-            else where it stands last. More than 200 characters, as tests of a program, are not looked for.
+    With the right ``answer`` it begins where that is first announced ("the answer is 98") or computed (``= 186``; a
+    whole number of two digits in the second half only, of one digit only as the last result or number before the mark).
+    In a trace without any mark it begins where it comes first after an equals sign, else where it stands last. More
+    than 200 characters, as tests of a program, are not looked for.
     """
     known = known_answer(answer)
     start = _final_start(trace, known)

@@ -43,7 +43,7 @@ class UserJsonl(Converter):
         return self.trace_check == "math"
 
     def rows(self, records: Records, out: Output) -> Iterator[Row]:
-        tiers = _Tiers(self.tier_field)
+        first_tier = dict[type, str]()
         for _, where, record in records:
             prompt = _read_prompt(record, self.prompt_field, where)
             text = "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
@@ -55,7 +55,7 @@ class UserJsonl(Converter):
             if self.id_field:
                 identity = values.exact_text(*_read_field(record, self.id_field, "--id-field", where))
             out.require_new_id(identity, where, f"field '{self.id_field}': id")
-            tier = tiers.read(record, where)
+            tier = self._read_tier(record, where, first_tier)
             trace, fault = self._read_trace(record, where, answer)
             if fault:
                 out.drop_trace(split, fault)
@@ -70,6 +70,22 @@ class UserJsonl(Converter):
         """Answers that are no mathematics keep their spelling."""
         text = values.answer_text(*_read_field(record, self.answer_field, "--answer-field", where))
         return values.without_exponent(text) if self.trace_check == "math" else text
+
+    def _read_tier(self, record: dict[str, Any], where: str, first: dict[type, str]) -> str | int | float | None:
+        """A tier of the type of the first, which ``first`` holds with its place."""
+        if self.tier_field is None:
+            return None
+        value: str | int | float = _read_field(record, self.tier_field, "--tier-field", where)[0]
+        found = f"{where}: field '{self.tier_field}' is {shown(value)}"
+        if not _is_tier(value):
+            raise DataError(f"{found}. A tier is text or a number of at most 63 bits.")
+        kind, place = next(iter(first.items()), (type(value), where))
+        first[kind] = place
+        if kind is float and isinstance(value, int):
+            return float(value)
+        if type(value) is not kind:
+            raise DataError(f"{found}, but {kind.__name__} at {place}. Use one type in all rows.")
+        return value
 
     def _read_trace(self, record: dict[str, Any], where: str, answer: str) -> tuple[str, str | None]:
         """The checked trace; or an empty one, and why it cannot be used."""
@@ -127,29 +143,6 @@ def _read_prompt(record: dict[str, Any], name: str, where: str) -> list[dict[str
     if not value or value[-1]["role"] == "assistant":
         raise DataError(f"{where}: {what} does not end in a turn to be answered. End it with a user's message.")
     return [{"role": message["role"], "content": message["content"]} for message in value]
-
-
-class _Tiers:
-    """Reads tiers of one type, that of the first."""
-
-    def __init__(self, name: str | None) -> None:
-        self.name, self.first = name, ""
-        self.kind: type = type(None)
-
-    def read(self, record: dict[str, Any], where: str) -> str | int | float | None:
-        if self.name is None:
-            return None
-        value: str | int | float = _read_field(record, self.name, "--tier-field", where)[0]
-        found = f"{where}: field '{self.name}' is {shown(value)}"
-        if not _is_tier(value):
-            raise DataError(f"{found}. A tier is text or a number of at most 63 bits.")
-        if not self.first:
-            self.kind, self.first = type(value), where
-        if self.kind is float and isinstance(value, int):
-            return float(value)
-        if type(value) is not self.kind:
-            raise DataError(f"{found}, but {self.kind.__name__} at {self.first}. Use one type in all rows.")
-        return value
 
 
 def _is_tier(value: Any) -> bool:

@@ -37,10 +37,8 @@ def shown(value: Any) -> str:
 
 
 def text_fault(text: str, latex_only: bool = False) -> str | None:
-    """What is wrong with the characters of a text, and the fix; None if nothing.
-
-    Args:
-        latex_only: look for LaTeX whose backslashes were lost, not for other control characters.
+    """What is wrong with the characters of a text, and the fix; None if nothing. ``latex_only`` looks for LaTeX whose
+    backslashes were lost, not for other control characters.
     """
     latex = UNESCAPED.search(text)
     found = latex or (None if latex_only else CONTROL.search(text))
@@ -106,15 +104,8 @@ def without_exponent(text: str) -> str:
 
 
 def answer_text(value: Any, where: str, what: str, rest: str = ". Give text or a number, or remove the row.") -> str:
-    """The one answer that a value holds, as text; numbers in exact digits, a list of one as its item.
-
-    Args:
-        what: "column 'answer'", for messages.
-        rest: end of the message about a value that is no answer.
-
-    Raises:
-        DataError: missing, blank, NaN, infinite, true or false, a list of several, another type, or a text with
-            control characters.
+    """The one answer that a value holds, as text; numbers in exact digits, a list of one as its item. ``what`` is
+    "column 'answer'", and ``rest`` the end of the message about a value that is none.
     """
     items = as_list(value)
     if items is not None and len(items) != 1:
@@ -147,23 +138,23 @@ def as_list(value: Any) -> list[Any] | None:
     return list(value) if isinstance(value, list | tuple) else None
 
 
-def answer_fault(value: Any) -> str | None:
-    """Why a ground truth that is in a file already cannot be one; None if it can. Records and lists of several are a
-    reward's own form."""
+def answer_fault(value: Any, one: bool = False) -> str | None:
+    """What is wrong with a ground truth that is in a file already; None if nothing. Records and lists of several are a
+    reward's own form, unless it compares with ``one`` text."""
     items = as_list(value)
-    if items is not None:
-        if not items:
-            return "the ground truth is an empty list"
-        return answer_fault(items[0]) if len(items) == 1 and not isinstance(items[0], list | dict) else None
-    if value is None:
-        return "the ground truth is missing"
-    if isinstance(value, bool | np.bool_):
-        return f"the ground truth is {value}"
-    if isinstance(value, float | np.floating | Decimal) and plain_number(value) is None:
-        return f"the ground truth is {value}, no number"
-    if not isinstance(value, str):
+    if items == []:
+        return "is an empty list"
+    if items is not None and len(items) > 1:
+        return f"is a list of {len(items)} answers, {shown(items)}, and the reward compares with one" if one else None
+    item = value if items is None else items[0]
+    if isinstance(item, list | dict):
+        return f"is {type(value).__name__} {shown(value)}, not text" if one else None
+    if item is None:
+        return "is missing"
+    if isinstance(item, bool | np.bool_):
+        return f"is {item}"
+    if isinstance(item, float | np.floating | Decimal) and plain_number(item) is None:
+        return f"is {item}, no number"
+    if not isinstance(item, str):
         return None
-    if not value.strip():
-        return "the ground truth is empty"
-    fault = text_fault(value)
-    return f"the ground truth {fault}" if fault else None
+    return text_fault(item) if item.strip() else "is empty"

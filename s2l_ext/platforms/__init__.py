@@ -57,14 +57,11 @@ def _has_cpu_engine() -> bool:
 
 
 def activate_for(config: DictConfig) -> str:
-    """Set the process environment for ``config.trainer.device`` and return the platform's name.
+    """Set the process environment for ``config.trainer.device`` and return the platform's name; ResourceError if this
+    machine cannot serve it and no cluster is named.
 
-    Must run before anything imports verl, which fixes its platform at first use. The same variables go into
-    Ray's runtime environment so that nodes of an already running cluster agree with the driver.
-
-    Raises:
-        ResourceError: the configuration wants an accelerator, there is none here, and no cluster is named; or it is
-            made for the CPU and vLLM for the accelerator that is here.
+    Must run before anything imports verl, which fixes its platform at first use. The same variables go into Ray's
+    runtime environment so that nodes of an already running cluster agree with the driver.
     """
     device = config.trainer.device
     if device == "cpu" and cpu_is_impossible():

@@ -32,19 +32,11 @@ def compute_score(
     thinking: str = "auto",
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.choice``).
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.choice``). The truth is the right letter, several
+    where options are equal; ``extra_info["options"]`` is their number, else 4.
 
-    Args:
-        ground_truth: the right letter; several where options are equal.
-        thinking: as in the mathematical reward; a letter in the thinking is no choice.
-        extra_info: ``options`` is their number, 4 where it is not given.
-
-    Returns:
-        ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``.
-
-    Raises:
-        ConfigError: a keyword is unknown or out of range.
-        DataError: the ground truth is no capital letter.
+    ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``. A letter in
+    the thinking is no choice.
     """
     parts.refuse_keywords(kwargs, "choice", "thinking")
     if not isinstance(ground_truth, str) or not LETTERS.fullmatch(ground_truth):

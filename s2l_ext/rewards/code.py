@@ -25,15 +25,9 @@ MODES = ("all_pass", "fraction")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a program.
-
-    Attributes:
-        passed: every test passed, and at least one ran.
-        num_passed, num_total: assertions, or input/output pairs.
-        reason: the first failure; empty when passed.
-        stdout, stderr: the last 4000 characters that the program wrote.
-        seconds: wall time inside the sandbox.
-        level: name of the sandbox level.
+    """What became of a program: ``passed`` when every test passed and at least one ran; tests are assertions or
+    input/output pairs. ``reason`` is the first failure; ``stdout`` and ``stderr`` are the last 4000 characters;
+    ``seconds`` is wall time inside the sandbox.
     """
 
     passed: bool

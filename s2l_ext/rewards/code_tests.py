@@ -47,15 +47,12 @@ Tests = FunctionTests | InputOutput
 
 
 def parse_tests(tests: Any, entry_point: str | None = None, prompt: str = "") -> Tests:
-    """Read tests in any of the known forms.
+    """Read tests in any of the known forms; DataError for anything else, or no test at all.
 
     - text that is no JSON: Python source with assertions;
     - ``{"test": source, "entry_point": name, "prompt": source}`` (HumanEval; the last two are optional);
     - ``[{"input": text, "output": text}, ...]``, or ``{"inputs": [...], "outputs": [...]}``, optionally with
       ``fn_name``: inputs are then JSON arguments, one a line or a list, for that function or method of ``Solution``.
-
-    Raises:
-        DataError: anything else, or no test at all.
     """
     value = _loaded(tests)
     if isinstance(value, str):

@@ -40,11 +40,8 @@ Spanned = TypeVar("Spanned", bound=tuple[int, Any, int])
 
 @dataclass(frozen=True)
 class Extracted:
-    """What is to be judged.
-
-    Attributes:
-        answer: a final answer, or (``whole``) the text in which math-verify has to find one.
-        found: the answer stood where the mode looks for it; an empty box holds none.
+    """A final answer, or (``whole``) the text in which math-verify has to find one. ``found``: it stood where the mode
+    looks for it; an empty box holds none.
     """
 
     answer: str
@@ -53,12 +50,9 @@ class Extracted:
 
 
 def extract(text: str, mode: str, thinking: str = "auto") -> Extracted:
-    """The final answer of ``text`` as ``mode`` (as of :class:`math_settings.Judging`) sees it.
+    """The final answer of ``text`` as ``mode`` and ``thinking`` (as of :class:`math_settings.Judging`) see it.
 
     Under ``auto`` a text without any mark is passed on whole; under the other modes it has no answer.
-
-    Args:
-        thinking: see :func:`outside_thinking`.
     """
     said = _without_fence(outside_thinking(text, thinking == "opened"))
     answer = _answer(said[-MARKED_CHARS:], mode)
@@ -78,9 +72,7 @@ def _answer(text: str, mode: str) -> str | None:
 
 def outside_thinking(text: str, opened: bool = False) -> str:
     """What a response says beside its thinking: what follows the last ``</think>``, up to a ``<think>`` after that.
-
-    Args:
-        opened: the prompt opened the thinking, so a response that never closes it says nothing.
+    ``opened``: the prompt opened the thinking, so a response that never closes it says nothing.
     """
     _, closed, said = text.rpartition(CLOSED)
     return "" if opened and not closed else said.partition(OPENED)[0]

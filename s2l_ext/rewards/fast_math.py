@@ -52,10 +52,8 @@ class Value:
 
 
 def verdict(answer: str, gold: str, whole: bool = False) -> tuple[bool, str] | None:
-    """Whether ``answer`` equals ``gold``, and the answer as found; None when math-verify has to say.
-
-    Args:
-        answer: a final answer; or the text (``whole``) in which to find it.
+    """Whether ``answer`` (final, or with ``whole`` the text in which to find it) equals ``gold``, and the answer as
+    found; None when math-verify has to say.
     """
     if whole:
         return _whole(answer, gold)

@@ -43,14 +43,11 @@ def as_text(gold: Any) -> str:
 
 @dataclass(frozen=True)
 class GoldReading:
-    """How a gold is read.
+    """How a gold is read, and what of it is compared (``read``).
 
-    Attributes:
-        gold: as it was given, as text.
-        kind: ``number``; ``expression``; ``several`` (a list, all of which are asked for); ``text`` (words or a letter,
-            compared as such); ``in_part`` (prose around formulas) and ``unread`` (LaTeX that math-verify cannot read, a
-            list of golds, nothing at all), which only the same text equals.
-        read: what is compared.
+    ``kind`` is ``number``; ``expression``; ``several`` (a list, all of which are asked for); ``text`` (words or a
+    letter, compared as such); ``in_part`` (prose around formulas) and ``unread`` (LaTeX that math-verify cannot read, a
+    list of golds, nothing at all), which only the same text equals.
     """
 
     gold: str
@@ -59,11 +56,7 @@ class GoldReading:
 
 
 def read_gold(gold: Any) -> GoldReading:
-    """How the judge reads ``gold`` (text, a number, a list of one). No gold raises.
-
-    Raises:
-        ResourceError: math-verify's process cannot start.
-    """
+    """How the judge reads ``gold`` (text, a number, a list of one). No gold raises."""
     try:
         text = as_text(gold)
     except DataError:

@@ -45,21 +45,12 @@ def compute_score(
     minimum_level: str | int | Level | None = None,
     **kwargs: Any,
 ) -> dict[str, Any]:
-    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.livecodebench``). Ends at the first failed test.
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.livecodebench``). Ends at the first failed test;
+    ``timeout_s`` is for each test.
 
-    Args:
-        ground_truth: JSON or mapping with ``inputs`` and ``outputs``; with ``fn_name`` they are JSON arguments (one a
-            line) and results of that function or method of ``Solution``, else standard input and output.
-        thinking: as in the mathematical reward; a draft in the thinking is no program.
-        timeout_s: seconds for each test.
-
-    Returns:
-        As ``s2l_ext.rewards.code.compute_score``; ``tests_passed`` counts those before the first failure.
-
-    Raises:
-        ConfigError: a keyword is unknown.
-        DataError: malformed tests; names the row.
-        SandboxUnavailable: there is no sandbox of at least the minimum level.
+    The truth is JSON or a mapping with ``inputs`` and ``outputs``; with ``fn_name`` they are JSON arguments (one a
+    line) and results of that function or method of ``Solution``, else standard input and output. Returns what
+    ``s2l_ext.rewards.code.compute_score`` does; ``tests_passed`` counts those before the first failure.
     """
     parts.refuse_keywords(kwargs, "livecodebench", "thinking, timeout_s, minimum_level")
     try:

@@ -58,17 +58,16 @@ def compute_score(
     """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.math``).
 
     Args:
-        extra_info: ``response_length`` (tokens) is read for the overlong part, where a caller puts it there.
         kwargs: ``reward_kwargs``: fields of :class:`math_settings.Settings`.
 
     Returns:
         ``score``: the weighted sum, by default ``acc``; ``acc`` (1.0 when right); ``format_ok`` (1.0 when the answer
         stood where ``extraction`` looks for it); ``extracted`` (the answer that was judged, cut to 200 characters;
         empty when none was found); ``timed_out`` (1.0 when judging ran out of CPU seconds, so ``acc`` is 0
-        without a verdict); ``overlong`` (the penalty, at most 0) where that part is on.
+        without a verdict).
 
     Raises:
-        ConfigError: a keyword is unknown, out of range or without effect, or a needed token count is missing.
+        ConfigError: a keyword is unknown, out of range or without effect.
         DataError: the ground truth is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
@@ -76,7 +75,7 @@ def compute_score(
     gold = as_text(ground_truth)
     extracted = _extract(solution_str, gold, settings)
     verdict = _quick(extracted, gold, settings) or _ask(extracted, gold, settings)
-    return shaped(verdict, extracted, settings, solution_str, extra_info)
+    return shaped(verdict, extracted, settings)
 
 
 async def compute_score_async(
@@ -93,7 +92,7 @@ async def compute_score_async(
     verdict = _quick(extracted, gold, settings)
     if verdict is None:
         verdict = await asyncio.get_running_loop().run_in_executor(_THREADS, _ask, extracted, gold, settings)
-    return shaped(verdict, extracted, settings, solution_str, extra_info)
+    return shaped(verdict, extracted, settings)
 
 
 def _extract(prediction: object, gold: str, judging: Judging) -> Extracted:
@@ -147,20 +146,12 @@ def _judged(extracted: Extracted, gold: str, judging: Judging) -> Verdict:
     return verdict if extracted.whole else verdict._replace(extracted=extracted.answer)
 
 
-def shaped(
-    verdict: Verdict, extracted: Extracted, settings: Settings, solution: object, extra_info: dict[str, Any] | None
-) -> dict[str, Any]:
+def shaped(verdict: Verdict, extracted: Extracted, settings: Settings) -> dict[str, Any]:
     """What :func:`compute_score` returns for a verdict, whoever gave it."""
     acc, format_ok = float(verdict.correct), float(extracted.found)
-    weighted = {"acc": (settings.accuracy_weight, acc), "format_ok": (settings.format_weight, format_ok)}
-    result = {"score": 0.0, "acc": acc, "format_ok": format_ok, "extracted": verdict.extracted[:SHOWN_CHARS]}
-    result["timed_out"] = float(verdict.timed_out)
-    if settings.overlong_buffer is not None and settings.max_response_length is not None:
-        length = parts.response_length(str(solution or ""), extra_info, settings.length_tokenizer)
-        value = parts.overlong(length, settings.max_response_length, settings.overlong_buffer)
-        weighted["overlong"] = (1.0 if settings.overlong_penalty is None else settings.overlong_penalty, value)
-        result["overlong"] = weighted["overlong"][0] * value
-    return {**result, "score": parts.weighted_sum(weighted)}
+    score = parts.weighted_sum({"acc": (settings.accuracy_weight, acc), "format": (settings.format_weight, format_ok)})
+    shown = {"extracted": verdict.extracted[:SHOWN_CHARS], "timed_out": float(verdict.timed_out)}
+    return {"score": score, "acc": acc, "format_ok": format_ok, **shown}
 
 
 _THREADS: ThreadPoolExecutor

@@ -96,13 +96,11 @@ def judge(
 ) -> dict[str, Any]:
     """``correct``, what was ``extracted`` from ``text``, and ``timed_out``. Must run in a main thread.
 
-    Args:
-        text: a final answer, or free text in which math-verify has to find one (``whole``).
-        seconds: CPU seconds of this process for the question; a single step has 3 at most.
-        precision: decimal places that must agree when one side is a decimal.
-        strict: variables must have the same names.
-        allow_set_relation_comp: a relation may equal a set (``1 < x < 2`` and ``(1, 2)``) on either side.
-        match_types: what is looked for: ``latex``, ``expr`` (plain numbers and arithmetic), or both.
+    ``whole``: math-verify has to find the answer in ``text``. ``seconds`` are CPU seconds of this process, of which a
+    single step has 3 at most. ``precision`` is the decimal places that must agree when one side is a decimal;
+    ``strict`` asks for variables of the same names. With ``allow_set_relation_comp`` a relation may equal a set
+    (``1 < x < 2`` and ``(1, 2)``). ``match_types`` is what is looked for: ``latex``, ``expr`` (plain numbers and
+    arithmetic), or both.
     """
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)

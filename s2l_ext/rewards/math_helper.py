@@ -45,12 +45,7 @@ class Child:
         self._ready = False
 
     def ask(self, question: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """The reply.
-
-        Raises:
-            ResourceError: the process cannot start.
-            OSError, ValueError: no reply in time (TimeoutError), or the process ended instead.
-        """
+        """The reply. OSError or ValueError when none comes in time (TimeoutError) or the process ended instead."""
         if self.process.poll() is not None:
             self.restart()
         if not self._ready:
@@ -110,10 +105,8 @@ class Pool:
         self.children: list[Child] = []
 
     def ask(self, question: dict[str, Any], seconds: float, size: int) -> dict[str, Any]:
-        """A child's reply; empty when it was stuck or ended instead.
-
-        Args:
-            seconds: its limit in CPU seconds, which the question holds too.
+        """A child's reply; empty when it was stuck or ended instead. ``seconds`` are of CPU, and the question holds
+        them too.
         """
         child = self._take(size)
         try:
@@ -162,16 +155,9 @@ os.register_at_fork(after_in_child=_forget_pool)
 def compare(
     text: str, gold: str, whole: bool, *, seconds: float | None = None, size: int | None = None, **options: Any
 ) -> Verdict:
-    """Whether ``text`` equals ``gold``, and the answer found in it. No verdict in time means wrong, and says so.
-
-    Args:
-        text: a final answer, or free text in which math-verify has to find one (``whole``).
-        seconds: CPU seconds of judging at most, by default 20.
-        size: children at most, by default :data:`POOL_SIZE`.
-        options: those of :func:`math_equality.judge`.
-
-    Raises:
-        ResourceError: the child process cannot start.
+    """Whether ``text`` (final, or with ``whole`` the text in which to find it) equals ``gold``, and the answer found in
+    it. No verdict within ``seconds`` of CPU means wrong, and says so. ``size`` is the most children; ``options`` are
+    those of :func:`math_equality.judge`.
     """
     limit = HARD_SECONDS if seconds is None else seconds
     question = {"text": text, "gold": gold, "whole": whole, "seconds": limit, **options}

@@ -16,19 +16,17 @@ from s2l_ext.rewards.parts import FROM_VERL
 
 MATCH_TYPES = ("latex", "expr")
 COMPARISON = ("precision", "strict", "allow_set_relation_comp", "match_types")
+OVERLONG = ("overlong_buffer", "overlong_penalty", "length_tokenizer", "max_response_length")
 
 
 @dataclass(frozen=True)
 class Judging:
-    """How an answer is found and compared.
+    """How an answer is found and compared; for the last four see :func:`math_equality.judge`.
 
-    Attributes:
-        extraction: ``auto`` (the last mark, else what math-verify finds), or the only place that is read.
-        thinking: ``auto`` (what follows the last ``</think>``; all of a response without one), or ``opened`` (the
-            prompt opens the thinking, so a response without ``</think>`` has no answer).
-        timeout_s: CPU seconds of judging after which an answer counts as wrong; None is 20.
-        pool_size: child processes of math-verify at most, in this process.
-        precision, strict, allow_set_relation_comp, match_types: see :func:`math_equality.judge`.
+    ``extraction`` is ``auto`` (the last mark, else what math-verify finds) or the only place that is read. ``thinking``
+    is ``auto`` (what follows the last ``</think>``; all of a response without one) or ``opened`` (the prompt opens the
+    thinking, so a response without ``</think>`` has no answer). An answer counts as wrong after ``timeout_s`` CPU
+    seconds, by default 20. ``pool_size`` bounds math-verify's child processes in this process.
     """
 
     extraction: Literal["auto", "boxed", "hashes", "tags", "answer_line", "last_number"] = "auto"
@@ -53,20 +51,10 @@ class Judging:
 
 @dataclass(frozen=True)
 class Settings(Judging):
-    """And what the score adds up: ``accuracy_weight * acc + format_weight * format_ok + overlong_penalty * overlong``.
-
-    Attributes:
-        overlong_buffer, max_response_length: tokens, as for :func:`parts.overlong`; both or none.
-        overlong_penalty: weight of that part; None is 1 where it is on.
-        length_tokenizer: folder with ``tokenizer.json`` that counts a response's tokens.
-    """
+    """And what the score adds up: ``accuracy_weight * acc + format_weight * format_ok``."""
 
     accuracy_weight: float = 1.0
     format_weight: float = 0.0
-    overlong_buffer: int | None = limited(None, at_least=1)
-    max_response_length: int | None = limited(None, at_least=1)
-    overlong_penalty: float | None = limited(None, above=0)
-    length_tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,32 +63,20 @@ class Settings(Judging):
                 f"format_weight={self.format_weight} has no effect with extraction=last_number, which asks for no "
                 "format. Choose boxed, hashes, tags or auto, or leave format_weight out."
             )
-        buffer, longest = self.overlong_buffer, self.max_response_length
-        if buffer is None:
-            for name in ("max_response_length", "overlong_penalty", "length_tokenizer"):
-                if getattr(self, name) is not None:
-                    raise ConfigError(
-                        f"{name}={getattr(self, name)!r} has no effect without overlong_buffer. Set both."
-                    )
-            if not (self.accuracy_weight or self.format_weight):
-                raise ConfigError("accuracy_weight and format_weight are both 0: every score would be 0.")
-        elif longest is None:
-            raise ConfigError(
-                f"overlong_buffer={buffer} needs max_response_length: set it to data.max_response_length."
-            )
-        elif buffer > longest:
-            raise ConfigError(f"overlong_buffer={buffer} is beyond max_response_length={longest}.")
+        if not (self.accuracy_weight or self.format_weight):
+            raise ConfigError("accuracy_weight and format_weight are both 0: every score would be 0.")
 
 
 Kind = TypeVar("Kind", bound=Judging)
 
 
 def parse(kind: type[Kind], given: Mapping[str, Any]) -> Kind:
-    """Settings of one kind; what verl passes of its own accord is left aside.
-
-    Raises:
-        ConfigError: a keyword is unknown, out of range, or has no effect together with the others.
-    """
+    """Settings of one kind; what verl passes of its own accord is left aside."""
+    for name in sorted(given.keys() & OVERLONG):
+        raise ConfigError(
+            f"reward_kwargs.{name}: verl's reward.reward_manager.name=dapo takes off the overlong part, with exact "
+            "lengths. Set reward.reward_kwargs.overlong_buffer_cfg instead."
+        )
     own = {name: value for name, value in given.items() if name not in FROM_VERL}
     return _parsed(kind, json.dumps(own, default=_plain))  # type: ignore[arg-type, return-value]
 

@@ -67,10 +67,8 @@ def refused(gold: str, answer: str) -> bool:
 
 
 def apart(gold: Any, answer: Any, least_sides: int) -> bool:
-    """Whether two expressions that math-verify calls equal are not: false chains, and tiny numbers (issue 14).
-
-    Args:
-        least_sides: sides from which on an equation of unequal numbers is a false chain.
+    """Whether two expressions that math-verify calls equal are not: false chains (an equation of at least
+    ``least_sides`` unequal numbers), and tiny numbers (issue 14).
     """
     if _false_chain(answer, least_sides):
         return True

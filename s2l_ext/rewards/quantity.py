@@ -41,11 +41,9 @@ def number(text: str) -> float | None:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
 ) -> dict[str, Any]:
-    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.quantity``).
-
-    Returns:
-        As ``s2l_ext.rewards.math.compute_score``. Where the marked answer and the truth are both numbers (a unit in
-        ``\\text{}`` is passed over), right means a relative difference of at most 1e-4. Keywords are the same.
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.quantity``), with keywords and result of the
+    mathematical reward. Where the marked answer and the truth are both numbers (a unit in ``\\text{}`` is passed over),
+    right means a relative difference of at most 1e-4.
     """
     settings = parse(Settings, kwargs)
     gold = as_text(ground_truth)
@@ -54,4 +52,4 @@ def compute_score(
     if have is None or want is None or not math.isfinite(want):
         return mathematics.compute_score(data_source, solution_str, ground_truth, extra_info, **kwargs)
     verdict = mathematics.Verdict(math.isclose(have, want, rel_tol=TOLERANCE), found.answer)
-    return mathematics.shaped(verdict, found, settings, solution_str, extra_info)
+    return mathematics.shaped(verdict, found, settings)

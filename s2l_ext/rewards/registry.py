@@ -30,11 +30,7 @@ Reward = Callable[..., Any]
 
 
 def rewards() -> dict[str, str]:
-    """Every name, and the ``package.module:function`` behind it.
-
-    Raises:
-        ConfigError: two packages, or a package and this one, use the same name.
-    """
+    """Every name, and the ``package.module:function`` behind it. ConfigError for a name that is there twice."""
     found = dict(BUILT_IN)
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, point.value)):
         if found.get(point.name, point.value) != point.value:
@@ -48,11 +44,7 @@ def rewards() -> dict[str, str]:
 
 
 def load(name: str) -> Reward:
-    """The reward function called ``name``, or found at that place.
-
-    Raises:
-        ConfigError: there is none; the message lists the names.
-    """
+    """The reward function called ``name``, or found at that place."""
     module, function = _located(name)
     if not module:
         raise ConfigError(f"reward '{name}' is neither a name ({', '.join(rewards())}) nor {FORMS}.")
@@ -151,13 +143,8 @@ def compute_score(
     reward: str | None = None,
     **kwargs: Any,
 ) -> Any:
-    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.registry``) for a reward that has a name.
-
-    Args:
-        reward: the name, from ``reward_kwargs``; the other keywords are passed to that reward.
-
-    Raises:
-        ConfigError: no reward is named, or it cannot be loaded.
+    """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.registry``) for the reward that ``reward_kwargs``
+    names in ``reward``; the other keywords are passed to it.
     """
     return named(reward)(
         data_source=data_source, solution_str=solution_str, ground_truth=ground_truth, extra_info=extra_info, **kwargs

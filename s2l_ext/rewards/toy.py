@@ -18,15 +18,8 @@ def extract_answer(solution: str) -> str | None:
 def compute_score(
     data_source: str, solution_str: str, ground_truth: str, extra_info: dict[str, Any] | None = None, **kwargs: Any
 ) -> dict[str, float]:
-    """1 when the last boxed answer equals the ground truth to the character, else 0.
-
-    Args:
-        data_source, extra_info, kwargs: part of verl's call, not used.
-        solution_str: the response, decoded; any text, or None.
-        ground_truth: one digit per chain, joined by commas.
-
-    Returns:
-        ``score`` and ``acc`` (the same number), and ``careful``: whether the response reasons before it answers.
+    """1 when the last boxed answer equals the ground truth (one digit per chain, joined by commas) to the character,
+    else 0: ``score`` and ``acc``. ``careful``: whether the response reasons before it answers.
     """
     solution = str(solution_str or "")
     correct = float(extract_answer(solution) == str(ground_truth))

@@ -178,13 +178,9 @@ def _deny_if(number: int, argument: int, test: int, value: int, *, matches: bool
 
 
 def seccomp_program(processes: bool) -> bytes:
-    """A filter that denies sockets, tracing, mounting, other processes' signals and the like.
-
-    Args:
-        processes: allow fork, exec and signals; the caller then needs a PID namespace of its own.
-
-    Raises:
-        OSError: the machine's system call numbers are not known here.
+    """A filter that denies sockets, tracing, mounting, other processes' signals and the like. ``processes`` allows
+    fork, exec and signals; the caller then needs a PID namespace of its own. OSError if this machine's system calls are
+    not known.
     """
     machine = platform.machine()
     if machine not in _MACHINES:

@@ -55,14 +55,8 @@ print(json.dumps({{
 class Sandbox:
     """A pool of zygotes of one level. Safe to use from many threads; each job takes one zygote.
 
-    Args:
-        level: None takes the highest level that works here, found by trying.
-        workers: programs that may run at once; None means one per CPU, at most 8.
-        packages: folders of importable packages that programs may read besides the standard library.
-
-    Raises:
-        SandboxUnavailable: no level works, or the requested one does not.
-        ConfigError: a package folder cannot be shown.
+    Without a ``level``, the highest that works here, found by trying; without ``workers``, one per CPU, at most 8.
+    ``packages`` are folders that programs may import from besides the standard library.
     """
 
     def __init__(self, level: Level | None = None, workers: int | None = None, packages: Sequence[str] = ()) -> None:

@@ -23,13 +23,9 @@ PRIVATE = "/tmp"
 
 @dataclass
 class Walls:
-    """What surrounds the zygote's children.
-
-    Attributes:
-        inner: ``namespaces``, ``landlock`` or ``limits``.
-        user: user id a child takes, None to keep its own and drop capabilities only.
-        ruleset: Landlock descriptor.
-        counted: the kernel counts the children's tasks apart from the user's other processes.
+    """What surrounds the zygote's children. ``inner`` is ``namespaces``, ``landlock`` or ``limits``; ``user`` is the id
+    that a child takes, None to keep its own and drop capabilities only; ``ruleset`` is Landlock's descriptor;
+    ``counted``: the kernel counts the children's tasks apart from the user's other processes.
     """
 
     inner: str

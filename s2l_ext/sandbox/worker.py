@@ -31,13 +31,11 @@ class SandboxUnavailable(ResourceError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one program. Sizes in bytes.
+    """Bounds of one program, in bytes: address space of each process (``memory_bytes``) and the private folder
+    (``scratch_bytes``).
 
-    Attributes:
-        memory_bytes: address space of each process.
-        scratch_bytes: all files in the private folder together.
-        tasks: threads and processes together, where the kernel can count them apart from the user's own.
-        processes: allow fork and exec (only at level ``namespaces`` or above; denied elsewhere).
+    ``tasks`` are threads and processes together, where the kernel can count them apart from the user's own.
+    ``processes`` allows fork and exec (only at level ``namespaces`` or above; denied elsewhere).
     """
 
     memory_bytes: int = 2**30

@@ -51,11 +51,8 @@ def content_key(size: str, config: PretrainConfig, seed: int) -> str:
 def pretrained_folder(size: str, seed: int, config: PretrainConfig | None = None, progress: bool = True) -> Path:
     """Folder of the pre-trained model and its tokenizer; trains it when neither the package nor the cache has it.
 
-    Two processes that want the same model wait for each other; one trains. An interrupted build leaves nothing that
-    a later call could take for a model.
-
-    Raises:
-        DataError: the size is unknown, the cache folder cannot be written, or a file of the model is damaged.
+    Two processes that want the same model wait for each other; one trains. An interrupted build leaves nothing that a
+    later call could take for a model.
     """
     get_size(size)
     config = config or DEFAULTS[size]
@@ -81,10 +78,8 @@ def _build_once(folder: Path, size: str, config: PretrainConfig, seed: int, prog
 def build(
     folder: Path, size: str, config: PretrainConfig, seed: int, progress: bool = True, half: bool = False
 ) -> None:
-    """Pre-train into ``folder``: model, tokenizer and manifest.
-
-    Args:
-        half: store the weights as float16; ``config.json`` still says float32, in which the model computes.
+    """Pre-train into ``folder``: model, tokenizer and manifest. ``half`` stores the weights as float16; ``config.json``
+    still says float32, in which the model computes.
     """
     result = pretrain(size, config, seed, progress)
     with staged(folder) as stage, without_shard_bars():
@@ -115,10 +110,8 @@ def _halve(file: Path) -> None:
 
 
 def require_whole(folder: Path, fix: str) -> None:
-    """Compare a model's files with the SHA-256 in its manifest (caches of earlier versions have none).
-
-    Raises:
-        DataError: a file is missing, damaged or another model's.
+    """Compare a model's files with the SHA-256 in its manifest (caches of earlier versions have none); DataError for a
+    missing, damaged or other file.
     """
     for name, expected in (read_manifest(folder) or {}).get("sha256", {}).items():
         path = folder / name
@@ -129,11 +122,7 @@ def require_whole(folder: Path, fix: str) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What ``build`` wrote beside the weights, or None where there is none.
-
-    Raises:
-        DataError: it is no JSON object.
-    """
+    """What ``build`` wrote beside the weights, or None where there is none."""
     path = folder / MANIFEST
     if not path.is_file():
         return None

@@ -12,14 +12,12 @@ STEP = re.compile(r"(\d)([+\-*^])(\d)=(\d)")
 
 
 def steps_that_follow(prompt: str, response: str) -> tuple[int, int]:
-    """Steps that follow, and all steps that were written.
+    """Steps that follow, and all steps that were written. ``prompt`` holds the question, such as ``5-6+4=?``, or two
+    chains, ``3+4,7-5=?``.
 
     A step follows when it starts from the result of the step before it (the first from the question's first digit),
     applies the question's next operation, and its result is right. So a wrong step does not spoil the ones after it,
     and an answer without steps has none.
-
-    Args:
-        prompt: holds the question, such as ``5-6+4=?``, or two chains, ``3+4,7-5=?``.
     """
     found, thought = QUESTION.search(prompt), REASONING.search(response)
     if found is None or thought is None or not thought[1]:

@@ -33,13 +33,10 @@ POOL_BATCHES = 4
 class PretrainConfig:
     """Everything besides size and seed that determines the weights.
 
-    Attributes:
-        tier_shares: (tier, share of the examples) pairs; shares sum to 1.
-        careful_share: share of careful answers in the second stretch; in the first all are careful.
-        skill_steps: most optimizer steps of the first stretch; it ends early once the running loss is below skill_loss.
-        mode_steps: optimizer steps of the second stretch, over which the learning rates fall to a tenth.
-        lr: of AdamW on embeddings and norms; Muon on the weight matrices uses ``muon_factor`` times as much.
-        skill_loss: nats per response token.
+    ``tier_shares`` are pairs of a tier and its share of the examples. In the first stretch all answers are careful; it
+    ends once the running loss is below ``skill_loss`` (nats per response token), at most after ``skill_steps``. In the
+    second, of ``mode_steps``, ``careful_share`` are, and the learning rates fall to a tenth. ``lr`` is AdamW's, on
+    embeddings and norms; Muon on the weight matrices uses ``muon_factor`` times as much.
     """
 
     tier_shares: tuple[tuple[int, float], ...]
@@ -121,10 +118,8 @@ class _Run:
     def _learn(
         self, name: str, plan: Iterator[tuple[float, float]], bar: tqdm[Any], enough: float = 0.0
     ) -> tuple[int, float]:
-        """One stretch; its steps and running loss, which ends it early below ``enough``.
-
-        Args:
-            plan: share of careful answers and factor of the learning rates, for each step.
+        """One stretch; its steps and running loss, which ends it early below ``enough``. ``plan`` gives each step's
+        share of careful answers and factor of the learning rates.
         """
         bar.set_description(f"pre-training {self.size}: {name}")
         step, running = 0, float("nan")

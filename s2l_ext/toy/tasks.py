@@ -28,14 +28,9 @@ OPERATORS: dict[str, Callable[[int, int], int]] = {
 
 @dataclass(frozen=True)
 class Tier:
-    """How hard problems are drawn.
-
-    Attributes:
-        name: what makes the tier different, a few words.
-        operations: numbers of operations per chain, drawn uniformly.
-        operators: characters drawn uniformly.
-        required: an operator that occurs at least once, or "".
-        chains: independent chains in one question, each with its own answer digit.
+    """How hard problems are drawn: numbers of ``operations`` per chain and their ``operators``, both uniformly;
+    ``required`` is an operator that occurs at least once, or "". Each of the ``chains`` of a question has its own
+    answer digit.
     """
 
     name: str
@@ -134,11 +129,7 @@ def stream(rng: random.Random, tier: Tier, split: str = "train") -> Iterator[Pro
 
 
 def sample(tier_number: int, split: str, count: int, seed: int) -> list[Problem]:
-    """Different problems of one tier and split, the same ones for the same seed.
-
-    Raises:
-        DataError: unknown tier or split, or the tier does not hold ``count`` different problems.
-    """
+    """Different problems of one tier and split, the same ones for the same seed."""
     tier = get_tier(tier_number)
     if split not in SPLITS:
         raise DataError(f"split={split!r}: there is no such split. Choose one of {', '.join(SPLITS)}.")

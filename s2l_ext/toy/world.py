@@ -21,11 +21,8 @@ ROWS = {"train": 2048, "val": 256, "test": 512}
 
 @dataclass(frozen=True)
 class ToyWorld:
-    """Where everything is.
-
-    Attributes:
-        models: size -> folder of model and tokenizer.
-        files: ``train``, ``val``, ``test`` (tier 0) and ``<split>_tier<K>`` -> parquet file.
+    """Folders of model and tokenizer by size, and parquet files by name: ``train``, ``val``, ``test`` (tier 0) and
+    ``<split>_tier<K>``.
     """
 
     root: Path
@@ -40,20 +37,11 @@ def prepare(
     progress: bool = True,
     family: str = "made",
 ) -> ToyWorld:
-    """Write models to ``out_dir/models/<size>`` and data to ``out_dir/<name>.parquet``.
+    """Write models (small, medium, large) to ``out_dir/models/<size>`` and data to ``out_dir/<name>.parquet``.
 
-    Pre-trains what neither the package nor the cache has; a second call copies nothing and returns at once.
-
-    Args:
-        sizes: any of small, medium, large.
-        seed: of the data files and of pre-training. No seed can make splits overlap.
-        progress: show a progress bar while pre-training.
-        family: "made", where every size has its own examples, or "natural", where all are pre-trained alike;
-            those are ``natural_<size>``.
-
-    Raises:
-        DataError: unknown size or family, a folder that cannot be written, or something else or a damaged file
-            in the place of a model.
+    Pre-trains what neither the package nor the cache has; a second call copies nothing and returns at once. ``seed`` is
+    that of the data and of pre-training; none can make splits overlap. In the family "made" every size has its own
+    examples; in "natural" all are pre-trained alike, and are ``natural_<size>``.
     """
     root = Path(out_dir)
     if isinstance(sizes, str):

@@ -20,7 +20,7 @@ from s2l_ext.data.tokenizers import date_warnings, tokenizer_here
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
-from s2l_ext.rewards import parts, quantity, registry
+from s2l_ext.rewards import quantity, registry
 from s2l_ext.rewards.math_settings import Settings, parse
 from s2l_ext.training.inputs import (
     LEARNER_KEY,
@@ -140,11 +140,8 @@ def _check_reward_keywords(cfg: DictConfig) -> None:
     place = place.removeprefix("pkg://").replace("/", ".")
     if place == registry.__name__:
         place = getattr(registry.named(keywords.pop("reward", None)), "__module__", "")
-    if place not in MATH_REWARDS:
-        return
-    parse(Settings, keywords)
-    if keywords.get("overlong_buffer") is not None and cfg.reward.reward_manager.source == "register":
-        parts.response_length("", None, keywords.get("length_tokenizer"))
+    if place in MATH_REWARDS:
+        parse(Settings, keywords)
 
 
 # ---- data ---------------------------------------------------------------------------------------------------------

@@ -37,11 +37,8 @@ def validation_pass_at_k(
 
     Nothing for a source with one sample a problem (verl's mean is pass@1), and for one whose ``acc`` is not the
     verifier's: not 0 or 1 everywhere, or all that the reward function returned (a bare reward, which verl calls acc).
-
-    Args:
-        rewards: what the reward function returned, by name, one value a sample; verl adds ``reward``.
-        planned: samples of each ``(source, uid)``. A session that failed has no sample and counts as wrong, as in
-            verl's ``acc``.
+    ``planned`` counts the samples of each ``(source, uid)``: a session that failed has none and counts as wrong, as in
+    verl's ``acc``.
     """
     if "acc" not in rewards or set(rewards) <= {"acc", "reward"}:
         return {}

@@ -119,15 +119,11 @@ def run_supervised(
     marker: str | None = None,
     measure_memory: bool = False,
 ) -> Ended:
-    """Run ``command``, its output appended to ``log`` after a line with the command, its secrets masked.
+    """Run ``command``, its output appended to ``log`` after a line with the command, its secrets masked. ``on_tick`` is
+    called a few times a second and once at the end; ``environment`` is added to that of this process.
 
-    Everything that the command started has ended when this ends, and ends too when this process is killed.
-
-    Args:
-        on_tick: called a few times a second and once at the end.
-        environment: variables beside those of this process.
-        marker: value of ``MARKER``; by default one of its own.
-        measure_memory: sample the memory of the command and its descendants.
+    Everything that the command started has ended when this ends, and ends too when this process is killed; ``marker``
+    is the value of ``MARKER`` that finds it, by default one of its own.
     """
     marker = marker or uuid.uuid4().hex
     process = _start(command, log, {**os.environ, **(environment or {}), MARKER: marker, "PYTHONUNBUFFERED": "1"})

@@ -28,19 +28,11 @@ NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def held(
     folder: Path, who: str, fix: str, token: str = "", on_left: Callable[[dict[str, Any]], None] | None = None
 ) -> Iterator[None]:
-    """Hold the folder; it is created if missing.
+    """Hold the folder, which is created if missing; ResourceError names another holder's process id and host.
 
-    A lock that a dead process of this host left is taken over. One of another host is not: whether that process is
-    alive cannot be seen from here.
-
-    Args:
-        who: what the holder is called in the message ("training run").
-        fix: how to continue beside the holder, a sentence without its end.
-        token: written beside process id and host.
-        on_left: called with the content of a lock that is taken over.
-
-    Raises:
-        ResourceError: another process works in the folder; names its process id and host.
+    A lock that a dead process of this host left is taken over (``on_left`` gets its content). One of another host is
+    not: whether that process is alive cannot be seen from here. ``who`` and ``fix`` are for the message; ``token`` is
+    written beside process id and host.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, lock = folder / FILE_NAME, _lock(folder)

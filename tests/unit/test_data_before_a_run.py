@@ -173,7 +173,7 @@ def gold_file(folder: Path, golds: list[Any]) -> Path:
 @pytest.mark.slow
 def test_golds_are_counted_by_kind_with_the_first_that_are_not_read_whole(tmp_path):
     path = gold_file(tmp_path, ["7", "7", "12", "\\frac{3}{7}x", "$12$;$\\frac{3}{7}$", "x^", "x^", "y^{", "z^{{"])
-    found = report([path], progress=False)
+    found = report([path])
     assert {kind: count for kind, count in found.counts.items() if count} == {
         "number": 3,
         "expression": 1,
@@ -192,9 +192,9 @@ def test_golds_are_counted_by_kind_with_the_first_that_are_not_read_whole(tmp_pa
 
 
 @pytest.mark.slow
-def test_many_golds_are_sampled_and_the_report_says_so(tmp_path):
+def test_of_many_golds_the_first_are_read_and_the_report_says_so(tmp_path):
     golds = [f"x^{{{n}}}" for n in range(7)] + ["1", "2"]
-    found = report([gold_file(tmp_path, golds)], most=3, progress=False)
+    found = report([gold_file(tmp_path, golds)], most=3)
     assert (found.distinct, found.looked_at, found.counts["number"]) == (9, 5, 2)
     assert found.as_lines()[0].startswith("golds as the reward reads them (5 of 9 different ones): ")
 

@@ -10,6 +10,8 @@ from s2l_ext.data.tokenizers import compare, date_warnings, load_tokenizer, requ
 from s2l_ext.errors import TokenizerMismatch
 
 TEMPLATE = "{% for m in messages %}\n{{ m['content'] }}\n{% endfor %}"
+DIFFERENCE = r"""differs from character 30 on: "content'] }}\n{% endfor %}" / "text'] }}\n{% endfor %}" """.strip()
+"""Where it differs from one that renders ``text`` in place of ``content``."""
 
 
 def save_tokenizer(folder: Path, tokens: list[str], template: str | None = TEMPLATE, pad: str = "<pad>") -> str:
@@ -61,22 +63,11 @@ def test_special_ids_differ(tmp_path):
         compare(save_tokenizer(tmp_path / "a", BASE), b)
 
 
-def test_chat_template_difference_is_a_diff(tmp_path):
+def test_a_chat_template_difference_is_shown_where_it_begins(tmp_path):
     b = save_tokenizer(tmp_path / "b", BASE, template=TEMPLATE.replace("content", "text"))
     with pytest.raises(TokenizerMismatch) as error:
         compare(save_tokenizer(tmp_path / "a", BASE), b)
-    message = str(error.value)
-    assert "-{{ m['content'] }}" in message and "+{{ m['text'] }}" in message
-    assert "endfor" not in message and "vocabulary" not in message
-
-
-def test_long_template_difference_is_cut(tmp_path):
-    a = save_tokenizer(tmp_path / "a", BASE, template="\n".join(f"line {i}" for i in range(40)))
-    b = save_tokenizer(tmp_path / "b", BASE, template="\n".join(f"row {i}" for i in range(40)))
-    with pytest.raises(TokenizerMismatch) as error:
-        compare(a, b)
-    assert "more lines" in str(error.value)
-    assert len(str(error.value).splitlines()) <= 15
+    assert f"\n  chat template: {DIFFERENCE}\n" in str(error.value) and "vocabulary" not in str(error.value)
 
 
 def test_absent_template(tmp_path):
@@ -99,15 +90,14 @@ def test_the_template_of_a_model_that_is_only_given_ids_is_a_warning(tmp_path):
     a = save_tokenizer(tmp_path / "a", BASE)
     b = save_tokenizer(tmp_path / "b", BASE, template=TEMPLATE.replace("content", "text"))
     assert compare(a, b, "learner.path", "teacher.path", both_render=False) == [
-        f"teacher.path={b} has another chat template than learner.path={a} (first difference: "
-        "\"-{{ m['content'] }}\"). It is given prompts that learner.path rendered, in a form that it may not have been "
-        "trained on."
+        f"teacher.path={b} has another chat template than learner.path={a} ({DIFFERENCE}). It is given prompts that "
+        "learner.path rendered, in a form that it may not have been trained on."
     ]
     assert compare(a, a, both_render=False) == compare(a, a) == []
 
 
 @pytest.mark.parametrize(
-    ("template", "words"), [(None, "present / absent"), (TEMPLATE + "\n", "differs in line endings or a trailing")]
+    ("template", "words"), [(None, "present / absent"), (TEMPLATE + "\n", r"differs from character 55 on: '' / '\n')")]
 )
 def test_a_base_models_missing_template_and_a_trailing_newline_are_warnings_too(tmp_path, template, words):
     b = save_tokenizer(tmp_path / "b", BASE, template=template)

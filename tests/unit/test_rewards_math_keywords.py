@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.rewards import parts
 from s2l_ext.rewards.extraction import extract, last_number
 from s2l_ext.rewards.math import compute_score, grade
-from s2l_ext.rewards.math_settings import Settings, parse
+from s2l_ext.rewards.math_settings import OVERLONG, Settings, parse
 
 SAID = "\\boxed{1}\n#### 2\n<answer>3</answer> and 4 more"
 
@@ -77,19 +73,6 @@ def test_a_text_without_mark_is_handed_on_whole():
 # ---- parts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("length", "value"), [(0, 0.0), (16384, 0.0), (16385, -1 / 4096), (18432, -0.5), (20480, -1.0), (99999, -1.0)]
-)
-def test_overlong_is_dapos(length, value):
-    assert parts.overlong(length, max_length=20480, buffer=4096) == value
-
-
-@given(st.integers(0, 5000), st.integers(1, 3000), st.integers(1, 3000))
-def test_overlong_is_bounded_and_never_rises(length, limit, buffer):
-    values = [parts.overlong(each, limit, buffer) for each in (length, length + 1)]
-    assert 0.0 >= values[0] >= values[1] >= -1.0
-
-
 def test_the_score_is_the_weighted_sum():
     both = {"accuracy_weight": 2.0, "format_weight": 0.5}
     assert score("\\boxed{72}", **both)["score"] == 2.5
@@ -99,37 +82,7 @@ def test_the_score_is_the_weighted_sum():
     assert parts.weighted_sum({"a": (0.5, 3.0), "b": (-1.0, 0.25)}) == 1.25
 
 
-def test_overlong_takes_the_length_that_the_caller_says():
-    kwargs = {"overlong_buffer": 100, "max_response_length": 400, "overlong_penalty": 0.5}
-    found = score("\\boxed{72}", extra_info={"response_length": 350}, **kwargs)
-    assert found == {**NOTHING, "score": 0.75, "acc": 1.0, "format_ok": 1.0, "extracted": "72", "overlong": -0.25}
-    assert score("\\boxed{72}", extra_info={"response_length": 300}, **kwargs)["score"] == 1.0
-    assert score("\\boxed{7}", extra_info={"response_length": 400}, **kwargs)["score"] == -0.5
-
-
-@pytest.fixture
-def tokenizer(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    made = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
-    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made.save(str(tmp_path / "tokenizer.json"))
-    return tmp_path
-
-
-def test_overlong_counts_with_the_tokenizer(tokenizer):
-    kwargs = {"overlong_buffer": 4, "max_response_length": 10, "length_tokenizer": str(tokenizer)}
-    assert score("a a a a a a \\boxed{72}", **kwargs)["overlong"] == -0.25  # 7 tokens, 6 are free
-    assert score("a a a a a \\boxed{72}", **kwargs)["overlong"] == 0.0
-    said = score("a a a a a a \\boxed{72}", extra_info={"response_length": 8}, **kwargs)
-    assert said["overlong"] == -0.5
-    file = kwargs | {"length_tokenizer": str(tokenizer / "tokenizer.json")}
-    assert score("a a a a a a \\boxed{72}", **file)["overlong"] == -0.25
-
-
 # ---- refused ------------------------------------------------------------------------------------------------------
-
-OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
 
 
 @pytest.mark.parametrize(
@@ -160,42 +113,13 @@ OVERLONG = {"overlong_buffer": 10, "max_response_length": 100}
         ({"accuracy_weight": float("inf")}, "accuracy_weight=inf"),
         ({"accuracy_weight": 0}, "both 0"),
         ({"format_weight": 0.1, "extraction": "last_number"}, "format_weight=0.1 has no effect with extraction=last_n"),
-        ({"max_response_length": 100}, "max_response_length=100 has no effect without overlong_buffer"),
-        ({"overlong_penalty": 1.0}, "overlong_penalty=1.0 has no effect without overlong_buffer"),
-        ({"length_tokenizer": "x"}, "length_tokenizer='x' has no effect without overlong_buffer"),
-        ({"overlong_buffer": 10}, "overlong_buffer=10 needs max_response_length"),
-        ({"overlong_buffer": 0, "max_response_length": 100}, "overlong_buffer=0"),
-        ({"overlong_buffer": 101, "max_response_length": 100}, "overlong_buffer=101 is beyond max_response_length=100"),
-        ({"overlong_buffer": 10, "max_response_length": 0}, "max_response_length=0"),
-        (OVERLONG | {"overlong_penalty": 0}, "overlong_penalty=0 .*must be > 0"),
-        (OVERLONG | {"length_tokenizer": 3}, "length_tokenizer=3 .*must be text"),
+        *(({name: 10}, rf"{name}: verl's reward\.reward_manager\.name=dapo") for name in OVERLONG),
     ],
 )
 def test_refused(kwargs, message):
     for call in (lambda: parse(Settings, kwargs), lambda: score("\\boxed{72}", **kwargs)):
         with pytest.raises(ConfigError, match=message):
             call()
-
-
-@pytest.mark.parametrize(
-    ("extra_info", "tokenizer", "message"),
-    [
-        (None, None, r"does not pass to a reward function\. Set length_tokenizer.*reward_manager\.name=dapo"),
-        ({"response_length": -1}, None, r"\['response_length'\]=-1"),
-        ({"response_length": 2.5}, None, r"\['response_length'\]=2.5"),
-        ({"response_length": True}, None, r"\['response_length'\]=True"),
-        (None, "/nowhere/at/all", "length_tokenizer=/nowhere/at/all: no such folder"),
-    ],
-)
-def test_a_length_that_is_not_to_be_had_is_refused(extra_info, tokenizer, message):
-    with pytest.raises(ConfigError, match=message):
-        score("\\boxed{72}", extra_info=extra_info, **OVERLONG, length_tokenizer=tokenizer)
-
-
-def test_a_broken_tokenizer_is_refused(tmp_path: Path):
-    (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(ConfigError, match="tokenizer.json cannot be read"):
-        score("\\boxed{72}", **OVERLONG, length_tokenizer=str(tmp_path))
 
 
 def test_grading_takes_no_weights():

@@ -16,13 +16,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Patch:
-    """One of them.
-
-    Attributes:
-        apply: the function that makes the change; its docstring is the reason.
-        where: what is replaced, ``module:attribute`` each.
-        ends_with: the test that fails when upstream no longer needs the patch, or no longer is as it assumes.
-        upstream: ``owner/repository#number`` of the issue or pull request; None where we know of none.
+    """One of them: ``apply`` makes the change (its docstring is the reason), ``where`` lists what is replaced,
+    ``module:attribute`` each. ``ends_with`` is the test that fails when upstream no longer needs the patch or no longer
+    is as it assumes; ``upstream`` is ``owner/repository#number``, None where we know of none.
     """
 
     apply: Callable[..., Any]
