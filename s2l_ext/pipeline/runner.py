@@ -123,7 +123,7 @@ class Runner:
         if kind.makes_model:
             self.progress.say(f"{stage.name}: exporting {target}")
             model = kind.exported(stage)
-            write_card(model, stage, self.plan, result)
+            write_card(model, stage, self.plan)
             files = export(model, stage.result_folder, self.plan.digests, stage.name)
         else:
             files = self.plan.digests.folder(stage.run)
