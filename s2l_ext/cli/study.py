@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -18,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat")
     add("--baseline", metavar="NAME", help="takes the place of the file's")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
-    add("--merge", type=Path, action="append", default=[], metavar="DIR", help="add runs of another machine; repeat")
     add("--dry-run", action="store_true", help="check and say what would run")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -28,7 +26,7 @@ def main(args: argparse.Namespace) -> int:
     from s2l_ext.errors import ConfigError
     from s2l_ext.studies.study.file import find_study, read_study
     from s2l_ext.studies.study.page import render
-    from s2l_ext.studies.study.run import Runner, merge, outside_of
+    from s2l_ext.studies.study.run import Runner
     from s2l_ext.studies.study.table import as_json, markdown, markdown_of, rows_of, sentences, sources
     from s2l_ext.utils.files import write_atomically
     from s2l_ext.utils.run_lock import held
@@ -43,9 +41,6 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(runner.planned_lines()))
         return 0
     with held(out, "study", "Choose another --out"):
-        merge(args.merge, out)
-        if outside := outside_of(study, args.merge):
-            print(f"s2l study: {outside}", file=sys.stderr)
         results = runner.run()
         rows = rows_of(study, results)
         table, said = markdown(rows), sentences(rows)

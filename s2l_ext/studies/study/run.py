@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,6 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from s2l_ext.config.run_steps import ranges
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
@@ -139,7 +138,7 @@ class Runner:
                     f"{path}: is of another {name} ({other!r}, this study has {own!r}). Runs of one table must agree. "
                     "Remove the folder to run it again, or choose another --out."
                 )
-        # a result that was merged has no model
+        # a result that was copied alone has no model
         return None if result.error or (job.first and not (self.out / job.place / MODEL).is_dir()) else result
 
     def _bare(self, job: Job) -> Result:
@@ -187,37 +186,3 @@ class Runner:
             result = replace(bare, error=str(failed))
         write_result(folder / RESULT, result)
         return result
-
-
-def merge(folders: Iterable[Path], out: Path) -> int:
-    """Copy results of other machines that this folder lacks. Returns how many; :meth:`Runner.run` looks at them.
-
-    Raises:
-        DataError: a folder has no results, or a file is none.
-    """
-    copied = 0
-    for folder in folders:
-        found = sorted(folder.glob(f"*/*/*/{RESULT}"))
-        if not found:
-            raise DataError(
-                f"--merge {folder}: no results of a study are there. Give the --out of another `s2l study`."
-            )
-        for path in found:
-            target = out / path.relative_to(folder)
-            if not target.is_file() or read_result(target).error:
-                write_result(target, read_result(path))
-                copied += 1
-    return copied
-
-
-def outside_of(study: Study, folders: Iterable[Path]) -> str:
-    """What the study does not count of merged folders, and what to give; "" where it counts every seed."""
-    found = {read_result(path).seed for folder in folders for path in folder.glob(f"runs/*/*/{RESULT}")}
-    outside, own = sorted(found - {*study.seeds}), study.seeds
-    if not outside:
-        return ""
-    start, last = min(own[0], outside[0]), max(own[-1], outside[-1])
-    give = f"--seeds {last - start + 1}" + (f", and first_seed: {start} in the file" if start < own[0] else "")
-    are = "1 merged seed ({}) is" if len(outside) == 1 else f"{len(outside)} merged seeds ({{}}) are"
-    said = are.format(ranges(outside).replace("-", " to "))
-    return f"{said} outside this study's seeds {own[0]} to {own[-1]}: give {give}"
