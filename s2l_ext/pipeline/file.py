@@ -183,9 +183,8 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _without_inputs(block: StageBlock, key: str, out: Path, shared: tuple[str, ...]) -> Stage:
-    for name, what in ((block.name, "name"), (block.output or block.name, "output")):
-        if "/" in name or name.startswith(".") or name != name.strip():
-            raise ConfigError(f"{key}.{what}={name!r} becomes a folder: it may have no '/' and not begin with a dot.")
+    if "/" in block.name or block.name.startswith(".") or block.name != block.name.strip():
+        raise ConfigError(f"{key}.name={block.name!r} becomes a folder: it may have no '/' and not begin with a dot.")
     if block.kind not in KINDS:
         raise ConfigError(
             f"stage {block.name}: kind={block.kind!r} does not exist.{did_you_mean(block.kind, KINDS)} "
@@ -225,18 +224,11 @@ class _Names:
     stages: Mapping[str, Stage]
 
     def inputs(self, stage: Stage, key: str) -> dict[str, Input]:
-        """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``; null takes an input of a base away."""
+        """``NAME`` or ``[NAME, ...]``; null takes an input of a base away."""
         written = {name: value for name, value in stage.inputs.items() if value is not None}
         return {name: self._input(value, stage.name, name, f"{key}.inputs.{name}") for name, value in written.items()}
 
     def _input(self, value: Any, stage: str, name: str, key: str) -> Input:
-        if isinstance(value, Mapping):
-            unknown = sorted(set(value) - {"from", "keys"})
-            if unknown or "from" not in value:
-                wrong = f"unknown key {unknown[0]!r}" if unknown else "`from` is missing"
-                raise ConfigError(f"{key}: {wrong}. Write {{from: NAME, keys: [override.key, ...]}}.")
-            given = self._input(value["from"], stage, name, f"{key}.from")
-            return replace(given, keys=_texts(value["keys"], f"{key}.keys") if "keys" in value else None)
         refs, where = _texts(value, key), f"stage {stage}: inputs.{name}"
         sources = tuple(source for ref in refs for source in self._sources(ref, where))
         return Input(sources, is_list=isinstance(value, list))
@@ -279,10 +271,6 @@ def _repeated(names: list[str]) -> list[str]:
 
 def _in_order(stages: list[Stage]) -> list[Stage]:
     """Stages so that each comes after those that it takes from; else the order of the file."""
-    outputs = {stage.name: stage.output or stage.name for stage in stages}
-    for output in _repeated(list(outputs.values())):
-        writers = " and ".join(name for name, own in outputs.items() if own == output)
-        raise ConfigError(f"stages {writers} would both write models/{output}. Give one of them another `output:`.")
     try:
         TopologicalSorter({stage.name: stage.upstream for stage in stages}).prepare()
     except CycleError as error:

@@ -64,7 +64,6 @@ def stages(**changes) -> list[dict]:
             "name": "opd",
             "kind": "train",
             "recipe": "b",
-            "labels": False,
             "inputs": {"model": "student", "teacher": "teacher_rl", "data": "half1"},
         },
         {"name": "student_rl", "kind": "train", "recipe": "a", "inputs": {"model": "opd", "data": "half2"}},
