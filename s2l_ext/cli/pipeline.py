@@ -17,11 +17,12 @@ from s2l_ext.pipeline.file import read_pipeline
 from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.runner import Runner, locked
 from s2l_ext.pipeline.stage import Pipeline
-from s2l_ext.pipeline.table import Progress, final_rows, final_table, grid, status_rows
+from s2l_ext.pipeline.table import Progress, final_rows, final_table, status_rows
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import CommandFailed
 from s2l_ext.utils.run_lock import is_held
+from s2l_ext.utils.text_table import text_table
 
 LOG_LINES = 30
 EXIT_FAILED, EXIT_STOPPED = 1, 130
@@ -99,7 +100,7 @@ def _commands(plan: Plan, stage: str) -> list[str]:
 
 def _status_text(rows: list[dict[str, Any]]) -> str:
     head = ["stage", "kind", "state", "why", "attempts"]
-    return grid(head, [[str(row[name]) for name in head] for row in rows])
+    return text_table(head, [[str(row[name]) for name in head] for row in rows])
 
 
 def _dry_run_text(rows: list[dict[str, Any]]) -> str:

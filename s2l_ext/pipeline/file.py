@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
-from s2l_ext.launch.compose import is_pipeline, search_folders
+from s2l_ext.launch.compose import find_file
 from s2l_ext.pipeline.data import Convert, Split, Toy
 from s2l_ext.pipeline.sampling import Evaluate, Explore
 from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage, StageBlock
@@ -63,7 +63,7 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
         ConfigError: no such file, not YAML, unknown key, wrong type, no stages, a duplicate or unusable name, an input
             that names nothing, stages that wait for each other, or a kind that does not fit.
     """
-    path = find_pipeline(path)
+    path = find_file(path, "pipeline")
     where = path.name
     block = parse_block(PipelineBlock, to_plain(_override(_load(path, ()), overrides), str(path)), where)
     blocks = {f"{where}.stages[{n}]": stage for n, stage in enumerate(block.stages)}
@@ -84,23 +84,6 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
 
 
 # ---- files and their bases ----------------------------------------------------------------------------------------
-
-
-def find_pipeline(name: Path) -> Path:
-    """A file, or a pipeline of the recipe folders by name (``sparse_to_dense/toy``).
-
-    Raises:
-        ConfigError: neither; names the nearest.
-    """
-    if name.is_file():
-        return name
-    folders = search_folders()
-    for folder in folders:
-        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
-            return found
-    files = ((folder, file) for folder in folders for file in folder.glob("*/*.yaml"))
-    known = sorted({str(file.relative_to(folder).with_suffix("")) for folder, file in files if is_pipeline(file)})
-    raise ConfigError(f"{name}: no such pipeline file.{did_you_mean(name, known)} Pipelines: {', '.join(known)}.")
 
 
 def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:

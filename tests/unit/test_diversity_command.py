@@ -101,7 +101,7 @@ def test_numbers_are_those_of_the_samples(result) -> None:
 def test_the_table_and_the_page_say_the_same(world: Path, result) -> None:
     lines = as_lines(result)
     value = result["sets"]["small"]["self_bleu"]["value"]
-    assert any(line.startswith("Self-BLEU") and f"{value:.3f} [" in line for line in lines)
+    assert any(line.startswith("| Self-BLEU") and f"{value:.3f} [" in line for line in lines[0].splitlines())
     assert "Temperature / top-p: small 1 / 1, large 1 / 1, large@1.5 1.5 / 1." in lines
     assert lines[-1] == result["recommendation"]["sentence"]
     page = (world / "out" / "diversity.html").read_text()

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from s2l_ext import cli
 from s2l_ext.errors import ConfigError
-from s2l_ext.pipeline.file import find_pipeline, read_pipeline
+from s2l_ext.launch.compose import find_file
+from s2l_ext.pipeline.file import read_pipeline
 from s2l_ext.pipeline.stage import Pipeline
 
 TRAIN = {"name": "teacher_rl", "kind": "train", "recipe": "grpo/toy", "inputs": {"model": "teacher"}}
@@ -109,7 +110,7 @@ def test_what_is_no_pipeline_is_refused(tmp_path) -> None:
         (tmp_path / "x.yaml").write_text(text)
         assert words in refusal(tmp_path / "x.yaml")
     assert "no such pipeline file. Did you mean 'sparse_to_dense/toy'?" in refusal(Path("sparse_to_dense/toyy"))
-    assert find_pipeline(Path("sparse_to_dense/toy")).name == "toy.yaml"
+    assert find_file(Path("sparse_to_dense/toy"), "pipeline").name == "toy.yaml"
 
 
 def test_a_stage_that_is_not_there_is_named_with_the_nearest(tmp_path, capsys) -> None:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from s2l_ext.report.charts import Line, Values, by_label, chart, colour, round_range
 from s2l_ext.report.page import Section, page, table
+from s2l_ext.utils.text_table import text_table
 
 PAGE = "diversity.html"
 SCALARS = {
@@ -136,16 +137,7 @@ def number_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def as_lines(result: dict[str, Any]) -> list[str]:
     """Table, what the gradients are over, and the recommendation."""
-    titles, rows = number_table(result)
-    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [titles, *rows]]
-    return [
-        *(line.rstrip() for line in lines),
-        "",
-        *notes(result),
-        "",
-        result["recommendation"]["sentence"],
-    ]
+    return [text_table(*number_table(result)), "", *notes(result), "", result["recommendation"]["sentence"]]
 
 
 def notes(result: dict[str, Any]) -> list[str]:

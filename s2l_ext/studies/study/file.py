@@ -18,7 +18,7 @@ from s2l_ext.config.parse import parse_block
 from s2l_ext.config.verl_settings import plain_setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.seeds import FEWEST_SEEDS
-from s2l_ext.launch.compose import compose_config, search_folders
+from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.studies.study.results import AFTER, BEFORE, planned
@@ -147,18 +147,6 @@ def read_study(
     _check_matched(study, path.name)
     _check_measured(study, path.name)
     return study
-
-
-def find_study(name: Path) -> Path:
-    """A file, or a study of the recipe folders by name (``studies/s2l_po``)."""
-    if name.is_file():
-        return name
-    found = (folder / f"{str(name).removesuffix('.yaml')}.yaml" for folder in search_folders())
-    known = sorted(f"studies/{file.stem}" for folder in search_folders() for file in folder.glob("studies/*.yaml"))
-    path = next((file for file in found if file.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{name}: no such study.{did_you_mean(str(name), known)} Studies: {', '.join(known)}.")
-    return path
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -128,17 +128,6 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table."""
-    return markdown_of(HEAD, [cells(row) for row in rows]).rstrip("\n")
-
-
-def markdown_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Empty without rows, else ending with an empty line."""
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + ("\n" if lines else "")
-
-
 def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: each arm's accuracy on every data source, over seeds. No rows for a single source."""
     good = {arm.name: [one for one in results[arm.name] if not one.error] for arm in study.arms}
