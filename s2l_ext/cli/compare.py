@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.utils.text_table import text_table
 
 AGAINST = "--against"
 
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> int:
 def pooled_lines(found: dict[str, Any]) -> list[str]:
     """A table over seeds, and what may be said."""
     how = "paired in the order given" if found["paired"] else "independent (Welch)"
-    rows = [("", "A", "B", f"B - A, {how}", "would show")]
+    rows = []
     for name, measure in found["measures"].items():
         if name != "pass@1":
             gap = measure["difference"]
@@ -57,10 +58,9 @@ def pooled_lines(found: dict[str, Any]) -> list[str]:
             rows.append((name, *(_over_seeds(measure[side]) for side in "ab"), _over_seeds(gap, "+"), least))
             inside = ["{:.4f} to {:.4f}".format(*measure[side]["ci95_problems"]) for side in "ab"]
             rows.append(("  seeds and problems", *inside, "", ""))
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
     return [
         *(f"{name} {' '.join(found[name.lower()]['files'])}" for name in "AB"),
-        *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+        text_table(("", "A", "B", f"B - A, {how}", "would show"), rows),
         "Intervals are at 95 %: Student's t over seeds, below it a bootstrap of seeds and their problems.",
         found["sentence"],
     ]

@@ -20,7 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--models", metavar="NAME=MODEL,...", help="Hugging Face folders or hub ids; NAME defaults to the last part")
     add("--learner", metavar="NAME", help="the model to be trained (default: the last of --models)")
     add("--out", required=True, type=Path, metavar="DIR", help=f"{RESULT}, the page and samples")
-    add("--from-samples", action="append", metavar="NAME=FILE", help="stored samples; large@1.5=FILE is noise; repeat")
     add_sampling(parser, DEFAULTS, given_only=True)
     add("--engine", choices=ENGINES, help="default vllm")
     add("--explorer-temperature", type=float, help="default: --temperature; S2L-PO's code trains with 0.7")

@@ -15,14 +15,14 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.pipeline.file import read_pipeline
 from s2l_ext.pipeline.plan import Plan
-from s2l_ext.pipeline.publish import OPTION, check_push, push
 from s2l_ext.pipeline.runner import Runner, locked
-from s2l_ext.pipeline.stage import Pipeline, Stage
-from s2l_ext.pipeline.table import Progress, final_rows, final_table, grid, status_rows
+from s2l_ext.pipeline.stage import Pipeline
+from s2l_ext.pipeline.table import Progress, final_rows, final_table, status_rows
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import CommandFailed
 from s2l_ext.utils.run_lock import is_held
+from s2l_ext.utils.text_table import text_table
 
 LOG_LINES = 30
 EXIT_FAILED, EXIT_STOPPED = 1, 130
@@ -38,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dry-run", action="store_true", help="print what would run and why, and run nothing")
     add("--status", action="store_true", help="print the state of every stage")
     add("--json", action="store_true", help="print JSON; progress goes to standard error")
-    add(OPTION, metavar="OWNER/NAME", help="push the last model at the end; HF_TOKEN is read from the environment")
     add("--debug", action="store_true", help="show the traceback of a refusal")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="a key of the file, STAGE.key, or a key of every train stage")
 
@@ -47,7 +46,6 @@ def main(args: argparse.Namespace) -> int:
     """0: everything requested is finished; 1: a stage failed; 2: refused, with one message."""
     pipeline = read_pipeline(args.file, args.out, args.overrides)
     _check_stages(args, [stage.name for stage in pipeline.stages])
-    pushed = check_push(args.push_to_hub, pipeline, args.only) if args.push_to_hub else None
     remade = pipeline.downstream(args.from_stage) if args.from_stage else []
     if args.dry_run or args.status:
         return _look(args, pipeline, remade)
@@ -55,7 +53,7 @@ def main(args: argparse.Namespace) -> int:
         plan = Plan(pipeline)
         plan.check(remade)
         plan.manifest.invalidate(remade)
-        return _run(args, plan, token, pushed)
+        return _run(args, plan, token)
 
 
 def _check_stages(args: argparse.Namespace, names: list[str]) -> None:
@@ -102,7 +100,7 @@ def _commands(plan: Plan, stage: str) -> list[str]:
 
 def _status_text(rows: list[dict[str, Any]]) -> str:
     head = ["stage", "kind", "state", "why", "attempts"]
-    return grid(head, [[str(row[name]) for name in head] for row in rows])
+    return text_table(head, [[str(row[name]) for name in head] for row in rows])
 
 
 def _dry_run_text(rows: list[dict[str, Any]]) -> str:
@@ -113,7 +111,7 @@ def _dry_run_text(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _run(args: argparse.Namespace, plan: Plan, token: str, pushed: Stage | None) -> int:
+def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     stream = sys.stderr if args.json else sys.stdout
     progress = Progress(len(plan.stages), stream)
     for line in _as_lines(plan.warnings):
@@ -136,8 +134,6 @@ def _run(args: argparse.Namespace, plan: Plan, token: str, pushed: Stage | None)
             f"stages are kept. {_goes_on(args)} continues from here."
         ) from error
     _show_result(args, plan)
-    if pushed:
-        print(f"Pushed:  {push(pushed.result_folder, args.push_to_hub)}", file=stream)
     return 0
 
 

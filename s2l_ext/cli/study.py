@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 
@@ -18,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat")
     add("--baseline", metavar="NAME", help="takes the place of the file's")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
-    add("--merge", type=Path, action="append", default=[], metavar="DIR", help="add runs of another machine; repeat")
     add("--dry-run", action="store_true", help="check and say what would run")
     add("--json", action="store_true", help="print one JSON object")
 
@@ -26,16 +24,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """``s2l study``. Returns 1 if a run failed or arms are not matched or may not be."""
     from s2l_ext.errors import ConfigError
-    from s2l_ext.studies.study.file import find_study, read_study
+    from s2l_ext.launch.compose import find_file
+    from s2l_ext.studies.study.file import read_study
     from s2l_ext.studies.study.page import render
-    from s2l_ext.studies.study.run import Runner, merge, outside_of
-    from s2l_ext.studies.study.table import as_json, markdown, markdown_of, rows_of, sentences, sources
+    from s2l_ext.studies.study.run import Runner
+    from s2l_ext.studies.study.table import HEAD, as_json, cells, rows_of, sentences, sources
     from s2l_ext.utils.files import write_atomically
     from s2l_ext.utils.run_lock import held
+    from s2l_ext.utils.text_table import text_table
 
     if args.jobs < 1:
         raise ConfigError(f"--jobs {args.jobs}: at least one run at a time.")
-    study = read_study(find_study(args.file), args.engine, args.arm, args.seeds, args.baseline)
+    study = read_study(find_file(args.file, "study"), args.engine, args.arm, args.seeds, args.baseline)
     out = (args.out or Path("outputs") / "study" / study.name).resolve()
     runner = Runner(study, out, args.jobs)
     runner.check()
@@ -43,14 +43,12 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(runner.planned_lines()))
         return 0
     with held(out, "study", "Choose another --out"):
-        merge(args.merge, out)
-        if outside := outside_of(study, args.merge):
-            print(f"s2l study: {outside}", file=sys.stderr)
         results = runner.run()
         rows = rows_of(study, results)
-        table, said = markdown(rows), sentences(rows)
-        by_source = markdown_of(*sources(study, results))
-        write_atomically(out / "study.md", f"{table}\n\n{by_source}" + "".join(f"- {line}\n" for line in said))
+        table, said = text_table(HEAD, [cells(row) for row in rows]), sentences(rows)
+        head, by_source = sources(study, results)
+        tables = [table, *([text_table(head, by_source)] if by_source else []), ""]
+        write_atomically(out / "study.md", "\n\n".join(tables) + "".join(f"- {line}\n" for line in said))
         write_atomically(out / "study.json", json.dumps(as_json(study, rows), indent=1) + "\n")
         write_atomically(out / "study.html", render(study, rows, results))
     print(

@@ -43,7 +43,7 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)
     path = home / f"{name}.yaml"
-    for command, is_of_it in (("pipeline", is_pipeline), ("study", is_study)):
+    for command, is_of_it in COMMANDS.items():
         if path.is_file() and is_of_it(path):
             raise ConfigError(
                 f"--config-name {config_name}: this file is a {command}. Run: s2l {command} {config_name}"
@@ -90,6 +90,26 @@ def is_pipeline(path: Path) -> bool:
 def is_study(path: Path) -> bool:
     """Whether a YAML file is for ``s2l study``: it has arms."""
     return _STUDY_KEY.search(path.read_text(encoding="utf-8", errors="replace")) is not None
+
+
+COMMANDS = {"pipeline": is_pipeline, "study": is_study}
+
+
+def find_file(name: Path, command: str) -> Path:
+    """A file, or a pipeline or study of the recipe folders by name (``sparse_to_dense/toy``, ``studies/s2l_po``).
+
+    Raises:
+        ConfigError: neither; names the nearest.
+    """
+    if name.is_file():
+        return name
+    folders = search_folders()
+    for folder in folders:
+        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
+            return found
+    files = ((folder, file) for folder in folders for file in folder.glob("*/*.yaml"))
+    known = sorted({str(file.relative_to(folder).with_suffix("")) for folder, file in files if COMMANDS[command](file)})
+    raise ConfigError(f"{name}: no such {command} file.{did_you_mean(str(name), known)} There are: {', '.join(known)}.")
 
 
 def verl_config_folder() -> Path:

@@ -59,8 +59,7 @@ def _read_ids(path: Path, used: bool) -> list[str]:
     if used and not all(labelled):
         raise DataError(
             f"{path}: {labelled.count(False)} of {len(ids)} rows have no reward_model.ground_truth, first row "
-            f"{labelled.index(False)}, and the stage's reward needs it. Add the labels, or set labels: false for a "
-            "loss without."
+            f"{labelled.index(False)}, and the stage's reward needs it. Add the labels."
         )
     return ids
 

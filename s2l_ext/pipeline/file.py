@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
-from s2l_ext.launch.compose import is_pipeline, search_folders
+from s2l_ext.launch.compose import find_file
 from s2l_ext.pipeline.data import Convert, Split, Toy
 from s2l_ext.pipeline.sampling import Evaluate, Explore
 from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage, StageBlock
@@ -63,7 +63,7 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
         ConfigError: no such file, not YAML, unknown key, wrong type, no stages, a duplicate or unusable name, an input
             that names nothing, stages that wait for each other, or a kind that does not fit.
     """
-    path = find_pipeline(path)
+    path = find_file(path, "pipeline")
     where = path.name
     block = parse_block(PipelineBlock, to_plain(_override(_load(path, ()), overrides), str(path)), where)
     blocks = {f"{where}.stages[{n}]": stage for n, stage in enumerate(block.stages)}
@@ -84,23 +84,6 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
 
 
 # ---- files and their bases ----------------------------------------------------------------------------------------
-
-
-def find_pipeline(name: Path) -> Path:
-    """A file, or a pipeline of the recipe folders by name (``sparse_to_dense/toy``).
-
-    Raises:
-        ConfigError: neither; names the nearest.
-    """
-    if name.is_file():
-        return name
-    folders = search_folders()
-    for folder in folders:
-        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
-            return found
-    files = ((folder, file) for folder in folders for file in folder.glob("*/*.yaml"))
-    known = sorted({str(file.relative_to(folder).with_suffix("")) for folder, file in files if is_pipeline(file)})
-    raise ConfigError(f"{name}: no such pipeline file.{did_you_mean(name, known)} Pipelines: {', '.join(known)}.")
 
 
 def _load(path: Path, seen: tuple[Path, ...]) -> DictConfig:
@@ -183,9 +166,8 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _without_inputs(block: StageBlock, key: str, out: Path, shared: tuple[str, ...]) -> Stage:
-    for name, what in ((block.name, "name"), (block.output or block.name, "output")):
-        if "/" in name or name.startswith(".") or name != name.strip():
-            raise ConfigError(f"{key}.{what}={name!r} becomes a folder: it may have no '/' and not begin with a dot.")
+    if "/" in block.name or block.name.startswith(".") or block.name != block.name.strip():
+        raise ConfigError(f"{key}.name={block.name!r} becomes a folder: it may have no '/' and not begin with a dot.")
     if block.kind not in KINDS:
         raise ConfigError(
             f"stage {block.name}: kind={block.kind!r} does not exist.{did_you_mean(block.kind, KINDS)} "
@@ -225,18 +207,11 @@ class _Names:
     stages: Mapping[str, Stage]
 
     def inputs(self, stage: Stage, key: str) -> dict[str, Input]:
-        """``NAME``, ``[NAME, ...]`` or ``{from: NAME, keys: [override keys]}``; null takes an input of a base away."""
+        """``NAME`` or ``[NAME, ...]``; null takes an input of a base away."""
         written = {name: value for name, value in stage.inputs.items() if value is not None}
         return {name: self._input(value, stage.name, name, f"{key}.inputs.{name}") for name, value in written.items()}
 
     def _input(self, value: Any, stage: str, name: str, key: str) -> Input:
-        if isinstance(value, Mapping):
-            unknown = sorted(set(value) - {"from", "keys"})
-            if unknown or "from" not in value:
-                wrong = f"unknown key {unknown[0]!r}" if unknown else "`from` is missing"
-                raise ConfigError(f"{key}: {wrong}. Write {{from: NAME, keys: [override.key, ...]}}.")
-            given = self._input(value["from"], stage, name, f"{key}.from")
-            return replace(given, keys=_texts(value["keys"], f"{key}.keys") if "keys" in value else None)
         refs, where = _texts(value, key), f"stage {stage}: inputs.{name}"
         sources = tuple(source for ref in refs for source in self._sources(ref, where))
         return Input(sources, is_list=isinstance(value, list))
@@ -279,10 +254,6 @@ def _repeated(names: list[str]) -> list[str]:
 
 def _in_order(stages: list[Stage]) -> list[Stage]:
     """Stages so that each comes after those that it takes from; else the order of the file."""
-    outputs = {stage.name: stage.output or stage.name for stage in stages}
-    for output in _repeated(list(outputs.values())):
-        writers = " and ".join(name for name, own in outputs.items() if own == output)
-        raise ConfigError(f"stages {writers} would both write models/{output}. Give one of them another `output:`.")
     try:
         TopologicalSorter({stage.name: stage.upstream for stage in stages}).prepare()
     except CycleError as error:

@@ -123,7 +123,7 @@ class Runner:
         if kind.makes_model:
             self.progress.say(f"{stage.name}: exporting {target}")
             model = kind.exported(stage)
-            write_card(model, stage, self.plan, result)
+            write_card(model, stage, self.plan)
             files = export(model, stage.result_folder, self.plan.digests, stage.name)
         else:
             files = self.plan.digests.folder(stage.run)
@@ -161,11 +161,11 @@ def _unwritten_seconds(entry: Entry, log: Path) -> float:
     return max(0.0, log.stat().st_mtime - since)
 
 
-# ---- a model, copied so that it is there whole or not at all --------------------------------------------------------
+# ---- a model, linked or copied: whole or not there -----------------------------------------------------------------
 
 
 def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str, str]:
-    """Copy a Hugging Face folder: temporary folder, fsync, checksums, rename.
+    """Link or copy a Hugging Face folder: temporary folder, fsync, checksums, rename.
 
     Returns:
         SHA-256 of every file, by relative name.
@@ -181,7 +181,10 @@ def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str
     partial = target.with_name(f"{target.name}.tmp")
     shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
     try:
-        _copy(source, partial)
+        for file in (path for path in source.rglob("*") if path.is_file()):
+            copy = partial / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy_file(file, copy)
         if damage := digests.damage(partial, wanted):
             raise DataError(f"stage {stage}: {damage}. Check the disk and run the pipeline again.")
         set_aside(target)
@@ -199,22 +202,12 @@ def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str
     return digests.folder(target)
 
 
-def _copy(source: Path, partial: Path) -> None:
-    """Not ``shutil.copytree``, whose error hides the disk's."""
-    files = [path for path in source.rglob("*") if path.is_file()]
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    needed = sum(file.stat().st_size for file in files)
-    if shutil.disk_usage(partial.parent).free < needed:
-        raise OSError(28, f"{needed / 1e9:.2f} GB are needed")
-    for file in files:
-        copy = partial / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(file, copy)
-
-
 def copy_file(file: Path, copy: Path) -> None:
-    """Copy a file's content and wait until the disk has it."""
-    shutil.copyfile(file, copy)
+    """A hard link, or a copy where the file system has none; waits until the disk has it."""
+    try:
+        os.link(file.resolve(), copy)
+    except OSError:
+        shutil.copy2(file, copy)
     to_disk(copy)
 
 

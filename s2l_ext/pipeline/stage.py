@@ -29,17 +29,15 @@ class Source:
 
 @dataclass(frozen=True)
 class Input:
-    """What a stage is given, and the override keys that it is set as (None: those of the stage's kind)."""
+    """What a stage is given."""
 
     sources: tuple[Source, ...]
-    keys: tuple[str, ...] | None = None
     is_list: bool = False
 
 
 @dataclass(frozen=True)
 class StageBlock:
-    """A stage as written. ``labels`` None: decided by the recipe's loss. ``output``: folder below ``models/``, None for
-    the stage's name."""
+    """A stage as written."""
 
     name: str
     kind: str
@@ -47,8 +45,6 @@ class StageBlock:
     inputs: dict[str, Any] = field(default_factory=dict)
     overrides: list[Any] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
-    labels: bool | None = None
-    output: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +75,7 @@ class Stage(StageBlock):
     @property
     def result_folder(self) -> Path:
         """What other stages take: the exported model, or the folder that the command wrote."""
-        return self.out / "models" / (self.output or self.name) if self.does.makes_model else self.run
+        return self.out / "models" / self.name if self.does.makes_model else self.run
 
     @property
     def upstream(self) -> list[str]:

@@ -15,6 +15,7 @@ from s2l_ext.report.stages import describe_costs, describe_value, evaluate_stage
 from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.follow import last_lines
+from s2l_ext.utils.text_table import text_table
 
 STATES = {"skip": "done", "run": "to run", "resume": "interrupted", "export": "to export", "wait": "waiting"}
 WORDS = {"skip": "skipped", "run": "runs", "resume": "resumes", "export": "exports", "wait": "waits"}
@@ -130,7 +131,7 @@ def final_table(rows: Sequence[dict[str, Any]]) -> str:
         shown = [describe_value(one["accuracy"], one["standard_error"], 3) if one else instead for one in measured]
         lines.append([row["stage"], row["model"], *shown, *describe_costs(row)])
     lines.append(["total", "", *("" for _ in names), *describe_costs(_total(rows))])
-    return grid(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
+    return text_table(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
 
 
 def _total(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
@@ -140,10 +141,3 @@ def _total(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     }
     unknown = any(row["tokens"] is not None and row["flops"] is None for row in rows)
     return total | {"flops": None} if unknown else total
-
-
-def grid(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns line up as text too."""
-    widths = [max(len(line[column]) for line in (head, *lines)) for column in range(len(head))]
-    rows = [head, ["-" * width for width in widths], *lines]
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)

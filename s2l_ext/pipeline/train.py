@@ -157,16 +157,15 @@ def _input_settings(stage: Stage, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Override key and path, or list of paths for an input that was given as a list."""
     for name, given in stage.given.items():
         paths = stage.paths(name)
-        for key in given.keys if given.keys is not None else _keys(stage, name, cfg):
+        for key in _keys(stage, name, cfg):
             yield key, paths if given.is_list or len(paths) > 1 else paths[0]
 
 
 def _keys(stage: Stage, name: str, cfg: DictConfig) -> list[str]:
-    """The keys that an input sets unless it names them."""
+    """The keys that an input sets."""
     if name not in INPUT_KEYS:
         raise ConfigError(
-            f"inputs.{name}: a train stage takes {', '.join(INPUT_KEYS)}. For another input say what it sets: "
-            f"{name}: {{from: {stage.sources(name)[0].ref}, keys: [some.override.key]}}."
+            f"inputs.{name}: a train stage takes {', '.join(INPUT_KEYS)}. Set another key in the stage's overrides."
         )
     stored = OmegaConf.select(cfg, "s2l.explorer.source") == "offline"
     others = INPUT_KEYS["explorer"] if name == "teacher" and ("explorer" in stage.given or stored) else ()
@@ -235,13 +234,12 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     train, val = (_as_list(cfg.data.get(key)) for key in ("train_files", "val_files"))
     reward = _as_list(user_source(judge_of_run(cfg)))
-    labels = s2l.distill is None or bool(accuracy_settings(s2l, cfg))  # a loss toward a teacher needs none
     return Job(
         commands=[command],
         settings=json_text.loads(stage.relative(plain)),
         files=[path for path in (*train, *val, *reward) if not path.startswith(f"{stage.out}/")],
         train_files=train,
-        labels=labels if stage.labels is None else stage.labels,
+        labels=s2l.distill is None or bool(accuracy_settings(s2l, cfg)),  # a loss toward a teacher needs none
         steps=_count_steps(cfg),
         accelerators=sum(gpus_needed(cfg, s2l).values()),
         warnings=warnings,

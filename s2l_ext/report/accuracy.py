@@ -4,16 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from markupsafe import Markup
 
-from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, groups_of
-from s2l_ext.evaluation.intervals import mean_interval
-from s2l_ext.evaluation.metrics import numbers_first
 from s2l_ext.report.charts import COLOURS, Line, chart, colour
 from s2l_ext.report.page import describe_interval, empty, table
 from s2l_ext.report.results import set_name
@@ -37,12 +30,6 @@ BAND = "The band is the 95 % interval over the problems of each validation on it
 AT_LEAST_ONE = "Share of problems that at least one of k samples solves: unbiased pass@k (Chen et al. 2021)."
 NO_VALIDATION = "The run logged no validation. Set trainer.test_freq and data.val_files to see held-out accuracy."
 PASS_AT_K = re.compile(r"s2l/val/(.+)/pass@(\d+)")
-MOST_PAIRS = 4_000_000
-"""Prompts of a dump times rows of the files: which row a prompt is, is found by its text."""
-OF_GROUPS = (
-    "First and last validation, each over the problems of one group, with 95 % intervals over problems. A problem "
-    "without a group, or whose text two rows of the files have, is left out."
-)
 VALUES = {
     "critic/score/mean": "training reward",
     "response_length/mean": "response length, tokens",
@@ -58,11 +45,8 @@ VALUES = {
 
 
 def tables(runs: Sequence[Run]) -> list[Markup]:
-    """Accuracies with intervals and differences from the first run; first and last values of training; accuracies by
-    tier and level, where dumps and validation files tell them."""
-    found = [(run, groups_of_prompts(run)) for run in runs if run.dumps]
-    by_group = [_group_table(found, column, len(runs) > 1) for column in GROUP_COLUMNS]
-    return [_accuracies(runs), _values(runs), *(figure for figure in by_group if figure)]
+    """Accuracies with intervals and differences from the first run; first and last values of training."""
+    return [_accuracies(runs), _values(runs)]
 
 
 def _accuracies(runs: Sequence[Run]) -> Markup:
@@ -108,58 +92,6 @@ def _first_and_last(values: list[tuple[int, float]]) -> str:
         return ""
     (first, before), (last, after) = values[0], values[-1]
     return f"{before:.4g} (step {first})" + ("" if first == last else f" → {after:.4g} (step {last})")
-
-
-# ---- by tier and level --------------------------------------------------------------------------------------------
-
-
-def _group_table(found: Sequence[tuple[Run, dict[str, dict[str, str]]]], column: str, several: bool) -> Markup | None:
-    """First and last validation by one column; None where no problem has it."""
-    rows, runs = [], []
-    for place, (run, known) in enumerate(found):
-        dumps = [run.accuracies(step) for step in (min(run.dumps), max(run.dumps))]
-        names = {group[column] for group in known.values() if column in group}
-        for name in sorted(names, key=numbers_first):
-            prompts = [prompt for prompt, group in known.items() if group.get(column) == name]
-            rows.append([name, str(len(prompts)), *(_describe_mean(dump, prompts) for dump in dumps)])
-            runs.append((run.name, colour(place)))
-    head = [column, "problems", "first", "last"]
-    return table(f"{TITLE} by {column}", head, rows, OF_GROUPS, runs if several else ()) if rows else None
-
-
-def groups_of_prompts(run: Run) -> dict[str, dict[str, str]]:
-    """By prompt of the last dump that is the run's own, its tier and level."""
-    prompts, rows = run.accuracies(max(run.dumps)), _groups_by_text(run)
-    if not rows or len(rows) * len(prompts) > MOST_PAIRS:
-        return {}
-    inside = {prompt: [text for text in rows if text in prompt] for prompt in prompts}
-    return {prompt: rows[max(texts, key=len)] for prompt, texts in inside.items() if texts}
-
-
-def _groups_by_text(run: Run) -> dict[str, dict[str, str]]:
-    """Groups by the text of a row's last message; a text of two rows with other groups has none."""
-    rows: dict[str, dict[str, str]] = {}
-    for file in filter(None, run.validation_files):
-        for text, group in _read_groups(file):
-            rows[text] = group if rows.get(text, group) == group else {}
-    return rows if any(rows.values()) else {}
-
-
-def _read_groups(file: Path) -> list[tuple[str, dict[str, str]]]:
-    try:
-        names = pq.read_schema(file).names
-        wanted = [name for name in ("prompt", "extra_info", *GROUP_COLUMNS) if name in names]
-        rows: list[dict[str, Any]] = pq.read_table(file, columns=wanted).to_pylist()
-        texts = [str(row["prompt"][-1]["content"]) for row in rows]
-    except (OSError, KeyError, TypeError, IndexError, pa.ArrowException):
-        return []
-    groups = [groups_of(row.get("extra_info") or {}) | groups_of(row) for row in rows]
-    return list(zip(texts, groups, strict=True))
-
-
-def _describe_mean(accuracies: dict[str, float], prompts: Sequence[str]) -> str:
-    values = [accuracies[prompt] for prompt in prompts if prompt in accuracies]
-    return f"{sum(values) / len(values):.3f}{describe_interval(mean_interval(values))}" if values else "—"
 
 
 # ---- charts -------------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Line:
     Attributes:
         band: ``(low, high)`` for each point.
         style: "line" has a dot at each point; "planned" is broad and pale, to lie under what happened; "curve" has no
-            dots; "points" and "crosses" have no line.
+            dots; "points" have no line.
         says: what each point says under the pointer; empty: name, x and y.
     """
 
@@ -293,21 +293,15 @@ def _path(frame: Frame, line: Line, word: str) -> Markup:
     if style or (line.style == "line" and many):
         return drawn
     words = line.says or [f"{line.name}, {word} {x:.6g}: {y:.4g}" for x, y in line.points]
-    radius, mark = 3 if len(line.points) <= MOST_LARGE_DOTS else 2, _cross if line.style == "crosses" else _dot
+    radius = 3 if len(line.points) <= MOST_LARGE_DOTS else 2
     dots = [
-        mark(frame.at(*at), line.colour, "" if many else s, radius) for at, s in zip(line.points, words, strict=True)
+        _dot(frame.at(*at), line.colour, "" if many else s, radius) for at, s in zip(line.points, words, strict=True)
     ]
     return Markup().join([drawn, *dots] if line.style == "line" else dots)
 
 
 def _dot(at: Point, colour: str, name: str, radius: int) -> Markup:
     return tag("circle", _title(name), class_=f"dot {colour}", cx=at[0], cy=at[1], r=radius)
-
-
-def _cross(at: Point, colour: str, name: str, radius: int) -> Markup:
-    (x, y), size = at, 4 * radius
-    path = f"M{x - size / 2:.1f} {y - size / 2:.1f}l{size} {size}m0-{size}l-{size} {size}"
-    return tag("path", _title(name), class_=f"line {colour}", d=path)
 
 
 def _title(name: str) -> Markup:

@@ -135,11 +135,6 @@ class Run:
         kept = dump[dump["source"].isna() | (dump["source"] == source_and_samples(key)[0])]
         return kept if len(kept) and abs(kept["accuracy"].mean() - logged) < SAME else None
 
-    def accuracies(self, step: int) -> dict[str, float]:
-        """By prompt, of all data sources whose problems the dump tells (:meth:`problems`)."""
-        found = [self.problems(key, step) for key in self.keys]
-        return {prompt: acc for each in found if each is not None for prompt, acc in each["accuracy"].items()}
-
     @cached_property
     def validation_files(self) -> list[Path | None]:
         """``data.val_files`` where they lie now; None for one that is gone."""

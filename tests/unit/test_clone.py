@@ -4,7 +4,6 @@ import subprocess
 from pathlib import Path
 
 import s2l_ext
-from s2l_ext.pipeline.card import _commit
 from s2l_ext.studies.study.file import Study, StudyBlock
 from s2l_ext.studies.study.run import Runner
 from s2l_ext.utils.clone import git_of_clone
@@ -24,4 +23,3 @@ def test_an_installed_package_inside_a_repository_has_no_commit(tmp_path: Path, 
     for place, commit in ((tmp_path / "venv" / "site-packages", ""), (tmp_path, users)):
         monkeypatch.setattr(s2l_ext, "__file__", str(place / "s2l_ext" / "__init__.py"))
         assert git_of_clone(*HEAD) == Runner(study, tmp_path).commit == commit[:12]
-        assert _commit() == (f", commit {commit}" if commit else "")

@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 
 from s2l_ext.studies.diversity.curves import (
     Bootstrap,
-    crossing_summary,
-    crossings,
     half_position,
     pass_curves,
     recommend,
@@ -76,33 +74,11 @@ def test_measures_of_pairs_do_not_depend_on_order(rows: list[np.ndarray]) -> Non
 # ---- curves -------------------------------------------------------------------------------------------------------
 
 
-def test_a_crossing_on_constructed_counts() -> None:
+def test_curves_of_constructed_counts() -> None:
     learner = pass_curves([4, 0], 4)  # solves one problem always, the other never: 1/2 at every k
     explorer = pass_curves([1, 1], 4)  # one of four right on both: k / 4
+    assert learner.mean(axis=0).tolist() == [0.5] * 4
     assert explorer.mean(axis=0).tolist() == [0.25, 0.5, 0.75, 1.0]
-    assert crossings(explorer.mean(axis=0), learner.mean(axis=0)) == [2.0]
-
-
-def test_between_two_k_the_line_is_straight() -> None:
-    assert crossings(np.array([0.2, 0.6]), np.array([0.5, 0.5])) == pytest.approx([1.75])
-    assert crossings(np.array([0.2, 0.6, 0.4]), np.array([0.5] * 3)) == pytest.approx([1.75, 2.5])
-
-
-def test_touching_and_equal_curves_do_not_cross() -> None:
-    assert crossings(np.array([0.2, 0.5, 0.4]), np.array([0.5] * 3)) == []
-    assert crossings(np.array([0.2, 0.5, 0.5]), np.array([0.5] * 3)) == []
-    assert crossings(np.array([0.5, 0.5]), np.array([0.5, 0.5])) == []
-
-
-def test_the_share_of_resamples_that_cross() -> None:
-    bootstrap = Bootstrap(2)
-    found = crossing_summary(
-        bootstrap.means(pass_curves([1, 1], 4)), bootstrap.means(pass_curves([4, 0], 4)), bootstrap
-    )
-    # Half of the resamples hold both problems; two of a kind make the learner's curve 0 or 1, which is not crossed.
-    assert found["at_k"] == [2.0] and found["ci95"] == [2.0, 2.0]
-    assert found["share_of_resamples"] == pytest.approx(0.5, abs=0.05)
-    assert found["difference_at_1"]["value"] == -0.25 and found["difference_at_n"]["value"] == 0.5
 
 
 def test_half_position() -> None:

@@ -1,7 +1,6 @@
-"""``s2l diversity`` from the command line: a whole comparison of two tiny models, stored samples, and every refusal."""
+"""``s2l diversity`` from the command line: a whole comparison of two tiny models, and every refusal."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ import torch
 from s2l_ext import cli
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.samples import Sample, SampleFile, read_samples
-from s2l_ext.studies.diversity import page as command
 from s2l_ext.studies.diversity import text as diversity_text
 from s2l_ext.studies.diversity.measure import measure
 from s2l_ext.studies.diversity.models import Settings
 from s2l_ext.studies.diversity.page import as_lines
-from s2l_ext.studies.diversity.sets import check_comparable, noise_name, read_set
+from s2l_ext.studies.diversity.sets import noise_name, read_set
 from s2l_ext.toy.models import SIZES, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.toy.world import write_files
@@ -73,11 +71,6 @@ def result(world: Path) -> dict[str, Any]:
     return json.loads((world / "out" / "diversity.json").read_text())
 
 
-def stored(world: Path, *names: str) -> list[str]:
-    files = {name: world / "out" / "samples" / f"{name}.json.samples.jsonl" for name in names}
-    return [word for name, path in files.items() for word in ("--from-samples", f"{name}={path}")]
-
-
 # ---- the whole run ------------------------------------------------------------------------------------------------
 
 
@@ -92,7 +85,6 @@ def test_models_and_the_learner_s_noise_are_sampled_on_the_same_problems(result)
     assert len({values["fingerprint"]["data"] for values in sets.values()}) == 1
     assert sets["large"]["fingerprint"]["model"] == sets["large@1.5"]["fingerprint"]["model"]
     assert sets["large@1.5"]["entropy"]["value"] > sets["large"]["entropy"]["value"]
-    assert set(result["crossings"]) == {"small", "large@1.5"}
     assert sets["small"]["gradients"]["num_problems"] == 2
 
 
@@ -109,7 +101,7 @@ def test_numbers_are_those_of_the_samples(result) -> None:
 def test_the_table_and_the_page_say_the_same(world: Path, result) -> None:
     lines = as_lines(result)
     value = result["sets"]["small"]["self_bleu"]["value"]
-    assert any(line.startswith("Self-BLEU") and f"{value:.3f} [" in line for line in lines)
+    assert any(line.startswith("| Self-BLEU") and f"{value:.3f} [" in line for line in lines[0].splitlines())
     assert "Temperature / top-p: small 1 / 1, large 1 / 1, large@1.5 1.5 / 1." in lines
     assert lines[-1] == result["recommendation"]["sentence"]
     page = (world / "out" / "diversity.html").read_text()
@@ -150,29 +142,6 @@ def test_samples_of_an_earlier_larger_limit_may_be_fewer(world: Path, tmp_path: 
     assert (found["num_problems"], found["n"]) == (3, N)
 
 
-def test_stored_samples_need_no_models(world: Path, result, tmp_path: Path, capsys) -> None:
-    words = ["diversity", *stored(world, "small", "large", "large@1.5"), "--out", str(tmp_path / "out")]
-    assert cli.main(words) == 0
-    printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "out" / "diversity.json").read_text())
-    for name, values in found["sets"].items():
-        assert all(result["sets"][name][key] == value for key, value in values.items())
-        assert "entropy" not in values and "gradients" not in values
-    assert found["recommendation"] == result["recommendation"]
-    assert "Self-BLEU" in printed and "entropy" not in printed and "diversity.html" in printed
-
-
-def test_stored_samples_with_their_models_and_fewer_of_each(world: Path, result, tmp_path: Path) -> None:
-    models = f"small={world / 'small'},large={world / 'large'}"
-    words = ["diversity", *stored(world, "small", "large"), "--models", models, "--out", str(tmp_path), "--json"]
-    assert cli.main([*words, "--gradient-problems", "0"]) == 0
-    found = json.loads((tmp_path / "diversity.json").read_text())
-    assert found["sets"]["small"]["kl_to_learner"] == result["sets"]["small"]["kl_to_learner"]
-    assert found["gradient_parameters"] is None
-    assert cli.main([*words, "--n", "2", "--gradient-problems", "0"]) == 0
-    assert json.loads((tmp_path / "diversity.json").read_text())["sets"]["small"]["pass_at_k"]["k"] == [1, 2]
-
-
 def test_the_learner_may_be_any_model_and_explorers_sample_as_told(world: Path, monkeypatch) -> None:
     asked: dict[str, Any] = {}
     words = sampling(world, "--learner", "small", "--explorer-temperature", "0.7", "--explorer-top-p", "0.95")
@@ -205,10 +174,6 @@ def test_a_name_may_be_left_to_the_folder(world: Path, monkeypatch) -> None:
 
 # ---- refusals -----------------------------------------------------------------------------------------------------
 
-FILE = "small={w}/out/samples/small.json.samples.jsonl"
-LARGE = "large={w}/out/samples/large.json.samples.jsonl"
-FILES = ("--from-samples", FILE, "--from-samples", LARGE)
-
 
 @pytest.mark.parametrize(
     ("more", "words"),
@@ -229,7 +194,6 @@ FILES = ("--from-samples", FILE, "--from-samples", LARGE)
         (("--temperature", "0"), ("--temperature 0", "--n")),
         (("--explorer-top-p", "1.5"), ("--top-p 1.5",)),
         (("--data", "{w}/nothing.parquet"), ("nothing.parquet", "no such file")),
-        (FILES, ("--data with --from-samples", "Leave it out")),
     ],
 )
 def test_arguments_that_cannot_be_are_refused(world: Path, capsys, more, words, monkeypatch) -> None:
@@ -241,44 +205,10 @@ def test_arguments_that_cannot_be_are_refused(world: Path, capsys, more, words, 
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [
-        ((), ("(none)", "at least one explorer")),
-        (("--models", "a=x,b=y"), ("--data is missing", "--data FILE")),
-        (("--from-samples", "small"), ("--from-samples small", "NAME=FILE")),
-        (("--from-samples", FILE, "--from-samples", FILE), ("small", "given twice")),
-        ((*FILES, "--seed", "1"), ("--seed with --from-samples",)),
-        ((*FILES, "--top-p", "1.0"), ("--top-p with --from-samples",)),
-        ((*FILES, "--gradient-problems", "4"), ("--gradient-problems", "--models")),
-        ((*FILES, "--gradient-parameters", "all"), ("--gradient-parameters", "--models")),
-        ((*FILES, "--coherence", "toy"), ("--coherence: prompts are read", "Give --models too")),
-        ((*FILES, "--n", "5"), ("no sample 4", "--n is 5")),
-        ((*FILES, "--compared", "5"), ("--compared 5", "2 to 4")),
-        (
-            (*FILES, "--models", "small={w}/small,other={w}/large", "--learner", "large"),
-            ("large", "no model", "--models"),
-        ),
-        (
-            (*FILES, "--models", "small={w}/small,large={w}/large,x={w}/large", "--learner", "large"),
-            ("x", "no samples"),
-        ),
-        (("--models", "small={w}/small,large={w}/large", "--from-samples", FILE), ("learner large has no samples",)),
-        (
-            ("--models", "small={w}/small,large={w}/large", "--from-samples", LARGE),
-            ("no explorer has samples",),
-        ),
-        (
-            (*FILES, "--models", "small={w}/large,large={w}/large"),
-            ("small.json.samples.jsonl", "fingerprint", "drew them"),
-        ),
-        ((*FILES, "--from-samples", "small@1.5={w}/x"), ("small@1.5", "--learner large")),
-        ((*FILES, "--from-samples", "large@hot={w}/x"), ("large@hot", "large@1.5")),
-        ((*FILES, "--from-samples", "large@2={w}/out/samples/large@1.5.json.samples.jsonl"), ("name it large@1.5",)),
-        (("--from-samples", "small={w}/x.jsonl", "--from-samples", LARGE), ("x.jsonl", "no such file")),
-    ],
+    [((), ("(none)", "at least one explorer")), (("--models", "a=x,b=y"), ("--data is missing", "--data FILE"))],
 )
-def test_stored_samples_that_cannot_be_compared_are_refused(world: Path, tmp_path, capsys, given, words) -> None:
-    filled = [word.format(w=world) for word in given]
-    assert cli.main(["diversity", "--out", str(tmp_path), *filled]) == 2
+def test_what_is_missing_is_named(tmp_path, capsys, given, words) -> None:
+    assert cli.main(["diversity", "--out", str(tmp_path), *given]) == 2
     message = capsys.readouterr().err
     assert message.startswith("s2l: error: ") and all(word in message for word in words), message
     assert not (tmp_path / "diversity.json").exists()
@@ -286,22 +216,21 @@ def test_stored_samples_that_cannot_be_compared_are_refused(world: Path, tmp_pat
 
 def test_somebody_elses_page_is_kept(world: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "diversity.html").write_text("mine")
-    words = ["diversity", *stored(world, "small", "large"), "--out", str(tmp_path)]
-    assert cli.main(words) == 2
+    assert cli.main(sampling(world, "--out", str(tmp_path))) == 2
     assert "diversity.html: not made by s2l" in capsys.readouterr().err
     assert (tmp_path / "diversity.html").read_text() == "mine"
 
 
 def test_a_missing_extra_is_named(world: Path, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(diversity_text, "find_spec", lambda module: None if module == "sacrebleu" else object())
-    assert cli.main(["diversity", *stored(world, "small", "large"), "--out", str(tmp_path)]) == 2
+    assert cli.main(sampling(world, "--out", str(tmp_path))) == 2
     message = capsys.readouterr().err
     assert "sacrebleu" in message and "pip install 's2l-ext[diversity]'" in message
 
 
 def test_a_folder_that_cannot_be_written(world: Path, tmp_path: Path, capsys) -> None:
     (tmp_path / "file").write_text("")
-    assert cli.main(["diversity", *stored(world, "small", "large"), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert cli.main(sampling(world, "--out", str(tmp_path / "file" / "out"))) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -320,88 +249,39 @@ def write(path: Path, counts: dict[str, int], prompt: tuple[int, ...] = (1, 2), 
 
 
 def test_samples_are_taken_in_the_order_of_their_index(tmp_path: Path) -> None:
-    found = read_set("a", "b", write(tmp_path / "a", {"p": 3, "q": 4}), 2)
+    found = read_set("a", "b", write(tmp_path / "a", {"p": 3, "q": 4}), 2, ["p", "q"])
     assert [row.answer for row in found.rows["p"]] == ["0", "1"] and found.n == 2
     assert [row.tolist() for row in (found.prompts["q"], found.rows["q"][1].token_ids)] == [[1, 2], [3, 5]]
 
 
 def test_problems_are_paired_though_files_order_them_otherwise(tmp_path: Path) -> None:
-    first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}))
-    second = read_set("b", "b", write(tmp_path / "b", {"q": 2, "p": 2}))
+    first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}), 2, ["p", "q"])
+    second = read_set("b", "b", write(tmp_path / "b", {"q": 2, "p": 2}), 2, ["q", "p"])
     found = measure([first, second], "b", {}, Settings(progress=False))
     # Equal samples: no pairing gives another difference than 0, a wrong one gives an interval that is not.
-    assert found["crossings"]["a"]["difference_at_1"] == {"value": 0.0, "ci95": [0.0, 0.0]}
+    verdict = found["recommendation"]["sentence"]
+    assert "+0.000 [+0.000, +0.000]" in verdict
     assert found["sets"]["a"]["distinct_answers"]["value"] == 1.0
     assert found["sets"]["a"]["edit_diversity"]["value"] == 0.5
-
-
-def test_uneven_counts_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"problem p has 2 samples, q 3.*--n 2"):
-        read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 3}))
-
-
-def test_an_empty_file_and_a_greedy_one_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no samples"):
-        read_set("a", "b", write(tmp_path / "a", {}))
-    with pytest.raises(DataError, match="temperature 0"):
-        read_set("a", "b", write(tmp_path / "b", {"p": 2}, temperature=0.0))
 
 
 def test_a_response_without_tokens_is_refused(tmp_path: Path) -> None:
     with SampleFile(tmp_path / "a", {"temperature": 1.0}) as file:
         file.add(Sample("p", 0, [1], [], "", False, 0.0, False, None))
     with pytest.raises(DataError, match="sample 0 of problem p has no tokens"):
-        read_set("a", "b", tmp_path / "a")
+        read_set("a", "b", tmp_path / "a", 1, ["p"])
 
 
-@pytest.mark.parametrize(
-    ("counts", "other", "words"),
-    [
-        ({"p": 2, "r": 2}, {}, "2 problems, .* 2, and 1 are in both"),
-        ({"p": 2, "q": 2}, {"chat_options": {"a": 1}}, "other chat options: None and {'a': 1}.*--chat-option"),
-        ({"p": 2, "q": 2}, {"data": "e"}, "differ in data: d and e"),
-        ({"p": 2, "q": 2}, {"reward": ["x"]}, "differ in reward"),
-        ({"p": 3, "q": 3}, {}, r"2 samples a problem, .* 3.*--n 2"),
-    ],
-)
-def test_sets_that_differ_are_refused(tmp_path: Path, counts, other, words: str) -> None:
-    first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}))
-    second = read_set("b", "b", write(tmp_path / "b", counts, **other))
-    with pytest.raises(DataError, match=words):
-        check_comparable([first, second])
+def test_models_of_another_tokenizer_are_refused(world: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("s2l_ext.evaluation.run.open_engine", lambda *_: pytest.fail("sampled"))
+    assert cli.main(sampling(world, "--out", str(tmp_path), models="foreign,small")) == 2
+    message = capsys.readouterr().err
+    assert "--models small=" in message and "--models foreign=" in message and "do not share a tokenizer" in message
 
 
-def test_another_tokenizer_keeps_what_texts_tell(tmp_path: Path) -> None:
-    """Prompts of other tokens: Self-BLEU, answers and pass@k are there, numbers in tokens are not."""
-    first = read_set("a", "b", write(tmp_path / "a", {"p": 2, "q": 2}, prompt=(1, 3)))
-    second = read_set("b", "b", write(tmp_path / "b", {"p": 2, "q": 2}))
-    found = measure([first, second], "b", {}, Settings(progress=False))
-    assert found["other_tokens"] == ["a"]
-    lost = {"edit_diversity", "prefix_half", "prefix_match", "mean_length"}
-    assert set(found["sets"]["b"]) - set(found["sets"]["a"]) == lost
-    assert found["sets"]["a"]["self_bleu"] == found["sets"]["b"]["self_bleu"]
-    said = "Left out for a: numbers in tokens, and what the models say of tokens. The tokenizer or chat template is not"
-    assert any(line.startswith(said) for line in as_lines(found))
-    drawn = re.search("<figcaption>Pairs that are still the same<.*?</figure>", command.render(found))[0]
-    assert "class='line explorer'" in drawn and "class='line learner'" not in drawn
-
-
-def test_models_of_another_tokenizer_are_sampled_without_forward_passes(world: Path, tmp_path: Path, capsys) -> None:
-    more = ("--gradient-problems", "2", "--learner", "small", "--high-temperature", "0")
-    words = sampling(world, *more, models="foreign,small")
-    assert cli.main([*words, "--out", str(tmp_path / "out")]) == 0
-    found = json.loads((tmp_path / "out" / "diversity.json").read_text())
-    assert found["other_tokens"] == ["foreign"] and "Left out for foreign" in capsys.readouterr().out
-    own, other = found["sets"]["small"], found["sets"]["foreign"]
-    assert "entropy" in own and own["gradients"]["num_problems"] == 2 and "mean_length" in own
-    assert not {"entropy", "gradients", "kl_to_learner", "mean_length"} & set(other) and "self_bleu" in other
-
-
-def test_one_problem_or_one_sample_is_too_few(tmp_path: Path) -> None:
+def test_one_problem_is_too_few(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="1 problem; .* at least 2"):
-        check_comparable([read_set("a", "b", write(tmp_path / "a", {"p": 2}))])
-    with pytest.raises(DataError, match="1 sample a problem; Self-BLEU .* at least 2"):
-        check_comparable([read_set("a", "b", write(tmp_path / "b", {"p": 1, "q": 1}))])
+        measure([read_set("a", "a", write(tmp_path / "a", {"p": 2}), 2, ["p"])], "a", {}, Settings(progress=False))
 
 
 def test_names_say_the_temperature() -> None:

@@ -1,11 +1,11 @@
-"""The copy of a finished stage's model: whole or not there, and only as much space as it needs."""
+"""The export of a finished stage's model: whole or not there, and only as much space as it needs."""
 
 from __future__ import annotations
 
+import errno
 import resource
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -21,19 +21,29 @@ def model(folder: Path) -> Path:
     return folder
 
 
-def test_what_a_killed_export_left_is_not_counted_as_taken_space(tmp_path, monkeypatch) -> None:
-    source = model(tmp_path / "source")
-    left = tmp_path / "models" / "m.tmp" / "half"
+def no_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(runner.os, "link", refuse)
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_an_export_takes_no_more_space_where_links_are_possible(tmp_path, monkeypatch, linked: bool) -> None:
+    """What a killed export left is not taken over."""
+    source, target = model(tmp_path / "source"), tmp_path / "models" / "m"
+    left = target.with_name("m.tmp") / "model.safetensors"
     left.parent.mkdir(parents=True)
     left.write_bytes(b"half")
-    free = {True: 0, False: 10**9}
-    monkeypatch.setattr(runner.shutil, "disk_usage", lambda _: SimpleNamespace(free=free[left.exists()]))
-    assert "model.safetensors" in runner.export(
-        source, tmp_path / "models" / "m", Digests(tmp_path / ".digests.json"), "opd"
-    )
+    if not linked:
+        no_links(monkeypatch)
+    files = runner.export(source, target, Digests(tmp_path / ".digests.json"), "opd")
+    assert "model.safetensors" in files and (target / "model.safetensors").read_text() == "{}"
+    assert (target / "model.safetensors").samefile(source / "model.safetensors") is linked
 
 
-def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path) -> None:
+def test_a_file_that_the_system_cuts_short_is_not_exported(tmp_path, monkeypatch) -> None:
+    no_links(monkeypatch)
     source = model(tmp_path / "source")
     (source / "model.safetensors").write_bytes(bytes(200_000))
     limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-import s2l_ext
 from s2l_ext import cli
 from s2l_ext.errors import ResourceError
 from s2l_ext.pipeline import runner
@@ -65,7 +64,6 @@ def stages(**changes) -> list[dict]:
             "name": "opd",
             "kind": "train",
             "recipe": "b",
-            "labels": False,
             "inputs": {"model": "student", "teacher": "teacher_rl", "data": "half1"},
         },
         {"name": "student_rl", "kind": "train", "recipe": "a", "inputs": {"model": "opd", "data": "half2"}},
@@ -135,31 +133,16 @@ def test_a_pipeline_runs_hands_on_accounts_and_is_then_skipped(world, capsys) ->
 
 
 @pytest.mark.slow
-def test_every_model_has_a_card_without_paths_of_this_machine(world, monkeypatch) -> None:
+def test_every_model_has_a_card_of_its_base(world) -> None:
     (world / "student" / "README.md").write_text("---\nlicense: apache-2.0\nbase_model: me/student\n---\n")
-    hub = {"name": "rows", "kind": "toy", "inputs": {"data": "hub"}}
-    splits = {"half1": "1H.parquet", "half2": "2H.parquet", "hub": "hf://openai/gsm8k:main@train"}
-    opd = {"inputs": {"model": "student", "teacher": "teacher_rl", "data": "rows/train.parquet"}}
-    write(world, [hub, *stages(opd=opd)], splits=splits, overrides=[f"a.b={world}/x/y.txt", "HF_TOKEN=geheim"])
+    write(world)
     assert s2l() == 0
-    cards = {path.parent.name: path.read_text() for path in (world / "out" / "models").glob("*/README.md")}
+    cards = {path.parent.name: path for path in (world / "out" / "models").glob("*/README.md")}
     assert cards.keys() == {"teacher_rl", "opd", "student_rl"}
-    data = huggingface_hub.metadata_load(world / "out" / "models" / "student_rl" / "README.md")
+    data = huggingface_hub.metadata_load(cards["student_rl"])
     assert (data["base_model"], data["license"]) == ("me/student", "apache-2.0")  # of the stage that came before
-    assert huggingface_hub.metadata_load(world / "out" / "models" / "opd" / "README.md")["datasets"] == ["openai/gsm8k"]
-    for line in (
-        "| base model | me/student |",
-        "| teacher | teacher_rl |",
-        "| data | hf://openai/gsm8k:main@train; train.parquet (SHA-256 ",
-        "| recipe | b a.b=y.txt HF_TOKEN=*** |",
-        "| steps | 3, 600 tokens |",
-        "val-core/toy/acc/mean@1 0.3",
-        f"| code | s2l_ext {s2l_ext.__version__}",
-        "| licence | apache-2.0 |",
-    ):
-        assert line in cards["opd"]
-    assert "| licence | that of the base model, ./teacher, and of the data |" in cards["teacher_rl"]
-    assert not [name for name, card in cards.items() if str(world) in card or "geheim" in card]
+    assert "See manifest.json." in cards["opd"].read_text()
+    assert not [name for name, card in cards.items() if str(world) in card.read_text()]
 
 
 @pytest.mark.slow

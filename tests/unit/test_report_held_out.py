@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 
 from s2l_ext.config.verl_settings import flattened
 from s2l_ext.evaluation.intervals import mean_interval, newcombe_interval, wilson_interval
-from s2l_ext.report import accuracy
 from s2l_ext.report.run import Run, names_of
 from s2l_ext.report.settings import differences, value_text
 
@@ -147,64 +145,3 @@ def test_configurations_differ_key_by_key():
 def test_values_read_like_yaml():
     assert [value_text(value) for value in (True, None, [1, "a"])] == ["true", "null", "[1, a]"]
     assert value_text("x" * 500) == "x" * 160 + "…"
-
-
-# ---- by tier and level -----------------------------------------------------------------------------------------------
-
-
-def graded(tmp_path: Path, acc: dict[str, tuple[float, float]], rows: list[dict]) -> Run:
-    """A run with dumps of steps 1 and 4: ``acc`` is text -> accuracy at both."""
-    folder = tmp_path / "run" / "validation"
-    folder.mkdir(parents=True)
-    for place, step in enumerate((1, 4)):
-        lines = [
-            {"input": f"<user>{text}<assistant>", "output": "", "acc": values[place]} for text, values in acc.items()
-        ]
-        (folder / f"{step}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    files = [{"prompt": [{"role": "user", "content": row.pop("text")}], "data_source": "toy", **row} for row in rows]
-    pq.write_table(pa.Table.from_pylist(files), tmp_path / "val.parquet")
-    means = [sum(values[place] for values in acc.values()) / len(acc) for place in (0, 1)]
-    config = {"data": {"val_files": [str(tmp_path / "val.parquet")]}}
-    metrics = [(1, {TOY: means[0]}), (4, {TOY: means[1]})]
-    return Run("run", metrics, [], tmp_path / "run", config)
-
-
-ACC = {"1+1": (0, 1), "11+1": (0, 0), "9*9": (0.5, 1), "8*8": (0, 0.25), "?": (0, 0)}
-LEVELS = [
-    {"text": "1+1", "level": 2, "extra_info": {"tier": "easy"}},
-    {"text": "11+1", "level": 2, "extra_info": {"tier": "middle"}},
-    {"text": "9*9", "level": 10, "extra_info": {"tier": "hard"}},
-    {"text": "8*8", "level": None, "extra_info": {"tier": "hard"}},
-]
-
-
-def cells(figure: str) -> list[list[str]]:
-    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in re.findall(r"<tr>(.*?)</tr>", figure)]
-
-
-def test_accuracy_by_tier_and_level_of_the_first_and_last_validation(tmp_path):
-    _, _, tier, level = accuracy.tables([graded(tmp_path, ACC, [dict(row) for row in LEVELS])])
-    assert cells(tier) == [
-        ["tier", "problems", "first", "last"],
-        ["easy", "1", "0.000 (0.000 to 0.793)", "1.000 (0.207 to 1.000)"],
-        ["hard", "2", "0.250 (0.000 to 1.000)", "0.625 (0.000 to 1.000)"],
-        ["middle", "1", "0.000 (0.000 to 0.793)", "0.000 (0.000 to 0.793)"],
-    ]
-    assert cells(level)[1:] == [
-        ["2", "2", "0.000 (0.000 to 0.658)", "0.500 (0.095 to 0.905)"],
-        ["10", "1", "0.500", "1.000 (0.207 to 1.000)"],
-    ]
-
-
-def test_without_such_a_column_or_with_a_foreign_dump_there_is_no_table(tmp_path):
-    plain = [{"text": row["text"]} for row in ({"text": "1+1"}, {"text": "9*9"})]
-    assert len(accuracy.tables([graded(tmp_path / "a", ACC, plain)])) == 2
-    run = graded(tmp_path / "b", ACC, [dict(row) for row in LEVELS])
-    other = Run("run", [(1, {TOY: 0.9}), (4, {TOY: 0.9})], [], run.folder, run.config)
-    assert len(accuracy.tables([other])) == 2
-
-
-def test_a_text_of_two_tiers_is_in_neither(tmp_path):
-    both = [{"text": "1+1", "tier": 1}, {"text": "1+1", "tier": 2}, {"text": "9*9", "tier": 1}]
-    _, _, tier = accuracy.tables([graded(tmp_path, ACC, both)])
-    assert [row[:2] for row in cells(tier)[1:]] == [["1", "1"]]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,8 @@ from s2l_ext.studies.local.run import run_local
 from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, spent, write_result
-from s2l_ext.studies.study.run import RESULT, Job, Runner, merge
-from s2l_ext.studies.study.table import markdown, rows_of, sentences, sources
+from s2l_ext.studies.study.run import RESULT, Job, Runner
+from s2l_ext.studies.study.table import cells, rows_of, sentences, sources
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
 from s2l_ext.toy.world import write_files
@@ -81,8 +82,6 @@ def test_arms_have_the_studys_overrides_before_their_own(study) -> None:
             r"arms\.x: algorithm\.adv_estimator=rloo: the local",
         ),
         ({"overrides": [3]}, r"overrides\[0\]=3 has the wrong type \(int\): it must be text"),
-        ({"test_files": [3]}, r"test_files\[0\]=3 has the wrong type"),
-        ({"learning_rates": [1e-4, 2e-4]}, r"test_files is empty: learning rates are chosen"),
     ],
 )
 def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) -> None:
@@ -108,13 +107,6 @@ def test_a_dry_run_of_engine_verl_says_what_verl_could_not_run(study, tmp_path) 
     """The local loop cuts a last micro-batch short."""
     with pytest.raises(ConfigError, match=r"^arm grpo: .*micro_batch_size_per_gpu=64: a worker has 4 rows in a mini-b"):
         Runner(study(engine="verl"), tmp_path / "out").check()
-
-
-def test_learning_rates_may_be_text_and_must_be_numbers_above_0_with_folders_of_their_own(study) -> None:
-    assert study(learning_rates=["1e-4", 3], test_files=["x"]).block.learning_rates == [1e-4, 3.0]
-    for wrong in ("fast", True, None, -1e-4, 0, float("nan"), float("inf"), 2e-4, 2.0000001e-4):
-        with pytest.raises(ConfigError, match=r"tiny\.yaml\.learning_rates=\[0\.0002, .* number above 0 and differ"):
-            study(learning_rates=[2e-4, wrong], test_files=["x"])
 
 
 @pytest.mark.parametrize("name", [1.5, True, "temp/hot", ".hot", ""])
@@ -258,7 +250,7 @@ def test_problems_and_seeds_both_widen_the_bootstrap() -> None:
 
 def result(arm: str, seed: int, accuracies: list[float], tokens: float = 10.0, error: str = "") -> Result:
     spent = {"learner_tokens": tokens, "flops": 10 * tokens, "seconds": 1.0}
-    found = {"toy": accuracies, "hard": [0.0]} if not error else {}
+    found = {"toy": accuracies} if not error else {}
     return Result("tiny", arm, "local", seed, 1.5e-4, "f", "c", found, {}, {} if error else spent, error)
 
 
@@ -268,20 +260,17 @@ def table(study, s2l: list[Result], **changes):
     return rows_of(found, {"grpo": grpo, "s2l_po": s2l})
 
 
-def test_one_data_source_or_all_of_them(study) -> None:
+def test_three_equal_gaps_of_few_problems_are_not_clear(study) -> None:
     better = [result("s2l_po", seed, [0.8, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
-    toy = table(study, better, data_source="toy")[1]
-    assert toy.difference.mean == pytest.approx(0.3)
-    assert not toy.difference.clear, "three equal gaps of few problems agree by chance"
-    assert table(study, better)[1].difference.mean == pytest.approx(0.2)  # of three problems, one unchanged
-    with pytest.raises(DataError, match=r"data_source=tyo: no metric of the runs\. Did you mean 'toy'\?"):
-        table(study, better, data_source="tyo")
+    row = table(study, better)[1]
+    assert row.difference.mean == pytest.approx(0.3) and not row.difference.clear
 
 
 def test_accuracy_by_data_source_is_a_table_of_its_own(study) -> None:
     """Means of toy 0.2 and 0.3 over two seeds, of hard 0 and 0; none for a single source."""
     runs = [result("grpo", 1, [0.1, 0.3]), result("grpo", 2, [0.2, 0.4]), result("grpo", 3, [], error="exit code 1")]
     found = study(arms={"grpo": {}, "hot": {}})
+    runs[:2] = [dataclasses.replace(run, accuracies=run.accuracies | {"hard": [0.0]}) for run in runs[:2]]
     head, rows = sources(found, {"grpo": runs, "hot": runs[:1]})
     assert head == ["arm", "hard", "toy"] and rows[0][:2] == ["grpo", "0.000 (0.000 to 0.000)"]
     assert rows[0][2] == "0.250 (0.000 to 0.885)" and rows[1][1:] == ["too few seeds"] * 2
@@ -291,7 +280,7 @@ def test_accuracy_by_data_source_is_a_table_of_its_own(study) -> None:
 
 def test_what_cannot_be_shown_is_said_so(study) -> None:
     noisy = [result("s2l_po", seed, [0.2, value]) for seed, value in ((1, 0.3), (2, 0.3), (3, 0.4))]
-    said = sentences(table(study, noisy, data_source="toy"))
+    said = sentences(table(study, noisy))
     assert (
         said[0].startswith("s2l_po: no difference could be shown, +0.017 (") and "four of five such studies" in said[0]
     )
@@ -299,9 +288,9 @@ def test_what_cannot_be_shown_is_said_so(study) -> None:
 
 def test_seeds_that_do_not_tell_ask_for_more(study) -> None:
     alike = [result("s2l_po", seed, [0.8, value]) for seed, value in ((1, 0.2), (2, 0.4), (3, 0.3))]
-    rows = table(study, alike, data_source="toy")
+    rows = table(study, alike)
     assert sentences(rows)[0].endswith("3 seeds). Give more seeds: these do not tell how much it varies.")
-    assert "|  | 10 | 100 | 1 |" in markdown(rows[1:])
+    assert cells(rows[1])[-4:] == ["", "10", "100", "1"]
 
 
 def test_a_failed_run_is_named_and_the_rest_stands(study) -> None:
@@ -310,17 +299,17 @@ def test_a_failed_run_is_named_and_the_rest_stands(study) -> None:
         result("s2l_po", 2, [0.8, 0.5]),
         result("s2l_po", 3, [], error="exit code 1"),
     ]
-    rows = table(study, runs, data_source="toy")
+    rows = table(study, runs)
     assert rows[1].seeds == (1, 2) and rows[1].difference.mean == pytest.approx((0.35 + 0.35) / 2)
     assert "s2l_po, seed 3: no result (exit code 1)." in sentences(rows)
-    assert "| s2l_po | 0.00015 | 2, 1 failed |" in markdown(rows)
+    assert cells(rows[1])[:3] == ["s2l_po", "0.00015", "2, 1 failed"]
 
 
 def test_seeds_that_lack_a_pair_or_some_problems_leave_a_row(study) -> None:
     """The baseline failed on seed 3, so two of three seeds pair; seed 2 has one problem fewer."""
     grpo = [result("grpo", 1, [0.2, 0.4]), result("grpo", 2, [0.3]), result("grpo", 3, [], error="exit code 1")]
     own = [result("hot", 1, [0.4, 0.6]), result("hot", 2, [0.8]), result("hot", 3, [0.9, 0.7])]
-    found = study(seeds=3, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]}, data_source="toy")
+    found = study(seeds=3, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
     row = rows_of(found, {"grpo": grpo, "hot": own})[1]
     assert row.seeds == (1, 2, 3) and row.difference.mean == pytest.approx((0.2 + 0.5) / 2)
     assert row.sentence.startswith("hot: no difference could be shown, +0.350 (") and ", 2 seeds)" in row.sentence
@@ -389,7 +378,7 @@ def test_finished_runs_are_kept_and_a_failed_one_is_done_again(runner, tmp_path)
     results = first.run()
     assert len(first.started) == 4 and [one.seed for one in results["s2l_po"]] == [1, 2]
     assert all(one.spent["seconds"] > 0 and one.spent["flops"] > 0 for runs in results.values() for one in runs)
-    assert all(len(one.problems(None)) == 3 for runs in results.values() for one in runs)
+    assert all(len(one.problems) == 3 for runs in results.values() for one in runs)
     # seed by seed, so that a study that is stopped has whole pairs
     assert [next(word for word in words if word.startswith("data.seed")) for words in first.started] == [
         "data.seed=1",
@@ -435,11 +424,11 @@ def test_an_arm_whose_first_run_failed_says_which(runner) -> None:
 
 @pytest.mark.slow
 def test_what_others_left_is_taken_over_or_refused(runner, tmp_path) -> None:
-    """A merged folder is not run again; a result of another study, code, engine or data is refused by name."""
+    """A copied folder is not run again; a result of another study, code, engine or data is refused by name."""
     elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
     made = runner(elsewhere)
     made.run()
-    assert merge([elsewhere], out) == 4 and merge([elsewhere], out) == 0
+    shutil.copytree(elsewhere / "runs", out / "runs")
     before = len(made.started)
     runner(out).run()
     assert len(made.started) == before
@@ -449,77 +438,27 @@ def test_what_others_left_is_taken_over_or_refused(runner, tmp_path) -> None:
         write_result(path, dataclasses.replace(kept, **{name: "other"}))
         with pytest.raises(DataError, match=rf"is of another {name} \('other', this study has .*Remove the folder"):
             runner(out).run()
-    with pytest.raises(DataError, match="no results of a study are there"):
-        merge([tmp_path / "nothing"], out)
-
-
-@pytest.mark.slow
-def test_every_arm_takes_the_learning_rate_that_is_best_on_validation_problems(runner, world, monkeypatch) -> None:
-    made = runner(learning_rates=[1e-4, 3e-4], tuning_seeds=1, test_files=[str(world / "test.parquet")])
-    best = {"grpo": 3e-4, "s2l_po": 1e-4}
-    real = study_run.measured
-
-    def measured(folder: Path):
-        arm, rate = folder.parts[-2], float(folder.name.split("-seed")[0].removeprefix("lr"))
-        found = real(folder)
-        return found | {"accuracies": {"toy": [1.0 if rate == best[arm] else 0.0]}}
-
-    monkeypatch.setattr(study_run, "measured", measured)
-    results = made.run()
-    assert {arm: {one.learning_rate for one in runs} for arm, runs in results.items()} == {
-        "grpo": {3e-4},
-        "s2l_po": {1e-4},
-    }
-    tuned = [words for words in made.started if "data.seed=1000000" in words]
-    assert len(tuned) == 4 and not any("data.val_files" in word for words in tuned for word in words)
-    measured_on = [word for words in made.started if words not in tuned for word in words if "data.val_files" in word]
-    assert measured_on == [f"data.val_files=[{world / 'test.parquet'}]"] * 4
 
 
 def test_a_kept_result_must_be_of_the_seed_and_rate_of_its_folder(study, tmp_path) -> None:
-    found = study(learning_rates=[3e-4])
-    made, job = Runner(found, tmp_path), Job(found.arms[0], 3e-4, 2, tuning=False)
-    for name, other in (("seed", 1), ("learning_rate", 3.0000001e-4)):
+    found = study()
+    made, job = Runner(found, tmp_path), Job(found.arms[0], 2)
+    for name, other in (("seed", 1), ("learning_rate", 1.5000001e-4)):
         write_result(tmp_path / job.place / RESULT, dataclasses.replace(made._bare(job), **{name: other}))
         with pytest.raises(DataError, match=rf"is of another {name} \({other}, this study has "):
             made._kept(job)
 
 
 def test_a_dry_run_counts_the_runs_that_would_not_be_done_again(study, tmp_path) -> None:
-    """Both searches of grpo are there, so 3e-4 is known; it has one good run and a failed one, and 1e-4 one run."""
-    grid = {"learning_rates": [1e-4, 3e-4], "tuning_seeds": 1, "test_files": ["${toy_dir}/test.parquet"]}
-    found = study(**grid, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
-    made, grpo = Runner(found, tmp_path), found.arms[0]
-    for rate, seed, tuning, accuracy, error in (
-        *((1e-4, 1_000_000, True, 0.2, ""), (3e-4, 1_000_000, True, 0.4, ""), (1e-4, 1, False, 0.2, "")),
-        *((3e-4, 1, False, 0.4, ""), (3e-4, 2, False, 0.0, "exit code 1")),
-    ):
-        job = Job(grpo, rate, seed, tuning)
-        kept = dataclasses.replace(made._bare(job), accuracies={"toy": [accuracy]}, error=error)
+    """grpo has one good run and a failed one, hot none."""
+    found = study(arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
+    made = Runner(found, tmp_path)
+    for seed, error in ((1, ""), (2, "exit code 1")):
+        job = Job(found.arms[0], seed)
+        kept = dataclasses.replace(made._bare(job), accuracies={"toy": [0.4]}, error=error)
         write_result(tmp_path / job.place / RESULT, kept)
     said = made.planned_lines()
-    assert said[1] == "tuning       2 learning rates x 1 seeds for every arm; 2 runs are there"
-    assert said[2].endswith("; 1 runs are there") and said[3].endswith("; 0 runs are there")
-
-
-def test_a_learning_rate_that_lacks_a_seed_is_named_and_not_chosen(study, tmp_path, monkeypatch) -> None:
-    """grpo: mean 0.3 of two seeds at 1e-4, 0.9 of the one that ended at 3e-4. Every search of hot failed."""
-    accuracies = {(1e-4, 1_000_000): 0.2, (1e-4, 1_000_001): 0.4, (3e-4, 1_000_000): 0.9}
-
-    def run(job) -> Result:
-        died = job.tuning and (job.arm.name == "hot" or (job.learning_rate, job.seed) not in accuracies)
-        found = result(job.arm.name, job.seed, [accuracies.get((job.learning_rate, job.seed), 0.5)])
-        return dataclasses.replace(found, learning_rate=job.learning_rate, error="exit code 1" if died else "")
-
-    grid = {"learning_rates": [1e-4, 3e-4], "tuning_seeds": 2, "test_files": ["x"], "data_source": "toy"}
-    found = study(**grid, arms={"grpo": {}, "hot": STUDY["arms"]["hot"]})
-    made = Runner(found, tmp_path)
-    monkeypatch.setattr(made, "_run", run)
-    grpo, hot = rows_of(found, made.run())
-    assert grpo.learning_rate == 1e-4 and grpo.seeds == (1, 2)
-    assert grpo.failed == {"1000001, learning rate 0.0003": "exit code 1"}
-    assert not hot.seeds and len(hot.failed) == 4
-    assert "hot, seed 1000000, learning rate 0.0001: no result (exit code 1)." in sentences([grpo, hot])
+    assert said[1].endswith("; 1 runs are there") and said[2].endswith("; 0 runs are there")
 
 
 def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, monkeypatch) -> None:
@@ -566,7 +505,7 @@ def test_the_command_writes_table_page_and_numbers(runner, tmp_path, capsys) -> 
     runner()
     assert main(["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--arm", "s2l_po"]) == 0
     said = capsys.readouterr().out
-    assert "| s2l_po | 0.00015 | 2 |" in said and "study.html" in said
+    assert "| s2l_po | 0.00015       | 2     |" in said and "study.html" in said
     kept = json.loads((tmp_path / "out" / "study.json").read_text())
     assert set(kept["arms"]) == {"grpo", "s2l_po"} and kept["arms"]["grpo"]["difference"] is None
     assert set(kept["arms"]["grpo"]["by_seed"]) == {"1", "2"}

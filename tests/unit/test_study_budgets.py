@@ -1,7 +1,6 @@
-"""Studies: budgets that are not known, and merged seeds that the study does not count."""
+"""Studies: budgets that are not known."""
 
 import json
-from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,13 +8,12 @@ from omegaconf import OmegaConf
 from s2l_ext.cli import main
 from s2l_ext.studies.study import file, run
 from s2l_ext.studies.study.file import Arm, Study, StudyBlock
-from s2l_ext.studies.study.results import Result, write_result
-from s2l_ext.studies.study.run import RESULT, outside_of
+from s2l_ext.studies.study.results import Result
 from s2l_ext.studies.study.table import rows_of, sentences
 
 
-def made(matched: list[str], first_seed: int = 1) -> Study:
-    block = StudyBlock("tiny", "grpo/toy", {}, "grpo", seeds=3, first_seed=first_seed, matched=matched)
+def made(matched: list[str]) -> Study:
+    block = StudyBlock("tiny", "grpo/toy", {}, "grpo", seeds=3, matched=matched)
     return Study(block, tuple(Arm(name, "grpo/toy", (), OmegaConf.create()) for name in ("grpo", "hot")))
 
 
@@ -59,31 +57,6 @@ def test_the_command_ends_with_1_where_matching_was_not_checked(flops, code, tmp
     monkeypatch.setattr(file, "read_study", lambda *_: made(["flops"]))
     monkeypatch.setattr(run.Runner, "check", lambda _: None)
     monkeypatch.setattr(run.Runner, "run", lambda _: results([flops] * 3, [flops] * 3))
-    for seed in (3, 4, 5, 6):
-        path = tmp_path / "other" / "runs" / "hot" / f"lr0.0001-seed{seed}" / RESULT
-        write_result(path, result("hot", seed, flops))
-    words = ["--out", str(tmp_path / "out"), "--merge", str(tmp_path / "other"), "--json"]
-    assert main(["study", str(tmp_path / "tiny.yaml"), *words]) == code
-    said = capsys.readouterr()
-    assert json.loads(said.out)["arms"]["hot"]["unknown"] == (["flops"] if flops is None else [])
-    assert "3 merged seeds (4 to 6) are outside this study's seeds 1 to 3: give --seeds 6\n" in said.err
-
-
-@pytest.mark.parametrize(
-    ("seeds", "first_seed", "said"),
-    [
-        ((1, 2, 3), 1, ""),
-        ((5,), 1, "1 merged seed (5) is outside this study's seeds 1 to 3: give --seeds 5"),
-        (
-            (1, 2, 8),
-            4,
-            "3 merged seeds (1 to 2, 8) are outside this study's seeds 4 to 6: "
-            "give --seeds 8, and first_seed: 1 in the file",
-        ),
-    ],
-)
-def test_merged_seeds_outside_the_studys_own_are_said(tmp_path: Path, seeds, first_seed, said: str) -> None:
-    """Runs that chose a learning rate have seeds of their own, from 1000000."""
-    for kind, seed in [*(("runs", seed) for seed in seeds), ("tuning", 1_000_000)]:
-        write_result(tmp_path / kind / "hot" / f"lr0.0001-seed{seed}" / RESULT, result("hot", seed, 1.0))
-    assert outside_of(made([], first_seed), [tmp_path]) == said
+    assert main(["study", str(tmp_path / "tiny.yaml"), "--out", str(tmp_path / "out"), "--json"]) == code
+    said = capsys.readouterr().out
+    assert json.loads(said)["arms"]["hot"]["unknown"] == (["flops"] if flops is None else [])

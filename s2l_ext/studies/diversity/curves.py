@@ -1,9 +1,8 @@
-"""pass@k curves, where two of them cross, and which explorer they recommend; intervals by bootstrap over problems."""
+"""pass@k curves, and which explorer they recommend; intervals by bootstrap over problems."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,36 +76,6 @@ def _or_none(value: float) -> float | None:
 def pass_curves(num_correct: Sequence[int], n: int) -> Floats:
     """(P, n) unbiased pass@k of each problem, k = 1..n."""
     return np.array([[pass_at_k(n, correct, k) for k in range(1, n + 1)] for correct in num_correct])
-
-
-def crossings(first_K: Floats, second_K: Floats) -> list[float]:
-    """Where ``first - second`` changes sign, in k from 1, straight between two; to touch is not to cross."""
-    difference = first_K - second_K
-    places = np.flatnonzero(difference)
-    found = []
-    for left, right in pairwise(places):
-        a, b = difference[left], difference[right]
-        if a * b < 0:
-            found.append(float(left + 1 + (a / (a - b) if right == left + 1 else 1)))
-    return found
-
-
-def crossing_summary(first: Floats, second: Floats, bootstrap: Bootstrap) -> dict[str, Any]:
-    """Crossings of two curves (1 + R, K), and of how many resamples they are true.
-
-    ``share_of_resamples`` is how many of them cross at all; ``ci95`` of the first crossing is over those.
-    """
-    every = [crossings(one, two) for one, two in zip(first[1:], second[1:], strict=True)]
-    firsts = [found[0] for found in every if found]
-    return {
-        "at_k": crossings(first[0], second[0]),
-        "share_of_resamples": len(firsts) / len(every),
-        "ci95": [float(value) for value in np.quantile(firsts, [bootstrap.tail, 1 - bootstrap.tail])]
-        if firsts
-        else None,
-        "difference_at_1": bootstrap.point(first[:, 0] - second[:, 0]),
-        "difference_at_n": bootstrap.point(first[:, -1] - second[:, -1]),
-    }
 
 
 def half_position(shares_K: Floats) -> float:

@@ -16,62 +16,53 @@ from tqdm import tqdm
 
 from s2l_ext import __version__
 from s2l_ext.data.tokenizers import load_tokenizer
+from s2l_ext.errors import DataError
 from s2l_ext.studies.diversity.curves import (
     RESAMPLES,
     Bootstrap,
     Floats,
-    crossing_summary,
     half_position,
     pass_curves,
     recommend,
 )
 from s2l_ext.studies.diversity.models import Coherence, Settings, measure_with_models
-from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet, check_comparable, with_other_tokens
+from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 SCHEMA_VERSION = 1
-IN_TOKENS = ("edit_diversity", "prefix_half", "prefix_match", "mean_length")
-"""Measures whose unit is a token, which two tokenizers cut differently."""
 PREFIX_POSITIONS = 256
 
 
-def measure(
-    sets: Sequence[RowSet], learner: str, folders: Mapping[str, Path], settings: Settings, foreign: Sequence[str] = ()
-) -> dict[str, Any]:
+def measure(sets: Sequence[RowSet], learner: str, folders: Mapping[str, Path], settings: Settings) -> dict[str, Any]:
     """Every number about these sets; their shape is in docs/diversity.md.
 
     Args:
-        sets: the learner's and at least one explorer's.
+        sets: the learner's and at least one explorer's, of the same problems.
         folders: each model's folder, by its name; empty leaves out what needs forward passes.
-        foreign: models of another tokenizer than the learner's. Numbers in tokens are left out for their sets, and
-            for those whose prompts are other tokens.
 
     Raises:
-        ConfigError, DataError: the sets cannot be compared, with the file or key and the fix.
+        DataError: there is one problem.
     """
-    check_comparable(sets)
     n, problems = sets[0].n, sorted(sets[0].rows)
+    if len(problems) < 2:
+        raise DataError(f"{sets[0].path}: 1 problem; an interval over problems needs at least 2.")
     compared, bootstrap = settings.compared_of(n), Bootstrap(len(problems), settings.seed)
     # files hold samples as they finished; the bootstrap pairs problems by place
     sets = [replace(drawn, rows={name: drawn.rows[name] for name in problems}) for drawn in sets]
     right = {drawn.name: [sum(row.correct for row in rows) for rows in drawn.rows.values()] for drawn in sets}
     curves = {name: bootstrap.means(pass_curves(counts, n)) for name, counts in right.items()}
-    apart = [d.name for d in sets if d.model in foreign or d.name in with_other_tokens(sets, learner)]
     found, parameters = {}, None
     for drawn in sets:
         numbers = _from_samples(drawn, curves[drawn.name], compared, bootstrap, settings.progress)
         if settings.coherence:
             steps = _steps(drawn, load_tokenizer(str(folders[learner]), "--coherence"), settings.coherence)
             numbers |= {"coherence": bootstrap.point(bootstrap.means(*steps))}
-        left_out = IN_TOKENS if drawn.name in apart else ()
-        found[drawn.name] = _describe(drawn) | {key: v for key, v in numbers.items() if key not in left_out}
+        found[drawn.name] = _describe(drawn) | numbers
     if folders:
-        alike = [drawn for drawn in sets if drawn.name not in apart]
-        more, parameters = measure_with_models(alike, folders, learner, settings, bootstrap)
-        found = {name: values | more.get(name, {}) for name, values in found.items()}
+        more, parameters = measure_with_models(sets, folders, learner, settings, bootstrap)
+        found = {name: values | more[name] for name, values in found.items()}
     explorers = [drawn.name for drawn in sets if drawn.role == EXPLORER]
     noise = next((drawn.name for drawn in sets if drawn.role == NOISE), None)
-    others = [drawn.name for drawn in sets if drawn.name != learner]
     return {
         "schema_version": SCHEMA_VERSION,
         "package_version": __version__,
@@ -81,8 +72,6 @@ def measure(
         "compared": compared,
         "interval": f"95 % bootstrap over problems, {RESAMPLES} resamples, seed {settings.seed}",
         "recommendation": recommend(curves, learner, explorers, noise, bootstrap),
-        "crossings": {name: crossing_summary(curves[name], curves[learner], bootstrap) for name in others},
-        "other_tokens": apart,
         "gradient_parameters": parameters,
         "sets": found,
     }

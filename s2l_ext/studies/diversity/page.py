@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from s2l_ext.report.charts import Line, Values, by_label, chart, colour, round_range
 from s2l_ext.report.page import Section, page, table
+from s2l_ext.utils.text_table import text_table
 
 PAGE = "diversity.html"
 SCALARS = {
@@ -66,8 +67,7 @@ def render(result: dict[str, Any]) -> str:
     if "gradients" in first:
         reading = "Variance over mean squared norm; pairwise cosine."
         drawn.append(_dots(result, f"Gradients of {learner} within a group", "", GRADIENTS, reading))
-    lines = [crossing_line(result, name) for name in result["crossings"]]
-    numbers = table("Numbers", *number_table(result), " ".join([*lines, *notes(result)]))
+    numbers = table("Numbers", *number_table(result), " ".join(notes(result)))
     found = [Section("charts", "Charts", drawn), Section("numbers", "Numbers", [numbers])]
     return page(f"s2l diversity: {learner}", f"Which explorer for {learner}?", sentence, found)
 
@@ -90,21 +90,8 @@ def _lines(result: dict[str, Any], kind: str, places: str, label: str = "{}", st
 
 
 def _pass_at_k(result: dict[str, Any]) -> Markup:
-    lines, learner = _lines(result, "pass_at_k", "k"), result["learner"]
-    crosses = [
-        Line("", line.colour, [(k, _height(line, k)) for k in found["at_k"]], style="crosses", says=found["at_k"])
-        for line in lines
-        if (found := result["crossings"].get(line.name))
-    ]
-    reading = f"× crosses the curve of {learner}. {BANDS}"
-    return chart("pass@k", "share of problems solved", [*lines, *crosses], reading, x_name="k (samples)", doubling=True)
-
-
-def _height(line: Line, k: float) -> float:
-    """Of the straight line between two whole k, from 1."""
-    low = int(k)
-    left, right = line.points[low - 1][1], line.points[min(low, len(line.points) - 1)][1]
-    return left + (k - low) * (right - left)
+    lines = _lines(result, "pass_at_k", "k")
+    return chart("pass@k", "share of problems solved", lines, BANDS, x_name="k (samples)", doubling=True)
 
 
 def _prefix_match(result: dict[str, Any]) -> Markup:
@@ -149,32 +136,8 @@ def number_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def as_lines(result: dict[str, Any]) -> list[str]:
-    """Table, crossings, what the gradients are over, and the recommendation."""
-    titles, rows = number_table(result)
-    widths = [max(len(row[column]) for row in [titles, *rows]) for column in range(len(titles))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [titles, *rows]]
-    return [
-        *(line.rstrip() for line in lines),
-        "",
-        *(crossing_line(result, name) for name in result["crossings"]),
-        *notes(result),
-        "",
-        result["recommendation"]["sentence"],
-    ]
-
-
-def crossing_line(result: dict[str, Any], name: str) -> str:
-    """Where a set's pass@k crosses the learner's."""
-    found, learner = result["crossings"][name], result["learner"]
-    start, end = found["difference_at_1"]["value"], found["difference_at_n"]["value"]
-    ends = f"{start:+.3f} at k = 1, {end:+.3f} at k = {result['n']}"
-    if not found["at_k"]:
-        return f"pass@k of {name} and {learner} do not cross up to k = {result['n']} ({ends})."
-    where = ", ".join(f"{value:.1f}" for value in found["at_k"])
-    return (
-        f"pass@k of {name} crosses that of {learner} at k = {where} ({ends}); "
-        f"{found['share_of_resamples']:.0%} of the resamples cross."
-    )
+    """Table, what the gradients are over, and the recommendation."""
+    return [text_table(*number_table(result)), "", *notes(result), "", result["recommendation"]["sentence"]]
 
 
 def notes(result: dict[str, Any]) -> list[str]:
@@ -185,11 +148,6 @@ def notes(result: dict[str, Any]) -> list[str]:
     ]
     drawn = [f"{name} {v['temperature']:g} / {v['top_p']:g}" for name, v in result["sets"].items()]
     lines.append(f"Temperature / top-p: {', '.join(drawn)}.")
-    if apart := result.get("other_tokens"):
-        lines.append(
-            f"Left out for {', '.join(apart)}: numbers in tokens, and what the models say of tokens. The tokenizer or "
-            f"chat template is not {result['learner']}'s, so tokens cannot be compared."
-        )
     chosen = result["gradient_parameters"]
     if chosen is not None:
         sketch = "" if chosen["sketch"] is None else f", sketched to {chosen['sketch']:,} numbers"

@@ -49,7 +49,7 @@ class TokenModel:
             raise ConfigError(
                 f"--models {name}={folder}: its logits are not its output matrix times its last hidden state (a cap or "
                 f"a scale; largest difference {difference:.2g} of the largest logit), which forward passes in chunks "
-                "need. Leave --models out of --from-samples for text metrics."
+                "need. Leave the model out."
             )
 
     def score(self, rows: Sequence[tuple[Ids, Ids]], temperature: float, bar: tqdm[Any]) -> list[Floats32]:

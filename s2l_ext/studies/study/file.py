@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from s2l_ext.config.parse import parse_block
 from s2l_ext.config.verl_settings import plain_setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.seeds import FEWEST_SEEDS
-from s2l_ext.launch.compose import compose_config, search_folders
+from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.studies.study.results import AFTER, BEFORE, planned
@@ -34,7 +33,7 @@ MEASURE = (
     *("reward.custom_reward_function.name", "reward.reward_manager.name"),
     *(f"actor_rollout_ref.rollout.val_kwargs.{name}" for name in ("n", "temperature", "top_p", "top_k")),
 )
-"""Settings by which accuracy is measured; ``test_files`` of a study take the place of ``val_files``."""
+"""Settings by which accuracy is measured."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +49,7 @@ class StudyBlock:
     """The whole file.
 
     ``overrides`` go to every arm before its own. ``seeds``: how many, from ``first_seed``; one has no interval.
-    ``learning_rates``: a grid, the same for every arm. Each arm takes the rate with the best accuracy on ``val_files``
-    of its recipe, over ``tuning_seeds``; its runs are then measured on ``test_files``.
-    ``matched``: quantities in which arms must agree within ``tolerance``. ``data_source``: of the problems that are
-    measured; None is all.
+    ``matched``: quantities in which arms must agree within ``tolerance``.
     ``first``: runs without a row, one for each seed, in their order; ``KEY=first:NAME`` in a later override is the
     model that NAME's run of the same seed left. What they spent counts for every arm that takes it.
     """
@@ -67,18 +63,14 @@ class StudyBlock:
     first: dict[str, Any] = field(default_factory=dict)
     seeds: int = limited(10, at_least=FEWEST_SEEDS)
     first_seed: int = limited(1, at_least=0)
-    learning_rates: list[float] = field(default_factory=list)
-    tuning_seeds: int = limited(2, at_least=1)
-    test_files: list[str] = field(default_factory=list)
     matched: list[str] = field(default_factory=lambda: ["prompts", "optimizer_steps", "rollouts"])
     tolerance: float = limited(0.05, at_least=0)
-    data_source: str | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """``cfg`` is composed with the study's and the arm's overrides, before seed and learning rate; in the place of a
-    model of ``first`` it has the one that run starts from."""
+    """``cfg`` is composed with the study's and the arm's overrides, before the seed; in the place of a model of
+    ``first`` it has the one that run starts from."""
 
     name: str
     recipe: str
@@ -142,9 +134,8 @@ def read_study(
     count = block.seeds if seeds is None else seeds
     if count < FEWEST_SEEDS:
         raise ConfigError(f"--seeds {count}: an interval over seeds needs at least {FEWEST_SEEDS}. Give more seeds.")
-    rates = _rates(block.learning_rates, path.name)
     engine, baseline = engine or block.engine, baseline or block.baseline
-    block = replace(block, engine=engine, baseline=baseline, seeds=count, learning_rates=rates)
+    block = replace(block, engine=engine, baseline=baseline, seeds=count)
     _check_names(block, path.name, arms)
     first: list[Arm] = []
     for name, given in block.first.items():
@@ -158,18 +149,6 @@ def read_study(
     return study
 
 
-def find_study(name: Path) -> Path:
-    """A file, or a study of the recipe folders by name (``studies/s2l_po``)."""
-    if name.is_file():
-        return name
-    found = (folder / f"{str(name).removesuffix('.yaml')}.yaml" for folder in search_folders())
-    known = sorted(f"studies/{file.stem}" for folder in search_folders() for file in folder.glob("studies/*.yaml"))
-    path = next((file for file in found if file.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{name}: no such study.{did_you_mean(str(name), known)} Studies: {', '.join(known)}.")
-    return path
-
-
 def _load(path: Path) -> dict[str, Any]:
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path))  # refuses a key that is there twice
@@ -180,20 +159,6 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: holds no mapping. A study has name, recipe, arms and baseline.")
     return content
-
-
-def _rates(given: Sequence[Any], where: str) -> list[float]:
-    """As numbers. Raises ConfigError for what is none above 0, and for two that would share folders."""
-    try:
-        rates = [float(str(rate)) for rate in given]
-    except ValueError:
-        rates = [math.nan]
-    if not all(0 < rate < math.inf for rate in rates) or len({f"{rate:g}" for rate in rates}) < len(rates):
-        raise ConfigError(
-            f"{where}.learning_rates={list(given)}: each must be a number above 0 and differ from the others in its "
-            "first six digits, which name its folders. Correct or remove it."
-        )
-    return rates
 
 
 def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
@@ -214,11 +179,6 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
         if name not in (*BEFORE, *AFTER):
             known = [*BEFORE, *AFTER]
             raise ConfigError(f"{where}.matched: {name!r} is no quantity.{did_you_mean(name, known)} Known: {known}.")
-    if len(block.learning_rates) > 1 and not block.test_files:
-        raise ConfigError(
-            f"{where}.test_files is empty: learning rates are chosen on the recipe's val_files, so the result needs "
-            "problems that the choice has not seen. Name parquet files."
-        )
 
 
 def _arm(block: StudyBlock, where: str, name: str, given: Any, first: Sequence[Arm]) -> Arm:
@@ -266,7 +226,7 @@ def _check_measured(study: Study, where: str) -> None:
             )
         for key in MEASURE:
             own, base = plain_setting(arm.cfg, key), plain_setting(study.baseline.cfg, key)
-            if own != base and not (key == "data.val_files" and study.block.test_files):
+            if own != base:
                 raise ConfigError(
                     f"{where}: arm {arm.name} has {key}={own}, the baseline {study.baseline.name} {base}, so their "
                     "accuracies are not of the same measurement. Set it in the study's `overrides`, for every arm."

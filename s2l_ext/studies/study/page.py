@@ -20,8 +20,7 @@ READING = "Bands and whiskers are 95 % intervals over seeds (Student's t). Highe
 
 def render(study: Study, rows: Sequence[Row], results: Mapping[str, Sequence[Result]]) -> str:
     """The whole page."""
-    source = study.block.data_source or ALL
-    curves = [_curve(name, place, source, runs) for place, (name, runs) in enumerate(results.items())]
+    curves = [_curve(name, place, runs) for place, (name, runs) in enumerate(results.items())]
     drawn = [
         _beside_the_baseline(study.baseline.name, rows, list(results)),
         chart("Accuracy during training", "accuracy (0 to 1)", [line for line in curves if line.points], READING),
@@ -43,9 +42,9 @@ def _beside_the_baseline(baseline: str, rows: Sequence[Row], order: Sequence[str
     return differences(title, f"accuracy minus that of {baseline}", found, colours, READING)
 
 
-def _curve(name: str, place: int, source: str, runs: Sequence[Result]) -> Line:
+def _curve(name: str, place: int, runs: Sequence[Result]) -> Line:
     """Means over seeds at the steps that every run validated."""
-    good = [one.curve.get(source, []) for one in runs if not one.error]
+    good = [one.curve.get(ALL, []) for one in runs if not one.error]
     found = joined(good)
     ends = [accuracy_over_seeds(values).ci95 for _, values in found] if len(good) > 1 else []
     return Line(name, colour(place), [(step, fmean(values)) for step, values in found], ends or None)

@@ -11,7 +11,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.run_steps import STEPS_KEY, run_steps
 from s2l_ext.config.verl_settings import flattened
 from s2l_ext.errors import ConfigError, DataError
@@ -69,16 +68,10 @@ class Result:
     spent: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
 
-    def problems(self, source: str | None) -> list[float]:
-        """Accuracy of every problem, or of those of one data source.
-
-        Raises:
-            DataError: there is no such data source.
-        """
-        if source is not None and source not in self.accuracies:
-            known, near = ", ".join(self.accuracies), did_you_mean(source, self.accuracies)
-            raise DataError(f"data_source={source}: no metric of the runs.{near} They were validated on {known}.")
-        return [acc for name, values in sorted(self.accuracies.items()) if source in (None, name) for acc in values]
+    @property
+    def problems(self) -> list[float]:
+        """Accuracy of every problem."""
+        return [acc for _, values in sorted(self.accuracies.items()) for acc in values]
 
 
 def fingerprint(cfg: DictConfig) -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
-from s2l_ext.config.run_steps import ranges
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
@@ -37,27 +35,25 @@ from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
 SEEDED_LOOP = "s2l_seeded"
-TUNING = 1_000_000
-"""First seed of the runs that choose a learning rate."""
 MOST_CHARACTERS = 300
 """Of the last line of a failed run's log."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run: an arm, a learning rate and a seed. ``tuning`` runs are validated on the recipe's own ``val_files``;
-    those of ``first`` leave a model for others."""
+    """One run: an arm and a seed; those of ``first`` leave a model for others."""
 
     arm: Arm
-    learning_rate: float
     seed: int
-    tuning: bool
     first: bool = False
 
     @property
+    def learning_rate(self) -> float:
+        return float(OmegaConf.select(self.arm.cfg, LEARNING_RATE))
+
+    @property
     def place(self) -> Path:
-        kind = "first" if self.first else "tuning" if self.tuning else "runs"
-        return Path(kind) / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
+        return Path("first" if self.first else "runs") / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
 
 
 class Runner:
@@ -70,12 +66,12 @@ class Runner:
     def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
         self.study, self.out, self.jobs = study, out, jobs
         self.commit = git_of_clone("rev-parse", "--short=12", "HEAD")
-        self.fingerprints: dict[tuple[str, bool], str] = {}
+        self.fingerprints: dict[str, str] = {}
 
     def check(self) -> None:
         """Check settings, models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
         for arm in (*self.study.first, *self.study.arms):
-            cfg = self._configuration(Job(arm, 0.0, self.study.seeds[0], tuning=False))
+            cfg = self._configuration(Job(arm, self.study.seeds[0]))
             s2l = parse_s2l(cfg.s2l)
             try:
                 if self.study.block.engine == "verl":
@@ -86,60 +82,33 @@ class Runner:
 
     def planned_lines(self) -> list[str]:
         """What :meth:`run` would do: arms, seeds, and what of it is there already."""
-        block, grid = self.study.block, self.study.block.learning_rates
-        lines = [f"study        {self.study.name}, engine {block.engine}, {len(self.study.seeds)} seeds, in {self.out}"]
-        tuned = [one for job in self._tuning() if (one := self._kept(job))]
-        if len(grid) > 1:
-            every = f"{len(grid)} learning rates x {block.tuning_seeds} seeds for every arm"
-            lines.append(f"tuning       {every}; {len(tuned)} runs are there")
+        engine = self.study.block.engine
+        lines = [f"study        {self.study.name}, engine {engine}, {len(self.study.seeds)} seeds, in {self.out}"]
         for arm in self.study.first:
             lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
         for arm in self.study.arms:
-            there = sum(self._kept(job) is not None for job in self._wanted(arm, tuned))
-            counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg, block.engine).items())
+            there = sum(self._kept(job) is not None for job in self._wanted(arm))
+            counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg, engine).items())
             lines.append(f"arm          {arm.name}: {arm.recipe}, {counted}; {there} runs are there")
         return lines
 
     def run(self) -> dict[str, list[Result]]:
-        """Results by arm, in the order of the seeds; a failed run has an ``error``. Failed runs of the search for a
-        learning rate come last; an arm that found none has only these."""
-        tuned = [*self._all(self._tuning(), "choosing learning rates").values()]
-        wanted = {arm.name: self._wanted(arm, tuned) for arm in self.study.arms}
+        """Results by arm, in the order of the seeds; a failed run has an ``error``."""
+        wanted = {arm.name: self._wanted(arm) for arm in self.study.arms}
         # seed by seed, so that a study that is stopped has whole pairs
         by_seed = sorted((job for jobs in wanted.values() for job in jobs), key=lambda job: job.seed)
-        done, failed = self._all(by_seed, "runs"), [one for one in tuned if one.error]
-        return {
-            name: [*(done[job.place] for job in jobs), *(one for one in failed if one.arm == name)]
-            for name, jobs in wanted.items()
-        }
+        done = self._all(by_seed, "runs")
+        return {name: [done[job.place] for job in jobs] for name, jobs in wanted.items()}
 
-    def _tuning(self) -> list[Job]:
-        block = self.study.block
-        seeds, grid = range(block.tuning_seeds), block.learning_rates if len(block.learning_rates) > 1 else []
-        return [Job(arm, rate, TUNING + place, True) for place in seeds for rate in grid for arm in self.study.arms]
-
-    def _wanted(self, arm: Arm, tuned: Sequence[Result]) -> list[Job]:
-        rate = self._rate(arm, [one for one in tuned if one.arm == arm.name and not one.error])
-        return [] if rate is None else [Job(arm, rate, seed, False) for seed in self.study.seeds]
-
-    def _rate(self, arm: Arm, tuned: Sequence[Result]) -> float | None:
-        """Its own learning rate, the only one given, or of those with a result of every seed the best on validation
-        problems; None where no rate has them."""
-        block, grid = self.study.block, self.study.block.learning_rates
-        if len(grid) < 2:
-            return grid[0] if grid else float(OmegaConf.select(arm.cfg, LEARNING_RATE))
-        by_rate: dict[float, list[float]] = {rate: [] for rate in grid}
-        for one in tuned:
-            by_rate[one.learning_rate].append(fmean(one.problems(block.data_source)))
-        means = {rate: fmean(found) for rate, found in by_rate.items() if len(found) == block.tuning_seeds}
-        return max(means, key=means.__getitem__, default=None)
+    def _wanted(self, arm: Arm) -> list[Job]:
+        return [Job(arm, seed) for seed in self.study.seeds]
 
     def _all(self, jobs: Sequence[Job], what: str) -> dict[Path, Result]:
         kept = {job.place: self._kept(job) for job in jobs}
         missing = [job for job in jobs if kept[job.place] is None]
         for arm in self.study.first if not all(job.first for job in jobs) else ():
             seeds = {job.seed: job for job in missing if arm in self.study.first_of(job.arm)}
-            self._all([self._first(arm, seed) for seed in seeds], f"first: {arm.name}")
+            self._all([Job(arm, seed, first=True) for seed in seeds], f"first: {arm.name}")
         found = {place: result for place, result in kept.items() if result is not None}
         with (
             tqdm(total=len(kept), initial=len(found), desc=what, unit="run", disable=not jobs) as bar,
@@ -150,9 +119,6 @@ class Runner:
                 found[running[future].place] = future.result()
                 bar.update()
         return found
-
-    def _first(self, arm: Arm, seed: int) -> Job:
-        return Job(arm, float(OmegaConf.select(arm.cfg, LEARNING_RATE)), seed, tuning=False, first=True)
 
     def _kept(self, job: Job) -> Result | None:
         """What an earlier call or another machine left; failed runs are done again.
@@ -172,11 +138,11 @@ class Runner:
                     f"{path}: is of another {name} ({other!r}, this study has {own!r}). Runs of one table must agree. "
                     "Remove the folder to run it again, or choose another --out."
                 )
-        # a result that was merged has no model
+        # a result that was copied alone has no model
         return None if result.error or (job.first and not (self.out / job.place / MODEL).is_dir()) else result
 
     def _bare(self, job: Job) -> Result:
-        engine, key = self.study.block.engine, (job.arm.name, job.tuning)
+        engine, key = self.study.block.engine, job.arm.name
         if key not in self.fingerprints:
             needed = [fingerprint(one.cfg) for one in self.study.first_of(job.arm)]
             own = fingerprint(self._configuration(job))
@@ -190,23 +156,17 @@ class Runner:
 
     def overrides(self, job: Job, models: Mapping[str, str]) -> list[str]:
         """Of the run, beside where it writes; ``models`` in the place of names of ``first``."""
-        seeded = [f"data.seed={job.seed}", f"{LEARNING_RATE}={job.learning_rate}", "trainer.resume_mode=disable"]
+        seeded = [f"data.seed={job.seed}", "trainer.resume_mode=disable"]
         if self.study.block.engine == "verl":
             seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
             seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
-        tests = self.study.block.test_files
-        return [
-            *job.arm.filled(models.__getitem__),
-            *seeded,
-            *(["trainer.save_freq=1"] if job.first else []),
-            *([f"data.val_files=[{','.join(tests)}]"] if tests and not job.tuning else []),
-        ]
+        return [*job.arm.filled(models.__getitem__), *seeded, *(["trainer.save_freq=1"] if job.first else [])]
 
     def _run(self, job: Job) -> Result:
         folder, bare = self.out / job.place, self._bare(job)
         where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
         module = "s2l_ext.studies.local" if self.study.block.engine == "local" else "s2l_ext.cli"
-        needed = {one.name: self.out / self._first(one, job.seed).place for one in self.study.first_of(job.arm)}
+        needed = {one.name: self.out / Job(one, job.seed, first=True).place for one in self.study.first_of(job.arm)}
         models = {name: str(place / MODEL) for name, place in needed.items()}
         words = ["train", "--config-name", job.arm.recipe, *self.overrides(job, models), *where]
         for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
@@ -226,37 +186,3 @@ class Runner:
             result = replace(bare, error=str(failed))
         write_result(folder / RESULT, result)
         return result
-
-
-def merge(folders: Iterable[Path], out: Path) -> int:
-    """Copy results of other machines that this folder lacks. Returns how many; :meth:`Runner.run` looks at them.
-
-    Raises:
-        DataError: a folder has no results, or a file is none.
-    """
-    copied = 0
-    for folder in folders:
-        found = sorted(folder.glob(f"*/*/*/{RESULT}"))
-        if not found:
-            raise DataError(
-                f"--merge {folder}: no results of a study are there. Give the --out of another `s2l study`."
-            )
-        for path in found:
-            target = out / path.relative_to(folder)
-            if not target.is_file() or read_result(target).error:
-                write_result(target, read_result(path))
-                copied += 1
-    return copied
-
-
-def outside_of(study: Study, folders: Iterable[Path]) -> str:
-    """What the study does not count of merged folders, and what to give; "" where it counts every seed."""
-    found = {read_result(path).seed for folder in folders for path in folder.glob(f"runs/*/*/{RESULT}")}
-    outside, own = sorted(found - {*study.seeds}), study.seeds
-    if not outside:
-        return ""
-    start, last = min(own[0], outside[0]), max(own[-1], outside[-1])
-    give = f"--seeds {last - start + 1}" + (f", and first_seed: {start} in the file" if start < own[0] else "")
-    are = "1 merged seed ({}) is" if len(outside) == 1 else f"{len(outside)} merged seeds ({{}}) are"
-    said = are.format(ranges(outside).replace("-", " to "))
-    return f"{said} outside this study's seeds {own[0]} to {own[-1]}: give {give}"

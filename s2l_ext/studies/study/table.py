@@ -35,7 +35,7 @@ class Row:
         ci95_problems: the same mean with seeds and, inside each, problems resampled.
         difference: to the baseline, over the seeds that both have; None for the baseline.
         spent: means over seeds.
-        failed: messages of runs that did not end well, by seed; those of the search for a learning rate name theirs.
+        failed: messages of runs that did not end well, by seed.
         unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio.
         unknown: matched quantities that a finished run does not tell.
     """
@@ -62,22 +62,18 @@ class Row:
 
 
 def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
-    """One row for each arm, in the file's order.
-
-    Raises:
-        DataError: the study's ``data_source`` is not among the validated ones.
-    """
+    """One row for each arm, in the file's order."""
     base = {one.seed: one for one in results[study.baseline.name] if not one.error}
     return [_row(study, arm.name, results[arm.name], base) for arm in study.arms]
 
 
 def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, Result]) -> Row:
-    source, good = study.block.data_source, [one for one in results if not one.error]
-    table = [np.array(one.problems(source)) for one in good]
+    good = [one for one in results if not one.error]
+    table = [np.array(one.problems) for one in good]
     enough = len(good) >= FEWEST_SEEDS
-    by_seed = {one.seed: fmean(one.problems(source)) for one in good}
+    by_seed = {one.seed: fmean(one.problems) for one in good}
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
-    pairs = [(by_seed[one.seed], fmean(base[one.seed].problems(source))) for one in shared]
+    pairs = [(by_seed[one.seed], fmean(base[one.seed].problems)) for one in shared]
     difference = paired(*map(list, zip(*pairs, strict=True))) if len(pairs) >= FEWEST_SEEDS else None
     spent = _mean_spent(good)
     return Row(
@@ -88,7 +84,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         hierarchical(table) if enough else None,
         difference,
         spent,
-        {_seed(study, one): one.error for one in results if one.error},
+        {str(one.seed): one.error for one in results if one.error},
         _unmatched(study, spent, _mean_spent([*base.values()])),
         tuple(name for name in _matched_after(study) if good and spent[name] is None),
     )
@@ -96,10 +92,6 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
 
 def _mean_spent(runs: Sequence[Result]) -> dict[str, float | None]:
     return {name: mean_of([one.spent.get(name) for one in runs]) for name in (*AFTER, "seconds")}
-
-
-def _seed(study: Study, one: Result) -> str:
-    return str(one.seed) if one.seed in study.seeds else f"{one.seed}, learning rate {one.learning_rate:g}"
 
 
 def _matched_after(study: Study) -> list[str]:
@@ -136,23 +128,12 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The table."""
-    return markdown_of(HEAD, [cells(row) for row in rows]).rstrip("\n")
-
-
-def markdown_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Empty without rows, else ending with an empty line."""
-    lines = [head, ["---"] * len(head), *rows] if rows else []
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + ("\n" if lines else "")
-
-
 def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list[str], list[list[str]]]:
     """Head and rows of a table: each arm's accuracy on every data source, over seeds. No rows for a single source."""
     good = {arm.name: [one for one in results[arm.name] if not one.error] for arm in study.arms}
     names = sorted({name for runs in good.values() for one in runs for name in one.accuracies})
     rows = [
-        [arm, *(_text(_over([fmean(one.problems(name)) for one in runs])) for name in names)]
+        [arm, *(_text(_over([fmean(one.accuracies[name]) for one in runs])) for name in names)]
         for arm, runs in good.items()
     ]
     return ["arm", *names], rows if len(names) > 1 else []
