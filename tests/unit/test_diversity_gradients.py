@@ -116,7 +116,7 @@ def test_a_real_model_batched_and_padded_gives_its_own_logits(tmp_path: Path, mo
 
 def test_a_model_that_changes_its_logits_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diversity_tokens, "load_causal_model", lambda *_: Bigram(scale=2.0))
-    with pytest.raises(ConfigError, match=r"--models capped=.*output matrix.*Leave --models out"):
+    with pytest.raises(ConfigError, match=r"--models capped=.*output matrix.*Leave the model out"):
         TokenModel("capped", Path("capped"), on_cpu=True)
 
 
