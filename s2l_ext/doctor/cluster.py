@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
-import os
 from dataclasses import replace
 
 from s2l_ext.doctor.finding import Finding, judged
@@ -13,9 +13,10 @@ from s2l_ext.errors import ResourceError
 from s2l_ext.launch import cluster as cluster_check
 from s2l_ext.launch.cluster import Answer
 from s2l_ext.launch.placement import Node
-from s2l_ext.utils.ray_cluster import require_answering
+from s2l_ext.utils.ray_cluster import CONNECT_SECONDS, require_answering
 from s2l_ext.utils.secrets import masked_text
 
+REFUSED_WITHOUT_TOKEN = (401, 403)
 NODE_SECONDS = 300.0
 """Importing verl on a cold network file system takes minutes."""
 
@@ -47,9 +48,21 @@ def findings(address: str) -> list[Finding]:
 
 def _dashboard(url: str) -> Finding:
     host, _, port = url.rpartition("://")[2].rpartition(":")
-    token = os.environ.get("RAY_AUTH_MODE", "").lower() == "token"
-    boards = [Listener(host, int(port), token=token)] if port.isdigit() else []
+    boards = [Listener(host, int(port), token=asks_for_token(host, int(port)))] if port.isdigit() else []
     return replace(dashboard(boards), name="cluster dashboard")
+
+
+def asks_for_token(host: str, port: int) -> bool:
+    """Whether a dashboard refuses a client without one. Ray's mode in this process says nothing of that cluster:
+    joining switches it on wherever a token lies on this machine."""
+    connection = http.client.HTTPConnection(host.strip("[]"), port, timeout=CONNECT_SECONDS)
+    try:
+        connection.request("GET", "/api/version")
+        return connection.getresponse().status in REFUSED_WITHOUT_TOKEN
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _driver(here: Answer) -> Finding:

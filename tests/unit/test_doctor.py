@@ -8,6 +8,8 @@ import re
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -224,11 +226,36 @@ def test_an_open_dashboard_is_a_warning(monkeypatch, host: str, status: str) -> 
     assert one(network.exposure([Listener(host, 8264)]), "ray dashboard").value == "none here"
 
 
-@pytest.mark.parametrize(("mode", "status"), [("token", "ok"), ("", "warn")])
-def test_the_dashboard_of_a_joined_cluster_is_judged_too(monkeypatch, mode: str, status: str) -> None:
+class Board(BaseHTTPRequestHandler):
+    status = 200
+
+    def do_GET(self) -> None:
+        assert self.path == "/api/version" and self.headers["Authorization"] is None
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("status", "asks"), [(401, True), (403, True), (200, False), (404, False), (500, False)])
+def test_a_dashboard_is_asked_whether_it_wants_a_token(monkeypatch, status: int, asks: bool) -> None:
+    """Ray sets its mode in the process that joins as soon as a token lies on this machine."""
     from s2l_ext.doctor import cluster
 
-    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Board,), {"status": status}))
+    threading.Thread(target=server.handle_request, daemon=True).start()
+    assert cluster.asks_for_token("127.0.0.1", server.server_port) is asks
+    server.server_close()
+    assert not cluster.asks_for_token("127.0.0.1", server.server_port), "nobody answers"
+
+
+@pytest.mark.parametrize(("asks", "status"), [(True, "ok"), (False, "warn")])
+def test_the_dashboard_of_a_joined_cluster_is_judged_too(monkeypatch, asks: bool, status: str) -> None:
+    from s2l_ext.doctor import cluster
+
+    monkeypatch.setattr(cluster, "asks_for_token", lambda *place: asks)
     found = cluster._dashboard("http://10.0.0.1:8265")
     assert found.status == status and ("RAY_AUTH_MODE=token" in found.fix) == (status == "warn")
     assert cluster._dashboard("http://127.0.0.1:8265").status == "ok"
@@ -349,6 +376,7 @@ def test_a_cluster_is_joined_asked_and_left(monkeypatch, only, capsys, kind: str
     only(list)
     left: list[bool] = []
     monkeypatch.setattr(cluster, "require_answering", lambda *words: None)
+    monkeypatch.setattr(cluster, "asks_for_token", lambda *place: False)
     monkeypatch.setattr(ray, "init", lambda **options: SimpleNamespace(dashboard_url="10.0.0.1:8265"))
     monkeypatch.setattr(ray, "shutdown", lambda: left.append(True))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0, kind: 8.0})

@@ -261,7 +261,8 @@ def test_overlapping_labels_may_be_allowed(world) -> None:
 
 
 def test_a_part_that_a_stage_did_not_make(world, capsys) -> None:
-    write(world, stages(opd={"inputs": {"model": "teacher_rl/nothing", "data": "half1"}}))
+    inputs = {"model": "teacher_rl/nothing", "teacher": "teacher_rl", "data": "half1"}
+    write(world, stages(opd={"inputs": inputs}))
     assert s2l() == 2 and "stage opd: inputs.model: " in capsys.readouterr().err
     assert manifest(world / "out")["teacher_rl"]["status"] == "done"
 
