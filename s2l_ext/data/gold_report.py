@@ -74,12 +74,12 @@ def report(files: Sequence[Path], most: int = MOST) -> GoldReport:
     for where, gold in _read_golds(files):
         times[repr(gold)] += 1
         first.setdefault(repr(gold), (where, gold))
-    others = [key for key, (_, gold) in first.items() if not PLAIN.fullmatch(str(gold))]
-    chosen = first.keys() - (set(others) - set(others[:: max(-(-len(others) // most), 1)]))
+    plain = {key for key, (_, gold) in first.items() if PLAIN.fullmatch(str(gold))}
+    others = [key for key in first if key not in plain]
+    chosen = plain | set(others[:: max(-(-len(others) // most), 1)])
     counts, examples = dict.fromkeys(KINDS, 0), list[Example]()
-    for key, (where, gold) in first.items():
-        if key not in chosen:
-            continue
+    for key in filter(chosen.__contains__, first):
+        where, gold = first[key]
         reading = read_gold(gold)
         counts[reading.kind] += times[key]
         if reading.kind in UNSAFE and len(examples) < EXAMPLES:
