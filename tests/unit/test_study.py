@@ -175,7 +175,15 @@ def test_runs_of_first_are_those_that_an_arm_needs(study) -> None:
     after = found.arms[1]
     assert [one.name for one in found.first_of(after)] == ["teacher", "warm"] and not found.first_of(found.baseline)
     assert after.cfg.actor_rollout_ref.model.path == found.baseline.cfg.actor_rollout_ref.model.path
-    assert study(**{**FIRST, "arms": {"grpo": {}, "b": {}}}).first == ()
+    assert [one.name for one in study(**{**FIRST, "arms": {"grpo": {}, "b": {}}}).runs] == ["grpo", "b"]
+
+
+def test_an_arm_that_was_not_asked_for_runs_where_another_takes_its_model(study, tmp_path) -> None:
+    arms = {**FIRST["arms"], "later": ["actor_rollout_ref.model.path=first:after"], "x": {}}
+    study(**{**FIRST, "arms": arms})
+    found = read_study(tmp_path / "tiny.yaml", arms=["later"])
+    assert [one.name for one in found.runs] == ["teacher", "warm", "grpo", "after", "later"]
+    assert [one.name for one in found.arms] == ["grpo", "later"]
 
 
 @pytest.mark.parametrize(
@@ -184,9 +192,13 @@ def test_runs_of_first_are_those_that_an_arm_needs(study) -> None:
         ({"arms": {"grpo": {}, "x": ["actor_rollout_ref.model.path=first:wram"]}}, r"arms\.x: first:wram.*'warm'"),
         (
             {"first": {"a": ["actor_rollout_ref.model.path=first:b"], "b": {}}},
-            r"first\.a: first:b is no run of `first`",
+            r"first\.a: first:b is no run before it",
         ),
-        ({"engine": "verl"}, r"first: engine verl hands no model on\. Use engine: local, or `s2l pipeline`"),
+        ({"engine": "verl"}, r"first\.warm: engine verl hands no model on\. Use engine: local, or `s2l pipeline`"),
+        (
+            {"arms": {"grpo": {}, "warm": {}}},
+            r"tiny\.yaml: warm in `first` and in `arms`\. An arm hands its model on too",
+        ),
     ],
 )
 def test_first_that_cannot_be_meant_is_refused(study, changes, message: str) -> None:
@@ -400,19 +412,37 @@ def test_a_failed_arm_has_its_last_line(runner) -> None:
 
 
 @pytest.mark.slow
-def test_models_of_first_are_made_once_a_seed_and_their_cost_counts(runner, tmp_path) -> None:
-    arms = {"grpo": {}, "after": ["actor_rollout_ref.model.path=first:warm"], "again": FIRST["arms"]["after"]}
-    made = runner(**{**FIRST, "arms": arms})
+def test_a_model_is_made_once_a_seed_and_its_cost_counts_once(runner, tmp_path) -> None:
+    """after takes warm, which takes teacher; last takes after. Each counts its own and those before it."""
+    takes = "actor_rollout_ref.model.path=first:"
+    changes = {
+        **FIRST,
+        "arms": {"grpo": {}, "after": [f"{takes}warm"], "again": [f"{takes}warm"], "last": [f"{takes}after"]},
+    }
+    made = runner(**changes)
     results = made.run()
-    assert len(made.started) == 2 * (2 + 3)
-    warm = tmp_path / "out" / "first" / "warm" / "lr0.00015-seed2"
+    assert len(made.started) == 2 * (2 + 4)
+    out = tmp_path / "out"
+    warm = out / "first" / "warm" / "lr0.00015-seed2"
     words = next(words for words in made.started if any(f"runs/after/{warm.name}" in word for word in words))
-    assert f"actor_rollout_ref.model.path={warm / 'model'}" in words and (warm / "model" / "config.json").is_file()
-    own, base = (results[name][0].spent["learner_tokens"] for name in ("after", "grpo"))
-    assert own > 2 * base, "teacher and warm count too"
-    runner(**{**FIRST, "arms": arms}).run()
-    assert len(made.started) == 10
+    assert f"{takes[:-6]}{warm / 'model'}" in words and (warm / "model" / "config.json").is_file()
+    assert (out / "runs" / "after" / warm.name / "model").is_dir()
+    own = {name: read_result(out / "first" / name / warm.name / "result.json").own for name in ("teacher", "warm")}
+    own |= {name: results[name][1].own for name in results}
+    for name, before in (("grpo", ()), ("after", ("teacher", "warm")), ("last", ("teacher", "warm", "after"))):
+        for what in ("learner_tokens", "flops", "seconds"):
+            assert results[name][1].spent[what] == pytest.approx(sum(own[one][what] for one in (name, *before)))
+    runner(**changes).run()
+    assert len(made.started) == 12
     assert results["after"][0].fingerprint != results["grpo"][0].fingerprint
+    shutil.rmtree(out / "runs" / "after" / warm.name / "model")  # as `cp` of small files leaves it
+    runner(**changes).run()
+    assert len(made.started) == 12, "all results are there, so nobody takes the model"
+    (out / "runs" / "last" / warm.name / "result.json").unlink()
+    runner(**changes).run()
+    assert [
+        next(word for word in words if "default_local_dir" in word).split("/runs/")[1] for words in made.started[12:]
+    ] == [f"{name}/{warm.name}" for name in ("after", "last")]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ FILES = sorted(FOLDER.glob("*.yaml"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_arm_composes_and_passes_the_rules(path: Path) -> None:
     study = read_study(path)
-    for arm in (*study.first, *study.arms):
+    for arm in study.runs:
         cfg = OmegaConf.create(OmegaConf.to_container(arm.cfg))
         cfg.data.seed = 1  # every run has one
         check_against_verl(parse_s2l(cfg.s2l), cfg)

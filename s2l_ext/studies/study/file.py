@@ -27,7 +27,7 @@ Engine = Literal["local", "verl"]
 LEARNING_RATE = "actor_rollout_ref.actor.optim.lr"
 MODEL = "actor_rollout_ref.model.path"
 FIRST = re.compile(r"=first:([\w.-]+)$")
-"""An override that takes the model which a run of ``first`` left."""
+"""An override that takes the model which an earlier run left."""
 MEASURE = (
     *("data.val_files", "data.val_max_samples", "reward.custom_reward_function.path"),
     *("reward.custom_reward_function.name", "reward.reward_manager.name"),
@@ -50,8 +50,8 @@ class StudyBlock:
 
     ``overrides`` go to every arm before its own. ``seeds``: how many, from ``first_seed``; one has no interval.
     ``matched``: quantities in which arms must agree within ``tolerance``.
-    ``first``: runs without a row, one for each seed, in their order; ``KEY=first:NAME`` in a later override is the
-    model that NAME's run of the same seed left. What they spent counts for every arm that takes it.
+    ``first``: runs without a row, one for each seed. ``KEY=first:NAME`` in a later override, here or of an arm, is the
+    model that NAME's run of the same seed left; NAME may be an arm too. What it spent counts for all that take it.
     """
 
     name: str
@@ -69,29 +69,36 @@ class StudyBlock:
 
 @dataclass(frozen=True)
 class Arm:
-    """``cfg`` is composed with the study's and the arm's overrides, before the seed; in the place of a model of
-    ``first`` it has the one that run starts from."""
+    """``cfg`` is composed with the study's and the arm's overrides, before the seed; in the place of a model that
+    another run leaves it has the one that run starts from. ``row``: whether it stands in ``arms``, not in ``first``."""
 
     name: str
     recipe: str
     overrides: tuple[str, ...]
     cfg: DictConfig
+    row: bool = True
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Runs of ``first`` whose models it takes."""
+        """Runs whose models it takes."""
         return tuple(match[1] for word in self.overrides if (match := FIRST.search(word)))
 
     def filled(self, model_of: Callable[[str], str]) -> list[str]:
-        """The overrides, with a model in the place of each name of ``first``."""
+        """The overrides, with a model in the place of each name of a run."""
         return [FIRST.sub(lambda match: f"={model_of(match[1])}", word) for word in self.overrides]
 
 
 @dataclass(frozen=True)
 class Study:
+    """``runs``: all that are needed, each after those whose models it takes. ``shown``: names of the arms asked for."""
+
     block: StudyBlock
-    arms: tuple[Arm, ...]
-    first: tuple[Arm, ...] = ()
+    runs: tuple[Arm, ...]
+    shown: tuple[str, ...]
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(run for run in self.runs if run.name in self.shown)
 
     @property
     def seeds(self) -> range:
@@ -105,12 +112,12 @@ class Study:
     def baseline(self) -> Arm:
         return next(arm for arm in self.arms if arm.name == self.block.baseline)
 
-    def first_of(self, arm: Arm) -> list[Arm]:
-        """The runs of ``first`` that an arm takes, and those that they take, in their order."""
-        needed = set(arm.needs)
-        for one in reversed(self.first):  # each takes runs before it only
+    def first_of(self, *runs: Arm) -> list[Arm]:
+        """The runs whose models these take, and those that they take, in their order."""
+        needed = {name for run in runs for name in run.needs}
+        for one in reversed(self.runs):
             needed |= set(one.needs) if one.name in needed else set()
-        return [one for one in self.first if one.name in needed]
+        return [one for one in self.runs if one.name in needed]
 
 
 def read_study(
@@ -137,13 +144,14 @@ def read_study(
     engine, baseline = engine or block.engine, baseline or block.baseline
     block = replace(block, engine=engine, baseline=baseline, seeds=count)
     _check_names(block, path.name, arms)
-    first: list[Arm] = []
-    for name, given in block.first.items():
-        first.append(_arm(block, f"{path.name}.first.{name}", name, given, first))
-    wanted = {name: given for name, given in block.arms.items() if not arms or name in {*arms, block.baseline}}
-    made = [_arm(block, f"{path.name}.arms.{name}", name, given, first) for name, given in wanted.items()]
-    needed = {one.name for arm in made for one in Study(block, (), tuple(first)).first_of(arm)}
-    study = Study(block, tuple(made), tuple(one for one in first if one.name in needed))
+    every: list[Arm] = []
+    for part, runs in (("first", block.first), ("arms", block.arms)):
+        for name, given in runs.items():
+            every.append(_arm(block, f"{path.name}.{part}.{name}", name, given, every))
+    shown = tuple(name for name in block.arms if not arms or name in {*arms, block.baseline})
+    study = Study(block, tuple(every), shown)
+    needed = [*study.arms, *study.first_of(*study.arms)]
+    study = replace(study, runs=tuple(run for run in every if run in needed))
     _check_matched(study, path.name)
     _check_measured(study, path.name)
     return study
@@ -170,29 +178,33 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
             )
     if len(block.arms) < 2:
         raise ConfigError(f"{where}.arms: {len(block.arms)} arm. A study compares at least two.")
+    if twice := set(block.arms) & set(block.first):
+        raise ConfigError(
+            f"{where}: {', '.join(sorted(twice))} in `first` and in `arms`. An arm hands its model on too."
+        )
     for key, name in [("baseline", block.baseline), *(("--arm", arm) for arm in arms)]:
         if name not in block.arms:
             raise ConfigError(f"{where}: {key}={name} is no arm.{did_you_mean(name, block.arms)}")
-    if block.first and block.engine == "verl":
-        raise ConfigError(f"{where}.first: engine verl hands no model on. Use engine: local, or `s2l pipeline`.")
     for name in block.matched:
         if name not in (*BEFORE, *AFTER):
             known = [*BEFORE, *AFTER]
             raise ConfigError(f"{where}.matched: {name!r} is no quantity.{did_you_mean(name, known)} Known: {known}.")
 
 
-def _arm(block: StudyBlock, where: str, name: str, given: Any, first: Sequence[Arm]) -> Arm:
+def _arm(block: StudyBlock, where: str, name: str, given: Any, before: Sequence[Arm]) -> Arm:
     value = given or {}
     own = parse_block(ArmBlock, value if isinstance(value, dict) else {"overrides": value}, where)
     recipe, overrides = own.recipe or block.recipe, (*block.overrides, *own.overrides)
-    starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in first}
-    arm = Arm(name, recipe, overrides, OmegaConf.create())
+    starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in before}
+    arm = Arm(name, recipe, overrides, OmegaConf.create(), row=name in block.arms)
     for needed in arm.needs:
         if needed not in starts:
             raise ConfigError(
-                f"{where}: first:{needed} is no run of `first` before it.{did_you_mean(needed, starts)} There are: "
+                f"{where}: first:{needed} is no run before it.{did_you_mean(needed, starts)} There are: "
                 f"{', '.join(starts) or 'none'}."
             )
+        if block.engine == "verl":
+            raise ConfigError(f"{where}: engine verl hands no model on. Use engine: local, or `s2l pipeline`.")
     try:
         cfg = compose_config(recipe, arm.filled(starts.__getitem__))
         planned(cfg, block.engine)

@@ -52,7 +52,8 @@ class Result:
         commit: of the code; "" where it is not known.
         accuracies: data source -> accuracy of each held-out problem, in the order of their texts.
         curve: data source (``ALL``: over all) -> (step, mean accuracy).
-        spent: quantities of :data:`AFTER`, and seconds.
+        own: quantities of :data:`AFTER`, and seconds.
+        spent: the same with those of all runs that it takes a model of, each once.
         error: why there is no result; "" for a run that ended well.
     """
 
@@ -65,6 +66,7 @@ class Result:
     commit: str
     accuracies: dict[str, list[float]] = field(default_factory=dict)
     curve: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    own: dict[str, float | None] = field(default_factory=dict)
     spent: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
 
@@ -133,7 +135,7 @@ def measured(folder: Path) -> dict[str, Any]:
         curve[ALL].append((step, float(table["accuracy"].mean())))
         for name, values in table.groupby(table["source"].fillna("all"))["accuracy"]:
             curve.setdefault(str(name), []).append((step, float(values.mean())))
-    return {"accuracies": accuracies, "curve": curve, "spent": spent(run)}
+    return {"accuracies": accuracies, "curve": curve, "own": spent(run)}
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -41,11 +41,10 @@ MOST_CHARACTERS = 300
 
 @dataclass(frozen=True)
 class Job:
-    """One run: an arm and a seed; those of ``first`` leave a model for others."""
+    """One run: an arm and a seed."""
 
     arm: Arm
     seed: int
-    first: bool = False
 
     @property
     def learning_rate(self) -> float:
@@ -53,7 +52,7 @@ class Job:
 
     @property
     def place(self) -> Path:
-        return Path("first" if self.first else "runs") / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
+        return Path("runs" if self.arm.row else "first") / self.arm.name / f"lr{self.learning_rate:g}-seed{self.seed}"
 
 
 class Runner:
@@ -70,7 +69,7 @@ class Runner:
 
     def check(self) -> None:
         """Check settings, models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
-        for arm in (*self.study.first, *self.study.arms):
+        for arm in self.study.runs:
             cfg = self._configuration(Job(arm, self.study.seeds[0]))
             s2l = parse_s2l(cfg.s2l)
             try:
@@ -84,41 +83,55 @@ class Runner:
         """What :meth:`run` would do: arms, seeds, and what of it is there already."""
         engine = self.study.block.engine
         lines = [f"study        {self.study.name}, engine {engine}, {len(self.study.seeds)} seeds, in {self.out}"]
-        for arm in self.study.first:
-            lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
+        for arm in self.study.runs:
+            if arm not in self.study.arms:
+                lines.append(f"first        {arm.name}: {arm.recipe}, a model for others")
         for arm in self.study.arms:
-            there = sum(self._kept(job) is not None for job in self._wanted(arm))
+            there = sum(self._kept(Job(arm, seed)) is not None for seed in self.study.seeds)
             counted = ", ".join(f"{value} {name}" for name, value in planned(arm.cfg, engine).items())
             lines.append(f"arm          {arm.name}: {arm.recipe}, {counted}; {there} runs are there")
         return lines
 
     def run(self) -> dict[str, list[Result]]:
         """Results by arm, in the order of the seeds; a failed run has an ``error``."""
-        wanted = {arm.name: self._wanted(arm) for arm in self.study.arms}
         # seed by seed, so that a study that is stopped has whole pairs
-        by_seed = sorted((job for jobs in wanted.values() for job in jobs), key=lambda job: job.seed)
-        done = self._all(by_seed, "runs")
-        return {name: [done[job.place] for job in jobs] for name, jobs in wanted.items()}
-
-    def _wanted(self, arm: Arm) -> list[Job]:
-        return [Job(arm, seed) for seed in self.study.seeds]
-
-    def _all(self, jobs: Sequence[Job], what: str) -> dict[Path, Result]:
-        kept = {job.place: self._kept(job) for job in jobs}
-        missing = [job for job in jobs if kept[job.place] is None]
-        for arm in self.study.first if not all(job.first for job in jobs) else ():
-            seeds = {job.seed: job for job in missing if arm in self.study.first_of(job.arm)}
-            self._all([Job(arm, seed, first=True) for seed in seeds], f"first: {arm.name}")
-        found = {place: result for place, result in kept.items() if result is not None}
+        jobs = [Job(run, seed) for seed in self.study.seeds for run in self.study.runs]
+        missing = self._missing(jobs)
         with (
-            tqdm(total=len(kept), initial=len(found), desc=what, unit="run", disable=not jobs) as bar,
+            tqdm(total=len(missing), desc="runs", unit="run", disable=not missing) as bar,
             ThreadPoolExecutor(max(1, self.jobs)) as pool,
         ):
-            running = {pool.submit(self._run, job): job for job in missing}
-            for future in as_completed(running):
-                found[running[future].place] = future.result()
+            running: dict[Path, Future[Result]] = {}
+            for job in missing:
+                earlier = [running[place] for place in self._places(job).values() if place in running]
+                running[job.place] = pool.submit(self._run, job, earlier)
+            for future in as_completed(running.values()):
+                future.result()
                 bar.update()
-        return found
+        return {
+            arm.name: [read_result(self.out / Job(arm, seed).place / RESULT) for seed in self.study.seeds]
+            for arm in self.study.arms
+        }
+
+    def _missing(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those without a result, and those whose model one of these takes and that left none, in their order."""
+        missing: set[Path] = set()
+        taken: set[Path] = set()
+        models: set[Path] = set()
+        for job in reversed(jobs):
+            if job.place not in taken and job.arm not in self.study.arms:
+                continue
+            left = job.place not in models or (self.out / job.place / MODEL).is_dir()  # a copied result has no model
+            if self._kept(job) is None or not left:
+                missing.add(job.place)
+                places = self._places(job)
+                taken |= set(places.values())
+                models |= {places[name] for name in job.arm.needs}
+        return [job for job in jobs if job.place in missing]
+
+    def _places(self, job: Job) -> dict[str, Path]:
+        """Folders of the runs whose models it takes, and of those that they take, by name."""
+        return {one.name: Job(one, job.seed).place for one in self.study.first_of(job.arm)}
 
     def _kept(self, job: Job) -> Result | None:
         """What an earlier call or another machine left; failed runs are done again.
@@ -138,8 +151,7 @@ class Runner:
                     f"{path}: is of another {name} ({other!r}, this study has {own!r}). Runs of one table must agree. "
                     "Remove the folder to run it again, or choose another --out."
                 )
-        # a result that was copied alone has no model
-        return None if result.error or (job.first and not (self.out / job.place / MODEL).is_dir()) else result
+        return None if result.error else result
 
     def _bare(self, job: Job) -> Result:
         engine, key = self.study.block.engine, job.arm.name
@@ -151,38 +163,44 @@ class Runner:
         return Result(*who, self.fingerprints[key], self.commit)
 
     def _configuration(self, job: Job) -> DictConfig:
-        starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in self.study.first}
+        starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in self.study.runs}
         return compose_config(job.arm.recipe, self.overrides(job, starts))
 
     def overrides(self, job: Job, models: Mapping[str, str]) -> list[str]:
-        """Of the run, beside where it writes; ``models`` in the place of names of ``first``."""
+        """Of the run, beside where it writes; ``models`` in the place of names of runs."""
         seeded = [f"data.seed={job.seed}", "trainer.resume_mode=disable"]
         if self.study.block.engine == "verl":
             seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
             seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
-        return [*job.arm.filled(models.__getitem__), *seeded, *(["trainer.save_freq=1"] if job.first else [])]
+        taken = any(job.arm.name in run.needs for run in self.study.runs)
+        return [*job.arm.filled(models.__getitem__), *seeded, *(["trainer.save_freq=1"] if taken else [])]
 
-    def _run(self, job: Job) -> Result:
+    def _run(self, job: Job, earlier: Sequence[Future[Result]]) -> Result:
+        """Run it once ``earlier`` have ended, which began before it."""
+        wait(earlier)
+        before = {name: read_result(self.out / place / RESULT) for name, place in self._places(job).items()}
+        failed = next((name for name, one in before.items() if one.error), None)
+        result = self._bare(job)
+        result = replace(result, error=f"first:{failed} failed: {before[failed].error}") if failed else self._ran(job)
+        spent = {name: sum_of(one.own.get(name) for one in (result, *before.values())) for name in result.own}
+        result = replace(result, spent=spent)
+        write_result(self.out / job.place / RESULT, result)
+        return result
+
+    def _ran(self, job: Job) -> Result:
         folder, bare = self.out / job.place, self._bare(job)
         where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
         module = "s2l_ext.studies.local" if self.study.block.engine == "local" else "s2l_ext.cli"
-        needed = {one.name: self.out / Job(one, job.seed, first=True).place for one in self.study.first_of(job.arm)}
-        models = {name: str(place / MODEL) for name, place in needed.items()}
+        models = {name: str(self.out / place / MODEL) for name, place in self._places(job).items()}
         words = ["train", "--config-name", job.arm.recipe, *self.overrides(job, models), *where]
         for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
             old.unlink(missing_ok=True)
-        earlier = {name: read_result(place / RESULT) for name, place in needed.items()}
-        if failed_first := next((name for name, one in earlier.items() if one.error), None):
-            return replace(bare, error=f"first:{failed_first} failed: {earlier[failed_first].error}")
         threads = {"OMP_NUM_THREADS": "1"} if self.study.block.engine == "local" else {}
         ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", lambda: None, threads)
-        try:
+        if ended.returncode:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
-            error = f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})" if ended.returncode else ""
-            result = replace(bare, error=error) if error else replace(bare, **measured(folder))
-            parts = [result.spent, *(one.spent for one in earlier.values())]
-            result = replace(result, spent={name: sum_of(part.get(name) for part in parts) for name in result.spent})
-        except S2LError as failed:
-            result = replace(bare, error=str(failed))
-        write_result(folder / RESULT, result)
-        return result
+            return replace(bare, error=f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})")
+        try:
+            return replace(bare, **measured(folder))
+        except S2LError as error:
+            return replace(bare, error=str(error))
