@@ -21,11 +21,12 @@ from s2l_ext.pipeline.table import Progress, final_rows, final_table, status_row
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import CommandFailed
+from s2l_ext.utils.refusal import EXIT_STOPPED
 from s2l_ext.utils.run_lock import is_held
 from s2l_ext.utils.text_table import text_table
 
 LOG_LINES = 30
-EXIT_FAILED, EXIT_STOPPED = 1, 130
+EXIT_FAILED = 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
+
+from s2l_ext.utils.refusal import EXIT_STOPPED
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +46,11 @@ def main(args: argparse.Namespace) -> int:
         print("\n".join(runner.planned_lines()))
         return 0
     with held(out, "study", "Choose another --out"):
-        results = runner.run()
+        try:
+            results = runner.run()
+        except KeyboardInterrupt:
+            print("s2l study: stopped. The same command continues from here.", file=sys.stderr)
+            return EXIT_STOPPED
         rows = rows_of(study, results)
         table, said = text_table(HEAD, [cells(row) for row in rows]), sentences(rows)
         head, by_source = sources(study, results)

@@ -110,14 +110,17 @@ def _difference(gap: float, spread: float, error: float, free: int, seeds: tuple
     )
 
 
-def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0) -> Interval:
-    """95 % bootstrap of the mean accuracy over seeds: resamples seeds, and inside each its problems. ``problems_S_N``:
-    accuracy (or a paired difference) of N problems in each of S runs; N may differ."""
+def hierarchical(problems_S_N: np.ndarray | Sequence[np.ndarray], seed: int = 0, shared: bool = True) -> Interval:
+    """95 % bootstrap of the mean accuracy over seeds and problems. ``problems_S_N``: accuracy of N problems in each of
+    S runs. ``shared``: the columns are the same problems, which are drawn once for all seeds; else each seed draws of
+    its own, and N may differ."""
     rng, seeds = np.random.default_rng(seed), len(problems_S_N)
     means = np.empty(RESAMPLES)
     for place in range(RESAMPLES):
         drawn = [problems_S_N[run] for run in rng.integers(seeds, size=seeds)]
-        means[place] = fmean(run[rng.integers(len(run), size=len(run))].mean() for run in drawn)
+        columns = rng.integers(len(drawn[0]), size=len(drawn[0])) if shared else None
+        own = (rng.integers(len(run), size=len(run)) if columns is None else columns for run in drawn)
+        means[place] = fmean(run[chosen].mean() for run, chosen in zip(drawn, own, strict=True))
     tail = bootstrap_tail(seeds)
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)

@@ -10,7 +10,6 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from s2l_ext.config.verl_settings import flattened
@@ -39,7 +38,7 @@ COUNTED = ("trainer.total_training_steps", "trainer.total_epochs", "trainer.crit
 SEED_AT_END = re.compile(r"[-_./]*(seed)?[-_]?\d+$")
 READING = (
     "Means over runs of one configuration that differ in their seed; intervals are at 95 %, Student's t over seeds. "
-    "Seeds and problems: a bootstrap that draws seeds, and inside each seed problems."
+    "Seeds and problems: a bootstrap that draws both."
 )
 BAND = "The line is the mean over seeds, the band its 95 % interval (Student's t)."
 
@@ -73,10 +72,11 @@ class Seeds:
         """Of the last validation, seeds and their problems resampled; None where dumps do not tell the problems."""
         step = self.values(key)[-1][0]
         tables = [one.problems(key, step) for one in self.runs]
-        known = [table["accuracy"].to_numpy() for table in tables if table is not None]
-        if len(known) < max(len(tables), FEWEST_SEEDS) or len({len(values) for values in known}) > 1:
+        known = [table for table in tables if table is not None]
+        if len(known) < max(len(tables), FEWEST_SEEDS):
             return None
-        return hierarchical(np.array(known))
+        shared = len({tuple(table.index) for table in known}) == 1
+        return hierarchical([table["accuracy"].to_numpy() for table in known], shared=shared)
 
 
 def seed_of(run: Run) -> str:

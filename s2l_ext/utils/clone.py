@@ -6,6 +6,14 @@ import subprocess
 from pathlib import Path
 
 import s2l_ext
+from s2l_ext.utils.digests import digest_of
+
+
+def code_version() -> str:
+    """The clone's commit, with a digest of what the package changed since; the version of an installed package."""
+    changed = git_of_clone("diff", "HEAD", "--", "s2l_ext")
+    commit = git_of_clone("rev-parse", "--short=12", "HEAD") or s2l_ext.__version__
+    return f"{commit}+{digest_of(changed)[:8]}" if changed else commit
 
 
 def git_of_clone(*words: str) -> str:

@@ -12,6 +12,8 @@ from s2l_ext.errors import S2LError
 from s2l_ext.utils.secrets import masked_text
 
 EXIT_INVALID = 2
+EXIT_STOPPED = 130
+"""Ctrl-C."""
 LONGEST = 8000
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -95,12 +96,18 @@ def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) ->
         ("data.val_files=other.parquet", r"arm x has data\.val_files=other\.parquet, the baseline grpo .*same measure"),
         ("reward.custom_reward_function.name=other", r"arm x has reward\.custom_reward_function\.name=other"),
         ("actor_rollout_ref.rollout.val_kwargs.temperature=0.3", r"val_kwargs\.temperature=0\.3, the baseline grpo 1"),
+        ("data.max_response_length=5", r"arm x has data\.max_response_length=5, the baseline grpo"),
         ("trainer.test_freq=-1", r"arm x has trainer\.test_freq=-1, so its end would not be measured"),
     ],
 )
 def test_arms_that_are_not_measured_alike_are_refused(study, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         study(arms={"grpo": {}, "x": [override]})
+
+
+def test_other_arguments_of_the_reward_are_another_measurement(study) -> None:
+    with pytest.raises(ConfigError, match=r"arm x has .*reward_kwargs=\{'a': 1\}, the baseline grpo"):
+        study(engine="verl", arms={"grpo": {}, "x": ["+reward.custom_reward_function.reward_kwargs.a=1"]})
 
 
 def test_a_dry_run_of_engine_verl_says_what_verl_could_not_run(study, tmp_path) -> None:
@@ -161,6 +168,16 @@ def test_the_learners_tokens_are_those_of_the_steps_that_ran() -> None:
     metrics = [(step, {"response_length/mean": 10.0 * step}) for step in (1, 2, 3)]
     ran = Run("short", metrics, [], config=config | {"trainer": {"total_training_steps": 16}})
     assert spent(ran)["learner_tokens"] == (10 + 20 + 30) * 8
+
+
+def test_tokens_of_explorer_and_guidance_are_not_the_learners() -> None:
+    """Step 1 has explorer rows alone; step 2 has 90 tokens of the learner in the loss, 25 of them guidance."""
+    config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
+    explorers = {"response_length/mean": 10.0, "s2l/source/explorer/tokens": 80.0}
+    assert spent(Run("all", [(1, explorers)], [], config=config))["learner_tokens"] == 0
+    mixed = {"s2l/source/learner/tokens": 90.0, "s2l/guidance/prefix_tokens_in_loss": 25.0}
+    both = Run("both", [(1, explorers), (2, explorers | mixed)], [], config=config)
+    assert spent(both)["learner_tokens"] == 90 - 25
 
 
 FIRST = {
@@ -254,7 +271,15 @@ def test_problems_and_seeds_both_widen_the_bootstrap() -> None:
     assert low == pytest.approx(0.5) and high == pytest.approx(0.7)
     wider = hierarchical(varied)
     assert wider[0] < low and wider[1] > high
-    assert hierarchical([np.full(4, 0.2), np.full(3, 0.5)]) == pytest.approx((0.2, 0.5))
+    assert hierarchical([np.full(4, 0.2), np.full(3, 0.5)], shared=False) == pytest.approx((0.2, 0.5))
+
+
+def test_problems_that_all_seeds_share_do_not_average_out() -> None:
+    """Ten seeds of the same two problems, one right and one wrong: a quarter of the draws has twice the wrong one."""
+    alike = np.array([[0.0, 1.0]] * 10)
+    assert hierarchical(alike) == (0.0, 1.0)
+    low, high = hierarchical(alike, shared=False)
+    assert 0.1 < low < 0.4 and 0.6 < high < 0.9
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
@@ -380,7 +405,10 @@ def _as_json(results: dict[str, list[Result]]) -> str:
     """All but the seconds, which a run that was done again has its own of."""
     plain = {name: [dataclasses.asdict(one) for one in runs] for name, runs in results.items()}
     return json.dumps(
-        {name: [one | {"spent": one["spent"] | {"seconds": 0}} for one in runs] for name, runs in plain.items()}
+        {
+            name: [one | {"spent": one["spent"] | {"seconds": 0}, "own": None} for one in runs]
+            for name, runs in plain.items()
+        }
     )
 
 
@@ -402,6 +430,27 @@ def test_finished_runs_are_kept_and_a_failed_one_is_done_again(runner, tmp_path)
     write_result(path, dataclasses.replace(read_result(path), error="killed"))
     again = runner().run()
     assert len(first.started) == 5 and _as_json(again) == _as_json(results)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_ends_its_runs_and_begins_no_other(study, tmp_path, monkeypatch) -> None:
+    """Real processes; the interrupt comes while the first two of four sleep."""
+    made = Runner(study(), tmp_path / "out", jobs=2)
+    monkeypatch.setattr(study_run.sys, "executable", str(tmp_path / "sleep.sh"))
+    (tmp_path / "sleep.sh").write_text("#!/bin/sh\nexec sleep 100\n")
+    (tmp_path / "sleep.sh").chmod(0o755)
+    began = time.monotonic()
+    monkeypatch.setattr(study_run, "as_completed", lambda running: _interrupted(tmp_path / "out"))
+    with pytest.raises(KeyboardInterrupt):
+        made.run()
+    assert time.monotonic() - began < 60, "it did not wait for the sleepers"
+    assert len(list((tmp_path / "out").rglob("log.txt"))) == 2 and not list((tmp_path / "out").rglob("result.json"))
+
+
+def _interrupted(out: Path):
+    while len(list(out.rglob("log.txt"))) < 2:
+        time.sleep(0.05)
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow
@@ -504,6 +553,16 @@ def test_seed_and_learning_rate_are_not_in_the_fingerprint_and_data_are(world, m
     assert of() not in map(of, learned)
     assert of() != of("data.val_files=${toy_dir}/test.parquet")
     assert of() != of("s2l.explorer.mix_steps=9")
+
+
+@pytest.mark.parametrize("key", ["reward.custom_reward_function.path={0}", "s2l.kl={{type: accuracy, rho: '{0}:rho'}}"])
+def test_a_users_own_code_counts_by_its_content(world, monkeypatch, tmp_path, key: str) -> None:
+    monkeypatch.setenv("S2L_TOY_DIR", str(world))
+    own, found = tmp_path / "own.py", set()
+    for text in ("def rho(accuracy): return 1.0\n", "def rho(accuracy): return 0.5\n"):
+        own.write_text(text)
+        found.add(fingerprint(compose_config("s2l_po/toy", [*SMALL, key.format(own)])))
+    assert len(found) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from s2l_ext.studies.study.table import rows_of, sentences
 
 def made(matched: list[str]) -> Study:
     block = StudyBlock("tiny", "grpo/toy", {}, "grpo", seeds=3, matched=matched)
-    return Study(block, tuple(Arm(name, "grpo/toy", (), OmegaConf.create()) for name in ("grpo", "hot")))
+    names = ("grpo", "hot")
+    return Study(block, tuple(Arm(name, "grpo/toy", (), OmegaConf.create()) for name in names), names)
 
 
 def result(arm: str, seed: int, flops: float | None, error: str = "") -> Result:

@@ -79,7 +79,8 @@ def _counts(loop: LocalLoop, rows: Rows) -> dict[str, float]:
         "prompt_length/mean": np.mean([*map(len, rows.prompts)]),
     }
     for source in (LEARNER, EXPLORER):
-        own = [len(ids) for ids, name in zip(rows.responses, rows.source_B, strict=True) if name == source]
+        columns = zip(rows.responses, rows.guidance_B, rows.source_B, strict=True)
+        own = [len(ids) - guidance for ids, guidance, name in columns if name == source]
         counted |= {f"s2l/source/{source}/rows": len(own), f"s2l/source/{source}/tokens": sum(own)}
     phases = {"timing_s/old_log_prob": not loop.s2l.distill, "timing_s/ref": loop.reference is not None}
     return {name: float(value) for name, value in counted.items()} | {
@@ -90,7 +91,7 @@ def _counts(loop: LocalLoop, rows: Rows) -> dict[str, float]:
 def _validate(loop: LocalLoop, problems: Sequence[Prompt], folder: Path, step: int) -> dict[str, float]:
     """Accuracy of each data source, and the dump that verl writes."""
     options, started = loop.rollout.val_kwargs, time.perf_counter()
-    times, temperature = int(options.n), float(options.temperature) if options.do_sample else 0.0
+    times, temperature = int(options.n), float(options.temperature)  # verl does not read do_sample
     repeated = [row for row in problems for _ in range(times)]
     starts = [loop.prompt_ids(row) for row in repeated]
     with torch.random.fork_rng(devices=[]):

@@ -29,8 +29,9 @@ MODEL = "actor_rollout_ref.model.path"
 FIRST = re.compile(r"=first:([\w.-]+)$")
 """An override that takes the model which an earlier run left."""
 MEASURE = (
-    *("data.val_files", "data.val_max_samples", "reward.custom_reward_function.path"),
-    *("reward.custom_reward_function.name", "reward.reward_manager.name"),
+    *("data.val_files", "data.val_max_samples", "data.max_prompt_length", "data.max_response_length"),
+    *(f"reward.custom_reward_function.{name}" for name in ("path", "name", "reward_kwargs")),
+    "reward.reward_manager.name",
     *(f"actor_rollout_ref.rollout.val_kwargs.{name}" for name in ("n", "temperature", "top_p", "top_k")),
 )
 """Settings by which accuracy is measured."""

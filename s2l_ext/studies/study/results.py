@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.run_steps import STEPS_KEY, run_steps
-from s2l_ext.config.verl_settings import flattened
+from s2l_ext.config.verl_settings import flattened, plain_setting
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.report.ledger import Ledger
@@ -21,9 +21,11 @@ from s2l_ext.report.run import Run, read_run
 from s2l_ext.report.seeds import COUNTED
 from s2l_ext.training.batch_fields import LEARNER
 from s2l_ext.training.inputs import steps_of_run
+from s2l_ext.training.judges import judge_of_run
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import digest_of, file_digests
 from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.sources import user_source
 
 VALIDATIONS = "validation"
 MODEL = "model"
@@ -52,9 +54,10 @@ class Result:
         commit: of the code; "" where it is not known.
         accuracies: data source -> accuracy of each held-out problem, in the order of their texts.
         curve: data source (``ALL``: over all) -> (step, mean accuracy).
-        own: quantities of :data:`AFTER`, and seconds.
-        spent: the same with those of all runs that it takes a model of, each once.
+        spent: quantities of :data:`AFTER`, and seconds, with those of all runs that it takes a model of, each once.
         error: why there is no result; "" for a run that ended well.
+        own: what it spent itself.
+        asked: digest of the held-out problems; runs whose seeds draw others of a longer file differ in it.
     """
 
     study: str
@@ -66,9 +69,10 @@ class Result:
     commit: str
     accuracies: dict[str, list[float]] = field(default_factory=dict)
     curve: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    own: dict[str, float | None] = field(default_factory=dict)
     spent: dict[str, float | None] = field(default_factory=dict)
     error: str = ""
+    own: dict[str, float | None] = field(default_factory=dict)
+    asked: str = ""
 
     @property
     def problems(self) -> list[float]:
@@ -93,8 +97,15 @@ def fingerprint(cfg: DictConfig) -> str:
                 model[key] = model_digest(folder)
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
+    paths += [source for place in _places(cfg) if (source := user_source(place))]
     kept.pop("toy_dir", None)
     return digest_of([kept, counted, file_digests(paths)])[:16]
+
+
+def _places(cfg: DictConfig) -> list[str]:
+    """``package.module:function`` of what a user may have written."""
+    keys = ("s2l.curriculum.type", "s2l.kl.rho")
+    return [judge_of_run(cfg), *(str(value) for key in keys if ":" in str(value := plain_setting(cfg, key)))]
 
 
 def planned(cfg: DictConfig, engine: str) -> dict[str, int]:
@@ -115,10 +126,12 @@ def spent(run: Run) -> dict[str, float | None]:
     """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
     totals = Ledger(run).totals(all_in=True)
     own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
-    if not own:  # every row is the learner's
+    own += [-placed for _, placed in run.series("s2l/guidance/prefix_tokens_in_loss")]
+    by_source = any(key.startswith("s2l/source/") for key in run.metric_names)
+    if not by_source:  # every row is the learner's
         rows = run.setting("data.train_batch_size") * run.setting("actor_rollout_ref.rollout.n")
         own = [mean * rows for _, mean in run.series("response_length/mean")]
-    return {"learner_tokens": sum(own) if own else None, "flops": totals.flops, "seconds": totals.seconds}
+    return {"learner_tokens": sum(own) if own or by_source else None, "flops": totals.flops, "seconds": totals.seconds}
 
 
 def measured(folder: Path) -> dict[str, Any]:
@@ -129,13 +142,14 @@ def measured(folder: Path) -> dict[str, Any]:
         raise DataError(f"{folder / VALIDATIONS}: no validation was dumped, so there is nothing to compare.")
     last = validations[max(validations)]
     groups = last.groupby(last["source"].fillna("all"))["accuracy"]
+    asked = digest_of([*map(str, last.index)])
     accuracies = {str(name): [float(value) for value in values] for name, values in groups}
     curve: dict[str, list[tuple[int, float]]] = {ALL: []}
     for step, table in sorted(validations.items()):
         curve[ALL].append((step, float(table["accuracy"].mean())))
         for name, values in table.groupby(table["source"].fillna("all"))["accuracy"]:
             curve.setdefault(str(name), []).append((step, float(values.mean())))
-    return {"accuracies": accuracies, "curve": curve, "own": spent(run)}
+    return {"accuracies": accuracies, "curve": curve, "own": spent(run), "asked": asked}
 
 
 def write_result(path: Path, result: Result) -> None:

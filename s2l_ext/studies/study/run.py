@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from s2l_ext.studies.study.results import (
 )
 from s2l_ext.training.preflight import check_inputs
 from s2l_ext.training.rules import check_against_verl
-from s2l_ext.utils.clone import git_of_clone
+from s2l_ext.utils.clone import code_version
 from s2l_ext.utils.digests import digest_of
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
@@ -64,8 +65,9 @@ class Runner:
 
     def __init__(self, study: Study, out: Path, jobs: int = 1) -> None:
         self.study, self.out, self.jobs = study, out, jobs
-        self.commit = git_of_clone("rev-parse", "--short=12", "HEAD")
+        self.commit = code_version()
         self.fingerprints: dict[str, str] = {}
+        self.stopping = threading.Event()
 
     def check(self) -> None:
         """Check settings, models and data of every arm. Raises S2LError, as `s2l check` does, with the arm."""
@@ -105,9 +107,14 @@ class Runner:
             for job in missing:
                 earlier = [running[place] for place in self._places(job).values() if place in running]
                 running[job.place] = pool.submit(self._run, job, earlier)
-            for future in as_completed(running.values()):
-                future.result()
-                bar.update()
+            try:
+                for future in as_completed(running.values()):
+                    future.result()
+                    bar.update()
+            except BaseException:
+                self.stopping.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
         return {
             arm.name: [read_result(self.out / Job(arm, seed).place / RESULT) for seed in self.study.seeds]
             for arm in self.study.arms
@@ -187,6 +194,10 @@ class Runner:
         write_result(self.out / job.place / RESULT, result)
         return result
 
+    def _go_on(self) -> None:
+        if self.stopping.is_set():
+            raise InterruptedError("the study was stopped")
+
     def _ran(self, job: Job) -> Result:
         folder, bare = self.out / job.place, self._bare(job)
         where = [f"trainer.default_local_dir={folder}", f"trainer.validation_data_dir={folder / VALIDATIONS}"]
@@ -196,7 +207,7 @@ class Runner:
         for old in (folder / "metrics.jsonl", *(folder / VALIDATIONS).glob("*.jsonl")):
             old.unlink(missing_ok=True)
         threads = {"OMP_NUM_THREADS": "1"} if self.study.block.engine == "local" else {}
-        ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", lambda: None, threads)
+        ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", self._go_on, threads)
         if ended.returncode:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
             return replace(bare, error=f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})")

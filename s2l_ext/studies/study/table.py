@@ -69,8 +69,8 @@ def rows_of(study: Study, results: Mapping[str, Sequence[Result]]) -> list[Row]:
 
 def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, Result]) -> Row:
     good = [one for one in results if not one.error]
-    table = [np.array(one.problems) for one in good]
-    enough = len(good) >= FEWEST_SEEDS
+    table = [np.array(one.problems) for one in good]  # in the order of the problems' texts
+    enough, asked = len(good) >= FEWEST_SEEDS, {one.asked for one in good}
     by_seed = {one.seed: fmean(one.problems) for one in good}
     shared = [one for one in good if one.seed in base] if arm != study.baseline.name else []
     pairs = [(by_seed[one.seed], fmean(base[one.seed].problems)) for one in shared]
@@ -81,7 +81,7 @@ def _row(study: Study, arm: str, results: Sequence[Result], base: Mapping[int, R
         results[0].learning_rate,
         by_seed,
         _over([*by_seed.values()]),
-        hierarchical(table) if enough else None,
+        hierarchical(table, shared=len(asked) == 1 and "" not in asked) if enough else None,
         difference,
         spent,
         {str(one.seed): one.error for one in results if one.error},
