@@ -113,6 +113,7 @@ def test_outcomes_have_who_sampled_and_how_much_guidance() -> None:
     first, second = two_rows().outcomes
     assert (first.uid, first.acc, first.source, first.prefix_len) == ("0", 0.0, "explorer", 0)
     assert (second.acc, second.source, second.prefix_len) == (1.0, "learner", 2)
+    assert two_rows().sampled_B == [1, 1] and two_rows().tokens_B == [3, 5]
 
 
 @pytest.mark.slow

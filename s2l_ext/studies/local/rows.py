@@ -49,6 +49,11 @@ class Rows:
         """Prompt and response tokens of every row."""
         return [len(prompt) + len(response) for prompt, response in zip(self.prompts, self.responses, strict=True)]
 
+    @property
+    def sampled_B(self) -> list[int]:
+        """Tokens of each response without guidance."""
+        return [len(ids) - placed for ids, placed in zip(self.responses, self.guidance_B, strict=True)]
+
 
 @dataclass
 class Batch:

@@ -79,8 +79,7 @@ def _counts(loop: LocalLoop, rows: Rows) -> dict[str, float]:
         "prompt_length/mean": np.mean([*map(len, rows.prompts)]),
     }
     for source in (LEARNER, EXPLORER):
-        columns = zip(rows.responses, rows.guidance_B, rows.source_B, strict=True)
-        own = [len(ids) - guidance for ids, guidance, name in columns if name == source]
+        own = [count for count, name in zip(rows.sampled_B, rows.source_B, strict=True) if name == source]
         counted |= {f"s2l/source/{source}/rows": len(own), f"s2l/source/{source}/tokens": sum(own)}
     phases = {"timing_s/old_log_prob": not loop.s2l.distill, "timing_s/ref": loop.reference is not None}
     return {name: float(value) for name, value in counted.items()} | {
