@@ -28,6 +28,9 @@ def explorer(mix_steps=8):
 SETTINGS = state.fingerprint(explorer(), config("."))
 
 
+UNSET = [f"data.{name}" for name in (*state.DATA_SETTINGS, "custom_cls", "apply_chat_template_kwargs")]
+
+
 def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
     assert SETTINGS == {
         "explorer.model": "small",
@@ -42,6 +45,8 @@ def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
         "group_size": 16,
         "prompts_per_step": 1024,
         "train_files": ["a.parquet", "b.parquet"],
+        "data.sha256": ["mount/a.parquet", "mount/b.parquet"],  # what is not here is known by its address
+        **dict.fromkeys(UNSET),
     }
 
 
@@ -91,6 +96,33 @@ def test_another_group_size_is_refused_with_both_values(tmp_path) -> None:
     checkpoint(tmp_path)
     with pytest.raises(StateMismatch, match="group_size: checkpoint 16, this run 8"):
         state.resume_state(explorer(), config(tmp_path, n=8))
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 7), ("train_max_samples", 100), ("shuffle", False)])
+def test_another_choice_of_rows_is_refused_without_a_curriculum_too(tmp_path, key: str, value: object) -> None:
+    checkpoint(tmp_path)
+    other = config(tmp_path)
+    other.data[key] = value
+    with pytest.raises(StateMismatch, match=f"  data.{key}: checkpoint None, this run {value}\n"):
+        state.resume_state(explorer(), other)
+
+
+def test_other_rows_under_the_same_name_are_refused_and_another_mount_is_not(tmp_path) -> None:
+    runs = [config(tmp_path) for _ in range(3)]
+    for run, rows in zip(runs, (b"openr1", b"openr1", b"s1k"), strict=True):
+        (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
+        (folder / "train.parquet").write_bytes(rows)
+        run.data.train_files = str(folder / "train.parquet")
+    checkpoint(tmp_path, settings=state.fingerprint(explorer(), runs[0]))
+    assert state.resume_state(explorer(), runs[1]) == {"kl": {"beta": 0.01}}
+    with pytest.raises(StateMismatch, match=r"data\.sha256: checkpoint \['.*'\], this run \['"):
+        state.resume_state(explorer(), runs[2])
+
+
+def test_a_checkpoint_without_the_content_of_its_data_is_refused_by_that_key(tmp_path) -> None:
+    checkpoint(tmp_path, settings={key: value for key, value in SETTINGS.items() if key != "data.sha256"})
+    with pytest.raises(StateMismatch, match=r"data\.sha256: checkpoint None, this run \['mount/a.parquet'"):
+        state.resume_state(explorer(), config(tmp_path))
 
 
 def test_feature_switched_off_on_resume_is_refused(tmp_path) -> None:
