@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
 from s2l_ext.config.run_steps import RunSteps
@@ -9,6 +11,9 @@ from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.guidance.config import GuidanceConfig, LengthConfig, StepwiseLength
 from s2l_ext.methods.guidance.length import Length, guided_sessions
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.config import ExplorerConfig
 
 
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
@@ -76,6 +81,16 @@ def build_length(config: LengthConfig, total_steps: int) -> Length:
         return config.build(total_steps)
     except ConfigError as error:
         raise ConfigError(f"s2l.guidance.length: {error}") from None
+
+
+def final_share(guidance: GuidanceConfig, explorer: ExplorerConfig | None, group_size: int) -> float | None:
+    """Guided rows' share of the learner's when the explorer's schedule is over: their weight from the start. None: no
+    explorer, not ``estimate_from: learner``, or it leaves no unguided rows."""
+    if explorer is None or guidance.length.follows != "learner":
+        return None
+    left = group_size - explorer.build(group_size).slots(explorer.mix_steps + 1)
+    guided = guided_sessions(guidance.alpha, group_size)
+    return guided / left if guided < left else None
 
 
 def check_stages(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:
