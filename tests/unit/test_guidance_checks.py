@@ -196,6 +196,9 @@ def test_teacher_rollouts_are_the_first_right_answers(tmp_path, recipe) -> None:
     guidance = GuidanceConfig(teacher_rollouts=str(path))
     with pytest.raises(DataError, match="s2l.guidance.teacher_rollouts=.*: 1 of 2 rows cannot guide"):
         check_traces(table, guidance, Characters())
+    columns = {"prompt": [[], [{"content": "another"}]], "extra_info": [{"id": "p1"}, {"id": "p1"}]}
+    with pytest.raises(DataError, match="prompt p1 of row 0 is also at row 1, with another text"):
+        check_traces(PromptTable(list(columns), columns.__getitem__), guidance, Characters())
     both = {"s2l__guidance__teacher_rollouts": str(path), "s2l__guidance__trace": "reasoning"}
     assert "traces come from one place" in recipe.refused(**both)
 
