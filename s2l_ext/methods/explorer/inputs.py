@@ -31,13 +31,13 @@ def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
     learner_path = inputs.cfg.actor_rollout_ref.model.path
     check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
     warnings = compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
-    _check_length(explorer, inputs.cfg)
+    warnings += _check_length(explorer, inputs.cfg)
     teaches = inputs.needed.distill is not None
     return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model_path)]
 
 
-def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> None:
-    """vLLM refuses more positions than the model has when its server starts."""
+def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
+    """vLLM refuses more positions than the model has when its server starts, and takes all where none are asked for."""
     shape = model_shape(explorer.model_path)
     length = explorer.rollout_overrides.get("max_model_len", setting(cfg, LENGTH_KEY))
     if shape and shape.positions and length and length > shape.positions:
@@ -45,6 +45,15 @@ def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> None:
             f"the explorer's engine would have {LENGTH_KEY}={length}, and {EXPLORER_KEY}={explorer.model_path} has "
             f"{shape.positions} positions. Set s2l.explorer.rollout_overrides.max_model_len={shape.positions} or less."
         )
+    length = length or (shape and shape.positions)
+    needed = whole_number(cfg, "data.max_prompt_length") + whole_number(cfg, "data.max_response_length")
+    if not length or length >= needed:
+        return []
+    return [
+        f"the explorer's engine has {length} positions, fewer than data.max_prompt_length + data.max_response_length = "
+        f"{needed}: verl ends a response where its row is full, and says nothing. Lower one of these, or raise "
+        f"s2l.explorer.rollout_overrides.max_model_len if {EXPLORER_KEY}={explorer.model_path} has them."
+    ]
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.model_files import ROOM, full_rows
 from s2l_ext.config.run_steps import RunSteps
 from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
@@ -60,13 +61,9 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
             f"{budget} minus s2l.guidance.min_continuation={guidance.min_continuation} is {room}. Lower it to {room}, "
             "or raise data.max_response_length."
         )
-    model_length = setting(cfg, "actor_rollout_ref.rollout.max_model_len")
-    needed = whole_number(cfg, "data.max_prompt_length") + budget
-    if model_length is not None and model_length < needed:
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.max_model_len={model_length} is below data.max_prompt_length + "
-            f"data.max_response_length = {needed}: a guided prompt could fill it. Raise it to {needed}."
-        )
+    full = full_rows(cfg)
+    if full:
+        raise ConfigError(f"{full}: a guided prompt could fill it. {ROOM}")
 
 
 def build_length(config: LengthConfig, total_steps: int) -> Length:
