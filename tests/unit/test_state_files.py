@@ -125,6 +125,17 @@ def test_a_checkpoint_without_the_content_of_its_data_is_refused_by_that_key(tmp
         state.resume_state(explorer(), config(tmp_path))
 
 
+def test_teachers_rollouts_are_compared_by_content(tmp_path) -> None:
+    for name, text in (("a", "same"), ("b", "same"), ("c", "other")):
+        (tmp_path / name).write_text(text)
+    same, moved, other = (
+        state.fingerprint(parse_s2l({"guidance": {"teacher_rollouts": str(tmp_path / name)}}), config(tmp_path))
+        for name in "abc"
+    )
+    assert same == moved
+    assert [key for key in same if same[key] != other[key]] == ["guidance.teacher_rollouts.sha256"]
+
+
 def test_feature_switched_off_on_resume_is_refused(tmp_path) -> None:
     checkpoint(tmp_path)
     with pytest.raises(StateMismatch, match=r"explorer\.mix_steps: checkpoint 8, this run None"):
