@@ -85,7 +85,8 @@ def test_what_the_loss_would_ignore_or_break_is_refused_with_key_value_and_fix(r
 
 
 @pytest.mark.parametrize(
-    ("sampling", "words"), [({"temperature": 0.5}, "temperature 0.5"), ({"top_p": 0.8, "top_k": 5}, "top-p 0.8, top-k 5")]
+    ("sampling", "words"),
+    [({"temperature": 0.5}, "temperature 0.5"), ({"top_p": 0.8, "top_k": 5}, "top-p 0.8, top-k 5")],
 )
 def test_the_students_own_rows_are_to_be_its_own_distribution(recipe, sampling, words) -> None:
     """Not for forward KL, whose average is over the teacher's rows, and not where none is the student's."""

@@ -37,7 +37,7 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.clip_ratio_low": ((0.2, None), "bounds a ratio that no loss reads"),
     "actor_rollout_ref.actor.clip_ratio_high": ((0.2, None), "bounds a ratio that no loss reads"),
     "actor_rollout_ref.actor.clip_ratio_c": ((3.0, None), "bounds a ratio that no loss reads"),
-    "actor_rollout_ref.actor.policy_loss.loss_mode": (("vanilla", None), "is a policy loss, which s2l.distill replaces"),
+    "actor_rollout_ref.actor.policy_loss.loss_mode": (("vanilla", None), "is the loss that s2l.distill replaces"),
     "algorithm.adv_estimator": (("grpo", None), "gives advantages, which no loss reads"),
     "algorithm.norm_adv_by_std_in_grpo": ((True, None), "scales advantages, which no loss reads"),
     "critic.enable": ((False,), "trains a critic, whose values nothing reads"),
@@ -247,7 +247,7 @@ def sampling_warnings(
     distill: DistillConfig, sampling: Mapping[str, Any], who: str, fix: str, whose: str = "teacher"
 ) -> list[str]:
     """Whether rows of ``sampling`` (``temperature``, ``top_p``, ``top_k``) are samples of what the loss is an average
-    over, ``whose`` distribution. ``who``: begins the sentence, for instance ``s2l.explorer samples``. ``fix``: ends it."""
+    over, ``whose`` distribution. ``who``: begins the sentence (``s2l.explorer samples``). ``fix``: ends it."""
     temperature, top_p, top_k = sampling["temperature"], sampling.get("top_p", 1.0), sampling.get("top_k", 0)
     found = [f"temperature {temperature:g}"] if temperature != distill.temperature else []
     found += [f"top-p {top_p:g}"] if top_p < 1 else []

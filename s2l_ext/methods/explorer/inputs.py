@@ -176,9 +176,10 @@ def run_out_warnings(
     if not short or explorer.on_exhausted != "error":
         return []
     return [
-        f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts{each} in this run's {len(slots)} steps, and "
-        f"{len(short)} of {len(set(ids))} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that finds too "
-        f"few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {wanted}, or set it to reuse or learner."
+        f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts{each} in this run's {len(slots)} steps, "
+        f"and {len(short)} of {len(set(ids))} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that "
+        f"finds too few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {wanted}, or set it to reuse or "
+        "learner."
     ]
 
 
