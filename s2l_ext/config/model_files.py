@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from s2l_ext.config.model_shapes import ModelShape, known_shape
+from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.utils import json_text
 
 LONGEST_HEADER = 100 << 20
 """Safetensors' own limit."""
+
+ROOM = "Lower one of these, or raise it if the model has the positions."
 
 _SIZE_IN_NAME = re.compile(r"(?<![\d._])(\d+(?:[._]\d+)?)([BM])(?![A-Za-z0-9])", re.IGNORECASE)
 _UNIT = {"B": 1e9, "M": 1e6}
@@ -54,6 +59,20 @@ def model_shape(path: str) -> ModelShape | None:
     except HFValidationError:  # a remote URL
         cached = None
     return ModelShape.of(_config(Path(cached).parent)) if isinstance(cached, str) else known_shape(path)
+
+
+def full_rows(cfg: DictConfig) -> str | None:
+    """Words for an engine of the learner that cannot hold prompt and response; None where it can, or nothing tells. It
+    has ``max_model_len``, where that is null all positions of the model."""
+    key, parts = "actor_rollout_ref.rollout.max_model_len", ("data.max_prompt_length", "data.max_response_length")
+    model, given = setting(cfg, "actor_rollout_ref.model"), setting(cfg, key)
+    shape = None if given else model_shape(model.path)
+    told = setting(cfg, "actor_rollout_ref.model.override_config.max_position_embeddings")
+    length, needed = given or told or (shape and shape.positions), sum(whole_number(cfg, part) for part in parts)
+    if not length or length >= needed:
+        return None
+    place = f"{key}={given}" if given else f"{key}=null, the {length} positions of {model.path},"
+    return f"{place} is below {' + '.join(parts)} = {needed}"
 
 
 def vocabulary_rows(folder: Path) -> int | None:

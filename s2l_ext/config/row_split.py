@@ -40,14 +40,14 @@ def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
     padded = math.ceil(step / mini_batch) * mini_batch  # verl fills up the last mini-batch
     gpus = gpus_at(cfg, "trainer")
     # groups of GPUs that hold different rows
-    actor, ref = (gpus / _model_parallel_gpus(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
+    actor, ref = (gpus / model_parallel_gpus(cfg, f"{GROUP}.{role}") for role in ("actor", "ref"))
     yield "a mini-batch", mini_batch / actor, f"{GROUP}.actor.ppo_micro_batch_size_per_gpu"
     yield "a step", padded / actor, f"{GROUP}.rollout.log_prob_micro_batch_size_per_gpu"
     if setting(cfg, f"{GROUP}.actor.use_kl_loss") or setting(cfg, "algorithm.use_kl_in_reward"):
         yield "a step", padded / ref, f"{GROUP}.ref.log_prob_micro_batch_size_per_gpu"
 
 
-def _model_parallel_gpus(cfg: DictConfig, role: str) -> int:
+def model_parallel_gpus(cfg: DictConfig, role: str) -> int:
     """GPUs that work on the same rows. Where both Ulysses keys are above 1, verl takes the deprecated one."""
     strategy = setting(cfg, f"{role}.strategy")
     if strategy in SPLITS:

@@ -19,6 +19,10 @@ from s2l_ext.store.reader import RolloutStore
 
 ID_DIGITS = 16
 SHOWN = 3
+ONE_ID = (
+    "with another text: one id for two problems. Give each its own id, or remove the column of ids: the text's hash is "
+    "the id then."
+)
 
 
 def require_enough(prompts: int, step_size: int) -> None:
@@ -84,10 +88,15 @@ def prompt_id(prompt: Any, extra_info: Any = None) -> str:
 
 
 def prompt_ids(table: PromptTable, prompt_key: str = "prompt") -> list[str]:
-    """Ids of all rows, in order."""
+    """Ids of all rows, in order. Raises DataError: one id belongs to two texts, as where two files count their rows."""
     prompts = table.column(prompt_key, "data.prompt_key")
     extra = table.read("extra_info") if "extra_info" in table.names else [None] * len(prompts)
-    return [prompt_id(prompt, info) for prompt, info in zip(prompts, extra, strict=True)]
+    ids = [prompt_id(prompt, info) for prompt, info in zip(prompts, extra, strict=True)]
+    first: dict[str, Any] = {}
+    for row, (name, prompt) in enumerate(zip(ids, prompts, strict=True)):
+        if first.setdefault(name, prompt) != prompt:
+            raise DataError(f"the training data: prompt {name} of row {ids.index(name)} is also at row {row}, {ONE_ID}")
+    return ids
 
 
 # ---- tiers --------------------------------------------------------------------------------------------------------

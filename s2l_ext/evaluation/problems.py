@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from s2l_ext.data import reading
 from s2l_ext.data.checks import check_parquet
-from s2l_ext.data.prompts import prompt_id
+from s2l_ext.data.prompts import ONE_ID, prompt_id
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Benchmark, Problem, groups_of
 
@@ -46,10 +46,7 @@ def read_problems(
 def _refuse_duplicate(first: Problem, problem: Problem, drop: bool) -> None:
     place = f"{problem.where}: problem {problem.id} is also at {first.where}"
     if first.messages != problem.messages:
-        raise DataError(
-            f"{place}, with another text: one id for two problems. Give each its own id, or remove the column of ids: "
-            "the text's hash is the id then."
-        )
+        raise DataError(f"{place}, {ONE_ID}")
     if first.ground_truth != problem.ground_truth:
         raise DataError(f"{place}, with another answer. Keep the row whose answer is right.")
     if not drop:

@@ -17,6 +17,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.launch import verl_names
 from s2l_ext.launch.cluster import refuse_own_sizes
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
@@ -29,8 +30,8 @@ FILES = (
     "s2l.explorer.store",
     "s2l.curriculum.warm_start",
     "s2l.guidance.teacher_rollouts",
-    "data.custom_cls.path",
     "reward.custom_reward_function.path",
+    *verl_names.FILES,
 )
 DATA = ("data.train_files", "data.val_files")
 _FROM_VARIABLE = re.compile(r"\$\{oc\.env:(\w+),([^}$]+)\}")

@@ -27,6 +27,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.model_files import is_local, model_shape, parameter_count
 from s2l_ext.config.model_shapes import ModelShape
 from s2l_ext.config.modes import learner_samples
+from s2l_ext.config.row_split import model_parallel_gpus
 from s2l_ext.config.verl_settings import gpus_at, setting, whole_number
 from s2l_ext.methods.distill.config import tile_tokens
 from s2l_ext.methods.registry import S2LConfig
@@ -172,14 +173,14 @@ class Estimate:
         tokens = self._tokens(f"{ROLLOUT}.log_prob_micro_batch_size_per_gpu", f"{ROLLOUT}.log_prob_max")
         logits = tokens * shape.vocab * (HALF + 2 * SINGLE * eager)
         if setting(self.cfg, f"{ACTOR}.use_kl_loss") or setting(self.cfg, "algorithm.use_kl_in_reward"):
-            others = self._tokens(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max")
+            others = self._tokens(f"{REF}.log_prob_micro_batch_size_per_gpu", f"{REF}.log_prob_max", REF)
             logits = max(logits, others * shape.vocab * HALF)
         return {"gathered layer": max(shape.matrix, shape.layer) * HALF, "logits": logits}
 
-    def _tokens(self, rows_key: str, most_key: str) -> float:
-        """Tokens of the longest micro-batch on one accelerator."""
+    def _tokens(self, rows_key: str, most_key: str, role: str = ACTOR) -> float:
+        """Tokens of the longest micro-batch on one accelerator of ``role``."""
         row = whole_number(self.cfg, "data.max_prompt_length") + whole_number(self.cfg, "data.max_response_length")
-        parts = int(setting(self.cfg, f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size") or 1)
+        parts = model_parallel_gpus(self.cfg, role)
         if self.one_row:
             return row / parts
         if setting(self.cfg, f"{ACTOR}.use_dynamic_bsz"):

@@ -75,6 +75,8 @@ def roles(cfg: DictConfig, s2l: S2LConfig) -> list[Role]:
         found.append(_role(cfg, "reward model", "reward.reward_model"))
     if s2l.distill and not s2l.distill.in_actor:
         found.append(Role("teacher", "s2l.distill", s2l.distill.nnodes, s2l.distill.n_gpus_per_node))
+    elif setting(cfg, "distillation.enabled") and not s2l.distill:
+        found.append(_role(cfg, "verl's teacher", "distillation"))
     if mode_of(cfg) == "separate_async":
         key = "actor_rollout_ref.rollout"
         found.append(_role(cfg, "sampler", key, engine=_engine(OmegaConf.select(cfg, key))))

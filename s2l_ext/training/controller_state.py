@@ -15,11 +15,13 @@ import numpy as np
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import draws_ahead, mode_of
+from s2l_ext.config.verl_settings import plain_setting, setting
 from s2l_ext.errors import StateMismatch
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.needed import EARLIER, checkpoint_folder
 from s2l_ext.utils import json_text
+from s2l_ext.utils.digests import file_digests
 from s2l_ext.utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ SCHEMA_VERSION = 1
 FILE_NAME = "s2l_state.json"
 ARRAYS_NAME = "s2l_arrays.npz"
 ARRAY_MARK = "__array__"
+DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
+"""verl's settings that decide which rows of the files are prompts, and in which order."""
 
 
 def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
@@ -40,15 +44,22 @@ def fingerprint(s2l: S2LConfig, cfg: DictConfig) -> dict[str, Any] | None:
     settings |= {
         "group_size": cfg.actor_rollout_ref.rollout.n,
         "prompts_per_step": cfg.data.train_batch_size,
-        "train_files": _file_names(cfg.data.train_files),
+        **_data(cfg),
         **({"trainer_mode": mode_of(cfg)} if draws_ahead(cfg) else {}),
     }
     return json.loads(json.dumps(settings, default=str))  # as it will be read back
 
 
-def _file_names(files: Any) -> list[str]:
-    """File names without their folders: a run may be resumed from another mount."""
-    return [Path(path).name for path in ([files] if isinstance(files, str) else files)]
+def _data(cfg: DictConfig) -> dict[str, Any]:
+    """Files by name and content, without their folders: a run may be resumed from another mount."""
+    files = [cfg.data.train_files] if isinstance(cfg.data.train_files, str) else list(cfg.data.train_files)
+    return {
+        **{f"data.{name}": cfg.data.get(name) for name in DATA_SETTINGS},
+        "data.custom_cls": setting(cfg, "data.custom_cls.path"),
+        "data.apply_chat_template_kwargs": plain_setting(cfg, "data.apply_chat_template_kwargs"),
+        "data.sha256": file_digests(files),
+        "train_files": [Path(path).name for path in files],
+    }
 
 
 def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
@@ -159,8 +170,7 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
 def _refuse_other_positions(path: Path, different: dict[str, tuple[Any, Any]], controllers: dict[str, Any]) -> None:
     """A prompt in flight is known by its position in the data, which means another prompt, or none, in other data."""
     plans = list(controllers.get("in_flight", {}).get("plans", {}).values())
-    other_data = any(key == "train_files" or key.startswith("curriculum.data.") for key in different)
-    if plans and (other_data or any(plan.get("index") is None for plan in plans)):
+    if plans and (any(map(_is_datas, different)) or any(plan.get("index") is None for plan in plans)):
         raise StateMismatch(
             f"{path}: {len(plans)} prompts of the asynchronous run were drawn and not trained on yet, from other data "
             f"or without a curriculum:\n{_describe(different)}\n"
@@ -212,8 +222,12 @@ def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, tu
     return {key: (saved.get(key), current.get(key)) for key in keys if saved.get(key) != current.get(key)}
 
 
+def _is_datas(key: str) -> bool:
+    return key.startswith("data.") or key == "train_files"
+
+
 def _is_curriculums(key: str) -> bool:
-    return key.startswith("curriculum.") or key == "train_files"
+    return key.startswith("curriculum.") or _is_datas(key)
 
 
 def _describe(different: dict[str, tuple[Any, Any]]) -> str:

@@ -70,6 +70,18 @@ def batch_accuracy(outcomes: list[RolloutOutcome], needed_by: str) -> float:
     return math.fsum(values) / len(values)
 
 
+def steady_accuracy(outcomes: list[RolloutOutcome], share: float | None, needed_by: str) -> float | None:
+    """Mean accuracy of the sessions, guided ones with the weight ``share`` and the others with the rest of 1: while an
+    explorer hands over, their numbers change though nobody does. Guided ones alone give None, the others alone their
+    mean. ``share`` None: as many as there are."""
+    guided, plain = ([one for one in outcomes if bool(one.prefix_len) is kind] for kind in (True, False))
+    if not outcomes or (share is not None and not plain):
+        return None
+    if share is None or not guided:
+        return batch_accuracy(outcomes, needed_by)
+    return share * batch_accuracy(guided, needed_by) + (1 - share) * batch_accuracy(plain, needed_by)
+
+
 def pass_rates(outcomes: list[RolloutOutcome], estimate_from: EstimateFrom) -> dict[str, float]:
     """Mean accuracy by prompt ``uid``; prompts without a session that counts are left out."""
     by_prompt: dict[str, list[float]] = defaultdict(list)

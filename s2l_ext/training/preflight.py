@@ -12,7 +12,7 @@ from jinja2 import TemplateError
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.modes import mode_of
-from s2l_ext.config.verl_settings import gpus_at, whole_number
+from s2l_ext.config.verl_settings import gpus_at, setting, whole_number
 from s2l_ext.data.checks import JSON_LINES, check_alike, check_first_line, check_parquet, require_sources
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import parquet_table, require_enough
@@ -84,6 +84,8 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
         needed["rollout"] = gpus_at(cfg, "actor_rollout_ref.rollout")
     if cfg.reward.reward_model.enable and cfg.reward.reward_model.enable_resource_pool:
         needed["reward model"] = gpus_at(cfg, "reward.reward_model")
+    if setting(cfg, "distillation.enabled") and not s2l.distill:  # which sets verl's own up for its servers
+        needed["verl's teacher"] = gpus_at(cfg, "distillation")
     return needed
 
 

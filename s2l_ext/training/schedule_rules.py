@@ -10,6 +10,7 @@ from s2l_ext.config.run_steps import RunSteps, ranges
 from s2l_ext.config.verl_settings import GROUP_SIZE, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.guidance.length import guided_sessions
+from s2l_ext.methods.guidance.rules import final_share
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.outcomes import EstimateFrom
 
@@ -36,9 +37,11 @@ def unmoved_warnings(s2l: S2LConfig, cfg: DictConfig, steps: RunSteps | None) ->
     warnings = []
     for key, value, moves in _readers(s2l):
         unguided = value == "learner_unguided"
-        guided = guided_sessions(s2l.guidance.alpha, group) if s2l.guidance and unguided else 0
+        waits = "guidance" in key and s2l.guidance and final_share(s2l.guidance, s2l.explorer, group) is not None
+        guided = guided_sessions(s2l.guidance.alpha, group) if s2l.guidance and (unguided or waits) else 0
         who = "explorer and guidance leave" if unguided else "the explorer leaves"
-        taken = f"{key}={value}: {who} none of a group's {group} sessions to it"
+        of = f"{group - guided} unguided" if waits else f"{group}"
+        taken = f"{key}={value}: {who} none of a group's {of} sessions to it"
         if after + guided >= group:
             raise ConfigError(
                 f"{taken} at any step, so {moves} would ever move. Set {key}=all, a smaller s2l.guidance.alpha or an "

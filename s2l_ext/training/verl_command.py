@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 
 from omegaconf import DictConfig
 
+from s2l_ext.config.model_files import ROOM, full_rows
 from s2l_ext.config.modes import learner_samples, mode_of
 from s2l_ext.config.verl_settings import flattened, gpus_at, plain_setting, setting, whole_number
 from s2l_ext.errors import ConfigError
@@ -34,7 +36,7 @@ DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
 def check_command(cfg: DictConfig) -> list[str]:
     """Returns warnings. Raises ConfigError for a setting that would be ignored, or end the run late."""
     _refuse(cfg, RULES)
-    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg)]
+    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg), *_cut_rows(cfg)]
 
 
 def check_steps(cfg: DictConfig) -> None:
@@ -103,7 +105,7 @@ def _resume(cfg: DictConfig) -> Iterator[str]:
     mode, path = setting(cfg, "trainer.resume_mode"), setting(cfg, "trainer.resume_from_path")
     if mode not in RESUME_MODES:
         yield f"trainer.resume_mode={mode}: verl knows {', '.join(RESUME_MODES)}."
-    if mode == "resume_path" and path and "global_step_" not in str(path):
+    if mode == "resume_path" and path and not re.fullmatch(r".*global_step_\d+", str(path)):  # verl reads its end
         yield f"trainer.resume_from_path={path} names no checkpoint. Give the folder .../global_step_N of a run."
 
 
@@ -210,6 +212,12 @@ def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
     contents = plain_setting(cfg, key)
     if _saves_shards(cfg) and contents is not None and "optimizer" not in contents:
         yield f"{key}={contents} has no optimizer: a resumed run starts with a new one and goes on differently."
+
+
+def _cut_rows(cfg: DictConfig) -> Iterator[str]:
+    full = full_rows(cfg)
+    if full:
+        yield f"{full}: verl ends a response where its row is full, and says nothing. {ROOM}"
 
 
 def _saves_shards(cfg: DictConfig) -> bool:

@@ -1,5 +1,6 @@
 """A step of a guided run as the driver sees it: its numbers, and what the length learns from it."""
 
+import dataclasses
 import math
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.guidance.behaviour_log_probs import take_guidance_for_the_learners
 from s2l_ext.methods.guidance.config import AdaptiveLength, AnyLength, ConstantLength, GuidanceConfig, LinearLength
 from s2l_ext.methods.guidance.controller import Guidance, planned_length, statistics
-from s2l_ext.methods.registry import S2LConfig, parse_s2l
+from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
 from s2l_ext.training.batch_fields import GUIDED_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, pass_rates
@@ -51,10 +52,11 @@ def test_guidance_stands_at_the_head_of_a_sessions_first_output_only() -> None:
     assert rows.prefix_len_B == [7, 0, 5, 0]
 
 
-def started(config: GuidanceConfig, steps: int = 10) -> Guidance:
-    """Guidance of groups of eight in a run of so many steps."""
+def started(config: GuidanceConfig, steps: int = 10, explorer: dict | None = None) -> Guidance:
+    """Guidance of groups of eight in a run of so many steps, beside an explorer or not."""
     cfg = compose_config("g2rpo_a/toy", ["actor_rollout_ref.rollout.n=8"])
-    guidance = Guidance(config, S2LConfig(guidance=config), cfg)
+    s2l = parse_s2l({"explorer": explorer})
+    guidance = Guidance(config, dataclasses.replace(s2l, guidance=config), cfg)
     guidance.start(SimpleNamespace(total_training_steps=steps, steps_per_epoch=steps, config=cfg))
     return guidance
 
@@ -114,6 +116,35 @@ def test_explorer_rows_never_move_the_length() -> None:
     assert run("learner", 0.5, 0.1) == run("learner", 0.1, 0.5) == 1024
     assert run("learner_unguided", 0.5, 0.1) == 1024
     assert run("all", 0.5, 0.1) == 3072 and run("all", 0.1, 0.5) == 96
+
+
+LINEAR = {"model_path": "small", "mix_steps": 8}
+
+
+def handed_over(step: Guidance, slots: int, guided: int) -> list[RolloutOutcome]:
+    """Nobody learns: guided rows are right in 0.6, the learner's others in 0.2."""
+    guided = min(guided, 8 - slots)
+    rows = [RolloutOutcome("a", 0.5, "explorer")] * slots + [RolloutOutcome("a", 0.6, "learner", 9)] * guided
+    return rows + [RolloutOutcome("a", 0.2, "learner")] * (8 - slots - guided)
+
+
+def test_the_hand_over_does_not_move_the_length() -> None:
+    """Of 8, 7, 6, 5, 4, 3, 2, 1, 0 left to the explorer, at most 4 of the rest guided. The mean falls from 0.6 to 0.4:
+    by it the length would go from 1024 to 1895. Each kind by its share, 4 of 8, it is 0.4 from step 6 on."""
+    step = started(GuidanceConfig(alpha=0.5, length=AdaptiveLength(initial=1024)), explorer=LINEAR)
+    told = []
+    for slots in (8, 7, 6, 5, 4, 3, 2, 1, 0, 0):
+        step.learn(step.rule.at(1), handed_over(step, slots, 4))
+        told.append((said(step).get("s2l/guidance/accuracy"), said(step)["s2l/guidance/estimate_rows"]))
+    assert told[:5] == [(None, 0)] * 5, "guided rows alone wait for others"
+    assert told[5:] == [(pytest.approx(0.4), rows) for rows in (5, 6, 7, 8, 8)]
+    assert step.rule.at(1) == 1024
+
+
+def test_beside_an_explorer_rows_without_guidance_count_alone_where_the_length_is_0() -> None:
+    step = started(GuidanceConfig(alpha=0.5, length=AdaptiveLength(min_length=0)), explorer=LINEAR)
+    step.learn(0, [RolloutOutcome("a", 0.25, "learner")] * 5)
+    assert said(step)["s2l/guidance/accuracy"] == 0.25
 
 
 def test_a_step_of_the_explorer_alone_says_no_accuracy() -> None:

@@ -127,4 +127,4 @@ def test_edited_data_is_refused_on_resume_before_training(run, launch, overrides
     refused = launch("expo/toy", *overrides, changed, folder=run.folder)
     assert refused.process.wait(300) == 2
     refused.end()
-    assert "curriculum.data.sha256: checkpoint" in refused.log and "on_mismatch=reset" in refused.log
+    assert "data.sha256: checkpoint" in refused.log and "on_mismatch=reset" in refused.log

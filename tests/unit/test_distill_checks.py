@@ -62,7 +62,11 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
         ("algorithm.rollout_correction.rollout_is", "token"),
         ("algorithm.rollout_correction.rollout_rs", "sequence_k3"),
         ("algorithm.rollout_correction.bypass_mode", True),
+        ("actor_rollout_ref.actor.clip_ratio_low", 0.1),
         ("actor_rollout_ref.actor.clip_ratio_high", 0.28),
+        ("actor_rollout_ref.actor.clip_ratio_c", 10.0),
+        ("actor_rollout_ref.actor.policy_loss.loss_mode", "gspo"),
+        ("algorithm.adv_estimator", "rloo"),
         ("algorithm.norm_adv_by_std_in_grpo", False),
         ("critic.enable", True),
         ("distillation.enabled", True),
@@ -78,6 +82,24 @@ def test_hard_labels_need_no_teacher(recipe) -> None:
 def test_what_the_loss_would_ignore_or_break_is_refused_with_key_value_and_fix(recipe, key, value) -> None:
     message = recipe.refused(**TEACHER, **{key.replace(".", "__"): value})
     assert message.startswith(f"{key}={value}: ") and f"Set {key}=" in message
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [({"temperature": 0.5}, "temperature 0.5"), ({"top_p": 0.8, "top_k": 5}, "top-p 0.8, top-k 5")],
+)
+def test_the_students_own_rows_are_to_be_its_own_distribution(recipe, sampling, words) -> None:
+    """Not for forward KL, whose average is over the teacher's rows, and not where none is the student's."""
+    own = {f"actor_rollout_ref__rollout__{name}": value for name, value in sampling.items()}
+    key = "actor_rollout_ref.rollout"
+    warning = (
+        f"{key} samples at {words}: s2l.distill.loss=reverse_kl is then no average over the student's own distribution "
+        f"at s2l.distill.temperature=1 (the paper: 1, no truncation). Set {key}.temperature=1, top_p=1 and top_k=-1."
+    )
+    assert warning in recipe.check(**TEACHER, **own)
+    others = {"s2l__explorer__model_path": "big", "s2l__explorer__schedule": "constant"}
+    for silent in ({"s2l__distill__loss": "forward_kl"}, others):
+        assert not any("student's own distribution" in one for one in recipe.check(**TEACHER, **own, **silent))
 
 
 def test_every_rule_is_tried_above() -> None:

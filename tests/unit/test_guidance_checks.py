@@ -70,6 +70,23 @@ def test_engine_that_cannot_hold_prompt_and_response(recipe) -> None:
     assert "max_model_len=100" in message and "128" in message
 
 
+def test_where_no_length_is_given_the_models_positions_must_hold_both(recipe) -> None:
+    """512 + 4,096 tokens; Qwen2.5-Math has 4,096 positions, which may be told to be more."""
+    settings = {
+        "actor_rollout_ref__rollout__max_model_len": None,
+        "actor_rollout_ref__model__path": "Qwen/Qwen2.5-Math-7B",
+        "data__max_prompt_length": 512,
+        "data__max_response_length": 4096,
+    }
+    assert recipe.refused(**settings).startswith(
+        "actor_rollout_ref.rollout.max_model_len=null, the 4096 positions of Qwen/Qwen2.5-Math-7B, is below "
+        "data.max_prompt_length + data.max_response_length = 4608: a guided prompt could fill it."
+    )
+    told = "actor_rollout_ref__model__override_config__max_position_embeddings"
+    for fits in ({told: 4608}, {"data__max_response_length": 3584}):
+        recipe.check(**settings | fits)
+
+
 @pytest.mark.parametrize(
     ("kind", "key", "value"),
     [
@@ -196,6 +213,9 @@ def test_teacher_rollouts_are_the_first_right_answers(tmp_path, recipe) -> None:
     guidance = GuidanceConfig(teacher_rollouts=str(path))
     with pytest.raises(DataError, match="s2l.guidance.teacher_rollouts=.*: 1 of 2 rows cannot guide"):
         check_traces(table, guidance, Characters())
+    columns = {"prompt": [[], [{"content": "another"}]], "extra_info": [{"id": "p1"}, {"id": "p1"}]}
+    with pytest.raises(DataError, match="prompt p1 of row 0 is also at row 1, with another text"):
+        check_traces(PromptTable(list(columns), columns.__getitem__), guidance, Characters())
     both = {"s2l__guidance__teacher_rollouts": str(path), "s2l__guidance__trace": "reasoning"}
     assert "traces come from one place" in recipe.refused(**both)
 

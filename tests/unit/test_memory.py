@@ -93,6 +93,18 @@ def test_a_micro_batch_of_two_rows_of_4608_tokens(phases):
     assert phases(**attention)["update"]["logits"] == tokens * 151_936 * 2
 
 
+@pytest.mark.parametrize("name", ["ulysses_sequence_parallel_size", "fsdp_config__ulysses_sequence_parallel_size"])
+def test_ulysses_shares_the_tokens_of_a_row_by_either_key(phases, name):
+    """8 rows of 4,608 tokens on 8 accelerators."""
+    actor = {f"actor_rollout_ref__actor__{name}": 8}
+    whole = {"actor_rollout_ref__actor__use_kl_loss": True, f"actor_rollout_ref__ref__{name}": 1}
+    assert phases(**actor, **whole)["log-probs"]["logits"] == 8 * 4608 * 151_936 * 2, "the reference's rows are whole"
+    assert phases(**actor, **whole | {f"actor_rollout_ref__ref__{name}": 8})["log-probs"]["logits"] == (
+        4608 * 151_936 * 2
+    )
+    assert phases(**actor)["update"]["logits"] == phases(**whole)["update"]["logits"] / 8
+
+
 def test_dynamic_batches_have_as_many_tokens_as_they_may(phases):
     dynamic = {
         "actor_rollout_ref__actor__use_dynamic_bsz": True,

@@ -92,6 +92,27 @@ def test_enough_rollouts_of_every_prompt_pass_in_silence():
     assert counted({"a": 4, "b": 9, "unused": 1}, ["a", "b"]) == []
 
 
+def test_a_prompt_that_the_data_has_several_times_needs_rollouts_for_each():
+    """b is there three times: 3 x 4 in a step that draws all three."""
+    ids = ["a", "b", "b", "b"]
+    assert counted({"a": 4, "b": 12}, ids) == []
+    refused = r"fewer than the 4 rollouts that a group may take for each of up to 3 rows .* of 1 of 2 prompts \(b: 11\)"
+    with pytest.raises(DataError, match=refused + ".*--n 12,"):
+        counted({"a": 4, "b": 11}, ids)
+    (warning,) = counted({"a": 4, "b": 11}, ids, "learner")
+    assert "fewer than 4 rollouts for each of up to 3 rows with its prompt of 1 of 2 prompts" in warning
+    assert counted({"a": 4, "b": 4}, ids, "reuse") == [], "every group has different ones"
+
+
+def test_repeated_prompts_run_out_sooner():
+    """Two passes of two steps, 4 and 2 slots at most: 6 for every row, so 12 for b."""
+    error = OfflineExplorer(store="DIR", on_exhausted="error")
+    assert run_out_warnings({"a": 6, "b": 12}, ["a", "b", "b"], error, [4, 3, 2, 1], 2) == []
+    (warning,) = run_out_warnings({"a": 6, "b": 11}, ["a", "b", "b"], error, [4, 3, 2, 1], 2)
+    assert "6 rollouts for each of up to 2 rows with its prompt in this run's 4 steps, and 1 of 2 prompts" in warning
+    assert "--n 12," in warning
+
+
 @pytest.mark.parametrize("on_exhausted", ["error", "reuse", "learner"])
 def test_a_store_of_another_prompt_set_is_refused(on_exhausted):
     with pytest.raises(DataError, match=r"DIR holds 1 prompts and none of the 2 of data.train_files \(a, b\)"):

@@ -118,6 +118,18 @@ def test_the_servers_of_a_reward_model_and_of_a_sampler_have_places_too() -> Non
     assert roles(cfg, parse_s2l({})) == [learner(2, 4), sampler(engine=4)]
 
 
+def test_the_teacher_of_verls_own_distillation_has_its_place_once() -> None:
+    """``s2l.distill`` sets verl's own up for a teacher on servers: the same GPUs under two keys."""
+    own = {"enabled": True, "nnodes": 1, "n_gpus_per_node": 2}
+    cfg = OmegaConf.create({"trainer": {"nnodes": 2, "n_gpus_per_node": 4}, "distillation": own})
+    assert roles(cfg, parse_s2l({})) == [learner(2, 4), Role("verl's teacher", "distillation", 1, 2)]
+    block = {"teacher_path": "t", "teacher_placement": "server", "nnodes": 1, "n_gpus_per_node": 2}
+    block |= {"loss": "forward_kl"}
+    assert roles(cfg, parse_s2l({"distill": block})) == [learner(2, 4), Role("teacher", "s2l.distill", 1, 2)]
+    cfg.distillation.enabled = False
+    assert roles(cfg, parse_s2l({})) == [learner(2, 4)]
+
+
 @pytest.mark.parametrize(
     ("block", "message"),
     [

@@ -127,6 +127,13 @@ def test_an_explorer_with_fewer_positions_than_the_learners_engine_is_refused(wo
     )
     look(f"{length}=512")
     look(f"{length}=513", "s2l.explorer.rollout_overrides={max_model_len: 400}")
+    asked = [f"{length}=null", "data.max_prompt_length=64"]
+    (warning,) = [one for one in look(*asked, "data.max_response_length=449") if "positions" in one]
+    assert warning.startswith(
+        "the explorer's engine has 512 positions, fewer than data.max_prompt_length + data.max_response_length = 513: "
+        "verl ends a response where its row is full"
+    )
+    assert not [one for one in look(*asked, "data.max_response_length=448") if "positions" in one]
 
 
 def test_a_folder_without_a_model(world):
@@ -162,6 +169,12 @@ def test_a_pool_larger_than_the_machine_names_both_numbers(world):
 def test_nodes_count_in_the_pool(world):
     with pytest.raises(ResourceError, match=r"needs 5 GPUs = 1 \(learner\) \+ 4 \(explorer\), but 2"):
         look("s2l.explorer.n_gpus_per_node=2", "s2l.explorer.nnodes=2")
+
+
+def test_the_teacher_of_verls_own_distillation_counts_in_the_pool(world):
+    own = ["distillation.enabled=true", "distillation.nnodes=1", "distillation.n_gpus_per_node=4"]
+    with pytest.raises(ResourceError, match=r"needs 6 GPUs = 1 \(learner\) \+ 1 \(explorer\) \+ 4 \(verl's teacher\)"):
+        look(*own)
 
 
 def test_the_learner_alone_can_be_too_large(world):

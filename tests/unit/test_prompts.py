@@ -43,6 +43,14 @@ def test_id_does_not_depend_on_how_the_file_orders_keys() -> None:
     assert prompt_id([{"role": "user", "content": "x"}]) == prompt_id([{"content": "x", "role": "user"}])
 
 
+def test_one_id_for_two_texts_is_refused_and_a_repeated_row_is_not() -> None:
+    """Two files that both count their rows from 0."""
+    chats, numbers = [messages(text) for text in ("2+2", "3+3", "2+2", "Spain?")], [{"id": n} for n in (0, 1, 0, 1)]
+    with pytest.raises(DataError, match="prompt 1 of row 1 is also at row 3, with another text: one id for two"):
+        prompt_ids(table(prompt=chats, extra_info=numbers))
+    assert prompt_ids(table(prompt=chats[:3], extra_info=numbers[:3])) == ["0", "1", "0"]
+
+
 def test_ids_of_a_parquet_and_of_verls_data_set_agree(tmp_path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = [{"prompt": messages(text), "extra_info": {"index": n}} for n, text in enumerate("abc")]

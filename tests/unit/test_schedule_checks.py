@@ -120,12 +120,14 @@ def test_a_run_that_ends_before_anything_could_move_is_warned_of_it(warned) -> N
     gaussian = {"s2l__curriculum": {"type": "gaussian"}, "trainer__total_epochs": 1}
     (length,) = unmoved(warned(16, BOTH, trainer__total_epochs=1))
     assert length == (
-        "s2l.guidance.length.estimate_from=learner: the explorer leaves none of a group's 8 sessions to it at step "
-        "1, where no "
+        "s2l.guidance.length.estimate_from=learner: the explorer leaves none of a group's 4 unguided sessions to it at "
+        "step 1, where no "
         "length of type=adaptive moves."
     )
-    assert unmoved(warned(32, BOTH, trainer__total_epochs=1)) == []
-    (rates,) = unmoved(warned(80, BOTH, **gaussian))
+    (length,) = unmoved(warned(80, BOTH, trainer__total_epochs=1))
+    assert "none of a group's 4 unguided sessions to it at step 1-5, where no length" in length
+    assert unmoved(warned(96, BOTH, trainer__total_epochs=1)) == []
+    _, rates = unmoved(warned(80, BOTH, **gaussian))
     assert (
         rates.startswith("s2l.curriculum.estimate_from=learner_unguided: explorer and guidance leave none")
         and "at step 1-5," in rates

@@ -64,7 +64,7 @@ def test_edited_data_is_refused_with_both_fingerprints_and_the_flag(run) -> None
     with pytest.raises(StateMismatch) as refusal:
         state.resume_state(s2l, config)
     message = str(refusal.value)
-    assert "curriculum.data.sha256: checkpoint ['" in message and "this run ['" in message
+    assert "data.sha256: checkpoint ['" in message and "this run ['" in message
     assert "s2l.curriculum.on_mismatch=reset" in message
 
 
@@ -72,7 +72,7 @@ def test_another_order_of_files_is_refused(run) -> None:
     folder, s2l, config = run
     (folder / "more.parquet").write_bytes(b"more")
     config.data.train_files = [str(folder / "more.parquet"), str(folder / "data.parquet")]
-    with pytest.raises(StateMismatch, match="curriculum.data.sha256"):
+    with pytest.raises(StateMismatch, match="data.sha256"):
         state.resume_state(s2l, config)
 
 
@@ -80,7 +80,7 @@ def test_another_order_of_files_is_refused(run) -> None:
 def test_another_choice_of_rows_is_refused(run, key: str, value: object) -> None:
     _, s2l, config = run
     config.data[key] = value
-    with pytest.raises(StateMismatch, match=f"curriculum.data.{key}"):
+    with pytest.raises(StateMismatch, match=f"data.{key}"):
         state.resume_state(s2l, config)
 
 
@@ -96,7 +96,7 @@ def test_reset_keeps_the_rest_and_says_so(run, heard) -> None:
     (folder / "data.parquet").write_bytes(b"other rows")
     s2l = parse_s2l({"kl": {"type": "constant"}, "curriculum": {"on_mismatch": "reset"}})
     assert state.resume_state(s2l, config) == {"kl": {"beta": 0.1}}
-    assert "the curriculum starts afresh" in heard.text and "curriculum.data.sha256" in heard.text
+    assert "the curriculum starts afresh" in heard.text and "data.sha256" in heard.text
 
 
 IN_FLIGHT = {"u1": {"step": 3, "index": 7}, "u2": {"step": 3, "index": 40}}
@@ -105,11 +105,11 @@ IN_FLIGHT = {"u1": {"step": 3, "index": 7}, "u2": {"step": 3, "index": 40}}
 @pytest.mark.parametrize(
     ("plans", "differs", "refused"),
     [
-        (IN_FLIGHT, "curriculum.data.sha256", True),  # row 7 of the new data is another prompt, and row 40 may be none
+        (IN_FLIGHT, "data.sha256", True),  # row 7 of the new data is another prompt, and row 40 may be none
         (IN_FLIGHT, "train_files", True),
         ({"u1": {"step": 3, "index": None}}, "curriculum.type", True),  # drawn without a curriculum
         (IN_FLIGHT, "curriculum.sigma", False),
-        ({}, "curriculum.data.sha256", False),
+        ({}, "data.sha256", False),
     ],
 )
 def test_a_reset_does_not_take_prompts_in_flight_for_rows_of_other_data(tmp_path, plans, differs, refused) -> None:

@@ -42,6 +42,15 @@ def test_fingerprint_holds_what_the_schedule_and_the_draws_depend_on() -> None:
         "group_size": 16,
         "prompts_per_step": 1024,
         "train_files": ["a.parquet", "b.parquet"],
+        "data.sha256": ["mount/a.parquet", "mount/b.parquet"],  # what is not here is known by its address
+        "data.train_max_samples": None,
+        "data.filter_overlong_prompts": None,
+        "data.max_prompt_length": None,
+        "data.prompt_key": None,
+        "data.shuffle": None,
+        "data.seed": None,
+        "data.custom_cls": None,
+        "data.apply_chat_template_kwargs": None,
     }
 
 
@@ -91,6 +100,44 @@ def test_another_group_size_is_refused_with_both_values(tmp_path) -> None:
     checkpoint(tmp_path)
     with pytest.raises(StateMismatch, match="group_size: checkpoint 16, this run 8"):
         state.resume_state(explorer(), config(tmp_path, n=8))
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 7), ("train_max_samples", 100), ("shuffle", False)])
+def test_another_choice_of_rows_is_refused_without_a_curriculum_too(tmp_path, key: str, value: object) -> None:
+    checkpoint(tmp_path)
+    other = config(tmp_path)
+    other.data[key] = value
+    with pytest.raises(StateMismatch, match=f"  data.{key}: checkpoint None, this run {value}\n"):
+        state.resume_state(explorer(), other)
+
+
+def test_other_rows_under_the_same_name_are_refused_and_another_mount_is_not(tmp_path) -> None:
+    runs = [config(tmp_path) for _ in range(3)]
+    for run, rows in zip(runs, (b"openr1", b"openr1", b"s1k"), strict=True):
+        (folder := tmp_path / str(len(list(tmp_path.iterdir())))).mkdir()
+        (folder / "train.parquet").write_bytes(rows)
+        run.data.train_files = str(folder / "train.parquet")
+    checkpoint(tmp_path, settings=state.fingerprint(explorer(), runs[0]))
+    assert state.resume_state(explorer(), runs[1]) == {"kl": {"beta": 0.01}}
+    with pytest.raises(StateMismatch, match=r"data\.sha256: checkpoint \['.*'\], this run \['"):
+        state.resume_state(explorer(), runs[2])
+
+
+def test_a_checkpoint_without_the_content_of_its_data_is_refused_by_that_key(tmp_path) -> None:
+    checkpoint(tmp_path, settings={key: value for key, value in SETTINGS.items() if key != "data.sha256"})
+    with pytest.raises(StateMismatch, match=r"data\.sha256: checkpoint None, this run \['mount/a.parquet'"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_teachers_rollouts_are_compared_by_content(tmp_path) -> None:
+    for name, text in (("a", "same"), ("b", "same"), ("c", "other")):
+        (tmp_path / name).write_text(text)
+    same, moved, other = (
+        state.fingerprint(parse_s2l({"guidance": {"teacher_rollouts": str(tmp_path / name)}}), config(tmp_path))
+        for name in "abc"
+    )
+    assert same == moved
+    assert [key for key in same if same[key] != other[key]] == ["guidance.teacher_rollouts.sha256"]
 
 
 def test_feature_switched_off_on_resume_is_refused(tmp_path) -> None:

@@ -422,6 +422,15 @@ def test_files_that_are_not_in_the_folder_that_travels_are_refused(looked_at, tm
     ("override", "named"),
     [
         ("s2l.curriculum={warm_start: rates.parquet}", "s2l.curriculum.warm_start=rates.parquet"),
+        *(
+            (f"{key}=own/file.yaml", f"{key.removeprefix('+')}=own/file.yaml")
+            for key in (
+                "actor_rollout_ref.rollout.agent.agent_loop_config_path",
+                "actor_rollout_ref.rollout.multi_turn.tool_config_path",
+                "+actor_rollout_ref.rollout.multi_turn.interaction_config_path",
+                "trainer.v1.sampler.custom_sampler.path",
+            )
+        ),
         ("actor_rollout_ref.model.path=./model", "actor_rollout_ref.model.path=./model"),
         ("actor_rollout_ref.model.path=Qwen/Qwen3-8B", None),
         ("actor_rollout_ref.model.path='~/model'", None),

@@ -46,6 +46,10 @@ SHARDS = {"trainer__save_freq": 2}
             {"trainer__resume_mode": "resume_path", "trainer__resume_from_path": "/a/actor"},
             "trainer.resume_from_path=/a/actor names no checkpoint. Give the folder .../global_step_N of a run.",
         ),
+        *(
+            ({"trainer__resume_mode": "resume_path", "trainer__resume_from_path": f"/a/global_step_5{end}"}, "names no")
+            for end in ("/", "/actor", "b")
+        ),
         ({"trainer__total_training_steps": -1}, "trainer.total_training_steps=-1: the run would end without a step."),
         (
             {"trainer__total_training_steps": None, "trainer__total_epochs": 0},
@@ -116,6 +120,12 @@ def test_what_verl_reads_passes_without_a_word(rules, settings: dict) -> None:
             SHARDS | {f"{ACTOR}__checkpoint__save_contents": ["model"]},
             "actor_rollout_ref.actor.checkpoint.save_contents=['model'] has no optimizer: a resumed run starts with a "
             "new one and goes on differently.",
+        ),
+        (
+            {f"{ROLLOUT}__max_model_len": 127},
+            "actor_rollout_ref.rollout.max_model_len=127 is below data.max_prompt_length + data.max_response_length = "
+            "128: verl ends a response where its row is full, and says nothing. Lower one of these, or raise it if the "
+            "model has the positions.",
         ),
     ],
 )

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from s2l_ext.config.verl_settings import plain_setting
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.config import AnyCurriculum, CurriculumConfig
 from s2l_ext.methods.curriculum.gaussian import GaussianCurriculum
@@ -18,16 +17,12 @@ from s2l_ext.methods.curriculum.pass_rates import HISTOGRAM_BINS, PassRates, bin
 from s2l_ext.methods.curriculum.rules import check_curriculum, check_last_pass, check_tiers, check_warm_start
 from s2l_ext.training.outcomes import pass_rates, require_accuracies
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.utils.digests import file_digests
 
 if TYPE_CHECKING:
     from s2l_ext.methods.curriculum.sampler import CurriculumSampler
     from s2l_ext.training.inputs import Inputs
     from s2l_ext.training.pending_prompts import Draw
     from s2l_ext.training.step import Step
-
-DATA_SETTINGS = ("train_max_samples", "filter_overlong_prompts", "max_prompt_length", "prompt_key", "shuffle", "seed")
-"""verl's settings that decide which rows of the files are prompts, and in which order."""
 
 
 class Curriculum(Method):
@@ -61,17 +56,6 @@ class Curriculum(Method):
     @property
     def needs_accuracy(self) -> str | None:
         return f"s2l.curriculum.type={self.config.type}" if self.config.learns else None
-
-    def fingerprint(self) -> dict[str, Any]:
-        data = self.cfg.data
-        files = [data.train_files] if isinstance(data.train_files, str) else list(data.train_files)
-        return {
-            **super().fingerprint(),
-            **{f"curriculum.data.{name}": data.get(name) for name in DATA_SETTINGS},
-            "curriculum.data.custom_cls": OmegaConf.select(self.cfg, "data.custom_cls.path"),
-            "curriculum.data.apply_chat_template_kwargs": plain_setting(self.cfg, "data.apply_chat_template_kwargs"),
-            "curriculum.data.sha256": file_digests(files),
-        }
 
     @classmethod
     def plan_lines(cls, plan: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -35,7 +35,6 @@ class CurriculumSampler(Sampler[int]):
         self.num_prompts = num_prompts
         self.step_size = step_size
         self.rng = np.random.default_rng(0 if seed is None else seed)
-        self.drawn: list[int] = []
         self.waiting: list[int] = []
         self._handed: list[int] = []
 
@@ -49,13 +48,12 @@ class CurriculumSampler(Sampler[int]):
         """The prompts of the next step, in the order in which the loader fetches them."""
         drawn = np.asarray(self.curriculum.draw(self.step_size, self.rng))
         self._check(drawn)
-        self.drawn = [int(index) for index in drawn]
-        return self.drawn
+        return [int(index) for index in drawn]
 
     def hand_out(self) -> int:
         """The next prompt; a new step is drawn when the last one is used up."""
         if not self.waiting:
-            self.waiting = list(self.draw_step())
+            self.waiting = self.draw_step()
         self._handed.append(self.waiting.pop(0))
         return self._handed[-1]
 

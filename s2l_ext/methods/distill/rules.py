@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 TEACHER_KEY = "s2l.distill.teacher_path"
 ROLLOUT = "actor_rollout_ref.rollout"
+SAMPLING = ("temperature", "top_p", "top_k")
 SERVER_KEYS = ("topk", "nnodes", "n_gpus_per_node", "tensor_model_parallel_size")
 SERVER_LOSSES = ("forward_kl", "sampled_k1")
 NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -33,7 +34,11 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
         (False, None),
         "takes old log-probs from the sampler; no loss reads them",
     ),
+    "actor_rollout_ref.actor.clip_ratio_low": ((0.2, None), "bounds a ratio that no loss reads"),
     "actor_rollout_ref.actor.clip_ratio_high": ((0.2, None), "bounds a ratio that no loss reads"),
+    "actor_rollout_ref.actor.clip_ratio_c": ((3.0, None), "bounds a ratio that no loss reads"),
+    "actor_rollout_ref.actor.policy_loss.loss_mode": (("vanilla", None), "is the loss that s2l.distill replaces"),
+    "algorithm.adv_estimator": (("grpo", None), "gives advantages, which no loss reads"),
     "algorithm.norm_adv_by_std_in_grpo": ((True, None), "scales advantages, which no loss reads"),
     "critic.enable": ((False,), "trains a critic, whose values nothing reads"),
     "distillation.enabled": (
@@ -41,7 +46,8 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
         "is verl's own distillation; s2l.distill.teacher_placement=server sets it up",
     ),
 }
-"""Settings of verl's that a run without a policy gradient would ignore: allowed values, and what they do."""
+"""Settings of verl's that a run without its policy gradient would ignore: allowed values, and what they do.
+``sampled_k1`` has one of its own, with the log-ratio as advantage and without a clip."""
 
 OWN_ENGINE: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.strategy": (
@@ -74,7 +80,7 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
     else:
         _check_servers(distill, cfg)
     _check_sampling(distill, s2l.live_explorer, cfg)
-    warnings = [*_step_warnings(cfg), *_row_warnings(distill, s2l.explorer)]
+    warnings = [*_step_warnings(cfg), *_row_warnings(distill, s2l.explorer), *_own_rows(distill, s2l.explorer, cfg)]
     return warnings + (check_teacher_rows(distill, s2l.live_explorer) if s2l.live_explorer else [])
 
 
@@ -195,6 +201,14 @@ def _row_warnings(distill: DistillConfig, explorer: ExplorerConfig | None) -> It
         )
 
 
+def _own_rows(distill: DistillConfig, explorer: ExplorerConfig | None, cfg: DictConfig) -> list[str]:
+    if distill.loss != "reverse_kl" or (explorer is not None and explorer.schedule == "constant"):
+        return []
+    sampling = {name: setting(cfg, f"{ROLLOUT}.{name}") for name in SAMPLING}
+    fix = f"Set {ROLLOUT}.temperature={distill.temperature:g}, top_p=1 and top_k=-1."
+    return sampling_warnings(distill, sampling, f"{ROLLOUT} samples", fix, whose="student")
+
+
 # ---- the teacher, and the rows that it is compared on ---------------------------------------------------------------
 
 
@@ -218,7 +232,7 @@ def check_teacher(inputs: Inputs) -> list[str]:
 
 def check_teacher_rows(distill: DistillConfig, explorer: LiveExplorer) -> list[str]:
     """Warnings about a live explorer's rows; stored ones are checked with their store."""
-    sampling = {name: getattr(explorer, name) for name in ("temperature", "top_p", "top_k")}
+    sampling = {name: getattr(explorer, name) for name in SAMPLING}
     fix = f"Set s2l.explorer.temperature={distill.temperature:g}, top_p=1 and top_k=-1."
     warnings = sampling_warnings(distill, sampling, "s2l.explorer samples", fix)
     if distill.loss != "sft" and distill.teacher_path not in (None, explorer.model_path):
@@ -229,9 +243,11 @@ def check_teacher_rows(distill: DistillConfig, explorer: LiveExplorer) -> list[s
     return warnings
 
 
-def sampling_warnings(distill: DistillConfig, sampling: Mapping[str, Any], who: str, fix: str) -> list[str]:
-    """Whether rows of ``sampling`` (``temperature``, ``top_p``, ``top_k``) are samples of what the loss compares with.
-    ``who``: begins the sentence, for instance ``s2l.explorer samples``. ``fix``: ends it."""
+def sampling_warnings(
+    distill: DistillConfig, sampling: Mapping[str, Any], who: str, fix: str, whose: str = "teacher"
+) -> list[str]:
+    """Whether rows of ``sampling`` (``temperature``, ``top_p``, ``top_k``) are samples of what the loss is an average
+    over, ``whose`` distribution. ``who``: begins the sentence (``s2l.explorer samples``). ``fix``: ends it."""
     temperature, top_p, top_k = sampling["temperature"], sampling.get("top_p", 1.0), sampling.get("top_k", 0)
     found = [f"temperature {temperature:g}"] if temperature != distill.temperature else []
     found += [f"top-p {top_p:g}"] if top_p < 1 else []
@@ -239,7 +255,7 @@ def sampling_warnings(distill: DistillConfig, sampling: Mapping[str, Any], who: 
     if distill.loss == "sft" or not found:
         return []
     return [
-        f"{who} at {', '.join(found)}: s2l.distill.loss={distill.loss} is then no average over the teacher's own "
+        f"{who} at {', '.join(found)}: s2l.distill.loss={distill.loss} is then no average over the {whose}'s own "
         f"distribution at s2l.distill.temperature={distill.temperature:g} (the paper: 1, no truncation). {fix}"
     ]
 

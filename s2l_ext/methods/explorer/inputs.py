@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -30,13 +31,13 @@ def check_models(explorer: LiveExplorer, inputs: Inputs) -> list[str]:
     learner_path = inputs.cfg.actor_rollout_ref.model.path
     check_model_path(EXPLORER_KEY, explorer.model_path, inputs.trust)
     warnings = compare(learner_path, explorer.model_path, LEARNER_KEY, EXPLORER_KEY, inputs.trust, both_render=False)
-    _check_length(explorer, inputs.cfg)
+    warnings += _check_length(explorer, inputs.cfg)
     teaches = inputs.needed.distill is not None
     return warnings if teaches else [*warnings, *_size_warnings(learner_path, explorer.model_path)]
 
 
-def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> None:
-    """vLLM refuses more positions than the model has when its server starts."""
+def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> list[str]:
+    """vLLM refuses more positions than the model has when its server starts, and takes all where none are asked for."""
     shape = model_shape(explorer.model_path)
     length = explorer.rollout_overrides.get("max_model_len", setting(cfg, LENGTH_KEY))
     if shape and shape.positions and length and length > shape.positions:
@@ -44,6 +45,15 @@ def _check_length(explorer: LiveExplorer, cfg: DictConfig) -> None:
             f"the explorer's engine would have {LENGTH_KEY}={length}, and {EXPLORER_KEY}={explorer.model_path} has "
             f"{shape.positions} positions. Set s2l.explorer.rollout_overrides.max_model_len={shape.positions} or less."
         )
+    length = length or (shape and shape.positions)
+    needed = whole_number(cfg, "data.max_prompt_length") + whole_number(cfg, "data.max_response_length")
+    if not length or length >= needed:
+        return []
+    return [
+        f"the explorer's engine has {length} positions, fewer than data.max_prompt_length + data.max_response_length = "
+        f"{needed}: verl ends a response where its row is full, and says nothing. Lower one of these, or raise "
+        f"s2l.explorer.rollout_overrides.max_model_len if {EXPLORER_KEY}={explorer.model_path} has them."
+    ]
 
 
 def _size_warnings(learner_path: str, explorer_path: str) -> list[str]:
@@ -130,29 +140,29 @@ def _prompts_read(ids: Sequence[str], cfg: DictConfig) -> Sequence[str] | None:
 
 def check_counts(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, most: int) -> list[str]:
     """Whether every prompt of ``ids`` has enough stored rollouts (``counts``, by prompt id) for its group, which takes
-    ``most`` at the first step."""
+    ``most`` at the first step. A prompt that is there several times may have as many groups in that step."""
     place = f"{KEY}={explorer.store}"
     _require_some(counts, ids, explorer)
-    absent = [name for name in ids if not counts.get(name)]
+    total, times = len(set(ids)), None if explorer.on_exhausted == "reuse" else Counter(ids)
+    absent = [name for name in dict.fromkeys(ids) if not counts.get(name)]
+    short, each, wanted = _short(counts, times or dict.fromkeys(ids, 1), most)
     if explorer.on_exhausted == "learner":
-        short = [name for name in ids if counts.get(name, 0) < most]
-        text = f"{place} has fewer than {most} rollouts of {len(short)} of {len(ids)} prompts"
+        text = f"{place} has fewer than {most} rollouts{each} of {len(short)} of {total} prompts"
         rest = "the learner samples the rest of their groups (s2l.explorer.on_exhausted=learner)."
         return [f"{text}; {rest}"] if short else []
     if absent:
         raise DataError(
-            f"{place} has no rollout of {len(absent)} of {len(ids)} prompts ({_first(absent)}). {FIX}, or set "
+            f"{place} has no rollout of {len(absent)} of {total} prompts ({_first(absent)}). {FIX}, or set "
             "s2l.explorer.on_exhausted=learner."
         )
-    short = [name for name in ids if counts[name] < most]
     if not short:
         return []
     text = (
-        f"{place} has fewer than the {most} rollouts that a group may take of {len(short)} of {len(ids)} prompts "
+        f"{place} has fewer than the {most} rollouts that a group may take{each} of {len(short)} of {total} prompts "
         f"({_first(short)}: {counts[short[0]]})"
     )
     if explorer.on_exhausted == "error":
-        raise DataError(f"{text}. {FIX} --n {most}, or set s2l.explorer.on_exhausted to reuse or learner.")
+        raise DataError(f"{text}. {FIX} --n {wanted}, or set s2l.explorer.on_exhausted to reuse or learner.")
     return [f"{text}: a group holds the same rollout several times (s2l.explorer.on_exhausted=reuse)."]
 
 
@@ -160,16 +170,25 @@ def run_out_warnings(
     counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer, slots: Sequence[int], once: int
 ) -> list[str]:
     """Whether rollouts may run out in the middle of a run that stops then. ``slots``: explorer sessions of a group,
-    step by step. ``once``: steps in which a prompt is drawn at most once."""
+    step by step. ``once``: steps in which a row is drawn at most once."""
     most = sum(max(slots[start : start + once]) for start in range(0, len(slots), once))
-    short = [name for name in ids if counts[name] < most] if explorer.on_exhausted == "error" else []
-    if not short:
+    short, each, wanted = _short(counts, Counter(ids), most)
+    if not short or explorer.on_exhausted != "error":
         return []
     return [
-        f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts in this run's {len(slots)} steps, and "
-        f"{len(short)} of {len(ids)} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that finds too "
-        f"few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {most}, or set it to reuse or learner."
+        f"{KEY}={explorer.store}: a prompt may be asked for {most} rollouts{each} in this run's {len(slots)} steps, "
+        f"and {len(short)} of {len(set(ids))} prompts have fewer ({_first(short)}: {counts[short[0]]}); the step that "
+        f"finds too few left ends the run (s2l.explorer.on_exhausted=error). {FIX} --n {wanted}, or set it to reuse or "
+        "learner."
     ]
+
+
+def _short(counts: Mapping[str, int], times: Mapping[str, int], most: int) -> tuple[list[str], str, int]:
+    """Prompts with fewer rollouts than ``most`` for every time that the data has them; words for that where it is
+    several; and how many rollouts are enough."""
+    short = [name for name, rows in times.items() if counts.get(name, 0) < most * rows]
+    again = max((times[name] for name in short), default=1)
+    return short, f" for each of up to {again} rows with its prompt" if again > 1 else "", most * again
 
 
 def _require_some(counts: Mapping[str, int], ids: Sequence[str], explorer: OfflineExplorer) -> None:

@@ -109,11 +109,11 @@ class LinearLength(LengthConfig):
 
 @dataclass(frozen=True)
 class ConcaveLength(LengthConfig):
-    """From ``initial`` to 0 over the run, slowly at first."""
+    """From ``initial`` to 0 over the run, fast at first."""
 
     type: Literal["concave"] = "concave"
     power: float = limited(2.0, above=1)
-    """Exponent of the curve; a larger one stays long for more steps."""
+    """Exponent of the curve; a larger one falls sooner."""
 
     def build(self, total_steps: int) -> ConcaveDecay:
         return ConcaveDecay(self.initial, total_steps, self.power)

@@ -16,11 +16,11 @@ from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.guidance.config import AnyLength, GuidanceConfig
 from s2l_ext.methods.guidance.length import guided_sessions
-from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages
-from s2l_ext.methods.guidance.trace_checks import check_traces
+from s2l_ext.methods.guidance.rules import build_length, check_guidance, check_stages, final_share
+from s2l_ext.methods.guidance.trace_checks import check_traces, rollouts_digest
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, PREFIX_FIELD
 from s2l_ext.training.inputs import LEARNER_KEY
-from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy
+from s2l_ext.training.outcomes import RolloutOutcome, steady_accuracy
 from s2l_ext.training.pending_prompts import PromptPlan
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class Guidance(Method):
     block = "guidance"
     config_class = GuidanceConfig
+    may_change = frozenset({"teacher_rollouts"})  # compared by content
 
     config: GuidanceConfig
 
@@ -58,6 +59,8 @@ class Guidance(Method):
     def fingerprint(self) -> dict[str, Any]:
         settings = super().fingerprint()
         length = defaults(AnyLength) | settings.pop("guidance.length")
+        if self.config.teacher_rollouts is not None:
+            settings["guidance.teacher_rollouts.sha256"] = rollouts_digest(self.config.teacher_rollouts)
         return settings | {f"guidance.length.{name}": value for name, value in length.items()}
 
     @classmethod
@@ -105,9 +108,10 @@ class Guidance(Method):
         if self.config.length.follows is None:
             return
         seen = [session for session in sessions if session.counts_for(self.config.length.follows)]
-        self.applied["estimate_rows"] = float(len(seen))
-        if seen:
-            accuracy = batch_accuracy(seen, f"s2l.guidance.length.type={self.config.length.type}")
+        share = final_share(self.config, self.s2l.explorer, self.group_size)
+        accuracy = steady_accuracy(seen, share, f"s2l.guidance.length.type={self.config.length.type}")
+        self.applied["estimate_rows"] = 0.0 if accuracy is None else float(len(seen))
+        if accuracy is not None:
             self.applied["accuracy"] = accuracy
             self.rule.observe(accuracy, used_length=length)
 

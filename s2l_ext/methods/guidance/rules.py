@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from omegaconf import DictConfig
 
+from s2l_ext.config.model_files import ROOM, full_rows
 from s2l_ext.config.run_steps import RunSteps
 from s2l_ext.config.verl_settings import GROUP_SIZE, setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.guidance.config import GuidanceConfig, LengthConfig, StepwiseLength
 from s2l_ext.methods.guidance.length import Length, guided_sessions
+
+if TYPE_CHECKING:
+    from s2l_ext.methods.explorer.config import ExplorerConfig
 
 
 def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
@@ -55,13 +61,9 @@ def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:
             f"{budget} minus s2l.guidance.min_continuation={guidance.min_continuation} is {room}. Lower it to {room}, "
             "or raise data.max_response_length."
         )
-    model_length = setting(cfg, "actor_rollout_ref.rollout.max_model_len")
-    needed = whole_number(cfg, "data.max_prompt_length") + budget
-    if model_length is not None and model_length < needed:
-        raise ConfigError(
-            f"actor_rollout_ref.rollout.max_model_len={model_length} is below data.max_prompt_length + "
-            f"data.max_response_length = {needed}: a guided prompt could fill it. Raise it to {needed}."
-        )
+    full = full_rows(cfg)
+    if full:
+        raise ConfigError(f"{full}: a guided prompt could fill it. {ROOM}")
 
 
 def build_length(config: LengthConfig, total_steps: int) -> Length:
@@ -76,6 +78,16 @@ def build_length(config: LengthConfig, total_steps: int) -> Length:
         return config.build(total_steps)
     except ConfigError as error:
         raise ConfigError(f"s2l.guidance.length: {error}") from None
+
+
+def final_share(guidance: GuidanceConfig, explorer: ExplorerConfig | None, group_size: int) -> float | None:
+    """Guided rows' share of the learner's when the explorer's schedule is over: their weight from the start. None: no
+    explorer, not ``estimate_from: learner``, or it leaves no unguided rows."""
+    if explorer is None or guidance.length.follows != "learner":
+        return None
+    left = group_size - explorer.build(group_size).slots(explorer.mix_steps + 1)
+    guided = guided_sessions(guidance.alpha, group_size)
+    return guided / left if guided < left else None
 
 
 def check_stages(guidance: GuidanceConfig, steps: RunSteps) -> list[str]:

@@ -13,6 +13,7 @@ from s2l_ext.data.values import looks_like_a_list
 from s2l_ext.errors import DataError
 from s2l_ext.methods.guidance.config import GuidanceConfig
 from s2l_ext.store.reader import RolloutStore
+from s2l_ext.utils.digests import file_digests
 
 ROUND_TRIPS = 1000
 """Traces that are tokenised and decoded again; all are checked for other faults."""
@@ -46,6 +47,12 @@ def read_teacher_rollouts(path: str) -> dict[str, str]:
     if not traces:
         raise DataError(f"{TEACHER_KEY}={path}: no row has a response with acc = 1, so there is nothing to start from.")
     return traces
+
+
+def rollouts_digest(path: str) -> str:
+    """Of the same file or folder: the same wherever it lies."""
+    is_store = Path(path).expanduser().is_dir()
+    return RolloutStore(path, TEACHER_KEY, verify=False).digest if is_store else file_digests([path])[0]
 
 
 def check_traces(table: PromptTable, guidance: GuidanceConfig, tokenizer: Any, prompt_key: str = "prompt") -> list[str]:

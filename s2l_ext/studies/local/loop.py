@@ -25,6 +25,7 @@ from s2l_ext.methods.curriculum.orders import UniformOrder
 from s2l_ext.methods.distill import divergences
 from s2l_ext.methods.guidance.client import answer_of, guidance_ids, trace_of
 from s2l_ext.methods.guidance.length import guided_sessions
+from s2l_ext.methods.guidance.rules import final_share
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.rewards import registry
 from s2l_ext.studies.local.losses import (
@@ -40,7 +41,7 @@ from s2l_ext.studies.local.rows import Batch, Rows, Sampler, generate
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.training.batch_fields import EXPLORER, LEARNER
 from s2l_ext.training.judges import judge_of_run
-from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy, pass_rates
+from s2l_ext.training.outcomes import RolloutOutcome, batch_accuracy, pass_rates, steady_accuracy
 
 Prompt = dict[str, Any]
 """A row of a data file in verl's layout."""
@@ -188,10 +189,15 @@ class LocalLoop:
         return metrics
 
     def _observe_length(self, outcomes: list[RolloutOutcome], used: int) -> None:
-        follows = self.s2l.guidance.length.follows if self.s2l.guidance else None
-        seen = [one for one in outcomes if follows and one.counts_for(follows)]
-        if seen and self.length is not None:
-            self.length.observe(batch_accuracy(seen, "s2l.guidance.length"), used_length=used)
+        guidance = self.s2l.guidance
+        follows = guidance.length.follows if guidance else None
+        if guidance is None or follows is None or self.length is None:
+            return
+        seen = [one for one in outcomes if one.counts_for(follows)]
+        share = final_share(guidance, self.s2l.explorer, self.group_size)
+        accuracy = steady_accuracy(seen, share, "s2l.guidance.length")
+        if accuracy is not None:
+            self.length.observe(accuracy, used_length=used)
 
     # ---- update -----------------------------------------------------------------------------------------------------
 
