@@ -28,7 +28,10 @@ SPLIT = re.compile(
     r"\\text\s*\{\s*(?:,?\s*(?:and|or))\s*\}|,?(?<![A-Za-z])(?:and|or)(?![A-Za-z])|(?<=[\d)])or(?=[A-Z])"
     r"|,(?!\d{3}(?!\d))|;|\\q?quad"
 )
-BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
+GROUP = re.compile(
+    r"(?:\(?([^()=]*)\)?\s*(?:=|\\in(?![A-Za-z])))?\s*(\\\{|\(|\[|\\langle(?![A-Za-z]))(.*)(?:\\\}|\)|\]|\\rangle)"
+)
+INDEX = re.compile(r"_\s*(?:\{[^{}]*\}|\w)")
 PERCENT = re.compile(r"([^%]*?)\s*\\%")
 CLOSE_BY = re.compile(r"[^\n]{0,9}|(?=[^\n]*(?:,|;|and|or))[^\n]{0,19}")
 UNCLOSED = re.compile(r"^.*\\(?:boxed|fbox)\s*\{", re.DOTALL)
@@ -277,10 +280,18 @@ def _parsed(text: str, how: Comparison) -> Any | None:
 def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
     """Of two lists, whether each part has its partner; None where that is for math-verify to say."""
     golds, answers = _parts(gold), _parts(answer)
+    names, others = (
+        {named and named[0] for named in map(math_verify_guards.side_of_name, each)} for each in (golds, answers)
+    )
+    ordered, roots = len(names) > 1 and None not in names, {INDEX.sub("", str(name)) for name in names}
+    group = GROUP.fullmatch(answer) if ordered and len(answers) == 1 else None
+    if group and (len(roots) > 1 or group[2] != "\\{"):
+        return _group_matches(golds, group, how)
     if not (1 < len(golds) == len(answers) <= PARTS):
         return None
-    names = [named and named[0] for named in map(math_verify_guards.side_of_name, golds)]
-    if all(names) and len(set(names)) > 1 and not any("=" in part for part in answers):
+    if ordered and len(roots) == 1 and others == roots:
+        golds = [INDEX.sub("", part, count=1) for part in golds]  # x=1, x=3 are the roots x_1=1, x_2=3
+    elif ordered and not any("=" in part for part in answers):
         return all(_same(one, other, how, deep=False) for one, other in zip(golds, answers, strict=True))
     left = list((Counter(answers) - Counter(golds)).elements())
     for part in (Counter(golds) - Counter(answers)).elements():
@@ -289,6 +300,18 @@ def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
             return False if all(_apart(part, other, how) for other in answers) else None
         left.remove(partner)
     return True
+
+
+def _group_matches(golds: list[str], group: re.Match[str], how: Comparison) -> bool:
+    """Whether a tuple holds the values of x=3, y=4: in the order of its own names, else in the gold's."""
+    names, values = _parts(group[1] or ""), _parts(group[3])
+    if len(values) != len(golds) or (group[2] == "\\{" and "=" not in group[3]):
+        return False
+    if "=" in group[3]:
+        return all(any(_same(gold, value, how, deep=False) for value in values) for gold in golds)
+    if len(names) == len(values):
+        return _parts_match(", ".join(golds), ", ".join(map("=".join, zip(names, values, strict=True))), how) is True
+    return all(_same(gold, value, how, deep=False) for gold, value in zip(golds, values, strict=True))
 
 
 def _apart(gold: str, answer: str, how: Comparison) -> bool:
@@ -307,7 +330,7 @@ def _apart(gold: str, answer: str, how: Comparison) -> bool:
 def _parts(text: str) -> list[str]:
     """The parts of a list, at commas and the like outside brackets; ``\\pm`` makes two of a part."""
     depth, depths = 0, {}
-    for bracket in BRACKET.finditer(text):
+    for bracket in math_verify_guards.BRACKET.finditer(text):
         depth += 1 if bracket[0] in ("\\{", "(", "[", "{") else -1
         depths[bracket.start()] = depth
     cuts = [0]
