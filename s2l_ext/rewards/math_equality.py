@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from s2l_ext.rewards import fast_math, math_verify_guards, spelling, text_guards
-from s2l_ext.rewards.extraction import boxes, last_group
+from s2l_ext.rewards.extraction import MINUS, boxes, last_group
 from s2l_ext.rewards.hedges import affirmed, hedged
 
 STEP_SECONDS, AGAIN_SECONDS = 3.0, 0.25
@@ -37,6 +37,9 @@ CLOSE_BY = re.compile(r"[^\n]{0,9}|(?=[^\n]*(?:,|;|and|or))[^\n]{0,19}")
 UNCLOSED = re.compile(r"^.*\\(?:boxed|fbox)\s*\{", re.DOTALL)
 COMMAND = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ,.]*\})?")
 PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+STATEMENT = re.compile(r"\banswer is\b:?", re.IGNORECASE)
+END = re.compile(r"\.(?=\s|$)|\n|</s>|<\|")
+OTHER_WORDS = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{2,}|^\(?[A-Z][).:]\s*\S|\d \d|!$|^-?$")
 FORMULA = re.compile(r"[\\^_{}<>]")
 
 NUMBER, EXPRESSION, SEVERAL, TEXT, IN_PART, UNREAD = "number", "expression", "several", "text", "in_part", "unread"
@@ -108,7 +111,11 @@ def judge(
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
-    text = affirmed(text) if whole else text
+    text = affirmed(text.replace(MINUS, "-")) if whole else text
+    stated = _stated(text, how) if whole else ""
+    if stated:
+        correct = _same(truth, stated, how)
+        return {"correct": correct, "extracted": stated, "timed_out": how.budget.ran_out and not correct}
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
     short = whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text
@@ -157,6 +164,17 @@ def _answer(text: str) -> str:
     if found:
         text = ", ".join(text[inside : end - 1] for _, inside, end in found)
     return spelling.plain(text)
+
+
+def _stated(text: str, how: Comparison) -> str:
+    """What "The answer is x" says at the end of ``text``; empty where words or other values stand around it."""
+    *before, said = STATEMENT.split(text)
+    said, *rest = END.split(said, maxsplit=1)
+    said = spelling.plain(re.sub("^(?:minus|negative) ", "-", said.strip("*_` ")))
+    if not before or OTHER_WORDS.search(said) or re.search(r"[\d$\\]", "".join(rest)):
+        return ""
+    parts = _parts(said)
+    return said if len(parts) <= PARTS and all(_expression(part, how) is not None for part in parts) else ""
 
 
 def _is_prose(text: str) -> bool:

@@ -103,7 +103,7 @@ MEASURES = frozenset(MEASURES_TEXT.split()) | UNITS | frozenset("hsmgLNJVWAK")
 PLURAL = re.compile(r"[a-z]{2,}[a-hj-rtv-z]s")
 LETTER_UNITS = frozenset("mgL")
 THOUSAND = re.compile(r"\{\s*k\s*\}")
-UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+[hsmgLNJVWAK]")
+UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+(?:[hsmgLNJVWAK]|m\s*\^\s*\{?[23]\}?)")
 TAIL_WORDS = re.compile(
     r"(?:(?<=[\d})])|(?<=\\pi)(?=\s+(?:[ckm]m|ft|[a-z]{4,})\b))"
     r"\s*((?:(?:^|\s+)[A-Za-z][A-Za-z/]*\.?)+|[A-Za-z/]{2,4})\s*(?:\^\s*\{?[23]\}?)?$"
