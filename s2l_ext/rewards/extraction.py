@@ -26,7 +26,7 @@ LEAD = re.compile(
 """What stands before ``answer:`` in small letters. ``Let me verify the answer: 2 + 3 = 5`` states none."""
 LABELS = 50
 """Of a hostile text no more labels than these are read, from the end."""
-EMPHASIS = re.compile(r"(\*\*|__|`)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
+EMPHASIS = re.compile(r"(\*\*|__|`+)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
 UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 MINUS = "\u2212"
 """What models write for a minus sign as often as the hyphen."""
@@ -134,11 +134,11 @@ def _answer_line(text: str) -> Mark | None:
         end = text.find("\n", label.end())
         said = text[label.end() : len(text) if end < 0 else end].partition("</answer>")[0].strip()
         if said:
-            return label.end(), _without_emphasis(said)
+            return label.end(), without_emphasis(said)
     return None
 
 
-def _without_emphasis(text: str) -> str:
+def without_emphasis(text: str) -> str:
     match = EMPHASIS.fullmatch(text)
     return text if match is None else next(group for group in match.groups()[1:] if group is not None).strip()
 

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from s2l_ext.rewards.extraction import without_emphasis
+
 GREEK = {unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}"): name for name in (
     "alpha", "beta", "gamma", "delta", "theta", "mu", "pi", "rho", "sigma", "tau", "phi", "omega",
 )}  # fmt: skip
@@ -52,7 +54,6 @@ MIXED = re.compile(r"(-?\d{1,6}) (\d{1,4})/(\d{1,4})")
 FRACTION = re.compile(
     r"\\frac\s*(\\(?!sqrt|frac|text|math)[A-Za-z]+)\s*(\d|[A-Za-z](?![A-Za-z])|\\(?!sqrt|frac)[A-Za-z]+)"
 )
-EMPHASIS = re.compile(r"(\*\*|__|`+)(.+)\1", re.DOTALL)
 RECURRING = re.compile(
     r"(?<![\w.,])(\d{0,20})\.(\d{0,20})"
     r"(?:\\(?:overline|bar)\s*(?:\{\s*(\d{1,20})\s*\}|(\d))|\\dot\s*\{?(\d)\}?(?:(\d{0,18})\\dot\s*\{?(\d)\}?)?)(?![\d.])"
@@ -131,7 +132,7 @@ def plain(text: str) -> str:
     clock = CLOCK.fullmatch(text.strip()) if len(text) < 60 else None
     if clock:
         return f"{clock[1]}\\text{{ {clock[2].lower()}m}}"
-    text = undelimited(_unemphasised(BLANKS.sub(" ", text.strip())).strip())
+    text = undelimited(without_emphasis(BLANKS.sub(" ", text.strip())).strip())
     if not text.isascii():
         text = _ascii(text)
     if "\\begin" not in text:
@@ -175,11 +176,6 @@ def without_letter_unit(text: str) -> str:
     """``8`` for ``8 h``: for a gold that is a plain number, so that the letter can be no variable of the question."""
     found = UNIT_OF_NUMBER.fullmatch(text)
     return found[1] if found else text
-
-
-def _unemphasised(text: str) -> str:
-    match = EMPHASIS.fullmatch(text)
-    return match[2] if match else text
 
 
 def _ascii(text: str) -> str:
