@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from s2l_ext.data import traces
 from s2l_ext.data.hub import local_file
 from s2l_ext.data.tokenizers import NO_TRUST, Trust
 from s2l_ext.errors import ConfigError
@@ -80,10 +81,13 @@ class Inputs:
     positions: int
 
     def graded(self, response: Response) -> tuple[Response, str, Grade]:
-        """A response with its text and grade."""
+        """A response with its text and grade. Thinking that the prompt opened and nothing closed holds no answer."""
         problem = self.problems[response.request.prompt_id]
         text = self.model.decode(response.token_ids).encode("utf-8", errors="replace").decode()
-        return response, text, grade(self.functions[str(problem.reward)], problem, text)
+        prompt = self.model.decode(self.prompts[problem.id][-traces.TAIL_TOKENS :]).rstrip()
+        unfinished = prompt.endswith(traces.OPEN) and traces.CLOSE not in text
+        judged = f"{traces.OPEN}\n{text}" if unfinished else text
+        return response, text, grade(self.functions[str(problem.reward)], problem, judged)
 
 
 def open_inputs(job: Job) -> Inputs:

@@ -33,7 +33,7 @@ def compute_score(
     **kwargs: Any,
 ) -> dict[str, Any]:
     """verl's ``custom_reward_function`` (path ``pkg://s2l_ext.rewards.choice``). The truth is the right letter, several
-    where options are equal; ``extra_info["options"]`` is their number, else 4.
+    where options are equal; ``extra_info["options"]`` is their number, else 4, or as many as the truth needs.
 
     ``score`` and ``acc`` (1.0 when right), ``format_ok`` (1.0 when a letter was marked), and ``extracted``. A letter in
     the thinking is no choice.
@@ -41,6 +41,7 @@ def compute_score(
     parts.refuse_keywords(kwargs, "choice", "thinking")
     if not isinstance(ground_truth, str) or not LETTERS.fullmatch(ground_truth):
         raise DataError(f"{data_source}: the ground truth {ground_truth!r} is no letter of an option, such as 'B'.")
-    letter = chosen_letter(parts.said(solution_str, thinking), int((extra_info or {}).get("options") or OPTIONS))
+    options = (extra_info or {}).get("options") or max(OPTIONS, ord(max(ground_truth)) - ord("A") + 1)
+    letter = chosen_letter(parts.said(solution_str, thinking), int(options))
     right = float(letter is not None and letter in ground_truth)
     return {"score": right, "acc": right, "format_ok": float(letter is not None), "extracted": letter or ""}

@@ -152,7 +152,7 @@ def _run(
         job = {**vars(tests), "stop_early": stop_early}
         passed, counts, reason, finished = _judged(pool.run(program, job, timeout_s, limits))
     else:
-        scripts = (pool.run(program, given, timeout_s, limits) for given, _ in tests.pairs)
+        scripts = (pool.run(program, given, timeout_s, _with_room(limits, wanted)) for given, wanted in tests.pairs)
         passed, counts, reason, finished = _compared(scripts, tests, stop_early)
     return Outcome(
         passed=passed,
@@ -164,6 +164,12 @@ def _run(
         seconds=finished.seconds,
         level=pool.level.name.lower(),
     )
+
+
+def _with_room(limits: Limits | None, expected: str) -> Limits:
+    """``limits`` under which the expected output fits, twice."""
+    limits = limits or Limits()
+    return replace(limits, output_bytes=max(limits.output_bytes, 2 * len(expected.encode(errors="replace")) + 2**16))
 
 
 Verdict = tuple[bool, tuple[int, int], str, Finished]

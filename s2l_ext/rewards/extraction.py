@@ -17,9 +17,16 @@ BETWEEN_BOXES = re.compile(r"(?:\s|\$|,|;|\\quad|\\text\{\s*(?:and|or)\s*\}|and|
 HASHES = re.compile(r"^####[ \t]+(\S.*)$", re.MULTILINE)
 TAGS = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
 ANSWER_LABEL = re.compile(r"[Aa](?<!\w.)(?i:nswer)\b[*_\t ]*[:\uff1a][*_\t }]*")
+LEAD_CHARS = 80
+LEAD = re.compile(
+    r"(?:^|[.!?{>)])[^\w\n$\\]*(?:(?:the|so|and|but|thus|hence|therefore|then|wait|no|actually|my|our|final|correct|right"
+    r"|short|exact|numerical|simplified|overall|full)[*_ ,]+)*\Z",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What stands before ``answer:`` in small letters. ``Let me verify the answer: 2 + 3 = 5`` states none."""
 LABELS = 50
 """Of a hostile text no more labels than these are read, from the end."""
-EMPHASIS = re.compile(r"(\*\*|__|`)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
+EMPHASIS = re.compile(r"(\*\*|__|`+)(.*?)\1[.]?|\*\*(.*)|(.*?)(?:\*\*|__|`)[.]?", re.DOTALL)
 UNSIGNED = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 MINUS = "\u2212"
 """What models write for a minus sign as often as the hyphen."""
@@ -122,14 +129,16 @@ def _tags(text: str) -> Mark | None:
 def _answer_line(text: str) -> Mark | None:
     """What follows the last ``Answer:`` on its line (the form that DAPO's prompt asks for)."""
     for label in reversed(list(ANSWER_LABEL.finditer(text))[-LABELS:]):
+        if label[0][0] == "a" and not LEAD.search(text[max(label.start() - LEAD_CHARS, 0) : label.start()]):
+            continue
         end = text.find("\n", label.end())
         said = text[label.end() : len(text) if end < 0 else end].partition("</answer>")[0].strip()
         if said:
-            return label.end(), _without_emphasis(said)
+            return label.end(), without_emphasis(said)
     return None
 
 
-def _without_emphasis(text: str) -> str:
+def without_emphasis(text: str) -> str:
     match = EMPHASIS.fullmatch(text)
     return text if match is None else next(group for group in match.groups()[1:] if group is not None).strip()
 

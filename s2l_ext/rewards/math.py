@@ -46,10 +46,8 @@ def grade(prediction: str, gold: Any, **judging: Any) -> bool:
         DataError: the gold is a list of several, or no number.
         ResourceError: math-verify's process cannot start.
     """
-    settings = parse(Judging, judging)
-    truth = as_text(gold)
-    extracted = _extract(prediction, truth, settings)
-    return (_quick(extracted, truth, settings) or _ask(extracted, truth, settings)).correct
+    question = _question(prediction, gold, parse(Judging, judging))
+    return (_quick(*question) or _ask(*question)).correct
 
 
 def compute_score(
@@ -72,10 +70,8 @@ def compute_score(
         ResourceError: math-verify's process cannot start.
     """
     settings = parse(Settings, kwargs)
-    gold = as_text(ground_truth)
-    extracted = _extract(solution_str, gold, settings)
-    verdict = _quick(extracted, gold, settings) or _ask(extracted, gold, settings)
-    return shaped(verdict, extracted, settings)
+    question = _question(solution_str, ground_truth, settings)
+    return shaped(_quick(*question) or _ask(*question), question[0], settings)
 
 
 async def compute_score_async(
@@ -87,19 +83,18 @@ async def compute_score_async(
     responses, free.
     """
     settings = parse(Settings, kwargs)
-    gold = as_text(ground_truth)
-    extracted = _extract(solution_str, gold, settings)
-    verdict = _quick(extracted, gold, settings)
+    question = _question(solution_str, ground_truth, settings)
+    verdict = _quick(*question)
     if verdict is None:
-        verdict = await asyncio.get_running_loop().run_in_executor(_THREADS, _ask, extracted, gold, settings)
-    return shaped(verdict, extracted, settings)
+        verdict = await asyncio.get_running_loop().run_in_executor(_THREADS, _ask, *question)
+    return shaped(verdict, question[0], settings)
 
 
-def _extract(prediction: object, gold: str, judging: Judging) -> Extracted:
-    if not isinstance(prediction, str) or not gold:
-        return NOTHING
-    found = extract(prediction, judging.extraction, judging.thinking)
-    return replace(found, answer=found.answer[-TAIL_CHARS:]) if found.whole else found
+def _question(prediction: object, gold: Any, judging: Judging) -> tuple[Extracted, str, Judging]:
+    truth, found = as_text(gold), NOTHING
+    if isinstance(prediction, str) and truth:
+        found = extract(prediction, judging.extraction, judging.thinking)
+    return replace(found, answer=found.answer[-TAIL_CHARS:]) if found.whole else found, truth, judging
 
 
 def _quick(extracted: Extracted, gold: str, judging: Judging) -> Verdict | None:

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any
 
 from s2l_ext.rewards import fast_math, math_verify_guards, spelling, text_guards
-from s2l_ext.rewards.extraction import boxes, last_group
+from s2l_ext.rewards.extraction import MINUS, boxes, last_group
 from s2l_ext.rewards.hedges import affirmed, hedged
 
 STEP_SECONDS, AGAIN_SECONDS = 3.0, 0.25
@@ -28,12 +28,18 @@ SPLIT = re.compile(
     r"\\text\s*\{\s*(?:,?\s*(?:and|or))\s*\}|,?(?<![A-Za-z])(?:and|or)(?![A-Za-z])|(?<=[\d)])or(?=[A-Z])"
     r"|,(?!\d{3}(?!\d))|;|\\q?quad"
 )
-BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
+GROUP = re.compile(
+    r"(?:\(?([^()=]*)\)?\s*(?:=|\\in(?![A-Za-z])))?\s*(\\\{|\(|\[|\\langle(?![A-Za-z]))(.*)(?:\\\}|\)|\]|\\rangle)"
+)
+INDEX = re.compile(r"_\s*(?:\{[^{}]*\}|\w)")
 PERCENT = re.compile(r"([^%]*?)\s*\\%")
 CLOSE_BY = re.compile(r"[^\n]{0,9}|(?=[^\n]*(?:,|;|and|or))[^\n]{0,19}")
 UNCLOSED = re.compile(r"^.*\\(?:boxed|fbox)\s*\{", re.DOTALL)
 COMMAND = re.compile(r"\\[A-Za-z]+(?:\s*\{[A-Za-z ,.]*\})?")
 PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+STATEMENT = re.compile(r"\banswer is\b:?", re.IGNORECASE)
+END = re.compile(r"\.(?=\s|$)|\n|</s>|<\|")
+OTHER_WORDS = re.compile(r"(?<![\\A-Za-z])(?!and\b|or\b)[A-Za-z]{2,}|^\(?[A-Z][).:]\s*\S|\d \d|!$|^-?$")
 FORMULA = re.compile(r"[\\^_{}<>]")
 
 NUMBER, EXPRESSION, SEVERAL, TEXT, IN_PART, UNREAD = "number", "expression", "several", "text", "in_part", "unread"
@@ -105,7 +111,11 @@ def judge(
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     how = Comparison(Budget(seconds), tuple(match_types), precision, strict, allow_set_relation_comp, whole)
     truth = _gold(gold, how)
-    text = affirmed(text) if whole else text
+    text = affirmed(text.replace(MINUS, "-")) if whole else text
+    stated = _stated(text, how) if whole else ""
+    if stated:
+        correct = _same(truth, stated, how)
+        return {"correct": correct, "extracted": stated, "timed_out": how.budget.ran_out and not correct}
     found = _found(text, how) if whole else _answer(text)
     correct = bool(found) and _same(truth, found, how)
     short = whole and len(text) <= fast_math.SHORT_CHARS and "\n" not in text
@@ -154,6 +164,17 @@ def _answer(text: str) -> str:
     if found:
         text = ", ".join(text[inside : end - 1] for _, inside, end in found)
     return spelling.plain(text)
+
+
+def _stated(text: str, how: Comparison) -> str:
+    """What "The answer is x" says at the end of ``text``; empty where words or other values stand around it."""
+    *before, said = STATEMENT.split(text)
+    said, *rest = END.split(said, maxsplit=1)
+    said = spelling.plain(re.sub("^(?:minus|negative) ", "-", said.strip("*_` ")))
+    if not before or OTHER_WORDS.search(said) or re.search(r"[\d$\\]", "".join(rest)):
+        return ""
+    parts = _parts(said)
+    return said if len(parts) <= PARTS and all(_expression(part, how) is not None for part in parts) else ""
 
 
 def _is_prose(text: str) -> bool:
@@ -277,10 +298,18 @@ def _parsed(text: str, how: Comparison) -> Any | None:
 def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
     """Of two lists, whether each part has its partner; None where that is for math-verify to say."""
     golds, answers = _parts(gold), _parts(answer)
+    names, others = (
+        {named and named[0] for named in map(math_verify_guards.side_of_name, each)} for each in (golds, answers)
+    )
+    ordered, roots = len(names) > 1 and None not in names, {INDEX.sub("", str(name)) for name in names}
+    group = GROUP.fullmatch(answer) if ordered and len(answers) == 1 else None
+    if group and (len(roots) > 1 or group[2] != "\\{"):
+        return _group_matches(golds, group, how)
     if not (1 < len(golds) == len(answers) <= PARTS):
         return None
-    names = [named and named[0] for named in map(math_verify_guards.side_of_name, golds)]
-    if all(names) and len(set(names)) > 1 and not any("=" in part for part in answers):
+    if ordered and len(roots) == 1 and others == roots:
+        golds = [INDEX.sub("", part, count=1) for part in golds]  # x=1, x=3 are the roots x_1=1, x_2=3
+    elif ordered and not any("=" in part for part in answers):
         return all(_same(one, other, how, deep=False) for one, other in zip(golds, answers, strict=True))
     left = list((Counter(answers) - Counter(golds)).elements())
     for part in (Counter(golds) - Counter(answers)).elements():
@@ -289,6 +318,18 @@ def _parts_match(gold: str, answer: str, how: Comparison) -> bool | None:
             return False if all(_apart(part, other, how) for other in answers) else None
         left.remove(partner)
     return True
+
+
+def _group_matches(golds: list[str], group: re.Match[str], how: Comparison) -> bool:
+    """Whether a tuple holds the values of x=3, y=4: in the order of its own names, else in the gold's."""
+    names, values = _parts(group[1] or ""), _parts(group[3])
+    if len(values) != len(golds) or (group[2] == "\\{" and "=" not in group[3]):
+        return False
+    if "=" in group[3]:
+        return all(any(_same(gold, value, how, deep=False) for value in values) for gold in golds)
+    if len(names) == len(values):
+        return _parts_match(", ".join(golds), ", ".join(map("=".join, zip(names, values, strict=True))), how) is True
+    return all(_same(gold, value, how, deep=False) for gold, value in zip(golds, values, strict=True))
 
 
 def _apart(gold: str, answer: str, how: Comparison) -> bool:
@@ -307,7 +348,7 @@ def _apart(gold: str, answer: str, how: Comparison) -> bool:
 def _parts(text: str) -> list[str]:
     """The parts of a list, at commas and the like outside brackets; ``\\pm`` makes two of a part."""
     depth, depths = 0, {}
-    for bracket in BRACKET.finditer(text):
+    for bracket in math_verify_guards.BRACKET.finditer(text):
         depth += 1 if bracket[0] in ("\\{", "(", "[", "{") else -1
         depths[bracket.start()] = depth
     cuts = [0]

@@ -16,11 +16,17 @@ SIGN = re.compile(r"(<=?|>=?|\\(?:le|ge|neq?|ll|gg|nless|ngtr|sim|equiv|in|notin
 BASED = re.compile(r"(-?[0-9A-Fa-f.]+)\s*_\s*\{?\s*(?:\\text\s*\{)?\s*([0-9]+|[a-z]+)\s*\}?\}?")
 TEN = ("10", "ten")
 SPACED_DIGITS = re.compile(r"(?<!frac)(?<!frac )(?<!log_)\d\s+\d")
-OPENING = {"\\{": "set", "(": "tuple", "[": "tuple", "\\langle": "tuple"}
-LETTERS = re.compile(r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*([A-Za-z]+(?:[ -][A-Za-z]+)*)\s*\}?")
+BRACKET = re.compile(r"\\[{}]|[()\[\]{}]")
+MARK = re.compile(r"\\[{}]|[()\[\]{},]|\\[lr]angle(?![A-Za-z])")
+CLOSING = {"\\}": "set", ")": "tuple", "]": "tuple", "\\rangle": "tuple"}
+LETTERS = re.compile(
+    r"(?:\\(?:text|mathrm|textbf|mathbf|textit|mbox)\s*\{)?\s*([A-Za-z]+(?:[ -][A-Za-z]+)*"
+    r"(?:(?<=[A-Za-z]{3}) \d+(?:, \d+)?)?)\s*\}?"
+)
 UNREAD = re.compile(
     r"\\(?:lor|land|vee|wedge|to|mapsto|rightarrow|Rightarrow|implies|iff|neq?|not|mid|nmid)(?![A-Za-z])"
 )
+LIMIT = re.compile(r"\s*\\lim\s*_\s*\{[^{}=]*\}(?=[^=]*=[^=]*$)")
 UNEVALUATED = re.compile(r"\\(?:sum|prod|i{0,3}int|oint|lim|bigcup|bigcap|[bp]?mod)(?![A-Za-z])")
 PRIME = re.compile(r"(?<=[\w)\]}])\s*'(?![A-Za-z])")
 PRIMED = re.compile(r"[A-Za-z]\s*(?:'|\^\s*\{?\s*\\prime\s*\}?)+")
@@ -31,7 +37,7 @@ KEPT = frozenset("deijlo")
 """Letters with a meaning of their own, which stand for no other letter."""
 NAME = re.compile(
     r"\s*(?:\\(?:angle|overline|vec|operatorname|mathrm|text|widehat|hat|bar|triangle)\s*)?"
-    r"(?:\{[^{}]*\}|\\?[A-Za-z]+'*)\s*(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\w))?'*\s*"
+    r"(?:\{[^{}]*\}|\\?[A-Za-z]+'*|[A-Za-z]\^\{?-1\}?(?=\())\s*(?:_\s*(?:\{[^{}]*(?:\{[^{}]*\})?[^{}]*\}|\w))?'*\s*"
     r"(?:\([^()=]{0,60}\))?\s*|\s*(\||\\[lr]?vert|\\\|)[^=|]{1,40}(?:\||\\[lr]?vert|\\\|)\s*"
 )
 FRACTION = re.compile(r"\s*\\frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}\s*")
@@ -49,10 +55,11 @@ def refused(gold: str, answer: str) -> bool:
     return (
         _sign(gold) != _sign(answer)  # drops a sign at the front: "\ge 14" is 14
         or _other_base(gold, answer)  # drops the base: 2101_4 is 2101_3, and 5_6 is 5
-        or {_brackets(gold), _brackets(answer)} == {"set", "tuple"}  # \{3,4\} is (3,4)
+        or _other_brackets(gold, answer)  # \{3,4\} is (3,4)
         or _other_letters(gold, answer)  # multiplies letters: EBAC is ABCE
         or bool(SPACED_DIGITS.search(gold) or SPACED_DIGITS.search(answer))  # adds: "3 4" is 7
-        or bool(UNREAD.search(gold)) != bool(UNREAD.search(answer))  # takes the last of "3 \lor 4"
+        # takes the last of "3 \lor 4"
+        or bool(UNREAD.search(gold)) != bool(UNREAD.search(LIMIT.sub("", answer, count=1)))
         or bool(PRIMED.fullmatch(gold) or PRIMED.fullmatch(answer))  # drops a prime: B' is B
         or _equation_for_its_right_side(gold, answer)  # x+y+z=0 takes 0
         or _letters_set_equal(gold, answer)  # "A=B" is B
@@ -60,9 +67,7 @@ def refused(gold: str, answer: str) -> bool:
         or text_guards.other_primes(gold, answer)  # f'(2) is f(2)
         or text_guards.other_chain(gold, answer)  # takes the last of x=y=1
         or text_guards.unlike_ratios(gold, answer)  # divides: 3:4:5 is 0.15
-        or bool(
-            UNEVALUATED.search(answer) and not UNEVALUATED.search(gold)
-        )  # works out the question itself; 5 \mod 6 is 5
+        or bool(UNEVALUATED.search(_behind_equals(answer)) and not UNEVALUATED.search(gold))  # 5 \mod 6 is 5
     )
 
 
@@ -144,6 +149,11 @@ def names_quantity(text: str) -> bool:
     return bool(NAME.fullmatch(text)) and not PRODUCT.fullmatch(text.strip())
 
 
+def _behind_equals(text: str) -> str:
+    right = text_guards.LEFT.split(text)[-1]
+    return right if right.count("{") == right.count("}") else text
+
+
 def _sign(text: str) -> str:
     found = SIGN.match(text.strip())
     return (found and found[1]) or ""
@@ -165,10 +175,27 @@ def _more_primes(gold: str, answer: str) -> bool:
     return second > first and not answer.strip().startswith("'")
 
 
-def _brackets(text: str) -> str:
-    text = text.strip()
-    closed = text.endswith(("\\}", ")", "]", "\\rangle"))
-    return next((kind for mark, kind in OPENING.items() if text.startswith(mark)), "") if closed and "," in text else ""
+def _other_brackets(gold: str, answer: str) -> bool:
+    first, second = _brackets(gold), _brackets(answer)
+    return bool(first and second) and first.isdisjoint(second)
+
+
+def _brackets(text: str) -> set[str]:
+    """Whether the innermost lists with commas are sets or tuples: those of (1,2),(3,4) are tuples, in a set too."""
+    kinds: set[str] = set()
+    levels = [[False, False]]  # a comma, a list inside
+    for mark in MARK.finditer(text):
+        if mark[0] == ",":
+            levels[-1][0] = True
+        elif mark[0] in ("\\{", "(", "[", "{", "\\langle"):
+            levels.append([False, False])
+        elif len(levels) > 1:
+            comma, inside = levels.pop()
+            levels[-1][1] |= comma or inside
+            kind = CLOSING.get(mark[0])
+            if kind and (comma != inside) and (comma or kind == "set"):
+                kinds = {kind} if inside else kinds | {kind}
+    return kinds
 
 
 def _other_letters(gold: str, answer: str) -> bool:

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from s2l_ext.rewards.extraction import without_emphasis
+
 GREEK = {unicodedata.lookup(f"GREEK SMALL LETTER {name.upper()}"): name for name in (
     "alpha", "beta", "gamma", "delta", "theta", "mu", "pi", "rho", "sigma", "tau", "phi", "omega",
 )}  # fmt: skip
@@ -31,7 +33,8 @@ VULGAR = re.compile("[¼-¾⅐-⅞]")
 
 MATH = re.compile(r"(?<!\\)\$\$?([^$]*)(?<!\\)\$\$?|\\\((.*?)\\\)|\\\[(.*?)\\\]", re.DOTALL)
 SEPARATOR = re.compile(r"(?:\s|[,;.]|\band\b|\bor\b|\\quad|-?[0-9]+(?:\.[0-9]+)?)*")
-NAMED_UNIT = re.compile(r"\s*[A-Za-z]+(?:\s+[A-Za-z]+){0,2}[.]?\s*")
+NAMED_UNIT = re.compile(r"\s*[A-Za-z]+(?:\s+[A-Za-z]+){0,2}(?:\^\{?[23]\}?|[²³])?[.]?\s*")
+UNIT_POWER = re.compile(r"(?<=[a-z])\$(\^\{?[23]\}?)\$")
 DOUBLED = re.compile(r"\\(?=\\[A-Za-z]{2})")
 EDGE = re.compile(r"(?:(?<!\\)\\(?=\s*$)|(?<!\\)\\\\|\\[,;!](?=\s*$)|(?<!\.)[.](?=\s*$)|[,;:\s])+$")
 GAP = r"(?:\{,\}|,?\\[,;:!>]\s*|\\ |~|[\u00a0\u2009\u202f])"
@@ -51,7 +54,6 @@ MIXED = re.compile(r"(-?\d{1,6}) (\d{1,4})/(\d{1,4})")
 FRACTION = re.compile(
     r"\\frac\s*(\\(?!sqrt|frac|text|math)[A-Za-z]+)\s*(\d|[A-Za-z](?![A-Za-z])|\\(?!sqrt|frac)[A-Za-z]+)"
 )
-EMPHASIS = re.compile(r"(\*\*|__|`+)(.+)\1", re.DOTALL)
 RECURRING = re.compile(
     r"(?<![\w.,])(\d{0,20})\.(\d{0,20})"
     r"(?:\\(?:overline|bar)\s*(?:\{\s*(\d{1,20})\s*\}|(\d))|\\dot\s*\{?(\d)\}?(?:(\d{0,18})\\dot\s*\{?(\d)\}?)?)(?![\d.])"
@@ -67,6 +69,9 @@ REWRITES = tuple((re.compile(pattern), replacement) for pattern, replacement in 
     (r"\\lt(?![A-Za-z])", "<"), (r"\\gt(?![A-Za-z])", ">"),
     (r"\\lbrace(?![A-Za-z])", r"\\{"), (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\imath(?![A-Za-z])", "i"),
+    (r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|mm|cm|em|ex|in)\s*\]|\\cr(?![A-Za-z])", r"\\\\ "),
+    (r"^(\\\{\s*\(?[A-Za-z][^|:]{0,40}?)\s*(?:\\mid(?![A-Za-z])|:)", r"\1|"),
+    (r"^\\approx\s*(?=-?\d*\.\d)", ""),
     (r"\^\s*\{\s*\\prime\s*\\prime\s*\}", "''"), (r"\^\s*(?:\{\s*\\prime\s*\}|\\prime(?![A-Za-z]))", "'"),
     (r"\s*\\?%|\s*\b(?:percent|per cent)\b", r"\\%"),
     (r"\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])|\\degree(?![A-Za-z])", r"^\\circ "),
@@ -86,6 +91,7 @@ TEXT_UNIT = re.compile(rf"(?<=[^\s\\])\s*(?:{WORDED}\s*(?:(?:\\cdot|\\times|/)\s
 UNITS_TEXT = """
     cm mm km kg mg ml ft mi yd hr hrs oz lb lbs mph kmph kmh nm kj kw mw kpa pa hz mol day men way sec min
     rad deg cc dm gm amp ohm sq cu km/h m/s cm2 m2 usd eur rs inch bps
+    cup egg box car dog cat bag kid boy man hat pen cow pig hen toy pie
 """
 UNITS = frozenset(UNITS_TEXT.split())
 MEASURES_TEXT = """
@@ -98,8 +104,11 @@ MEASURES = frozenset(MEASURES_TEXT.split()) | UNITS | frozenset("hsmgLNJVWAK")
 PLURAL = re.compile(r"[a-z]{2,}[a-hj-rtv-z]s")
 LETTER_UNITS = frozenset("mgL")
 THOUSAND = re.compile(r"\{\s*k\s*\}")
-UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+[hsmgLNJVWAK]")
-TAIL_WORDS = re.compile(r"(?<=[\d})])\s*((?:(?:^|\s+)[A-Za-z][A-Za-z/]*\.?)+|[A-Za-z/]{2,4})\s*(?:\^\s*\{?[23]\}?)?$")
+UNIT_OF_NUMBER = re.compile(r"(-?(?:[\d.,]+|\\frac\{\d+\}\{\d+\}))\s+(?:[hsmgLNJVWAK]|m\s*\^\s*\{?[23]\}?)")
+TAIL_WORDS = re.compile(
+    r"(?:(?<=[\d})])|(?<=\\pi)(?=\s+(?:[ckm]m|ft|[a-z]{4,})\b))"
+    r"\s*((?:(?:^|\s+)[A-Za-z][A-Za-z/]*\.?)+|[A-Za-z/]{2,4})\s*(?:\^\s*\{?[23]\}?)?$"
+)
 QUALIFIERS_TEXT = """
     or and not no nor but to than of mod at least most more less fewer greater over under below above about
     around approximately nearly almost up down between from plus minus times if for when where with without
@@ -123,7 +132,7 @@ def plain(text: str) -> str:
     clock = CLOCK.fullmatch(text.strip()) if len(text) < 60 else None
     if clock:
         return f"{clock[1]}\\text{{ {clock[2].lower()}m}}"
-    text = undelimited(_unemphasised(BLANKS.sub(" ", text.strip())).strip())
+    text = undelimited(without_emphasis(BLANKS.sub(" ", text.strip())).strip())
     if not text.isascii():
         text = _ascii(text)
     if "\\begin" not in text:
@@ -141,7 +150,7 @@ def undelimited(text: str) -> str:
     r"""Without ``$`` and its like, where nothing but separators and plain numbers stands between the formulas."""
     if "$" not in text and "\\(" not in text and "\\[" not in text:
         return text
-    between, last = [], 0
+    text, between, last = UNIT_POWER.sub(r"\1", text), [], 0
     for found in MATH.finditer(text):
         between.append(text[last : found.start()])
         last = found.end()
@@ -167,11 +176,6 @@ def without_letter_unit(text: str) -> str:
     """``8`` for ``8 h``: for a gold that is a plain number, so that the letter can be no variable of the question."""
     found = UNIT_OF_NUMBER.fullmatch(text)
     return found[1] if found else text
-
-
-def _unemphasised(text: str) -> str:
-    match = EMPHASIS.fullmatch(text)
-    return match[2] if match else text
 
 
 def _ascii(text: str) -> str:
@@ -292,6 +296,9 @@ def _ends_in_number(text: str) -> bool:
 
 
 def _is_unit(word: str, text: str) -> bool:
+    low = word.lower()
+    if low in UNITS or (word[1:].islower() and (low in MEASURES or PLURAL.fullmatch(low))):
+        return True
     if len(word) >= 4:
         return word.islower() and bool(re.search("[aeiouy]", word))
-    return word.lower() in UNITS or (word in LETTER_UNITS and bool(re.fullmatch(r"-?[\d.,]+\s+[mgL]", text)))
+    return word in LETTER_UNITS and bool(re.fullmatch(r"-?[\d.,]+\s+[mgL]", text))

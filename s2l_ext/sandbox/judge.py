@@ -93,6 +93,7 @@ def _out_of_time(*_: Any) -> None:
 def _judge(job: dict[str, Any], seconds: float) -> dict[str, Any]:
     names = _trusted_names(job)
     tree, sites = _instrumented(job["source"])
+    _require_imports(tree)
     if job["entry_point"] and not _defines_check(tree):
         raise Malformed("the tests define no function check(candidate)")
     code = compile(tree, "tests.py", "exec")
@@ -135,14 +136,38 @@ def _instrumented(tests: str) -> tuple[ast.Module, int]:
         tree = ast.parse(tests, "tests.py")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise Malformed(f"the tests do not compile: {type(error).__name__}: {error}") from error
-    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    uncalled = {} if "globals()" in tests else _uncalled(tree)
+    idle = {id(node) for each in uncalled.values() if not _is_started(each) for node in ast.walk(each)}
+    asserts = [node for node in ast.walk(tree) if isinstance(node, ast.Assert) and id(node) not in idle]
     sites = sum(not isinstance(node.test, ast.Constant) for node in asserts)
     bases = [ast.unparse(base) for node in ast.walk(tree) if isinstance(node, ast.ClassDef) for base in node.bases]
-    raises = any(isinstance(node, ast.Raise) for node in ast.walk(tree))
+    raises = any(isinstance(node, ast.Raise) and id(node) not in idle for node in ast.walk(tree))
     others = raises or any("TestCase" in base for base in bases)
     if not sites and not others:
-        raise Malformed("the tests hold no assertion")
+        raise Malformed(f"the tests hold no assertion{' that is ever reached' if idle else ''}")
     return ast.fix_missing_locations(_CountAssertions().visit(tree)), sites
+
+
+def _require_imports(tree: ast.Module) -> None:
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            try:
+                exec(compile(ast.Module([node], []), "tests.py", "exec"), {})
+            except Exception as error:
+                raise Malformed(
+                    f"`{ast.unparse(node)}` fails in the sandbox: {error}. S2L_SANDBOX_PACKAGES has folders of packages"
+                ) from error
+
+
+def _uncalled(tree: ast.Module) -> dict[str, ast.FunctionDef]:
+    """Functions of the tests that nothing in the tests names."""
+    read = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name not in read}
+
+
+def _is_started(function: ast.FunctionDef) -> bool:
+    """Whether an uncalled function is called all the same: ``check``, and tests as pytest collects them."""
+    return function.name == "check" or (function.name.startswith("test") and not ast.unparse(function.args))
 
 
 class _CountAssertions(ast.NodeTransformer):
@@ -168,11 +193,12 @@ def _run_tests(
     for name in sorted(_free_names(code) - names.keys()):
         _bind(name, names, link, modules)
     exec(code, names)
-    entry = job["entry_point"]
-    if not entry and _defines_check(tree) and not _uses_check(tree):
-        names["check"](link.ask(do="last"))
-    if entry:
-        names["check"](_find(link, entry))
+    entry, uncalled = job["entry_point"], _uncalled(tree)
+    if entry or "check" in uncalled:
+        names["check"](_find(link, entry) if entry else link.ask(do="last"))
+    for name, function in uncalled.items():
+        if name != "check" and _is_started(function):
+            names[name]()
     _run_unit_tests(names, counter)
     if not counter.sites and not counter.passed and not counter.failed:
         counter.right()
@@ -180,10 +206,6 @@ def _run_tests(
 
 def _defines_check(tree: ast.Module) -> bool:
     return any(isinstance(node, ast.FunctionDef) and node.name == "check" for node in tree.body)
-
-
-def _uses_check(tree: ast.Module) -> bool:
-    return any(isinstance(node, ast.Name) and node.id == "check" for node in ast.walk(tree))
 
 
 def _free_names(code: types.CodeType) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from s2l_ext.data.checks import JSON_LINES, check_alike, check_first_line, check
 from s2l_ext.data.gold_report import report
 from s2l_ext.data.prompts import parquet_table, require_enough
 from s2l_ext.data.tokenizers import date_warnings, tokenizer_here
+from s2l_ext.data.traces import OPEN, TAIL_TOKENS
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.rewards import math as math_reward
@@ -68,7 +70,7 @@ def check_inputs(cfg: DictConfig, s2l: S2LConfig) -> list[str]:
     warnings = [warning for method in methods_of(s2l, cfg) for warning in method.check_inputs(inputs)]
     warnings += [*judge_warnings(cfg, needed), *_drawn_anew(inputs), *_read_golds(cfg)]
     tokenizer = tokenizer_here(cfg.actor_rollout_ref.model.path, inputs.trust)
-    warnings += [*_dated(cfg, tokenizer), *_cut_prompts(cfg, tokenizer)]
+    warnings += [*_dated(cfg, tokenizer), *_open_thinking(cfg, tokenizer), *_cut_prompts(cfg, tokenizer)]
     return warnings + unmoved_warnings(s2l, cfg, inputs.steps)
 
 
@@ -198,6 +200,21 @@ def _dated(cfg: DictConfig, tokenizer: Any) -> list[str]:
     path, template = cfg.actor_rollout_ref.model.path, chat_template(cfg, tokenizer)
     options = OmegaConf.select(cfg, "data.apply_chat_template_kwargs") or {}
     return date_warnings(f"{LEARNER_KEY}={path}", template if isinstance(template, str) else str(template), options)
+
+
+def _open_thinking(cfg: DictConfig, tokenizer: Any) -> list[str]:
+    key = "reward.custom_reward_function.reward_kwargs"
+    knows = judge_of_run(cfg) in registry.BUILT_IN.values() and judge_of_run(cfg) != registry.BUILT_IN["toy"]
+    if not (knows and tokenizer and chat_template(cfg, tokenizer)):
+        return []
+    with contextlib.suppress(TemplateError):
+        end = tokenizer.decode(prompt_tokens(cfg, tokenizer)([{"role": "user", "content": "?"}])[-TAIL_TOKENS:])
+        if end.rstrip().endswith(OPEN) and setting(cfg, f"{key}.thinking") != "opened":
+            return [
+                f"the chat template of {LEARNER_KEY} opens the thinking, so an answer in thinking that is never closed "
+                f"is paid. Set +{key}.thinking=opened."
+            ]
+    return []
 
 
 def _cut_prompts(cfg: DictConfig, tokenizer: Any) -> list[str]:

@@ -49,6 +49,10 @@ def test_score_of_a_letter() -> None:
     assert choice.compute_score("gpqa", "B", "B") == {"score": 0.0, "acc": 0.0, "format_ok": 0.0, "extracted": ""}
     assert choice.compute_score("x", "Answer: J", "J", {"options": 10})["acc"] == 1.0
     assert choice.compute_score("x", "Answer: D", "BD")["acc"] == 1.0
+    assert choice.compute_score("aqua", "Answer: E", "E")["acc"] == 1.0
+    assert choice.compute_score("aqua", "Answer: D", "E")["acc"] == 0.0
+    assert choice.compute_score("aqua", "Answer: E\nAnswer: I think so", "E")["acc"] == 1.0
+    assert choice.compute_score("aqua", "Answer: F", "E")["extracted"] == ""
 
 
 @given(st.text(), st.sampled_from(string.ascii_uppercase))

@@ -15,10 +15,13 @@ from s2l_ext import cli
 from s2l_ext.cli.eval import as_lines
 from s2l_ext.errors import ConfigError, DataError, StateMismatch, TokenizerMismatch
 from s2l_ext.evaluation import run
-from s2l_ext.evaluation.benchmarks import load_benchmark
+from s2l_ext.evaluation.benchmarks import Problem, load_benchmark
 from s2l_ext.evaluation.divergence import ratio_error
+from s2l_ext.evaluation.driver import Inputs
 from s2l_ext.evaluation.engines import Request, Response, Sampling
 from s2l_ext.evaluation.forward import PresencePenalty, SeededChoice
+from s2l_ext.evaluation.grading import MATH, load_reward
+from s2l_ext.evaluation.model_folder import Model
 from s2l_ext.evaluation.run import Evaluation, evaluate
 from s2l_ext.evaluation.samples import read_samples
 from s2l_ext.toy.models import SIZES, build_model
@@ -367,6 +370,27 @@ def test_divergences_equal_those_computed_by_hand(job, models) -> None:
         assert result[f"{key}_standard_error"] == pytest.approx(ratio_error(sums, counts), rel=1e-3)
         assert result[f"{key}_rows"] == len(sums)
     assert result["reverse_kl_per_token"] > 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "right"),
+    [
+        ("assistant\n<think>\n", "so \\boxed{18}. Wait, let me", False),
+        ("assistant\n<think>", "so \\boxed{18}. Wait, let me", False),
+        ("assistant\n<think>\n", "so 3</think>\\boxed{18}", True),
+        ("assistant\n<think>\n\n</think>\n\n", "so \\boxed{18}", True),
+        ("assistant\n", "so \\boxed{18}", True),
+    ],
+)
+def test_an_answer_in_thinking_that_the_template_opened_is_none(prompt: str, text: str, right: bool) -> None:
+    tokenizer = build_tokenizer()
+    model = Model("m", Path(), tokenizer, (EOS_ID,), None)
+    problem = Problem("a", "f:1", [], "gsm8k", "18", reward=MATH)
+    prompts = {"a": tokenizer.encode(prompt, add_special_tokens=False)}
+    inputs = Inputs((), {"a": problem}, {MATH: load_reward("math")}, model, prompts, 99)
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    _, said, grade = inputs.graded(Response(Request("a", 0, prompts["a"], 0), ids, False))
+    assert (said, grade.correct, grade.answer) == (text, right, "18" if right else None)
 
 
 def test_a_model_is_not_far_from_itself(job, models) -> None:

@@ -453,6 +453,20 @@ def look_at(files, most: int, *overrides: str) -> list[str]:
     return [warning for warning in found if "max_prompt_length" in warning]
 
 
+@pytest.mark.parametrize(
+    ("end", "thinking", "warned"),
+    [("<think>\n", "auto", 1), ("<think>\n", "opened", 0), ("<think></think>", "auto", 0), ("", "auto", 0)],
+)
+def test_a_template_that_opens_the_thinking_is_warned_of(chats, end, thinking, warned):
+    cfg = composed(f"data.train_files=[{chats[0]}]")
+    with open_dict(cfg):
+        cfg.actor_rollout_ref.model.custom_chat_template = "{{ messages[0]['content'] }}" + end
+        cfg.reward.custom_reward_function.path = "pkg://s2l_ext.rewards.math"
+        cfg.reward.custom_reward_function.reward_kwargs = {"thinking": thinking}
+    found = [warning for warning in check_inputs(cfg, parse_s2l(cfg.s2l)) if "opens the thinking" in warning]
+    assert len(found) == warned
+
+
 def test_prompts_that_fit_are_not_mentioned(chats):
     assert look_at(chats[:2], 9) == [] and look_at(chats[:1], 5) == []
 

@@ -113,11 +113,28 @@ def test_counts_survive_the_time_limit():
         ("def f():\n    with open('notes', 'w+') as n:\n        n.write('x'); n.seek(0)\n        return n.read()", "assert f() == 'x'"),
         ("import asyncio\nasync def g(): return 3\ndef f(): return asyncio.run(g())", "assert f() == 3"),
         ("def check(x): return x > 1", "assert check(2)\nassert not check(0)"),
+        (ADD, "def test_add():\n    assert add(1, 2) == 3\n\ndef test_more():\n    assert add(2, 2) == 4"),
+        (ADD, "def test_add():\n    if add(1, 2) != 3:\n        raise ValueError"),
+        (ADD, "def case(a, b, c):\n    assert add(a, b) == c\nfor name in list(globals()):\n    if name == 'case':\n        globals()[name](1, 2, 3)"),
+        (ADD, "try:\n    import nothing_of_that_name\nexcept ImportError:\n    pass\nassert add(1, 2) == 3"),
     ],
 )  # fmt: skip
 def test_right_programs_pass(program, tests):
     outcome = run_tests(program, tests, 10)
     assert outcome.passed and outcome.num_passed == outcome.num_total > 0, outcome
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "def test_add():\n    assert add(1, 2) == 3\n\ndef test_more():\n    assert add(2, 2) == 5",
+        "def test_add():\n    if add(1, 2) != 4:\n        raise ValueError",
+        "def test_add():\n    add(None, 2)\n    assert 1 < 2",
+        "def test_add():\n    for each in []:\n        assert add(1, 2) == 3",
+    ],
+)
+def test_functions_that_pytest_would_call_can_fail(tests):
+    assert not run_tests(ADD, tests, 10).passed
 
 
 @pytest.mark.parametrize(
@@ -353,6 +370,10 @@ MALFORMED = {
     "none": None,
     "number": 7,
     "no assertion": "x = 1",
+    "nothing calls the assertion": "def run(a):\n    assert add(a, 1) == 2\n    raise ValueError",
+    "pytest would call with fixtures": "def test_add(numbers):\n    assert add(*numbers) == 2",
+    "a package that is not there": "import nothing_of_that_name\nassert add(1, 1) == 2",
+    "the program as a module": "from solution import add\ndef test_add():\n    assert add(1, 1) == 2",
     "broken syntax": "assert (",
     "null character": "assert True\0",
     "broken json": '{"test": ',
@@ -380,6 +401,13 @@ def test_malformed_tests_are_refused_with_the_row(name):
         compute_score("lcb", ADD, MALFORMED[name], {"id": "p/7", "index": 3})
 
 
+def test_a_package_that_is_not_there_is_named():
+    with pytest.raises(
+        DataError, match="`import numpy as np` fails in the sandbox: No module named 'numpy'. S2L_SANDBOX"
+    ):
+        compute_score("lcb", ADD, {"test": f"import numpy as np\n{CHECK}", "entry_point": "add"})
+
+
 def test_bad_arguments_are_refused():
     with pytest.raises(ConfigError, match="mode='some'"):
         compute_score("x", ADD, CHECK, mode="some")
@@ -403,6 +431,14 @@ def test_limits_can_be_set():
     program = "def add(a, b):\n    x = bytearray(2**27)\n    return a + b\n"
     assert run_tests(program, CHECK, 10, entry_point="add").passed
     assert not run_tests(program, CHECK, 10, entry_point="add", limits=Limits(memory_bytes=2**27)).passed
+
+
+def test_a_long_output_that_is_wanted_may_be_printed():
+    for size, wanted in ((2**21, True), (2**20, False)):
+        tests = json.dumps([{"input": "", "output": "x" * size}])
+        assert run_tests(f"print('x' * {2**21})", tests, 20).passed is wanted
+    reason = run_tests("print('x' * 2**23)", tests, 20).reason
+    assert reason == f"test 1 of 1: more than {2**21 + 2**16} bytes of output"
 
 
 def test_long_answers_take_no_time():

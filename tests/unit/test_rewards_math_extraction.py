@@ -59,6 +59,14 @@ def test_a_prompt_that_opens_the_thinking():
         ("\\boxed{3 is open, \\boxed{34}", "34"),
         ("\\framebox[3cm]{318}", "318"),
         ("<answer>1<answer>2</answer>", "2"),
+        ("\\boxed{5}.\n\nLet me verify the answer: $2(5)+3 = 13$. Correct.", "5"),
+        ("**Final Answer:** $\\boxed{5}$\n\nNote on the answer: we assumed x is positive.", "5"),
+        ("\\boxed{5}\n\n**Check of the answer:** 3 * 5 = 15", "5"),
+        ("\\boxed{3}\nSo the final answer: 5", "5"),
+        ("\\boxed{3}. No, that is wrong. The correct answer: 5", "5"),
+        ("\\boxed{3}\nWait, the answer: 5", "5"),
+        ("\\boxed{3}\n- **answer:** 5", "5"),
+        ("\\boxed{3} Answer: 5", "5"),
     ],
 )
 def test_the_last_mark_wins_and_the_inner_of_two(text, answer):
@@ -109,8 +117,9 @@ def test_no_hedge(text):
     [
         *("\\boxed{" * 10**5, "<answer>" * 10**5, "Answer:" * 10**5, "Answer: " + "answer: " * 50_000),
         *("####" + " " * 10**6, "\\boxed" + " " * 10**6, "answer" + "*" * 10**6, "\\boxed{1}" * 30_000),
+        *("the so " * 30 + "answer: " * 10**5, (". " * 60 + "answer:5\n") * 10_000),
     ],
-    ids=range(8),
+    ids=range(10),
 )
 def test_hostile_marks_take_no_time(text):
     started = time.process_time()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s2l_ext.rewards.hedges import affirmed
-from s2l_ext.rewards.math import grade
+from s2l_ext.rewards.math import compute_score, grade
 
 WRONG = (
     ("The answer is not 5; it is 3.", "5"),
@@ -23,6 +23,23 @@ WRONG = (
     ("It takes 5 hundred thousand years.", "5"),
     ("It is 3 rather than 5.", "5"),
     ("The answer is $5$, not $3$.", "3"),
+    ("The answer is (3, 5).", "5"),
+    ("The answer is [3, 5].", "5"),
+    ("The answer is 3+5i.", "3"),
+    ("The answer is 2√3.", "2"),
+    ("The answer is 2π.", "2"),
+    ("The answer is 5x.", "5"),
+    ("The answer is x > 5.", "5"),
+    ("The answer is - 5.", "5"),
+    ("The answer is −5.", "5"),
+    ("The answer is minus 5.", "5"),
+    ("The answer is 5².", "5"),
+    ("The answer is 1e6.", "1"),
+    ("The answer is 3:5.", "3"),
+    ("The answer is (5, 3).", "(3,5)"),
+    ("The answer is 1, 2, 3.", "1,2"),
+    ("The answer is (C).", "D"),
+    ("The answer is 5 m³.", "125"),
 )
 RIGHT = (
     ("The answer is not 5; it is 3.", "3"),
@@ -37,6 +54,26 @@ RIGHT = (
     ("It is 3 rather than 5.", "3"),
     ("We do not have 4 apples, so the answer is 5.", "5"),
     ("The answer is $5$, not $3$.", "5"),
+    ("The answer is (3, 5).", "(3,5)"),
+    ("The answer is 3+5i.", "3+5i"),
+    ("The answer is 2√3.", "2\\sqrt{3}"),
+    ("The answer is 5x.", "5x"),
+    ("The answer is x > 5.", "x>5"),
+    ("The answer is −5.", "-5"),
+    ("The answer is -$5.", "-5"),
+    ("The answer is minus 5.", "-5"),
+    ("The answer is 5².", "25"),
+    ("The answer is 1e6.", "1000000"),
+    ("The answer is 1, 2.", "1,2"),
+    ("The answer is (C).", "C"),
+    ("The answer is 5 m².", "5"),
+    ("The answer is **12**.", "12"),
+    ("The answer is 12</s>", "12"),
+    ("The answer is $12$ cups of flour.", "12"),
+    ("The answer is 5, because 2 + 3 = 5.", "5"),
+    ("The answer is 5.\n\nCheck: 2 + 3 = 5.", "5"),
+    ("The answer is 5!", "5"),
+    ("The answer is 1 000 000.", "1000000"),
 )
 
 
@@ -52,6 +89,11 @@ def test_what_the_sentence_says(text, gold):
 
 def test_every_value_of_a_gold_of_several_may_be_named():
     assert grade("So x=3 or x=5.", "3,5")
+
+
+def test_a_stated_answer_is_not_where_a_mark_is_looked_for():
+    found = compute_score("x", "We add. The answer is (3, 5).", "(3,5)")
+    assert (found["acc"], found["format_ok"], found["extracted"]) == (1.0, 0.0, "(3, 5)")
 
 
 @pytest.mark.parametrize(
