@@ -156,7 +156,7 @@ class Plan:
         for stage in self.stages:
             self.check_inputs(stage, made=False)
             for file in self.jobs[stage.name].files:
-                if is_here(file) and not Path(file).expanduser().is_file():
+                if is_here(file) and not Path(file).expanduser().exists():
                     raise DataError(f"stage {stage.name}: data file {file} does not exist. Make it, or set another.")
             if decisions[stage.name].damaged:
                 raise DataError(
