@@ -61,6 +61,15 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     return cfg
 
 
+def require_values(cfg: DictConfig) -> None:
+    """Raise ConfigError for a key that has to be set and is not; those of a reward model only where one is on."""
+    unread = () if OmegaConf.select(cfg, "reward.reward_model.enable") else ("reward.reward_model.",)
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        if not key.startswith(unread):
+            value = "vllm" if key.endswith("rollout.name") else "VALUE"
+            raise ConfigError(f"{key} is not set and has no default. Set {key}={value}.")
+
+
 def search_folders(config_dirs: Iterable[Path] = ()) -> list[Path]:
     """Existing folders that hold recipes, in the order of precedence."""
     given = [Path(folder) for folder in config_dirs]

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.cluster import refuse_own_sizes
-from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.compose import compose_config, require_values
 from s2l_ext.launch.verl_names import FILES as VERLS_FILES
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
@@ -123,6 +123,7 @@ def check_recipe(
     working_dir = environment.get("working_dir")
     with _variables_of_the_job(environment.get("env_vars") or {}):
         cfg = compose_config(name, overrides, folders)
+        require_values(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         refuse_secrets(plain)
         for key, path in [("--config-name", name), *(("--config-dir", str(folder)) for folder in folders)]:

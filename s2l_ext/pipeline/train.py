@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.launch.compose import compose_config, quoted
+from s2l_ext.launch.compose import compose_config, quoted, require_values
 from s2l_ext.launch.job_files import FILES, MODELS
 from s2l_ext.methods.distill.rules import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
@@ -233,6 +233,7 @@ def _hydra(value: Any) -> str:
 
 
 def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
+    require_values(cfg)
     s2l = parse_s2l(cfg.s2l)
     warnings = check_against_verl(s2l, cfg)
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
