@@ -53,7 +53,7 @@ class Bootstrap:
     def is_clear(self, difference_P: Floats) -> bool:
         """Whether the 95 % interval of the mean difference lies on one side of 0, and six problems or more differ."""
         low, high = self._interval(self.means(difference_P))
-        return np.count_nonzero(difference_P) >= FEWEST and bool(low > 0 or high < 0)
+        return bool(np.count_nonzero(difference_P) >= FEWEST and (low > 0 or high < 0))
 
     def _interval(self, means: Floats) -> Floats:
         """(2,) or (2, K). Resamples without anything to measure are left out."""
