@@ -38,6 +38,8 @@ def main(args: argparse.Namespace) -> int:
     if against:
         found = compare_seeds(files, against, tuple(args.allow), args.seed, not args.unpaired)
         lines = pooled_lines(found)
+    elif args.unpaired:
+        raise ConfigError("--unpaired is for seeds of two sides: A1 A2 A3 -- B1 B2 B3. Two results pair by problem.")
     elif len(files) == 2:
         found = compare(*files, tuple(args.allow), args.seed)
         lines = as_lines(found)

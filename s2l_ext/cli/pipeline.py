@@ -18,6 +18,7 @@ from s2l_ext.pipeline.plan import Plan
 from s2l_ext.pipeline.runner import Runner, locked
 from s2l_ext.pipeline.stage import Pipeline
 from s2l_ext.pipeline.table import Progress, final_rows, final_table, status_rows
+from s2l_ext.report.stages import TABLE
 from s2l_ext.utils.files import write_atomically
 from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import CommandFailed
@@ -36,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="instead of the file's output_dir")
     add("--from", dest="from_stage", metavar="STAGE", help="make it and what takes from it again")
     add("--only", metavar="STAGE", help="run only this stage; its inputs must be finished")
-    add("--dry-run", action="store_true", help="print what would run and why, and run nothing")
-    add("--status", action="store_true", help="print the state of every stage")
+    look = parser.add_mutually_exclusive_group()
+    look.add_argument("--dry-run", action="store_true", help="print what would run and why, and run nothing")
+    look.add_argument("--status", action="store_true", help="print the state of every stage")
     add("--json", action="store_true", help="print JSON; progress goes to standard error")
     add("--debug", action="store_true", help="show the traceback of a refusal")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="a key of the file, STAGE.key, or a key of every train stage")
@@ -114,6 +116,8 @@ def _dry_run_text(rows: list[dict[str, Any]]) -> str:
 
 def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     stream = sys.stderr if args.json else sys.stdout
+    if (plan.pipeline.out / TABLE).exists():  # until the end it has no stage that runs now
+        _write_table(plan)
     progress = Progress(len(plan.stages), stream)
     for line in _as_lines(plan.warnings):
         progress.say(line)
@@ -138,12 +142,16 @@ def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     return 0
 
 
-def _show_result(args: argparse.Namespace, plan: Plan) -> None:
+def _write_table(plan: Plan) -> list[dict[str, Any]]:
     rows, out = final_rows(plan), plan.pipeline.out
-    table = final_table(rows)
-    write_atomically(out / "table.json", json.dumps(rows, indent=1) + "\n")
-    write_atomically(out / "table.md", table + "\n")
+    write_atomically(out / TABLE, json.dumps(rows, indent=1) + "\n")
+    write_atomically(out / "table.md", final_table(rows) + "\n")
+    return rows
+
+
+def _show_result(args: argparse.Namespace, plan: Plan) -> None:
+    rows, out = _write_table(plan), plan.pipeline.out
     if args.json:
         print(json.dumps(plan.manifest.to_dict() | {"out": str(out), "table": rows}, indent=1))
     else:
-        print(f"{table}\nFiles:   {out / 'manifest.json'}, {out / 'table.md'}, {out / 'models'}")
+        print(f"{final_table(rows)}\nFiles:   {out / 'manifest.json'}, {out / 'table.md'}, {out / 'models'}")

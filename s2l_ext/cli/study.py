@@ -20,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arm", action="append", default=[], metavar="NAME", help="only this arm and the baseline; repeat")
     add("--baseline", metavar="NAME", help="takes the place of the file's")
     add("--jobs", type=int, default=1, metavar="N", help="runs at a time (default %(default)s)")
-    add("--dry-run", action="store_true", help="check and say what would run")
-    add("--json", action="store_true", help="print one JSON object")
+    said = parser.add_mutually_exclusive_group()
+    said.add_argument("--dry-run", action="store_true", help="check and say what would run")
+    said.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def main(args: argparse.Namespace) -> int:

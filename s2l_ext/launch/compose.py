@@ -43,11 +43,8 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     folders = [*search_folders(config_dirs), verl_config_folder()]
     home, name = _locate(config_name, folders)
     path = home / f"{name}.yaml"
-    for command, is_of_it in COMMANDS.items():
-        if path.is_file() and is_of_it(path):
-            raise ConfigError(
-                f"--config-name {config_name}: this file is a {command}. Run: s2l {command} {config_name}"
-            )
+    if path.is_file():
+        _refuse_other(path, config_name, "--config-name ")
     search_path = ",".join(f"'file://{folder}'" for folder in folders if folder != home)
     free = [_S2L_OVERRIDE.sub("++", override) for override in overrides]
     try:
@@ -59,6 +56,15 @@ def compose_config(config_name: str, overrides: Sequence[str], config_dirs: Iter
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"recipe {config_name}: {_reason(error)}") from error
     return cfg
+
+
+def require_values(cfg: DictConfig) -> None:
+    """Raise ConfigError for a key that has to be set and is not; those of a reward model only where one is on."""
+    unread = () if OmegaConf.select(cfg, "reward.reward_model.enable") else ("reward.reward_model.",)
+    for key in sorted(OmegaConf.missing_keys(cfg)):
+        if not key.startswith(unread):
+            value = "vllm" if key.endswith("rollout.name") else "VALUE"
+            raise ConfigError(f"{key} is not set and has no default. Set {key}={value}.")
 
 
 def search_folders(config_dirs: Iterable[Path] = ()) -> list[Path]:
@@ -95,18 +101,24 @@ def is_study(path: Path) -> bool:
 COMMANDS = {"pipeline": is_pipeline, "study": is_study}
 
 
+def _refuse_other(path: Path, name: str, where: str = "", own: str | None = None) -> None:
+    """Raise ConfigError for a file of another command than ``own``; None: a recipe's."""
+    kind = next((command for command, is_of_it in COMMANDS.items() if is_of_it(path)), own)
+    if kind != own:
+        raise ConfigError(f"{where}{name}: this file is a {kind}. Run: s2l {kind} {name}")
+
+
 def find_file(name: Path, command: str) -> Path:
     """A file, or a pipeline or study of the recipe folders by name (``sparse_to_dense/toy``, ``studies/s2l_po``).
 
     Raises:
-        ConfigError: neither; names the nearest.
+        ConfigError: neither, which names the nearest; or a file of the other command.
     """
-    if name.is_file():
-        return name
     folders = search_folders()
-    for folder in folders:
-        if (found := folder / f"{str(name).removesuffix('.yaml')}.yaml").is_file():
-            return found
+    for path in (name, *(folder / f"{str(name).removesuffix('.yaml')}.yaml" for folder in folders)):
+        if path.is_file():
+            _refuse_other(path, str(name), own=command)
+            return path
     files = ((folder, file) for folder in folders for file in folder.glob("*/*.yaml"))
     known = sorted({str(file.relative_to(folder).with_suffix("")) for folder, file in files if COMMANDS[command](file)})
     raise ConfigError(f"{name}: no such {command} file.{did_you_mean(str(name), known)} There are: {', '.join(known)}.")

@@ -17,21 +17,28 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
-from s2l_ext.launch import verl_names
 from s2l_ext.launch.cluster import refuse_own_sizes
-from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.compose import compose_config, require_values
+from s2l_ext.launch.verl_names import FILES as VERLS_FILES
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.utils.secrets import refuse_secrets, secret_setting, secret_variable
 
 OWN_VARIABLES = "S2L_"
-MODELS = ("actor_rollout_ref.model.path", "s2l.explorer.model_path", "s2l.distill.teacher_path")
+MODELS = (
+    "actor_rollout_ref.model.path",
+    "actor_rollout_ref.model.tokenizer_path",
+    "actor_rollout_ref.model.lora_adapter_path",
+    "reward.reward_model.model_path",
+    "s2l.explorer.model_path",
+    "s2l.distill.teacher_path",
+)
 FILES = (
     "s2l.explorer.store",
     "s2l.curriculum.warm_start",
     "s2l.guidance.teacher_rollouts",
     "reward.custom_reward_function.path",
-    *verl_names.FILES,
+    *VERLS_FILES,
 )
 DATA = ("data.train_files", "data.val_files")
 _FROM_VARIABLE = re.compile(r"\$\{oc\.env:(\w+),([^}$]+)\}")
@@ -116,6 +123,7 @@ def check_recipe(
     working_dir = environment.get("working_dir")
     with _variables_of_the_job(environment.get("env_vars") or {}):
         cfg = compose_config(name, overrides, folders)
+        require_values(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         refuse_secrets(plain)
         for key, path in [("--config-name", name), *(("--config-dir", str(folder)) for folder in folders)]:

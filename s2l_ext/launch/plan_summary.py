@@ -46,6 +46,7 @@ def build_plan(cfg: DictConfig, s2l: S2LConfig, recipe: str, platform: str, step
         "on": list(s2l.blocks),
         "off": [name for name, value in s2l.to_dict().items() if value is None],
         "output": trainer.default_local_dir,
+        "save_freq": trainer.save_freq,
     }
     for method in methods_of(s2l, cfg):
         plan |= checked_value(method, "plan", method.plan(steps), dict)
@@ -65,8 +66,15 @@ def render(plan: dict[str, Any]) -> str:
         ("data", str(plan["train_files"])),
         ("off", ", ".join(plan["off"]) or "nothing"),
         ("output", plan["output"]),
+        ("saves", _saves_line(plan["save_freq"])),
     ]
     return "\n".join(f"  {name:<10} {text}" for name, text in lines)
+
+
+def _saves_line(save_freq: int | None) -> str:
+    if (save_freq or 0) > 0:
+        return f"a checkpoint every {save_freq} steps and at the end"
+    return f"nothing: trainer.save_freq={save_freq} leaves no model, and a run that stops begins anew"
 
 
 def _mode_line(mode: dict[str, Any], rollout_gpus: int) -> str:

@@ -18,7 +18,7 @@ from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.accelerators import Accelerators, accelerators_here, require_attention
 from s2l_ext.launch.cluster import CheckedRunner, cluster_address, joining
-from s2l_ext.launch.compose import compose_config
+from s2l_ext.launch.compose import compose_config, require_values
 from s2l_ext.launch.memory_check import NOT_ESTIMATED, MemoryReport, check_memory
 from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
@@ -66,6 +66,7 @@ def prepare(
         cfg, warnings = compose_for_this_machine(
             lambda given: compose_config(config_name, given, config_dirs), overrides
         )
+    require_values(cfg)
     refuse_secrets(_plain(cfg))
     s2l = parse_s2l(cfg.s2l)
     if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take

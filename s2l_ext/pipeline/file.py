@@ -24,6 +24,9 @@ from s2l_ext.pipeline.train import Train
 STAGE_MARK = "stage:"
 """Begins a value of ``models`` or ``splits`` that a stage makes, such as ``stage:toy/models/large``."""
 
+NAMED = ("models", "splits", "vars")
+"""Keys of the file that hold values by name."""
+
 KINDS: dict[str, Kind] = {
     "train": Train(),
     "toy": Toy(),
@@ -149,6 +152,11 @@ def _override(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         if not separator and not key.startswith("~"):
             raise ConfigError(f"{override}: not an override. Write key=value.")
         inner = override.split(".", 1)[-1]
+        if rest and head in NAMED and (name := rest.partition(".")[0]) not in (known := list(cfg.get(head) or ())):
+            raise ConfigError(
+                f"{override}: {head} has no {name!r}, so nothing reads it.{did_you_mean(name, known)} It has: "
+                f"{', '.join(map(str, known)) or 'nothing'}."
+            )
         try:
             if head in own:
                 cfg.merge_with_dotlist([override])

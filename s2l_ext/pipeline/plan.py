@@ -59,10 +59,11 @@ class Entry:
 
 
 class Manifest:
-    """Entries of the stages by name; every change is on disk when its method returns."""
+    """Entries of the stages by name; every change is on disk when its method returns. ``order``: the file's stages;
+    one that was renamed or taken out keeps its entry."""
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path, self.name = folder / FILE_NAME, name
+    def __init__(self, folder: Path, name: str, order: Sequence[str] = ()) -> None:
+        self.path, self.name, self.order = folder / FILE_NAME, name, list(order)
         self.entries = _read(self.path)
 
     def put(self, stage: str, entry: Entry) -> None:
@@ -77,7 +78,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         stages = {name: asdict(entry) for name, entry in self.entries.items()}
-        return {"schema_version": SCHEMA_VERSION, "pipeline": self.name, "stages": stages}
+        return {"schema_version": SCHEMA_VERSION, "pipeline": self.name, "order": self.order, "stages": stages}
 
     def _write(self) -> None:
         write_atomically(self.path, json.dumps(masked(self.to_dict()), indent=1) + "\n")
@@ -126,7 +127,8 @@ class Plan:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline, self.stages = pipeline, pipeline.stages
-        self.manifest, self.digests = Manifest(pipeline.out, pipeline.name), Digests(pipeline.out / ".digests.json")
+        self.manifest = Manifest(pipeline.out, pipeline.name, [stage.name for stage in self.stages])
+        self.digests = Digests(pipeline.out / ".digests.json")
         self.jobs = {stage.name: stage.prepare() for stage in self.stages}
         self._prompts: dict[tuple[str, ...], TrainPrompts] = {}
         self._compared: dict[SameTokens, list[str]] = {}
@@ -154,7 +156,7 @@ class Plan:
         for stage in self.stages:
             self.check_inputs(stage, made=False)
             for file in self.jobs[stage.name].files:
-                if is_here(file) and not Path(file).expanduser().is_file():
+                if is_here(file) and not Path(file).expanduser().exists():
                     raise DataError(f"stage {stage.name}: data file {file} does not exist. Make it, or set another.")
             if decisions[stage.name].damaged:
                 raise DataError(

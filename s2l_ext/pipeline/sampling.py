@@ -151,7 +151,7 @@ def sampling_job(stage: Stage, command: str, commands: list[Command], options: E
     return Job(
         commands,
         settings={**asdict(options), "data": [stage.relative(file) for file in stage.paths("data")]},
-        files=list(_own_files(args, job)),
+        files=list(_own_files(stage, args, job)),
         accelerators=job.machine.tensor_parallel * engines,
     )
 
@@ -163,10 +163,14 @@ class WordsParser(argparse.ArgumentParser):
         raise ConfigError(f"options.args: {message}. `{self.prog} --help` lists the words.")
 
 
-def _own_files(args: argparse.Namespace, job: Any) -> Iterator[str]:
-    """Local files besides the data that decide what the command finds: your own benchmark and rewards."""
+def _own_files(stage: Stage, args: argparse.Namespace, job: Any) -> Iterator[str]:
+    """Local files besides the inputs that decide what the command finds: your own benchmark, rewards and teacher."""
     if job.benchmark is not None and Path(args.benchmark).expanduser().is_file():
         yield args.benchmark
     for reward in (job.reward, job.benchmark and job.benchmark.reward):
         if reward and (file := source_file(place_of(reward))):
             yield file
+    for name in ("divergence_to", "teacher_rollouts"):
+        path = getattr(args, name, None)
+        if path and "teacher" not in stage.given and Path(path).expanduser().exists():
+            yield str(path)

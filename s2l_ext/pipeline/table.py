@@ -94,9 +94,10 @@ def latest(path: Path) -> tuple[int, float | None]:
 
 
 def final_rows(plan: Plan) -> list[dict[str, Any]]:
-    """Models that were evaluated but not trained here, then every finished stage that trained or stored rollouts."""
-    entries = plan.manifest.entries
-    done = {s.name: entries[s.name] for s in plan.stages if s.name in entries and entries[s.name].status == "done"}
+    """Models that were evaluated but not trained here, then every stage that trained or stored rollouts; of stages
+    that would run again nothing."""
+    entries, decisions = plan.manifest.entries, plan.decisions()
+    done = {name: entries[name] for name, decision in decisions.items() if decision.action == "skip"}
     evaluations = {name: e.result["evaluation"] for name, e in done.items() if "evaluation" in e.result}
     made = [stage.name for stage in plan.stages if stage.does.makes_model or stage.kind == "explore"]
     given = dict.fromkeys(name for table in evaluations.values() for name in table if name not in made)

@@ -18,7 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from s2l_ext.config.verl_settings import total_steps
 from s2l_ext.data.tokenizers import trust_of
 from s2l_ext.errors import ConfigError, DataError
-from s2l_ext.launch.compose import compose_config, quoted
+from s2l_ext.launch.compose import compose_config, quoted, require_values
+from s2l_ext.launch.job_files import FILES, MODELS
 from s2l_ext.methods.distill.rules import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
@@ -59,6 +60,9 @@ INPUT_KEYS: dict[str, tuple[str, ...]] = {
 explorer's to ``explorer`` where that is given, or to the ``store`` that a recipe without servers reads."""
 
 OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
+OWN_FUNCTIONS = ("s2l.curriculum.type", "s2l.kl.rho")
+"""Keys beside the reward's that may name a function or class of the user's."""
+
 CHECKPOINT = "actor_rollout_ref.actor.checkpoint"
 RESULT_PREFIXES = ("val-core/", "s2l/distill/", "critic/score/mean", "critic/rewards/mean")
 ATTEMPTS = "metrics*.jsonl"
@@ -229,15 +233,15 @@ def _hydra(value: Any) -> str:
 
 
 def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
+    require_values(cfg)
     s2l = parse_s2l(cfg.s2l)
     warnings = check_against_verl(s2l, cfg)
     plain = json.dumps(OmegaConf.to_container(cfg, resolve=True), sort_keys=True, default=str)
     train, val = (_as_list(cfg.data.get(key)) for key in ("train_files", "val_files"))
-    reward = _as_list(user_source(judge_of_run(cfg)))
     return Job(
         commands=[command],
         settings=json_text.loads(stage.relative(plain)),
-        files=[path for path in (*train, *val, *reward) if not path.startswith(f"{stage.out}/")],
+        files=[path for path in (*train, *val, *_named(stage, cfg)) if not path.startswith(f"{stage.out}/")],
         train_files=train,
         labels=s2l.distill is None or bool(accuracy_settings(s2l, cfg)),  # a loss toward a teacher needs none
         steps=_count_steps(cfg),
@@ -245,6 +249,15 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
         warnings=warnings,
         same_tokens=_same_tokens(cfg, s2l),
     )
+
+
+def _named(stage: Stage, cfg: DictConfig) -> list[str]:
+    """Local models, stores and source files that recipe or overrides name, and no input."""
+    places = [judge_of_run(cfg), *(str(OmegaConf.select(cfg, key)) for key in OWN_FUNCTIONS)]
+    sources = [user_source(place) for place in places if ":" in place]
+    given = {path for name in stage.given for path in stage.paths(name)}
+    paths = dict.fromkeys([*sources, *(OmegaConf.select(cfg, key) for key in (*MODELS, *FILES))])
+    return [path for path in paths if path and path not in given and Path(path).expanduser().exists()]
 
 
 def _same_tokens(cfg: DictConfig, s2l: S2LConfig) -> list[SameTokens]:

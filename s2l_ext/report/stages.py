@@ -48,14 +48,15 @@ def is_pipeline(folder: Path) -> bool:
 
 
 def read_stages(folder: Path) -> list[Stage]:
-    """Training stages in the order of the manifest.
+    """Training stages of the pipeline's file, in its order.
 
     Raises:
         DataError: the manifest cannot be read, or no stage has trained yet.
     """
     try:
-        names = list(json_text.loads((folder / MANIFEST).read_text())["stages"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = json_text.loads((folder / MANIFEST).read_text())
+        names = manifest.get("order") or list(manifest["stages"])
+    except (AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder / MANIFEST}: no manifest of s2l pipeline ({error!r}). Run the pipeline again."
         ) from error
@@ -96,7 +97,9 @@ def _models(folder: Path) -> Markup:
     try:
         rows = json_text.loads((folder / TABLE).read_text())
     except (OSError, ValueError):
-        return empty("Models", f"The pipeline has not come to its end: {TABLE} is not there yet.", wide=True)
+        rows = []
+    if not rows:
+        return empty("Models", f"The pipeline has not come to its end: {TABLE} is not there yet, or empty.", wide=True)
     columns = [(stage, what) for stage in evaluate_stages(rows) for what in MEASURED if _measures(rows, stage, what[1])]
     several = len({stage for stage, _ in columns}) > 1
     head = [f"{stage}: {name}" if several else name for stage, (name, *_) in columns]

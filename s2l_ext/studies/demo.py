@@ -19,12 +19,15 @@ from s2l_ext.report.overview import demo_page
 from s2l_ext.report.page import write_page
 from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
 from s2l_ext.report.run import PLAN_FILE, read_mapping, read_run
+from s2l_ext.utils.files import writable
 from s2l_ext.utils.follow import Tail
 from s2l_ext.utils.processes import CommandFailed, Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
 OWNED = ".s2l_demo"
+MADE = ("run", "validation", "summary.json", "report.html", "toy.log", "train.log")
+"""In the demo's folder, beside ``toy``, which is made anew only where it changed."""
 PHASES = [Phase("toy", 0.02, 3.0), Phase("start-up", 0.43, 120.0), Phase("steps", 0.55, 150.0)]
 PREPARE = "import sys; from s2l_ext.toy import prepare; prepare(sys.argv[1])"
 TOY_TEXT = "toy world: tasks, tokenizer, models"
@@ -66,18 +69,14 @@ class Demo:
 
 
 def clear_earlier(demo: Demo) -> None:
-    """Remove an earlier demo's run. Raises DataError for folders that no demo made."""
-    folders = [folder for folder in (demo.run, demo.validation) if folder.exists()]
-    if folders and not (demo.out / OWNED).exists():
-        raise DataError(
-            f"{folders[0]}: this folder was not made by a demo and will not be removed. Choose another --out."
-        )
-    for folder in folders:
-        shutil.rmtree(folder)
-    for name in ("summary.json", "report.html", "toy.log", "train.log"):
-        (demo.out / name).unlink(missing_ok=True)
-    demo.out.mkdir(parents=True, exist_ok=True)
-    (demo.out / OWNED).touch()
+    """Remove an earlier demo's files. Raises DataError for what no demo made, or a folder that cannot be written."""
+    earlier = [path for name in MADE if (path := demo.out / name).exists()]
+    if earlier and not (demo.out / OWNED).exists():
+        raise DataError(f"{earlier[0]} was not made by a demo and will not be removed. Choose another --out.")
+    for path in earlier:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with writable(demo.out, "Choose another --out."):
+        (demo.out / OWNED).touch()
 
 
 def run_phases(demo: Demo, progress: Progress) -> Ended:

@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from s2l_ext.errors import ResourceError
+from s2l_ext.utils.files import writable
 from s2l_ext.utils.json_text import mapping_at
 
 FILE_NAME = ".lock"
@@ -28,13 +29,15 @@ NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 def held(
     folder: Path, who: str, fix: str, token: str = "", on_left: Callable[[dict[str, Any]], None] | None = None
 ) -> Iterator[None]:
-    """Hold the folder, which is created if missing; ResourceError names another holder's process id and host.
+    """Hold the folder, which is created if missing; ResourceError names another holder's process id and host, DataError
+    a folder that cannot be made.
 
     A lock that a dead process of this host left is taken over (``on_left`` gets its content). One of another host is
     not: whether that process is alive cannot be seen from here. ``who`` and ``fix`` are for the message; ``token`` is
     written beside process id and host.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writable(folder, "Choose another folder."):
+        pass
     path, lock = folder / FILE_NAME, _lock(folder)
     locked = _acquire(lock, TRY_SECONDS)
     left = mapping_at(path)

@@ -168,6 +168,13 @@ def test_another_trainer_is_refused(no_machine):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["~s2l.explorer"]])
+def test_a_recipe_without_an_engine_is_told_what_to_set(no_machine, more):
+    with pytest.raises(ConfigError, match=r"Set actor_rollout_ref\.rollout\.name=vllm\."):
+        train.prepare("s2l_po/toy", ["actor_rollout_ref.rollout.name='???'", *more])
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "why"),
     [

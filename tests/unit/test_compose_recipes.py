@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.accelerators import GIB, parse_accelerators
-from s2l_ext.launch.compose import PACKAGED_RECIPES, compose_config, recipe_names, search_folders
+from s2l_ext.launch.compose import PACKAGED_RECIPES, compose_config, recipe_names, require_values, search_folders
 from s2l_ext.launch.memory_check import check_memory
 from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.kl.config import ConstantKLConfig
@@ -279,6 +279,14 @@ def test_s2l_keys_need_no_plus_and_may_have_one():
 def test_an_explorer_can_be_added_where_the_recipe_has_none(name):
     cfg = compose_config(name, ["s2l.explorer.model_path=small"])
     assert parse_s2l(cfg.s2l).explorer.model_path == "small"
+
+
+def test_a_key_that_nothing_sets_is_named_with_the_fix():
+    named, judged = ["actor_rollout_ref.rollout.name=vllm"], ["reward.reward_model.enable=true"]
+    require_values(compose_config("ppo_trainer", named))
+    for given, key in (([], "actor_rollout_ref.rollout.name"), (named + judged, "reward.reward_model.rollout.name")):
+        with pytest.raises(ConfigError, match=rf"^{key} is not set and has no default\. Set {key}=vllm\.$"):
+            require_values(compose_config("ppo_trainer", given))
 
 
 @pytest.mark.parametrize(("name", "command"), [("sparse_to_dense/toy", "pipeline"), ("studies/smoke", "study")])

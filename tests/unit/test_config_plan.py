@@ -45,6 +45,14 @@ def test_text_shows_what_the_reader_must_know():
     assert "outputs/s2l_po_toy" in text
 
 
+@pytest.mark.parametrize(
+    ("save_freq", "line"),
+    [(4, "a checkpoint every 4 steps and at the end"), (-1, "nothing: trainer.save_freq=-1 leaves no model")],
+)
+def test_a_run_says_whether_it_saves(save_freq, line):
+    assert f"saves      {line}" in render(plan_of(f"trainer.save_freq={save_freq}"))
+
+
 def test_a_run_without_the_explorer_says_so():
     plan = plan_of(recipe="grpo/toy")
     assert plan["explorer"] is None and plan["off"] == ["explorer", "kl", "curriculum", "guidance", "distill"]

@@ -87,18 +87,23 @@ def test_half_position() -> None:
 
 
 def curves_of(**right: list[int]) -> dict[str, np.ndarray]:
-    problems = len(next(iter(right.values())))
-    bootstrap = Bootstrap(problems)
-    return {name.replace("_at_", "@"): bootstrap.means(pass_curves(counts, 4)) for name, counts in right.items()}
+    return {name.replace("_at_", "@"): pass_curves(counts, 4) for name, counts in right.items()}
 
 
-def recommended(curves: dict[str, np.ndarray], explorers: list[str], noise: str | None = None, problems: int = 40):
-    return recommend(curves, "large", explorers, noise, Bootstrap(problems))
+def recommended(curves: dict[str, np.ndarray], explorers: list[str], noise: str | None = None):
+    return recommend(curves, "large", explorers, noise, Bootstrap(len(curves["large"])))
 
 
 def test_two_problems_recommend_nobody() -> None:
-    found = recommended(curves_of(small=[1] * 2, large=[0] * 2), ["small"], problems=2)
+    found = recommended(curves_of(small=[1] * 2, large=[0] * 2), ["small"])
     assert found["explorer"] is None and not found["clear"] and "fewer than 6 problems" in found["sentence"]
+
+
+@pytest.mark.parametrize(("differ", "explorer"), [(5, None), (6, "small")])
+def test_problems_that_do_not_differ_are_none_for_a_verdict(differ: int, explorer: str | None) -> None:
+    found = recommended(curves_of(small=[1] * 12, large=[0] * differ + [1] * (12 - differ)), ["small"])
+    assert found["explorer"] == explorer and found["clear"] is bool(explorer)
+    assert ("fewer than 6 problems differ" in found["sentence"]) is not bool(explorer)
 
 
 def test_a_clear_winner_is_recommended_with_its_numbers() -> None:
@@ -174,7 +179,8 @@ def test_rows_that_differ_as_a_whole_are_not_correlated_in_time() -> None:
     mean = float(np.concatenate(rows).mean())
     as_it_is, shuffled = autocorrelation([lag_sums(rows[i : i + 4], mean, 3) for i in range(0, 400, 4)], Bootstrap(100))
     assert as_it_is[0] == pytest.approx([0.5] * 3, abs=0.07)
-    assert not Bootstrap(100).is_clear(as_it_is[:, 0] - shuffled[:, 0])
+    low, high = Bootstrap(100).point(as_it_is[:, 0] - shuffled[:, 0])["ci95"]
+    assert low <= 0 <= high
 
 
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=5))

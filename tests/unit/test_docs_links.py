@@ -43,3 +43,5 @@ def test_recipe_of_the_readme_passes_our_checks(tmp_path) -> None:
     cfg = compose_config("my_run", [], [tmp_path])
     assert check_against_verl(parse_s2l(cfg.s2l), cfg) == []
     check_pool(cfg, parse_s2l(cfg.s2l), available=8)
+    assert cfg.trainer.test_freq > 0 and cfg.trainer.total_training_steps % cfg.trainer.save_freq == 0
+    assert cfg.trainer.default_local_dir == "outputs/my_run"

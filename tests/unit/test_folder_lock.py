@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from s2l_ext.errors import ResourceError
+from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.utils import run_lock as folder_lock
 from s2l_ext.utils.run_lock import FILE_NAME, held, is_held
 
@@ -120,6 +120,14 @@ def test_without_kernel_locks_a_living_process_is_refused_and_a_dead_one_followe
         leave(tmp_path, pid)
         with run(tmp_path):
             pass
+
+
+@pytest.mark.parametrize("below", ["", "out"])
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    wanted = r"file.*: cannot be written \(.*\)\. Choose another folder"
+    with pytest.raises(DataError, match=wanted), run(tmp_path / "file" / below):
+        pass
 
 
 def test_a_missing_folder_is_made_and_nobody_holds_it(tmp_path):

@@ -111,6 +111,27 @@ def test_what_is_no_pipeline_is_refused(tmp_path) -> None:
         assert words in refusal(tmp_path / "x.yaml")
     assert "no such pipeline file. Did you mean 'sparse_to_dense/toy'?" in refusal(Path("sparse_to_dense/toyy"))
     assert find_file(Path("sparse_to_dense/toy"), "pipeline").name == "toy.yaml"
+    for name, command, own in (("studies/smoke", "pipeline", "study"), ("sparse_to_dense/toy", "study", "pipeline")):
+        with pytest.raises(ConfigError, match=rf"^{name}: this file is a {own}\. Run: s2l {own} {name}$"):
+            find_file(Path(name), command)
+
+
+@pytest.mark.parametrize("head", ["models", "splits", "vars"])
+def test_a_name_that_the_file_does_not_have_is_refused_with_the_nearest(tmp_path, head) -> None:
+    path = write(
+        tmp_path, **{"models": {}, "splits": {}, head: {"small": "a"}}, stages=[{"name": "toy", "kind": "toy"}]
+    )
+    read_pipeline(path, overrides=[f"{head}.small=/nope"])
+    message = refusal(path, f"{head}.smal=/nope")
+    assert (
+        message == f"{head}.smal=/nope: {head} has no 'smal', so nothing reads it. Did you mean 'small'? It has: small."
+    )
+
+
+def test_status_and_dry_run_exclude_each_other(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["pipeline", str(write(tmp_path)), "--dry-run", "--status"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_a_stage_that_is_not_there_is_named_with_the_nearest(tmp_path, capsys) -> None:

@@ -167,6 +167,34 @@ def test_an_edited_stage_and_what_follows_are_made_again_and_nothing_is_deleted(
     assert (world / "out" / "stages" / "student_rl.stale-2").is_dir()
 
 
+def test_the_table_has_no_result_of_a_stage_that_would_run_again(world, capsys) -> None:
+    table = {"name": "table", "kind": "evaluate", "inputs": {"models": MODELS, "data": "test"}}
+    write(world, [*stages(), table])
+    assert s2l() == 0
+    capsys.readouterr()
+    changed = [
+        *stages(
+            opd={"name": "bridge", "options": {"steps": 2}}, student_rl={"inputs": {"model": "bridge", "data": "half2"}}
+        ),
+        table,
+    ]
+    write(world, changed)
+    assert s2l("--only", "bridge") == 0
+    assert "student_rl" not in capsys.readouterr().out
+    rows = json.loads((world / "out" / "table.json").read_text())
+    assert [(row["stage"], row["accuracy"]) for row in rows] == [("teacher_rl", {}), ("bridge", {})]
+    assert cli.main(["report", "out", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stages"] == ["teacher_rl", "bridge", "student_rl"]
+
+
+def test_a_run_that_fails_leaves_no_earlier_result_of_its_stages_in_the_table(world) -> None:
+    write(world)
+    assert s2l() == 0
+    write(world, stages(opd={"options": {"fail": True}}))
+    assert s2l() == 1
+    assert [row["stage"] for row in json.loads((world / "out" / "table.json").read_text())] == ["teacher_rl"]
+
+
 @pytest.mark.slow
 def test_from_makes_a_stage_again_and_only_needs_finished_inputs(world, capsys) -> None:
     write(world)

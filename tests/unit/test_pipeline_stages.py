@@ -162,6 +162,37 @@ def test_a_reward_of_ones_own_belongs_into_the_fingerprint_of_a_train_stage(tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "override"),
+    [
+        ("grpo/toy", "actor_rollout_ref.model.path={}"),
+        ("s2l_po/toy", "s2l.explorer.model_path={}"),
+        ("sparse_to_dense/stages/opd", "s2l.distill.teacher_path={}"),
+        ("expo/toy", "s2l.curriculum.warm_start={}/config.json"),
+        ("expo/toy", "s2l.kl.rho=my_rho:rising"),
+    ],
+)
+def test_a_model_or_file_that_a_recipe_names_counts_by_its_content(tmp_path, monkeypatch, recipe, override) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "student"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    files = [folder / "config.json", tmp_path / "my_rho.py"]
+    for file in files:
+        file.write_text("def rising(accuracy): return 1 + accuracy")
+    data = [f"data.{key}_files={rows(tmp_path / 'data.parquet', 40)}" for key in ("train", "val")]
+    rl = {"name": "rl", "kind": "train", "recipe": recipe, "overrides": [override.format(folder), *data]}
+    plan = Plan(written(tmp_path, rl))
+    stage = plan.pipeline.stage("rl")
+    plan.check()
+    before = plan.parts(stage)
+    for file in files:
+        file.write_text("def rising(accuracy): return 2 + accuracy")
+    changed = [key for key, part in plan.parts(stage).items() if part != before[key]]
+    assert changed in (["file student"], ["file config.json"], ["file my_rho.py"])
+
+
+@pytest.mark.slow
 def test_a_folder_whose_name_begins_like_the_output_folder_is_another(tmp_path) -> None:
     """Its files belong into the fingerprint, under their own path."""
     outside = f"{tmp_path}/out_data/train.parquet"
@@ -686,6 +717,12 @@ def test_every_file_counts_though_another_has_its_name(tmp_path) -> None:
     assert {key for key in before if key.startswith("file ")} == {f"file {first}", f"file {second}", "file y.parquet"}
     rows(first, 7)
     assert {key for key, part in plan.parts(stage).items() if part != before[key]} == {f"file {first}"}
+
+
+def test_a_teacher_that_an_argument_names_counts_by_its_content(tmp_path) -> None:
+    (tmp_path / "teacher").mkdir()
+    job = prepared(table(tmp_path, args=["--divergence-to", str(tmp_path / "teacher")]), "table")
+    assert job.files == [str(tmp_path / "teacher")]
 
 
 def test_accelerators_of_an_evaluation(tmp_path) -> None:

@@ -89,6 +89,7 @@ def test_the_command_reads_options_after_the_files(sides, capsys) -> None:
     [
         (["a1", "--", "b1", "b2"], "A has 1 file: an interval over seeds needs at least 2"),
         (["a1", "a2", "--", "b1"], "B has 1 file"),
+        (["a1", "--unpaired", "b1"], "--unpaired is for seeds of two sides"),
         (["a1", "a2", "b1"], "3 files and no --: give two, or the seeds of two sides"),
         (["a1", "a1", "--", "b1", "b2"], "a1.json is of the same model as"),
         (["a1", "a2", "--", "b1", "other"], "differ in data: d and other"),

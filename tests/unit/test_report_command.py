@@ -374,8 +374,9 @@ def test_each_benchmark_and_validation_set_of_a_pipeline_stands_apart(bridge, re
     assert text.index("warm_up, step 1: 0.25") > toy and text.count("opd, step 3: 0.5") == 1
 
 
-def test_a_pipeline_that_is_under_way_says_that_its_table_is_missing(bridge, capsys):
-    (bridge / "table.json").unlink()
+@pytest.mark.parametrize("content", [None, "[]"])
+def test_a_pipeline_that_is_under_way_says_that_its_table_is_missing(bridge, capsys, content):
+    (bridge / "table.json").unlink() if content is None else (bridge / "table.json").write_text(content)
     assert cli.main(["report", str(bridge)]) == 0
     assert "table.json is not there yet" in (bridge / "report" / "index.html").read_text()
     assert "2 training stages" in capsys.readouterr().out

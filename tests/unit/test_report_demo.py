@@ -127,13 +127,22 @@ def test_second_demo_replaces_the_first(fake):
     assert len((fake.run / "metrics.jsonl").read_text().splitlines()) == 6
 
 
-def test_a_foreign_folder_is_not_removed(fake):
-    precious = fake.out / "run" / "precious.txt"
+@pytest.mark.parametrize("name", ["run/precious.txt", "summary.json", "report.html", "toy.log", "train.log"])
+def test_what_no_demo_made_is_not_removed(fake, name):
+    precious = fake.out / name
     precious.parent.mkdir(parents=True)
     precious.write_text("mine")
     with pytest.raises(DataError, match="not made by a demo"):
         run_demo(fake)
     assert precious.read_text() == "mine"
+
+
+@pytest.mark.parametrize("below", ["", "demo"])
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, below):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(DataError, match=r"file.*: cannot be written \(.*\)\. Choose another --out"):
+        run_demo(Demo(tmp_path / "file" / below))
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.slow

@@ -228,6 +228,14 @@ def test_another_baseline_takes_the_place_of_the_files(study, tmp_path) -> None:
     assert read_study(tmp_path / "tiny.yaml", baseline="hot").baseline.name == "hot"
     with pytest.raises(ConfigError, match=r"baseline=hto is no arm\..*hot"):
         read_study(tmp_path / "tiny.yaml", baseline="hto")
+    with pytest.raises(ConfigError, match=r"--arm=nope is no arm\. Arms: grpo, s2l_po, hot\.$"):
+        read_study(tmp_path / "tiny.yaml", arms=["nope"])
+
+
+def test_a_dry_run_prints_no_json(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["study", "studies/smoke", "--dry-run", "--json"])
+    assert "not allowed with argument" in capsys.readouterr().err
 
 
 def test_no_yaml_and_no_file_are_refused(tmp_path, capsys) -> None:

@@ -21,7 +21,7 @@ class Bootstrap:
     so that differences are paired."""
 
     def __init__(self, num_problems: int, seed: int = 0, resamples: int = RESAMPLES) -> None:
-        self.tail, self.enough = bootstrap_tail(num_problems), num_problems >= FEWEST
+        self.tail = bootstrap_tail(num_problems)
         rng = np.random.default_rng(seed)
         drawn_R_P = rng.multinomial(num_problems, np.full(num_problems, 1 / num_problems), size=resamples)
         self.weights = np.vstack([np.ones(num_problems), drawn_R_P])
@@ -50,10 +50,10 @@ class Bootstrap:
         named = {"values": means[0], "low": low, "high": high}
         return {name: [_or_none(value) for value in values] for name, values in named.items()}
 
-    def is_clear(self, means: Floats) -> bool:
-        """Whether the 95 % interval of (1 + R,) lies on one side of 0, and there are six problems or more."""
-        low, high = self._interval(means)
-        return self.enough and bool(low > 0 or high < 0)
+    def is_clear(self, difference_P: Floats) -> bool:
+        """Whether the 95 % interval of the mean difference lies on one side of 0, and six problems or more differ."""
+        low, high = self._interval(self.means(difference_P))
+        return bool(np.count_nonzero(difference_P) >= FEWEST and (low > 0 or high < 0))
 
     def _interval(self, means: Floats) -> Floats:
         """(2,) or (2, K). Resamples without anything to measure are left out."""
@@ -91,25 +91,25 @@ def recommend(
     none better than the learner), ``clear`` and a ``sentence`` with the numbers.
 
     Args:
-        curves: (1 + R, n) pass@k by set; the paired differences of the last column decide.
+        curves: (P, n) pass@k by set; the paired differences of the last column decide.
         noise: the learner at high temperature, to compare with; it is no candidate.
     """
     n = curves[learner].shape[1]
     at_n = {name: curve[:, -1] for name, curve in curves.items()}
-    best, *rest = sorted(explorers, key=lambda name: -float(at_n[name][0]))
+    mean = {name: float(values.mean()) for name, values in at_n.items()}
+    best, *rest = sorted(explorers, key=lambda name: -mean[name])
     gain = at_n[best] - at_n[learner]
-    numbers = (
-        f"pass@{n} {at_n[best][0]:.3f} against {at_n[learner][0]:.3f} of {learner}, {_difference(gain, bootstrap)}"
-    )
+    numbers = f"pass@{n} {mean[best]:.3f} against {mean[learner]:.3f} of {learner}, {_difference(gain, bootstrap)}"
     rivals = [name for name in rest if not bootstrap.is_clear(at_n[best] - at_n[name])]
     if not bootstrap.is_clear(gain):
-        why = "the interval holds 0" if at_n[learner][0] < 1 else "the learner solves every problem; take harder ones"
-        why = why if bootstrap.enough else f"fewer than {FEWEST} problems allow no verdict"
+        few = np.count_nonzero(gain) < FEWEST
+        why = f"fewer than {FEWEST} problems differ, so no verdict" if few else "the interval holds 0"
+        why = why if mean[learner] < 1 else "the learner solves every problem; take harder ones"
         return _verdict(None, False, f"No clear winner: {best} has {numbers}; {why}")
-    if gain[0] < 0:
+    if mean[best] < mean[learner]:
         return _verdict(None, True, f"None of them: {best}, the best explorer, has {numbers}")
     if rivals:
-        against = f"{rivals[0]} ({at_n[rivals[0]][0]:.3f}, {_difference(at_n[best] - at_n[rivals[0]], bootstrap)})"
+        against = f"{rivals[0]} ({mean[rivals[0]]:.3f}, {_difference(at_n[best] - at_n[rivals[0]], bootstrap)})"
         return _verdict(None, False, f"No clear winner: {best} has {numbers}, but is not clearly better than {against}")
     return _verdict(best, True, f"Use {best}: {numbers}{_against_noise(at_n, best, noise, bootstrap)}")
 
@@ -122,8 +122,8 @@ def _against_noise(at_n: Mapping[str, Floats], best: str, noise: str | None, boo
     return f"; over {noise} {_difference(more, bootstrap)}{clear}"
 
 
-def _difference(means: Floats, bootstrap: Bootstrap) -> str:
-    found = bootstrap.point(means)
+def _difference(difference_P: Floats, bootstrap: Bootstrap) -> str:
+    found = bootstrap.point(bootstrap.means(difference_P))
     low, high = found["ci95"]
     return f"{found['value']:+.3f} [{low:+.3f}, {high:+.3f}]"
 

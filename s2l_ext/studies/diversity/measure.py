@@ -50,10 +50,10 @@ def measure(sets: Sequence[RowSet], learner: str, folders: Mapping[str, Path], s
     # files hold samples as they finished; the bootstrap pairs problems by place
     sets = [replace(drawn, rows={name: drawn.rows[name] for name in problems}) for drawn in sets]
     right = {drawn.name: [sum(row.correct for row in rows) for rows in drawn.rows.values()] for drawn in sets}
-    curves = {name: bootstrap.means(pass_curves(counts, n)) for name, counts in right.items()}
+    curves = {name: pass_curves(counts, n) for name, counts in right.items()}
     found, parameters = {}, None
     for drawn in sets:
-        numbers = _from_samples(drawn, curves[drawn.name], compared, bootstrap, settings.progress)
+        numbers = _from_samples(drawn, bootstrap.means(curves[drawn.name]), compared, bootstrap, settings.progress)
         if settings.coherence:
             steps = _steps(drawn, load_tokenizer(str(folders[learner]), "--coherence"), settings.coherence)
             numbers |= {"coherence": bootstrap.point(bootstrap.means(*steps))}

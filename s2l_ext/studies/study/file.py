@@ -185,7 +185,8 @@ def _check_names(block: StudyBlock, where: str, arms: Sequence[str]) -> None:
         )
     for key, name in [("baseline", block.baseline), *(("--arm", arm) for arm in arms)]:
         if name not in block.arms:
-            raise ConfigError(f"{where}: {key}={name} is no arm.{did_you_mean(name, block.arms)}")
+            near, arms_there = did_you_mean(name, block.arms), ", ".join(block.arms)
+            raise ConfigError(f"{where}: {key}={name} is no arm.{near} Arms: {arms_there}.")
     for name in block.matched:
         if name not in (*BEFORE, *AFTER):
             known = [*BEFORE, *AFTER]
