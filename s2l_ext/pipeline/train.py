@@ -29,7 +29,7 @@ from s2l_ext.report.results import is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.batch_fields import EXPLORER
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
-from s2l_ext.training.judges import judge_of_run
+from s2l_ext.training.judges import own_code
 from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
@@ -37,7 +37,6 @@ from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
-from s2l_ext.utils.sources import user_source
 
 CHECKPOINTS = 4
 """Checkpoints that a run makes whose recipe makes none: the last is the stage's output, the others shorten a resume."""
@@ -60,9 +59,6 @@ INPUT_KEYS: dict[str, tuple[str, ...]] = {
 explorer's to ``explorer`` where that is given, or to the ``store`` that a recipe without servers reads."""
 
 OWNED = ("trainer.default_local_dir", "trainer.resume_mode", "trainer.resume_from_path")
-OWN_FUNCTIONS = ("s2l.curriculum.type", "s2l.kl.rho")
-"""Keys beside the reward's that may name a function or class of the user's."""
-
 CHECKPOINT = "actor_rollout_ref.actor.checkpoint"
 RESULT_PREFIXES = ("val-core/", "s2l/distill/", "critic/score/mean", "critic/rewards/mean")
 ATTEMPTS = "metrics*.jsonl"
@@ -253,10 +249,8 @@ def _job(stage: Stage, cfg: DictConfig, command: Command) -> Job:
 
 def _named(stage: Stage, cfg: DictConfig) -> list[str]:
     """Local models, stores and source files that recipe or overrides name, and no input."""
-    places = [judge_of_run(cfg), *(str(OmegaConf.select(cfg, key)) for key in OWN_FUNCTIONS)]
-    sources = [user_source(place) for place in places if ":" in place]
     given = {path for name in stage.given for path in stage.paths(name)}
-    paths = dict.fromkeys([*sources, *(OmegaConf.select(cfg, key) for key in (*MODELS, *FILES))])
+    paths = dict.fromkeys([*own_code(cfg), *(OmegaConf.select(cfg, key) for key in (*MODELS, *FILES))])
     return [path for path in paths if path and path not in given and Path(path).expanduser().exists()]
 
 

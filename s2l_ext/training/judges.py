@@ -11,10 +11,13 @@ from s2l_ext.config.verl_settings import plain_setting, setting
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.rewards import registry
 from s2l_ext.store.reader import is_store, read_manifest
+from s2l_ext.utils.sources import user_source
 
 VERLS_OWN = "verl's own reward for each data_source"
 ONE_TEXT = ("math", "quantity", "choice", "toy")
 """Rewards of this package that compare with one text."""
+OWN_FUNCTIONS = ("s2l.curriculum.type", "s2l.kl.rho")
+"""Keys beside the reward's that may name a class or function of the user's."""
 
 
 def judge_of_run(cfg: DictConfig) -> str:
@@ -29,6 +32,12 @@ def judge_of_run(cfg: DictConfig) -> str:
         return place
     keywords = plain_setting(cfg, f"{key}.reward_kwargs") or {}
     return registry.place_of(str(keywords.get("reward") or place))
+
+
+def own_code(cfg: DictConfig) -> list[str]:
+    """Source files of the user's that a run calls, where they can be found."""
+    places = [judge_of_run(cfg), *(str(setting(cfg, key)) for key in OWN_FUNCTIONS)]
+    return [source for place in places if ":" in place and (source := user_source(place))]
 
 
 def compares_with_one_text(judge: str) -> bool:

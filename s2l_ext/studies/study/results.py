@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from s2l_ext.config.run_steps import STEPS_KEY, run_steps
-from s2l_ext.config.verl_settings import flattened, plain_setting
+from s2l_ext.config.verl_settings import flattened
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.report.ledger import Ledger
@@ -21,11 +21,10 @@ from s2l_ext.report.run import Run, read_run
 from s2l_ext.report.seeds import COUNTED
 from s2l_ext.training.batch_fields import LEARNER
 from s2l_ext.training.inputs import steps_of_run
-from s2l_ext.training.judges import judge_of_run
+from s2l_ext.training.judges import own_code
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import digest_of, file_digests
 from s2l_ext.utils.files import write_atomically
-from s2l_ext.utils.sources import user_source
 
 VALIDATIONS = "validation"
 MODEL = "model"
@@ -97,15 +96,9 @@ def fingerprint(cfg: DictConfig) -> str:
                 model[key] = model_digest(folder)
     files = [cfg.data.train_files, cfg.data.val_files]
     paths = [str(path) for one in files for path in ([one] if isinstance(one, str) else one)]
-    paths += [source for place in _places(cfg) if (source := user_source(place))]
+    paths += own_code(cfg)
     kept.pop("toy_dir", None)
     return digest_of([kept, counted, file_digests(paths)])[:16]
-
-
-def _places(cfg: DictConfig) -> list[str]:
-    """``package.module:function`` of what a user may have written."""
-    keys = ("s2l.curriculum.type", "s2l.kl.rho")
-    return [judge_of_run(cfg), *(str(value) for key in keys if ":" in str(value := plain_setting(cfg, key)))]
 
 
 def planned(cfg: DictConfig, engine: str) -> dict[str, int]:
