@@ -258,6 +258,7 @@ def test_a_distillation_stage_that_chooses_by_what_was_right_reads_labels(tmp_pa
 @pytest.mark.slow
 def test_accelerators_of_a_reward_model_of_its_own_count(tmp_path) -> None:
     pool = [f"reward.reward_model.{word}" for word in ("enable=true", "enable_resource_pool=true", "nnodes=1")]
+    pool.append("reward.reward_model.rollout.name=vllm")
     words = [*pool, "reward.reward_model.n_gpus_per_node=3"]
     assert prepared(changed(tmp_path, *(f"opd.{word}" for word in words)), "opd").accelerators == 4
 
