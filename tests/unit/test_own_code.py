@@ -54,6 +54,8 @@ def run_on(world: Path, configured, **settings: object) -> DictConfig:
         "actor_rollout_ref__model__path": str(world / "learner"),
         "s2l__explorer__model_path": str(world / "explorer"),
         "s2l__explorer__rollout_overrides": {"max_model_len": 64},  # the positions that this model has
+        "data__max_prompt_length": 32,
+        "data__max_response_length": 32,
         "data__train_files": str(world / "rows.parquet"),
         "data__val_files": str(world / "rows.parquet"),
     }
