@@ -190,9 +190,12 @@ class Explorer(Method):
 
     def after_update(self, step: Step) -> None:
         """The workers report the weight that each source's tokens had in the loss."""
-        ratio, weight = (f"s2l/source/{EXPLORER}/{name}" for name in ("ppo_ratio_mean", "applied_weight_mean"))
-        if self.config.correction == "truncated_is" and ratio in step.metrics and weight not in step.metrics:
-            raise RuntimeError("importance weights of explorer rows did not reach the loss of the actor workers")
+        if self.config.correction != "truncated_is":
+            return
+        for name in [name for name in step.metrics if name.endswith("/ppo_ratio_mean") and "s2l/source/" in name]:
+            source = name.split("/")[2]
+            if f"s2l/source/{source}/applied_weight_mean" not in step.metrics:
+                raise RuntimeError(f"importance weights of {source} rows did not reach the loss of the actor workers")
 
     def end_step(self, trainer: Any) -> None:
         if self.life:
