@@ -106,6 +106,7 @@ def serve(folder: str, listener_fd: str) -> None:
     """Import, and fork for whoever asks, until standard input ends. In a child: run its worker."""
     del sys.path[0]  # the folder of this file
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # a child that ended leaves nothing behind
+    gc.set_threshold(100_000, 50, 100)  # a step's rows are many small objects; 700 of them started a collection
     with socket.socket(fileno=int(listener_fd)) as listener:
         for connection, request, streams in _requests(listener, folder):
             if os.fork() == 0:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -276,6 +276,37 @@ def test_torch_still_refuses_the_duplicate_backend_string_verl_builds() -> None:
     assert 'f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"' in inspect.getsource(original)
 
 
+@pytest.mark.parametrize("shape", [(5, 7), (3, 4, 7), (3, 70_000)])
+def test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same(monkeypatch, shape) -> None:
+    """The same bits with the same gradient, from one call instead of one a row (a row that fills a tile stays alone)."""
+    from verl.utils import torch_functional
+
+    from s2l_ext.platforms.patches.cpu import take_rows_together
+
+    upstream = inspect.unwrap(torch_functional.logprobs_from_logits_v2)
+    module = ModuleType("torch_functional")
+    module.logprobs_from_logits_v2 = upstream
+    take_rows_together(module)
+    logits = torch.randn(shape, generator=torch.Generator().manual_seed(3)) * 5
+    labels = torch.arange(logits[..., 0].numel()).reshape(shape[:-1]) % shape[-1]
+    calls, logsumexp = [], torch.logsumexp
+    monkeypatch.setattr(torch, "logsumexp", lambda *args, **kwargs: calls.append(1) or logsumexp(*args, **kwargs))
+
+    def run(function: Any) -> tuple[torch.Tensor, torch.Tensor, int]:
+        calls.clear()
+        leaf = logits.clone().requires_grad_()
+        log_probs = function(leaf, labels)
+        (log_probs * torch.arange(1.0, 1 + labels.numel()).reshape(labels.shape)).sum().backward()
+        return log_probs.detach(), leaf.grad, len(calls)
+
+    theirs, ours = run(upstream), run(module.logprobs_from_logits_v2)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
+    assert torch.allclose(ours[0], logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0], atol=1e-5)
+    assert theirs[2] == shape[0] and ours[2] == (1 if shape[-1] == 7 else 3)
+    half = logits.bfloat16()
+    assert torch.equal(module.logprobs_from_logits_v2(half, labels), upstream(half, labels))
+
+
 def test_received_weights_would_be_views_of_the_buffer() -> None:
     from verl.workers.rollout.vllm_rollout.bucketed_weight_transfer import BucketedWeightReceiver
 
@@ -286,8 +317,6 @@ def test_received_weights_would_be_views_of_the_buffer() -> None:
 
 
 def test_copying_receiver_hands_out_copies() -> None:
-    from types import ModuleType
-
     from s2l_ext.platforms.patches.cpu import copy_received_weights
 
     buffer = torch.arange(3.0)

@@ -16,6 +16,9 @@ import wrapt
 from s2l_ext.platforms.patches import PATCHES, patch
 
 ENGINE = "verl.workers.engine.fsdp.transformer_impl"
+TILE = 2**16
+"""Logits that are summed in one call: few enough to stay in a core's cache."""
+
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
 
@@ -101,6 +104,28 @@ def leave_fsdp1_where_it_is(transformer_impl: ModuleType) -> None:
             original(model)
 
     transformer_impl.load_fsdp_model_to_gpu = load
+
+
+@patch(
+    "verl.utils.torch_functional:logprobs_from_logits_v2",
+    ends_with="test_platform_seams.py::test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same",
+)
+def take_rows_together(functional: ModuleType) -> None:
+    """Without flash-attn verl calls ``logsumexp`` for one token at a time, to save memory. With a small vocabulary that
+    is most of its cost; as many tokens as fit into a tile give the same bits."""
+    import torch
+
+    upstream = functional.logprobs_from_logits_v2
+
+    @functools.wraps(upstream)
+    def logprobs_from_logits_v2(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if logits.dtype not in (torch.float32, torch.float64) or not len(logits):
+            return upstream(logits, labels)
+        chosen = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
+        rows = max(1, TILE // logits[0].numel())
+        return chosen - torch.cat([torch.logsumexp(tile, -1) for tile in logits.split(rows)])
+
+    functional.logprobs_from_logits_v2 = logprobs_from_logits_v2
 
 
 @patch(
