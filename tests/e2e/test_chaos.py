@@ -45,7 +45,7 @@ OVERRIDES = (
     f"trainer.save_freq={SAVE_FREQ}",
 )
 MACHINE = ("timing_", "perf/", "seconds", "_ms")
-ROUNDING = "rollout_corr/"
+ROUNDING = ("rollout_corr/", "training/rollout_probs_diff")
 """The sampler's log-probabilities against the learner's: where both are one model, float32's last digits are left."""
 RECIPE = "combined/g2rpo_a_s2l"
 LAUNCHES = [
