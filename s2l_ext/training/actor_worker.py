@@ -55,6 +55,7 @@ class StepLoss:
     def __init__(self, loss_fn: partial) -> None:
         self.loss_fn = loss_fn
         actor_config = loss_fn.keywords["config"]
+        self.clips = actor_config.policy_loss.get("loss_mode", "vanilla") == "vanilla"
         self.clip_low = _first(actor_config.clip_ratio_low, actor_config.clip_ratio)
         self.clip_high = _first(actor_config.clip_ratio_high, actor_config.clip_ratio)
 
@@ -84,7 +85,8 @@ class StepLoss:
         """(B,) of each row, with the log-probabilities that the loss itself read."""
         rows = data.select("old_log_probs", "advantages", "response_mask").to_padded_tensor()
         log_prob, mask = no_padding_2_padding(model_output["log_probs"], data), rows["response_mask"].float()
-        return ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+        sums = ratio_sums(log_prob, rows["old_log_probs"], rows["advantages"], mask, self.clip_low, self.clip_high)
+        return sums if self.clips else {"ratio": sums["ratio"]}  # other losses clip elsewhere, or not at all
 
 
 def as_metrics(sums: Mapping[str, float]) -> dict[str, Metric]:

@@ -34,13 +34,16 @@ class DroppedGroups:
 
     def __init__(self, s2l: S2LConfig) -> None:
         self._s2l = s2l
+        self._strict = True
         self._outcomes: list[RolloutOutcome] = []
 
     def watch(self, buffer: Any, cfg: DictConfig) -> None:
-        """Listen where an accuracy is needed and verl's own buffer filters groups."""
+        """Listen where a method says an accuracy of the policy and verl's own buffer filters groups."""
         filters = setting(cfg, "algorithm.filter_groups.enable") and not setting(cfg, CUSTOM_SAMPLER)
-        if not filters or not accuracy_settings(self._s2l, cfg, of_batch=True):
+        follows = bool(accuracy_settings(self._s2l, cfg, of_batch=True))
+        if not filters or not (follows or self._s2l.kl or self._s2l.guidance):
             return
+        self._strict = follows
         report_drops(buffer, partial(self._read, buffer))
 
     def _read(self, buffer: Any, partition_id: str, uids: set[str]) -> None:
@@ -48,7 +51,8 @@ class DroppedGroups:
         if rows:
             batch = KVBatchMeta(partition_id=partition_id, keys=list(rows), tags=list(rows.values()))
             guided = self._s2l.guidance is not None
-            self._outcomes += StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_seconds=False).outcomes()
+            read = StepRows.of(batch, self._s2l.mixes_rollouts, guided, with_seconds=False)
+            self._outcomes += read.outcomes(self._strict)
 
     def take(self, metrics: dict[str, Any]) -> list[RolloutOutcome]:
         """Those since the last step; their number goes to ``metrics``."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from s2l_ext.training.step import StepRows
 
 KINDS_OF = {LEARNER: (GUIDED, PLAIN), EXPLORER: (EXPLORER,)}
-OVER_ROWS = {"reward": "reward_mean", "tokens": "response_length_mean", "advantage": "advantage_mean"}
+OVER_ROWS = {"reward": "reward_mean"}
+OVER_READ = {"tokens": "response_length_mean", "advantage": "advantage_mean"}
 OVER_TOKENS = {
     "ratio": "ppo_ratio_mean",
     "clipped": "ppo_clip_fraction",
@@ -23,7 +24,7 @@ OVER_TOKENS = {
     "is_clamped": "is_clamped_fraction",
 }
 OVER_SAMPLED = {"is_ratio": "is_ratio_mean", "k3": "kl_sampler_learner_k3"}
-"""Sums that the workers report -> the mean over rows, tokens or sampled tokens that they become."""
+"""Sums that the workers report -> the mean over rows, rows in the loss, tokens or sampled tokens that they become."""
 OF_GUIDANCE = {
     "prefix_in_loss": "prefix_tokens_in_loss",
     "continuation": "continuation_tokens",
@@ -75,9 +76,9 @@ def token_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
     for source, count in Counter(rows.source_B).items():
         total = _together([sums[kind] for kind in KINDS_OF[source]])
         found = _means(total, OVER_ROWS, count) | _means(total, OVER_TOKENS, total["tokens"])
-        found |= _means(total, OVER_SAMPLED, total.get("sampled", 0.0))
-        if "advantage" in total:
-            found["advantage_std"] = _spread(total, count)
+        found |= _means(total, OVER_READ, total["read"]) | _means(total, OVER_SAMPLED, total.get("sampled", 0.0))
+        if "advantage" in total and total["read"]:
+            found["advantage_std"] = _spread(total)
         if total.get("sampled"):
             found["is_ratio_max"] = total["is_ratio_max"]
         metrics |= {f"s2l/source/{source}/{name}": value for name, value in found.items()}
@@ -88,14 +89,12 @@ def token_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
 def guidance_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
     """``s2l/guidance/...`` of a step's tokens: where guidance ends and what the loss reads of it; how far advantages of
     guided and of the learner's other rows are spread (population standard deviation)."""
-    is_guided_B = [length > 0 for length in rows.session_prefix_B]
-    plain = sum(source == LEARNER for source in rows.source_B) - sum(is_guided_B)
     total = _together(list(sums.values()))
     metrics = {f"s2l/guidance/{name}": total[given] for given, name in OF_GUIDANCE.items()}
     metrics["s2l/guidance/prefix_tokens"] = float(sum(rows.prefix_len_B))
-    for name, kind, count in (("guided", GUIDED, sum(is_guided_B)), ("unguided", PLAIN, plain)):
-        if count and "advantage" in sums[kind]:
-            metrics[f"s2l/guidance/advantage_std_{name}"] = _spread(sums[kind], count)
+    for name, kind in (("guided", GUIDED), ("unguided", PLAIN)):
+        if sums[kind].get("read") and "advantage" in sums[kind]:
+            metrics[f"s2l/guidance/advantage_std_{name}"] = _spread(sums[kind])
     return metrics
 
 
@@ -108,6 +107,6 @@ def _means(total: Sums, names: dict[str, str], count: float) -> dict[str, float]
     return {name: total[given] / count for given, name in names.items() if given in total} if count else {}
 
 
-def _spread(total: Sums, count: int) -> float:
-    mean = total["advantage"] / count
-    return math.sqrt(max(0.0, total["advantage_squared"] / count - mean**2))
+def _spread(total: Sums) -> float:
+    mean = total["advantage"] / total["read"]
+    return math.sqrt(max(0.0, total["advantage_squared"] / total["read"] - mean**2))

@@ -121,7 +121,7 @@ def source_sums(
 
 def _of_rows(rows: FlatRows) -> dict[str, Tensor]:
     tokens_B = rows.sum_B(rows.mask_N)
-    numbers = {"tokens": tokens_B}
+    numbers = {"tokens": tokens_B, "read": tokens_B > 0}  # verl's rejection leaves rows without a token in the loss
     if "rm_scores" in rows.data:
         numbers["reward"] = rows.sum_B(rows.tokens("rm_scores"))
     if "advantages" in rows.data:

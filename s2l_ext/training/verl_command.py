@@ -25,6 +25,7 @@ NEW_REWARD_KEYS = {
 CLIP_READERS = ("dppo_tv", "dppo_kl", "clip_cov")
 """Policy losses that read ``clip_ratio`` itself."""
 UNGROUPED_ESTIMATORS = {"gae", "reinforce_plus_plus", "remax"}
+UNFED_ESTIMATORS = {"gdpo", "optimal_token_baseline", "tir_optimal_token_baseline"}
 OLD_METRICS = ("seq_reward", "seq_final_reward")
 """Names that DAPO's scripts give ``filter_groups.metric``."""
 FSDP, SCHEDULERS = ("fsdp", "fsdp2"), ("constant", "cosine")
@@ -172,7 +173,44 @@ def _scheduler(cfg: DictConfig) -> Iterator[str]:
         yield f"{key}={setting(cfg, key)}: verl's FSDP engines know {' and '.join(SCHEDULERS)}."
 
 
-RULES = (_old_rewards, _clip_ratio, _greedy, _contents, _critic, _fetches, _split_gpus, _group_metric, _scheduler)
+def _estimator(cfg: DictConfig) -> Iterator[str]:
+    name = setting(cfg, "algorithm.adv_estimator")
+    if name in UNFED_ESTIMATORS:
+        yield (
+            f"algorithm.adv_estimator={name} reads columns that verl 0.9.1's V1 trainer does not fetch: the first step "
+            "would fail. Set algorithm.adv_estimator=grpo."
+        )
+
+
+def _correction(cfg: DictConfig) -> Iterator[str]:
+    """What the V1 trainer does with rollout correction: nothing without the sampler's log-probs, or in bypass mode."""
+    prefix = "algorithm.rollout_correction"
+    bypass = setting(cfg, f"{prefix}.bypass_mode")
+    asked = [name for name in ("rollout_is", "rollout_rs") if setting(cfg, f"{prefix}.{name}") is not None]
+    recorded = f"{ROLLOUT}.calculate_log_probs"
+    if (bypass or asked) and not setting(cfg, recorded):
+        yield (
+            f"{prefix}.{asked[0] if asked else 'bypass_mode'} reads the sampler's log-probs, and {recorded}="
+            f"{setting(cfg, recorded)}. Set {recorded}=True."
+        )
+    if bypass and asked:
+        yield (
+            f"{prefix}.{asked[0]} with {prefix}.bypass_mode=True would be ignored: verl's V1 trainer makes neither "
+            f"weights nor rejections there. Set {prefix}.bypass_mode=False, or leave {asked[0]} out."
+        )
+
+
+def _custom_sampler(cfg: DictConfig) -> Iterator[str]:
+    key = "trainer.v1.sampler.custom_sampler"
+    given = {name: setting(cfg, f"{key}.{name}") for name in ("path", "name")}
+    if any(given.values()) and not all(given.values()):
+        yield f"{key}: verl takes a sampler of your own by path and name, and has {given}. Set both, or neither."
+
+
+RULES = (
+    *(_old_rewards, _clip_ratio, _greedy, _contents, _critic, _fetches, _split_gpus, _group_metric, _scheduler),
+    *(_estimator, _correction, _custom_sampler),
+)
 
 
 # ---- warned of ----------------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ LOOP_COLUMN = "agent_name"
 """Of the data; its values come before ``default_agent_loop``."""
 MEDIA = ("image_key", "video_key", "audio_key")
 """Keys of ``data`` that name the columns of pictures, videos and sound."""
+OWN_SAMPLING = ("__rollout_n__", "__do_sample__")
+"""Columns from which verl takes a prompt's number of sessions, and whether it samples them."""
 MODEL = "actor_rollout_ref.model"
 ROUTER_REPLAY = ("megatron", "veomni")
 """Blocks of ``actor_rollout_ref.actor`` that can replay the experts which the rollout chose."""
@@ -210,8 +212,15 @@ def check_loops(names: Collection[str], s2l: S2LConfig, where: str) -> None:
 
 
 def check_columns(columns: Collection[str], s2l: S2LConfig, cfg: DictConfig) -> None:
-    """Raise ConfigError where the data has pictures, videos or sound and a method knows of text only. ``columns``: of
-    the training data."""
+    """Raise ConfigError where the data has pictures, videos or sound and a method knows of text only, or where it says
+    how a prompt is sampled. ``columns``: of the training data."""
+    own = next((column for column in OWN_SAMPLING if column in columns), None)
+    if own and s2l.any_method_on:
+        raise ConfigError(
+            f"column {own} of data.train_files: verl takes from it how a prompt is sampled, and s2l plans that: every "
+            "group has actor_rollout_ref.rollout.n sessions, sampled as the settings say. Drop the column, or leave "
+            "every method out."
+        )
     found = [f"data.{key}={column}" for key in MEDIA if (column := setting(cfg, f"data.{key}")) in columns]
     reasons = {
         "s2l.guidance": s2l.guidance and "places text tokens behind the prompt's, and is not tried with other media",

@@ -117,11 +117,13 @@ def test_numbers_by_source_leave_padding_rows_out(step) -> None:
     assert found["s2l/source/explorer/reward_mean"] == 0.5
 
 
-def test_a_row_that_is_out_of_the_loss_has_advantage_zero_and_no_tokens(step) -> None:
+def test_a_row_that_is_out_of_the_loss_counts_in_no_mean_over_its_tokens(step) -> None:
     step.rows["a_3_0"] |= {"response_mask": [0.0], "advantages": [9.0]}
     step.rows["a_2_0"]["advantages"] = [0.5] * 3
     found = by_source(step)
-    assert (found["s2l/source/learner/advantage_mean"], found["s2l/source/learner/tokens"]) == (0.25, 3.0)
+    learner = {name: found[f"s2l/source/learner/{name}"] for name in ("advantage_mean", "advantage_std", "tokens")}
+    assert learner == {"advantage_mean": 0.5, "advantage_std": 0.0, "tokens": 3.0}
+    assert found["s2l/source/learner/response_length_mean"] == 3.0
 
 
 def test_accuracy_is_left_out_where_one_row_has_none(step) -> None:
@@ -189,7 +191,7 @@ def test_clip_bounds_are_one_minus_low_and_one_plus_high(ratio: float, advantage
 def test_the_loss_reports_each_source_from_its_own_rows(monkeypatch) -> None:
     """New minus old: explorer 1 and 0, learner -1. Old minus sampler: explorer 1 and -2, learner -2; cap 2."""
     monkeypatch.setattr(actor_worker, "no_padding_2_padding", lambda tensor, data: tensor)
-    config = OmegaConf.create({"clip_ratio": 0.2, "clip_ratio_low": None, "clip_ratio_high": 0.28})
+    config = OmegaConf.create({"clip_ratio": 0.2, "clip_ratio_low": None, "clip_ratio_high": 0.28, "policy_loss": {}})
 
     def nested(*rows: list[float]) -> torch.Tensor:
         return torch.nested.as_nested_tensor([torch.tensor(one) for one in rows], layout=torch.jagged)
@@ -238,6 +240,10 @@ def test_the_loss_reports_each_source_from_its_own_rows(monkeypatch) -> None:
         }
     )
     assert sums == {}, "taken out of what verl logs"
+    other = StepLoss(partial(verls, config=OmegaConf.merge(config, {"policy_loss": {"loss_mode": "gspo"}})))
+    _, metrics = other(model_output={"log_probs": torch.tensor([[-1.0, -1.0], [-2.0, 9.0]])}, data=data)
+    names = {name.rpartition("/")[2] for name in metrics}
+    assert "ratio" in names and "clipped" not in names, "another loss has another clip, or none"
 
 
 # ---- advantages ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.explorer.rules import GROUP_ESTIMATORS, ROLLOUT_KEYS_OUTSIDE_YAML, UNGROUPED_ESTIMATORS
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training.rules import check_against_verl
+from s2l_ext.training.verl_command import UNFED_ESTIMATORS
 
 
 @pytest.fixture(scope="module")
@@ -205,9 +206,9 @@ def test_rollout_fields_outside_yaml_are_verls(composed):
 
 
 def test_estimators_are_verls():
-    """Contract with verl 0.9.1: each of its estimators is in one of the two lists."""
+    """Contract with verl 0.9.1: each of its estimators is in one of the three lists."""
     package = Path(importlib.util.find_spec("verl").submodule_search_locations[0])
     tree = ast.parse((package / "trainer/ppo/core_algos.py").read_text())
     (enum,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "AdvantageEstimator")
     names = {ast.literal_eval(node.value) for node in enum.body if isinstance(node, ast.Assign)}
-    assert names == GROUP_ESTIMATORS | UNGROUPED_ESTIMATORS
+    assert names == GROUP_ESTIMATORS | UNGROUPED_ESTIMATORS | UNFED_ESTIMATORS

@@ -308,3 +308,12 @@ def test_verls_top_k_loss_is_used_with_a_warning_of_what_it_drops(recipe) -> Non
     ]
     sampled = {"s2l__distill__teacher_placement": "server", "s2l__distill__loss": "sampled_k1"}
     assert recipe.check(**TEACHER, **sampled) == []
+
+
+def test_settings_that_change_which_rows_teach(rules) -> None:
+    recipe = rules("sparse_to_dense/stages/sft_own_answers")
+    key = "actor_rollout_ref__actor__loss_agg_mode"
+    assert "shrinks with the accuracy" in " ".join(recipe.check(**{key: "seq-mean-token-mean"}))
+    assert "shrinks" not in " ".join(recipe.check(**{key: "token-mean"}))
+    assert "the loss reads no reward" in " ".join(recipe.check(algorithm__filter_groups__enable=True))
+    assert recipe.check(critic__enable=None) == recipe.check()

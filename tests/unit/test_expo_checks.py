@@ -214,7 +214,8 @@ def test_split_steps_and_distillation_are_refused(recipe) -> None:
 def test_target_in_other_units_and_own_replay_buffers_are_warned_of(recipe) -> None:
     settings = {"s2l__kl__type": "adaptive_target", "s2l__kl__target": 0.1}
     assert "not a mean over tokens" in recipe.check(actor_rollout_ref__actor__loss_agg_mode="seq-mean", **settings)[0]
-    assert "must return the prompts" in recipe.check(trainer__v1__sampler__custom_sampler__name="Mine")[0]
+    sampler = {f"trainer__v1__sampler__custom_sampler__{key}": "Mine" for key in ("path", "name")}
+    assert "must return the prompts" in recipe.check(**sampler)[0]
 
 
 def test_ones_own_rho_that_raises_is_refused_in_words(recipe) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from pathlib import Path
 
 import pytest
 
-from s2l_ext.training.verl_rules import OTHER_USE, WEIGHTED_LOSSES
+from s2l_ext.errors import ConfigError
+from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.training.verl_command import UNFED_ESTIMATORS
+from s2l_ext.training.verl_rules import OTHER_USE, OWN_SAMPLING, WEIGHTED_LOSSES, check_columns
 
 ACTOR = "actor_rollout_ref__actor"
 MANAGER = {"actor_rollout_ref__rollout__agent__agent_loop_manager_class": "my.Manager"}
@@ -135,7 +139,7 @@ def test_steps_without_an_update_use_up_the_schedule(rules) -> None:
 
 
 def test_groups_that_a_users_buffer_drops_are_not_counted(rules) -> None:
-    sampler = {"trainer__v1__sampler__custom_sampler__name": "Mine"}
+    sampler = {f"trainer__v1__sampler__custom_sampler__{key}": "Mine" for key in ("path", "name")}
     assert rules("s2l_po/toy").check(**sampler) == []
     assert rules("g2rpo_a/toy").check(**sampler) == [
         "trainer.v1.sampler.custom_sampler.name=Mine: groups that it drops are not counted in the accuracy of "
@@ -148,3 +152,77 @@ def test_a_checkpoint_that_is_deleted_when_it_is_loaded(rules) -> None:
         "trainer.del_local_ckpt_after_load=True deletes the checkpoint's weights once they are loaded: a run that ends "
         "before its next checkpoint cannot be resumed. Set it to False."
     ]
+
+
+IN_REWARD = {"algorithm__use_kl_in_reward": True}
+
+
+def test_a_kl_in_the_reward_needs_the_learners_own_tokens(rules) -> None:
+    assert rules("s2l_po/toy").refused(**IN_REWARD).startswith("algorithm.use_kl_in_reward=True with s2l.explorer: ")
+    (warning,) = rules("g2rpo_a/toy").check(**IN_REWARD)
+    assert warning.startswith("algorithm.use_kl_in_reward=True with s2l.guidance: ") and "gain advantage" in warning
+    assert rules("g2rpo_a/toy").check(**IN_REWARD, s2l__guidance__loss_on_guidance=True) == []
+    assert rules("grpo/toy").check(**IN_REWARD) == []
+
+
+def test_a_penalty_on_length_counts_guidance(rules) -> None:
+    overlong = {
+        "reward__reward_manager__name": "dapo",
+        "reward__reward_kwargs": {"overlong_buffer_cfg": {"enable": True}},
+    }
+    assert "lose reward by the guidance's length" in rules("g2rpo_a/toy").check(**overlong)[0]
+    assert rules("g2rpo_a/toy").check(**(overlong | {"reward__reward_manager__name": "naive"})) == []
+
+
+@pytest.mark.parametrize("kind", ["kl", "k1"])
+def test_a_kl_without_a_gradient_is_refused_beside_its_coefficient(rules, kind) -> None:
+    key = f"{ACTOR}__kl_loss_type"
+    assert f"kl_loss_type={kind}: its gradient is 0 on average" in rules("expo/toy").refused(**{key: kind})
+    for other in (f"{kind}+", "k2", "mse", "k3", "low_var_kl"):
+        assert rules("expo/toy").check(**{key: other}) == []
+    assert "is no estimate of a KL" in rules("expo/toy").check(**{key: "abs"})[0]
+
+
+@pytest.mark.parametrize("name", sorted(UNFED_ESTIMATORS))
+def test_estimators_without_their_columns_are_refused(rules, name) -> None:
+    assert f"adv_estimator={name} reads columns" in rules("grpo/toy").refused(algorithm__adv_estimator=name)
+
+
+def test_pass_at_k_advantages_need_two_rows_of_each_source(rules) -> None:
+    passk = {"algorithm__adv_estimator": "grpo_passk"}
+    assert rules("s2l_po/toy").check(**passk) == []
+    assert "s2l.explorer.baseline=per_source" in rules("s2l_po/toy").refused(
+        s2l__explorer__baseline="per_source", **passk
+    )
+
+
+CORRECTION = "algorithm__rollout_correction__"
+
+
+@pytest.mark.parametrize("name", ["rollout_is", "rollout_rs"])
+def test_a_correction_that_would_do_nothing_is_refused(rules, name) -> None:
+    unrecorded = {"actor_rollout_ref__rollout__calculate_log_probs": False}
+    bypass, asked = {f"{CORRECTION}bypass_mode": True}, {f"{CORRECTION}{name}": "token"}
+    assert f"rollout_correction.{name} reads the sampler's log-probs" in rules("grpo/toy").refused(
+        **asked, **unrecorded
+    )
+    assert "rollout_correction.bypass_mode reads" in rules("grpo/toy").refused(**bypass, **unrecorded)
+    assert f"{name} with algorithm.rollout_correction.bypass_mode=True would be" in rules("grpo/toy").refused(
+        **asked, **bypass
+    )
+    for fine in (asked, bypass, unrecorded):
+        assert rules("grpo/toy").check(**fine) == []
+
+
+@pytest.mark.parametrize("name", ["path", "name"])
+def test_half_a_sampler_is_refused(rules, name) -> None:
+    given = {f"trainer__v1__sampler__custom_sampler__{name}": "Mine"}
+    assert "Set both, or neither" in rules("grpo/toy").refused(**given)
+
+
+@pytest.mark.parametrize("column", OWN_SAMPLING)
+def test_data_does_not_say_how_its_prompts_are_sampled_where_a_method_plans_it(composed_once, column) -> None:
+    for recipe, fails in (("grpo/toy", False), ("expo/toy", True), ("s2l_po/toy", True)):
+        cfg = composed_once(recipe, [])
+        with pytest.raises(ConfigError, match=f"column {column}") if fails else contextlib.nullcontext():
+            check_columns([column, "prompt"], parse_s2l(cfg.s2l), cfg)

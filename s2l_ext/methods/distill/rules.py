@@ -40,7 +40,7 @@ NO_POLICY_GRADIENT: dict[str, tuple[tuple[Any, ...], str]] = {
     "actor_rollout_ref.actor.policy_loss.loss_mode": (("vanilla", None), "is the loss that s2l.distill replaces"),
     "algorithm.adv_estimator": (("grpo", None), "gives advantages, which no loss reads"),
     "algorithm.norm_adv_by_std_in_grpo": ((True, None), "scales advantages, which no loss reads"),
-    "critic.enable": ((False,), "trains a critic, whose values nothing reads"),
+    "critic.enable": ((False, None), "trains a critic, whose values nothing reads"),
     "distillation.enabled": (
         (False, None),
         "is verl's own distillation; s2l.distill.teacher_placement=server sets it up",
@@ -80,7 +80,8 @@ def check_distill(distill: DistillConfig, s2l: S2LConfig, cfg: DictConfig) -> li
     else:
         _check_servers(distill, cfg)
     _check_sampling(distill, s2l.live_explorer, cfg)
-    warnings = [*_step_warnings(cfg), *_row_warnings(distill, s2l.explorer), *_own_rows(distill, s2l.explorer, cfg)]
+    warnings = [*_step_warnings(distill, cfg), *_row_warnings(distill, s2l.explorer)]
+    warnings += _own_rows(distill, s2l.explorer, cfg)
     return warnings + (check_teacher_rows(distill, s2l.live_explorer) if s2l.live_explorer else [])
 
 
@@ -167,7 +168,7 @@ def _check_sampling(distill: DistillConfig, explorer: LiveExplorer | None, cfg: 
             )
 
 
-def _step_warnings(cfg: DictConfig) -> Iterator[str]:
+def _step_warnings(distill: DistillConfig, cfg: DictConfig) -> Iterator[str]:
     mini_key, epochs_key = (f"actor_rollout_ref.actor.{name}" for name in ("ppo_mini_batch_size", "ppo_epochs"))
     prompts, mini = whole_number(cfg, "data.train_batch_size"), setting(cfg, mini_key)
     if mini != prompts:
@@ -177,6 +178,18 @@ def _step_warnings(cfg: DictConfig) -> Iterator[str]:
         )
     if (setting(cfg, epochs_key) or 1) > 1:
         yield f"{epochs_key} is above 1: s2l.distill reads every row several times."
+    if setting(cfg, "algorithm.filter_groups.enable"):
+        yield (
+            "algorithm.filter_groups.enable=True with s2l.distill: prompts whose rows are all right or all wrong are "
+            "left out, though the loss reads no reward. Set it to False."
+        )
+    key = "actor_rollout_ref.actor.loss_agg_mode"
+    mode = setting(cfg, key) or ""
+    if distill.correct_only and mode.startswith("seq-mean"):
+        yield (
+            f"{key}={mode} with s2l.distill.correct_only=True: the mean counts wrong rows, which add nothing, so the "
+            f"step shrinks with the accuracy. Set {key}=token-mean."
+        )
 
 
 def _row_warnings(distill: DistillConfig, explorer: ExplorerConfig | None) -> Iterator[str]:

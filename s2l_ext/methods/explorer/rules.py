@@ -22,8 +22,7 @@ MOST_MEMORY = 0.95
 """Of an accelerator, for a colocated explorer's engine and the learner's while both sample."""
 
 GROUP_ESTIMATORS = {
-    *("grpo", "grpo_vectorized", "grpo_passk", "gdpo", "rloo", "rloo_vectorized", "opo", "gpg"),
-    *("reinforce_plus_plus_baseline", "optimal_token_baseline", "tir_optimal_token_baseline"),
+    *("grpo", "grpo_vectorized", "grpo_passk", "rloo", "rloo_vectorized", "opo", "gpg", "reinforce_plus_plus_baseline"),
 }
 """verl 0.9.1 estimators whose baseline is the group of one prompt."""
 
@@ -73,12 +72,23 @@ def _group(explorer: ExplorerConfig, cfg: DictConfig) -> Iterator[str]:
             f"algorithm.adv_estimator={name} has no group baseline, which {KEY} needs. Set algorithm.adv_estimator="
             f"grpo (or one of: {', '.join(sorted(GROUP_ESTIMATORS - {'grpo'}))})."
         )
+    if name == "grpo_passk" and explorer.baseline == "per_source":
+        raise ConfigError(
+            f"algorithm.adv_estimator={name} with {KEY}.baseline=per_source: it fails on a source that has one row of "
+            f"a group. Set {KEY}.baseline=union, or algorithm.adv_estimator=grpo."
+        )
     if name not in GROUP_ESTIMATORS:
         yield f"algorithm.adv_estimator={name} is not one of verl's; {KEY} assumes that it compares a group."
 
 
 def _log_probs(explorer: ExplorerConfig, cfg: DictConfig) -> Iterator[str]:
     prefix = "algorithm.rollout_correction"
+    if setting(cfg, "algorithm.use_kl_in_reward"):
+        raise ConfigError(
+            f"algorithm.use_kl_in_reward=True with {KEY}: log pi - log pi_ref is a KL on tokens that the learner drew. "
+            "On the explorer's it is another number, and in a group of equal rewards that difference becomes the "
+            "advantage. Set algorithm.use_kl_in_reward=False and actor_rollout_ref.actor.use_kl_loss=True."
+        )
     if setting(cfg, f"{prefix}.bypass_mode"):
         raise ConfigError(
             f"{prefix}.bypass_mode=True takes old log-probs from the model that sampled. With {KEY} on they must be "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
@@ -42,7 +43,24 @@ def check_guidance(guidance: GuidanceConfig, cfg: DictConfig) -> list[str]:
             f"{group} sessions of "
             "a group are guided, so there is no accuracy to read. Set estimate_from=learner or a smaller alpha."
         )
-    return []
+    return list(_uneven_rewards(guidance, cfg))
+
+
+def _uneven_rewards(guidance: GuidanceConfig, cfg: DictConfig) -> Iterator[str]:
+    """Parts of a reward that grow with a row's tokens, of which guided rows have another number."""
+    if setting(cfg, "algorithm.use_kl_in_reward") and not guidance.loss_on_guidance:
+        yield (
+            "algorithm.use_kl_in_reward=True with s2l.guidance: the KL is summed over the tokens that a row sampled, "
+            "and guided rows sampled fewer, so they gain advantage by that alone. Set actor_rollout_ref.actor."
+            "use_kl_loss=True in its place."
+        )
+    overlong = setting(cfg, "reward.reward_kwargs.overlong_buffer_cfg.enable")
+    if overlong and setting(cfg, "reward.reward_manager.name") == "dapo":
+        yield (
+            "reward.reward_kwargs.overlong_buffer_cfg with s2l.guidance: verl counts a row's guidance as its response, "
+            "so guided rows lose reward by the guidance's length. Leave the buffer out, or keep "
+            "s2l.guidance.length.max_length small beside it."
+        )
 
 
 def _check_budget(guidance: GuidanceConfig, cfg: DictConfig) -> None:

@@ -10,6 +10,9 @@ from s2l_ext.methods.kl.config import AdaptiveTargetKLConfig, KLConfig
 
 VERL_DEFAULT_KL_COEF = 0.001
 KL_COEF = "actor_rollout_ref.actor.kl_loss_coef"
+KL_TYPE = "actor_rollout_ref.actor.kl_loss_type"
+WITHOUT_GRADIENT = ("kl", "k1")
+"""log pi - log pi_ref: a KL on average, and no gradient on average."""
 
 
 def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
@@ -19,6 +22,11 @@ def check_kl(kl: KLConfig, cfg: DictConfig) -> list[str]:
     warnings = []
     if kl.beta == 0:
         warnings.append("s2l.kl.beta=0: the reference model is computed at every step, but its KL weighs nothing.")
+    if setting(cfg, KL_TYPE) in ("abs", "abs+"):
+        warnings.append(
+            f"{KL_TYPE}={setting(cfg, KL_TYPE)} is no estimate of a KL: near the reference it is far larger, so "
+            f"s2l.kl.beta weighs more than in the paper. Set {KL_TYPE}=low_var_kl."
+        )
     aggregation = setting(cfg, "actor_rollout_ref.actor.loss_agg_mode")
     if isinstance(kl, AdaptiveTargetKLConfig) and aggregation != "token-mean":
         warnings.append(
@@ -34,6 +42,12 @@ def _check_kl_knobs(kl: KLConfig, cfg: DictConfig) -> None:
             "algorithm.use_kl_in_reward=True together with s2l.kl counts the KL twice: verl would subtract it from "
             "rewards with algorithm.kl_ctrl.kl_coef, s2l.kl adds it to the loss with s2l.kl.beta. "
             "Set algorithm.use_kl_in_reward=False, or s2l.kl=null."
+        )
+    kind = setting(cfg, KL_TYPE)
+    if kind in WITHOUT_GRADIENT:
+        raise ConfigError(
+            f"{KL_TYPE}={kind}: its gradient is 0 on average over the learner's own tokens, so s2l.kl would change "
+            f"nothing but noise. Set {KL_TYPE}=low_var_kl (the paper's K3) or {kind}+."
         )
     if not setting(cfg, "actor_rollout_ref.actor.use_kl_loss"):
         raise ConfigError(
