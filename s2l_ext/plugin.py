@@ -11,6 +11,7 @@ from types import ModuleType
 import wrapt
 
 from s2l_ext.platforms import cpu_chosen
+from s2l_ext.platforms.patches import training as training_patches
 
 SEEDED_AGENT_LOOP = "s2l_seeded"
 
@@ -47,6 +48,7 @@ def register_vllm() -> None:
 
 def register_verl() -> None:
     """Entry point ``verl.plugins``: runs when the module is imported."""
+    training_patches.hook()
     wrapt.register_post_import_hook(_register_trainers, "verl.trainer.ppo.v1")
     wrapt.register_post_import_hook(_register_agent_loop, "verl.experimental.agent_loop.agent_loop")
     if cpu_chosen():

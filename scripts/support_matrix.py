@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "support.md"
 E2E = ROOT / "tests" / "e2e"
 ACTOR, ROLLOUT, MODEL = ("actor_rollout_ref." + part for part in ("actor", "rollout", "model"))
+ATTENTION = f"{MODEL}.override_config.attn_implementation"
 CORRECTION = "algorithm.rollout_correction"
 TESTED, COMPOSES, REFUSED = "✓", "○", "✗"
 
@@ -135,7 +136,7 @@ ROWS = (
     Row(
         "ulysses sequence parallel",
         {f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size": 2},
-        {**TWO_GPUS, f"{MODEL}.use_remove_padding": True},
+        {**TWO_GPUS, f"{MODEL}.use_remove_padding": True, ATTENTION: "flash_attention_2"},
         accelerator=True,
     ),
     Row("`use_remove_padding`", {f"{MODEL}.use_remove_padding": True}),

@@ -140,6 +140,8 @@ class VLLMEngine:
         self._waiting: dict[int, Request] = {}
         if machine.on_cpu:
             _prepare_cpu()
+        else:
+            os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # CUDA does not survive vLLM's fork
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR" if machine.on_cpu else "WARNING")
         try:
             from vllm import LLM

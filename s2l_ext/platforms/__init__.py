@@ -41,7 +41,8 @@ def cpu_chosen() -> bool:
 
 
 def accelerator_present() -> bool:
-    """Whether torch sees an accelerator here (does not import verl)."""
+    """Whether torch sees an accelerator here (does not import verl, nor start CUDA, which no fork would survive)."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
     return torch.cuda.is_available() or (hasattr(torch, "npu") and torch.npu.is_available())

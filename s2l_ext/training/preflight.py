@@ -42,6 +42,8 @@ from s2l_ext.training.verl_rules import LOOP_COLUMN, check_columns, check_loops
 from s2l_ext.utils.ray_cluster import current_cluster
 
 ROWS_CHECKED = 100_000
+CPUS_OF_A_GPU = 3
+"""That verl reserves beside each GPU of the learner."""
 PROMPTS_READ = 32
 """Of those with the most characters and of those with the fewest, each is tokenized before a run."""
 MATH_REWARDS = (math_reward.__name__, quantity.__name__)
@@ -49,9 +51,11 @@ MATH_REWARDS = (math_reward.__name__, quantity.__name__)
 
 
 def check_own_pool(cfg: DictConfig, s2l: S2LConfig) -> None:
-    """Raise ResourceError for fewer GPUs than the run needs, where this process starts Ray and knows their number."""
+    """Raise ResourceError for fewer GPUs or CPUs than the run needs, where this process starts Ray and knows how many
+    there are."""
     available = available_gpus(cfg)
     if available is not None:
+        _check_cpus(cfg)
         check_pool(cfg, needed_now(cfg, s2l), available)
 
 
@@ -89,6 +93,20 @@ def gpus_needed(cfg: DictConfig, s2l: S2LConfig) -> dict[str, int]:
     if setting(cfg, "distillation.enabled") and not s2l.distill:  # which sets verl's own up for its servers
         needed["verl's teacher"] = gpus_at(cfg, "distillation")
     return needed
+
+
+def _check_cpus(cfg: DictConfig) -> None:
+    """verl waits for its queue's storage without a time limit and without a word."""
+    queue = cfg.transfer_queue.backend
+    units = queue.SimpleStorage.num_data_storage_units if queue.storage_backend == "SimpleStorage" else 0
+    cpus = cfg.ray_kwargs.ray_init.get("num_cpus") or len(os.sched_getaffinity(0))
+    learner = CPUS_OF_A_GPU * gpus_at(cfg, "trainer")
+    if units + 1 + learner > cpus:
+        raise ResourceError(
+            f"the run needs {units + 1 + learner} CPUs at least: {units} for the queue's storage "
+            f"(transfer_queue.backend.SimpleStorage.num_data_storage_units), 1 for its controller, {learner} for the "
+            f"learner. Ray has {cpus}. Lower the first to 1, or set ray_kwargs.ray_init.num_cpus."
+        )
 
 
 def available_gpus(cfg: DictConfig) -> int | None:

@@ -13,6 +13,7 @@ from s2l_ext.config.verl_settings import setting, whole_number
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
+from s2l_ext.platforms import accelerator_present
 from s2l_ext.training.placement_rules import check_placement
 from s2l_ext.training.verl_command import check_command, check_steps
 from s2l_ext.training.verl_rules import LOOP_KEY, check_verl
@@ -161,4 +162,9 @@ def _check_engine(where: str, cfg: DictConfig) -> None:
         raise ConfigError(
             f"{ENGINE_KEY}={engine}: {where} sends weights from GPU to GPU. Set {ENGINE_KEY} to nccl, nixl or another "
             "engine of verl's."
+        )
+    if engine == "nccl" and accelerator_present() and find_spec("cupy") is None:
+        raise ConfigError(
+            f"{ENGINE_KEY}=nccl needs the package cupy, which is not installed here: verl would fail after the models "
+            "have loaded. `pip install cupy-cuda13x==14.0.1` (cupy-cuda12x for CUDA 12), or set another engine."
         )

@@ -41,6 +41,7 @@ def check_verl(s2l: S2LConfig, cfg: DictConfig) -> list[str]:
     """Apply every rule of this module; returns warnings. Raises ConfigError: a setting of verl's would be ignored, or
     would make a feature do nothing."""
     _check_engine(cfg)
+    _check_sequence_parallel(cfg)
     _check_lora(cfg)
     check_loops([setting(cfg, LOOP_KEY)], s2l, LOOP_KEY)
     _refuse_other_manager(s2l, cfg)
@@ -123,6 +124,12 @@ def _warnings(s2l: S2LConfig, cfg: DictConfig) -> Iterator[str]:
             f"s2l.rollout.session_timeout_s={limit:g} in mode colocate_async: a session that is not finished waits for "
             "the learner's update, checkpoint and validation, and this time counts. Set it above your longest step."
         )
+    if setting(cfg, f"{MODEL}.trust_remote_code") and setting(cfg, f"{MODEL}.use_remove_padding"):
+        yield (
+            f"{MODEL}.use_remove_padding=True with trust_remote_code=True: rows are packed into one, and a model's own "
+            "code may let a row attend to those before it (InternLM2's does). Set use_remove_padding=False unless "
+            "yours reads position_ids or cu_seqlens."
+        )
     if not s2l.any_method_on:
         return
     idle = (setting(cfg, "trainer.critic_warmup") or 0) - 1
@@ -157,6 +164,20 @@ def _check_engine(cfg: DictConfig) -> None:
                 f"{key}.fsdp_config is set, by verl's default or by the recipe, and {key}.strategy=megatron does not "
                 f"know it. Add model_engine=megatron ~{key}.fsdp_config to the command."
             )
+
+
+def _check_sequence_parallel(cfg: DictConfig) -> None:
+    """verl exchanges the parts of a row inside flash attention alone; any other attention sees its own part only."""
+    attention = setting(cfg, f"{MODEL}.override_config.attn_implementation") or "flash_attention_2"
+    for role in ("actor", "ref"):
+        for name in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
+            key = f"actor_rollout_ref.{role}.{name}"
+            if (setting(cfg, key) or 1) > 1 and not attention.startswith("flash_attention"):
+                raise ConfigError(
+                    f"{key}={setting(cfg, key)} with {MODEL}.override_config.attn_implementation={attention}: verl "
+                    "exchanges keys and values in flash attention only, so each GPU would attend to its part of a row. "
+                    f"Set ++{MODEL}.override_config.attn_implementation=flash_attention_2, or {key}=1."
+                )
 
 
 def _check_lora(cfg: DictConfig) -> None:

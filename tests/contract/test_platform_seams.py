@@ -84,14 +84,14 @@ NOT_CHOSEN = """
     import verl
     from verl.plugin.platform import PlatformRegistry, get_platform
     import s2l_ext.plugin
-    from s2l_ext.platforms.patches import PATCHES, cpu
+    from s2l_ext.platforms.patches import cpu
     import wrapt.importer as importer
-    hooks = set(importer._post_import_hooks)
+    hooks = importer._post_import_hooks.items()
     state = {
         "cpu_registered": "cpu" in PlatformRegistry.registered_names(),
         "alias": any(type(f).__name__ == "AliasFinder" for f in sys.meta_path),
         "platform_loaded": "s2l_ext.platforms.cpu" in sys.modules,
-        "hooked": sorted(hooks & {each.module for each in PATCHES if each.apply.__module__ == cpu.__name__}),
+        "hooked": [module for module, found in hooks for one in found or () if one.__module__ == cpu.__name__],
     }
     get_platform()
     os.environ["VERL_PLATFORM"] = "cpu"
@@ -278,10 +278,10 @@ def test_torch_still_refuses_the_duplicate_backend_string_verl_builds() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 4, 7), (3, 70_000)])
 def test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same(monkeypatch, shape) -> None:
-    """The same bits with the same gradient, from one call instead of one a row (a row that fills a tile stays alone)."""
+    """The same bits with the same gradient, from one call instead of one a row; a row that fills a tile is alone."""
     from verl.utils import torch_functional
 
-    from s2l_ext.platforms.patches.cpu import take_rows_together
+    from s2l_ext.platforms.patches.training import take_rows_together
 
     upstream = inspect.unwrap(torch_functional.logprobs_from_logits_v2)
     module = ModuleType("torch_functional")
@@ -303,8 +303,9 @@ def test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same(mon
     assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
     assert torch.allclose(ours[0], logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0], atol=1e-5)
     assert theirs[2] == shape[0] and ours[2] == (1 if shape[-1] == 7 else 3)
-    half = logits.bfloat16()
-    assert torch.equal(module.logprobs_from_logits_v2(half, labels), upstream(half, labels))
+    logits = logits.bfloat16()
+    theirs, ours = run(upstream), run(module.logprobs_from_logits_v2)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1])
 
 
 def test_received_weights_would_be_views_of_the_buffer() -> None:

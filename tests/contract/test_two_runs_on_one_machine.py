@@ -5,7 +5,7 @@ from types import ModuleType
 
 import pytest
 
-from s2l_ext.platforms.patches.cpu import name_sockets_by_cluster
+from s2l_ext.platforms.patches.training import name_sockets_by_cluster
 
 pytestmark = pytest.mark.contract
 

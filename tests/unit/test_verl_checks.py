@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from s2l_ext.errors import ConfigError
+from s2l_ext.errors import ConfigError, ResourceError
 from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.platforms import accelerator_present
+from s2l_ext.training.preflight import _check_cpus
 from s2l_ext.training.verl_command import UNFED_ESTIMATORS
 from s2l_ext.training.verl_rules import OTHER_USE, OWN_SAMPLING, WEIGHTED_LOSSES, check_columns
 
@@ -226,3 +229,49 @@ def test_data_does_not_say_how_its_prompts_are_sampled_where_a_method_plans_it(c
         cfg = composed_once(recipe, [])
         with pytest.raises(ConfigError, match=f"column {column}") if fails else contextlib.nullcontext():
             check_columns([column, "prompt"], parse_s2l(cfg.s2l), cfg)
+
+
+@pytest.mark.parametrize("role", ["actor", "ref"])
+def test_parts_of_a_row_are_exchanged_in_flash_attention_alone(rules, role) -> None:
+    key = f"actor_rollout_ref__{role}__fsdp_config__ulysses_sequence_parallel_size"
+    attention = "actor_rollout_ref__model__override_config__attn_implementation"
+    eight = {key: 2, f"{ACTOR}__ppo_micro_batch_size_per_gpu": 1}
+    message = rules("grpo/qwen3_8b").refused(**eight)
+    assert f"{role}.fsdp_config.ulysses_sequence_parallel_size=2" in message and "attn_implementation=sdpa" in message
+    assert rules("grpo/qwen3_8b").check(**eight, **{attention: "flash_attention_2"}) == []
+    assert rules("grpo/qwen3_8b").check(**eight, **{attention: None}) == []  # verl's default
+
+
+def test_packed_rows_need_a_model_that_separates_them(rules) -> None:
+    own = "actor_rollout_ref__model__trust_remote_code"
+    assert "may let a row attend to those before it" in rules("grpo/qwen3_8b").check(**{own: True})[0]
+    assert rules("grpo/internlm2.5_7b").check() == []
+
+
+def test_nccl_between_pools_needs_cupy(rules, monkeypatch) -> None:
+    separate = {
+        "trainer__v1__trainer_mode": "separate_async",
+        "trainer__v1__separate_async__parameter_sync_step": 1,
+        f"{ACTOR}__ppo_mini_batch_size": 1024,
+        "actor_rollout_ref__rollout__nnodes": 1,
+        "actor_rollout_ref__rollout__n_gpus_per_node": 8,
+        "actor_rollout_ref__rollout__checkpoint_engine__backend": "nccl",
+    }
+    assert rules("grpo/qwen3_8b").check(**separate) is not None  # elsewhere, perhaps
+    monkeypatch.setattr("s2l_ext.training.rules.accelerator_present", lambda: True)
+    assert "needs the package cupy" in rules("grpo/qwen3_8b").refused(**separate)
+
+
+def test_a_look_for_accelerators_does_not_start_cuda(monkeypatch) -> None:
+    monkeypatch.delenv("PYTORCH_NVML_BASED_CUDA_CHECK", raising=False)
+    accelerator_present()
+    assert os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
+
+
+def test_cpus_that_the_queue_would_wait_for_without_a_word(composed_once) -> None:
+    """8 units of storage, 1 controller and 3 for each of 8 GPUs."""
+    cfg = composed_once("grpo/qwen3_8b", ["+ray_kwargs.ray_init.num_cpus=32", "+ray_kwargs.ray_init.num_gpus=8"])
+    with pytest.raises(ResourceError, match=r"needs 33 CPUs at least: 8 for .*, 24 for the learner\. Ray has 32\."):
+        _check_cpus(cfg)
+    cfg.ray_kwargs.ray_init.num_cpus = 33
+    _check_cpus(cfg)

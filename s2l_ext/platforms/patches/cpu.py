@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +15,6 @@ import wrapt
 from s2l_ext.platforms.patches import PATCHES, patch
 
 ENGINE = "verl.workers.engine.fsdp.transformer_impl"
-TILE = 2**16
-"""Logits that are summed in one call: few enough to stay in a core's cache."""
-
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
 
@@ -107,28 +103,6 @@ def leave_fsdp1_where_it_is(transformer_impl: ModuleType) -> None:
 
 
 @patch(
-    "verl.utils.torch_functional:logprobs_from_logits_v2",
-    ends_with="test_platform_seams.py::test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same",
-)
-def take_rows_together(functional: ModuleType) -> None:
-    """Without flash-attn verl calls ``logsumexp`` for one token at a time, to save memory. With a small vocabulary that
-    is most of its cost; as many tokens as fit into a tile give the same bits."""
-    import torch
-
-    upstream = functional.logprobs_from_logits_v2
-
-    @functools.wraps(upstream)
-    def logprobs_from_logits_v2(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        if logits.dtype not in (torch.float32, torch.float64) or not len(logits):
-            return upstream(logits, labels)
-        chosen = torch.gather(logits, -1, labels.unsqueeze(-1)).squeeze(-1)
-        rows = max(1, TILE // logits[0].numel())
-        return chosen - torch.cat([torch.logsumexp(tile, -1) for tile in logits.split(rows)])
-
-    functional.logprobs_from_logits_v2 = logprobs_from_logits_v2
-
-
-@patch(
     f"{TRANSFER}:BucketedWeightReceiver",
     ends_with="test_platform_seams.py::test_received_weights_would_be_views_of_the_buffer",
 )
@@ -143,27 +117,6 @@ def copy_received_weights(transfer: ModuleType) -> None:
             super().receive_weights(forward)
 
     transfer.BucketedWeightReceiver = CopyingReceiver
-
-
-@patch(
-    f"{TRANSFER}:BucketedWeightSender.__init__",
-    f"{TRANSFER}:BucketedWeightReceiver.__init__",
-    ends_with="test_two_runs_on_one_machine.py::test_upstream_still_names_sockets_by_the_job_id_alone",
-    upstream="verl-project/verl#6233",
-)
-def name_sockets_by_cluster(transfer: ModuleType) -> None:
-    """verl names them by Ray's job id, 01000000 in every cluster that a run starts for itself: two runs on one machine
-    would read each other's weights."""
-
-    def named(original: Callable) -> Callable:
-        @functools.wraps(original)
-        def initialize(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
-            original(self, f"{zmq_handle}.{os.environ.get('RAY_RAYLET_PID', '')}", *args, **kwargs)
-
-        return initialize
-
-    for end in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
-        end.__init__ = named(end.__init__)
 
 
 @patch(

@@ -4,15 +4,75 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import wrapt
 from omegaconf import DictConfig
 
 from s2l_ext.platforms.patches import patch
+
+CPU_TILE, GPU_TILE = 2**16, 2**26
+"""Logits of one call: few enough for a core's cache, and enough to keep an accelerator busy (128 MB in bfloat16)."""
+
+TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
+
+
+def hook() -> None:
+    """Have verl's modules of the first two patches changed after their import, in whatever process."""
+    wrapt.register_post_import_hook(take_rows_together, "verl.utils.torch_functional")
+    wrapt.register_post_import_hook(name_sockets_by_cluster, TRANSFER)
+
+
+@patch(
+    "verl.utils.torch_functional:logprobs_from_logits_v2",
+    ends_with="test_platform_seams.py::test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same",
+)
+def take_rows_together(functional: ModuleType) -> None:
+    """Without flash-attn verl takes log-probabilities one token at a time, to save memory. The calls are most of the
+    cost, on the CPU with a small vocabulary and on every GPU; a tile of tokens gives the same bits."""
+    import torch
+
+    upstream = functional.logprobs_from_logits_v2
+
+    @functools.wraps(upstream)
+    def logprobs_from_logits_v2(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if not len(logits):
+            return upstream(logits, labels)
+        rows = max(1, (CPU_TILE if logits.device.type == "cpu" else GPU_TILE) // logits[0].numel())
+        places = labels.unsqueeze(-1)
+        if logits.dtype in (torch.float32, torch.float64):
+            chosen = torch.gather(logits, -1, places).squeeze(-1)
+            return chosen - torch.cat([torch.logsumexp(tile, -1) for tile in logits.split(rows)])
+        tiles = zip(logits.split(rows), places.split(rows), strict=True)
+        return torch.cat([torch.log_softmax(tile, -1).gather(-1, place) for tile, place in tiles]).squeeze(-1)
+
+    functional.logprobs_from_logits_v2 = logprobs_from_logits_v2
+
+
+@patch(
+    f"{TRANSFER}:BucketedWeightSender.__init__",
+    f"{TRANSFER}:BucketedWeightReceiver.__init__",
+    ends_with="test_two_runs_on_one_machine.py::test_upstream_still_names_sockets_by_the_job_id_alone",
+    upstream="verl-project/verl#6233",
+)
+def name_sockets_by_cluster(transfer: ModuleType) -> None:
+    """verl names them by Ray's job id, 01000000 in every cluster that a run starts for itself: two runs on one machine
+    would read each other's weights."""
+
+    def named(original: Callable) -> Callable:
+        @functools.wraps(original)
+        def initialize(self: Any, zmq_handle: str, *args: Any, **kwargs: Any) -> None:
+            original(self, f"{zmq_handle}.{os.environ.get('RAY_RAYLET_PID', '')}", *args, **kwargs)
+
+        return initialize
+
+    for end in (transfer.BucketedWeightSender, transfer.BucketedWeightReceiver):
+        end.__init__ = named(end.__init__)
 
 
 @patch(
