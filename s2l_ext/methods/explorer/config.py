@@ -72,7 +72,8 @@ class LiveExplorer(ExplorerConfig):
     restart_backoff_s: float = limited(10.0, at_least=0)
     """Seconds before the first restart; twice as long before each further one."""
     start_timeout_s: float = limited(900.0, above=0)
-    """Seconds that one start, or a colocated server's turn, may take."""
+    """Seconds that a restart, or a colocated server's turn, may take. Of the first start only the placing of its GPUs
+    is limited."""
     health_interval_s: float = limited(15.0, above=0)
     """Seconds between health questions to each server."""
     health_timeout_s: float = limited(60.0, above=0)
