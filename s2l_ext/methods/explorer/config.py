@@ -20,7 +20,8 @@ class ExplorerConfig:
     every session up to step ``mix_steps``, none after it. ``constant``: every session to the end, as a teacher's
     in the warm-up of sparse-to-dense."""
     mix_steps: int = limited(8, at_least=1)
-    """T_mix: the step at which the explorer's share reaches 0. ``constant`` does not read it."""
+    """T_mix: the step at which the explorer's share reaches 0; with ``hard_switch`` the explorer's last step.
+    ``constant`` does not read it."""
     baseline: Literal["union", "per_source"] = "union"
     """Rows whose mean reward is subtracted. ``union``: the whole group. ``per_source``: the rows of the same
     sampler."""
