@@ -20,7 +20,8 @@ class ExplorerConfig:
     every session up to step ``mix_steps``, none after it. ``constant``: every session to the end, as a teacher's
     in the warm-up of sparse-to-dense."""
     mix_steps: int = limited(8, at_least=1)
-    """T_mix: the step at which the explorer's share reaches 0. ``constant`` does not read it."""
+    """T_mix: the step at which the explorer's share reaches 0; with ``hard_switch`` the explorer's last step.
+    ``constant`` does not read it."""
     baseline: Literal["union", "per_source"] = "union"
     """Rows whose mean reward is subtracted. ``union``: the whole group. ``per_source``: the rows of the same
     sampler."""
@@ -72,7 +73,8 @@ class LiveExplorer(ExplorerConfig):
     restart_backoff_s: float = limited(10.0, at_least=0)
     """Seconds before the first restart; twice as long before each further one."""
     start_timeout_s: float = limited(900.0, above=0)
-    """Seconds that one start, or a colocated server's turn, may take."""
+    """Seconds that a restart, or a colocated server's turn, may take. Of the first start only the placing of its GPUs
+    is limited."""
     health_interval_s: float = limited(15.0, above=0)
     """Seconds between health questions to each server."""
     health_timeout_s: float = limited(60.0, above=0)

@@ -50,7 +50,8 @@ class ControlledLength(LengthConfig):
     min_length: int = limited(1, at_least=0)
     """Shortest length, in tokens."""
     window: int = limited(2, at_least=1)
-    """Earlier steps whose mean accuracy the new accuracy is compared with."""
+    """Earlier steps whose mean accuracy the new accuracy is compared with. With ``additive`` it includes the newest
+    accuracy and must be at least 2."""
     estimate_from: EstimateFrom = "learner"
     """Rows whose accuracy counts. ``learner_unguided``: the learner's rows without guidance. ``learner``: all of
     the learner's. ``all``: every row."""
@@ -155,6 +156,6 @@ class GuidanceConfig:
     min_continuation: int = limited(512, at_least=1)
     """Response tokens that the model always writes itself."""
     stop_before_answer: bool = True
-    """Cut the trace before the final answer."""
+    """Cut the trace before the first place that gives the answer away."""
     missing_trace: Literal["error", "skip_guidance"] = "error"
     """Rows without a trace. ``error``: the run is refused. ``skip_guidance``: they are not guided."""
