@@ -30,6 +30,7 @@ TOY = Path(os.environ.setdefault("S2L_TOY_DIR", "outputs/toy"))
 RUNS = Path("outputs/gpu_check")
 """Where the recipes of recipes/gpu_check write."""
 S2L = (sys.executable, "-m", "s2l_ext.cli")
+EVAL = ("--data", str(TOY / "test.parquet"), "--limit", "64", "--max-tokens", "64", "--out", str(RUNS / "eval.json"))
 GAP, GAP_OF_ALL_ROWS = "s2l/source/learner/kl_sampler_learner_k3", "rollout_corr/k3_kl"
 MOST_GAP = 0.01
 """Nats per token between vLLM and the learner, both in bfloat16; a kernel or a weight sync that is wrong gives more."""
@@ -58,6 +59,7 @@ def steps() -> list[Step]:
         Step("loss tests", (sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/gpu"), 180),
         Step("toy world", (*S2L, "data", "toy", "--out", str(TOY)), 600),
         Step("vllm", (sys.executable, str(here / "gpu_vllm.py"), model), 180),
+        Step("eval", (*S2L, "eval", "--model", model, *EVAL), 180),
         _train("grpo", 4, lambda _: ""),
         _train("s2l_po", 4, _explorer_leaves),
         _train("expo", 3, partial(_positive, beta)),

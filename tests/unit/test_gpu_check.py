@@ -39,7 +39,19 @@ def test_a_step_that_does_not_exist_is_named_with_those_that_do(gpu_check, monke
 
 def test_steps_come_in_order_of_value_and_the_page_has_them_all(gpu_check):
     names = [step.name for step in gpu_check.steps()]
-    want = ["environment", "losses", "loss tests", "toy world", "vllm", "grpo", "s2l_po", "expo", "g2rpo_a", "opd"]
+    want = [
+        "environment",
+        "losses",
+        "loss tests",
+        "toy world",
+        "vllm",
+        "eval",
+        "grpo",
+        "s2l_po",
+        "expo",
+        "g2rpo_a",
+        "opd",
+    ]
     assert names == [*want, "resume"]
     page = (REPOSITORY / "docs" / "gpu.md").read_text()
     assert re.findall(r"^\| `([^`]+)` \| \d+ s \|", page, re.MULTILINE) == names
