@@ -40,6 +40,7 @@ COMPOSED: dict[str, list[tuple[str, str]]] = {
         ("training/source_statistics.py", "row_statistics"),
         ("training/source_statistics.py", "token_statistics"),
         ("training/source_statistics.py", "OVER_ROWS"),
+        ("training/source_statistics.py", "OVER_READ"),
         ("training/source_statistics.py", "OVER_TOKENS"),
         ("training/source_statistics.py", "OVER_SAMPLED"),
     ],
