@@ -26,7 +26,18 @@ GROUP, PROMPTS, TOKENS = 4, 6, 50
 OF_ROWS = {"extra_fields", "s2l_source", "metrics", "s2l_prefix_len"}
 """Columns that are read of every row: none has tokens."""
 KINDS = ("explorer", "guided", "plain")
-SUMS = ("tokens", "reward", "advantage", "advantage_squared", "ratio", "clipped", "weight", "is_weight", "is_clamped")
+SUMS = (
+    "tokens",
+    "read",
+    "reward",
+    "advantage",
+    "advantage_squared",
+    "ratio",
+    "clipped",
+    "weight",
+    "is_weight",
+    "is_clamped",
+)
 SUMS += ("sampled", "is_ratio", "is_ratio_max", "k3", "prefix_in_loss", "continuation", "continuation_in_loss")
 
 
