@@ -132,11 +132,14 @@ def test_without_log_probabilities_or_advantages_those_metrics_are_absent():
     assert take_sums({"actor/loss": 1.0}, 3) == {}, "a step without an update, or a loss that reports no sums"
 
 
-def test_source_whose_rows_are_all_masked_has_no_sampler_metrics():
+def test_source_whose_rows_are_all_masked_has_no_mean_over_tokens():
     found = statistics(micro_batch(mask=[[0] * 3, [1] * 3, [0]]))
     assert "s2l/source/explorer/kl_sampler_learner_k3" not in found
     assert "s2l/source/learner/kl_sampler_learner_k3" in found
-    assert (found["s2l/source/explorer/tokens"], found["s2l/source/explorer/advantage_mean"]) == (0.0, 0.0)
+    assert found["s2l/source/explorer/tokens"] == 0.0
+    assert not {
+        f"s2l/source/explorer/{name}" for name in ("advantage_mean", "advantage_std", "response_length_mean")
+    } & {*found}
 
 
 def test_extreme_ratio_stays_finite():
