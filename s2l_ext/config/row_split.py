@@ -48,9 +48,14 @@ def _splits(cfg: DictConfig) -> Iterator[tuple[str, float, str]]:
 
 
 def model_parallel_gpus(cfg: DictConfig, role: str) -> int:
-    """GPUs that work on the same rows. Where both Ulysses keys are above 1, verl takes the deprecated one."""
+    """GPUs that work on the same rows."""
     strategy = setting(cfg, f"{role}.strategy")
     if strategy in SPLITS:
         return math.prod(setting(cfg, f"{role}.{strategy}.{name}") or 1 for name in SPLITS[strategy])
+    return sequence_parallel_gpus(cfg, role)
+
+
+def sequence_parallel_gpus(cfg: DictConfig, role: str) -> int:
+    """GPUs that share a row by Ulysses. Where both keys are above 1, verl takes the deprecated one."""
     deprecated = setting(cfg, f"{role}.ulysses_sequence_parallel_size") or 1
     return deprecated if deprecated > 1 else setting(cfg, f"{role}.fsdp_config.ulysses_sequence_parallel_size") or 1

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from omegaconf import DictConfig
 
 from s2l_ext.config.modes import MODE_KEY, mode_of
+from s2l_ext.config.row_split import sequence_parallel_gpus
 from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings
@@ -170,14 +171,14 @@ def _check_sequence_parallel(cfg: DictConfig) -> None:
     """verl exchanges the parts of a row inside flash attention alone; any other attention sees its own part only."""
     attention = setting(cfg, f"{MODEL}.override_config.attn_implementation") or "flash_attention_2"
     for role in ("actor", "ref"):
-        for name in ("ulysses_sequence_parallel_size", "fsdp_config.ulysses_sequence_parallel_size"):
-            key = f"actor_rollout_ref.{role}.{name}"
-            if (setting(cfg, key) or 1) > 1 and not attention.startswith("flash_attention"):
-                raise ConfigError(
-                    f"{key}={setting(cfg, key)} with {MODEL}.override_config.attn_implementation={attention}: verl "
-                    "exchanges keys and values in flash attention only, so each GPU would attend to its part of a row. "
-                    f"Set ++{MODEL}.override_config.attn_implementation=flash_attention_2, or {key}=1."
-                )
+        key = f"actor_rollout_ref.{role}"
+        size = sequence_parallel_gpus(cfg, key)
+        if size > 1 and not attention.startswith("flash_attention"):
+            raise ConfigError(
+                f"{key}: ulysses_sequence_parallel_size={size} with {MODEL}.override_config.attn_implementation="
+                f"{attention}: verl exchanges keys and values in flash attention only, so each GPU would attend to its "
+                f"part of a row. Set ++{MODEL}.override_config.attn_implementation=flash_attention_2, or the size to 1."
+            )
 
 
 def _check_lora(cfg: DictConfig) -> None:

@@ -40,13 +40,14 @@ def server():
 
 def look() -> dict:
     """What a worker sees of itself."""
+    import gc
     import os
     import random
     import signal
     import sys
     from pathlib import Path
 
-    before = set(sys.modules)
+    before, collects_at = set(sys.modules), gc.get_threshold()
     import numpy
     import torch
 
@@ -54,6 +55,7 @@ def look() -> dict:
     return {
         "parent": os.getppid(),
         "path": set(sys.path),
+        "collects_at": collects_at,
         "imported": before & {"torch", "verl", "vllm", "transformers"},
         "random": (random.random(), numpy.random.random(), torch.initial_seed()),
         "same": {
@@ -84,6 +86,7 @@ def test_a_forked_worker_differs_from_one_of_the_usual_kind_in_what_it_has_impor
     assert forked["same"] == plain["same"] and forked["path"] >= plain["path"]
     assert forked["same"]["threads"] == 2 and forked["same"]["variables"]["S2L_PROBE"] == "job"
     assert forked["same"]["oom_score"] == "1000\n"
+    assert forked["collects_at"] == (100_000, 50, 100) and plain["collects_at"][0] == 700
 
 
 def test_forks_draw_other_numbers_and_the_last_ones_have_everything(server) -> None:

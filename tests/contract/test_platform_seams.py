@@ -93,6 +93,11 @@ NOT_CHOSEN = """
         "platform_loaded": "s2l_ext.platforms.cpu" in sys.modules,
         "hooked": [module for module, found in hooks for one in found or () if one.__module__ == cpu.__name__],
     }
+    import verl.utils.torch_functional as functional
+    waiting = {one.__name__ for found in importer._post_import_hooks.values() for one in found or ()}
+    state["everywhere"] = [
+        hasattr(functional.logprobs_from_logits_v2, "__wrapped__"), "name_sockets_by_cluster" in waiting
+    ]
     get_platform()
     os.environ["VERL_PLATFORM"] = "cpu"
     sys.modules.setdefault("vllm", None)
@@ -203,7 +208,13 @@ def test_vllm_still_ignores_a_seed_beside_a_request_without_one_and_ours_heeds_i
 def test_nothing_of_the_platform_is_active_when_not_chosen() -> None:
     state = Probe(NOT_CHOSEN).result
     assert OTHER_PLATFORM in state.pop("said")
-    assert state == {"cpu_registered": False, "alias": False, "platform_loaded": False, "hooked": []}
+    assert state == {
+        "cpu_registered": False,
+        "alias": False,
+        "platform_loaded": False,
+        "hooked": [],
+        "everywhere": [True, True],
+    }
 
 
 @pytest.mark.slow

@@ -1,4 +1,5 @@
-"""The divergences on CUDA give the CPU's float64 numbers, and keep whole logits out of GPU memory."""
+"""The divergences on CUDA give the CPU's float64 numbers, and keep whole logits out of GPU memory; log-probabilities of
+a tile of tokens are verl's of one token after the other."""
 
 from __future__ import annotations
 
@@ -57,3 +58,14 @@ def test_the_logit_form_on_cuda(function):
     got = function(student.cuda(), teacher.cuda(), mask.cuda())
     want = function(student.double(), teacher.double(), mask)
     assert torch.allclose(got.cpu().double(), want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_of_a_tile_are_those_of_one_token_after_the_other(dtype):
+    """1,000 tokens of a real vocabulary: three tiles."""
+    functional = pytest.importorskip("verl.utils.torch_functional")
+    ours = functional.logprobs_from_logits_v2
+    draw = torch.Generator("cuda").manual_seed(0)
+    logits = (torch.randn(1000, 151_936, generator=draw, device="cuda") * 3).to(dtype)
+    labels = torch.randint(151_936, (1000,), generator=draw, device="cuda")
+    assert torch.equal(ours(logits, labels), ours.__wrapped__(logits, labels))

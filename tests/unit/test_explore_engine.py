@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,6 +70,16 @@ def test_an_evaluation_does_not_pay_for_them(engine) -> None:
     assert "logprobs_mode" not in found.llm.options
     assert [each.log_probs for some in found.draw(REQUESTS) for each in some] == [None] * 3
     assert all("logprobs" not in params and "flat_logprobs" not in params for params in found.llm.asked)
+
+
+def test_with_an_accelerator_vllm_starts_its_engine_anew(engine, monkeypatch) -> None:
+    """A fork would take over a CUDA that was looked for, and end."""
+    monkeypatch.delenv("VLLM_WORKER_MULTIPROC_METHOD", raising=False)
+    engine(False)
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ
+    monkeypatch.setattr(Machine, "on_cpu", False)
+    engine(False)
+    assert os.environ.pop("VLLM_WORKER_MULTIPROC_METHOD") == "spawn"
 
 
 def test_room_is_two_batches(engine) -> None:

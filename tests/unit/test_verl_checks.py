@@ -235,9 +235,11 @@ def test_data_does_not_say_how_its_prompts_are_sampled_where_a_method_plans_it(c
 def test_parts_of_a_row_are_exchanged_in_flash_attention_alone(rules, role) -> None:
     key = f"actor_rollout_ref__{role}__fsdp_config__ulysses_sequence_parallel_size"
     attention = "actor_rollout_ref__model__override_config__attn_implementation"
+    deprecated = key.replace("fsdp_config__", "")
+    assert f"{role}: ulysses" in rules("grpo/qwen3_8b").refused(**{deprecated: 4})
     eight = {key: 2, f"{ACTOR}__ppo_micro_batch_size_per_gpu": 1}
     message = rules("grpo/qwen3_8b").refused(**eight)
-    assert f"{role}.fsdp_config.ulysses_sequence_parallel_size=2" in message and "attn_implementation=sdpa" in message
+    assert f"{role}: ulysses_sequence_parallel_size=2" in message and "attn_implementation=sdpa" in message
     assert rules("grpo/qwen3_8b").check(**eight, **{attention: "flash_attention_2"}) == []
     assert rules("grpo/qwen3_8b").check(**eight, **{attention: None}) == []  # verl's default
 

@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 from s2l_ext.platforms.patches import patch
 
 CPU_TILE, GPU_TILE = 2**16, 2**26
-"""Logits of one call: few enough for a core's cache, and enough to keep an accelerator busy (128 MB in bfloat16)."""
+"""Logits of one call: few enough for a core's cache; 128 MB of an accelerator's memory in bfloat16."""
 
 TRANSFER = "verl.workers.rollout.vllm_rollout.bucketed_weight_transfer"
 
@@ -33,8 +33,8 @@ def hook() -> None:
     ends_with="test_platform_seams.py::test_verl_still_takes_log_probabilities_row_by_row_and_ours_are_the_same",
 )
 def take_rows_together(functional: ModuleType) -> None:
-    """Without flash-attn verl takes log-probabilities one token at a time, to save memory. The calls are most of the
-    cost, on the CPU with a small vocabulary and on every GPU; a tile of tokens gives the same bits."""
+    """Without flash-attn verl takes log-probabilities one token at a time, to save memory. With a small
+    vocabulary the calls are most of the cost; a tile of tokens gives the same bits."""
     import torch
 
     upstream = functional.logprobs_from_logits_v2
