@@ -78,8 +78,16 @@ def filtered(composed, table):
 
 @pytest.mark.parametrize(
     ("recipe", "settings"),
-    [("expo/toy", ()), ("g2rpo_a/toy", ("s2l.guidance.missing_trace=skip_guidance",))],
-    ids=["kl", "guidance"],
+    [
+        ("expo/toy", ()),
+        ("expo/toy", ("s2l.kl.type=constant",)),
+        ("g2rpo_a/toy", ("s2l.guidance.missing_trace=skip_guidance",)),
+        (
+            "g2rpo_a/toy",
+            ("s2l.guidance.missing_trace=skip_guidance", "s2l.guidance.length={type: constant, initial: 8}"),
+        ),
+    ],
+    ids=["kl", "constant kl", "guidance", "constant guidance"],
 )
 def test_dropped_groups_count_as_what_they_were(filtered, asked, recipe, settings) -> None:
     """Right 1 1, mixed 1 0 and the surplus 0 1: 4 of 6, and not the 1 of 2 that the step trains on."""

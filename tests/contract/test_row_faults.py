@@ -43,6 +43,15 @@ def test_a_group_in_which_a_row_was_left_alone_stays_whole(monkeypatch) -> None:
     assert put[1] == uids
 
 
+def test_outputs_of_one_session_are_one_row_left_alone(monkeypatch) -> None:
+    """The explorer's one session of two outputs has no other to be compared with."""
+    put: list[list[str]] = []
+    monkeypatch.setattr(advantage_groups, "put_values", lambda batch, field, values, keys: put.append(values))
+    trained = rows("a_0_0", "a_0_1", "a_2_0", "a_3_0", sources=("explorer", "explorer", "learner", "learner"))
+    with advantage_groups.grouped_by_source(Step(1, KVBatchMeta(), {}, {}, trained), changed={"a"}):
+        assert put == [["a"] * 4]
+
+
 def test_restarts_are_counted_without_any_method_too(trainer_of, monkeypatch) -> None:
     """A time limit of sessions alone has a run watched."""
     monkeypatch.setattr(PPOTrainer, "_compute_advantage", lambda self, batch, metrics: batch)

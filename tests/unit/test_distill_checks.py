@@ -315,5 +315,6 @@ def test_settings_that_change_which_rows_teach(rules) -> None:
     key = "actor_rollout_ref__actor__loss_agg_mode"
     assert "shrinks with the accuracy" in " ".join(recipe.check(**{key: "seq-mean-token-mean"}))
     assert "shrinks" not in " ".join(recipe.check(**{key: "token-mean"}))
+    assert "shrinks" not in " ".join(recipe.check(**{key: "seq-mean-token-mean"}, s2l__distill__correct_only=False))
     assert "the loss reads no reward" in " ".join(recipe.check(algorithm__filter_groups__enable=True))
     assert recipe.check(critic__enable=None) == recipe.check()
