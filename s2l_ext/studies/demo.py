@@ -25,6 +25,8 @@ from s2l_ext.utils.processes import CommandFailed, Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
+VALIDATIONS = "trainer.test_freq=4"
+"""Fewer than the recipe has: one takes as long as a step."""
 OWNED = ".s2l_demo"
 MADE = ("run", "validation", "summary.json", "report.html", "toy.log", "train.log")
 """In the demo's folder, beside ``toy``, which is made anew only where it changed."""
@@ -124,6 +126,7 @@ def train_command(demo: Demo) -> list[str]:
         "--config-name",
         demo.recipe,
         *(f"{key}={quoted(str(path))}" for key, path in folders.items()),
+        VALIDATIONS,
         *demo.overrides,
     ]
 
