@@ -33,6 +33,9 @@ CPU_ENVIRONMENT = {
 ``engine_kwargs.vllm.kv_cache_memory_bytes`` has its own. With multiprocessing vLLM ignores
 ``distributed_executor_backend=uni`` (recipes/base/cpu.yaml). It compiles parts of its sampler even when asked to be
 eager, in every server anew: longer than a toy run uses them."""
+NO_RAY_METRICS = "RAY_enable_metrics_collection", "0"
+"""Where workers are forked, a thread of Ray that collects its own metrics once ended a worker with SIGSEGV, while the
+worker registered new ones. Such a run has no dashboard to show them."""
 
 
 def cpu_chosen() -> bool:
@@ -103,6 +106,7 @@ def fork_workers(config: DictConfig) -> None:
     """
     key = f"{RUNTIME_ENV}.py_executable"
     if cpu_chosen() and not OmegaConf.select(config, key):
+        os.environ.setdefault(*NO_RAY_METRICS)
         try:
             command = forked_workers.start(OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {})
         except OSError as error:
