@@ -57,16 +57,17 @@ def test_workers_are_forked_on_the_cpu_unless_the_configuration_says_how_they_st
     platform.activate_for(own)
     platform.fork_workers(own)
     assert own.ray_kwargs.ray_init.runtime_env.py_executable == "python3 -X dev" and given == []
-    assert "RAY_enable_metrics_collection" not in os.environ
+    assert platform.NO_RAY_METRICS[0] not in os.environ
     ours = config("cpu", runtime_env={"env_vars": {"MINE": "1"}})
     platform.activate_for(ours)
     platform.fork_workers(ours)
     assert ours.ray_kwargs.ray_init.runtime_env.py_executable == "ask me"
     assert given == [dict(ours.ray_kwargs.ray_init.runtime_env.env_vars)] and given[0]["MINE"] == "1"
-    assert os.environ["RAY_enable_metrics_collection"] == "0"
-    monkeypatch.setenv("RAY_enable_metrics_collection", "1")
+    name, off = platform.NO_RAY_METRICS
+    assert os.environ[name] == off == "0"
+    monkeypatch.setenv(name, "1")
     platform.fork_workers(ours)
-    assert os.environ["RAY_enable_metrics_collection"] == "1"
+    assert os.environ[name] == "1"
 
 
 def test_where_no_socket_can_be_made_workers_start_as_usual_and_it_is_said(monkeypatch, heard, tmp_path) -> None:
