@@ -136,8 +136,9 @@ def test_an_explorer_that_is_not_released_is_held_during_a_validation():
         assert ledger.totals(all_in=False).accelerator_seconds == 2 * 4 * 100 + 4 * 500
 
 
-def test_a_teacher_on_servers_reads_every_token_though_it_logs_no_metric():
-    distill = {"teacher_path": "t", "teacher_placement": "server", "loss": "forward_kl"}
+@pytest.mark.parametrize("placement", ["server", "local"])
+def test_a_teacher_on_servers_or_in_the_local_loop_reads_every_token_though_it_logs_no_metric(placement):
+    distill = {"teacher_path": "t", "teacher_placement": placement, "loss": "forward_kl"}
     scored = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": distill}})).entries
     assert scored["scoring", "teacher"] == Amount(50, 2 * 5000 * 50, 0.0)
     without = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": {"loss": "sft"}}})).entries
