@@ -119,7 +119,6 @@ def spent(run: Run) -> dict[str, float | None]:
     """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
     totals = Ledger(run).totals(all_in=True)
     own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
-    own += [-placed for _, placed in run.series("s2l/guidance/prefix_tokens_in_loss")]
     by_source = any(key.startswith("s2l/source/") for key in run.metric_names)
     if not by_source:  # every row is the learner's
         rows = run.setting("data.train_batch_size") * run.setting("actor_rollout_ref.rollout.n")
