@@ -40,6 +40,8 @@ MODEL_PATHS = {
 SAMPLING, OLD, REFERENCE = "sampling", "old log-probabilities", "reference log-probabilities"
 SCORING, TRAINING, WEIGHTS = "scoring", "training", "weights to the sampler"
 OTHER, VALIDATION = "rest of the step", "validation"
+FILTER_KEY = "algorithm.filter_groups.enable"
+"""Groups that this drops are in no metric of a step."""
 FORWARD, BOTH = 2, 6
 """FLOPs for each parameter and token: forward, and forward with backward."""
 

@@ -145,6 +145,11 @@ def test_a_teacher_on_servers_or_in_the_local_loop_reads_every_token_though_it_l
     assert ("scoring", "teacher") not in without
 
 
+def test_a_run_that_drops_groups_says_that_they_are_not_counted():
+    for config, said in ((CONFIG, False), (CONFIG | {"algorithm": {"filter_groups": {"enable": True}}}, True)):
+        assert ("filter_groups dropped are not counted" in cost.figures([run(PLAIN, config=config)])[0]) is said
+
+
 def test_without_a_configuration_accelerators_are_not_known():
     assert Ledger(run(PLAIN, config={})).totals(True).accelerator_seconds is None
 

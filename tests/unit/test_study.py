@@ -162,6 +162,13 @@ def test_verl_ends_after_its_epochs_and_steps_that_are_not_known_are_refused(stu
         study(arms={"grpo": {}, "x": ["trainer.total_training_steps=null"]})
 
 
+def test_arms_of_which_one_drops_groups_are_not_matched_in_what_was_sampled(study) -> None:
+    arms = {"grpo": {}, "dapo": ["algorithm.filter_groups.enable=true"]}
+    with pytest.raises(ConfigError, match=r"arm dapo .* differ in algorithm\.filter_groups.*prompts, rollouts cannot"):
+        study(engine="verl", arms=arms)
+    assert len(study(engine="verl", arms=arms, matched=["optimizer_steps"]).arms) == 2
+
+
 def test_the_learners_tokens_are_those_of_the_steps_that_ran() -> None:
     """Three steps of 2 x 4 rows, of 10, 20 and 30 tokens each, where sixteen steps were set."""
     config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
