@@ -326,6 +326,8 @@ def test_accuracy_by_data_source_is_a_table_of_its_own(study) -> None:
     head, rows = sources(found, {"grpo": runs, "hot": runs[:1]})
     assert head == ["arm", "hard", "toy"] and rows[0][:2] == ["grpo", "0.000 (0.000 to 0.000)"]
     assert rows[0][2] == "0.250 (0.000 to 0.885)" and rows[1][1:] == ["too few seeds"] * 2
+    more = [*runs[:2], result("grpo", 3, [0.3])]
+    assert sources(found, {"grpo": more, "hot": []})[1][0][1] == "0.000 (0.000 to 0.000), 2 of 3 seeds"
     one = [dataclasses.replace(run, accuracies={"toy": [1.0]}) for run in runs[:2]]
     assert sources(found, {"grpo": one, "hot": one})[1] == []
 
