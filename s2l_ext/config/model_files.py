@@ -39,8 +39,7 @@ def parameter_count(path: str) -> int | None:
     if not is_local(path):
         return _count_from_name(path)
     folder = Path(path).expanduser()
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
+    if files := _weight_files(folder):
         return sum(_count_in_header(file) for file in files)
     shape = ModelShape.of(_config(folder))
     return shape.parameters if shape else None
@@ -99,6 +98,15 @@ def needs_own_code(folder: Path) -> bool:
 def _count_from_name(name: str) -> int | None:
     match = _SIZE_IN_NAME.search(name.rsplit("/", 1)[-1])
     return int(float(match[1].replace("_", ".")) * _UNIT[match[2].upper()]) if match else None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Of one copy of the weights: Mistral's folders have another, ``consolidated.safetensors``."""
+    files, index = sorted(folder.glob("*.safetensors")), folder / "model.safetensors.index.json"
+    named = _mapping(index, index.read_bytes()).get("weight_map") if index.is_file() else None
+    if isinstance(named, dict):
+        return [file for file in files if file.name in named.values()]
+    return [file for file in files if file.name.startswith("model")] or files
 
 
 def _count_in_header(file: Path) -> int:

@@ -73,10 +73,10 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
             progress=progress,
         )
         drawn = [[file.outcomes[name, index] for index in range(job.sampling.n)] for name in inputs.problems]
-    result = _make_result(job, list(inputs.problems.values()), drawn, fingerprints)
+    named = {} if teacher is None else {"divergence_to": model_digest(teacher.folder)}
+    result = _make_result(job, list(inputs.problems.values()), drawn, fingerprints | named)
     if teacher is not None:
         result |= _measure_divergences(job, inputs, teacher, progress)
-        fingerprints["divergence_to"] = model_digest(teacher.folder)
     result["seconds"] = round(time.monotonic() - started, 2)
     _write_result(job.out, result)
     return result

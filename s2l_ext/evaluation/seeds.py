@@ -91,7 +91,7 @@ def independent(values: Sequence[float], baseline: Sequence[float]) -> Differenc
     """Of seeds that do not pair, two or more on each side: Welch's t, its degrees of freedom rounded down."""
     parts = [stdev(side) ** 2 / len(side) for side in (values, baseline)]
     degrees = sum(part**2 / (len(side) - 1) for part, side in zip(parts, (values, baseline), strict=True))
-    free = int(sum(parts) ** 2 / degrees) if degrees > 0 else 1
+    free = int(sum(parts) ** 2 / degrees + 1e-9) if degrees > 0 else 1
     spread = math.sqrt((stdev(values) ** 2 + stdev(baseline) ** 2) / 2)
     gap, seeds = fmean(values) - fmean(baseline), (len(baseline), len(values))
     return _difference(gap, spread, math.sqrt(sum(parts)), max(1, free), seeds)

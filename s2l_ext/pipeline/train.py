@@ -24,8 +24,8 @@ from s2l_ext.methods.distill.rules import TEACHER_KEY
 from s2l_ext.methods.explorer.inputs import EXPLORER_KEY
 from s2l_ext.methods.registry import S2LConfig, accuracy_settings, parse_s2l
 from s2l_ext.pipeline.stage import S2L, Command, Job, Kind, SameTokens, Stage, in_stage
-from s2l_ext.report.ledger import SAMPLING, TOKENS, Ledger, sum_of
-from s2l_ext.report.results import is_accuracy, read_metrics
+from s2l_ext.report.ledger import SAMPLING, STEP, TOKENS, Ledger, sum_of
+from s2l_ext.report.results import Metrics, is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.batch_fields import EXPLORER
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
@@ -124,8 +124,9 @@ class Train(Kind):
     def accelerator_seconds(self, stage: Stage, job: Job, wall_seconds: float) -> float:
         """Of all steps, those that were repeated after an interruption included."""
         run = read_run(stage.run)
-        attempts = [replace(run, metrics=read_metrics(file)) for file in sorted(run.folder.glob(ATTEMPTS))]
-        return sum(Ledger(attempt).totals(all_in=True).accelerator_seconds or 0.0 for attempt in attempts)
+        attempts = [part for file in sorted(run.folder.glob(ATTEMPTS)) for part in _attempts(read_metrics(file))]
+        ledgers = [Ledger(replace(run, metrics=part)) for part in attempts]
+        return sum(ledger.totals(all_in=True).accelerator_seconds or 0.0 for ledger in ledgers)
 
 
 def last_step(run: Path) -> int | None:
@@ -271,6 +272,17 @@ def _as_list(value: Any) -> list[str]:
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
+
+
+def _attempts(lines: Metrics) -> list[Metrics]:
+    """The timed steps, in parts in which they rise: every resume adds its repeated steps to one file."""
+    parts: list[Metrics] = []
+    for step, data in lines:
+        if STEP in data:
+            if not parts or step <= parts[-1][-1][0]:
+                parts.append([])
+            parts[-1].append((step, data))
+    return parts
 
 
 def _final_accuracy(run: Run) -> float | None:

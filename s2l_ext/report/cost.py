@@ -8,7 +8,7 @@ from typing import Literal
 from markupsafe import Markup
 
 from s2l_ext.report.charts import Line, chart, colour
-from s2l_ext.report.ledger import BOTH, FORWARD, MODEL_PATHS, SCORING, Ledger
+from s2l_ext.report.ledger import BOTH, FILTER_KEY, FORWARD, MODEL_PATHS, SCORING, Ledger
 from s2l_ext.report.page import empty, table
 from s2l_ext.report.results import set_name
 from s2l_ext.report.run import Run
@@ -27,6 +27,7 @@ SECONDS = (
     "Seconds are wall-clock. Explorer and learner sample at once: the time of sampling is split by the generation time "
     "of their rows. A teacher's scoring happens inside training."
 )
+FILTERED = "Groups that algorithm.filter_groups dropped are not counted either, though they were sampled."
 FLOPS, SECONDS_SO_FAR = "FLOPs so far (estimated)", "seconds of steps and validations so far"
 STORED = (
     "The explorer's rows were stored before the run: their seconds are not known, and each counts whenever it is used."
@@ -55,7 +56,8 @@ def _total_table(ledgers: Sequence[Ledger]) -> Markup:
     columns = ("tokens of rollouts", "FLOPs", "seconds", "accelerator seconds")
     head = ["account", *(cell for name in columns for cell in ([name, "ratio"] if several else [name]))]
     to_first = f"Ratios are to {ledgers[0].run.name}." if several else ""
-    readings = filter(None, [MEANING, FORMULA, to_first, *map(_explain_unknown_sizes, ledgers)])
+    filters = any(ledger.run.setting(FILTER_KEY, False) for ledger in ledgers)
+    readings = filter(None, [MEANING, FORMULA, FILTERED * filters, to_first, *map(_explain_unknown_sizes, ledgers)])
     return table("Cost of the training steps", head, rows, " ".join(readings), runs if several else ())
 
 

@@ -40,6 +40,8 @@ MODEL_PATHS = {
 SAMPLING, OLD, REFERENCE = "sampling", "old log-probabilities", "reference log-probabilities"
 SCORING, TRAINING, WEIGHTS = "scoring", "training", "weights to the sampler"
 OTHER, VALIDATION = "rest of the step", "validation"
+FILTER_KEY = "algorithm.filter_groups.enable"
+"""Groups that this drops are in no metric of a step."""
 FORWARD, BOTH = 2, 6
 """FLOPs for each parameter and token: forward, and forward with backward."""
 
@@ -153,9 +155,9 @@ class Ledger:
 
     @cached_property
     def _asks_teacher(self) -> bool:
-        """A teacher on servers of its own logs no metric."""
-        served = self.run.setting("s2l.distill.teacher_placement") == "server"
-        return (served or self.run.logged("s2l/distill/")) and self.run.setting("s2l.distill.loss") != "sft"
+        """The local loop, and a teacher on servers of its own, log no metric."""
+        named = self.run.setting(MODEL_PATHS[TEACHER]) is not None
+        return (named or self.run.logged("s2l/distill/")) and self.run.setting("s2l.distill.loss") != "sft"
 
     def totals(self, all_in: bool) -> Totals:
         """Sums over the phases: of everyone, or without the explorer's and the teacher's work.

@@ -40,7 +40,7 @@ def stats(folder: Path, verify: bool = True) -> dict[str, Any]:
         "responses": responses,
         "responses_per_prompt": {"min": min(counts, default=0), "max": max(counts, default=0)},
         "pass_rate": _divide(float(rates.sum()), rates.size),
-        "pass_rate_histogram": np.histogram(rates, BINS, (0.0, 1.0))[0].tolist(),
+        "pass_rate_histogram": _histogram(rates),
         "never_right": int((rates == 0).sum()),
         "always_right": int((rates == 1).sum()),
         "mean_score": _divide(sums["score"], responses),
@@ -66,6 +66,12 @@ def _measure_shard(path: Path) -> dict[str, Any]:
         "log_prob": pc.sum(flat).as_py() or 0.0,
         "score": pc.sum(table["score"]).as_py() or 0.0,
     }
+
+
+def _histogram(rates: NDArray[np.float64]) -> list[int]:
+    """A rate at an edge, such as 3 of 10, begins its bin; the last bin holds 1."""
+    found: list[int] = np.bincount(np.minimum((rates * BINS).astype(int), BINS - 1), minlength=BINS).tolist()
+    return found
 
 
 def _divide(total: float, count: int) -> float | None:

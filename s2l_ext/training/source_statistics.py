@@ -35,8 +35,8 @@ Sums = dict[str, float]
 
 
 def row_statistics(rows: StepRows) -> dict[str, float]:
-    """``s2l/source/<source>/...`` from the rows themselves: their number, accuracy and seconds of generation. Raises
-    ValueError: a row of a source that there is not."""
+    """``s2l/source/<source>/...`` from the rows themselves: their number, accuracy, sampled tokens and seconds of
+    generation. Raises ValueError: a row of a source that there is not."""
     source_B, acc_B = np.array(rows.source_B, dtype=object), rows.acc_B
     seconds_B = None if rows.seconds_B is None else np.array(rows.seconds_B)
     unknown = sorted(set(rows.source_B) - set(SOURCES))
@@ -49,6 +49,9 @@ def row_statistics(rows: StepRows) -> dict[str, float]:
         if not own_B.any():
             continue
         metrics |= {} if acc_B is None else {f"{prefix}/acc_mean": float(acc_B[own_B].mean())}
+        if rows.length_B is not None:
+            sampled_B = np.subtract(rows.length_B, rows.prefix_len_B)
+            metrics[f"{prefix}/tokens"] = float(sampled_B[own_B].sum())
         if seconds_B is not None:
             metrics[f"{prefix}/gen_seconds_sum"] = float(seconds_B[own_B].sum())
             metrics[f"{prefix}/gen_seconds_max"] = float(seconds_B[own_B].max())
@@ -82,7 +85,6 @@ def token_statistics(sums: dict[str, Sums], rows: StepRows) -> dict[str, float]:
         if total.get("sampled"):
             found["is_ratio_max"] = total["is_ratio_max"]
         metrics |= {f"s2l/source/{source}/{name}": value for name, value in found.items()}
-        metrics[f"s2l/source/{source}/tokens"] = total["tokens"]
     return metrics
 
 

@@ -14,7 +14,7 @@ from s2l_ext.errors import S2LError
 from s2l_ext.training.batch_fields import LEARNER, PREFIX_FIELD, SOURCE_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome, accuracy_of
 from s2l_ext.training.pending_prompts import PromptPlan
-from s2l_ext.training.queue import KVBatchMeta, RowKey, read, real_keys
+from s2l_ext.training.queue import KVBatchMeta, RowKey, is_padding, read, real_keys
 
 logger = logging.getLogger(__name__)
 
@@ -22,25 +22,26 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class StepRows:
     """Rows that a step trains on, in the batch's order; padding is left out. (B,) each: keys in the queue, who sampled
-    the row, guidance tokens of its session, seconds of generation (None where rows do not say them), and what the
-    reward and the agent loop said beside it."""
+    the row, guidance tokens of its session, seconds of generation (None where rows do not say them), what the reward
+    and the agent loop said beside it, and response tokens (None as the seconds)."""
 
     names: list[str]
     source_B: list[str]
     session_prefix_B: list[int]
     seconds_B: list[float] | None
     extra_B: list[dict[str, Any]]
+    length_B: list[int] | None = None
 
     @classmethod
     def of(cls, batch: KVBatchMeta, mixed: bool, guided: bool, with_seconds: bool = True) -> StepRows:
         """Read them, without their tokens: these stay where they are. Rows of a ``mixed`` step carry their source, else
         all are the learner's, and seconds of generation; those of a ``guided`` one the number of their guidance
         tokens."""
-        names = real_keys(batch)
+        names, timed = real_keys(batch), mixed and with_seconds
         fields = [
             "extra_fields",
             *[SOURCE_FIELD] * mixed,
-            *["metrics"] * (mixed and with_seconds),
+            *["metrics"] * timed,
             *[PREFIX_FIELD] * guided,
         ]
         rows = read(batch, fields, names)
@@ -50,6 +51,7 @@ class StepRows:
             [int(value) for value in rows[PREFIX_FIELD]] if guided else [0] * len(names),
             [float(one["generate_sequences"]) for one in rows["metrics"]] if "metrics" in rows else None,
             [dict(extra) for extra in rows["extra_fields"]],
+            [int(tag["response_len"]) for tag in batch.tags if not is_padding(tag)] if timed else None,
         )
 
     @cached_property

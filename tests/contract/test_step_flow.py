@@ -169,13 +169,7 @@ def test_weights_are_expected_of_the_loss_where_they_were_asked_for(trainer_of, 
             trainer._update_actor(trainer.current.batch, metrics)
         return
     trainer._update_actor(trainer.current.batch, metrics)
-    means = {
-        "ppo_ratio_mean": 1.5,
-        "ppo_clip_fraction": 0.5,
-        "reward_mean": 4.0,
-        "response_length_mean": 2.0,
-        "tokens": 8,
-    }
+    means = {"ppo_ratio_mean": 1.5, "ppo_clip_fraction": 0.5, "reward_mean": 4.0, "response_length_mean": 2.0}
     assert metrics == {f"s2l/source/explorer/{name}": value for name, value in means.items()}
 
 

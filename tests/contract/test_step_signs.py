@@ -118,11 +118,12 @@ def test_numbers_by_source_leave_padding_rows_out(step) -> None:
 
 
 def test_a_row_that_is_out_of_the_loss_counts_in_no_mean_over_its_tokens(step) -> None:
+    """And among the tokens that the learner sampled: 3 and 1."""
     step.rows["a_3_0"] |= {"response_mask": [0.0], "advantages": [9.0]}
     step.rows["a_2_0"]["advantages"] = [0.5] * 3
     found = by_source(step)
     learner = {name: found[f"s2l/source/learner/{name}"] for name in ("advantage_mean", "advantage_std", "tokens")}
-    assert learner == {"advantage_mean": 0.5, "advantage_std": 0.0, "tokens": 3.0}
+    assert learner == {"advantage_mean": 0.5, "advantage_std": 0.0, "tokens": 4.0}
     assert found["s2l/source/learner/response_length_mean"] == 3.0
 
 

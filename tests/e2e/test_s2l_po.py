@@ -251,7 +251,8 @@ def test_masked_tokens_are_in_no_statistic(run) -> None:
         metrics = run.steps()[step]
         counted = sum(metrics.get(f"s2l/source/{source}/tokens", 0) for source in ("explorer", "learner"))
         assert metrics["s2l/source/learner/kl_sampler_learner_k3"] < 1e-6
-        assert counted < metrics["response_length/mean"] * PROMPTS * GROUP
+        every = metrics["response_length/mean"] * PROMPTS * GROUP
+        assert counted + metrics["s2l/guidance/prefix_tokens"] == pytest.approx(every), "sampled, or placed"
 
 
 def test_length_follows_the_logged_accuracies_by_the_rule(run) -> None:

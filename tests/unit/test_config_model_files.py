@@ -23,6 +23,18 @@ def test_every_shard_is_counted_from_its_header(tmp_path):
     assert parameter_count(str(tmp_path)) == 12 + 5 + 8 + 1
 
 
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_second_copy_of_the_weights_is_not_counted(tmp_path, indexed):
+    write_safetensors(tmp_path / "consolidated.safetensors", {"a": [3, 4], "b": [5]})
+    write_safetensors(tmp_path / "model-1.safetensors", {"a": [3, 4]})
+    write_safetensors(tmp_path / "model-2.safetensors", {"b": [5]})
+    if indexed:
+        index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+        write_safetensors(tmp_path / "model.safetensors", {"a": [3, 4], "b": [5]})
+    assert parameter_count(str(tmp_path)) == 12 + 5
+
+
 QWEN3_8B = {
     "vocab_size": 151936,
     "hidden_size": 4096,

@@ -397,6 +397,9 @@ def test_a_model_is_not_far_from_itself(job, models) -> None:
     result = evaluate(job(sampling={"n": 1}, divergence_to=str(models[0])), progress=False)
     assert result["reverse_kl_per_token"] == pytest.approx(0.0, abs=1e-6)
     assert "forward_kl_per_token" not in result
+    assert result["fingerprints"]["divergence_to"] == result["fingerprints"]["model"]
+    found = result | {"reverse_kl_per_token": 0.5, "reverse_kl_per_token_standard_error": None}
+    assert "reverse_kl_per_token 0.5000" in as_lines(found, Path("r")), "of one row the error is not known"
 
 
 def test_ratio_error_is_the_usual_one_for_rows_of_one_length() -> None:
@@ -504,6 +507,8 @@ def test_command(job, scripted, models, data: Path, tmp_path: Path, capsys: pyte
     assert printed["num_samples"] == 12 and "problems" not in printed
     assert cli.main([*words, "--k", "1,2"]) == 0
     assert "standard error over problems" in capsys.readouterr().out
+    assert cli.main([*words, "--n", "10", "--k", "1,5,10"]) == 0
+    assert "pass@k     1: 0.0000 ± 0.0000  5: 0.0000 ± 0.0000  10: " in capsys.readouterr().out, "all that were asked"
     for bad in (["--n", "3", "--k", "x"], ["--chat-option", "a"], ["--benchmark", "x"], ["--limit", "0"]):
         assert cli.main([*words, *bad]) == 2
         assert "s2l: error: --" in capsys.readouterr().err

@@ -175,6 +175,12 @@ def test_stats(store: Path) -> None:
     assert found["fingerprint"] == FINGERPRINT
 
 
+def test_a_pass_rate_at_the_edge_of_a_bin_begins_it(tmp_path: Path) -> None:
+    """0, 1, ... 10 right of ten: one prompt in each bin, and the last has that of 1 too."""
+    rows = [rollout(f"q{right}", at, float(at < right)) for right in range(11) for at in range(10)]
+    assert stats(write(tmp_path / "store", rows, n=10))["pass_rate_histogram"] == [1] * 9 + [2]
+
+
 def test_stats_for_a_person(store: Path, tmp_path: Path) -> None:
     text = "\n".join(as_lines(stats(store)))
     assert "8, 2 for each of 4 prompts (complete)" in text

@@ -59,7 +59,6 @@ def test_statistics_by_hand(parts):
             "s2l/source/explorer/response_length_mean": 1.5,
             "s2l/source/explorer/advantage_mean": 0.3,
             "s2l/source/explorer/advantage_std": 0.2,
-            "s2l/source/explorer/tokens": 3,
             "s2l/source/explorer/is_ratio_mean": 6.5 / 3,
             "s2l/source/explorer/is_ratio_max": 4.0,
             "s2l/source/explorer/kl_sampler_learner_k3": sum(k3) / 3,
@@ -67,7 +66,6 @@ def test_statistics_by_hand(parts):
             "s2l/source/learner/response_length_mean": 3.0,
             "s2l/source/learner/advantage_mean": -1.0,
             "s2l/source/learner/advantage_std": 0.0,
-            "s2l/source/learner/tokens": 3,
             "s2l/source/learner/is_ratio_mean": 1.0,
             "s2l/source/learner/is_ratio_max": 1.0,
             "s2l/source/learner/kl_sampler_learner_k3": 0.0,
@@ -77,10 +75,12 @@ def test_statistics_by_hand(parts):
 
 
 def test_numbers_of_rows_by_hand():
+    """The learner's row of 9 tokens begins with 4 of guidance."""
     rows = SimpleNamespace(source_B=SOURCES, acc_B=np.array([1.0, 0.0, 0.0]), seconds_B=[1.5, 4.0, 2.0])
+    rows.length_B, rows.prefix_len_B = [10, 9, 20], [0, 4, 0]
     explorer, learner = "s2l/source/explorer", "s2l/source/learner"
-    own = {"rows": 2, "acc_mean": 0.5, "gen_seconds_sum": 3.5, "gen_seconds_max": 2.0}
-    other = {"rows": 1, "acc_mean": 0.0, "gen_seconds_sum": 4.0, "gen_seconds_max": 4.0}
+    own = {"rows": 2, "acc_mean": 0.5, "tokens": 30, "gen_seconds_sum": 3.5, "gen_seconds_max": 2.0}
+    other = {"rows": 1, "acc_mean": 0.0, "tokens": 5, "gen_seconds_sum": 4.0, "gen_seconds_max": 4.0}
     expected = {f"{explorer}/{name}": value for name, value in own.items()}
     assert row_statistics(rows) == expected | {f"{learner}/{name}": value for name, value in other.items()}
     rows.source_B, rows.acc_B = ["learner"] * 3, None
@@ -136,7 +136,6 @@ def test_source_whose_rows_are_all_masked_has_no_mean_over_tokens():
     found = statistics(micro_batch(mask=[[0] * 3, [1] * 3, [0]]))
     assert "s2l/source/explorer/kl_sampler_learner_k3" not in found
     assert "s2l/source/learner/kl_sampler_learner_k3" in found
-    assert found["s2l/source/explorer/tokens"] == 0.0
     assert not {
         f"s2l/source/explorer/{name}" for name in ("advantage_mean", "advantage_std", "response_length_mean")
     } & {*found}

@@ -628,6 +628,9 @@ def test_every_attempts_steps_were_paid_for_and_a_reward_model_of_its_own(tmp_pa
         (place.run / f"{name}.jsonl").write_text(json.dumps(line) + "\n")
     paid = place.does.accelerator_seconds
     assert paid(place, Job([]), 99.0) == 2 * 15.0
+    lines = [{"step": step, "data": {"timing_s/step": 0.5}} for step in (9, 10, 9, 10)]
+    (place.run / "metrics.dropped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert paid(place, Job([]), 99.0) == 2 * 15.0, "2 seconds of two attempts in one file"
     held = {"learner": 2, "explorer": 1, "teacher servers": 1, "reward model": 3}
     (place.run / "plan.json").write_text(json.dumps({"accelerators": held}))
     assert paid(place, Job([]), 99.0) == (2 + 1 + 3) * 15.0

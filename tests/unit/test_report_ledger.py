@@ -136,12 +136,18 @@ def test_an_explorer_that_is_not_released_is_held_during_a_validation():
         assert ledger.totals(all_in=False).accelerator_seconds == 2 * 4 * 100 + 4 * 500
 
 
-def test_a_teacher_on_servers_reads_every_token_though_it_logs_no_metric():
-    distill = {"teacher_path": "t", "teacher_placement": "server", "loss": "forward_kl"}
+@pytest.mark.parametrize("placement", ["server", "local"])
+def test_a_teacher_on_servers_or_in_the_local_loop_reads_every_token_though_it_logs_no_metric(placement):
+    distill = {"teacher_path": "t", "teacher_placement": placement, "loss": "forward_kl"}
     scored = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": distill}})).entries
     assert scored["scoring", "teacher"] == Amount(50, 2 * 5000 * 50, 0.0)
     without = Ledger(run(PLAIN, config=CONFIG | {"s2l": {"distill": {"loss": "sft"}}})).entries
     assert ("scoring", "teacher") not in without
+
+
+def test_a_run_that_drops_groups_says_that_they_are_not_counted():
+    for config, said in ((CONFIG, False), (CONFIG | {"algorithm": {"filter_groups": {"enable": True}}}, True)):
+        assert ("filter_groups dropped are not counted" in cost.figures([run(PLAIN, config=config)])[0]) is said
 
 
 def test_without_a_configuration_accelerators_are_not_known():

@@ -162,6 +162,13 @@ def test_verl_ends_after_its_epochs_and_steps_that_are_not_known_are_refused(stu
         study(arms={"grpo": {}, "x": ["trainer.total_training_steps=null"]})
 
 
+def test_arms_of_which_one_drops_groups_are_not_matched_in_what_was_sampled(study) -> None:
+    arms = {"grpo": {}, "dapo": ["algorithm.filter_groups.enable=true"]}
+    with pytest.raises(ConfigError, match=r"arm dapo .* differ in algorithm\.filter_groups.*prompts, rollouts cannot"):
+        study(engine="verl", arms=arms)
+    assert len(study(engine="verl", arms=arms, matched=["optimizer_steps"]).arms) == 2
+
+
 def test_the_learners_tokens_are_those_of_the_steps_that_ran() -> None:
     """Three steps of 2 x 4 rows, of 10, 20 and 30 tokens each, where sixteen steps were set."""
     config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
@@ -171,13 +178,13 @@ def test_the_learners_tokens_are_those_of_the_steps_that_ran() -> None:
 
 
 def test_tokens_of_explorer_and_guidance_are_not_the_learners() -> None:
-    """Step 1 has explorer rows alone; step 2 has 90 tokens of the learner in the loss, 25 of them guidance."""
+    """Step 1 has explorer rows alone; in step 2 the learner sampled 90 tokens, after 25 of guidance in the loss."""
     config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
     explorers = {"response_length/mean": 10.0, "s2l/source/explorer/tokens": 80.0}
     assert spent(Run("all", [(1, explorers)], [], config=config))["learner_tokens"] == 0
     mixed = {"s2l/source/learner/tokens": 90.0, "s2l/guidance/prefix_tokens_in_loss": 25.0}
     both = Run("both", [(1, explorers), (2, explorers | mixed)], [], config=config)
-    assert spent(both)["learner_tokens"] == 90 - 25
+    assert spent(both)["learner_tokens"] == 90
 
 
 FIRST = {
@@ -319,6 +326,8 @@ def test_accuracy_by_data_source_is_a_table_of_its_own(study) -> None:
     head, rows = sources(found, {"grpo": runs, "hot": runs[:1]})
     assert head == ["arm", "hard", "toy"] and rows[0][:2] == ["grpo", "0.000 (0.000 to 0.000)"]
     assert rows[0][2] == "0.250 (0.000 to 0.885)" and rows[1][1:] == ["too few seeds"] * 2
+    more = [*runs[:2], result("grpo", 3, [0.3])]
+    assert sources(found, {"grpo": more, "hot": []})[1][0][1] == "0.000 (0.000 to 0.000), 2 of 3 seeds"
     one = [dataclasses.replace(run, accuracies={"toy": [1.0]}) for run in runs[:2]]
     assert sources(found, {"grpo": one, "hot": one})[1] == []
 

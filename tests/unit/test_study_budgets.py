@@ -1,4 +1,4 @@
-"""Studies: budgets that are not known."""
+"""Studies: budgets that are not known or not matched, and a validation that is not whole."""
 
 import json
 
@@ -6,10 +6,11 @@ import pytest
 from omegaconf import OmegaConf
 
 from s2l_ext.cli import main
+from s2l_ext.errors import DataError
 from s2l_ext.studies.study import file, run
 from s2l_ext.studies.study.file import Arm, Study, StudyBlock
-from s2l_ext.studies.study.results import Result
-from s2l_ext.studies.study.table import rows_of, sentences
+from s2l_ext.studies.study.results import Result, measured
+from s2l_ext.studies.study.table import as_json, rows_of, sentences
 
 
 def made(matched: list[str]) -> Study:
@@ -43,6 +44,28 @@ def test_a_matched_quantity_that_is_not_known_is_said_so(grpo, hot, arms: str) -
         f"flops is not known for {arms}, so matching was not checked."
     ]
     assert not any(row.unmatched for row in rows)
+
+
+def test_a_baseline_that_spent_nothing_matches_only_what_spent_nothing() -> None:
+    rows = rows_of(made(["flops"]), results([0.0] * 3, [9600.0] * 3))
+    assert rows[0].unmatched == {} and rows[1].unmatched == {"flops": None}
+    assert "hot is not matched in flops: the baseline has none." in sentences(rows)
+    assert "Infinity" not in json.dumps(as_json(made(["flops"]), rows))
+
+
+def test_a_validation_without_the_sessions_that_failed_has_no_accuracy(tmp_path) -> None:
+    """One of two problems failed: verl logs 0.5 and dumps the other, which is right."""
+    rows = [{"input": name, "acc": acc} for name, acc in (("a", 1.0), ("b", 0.0))]
+    config = {"data": {"train_batch_size": 2}, "actor_rollout_ref": {"rollout": {"n": 4}}}
+    (tmp_path / "validation").mkdir()
+    (tmp_path / "s2l_config.yaml").write_text(json.dumps(config))
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": {"val-core/toy/acc/mean@1": 0.5}}) + "\n")
+    dump = tmp_path / "validation" / "1.jsonl"
+    dump.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert measured(tmp_path)["accuracies"] == {"all": [1.0, 0.0]}
+    dump.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(DataError, match=r"the mean of step 1 is not what the run logged as val-core/toy.*Sessions"):
+        measured(tmp_path)
 
 
 def test_only_finished_runs_and_matched_quantities_are_asked() -> None:

@@ -20,6 +20,7 @@ from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.seeds import FEWEST_SEEDS
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
+from s2l_ext.report.ledger import FILTER_KEY
 from s2l_ext.studies.local.rules import check_local
 from s2l_ext.studies.study.results import AFTER, BEFORE, planned
 
@@ -219,9 +220,16 @@ def _arm(block: StudyBlock, where: str, name: str, given: Any, before: Sequence[
 
 def _check_matched(study: Study, where: str) -> None:
     """Raises ConfigError for arms that a run would not make comparable, with both values."""
-    base = planned(study.baseline.cfg, study.block.engine)
+    base, filtered = planned(study.baseline.cfg, study.block.engine), plain_setting(study.baseline.cfg, FILTER_KEY)
+    sampled = [name for name in study.block.matched if name != "optimizer_steps"]
     for arm in study.arms:
         own = planned(arm.cfg, study.block.engine)
+        if sampled and bool(plain_setting(arm.cfg, FILTER_KEY)) != bool(filtered):
+            raise ConfigError(
+                f"{where}: arm {arm.name} and the baseline {study.baseline.name} differ in {FILTER_KEY}. Groups that "
+                f"it drops are sampled and not counted, so {', '.join(sampled)} cannot be matched. Set it alike, or "
+                "take them out of `matched` and say so."
+            )
         for name in study.block.matched:
             if name in BEFORE and abs(own[name] - base[name]) > study.block.tolerance * base[name]:
                 raise ConfigError(

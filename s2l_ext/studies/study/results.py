@@ -16,7 +16,6 @@ from s2l_ext.config.verl_settings import flattened
 from s2l_ext.errors import ConfigError, DataError
 from s2l_ext.evaluation.model_folder import model_digest
 from s2l_ext.report.ledger import Ledger
-from s2l_ext.report.results import read_validations
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.report.seeds import COUNTED
 from s2l_ext.training.batch_fields import LEARNER
@@ -119,7 +118,6 @@ def spent(run: Run) -> dict[str, float | None]:
     """Of the quantities :data:`AFTER`, and wall-clock seconds; None for what the run does not tell."""
     totals = Ledger(run).totals(all_in=True)
     own = [value for _, value in run.series(f"s2l/source/{LEARNER}/tokens")]
-    own += [-placed for _, placed in run.series("s2l/guidance/prefix_tokens_in_loss")]
     by_source = any(key.startswith("s2l/source/") for key in run.metric_names)
     if not by_source:  # every row is the learner's
         rows = run.setting("data.train_batch_size") * run.setting("actor_rollout_ref.rollout.n")
@@ -130,10 +128,11 @@ def spent(run: Run) -> dict[str, float | None]:
 def measured(folder: Path) -> dict[str, Any]:
     """Accuracies of the last validation, the curve, and what the run spent."""
     run = read_run(folder)
-    validations = read_validations([folder / VALIDATIONS])
+    validations = run.dumps
     if not validations:
         raise DataError(f"{folder / VALIDATIONS}: no validation was dumped, so there is nothing to compare.")
     last = validations[max(validations)]
+    _check_whole(run, max(validations))
     groups = last.groupby(last["source"].fillna("all"))["accuracy"]
     asked = digest_of([*map(str, last.index)])
     accuracies = {str(name): [float(value) for value in values] for name, values in groups}
@@ -143,6 +142,20 @@ def measured(folder: Path) -> dict[str, Any]:
         for name, values in table.groupby(table["source"].fillna("all"))["accuracy"]:
             curve.setdefault(str(name), []).append((step, float(values.mean())))
     return {"accuracies": accuracies, "curve": curve, "own": spent(run), "asked": asked}
+
+
+def _check_whole(run: Run, step: int) -> None:
+    """Raises DataError for a dump without the sessions that failed, which verl logs as wrong. One of several sources
+    that it does not name cannot be compared."""
+    logged = [key for key in run.keys if step in dict(run.series(key))]
+    if len(logged) > 1 and run.dumps[step]["source"].isna().all():
+        return
+    for key in logged:
+        if run.problems(key, step) is None:
+            raise DataError(
+                f"{run.folder / VALIDATIONS}: the mean of step {step} is not what the run logged as {key}. Sessions "
+                "failed (its log names them), or the validation data have a prompt twice: remove it."
+            )
 
 
 def write_result(path: Path, result: Result) -> None:

@@ -36,7 +36,8 @@ class Row:
         difference: to the baseline, over the seeds that both have; None for the baseline.
         spent: means over seeds.
         failed: messages of runs that did not end well, by seed.
-        unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio.
+        unmatched: matched quantities in which the finished runs differ from the baseline's, with the ratio;
+            None where the baseline's is 0.
         unknown: matched quantities that a finished run does not tell.
     """
 
@@ -48,7 +49,7 @@ class Row:
     difference: Difference | None
     spent: dict[str, float | None]
     failed: dict[str, str]
-    unmatched: dict[str, float]
+    unmatched: dict[str, float | None]
     unknown: tuple[str, ...]
 
     @property
@@ -98,11 +99,17 @@ def _matched_after(study: Study) -> list[str]:
     return [name for name in study.block.matched if name in AFTER]
 
 
-def _unmatched(study: Study, spent: Mapping[str, float | None], base: Mapping[str, float | None]) -> dict[str, float]:
+def _unmatched(
+    study: Study, spent: Mapping[str, float | None], base: Mapping[str, float | None]
+) -> dict[str, float | None]:
     """Ratios of the quantities that the study calls matched and that are not."""
     pairs = {name: (spent[name], base[name]) for name in _matched_after(study)}
-    ratios = {name: own / other for name, (own, other) in pairs.items() if own is not None and other}
-    return {name: ratio for name, ratio in ratios.items() if abs(ratio - 1) > study.block.tolerance}
+    known = {name: (own, other) for name, (own, other) in pairs.items() if own is not None and other is not None}
+    return {
+        name: own / other if other else None
+        for name, (own, other) in known.items()
+        if abs(own - other) > study.block.tolerance * other
+    }
 
 
 HEAD = (
@@ -132,11 +139,14 @@ def sources(study: Study, results: Mapping[str, Sequence[Result]]) -> tuple[list
     """Head and rows of a table: each arm's accuracy on every data source, over seeds. No rows for a single source."""
     good = {arm.name: [one for one in results[arm.name] if not one.error] for arm in study.arms}
     names = sorted({name for runs in good.values() for one in runs for name in one.accuracies})
-    rows = [
-        [arm, *(_text(_over([fmean(one.accuracies[name]) for one in runs])) for name in names)]
-        for arm, runs in good.items()
-    ]
+    rows = [[arm, *(_of_source(runs, name) for name in names)] for arm, runs in good.items()]
     return ["arm", *names], rows if len(names) > 1 else []
+
+
+def _of_source(runs: Sequence[Result], name: str) -> str:
+    """Over the seeds whose validation drew problems of it, with their number where it is not every seed's."""
+    values = [fmean(one.accuracies[name]) for one in runs if name in one.accuracies]
+    return _text(_over(values)) + (f", {len(values)} of {len(runs)} seeds" if len(values) < len(runs) else "")
 
 
 def _over(values: Sequence[float]) -> Estimate | None:
@@ -153,7 +163,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
     said += [f"{row.arm}, seed {seed}: no result ({why})." for row in rows for seed, why in row.failed.items()]
     for row in rows:
         said += [
-            f"{row.arm} is not matched in {name}: {ratio:.2f} x the baseline's."
+            f"{row.arm} is not matched in {name}: "
+            + ("the baseline has none." if ratio is None else f"{ratio:.2f} x the baseline's.")
             for name, ratio in row.unmatched.items()
         ]
     for name in dict.fromkeys(name for row in rows for name in row.unknown):
