@@ -35,7 +35,7 @@ from s2l_ext.training.faults import Actors, ActorWatchdog, own_actors, own_manag
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
 from s2l_ext.training.preflight import check_pool
-from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
+from s2l_ext.training.queue import KVBatchMeta, RowKey, clear_trained_rows, dated_when_sent, waiting_prompts
 from s2l_ext.training.registration import log_like_verl, require_registered
 from s2l_ext.training.reward_probe import check_reward
 from s2l_ext.training.run_log import RunLog, StepFile
@@ -183,10 +183,11 @@ class S2LTrainerMixin(PPOTrainer):
     def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
         """verl resets the age of prompts that it re-sends after a restart. Restore it from their plans, so that the
         oldest are still trained on first and the staleness limit still applies."""
-        sent = super()._reissue_inflight_prompts(partition_id)
-        if sent and self.methods:
-            date_prompts({uid: plan.step for uid, plan in self.pending.plans.items()}, waiting_prompts())
-        return sent
+        if self.mode == "sync":
+            return super()._reissue_inflight_prompts(partition_id)
+        clear_trained_rows()
+        with dated_when_sent(self, {uid: plan.step for uid, plan in self.pending.plans.items()}):
+            return super()._reissue_inflight_prompts(partition_id)
 
     def on_sample_end(self) -> None:
         super().on_sample_end()  # the learner's servers sleep now; a colocated explorer must too, before the update

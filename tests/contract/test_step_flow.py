@@ -72,17 +72,21 @@ def test_an_asynchronous_step_takes_the_plans_of_its_own_prompts(trainer_of, ver
     assert trainer.pending.dropped == 1
 
 
-@pytest.mark.parametrize(("sent", "features", "kept"), [(2, True, 1), (0, True, 0), (2, False, 0)])
-def test_prompts_sent_again_keep_their_age(trainer_of, verls, monkeypatch, sent: int, features: bool, kept) -> None:
-    """Of two plans, one prompt is in verl's queue."""
-    written: list[tuple] = []
-    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {"a": {"is_prompt": True}}})
-    monkeypatch.setattr(tq, "kv_batch_put", lambda keys, partition_id, tags: written.append((keys, partition_id, tags)))
-    verls("_reissue_inflight_prompts", lambda self, partition_id: sent)
-    trainer = trainer_of("s2l_po/toy" if features else "grpo/toy")
+@pytest.mark.parametrize("sends", [True, False])
+def test_prompts_sent_again_keep_their_age(trainer_of, verls, monkeypatch, sends: bool) -> None:
+    """Of two plans, one prompt is in verl's queue. A worker that has it writes its tags too."""
+    said: list[tuple] = []
+    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {"a": {"is_prompt": True}, "trained_0_0": {}}})
+    monkeypatch.setattr(tq, "kv_batch_put", lambda keys, partition_id, tags: said.append((keys, partition_id, tags)))
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: said.append(("cleared", keys)))
+    verls("_reissue_inflight_prompts", lambda self, _: (sends and self.agent_loop_manager.generate_sequences("a")) or 2)
+    trainer = trainer_of("s2l_po/toy")
+    manager = trainer.agent_loop_manager = SimpleNamespace(generate_sequences=lambda batch: said.append((batch,)))
+    trainer.mode = "colocate_async"
     trainer.pending.add({"a": PromptPlan(4), "trained": PromptPlan(3)})
-    assert trainer._reissue_inflight_prompts() == sent
-    assert written == [(["a"], "train", [{"global_steps": 4}])] * kept
+    assert trainer._reissue_inflight_prompts() == 2 and trainer.agent_loop_manager is manager
+    dated = (["a"], "train", [{"global_steps": 4}])
+    assert said == [("cleared", ["trained_0_0"]), *([dated, ("a",)] if sends else [])]
 
 
 def test_plans_in_flight_are_logged_where_steps_overlap(trainer_of) -> None:
