@@ -22,12 +22,12 @@ from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext.config.modes import most_draws
 from s2l_ext.data.prompts import require_enough
-from s2l_ext.errors import ConfigError
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
 from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
+from s2l_ext.training.actor_worker import S2LActorWorker, extending_all
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.checkpoint_files import disk_full_explained, leave_for_older, note_files
 from s2l_ext.training.dropped_groups import DroppedGroups, may_drop_groups
@@ -136,8 +136,8 @@ class S2LTrainerMixin(PPOTrainer):
             check_pool(self.config, needed_now(self.config, self.s2l), available)
         # verl builds its workers from this mapping right after; its first role is the actor's in every mode
         workers = [worker for method in self.methods if (worker := method.actor_worker())]
-        if workers:
-            worker = _extending_all(workers)
+        if self.methods:
+            worker = extending_all(workers or [S2LActorWorker])
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote((self.detached_workers or {}).get(worker, worker))
         self.resource_pool_manager = label_selectors.placed_learner(
@@ -371,13 +371,3 @@ class S2LTrainerMixin(PPOTrainer):
         if self.mode != "sync":
             states["in_flight"] = self.pending.state_dict()
         return states
-
-
-def _extending_all(workers: list[type]) -> type:
-    """The actor worker that extends every other. Raises ConfigError: two methods bring workers of which neither extends
-    the other."""
-    for worker in workers:
-        if all(issubclass(worker, other) for other in workers):
-            return worker
-    names = ", ".join(sorted({worker.__name__ for worker in workers}))
-    raise ConfigError(f"{names}: each of these actor workers is a method's, and none extends the others. Turn one off.")
