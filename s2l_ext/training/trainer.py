@@ -125,9 +125,11 @@ class S2LTrainerMixin(PPOTrainer):
             require_enough(len(self.train_dataset), self.config.data.train_batch_size)
         for method in self.methods:
             method.start(self)
-            saved = self.resumed.get(method.state_key or method.block)
-            if saved is not None:
-                method.load_state_dict(saved)
+            name = method.state_key or method.block
+            if name in self.resumed:
+                method.load_state_dict(self.resumed[name])
+            else:
+                controller_state.refuse_lost(method)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()

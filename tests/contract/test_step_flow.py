@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from s2l_ext.errors import DataError
+from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
@@ -372,6 +372,19 @@ def test_every_controller_is_saved_under_its_name(trainer_of, method_of) -> None
     trainer.mode = "separate_async"
     trainer.pending.add({"a": PromptPlan(2)})
     assert trainer._controllers()["in_flight"]["order"] == ["a"]
+
+
+def test_a_method_whose_state_is_gone_does_not_start_afresh(trainer_of, verls, tmp_path) -> None:
+    verls("_init_dataloader", lambda self: None)
+    kl = ("s2l.kl={type: adaptive_target, target: 0.1}", "s2l.curriculum=null")
+    trainer = trainer_of("expo/toy", *kl, f"trainer.default_local_dir={tmp_path}")
+    trainer.total_training_steps, trainer.steps_per_epoch, trainer.train_dataset = 9, 9, range(64)
+    trainer._init_dataloader()
+    (tmp_path / needed.TRACKER_FILE).write_text("4")
+    with pytest.raises(StateMismatch, match=r"global_step_4/s2l_state.json has no state of kl, which would start"):
+        trainer._init_dataloader()
+    trainer.resumed = {"kl": trainer.methods[0].state_dict()}
+    trainer._init_dataloader()
 
 
 def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_of) -> None:

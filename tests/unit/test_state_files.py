@@ -164,6 +164,36 @@ def test_corrupt_state_is_named(tmp_path, text: str) -> None:
         state.resume_state(explorer(), config(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("written", "read", "says"),
+    [
+        ('"beta": 0.01', '"beta": 0.09', "its controllers are not what was written"),
+        ('"controllers": {', '"controllers": {"other": {}, ', "its controllers are not what was written"),
+        ('"beta": 0.01', '"beta": NaN', "a controller's state holds NaN, from which no run can go on"),
+    ],
+)
+def test_a_state_whose_numbers_changed_is_refused(tmp_path, written: str, read: str, says: str) -> None:
+    path = checkpoint(tmp_path)
+    path.write_text(path.read_text().replace(written, read))
+    with pytest.raises(StateMismatch, match=rf"s2l_state\.json.*{says}"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_a_state_with_nan_is_not_written(tmp_path) -> None:
+    with pytest.raises(StateMismatch, match="holds NaN"):
+        state.save_state(tmp_path / "nan", SETTINGS, {"kl": {"beta": float("nan")}})
+    state.save_state(tmp_path, SETTINGS, {"kl": {"limit": float("inf"), "by_step": {2: 0.5, 10: 0.25}}})
+    assert state.load_state(tmp_path, SETTINGS) == {"kl": {"limit": float("inf"), "by_step": {"2": 0.5, "10": 0.25}}}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest(tmp_path) -> None:
+    path = checkpoint(tmp_path)
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert state.resume_state(explorer(), config(tmp_path)) == {"kl": {"beta": 0.01}}
+
+
 def test_newer_schema_is_refused(tmp_path) -> None:
     path = checkpoint(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
