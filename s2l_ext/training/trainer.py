@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
+from verl.trainer.ppo.core_algos import AdaptiveKLController
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient
@@ -79,6 +80,8 @@ class S2LTrainerMixin(PPOTrainer):
         self.pending = PendingPrompts(most_draws(config))
         if "in_flight" in self.resumed:
             self.pending.load_state_dict(self.resumed["in_flight"])
+        if self._adaptive_kl and "kl_in_reward" in self.resumed:
+            self._adaptive_kl.value = self.resumed["kl_in_reward"]["value"]
         self.step_plans: dict[str, PromptPlan] = {}
         self.current: Step | None = None
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
@@ -109,6 +112,12 @@ class S2LTrainerMixin(PPOTrainer):
             method.check_alive()
         self.watchdog = self.watchdog or ActorWatchdog(Actors(own_actors(self)))
         self.watchdog.check()
+
+    @property
+    def _adaptive_kl(self) -> AdaptiveKLController | None:
+        """verl's coefficient of ``algorithm.use_kl_in_reward``, where it changes from step to step."""
+        found = getattr(self, "kl_ctrl_in_reward", None)
+        return found if isinstance(found, AdaptiveKLController) else None
 
     def fit(self, agent_loop_manager: Any) -> None:
         try:
@@ -372,4 +381,6 @@ class S2LTrainerMixin(PPOTrainer):
             states |= {} if state is None else {method.state_key or method.block: state}
         if self.mode != "sync":
             states["in_flight"] = self.pending.state_dict()
+        if self._adaptive_kl:
+            states["kl_in_reward"] = {"value": self._adaptive_kl.value}
         return states

@@ -10,6 +10,7 @@ from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
 from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.methods.base import Method
+from s2l_ext.methods.curriculum.controller import Curriculum
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.distill import advantages as distill_advantages
@@ -18,7 +19,7 @@ from s2l_ext.methods.explorer.serving import client as clients
 from s2l_ext.methods.explorer.serving import lifecycle
 from s2l_ext.methods.guidance import behaviour_log_probs
 from s2l_ext.methods.guidance import controller as guided
-from s2l_ext.training import controller_state, needed
+from s2l_ext.training import controller_state, needed, trainers_by_mode
 from s2l_ext.training import trainer as trainers
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome
@@ -372,6 +373,18 @@ def test_every_controller_is_saved_under_its_name(trainer_of, method_of) -> None
     trainer.mode = "separate_async"
     trainer.pending.add({"a": PromptPlan(2)})
     assert trainer._controllers()["in_flight"]["order"] == ["a"]
+
+
+def test_verls_adaptive_coefficient_of_the_reward_goes_on(composed, monkeypatch) -> None:
+    kl = ("s2l.kl=null", "algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.kl_coef=0.5")
+    saved: dict[str, dict] = {}
+    monkeypatch.setattr(trainers, "check_before_run", lambda *_, **__: ([], saved))
+    monkeypatch.setattr(trainers, "check_reward", lambda *_: [])
+    monkeypatch.setattr(Curriculum, "state_dict", lambda self: None)
+    for kind, found, kept in (("adaptive", 0.125, {"value": 0.125}), ("fixed", 0.5, None)):
+        saved |= {"kl_in_reward": {"value": 0.125}}
+        trainer = trainers_by_mode.S2LTrainer(composed("expo/toy", *kl, f"algorithm.kl_ctrl.type={kind}"))
+        assert trainer.kl_ctrl_in_reward.value == found and trainer._controllers().get("kl_in_reward") == kept
 
 
 def test_a_method_whose_state_is_gone_does_not_start_afresh(trainer_of, verls, tmp_path) -> None:
