@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,18 @@ class RunLog(StepFile):
         """:meth:`hold` for metrics of a training step."""
         self.hold(step, {"data": {TRAINING_MARK: step, **_json_values(data)}})
 
+    def is_validated(self, step: int) -> bool:
+        lines = map(json.loads, _split(self.path, step)[0])
+        return any(line["step"] == step and is_validation(line["data"]) for line in lines)
+
     def _ends_step(self, line: dict[str, Any]) -> bool:
         """Validation writes its own line with the same step."""
         return TRAINING_MARK in line["data"]
+
+
+def is_validation(data: Mapping[str, Any]) -> bool:
+    """Whether metrics of a step have those of a validation."""
+    return any(key.startswith("val-") for key in data)
 
 
 def _line(step: int, fields: dict[str, Any]) -> str:

@@ -120,16 +120,27 @@ class S2LTrainerMixin(PPOTrainer):
         return found if isinstance(found, AdaptiveKLController) else None
 
     def fit(self, agent_loop_manager: Any) -> None:
+        if self._owes_validation():
+            self.config.trainer.val_before_train = True
         try:
             super().fit(agent_loop_manager)
         finally:
             if self.watchdog:
                 self.watchdog.end()
 
+    def _owes_validation(self) -> bool:
+        """Whether the run was killed between the checkpoint that it resumes and that step's validation."""
+        step, every = self.global_steps, self.config.trainer.test_freq
+        due = step > 0 and every > 0 and (step % every == 0 or step >= self.total_training_steps)
+        return due and not (self.config.trainer.get("val_only") or self.run_log.is_validated(step))
+
     def _init_dataloader(self) -> None:
         # verl starts its workers after this, and loads its checkpoint of the data loader after them: bad data is
         # found before models load, and the curriculum's sampler has its state before the first fetch
         super()._init_dataloader()
+        # where the epochs end the run, verl would neither save nor validate its last step
+        last = self.steps_per_epoch * self.config.trainer.total_epochs
+        self.total_training_steps = min(self.total_training_steps, last)
         if not only_validates(self.config):
             require_enough(len(self.train_dataset), self.config.data.train_batch_size)
         for method in self.methods:

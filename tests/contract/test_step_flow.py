@@ -1,5 +1,6 @@
 """What the trainer's own methods do around verl's, each checked with verl's method in the middle replaced."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -24,6 +25,7 @@ from s2l_ext.training import trainer as trainers
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.run_log import RunLog
 from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
@@ -400,6 +402,39 @@ def test_a_method_whose_state_is_gone_does_not_start_afresh(trainer_of, verls, t
     trainer._init_dataloader()
 
 
+@pytest.mark.parametrize(("steps", "last"), [(100, 16), (12, 12)])
+def test_a_run_that_its_epochs_end_knows_its_last_step(trainer_of, verls, steps: int, last: int) -> None:
+    """verl saves and validates at the last step, which it tells by one number alone."""
+    assert "is_last_step = self.global_steps >= self.total_training_steps\n" in inspect.getsource(PPOTrainer.fit)
+    given = {"total_training_steps": steps, "steps_per_epoch": 8, "train_dataset": range(64)}
+    verls("_init_dataloader", lambda self: vars(self).update(given))
+    trainer = trainer_of("grpo/toy", "trainer.total_epochs=2")
+    trainer._init_dataloader()
+    assert trainer.total_training_steps == last
+
+
+@pytest.mark.parametrize(
+    ("step", "lines", "validates"),
+    [
+        (0, [], False),
+        (4, [(4, {"training/global_step": 4}), (2, {"val-core/toy/acc/mean@1": 0.5})], True),
+        (4, [(4, {"val-core/toy/acc/mean@1": 0.5})], False),
+        (6, [], False),
+        (10, [], True),
+    ],
+)
+def test_a_validation_that_a_kill_took_is_made_up_for(trainer_of, verls, tmp_path, step, lines, validates) -> None:
+    """Of a run of ten steps that validates every fourth and the last."""
+    asked: list[bool] = []
+    verls("fit", lambda self, manager: asked.append(self.config.trainer.val_before_train))
+    trainer = trainer_of("grpo/toy", "trainer.val_before_train=false", "trainer.test_freq=4")
+    trainer.global_steps, trainer.total_training_steps, trainer.run_log = step, 10, RunLog(tmp_path, 0)
+    for at, data in lines:
+        trainer.run_log.append(at, data)
+    trainer.fit(None)
+    assert asked == [validates]
+
+
 def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_of) -> None:
     loaded: list[object] = []
     verls("_init_dataloader", lambda self: None)
@@ -424,7 +459,7 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_o
     trainer._init_dataloader()
     assert len(loaded) == 2 and explorer.stored.arguments == (trainer.s2l.explorer.store, "error", 0)
     live = trainer_of("s2l_po/toy")
-    live.train_dataset = range(64)
+    live.total_training_steps, live.steps_per_epoch, live.train_dataset = 9, 3, range(64)
     live._init_dataloader()
     (explorer,) = live.methods
     assert explorer.stored is None
