@@ -34,7 +34,7 @@ from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
-from s2l_ext.training.run_log import TRAINING_MARK
+from s2l_ext.training.run_log import TRAINING_MARK, is_validation
 from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 
@@ -90,11 +90,13 @@ class Train(Kind):
             return _job(stage, cfg, Command((*S2L, "train", "--config-name", str(stage.recipe), *given, *words)))
 
     def finished(self, stage: Stage, job: Job) -> bool:
-        """The last checkpoint is complete and its step has its line of metrics."""
+        """The last checkpoint is complete, and its step has its line of metrics and its validation."""
         step = last_step(stage.run)
         if job.steps is None or step != job.steps or not (stage.run / METRICS_FILE).is_file():
             return False
-        return any(found == step and TRAINING_MARK in data for found, data in read_metrics(stage.run / METRICS_FILE))
+        found = [data for number, data in read_metrics(stage.run / METRICS_FILE) if number == step]
+        validates = (job.settings.get("trainer", {}).get("test_freq") or 0) > 0
+        return any(TRAINING_MARK in data for data in found) and (not validates or any(map(is_validation, found)))
 
     def exported(self, stage: Stage) -> Path:
         """verl's FSDP checkpoint manager writes weights, configuration and tokenizer into this folder."""
@@ -103,6 +105,12 @@ class Train(Kind):
             raise DataError(
                 f"stage {stage.name}: {stage.run} holds no checkpoint, so there is no model to pass on. The log "
                 f"says why: {stage.folder / 'log.txt'}"
+            )
+        trained = [number for number, data in read_metrics(stage.run / METRICS_FILE) if TRAINING_MARK in data]
+        if step < max(trained, default=0):
+            raise DataError(
+                f"stage {stage.name}: {stage.run} was trained to step {max(trained)}, and its last checkpoint is of "
+                f"step {step}. Make the stage again with --from {stage.name}."
             )
         folder = stage.run / f"global_step_{step}" / "actor" / "huggingface"
         for model in stage.paths("model"):

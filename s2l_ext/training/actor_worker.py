@@ -16,6 +16,7 @@ from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine_workers import ActorRolloutRefWorker
 from verl.workers.utils.padding import no_padding_2_padding
 
+from s2l_ext.errors import ConfigError
 from s2l_ext.training.batch_fields import (
     IS_CAP_FIELD,
     KL_BETA_FIELD,
@@ -126,3 +127,13 @@ class S2LActorWorker(ActorRolloutRefWorker):
                 manager.previous_saved_paths = saved_before(self.loaded, Path(local_path))
             self.loaded = None
         super().save_checkpoint(local_path, *where, **more)
+
+
+def extending_all(workers: list[type]) -> type:
+    """The actor worker that extends every other. Raises ConfigError: two methods bring workers of which neither extends
+    the other."""
+    for worker in workers:
+        if all(issubclass(worker, other) for other in workers):
+            return worker
+    names = ", ".join(sorted({worker.__name__ for worker in workers}))
+    raise ConfigError(f"{names}: each of these actor workers is a method's, and none extends the others. Turn one off.")

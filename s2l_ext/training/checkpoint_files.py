@@ -52,12 +52,15 @@ def check_files(folder: Path | None) -> None:
 
 def leave_for_older(folder: Path) -> None:
     """Before a checkpoint is written over, let verl's tracker name the whole one before it: a run that is killed in
-    between must not resume from files of two runs. Where none is whole, the tracker stays as it is."""
+    between must not resume from files of two runs. Where none is whole, it starts afresh. The old sizes go too."""
     tracker = folder.parent / TRACKER_FILE
     if tracker.is_file() and tracker.read_text(errors="replace").strip() == str(_step(folder)):
         older = _complete_before(folder)
         if older:
             write_atomically(tracker, str(_step(older)))
+        else:
+            tracker.unlink()
+    (folder / FILE_NAME).unlink(missing_ok=True)
 
 
 def check_workers(folder: Path | None, cfg: DictConfig) -> None:

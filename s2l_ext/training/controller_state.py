@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from s2l_ext.config.modes import draws_ahead, mode_of
 from s2l_ext.config.verl_settings import plain_setting, setting
 from s2l_ext.errors import StateMismatch
+from s2l_ext.methods.base import Method
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import S2LConfig, methods_of
 from s2l_ext.training.needed import EARLIER, checkpoint_folder
@@ -74,7 +75,7 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     has_state = (folder / FILE_NAME).exists()
     if current is None and not has_state:
         return {}
-    reset = s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
+    reset = _resets(s2l)
     if reset and not has_state and list(s2l.blocks) == ["curriculum"]:
         logger.warning(
             "%s has no controller state; s2l.curriculum.on_mismatch=reset starts the curriculum afresh", folder
@@ -83,11 +84,23 @@ def resume_state(s2l: S2LConfig, cfg: DictConfig) -> dict[str, dict[str, Any]]:
     return load_state(folder, current or {}, reset_curriculum=reset)
 
 
+def refuse_lost(method: Method) -> None:
+    """For a method without a saved state. Raises StateMismatch: it keeps one, and the run is resumed."""
+    folder, resets = checkpoint_folder(method.cfg), method.block == "curriculum" and _resets(method.s2l)
+    if folder is not None and not resets and method.state_dict():
+        raise StateMismatch(f"{folder / FILE_NAME} has no state of {method.block}, which would start afresh. {EARLIER}")
+
+
+def _resets(s2l: S2LConfig) -> bool:
+    return s2l.curriculum is not None and s2l.curriculum.on_mismatch == "reset"
+
+
 def save_state(folder: Path, fingerprint: dict[str, Any], controllers: dict[str, dict[str, Any]]) -> None:
     """Write ``s2l_state.json`` into a ``global_step_N`` folder, and before it ``s2l_arrays.npz`` if a state has arrays.
     ``controllers``: state by controller; values are JSON values, numpy arrays, and mappings of these."""
     plain, arrays = check_saveable(controllers)
     document = {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint, "controllers": plain}
+    document["sha256"] = _digest(plain, folder / FILE_NAME)
     if arrays:
         buffer = io.BytesIO()
         np.savez(buffer, **cast(dict[str, Any], arrays))
@@ -113,6 +126,18 @@ def _to_json(document: dict[str, Any]) -> str:
             f"the controllers' state cannot be saved ({error}): state_dict() may hold numbers, text, lists, mappings "
             "with text keys and numpy arrays."
         ) from None
+
+
+def _digest(plain: dict[str, Any], path: Path) -> str:
+    """SHA-256 of the controllers' plain part as it is read back. Raises StateMismatch: a number is NaN."""
+
+    def number(name: str) -> float:
+        if name == "NaN":
+            raise StateMismatch(f"{path}: a controller's state holds NaN, from which no run can go on. {EARLIER}")
+        return float(name)
+
+    read = json.loads(json.dumps(plain, default=_plain_number), parse_constant=number)
+    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
 
 
 def _plain_number(value: Any) -> Any:
@@ -153,6 +178,9 @@ def load_state(folder: Path, fingerprint: dict[str, Any], reset_curriculum: bool
         )
     if not isinstance(document.get("fingerprint"), dict) or not _is_states(document.get("controllers")):
         raise _unreadable(path, "fingerprint and controllers are no mappings")
+    digest = _digest(document["controllers"], path)
+    if document.get("sha256", digest) != digest:
+        raise _unreadable(path, "its controllers are not what was written")
     different = _differences(document["fingerprint"], fingerprint)
     if different and reset_curriculum and all(map(_is_curriculums, different)):
         _refuse_other_positions(path, different, document["controllers"])

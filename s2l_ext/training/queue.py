@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,6 +78,14 @@ def waiting_prompts() -> set[str]:
     return {key for key, tag in queued.items() if tag.get("is_prompt", False)}
 
 
+def clear_trained_rows() -> None:
+    """Clear rows whose prompt is gone: a checkpoint has those that its step trained on, which nothing else clears."""
+    queued, prompts = (tq.kv_list(TRAIN) or {}).get(TRAIN, {}), waiting_prompts()
+    left = [key for key in queued if key not in prompts and RowKey.parse(key).uid not in prompts]
+    if left:
+        tq.kv_clear(keys=left, partition_id=TRAIN)
+
+
 def date_prompts(steps: Mapping[str, int], uids: Collection[str]) -> None:
     """Set the step from which verl counts a prompt's age. ``steps``: step by prompt uid. ``uids``: the prompts; others
     stay unchanged."""
@@ -83,3 +93,20 @@ def date_prompts(steps: Mapping[str, int], uids: Collection[str]) -> None:
     if found:
         tags = [{"global_steps": step} for step in found.values()]
         tq.kv_batch_put(keys=list(found), partition_id=TRAIN, tags=tags)
+
+
+@contextmanager
+def dated_when_sent(trainer: Any, steps: Mapping[str, int]) -> Iterator[None]:
+    """:func:`date_prompts` of all that wait, before the trainer sends any to its agent loops. Later it could not: a tag
+    is read, changed and written whole, so the status that a worker writes meanwhile would be lost."""
+    manager = trainer.agent_loop_manager
+
+    def send(batch: TensorDict) -> None:
+        date_prompts(steps, waiting_prompts())
+        manager.generate_sequences(batch)
+
+    trainer.agent_loop_manager = SimpleNamespace(generate_sequences=send)
+    try:
+        yield
+    finally:
+        trainer.agent_loop_manager = manager

@@ -16,18 +16,19 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, open_dict
 from tensordict import TensorDict
+from verl.trainer.ppo.core_algos import AdaptiveKLController
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils.device import get_resource_name
 from verl.workers.rollout.llm_server import LLMServerClient
 
 from s2l_ext.config.modes import most_draws
 from s2l_ext.data.prompts import require_enough
-from s2l_ext.errors import ConfigError
 from s2l_ext.methods.base import Method
 from s2l_ext.methods.brought import checked_value
 from s2l_ext.methods.registry import accuracy_settings, methods_of, parse_s2l
 from s2l_ext.platforms.patches.training import watch_sampling
 from s2l_ext.training import controller_state, label_selectors
+from s2l_ext.training.actor_worker import S2LActorWorker, extending_all
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.checkpoint_files import disk_full_explained, leave_for_older, note_files
 from s2l_ext.training.dropped_groups import DroppedGroups, may_drop_groups
@@ -35,7 +36,7 @@ from s2l_ext.training.faults import Actors, ActorWatchdog, own_actors, own_manag
 from s2l_ext.training.needed import needed_now, only_validates
 from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
 from s2l_ext.training.preflight import check_pool
-from s2l_ext.training.queue import KVBatchMeta, RowKey, date_prompts, waiting_prompts
+from s2l_ext.training.queue import KVBatchMeta, RowKey, clear_trained_rows, dated_when_sent, waiting_prompts
 from s2l_ext.training.registration import log_like_verl, require_registered
 from s2l_ext.training.reward_probe import check_reward
 from s2l_ext.training.run_log import RunLog, StepFile
@@ -79,6 +80,8 @@ class S2LTrainerMixin(PPOTrainer):
         self.pending = PendingPrompts(most_draws(config))
         if "in_flight" in self.resumed:
             self.pending.load_state_dict(self.resumed["in_flight"])
+        if self._adaptive_kl and "kl_in_reward" in self.resumed:
+            self._adaptive_kl.value = self.resumed["kl_in_reward"]["value"]
         self.step_plans: dict[str, PromptPlan] = {}
         self.current: Step | None = None
         self.updated: tuple[KVBatchMeta, dict[str, Any]] | None = None
@@ -110,24 +113,43 @@ class S2LTrainerMixin(PPOTrainer):
         self.watchdog = self.watchdog or ActorWatchdog(Actors(own_actors(self)))
         self.watchdog.check()
 
+    @property
+    def _adaptive_kl(self) -> AdaptiveKLController | None:
+        """verl's coefficient of ``algorithm.use_kl_in_reward``, where it changes from step to step."""
+        found = getattr(self, "kl_ctrl_in_reward", None)
+        return found if isinstance(found, AdaptiveKLController) else None
+
     def fit(self, agent_loop_manager: Any) -> None:
+        if self._owes_validation():
+            self.config.trainer.val_before_train = True
         try:
             super().fit(agent_loop_manager)
         finally:
             if self.watchdog:
                 self.watchdog.end()
 
+    def _owes_validation(self) -> bool:
+        """Whether the run was killed between the checkpoint that it resumes and that step's validation."""
+        step, every = self.global_steps, self.config.trainer.test_freq
+        due = step > 0 and every > 0 and (step % every == 0 or step >= self.total_training_steps)
+        return due and not (self.config.trainer.get("val_only") or self.run_log.is_validated(step))
+
     def _init_dataloader(self) -> None:
         # verl starts its workers after this, and loads its checkpoint of the data loader after them: bad data is
         # found before models load, and the curriculum's sampler has its state before the first fetch
         super()._init_dataloader()
+        # where the epochs end the run, verl would neither save nor validate its last step
+        last = self.steps_per_epoch * self.config.trainer.total_epochs
+        self.total_training_steps = min(self.total_training_steps, last)
         if not only_validates(self.config):
             require_enough(len(self.train_dataset), self.config.data.train_batch_size)
         for method in self.methods:
             method.start(self)
-            saved = self.resumed.get(method.state_key or method.block)
-            if saved is not None:
-                method.load_state_dict(saved)
+            name = method.state_key or method.block
+            if name in self.resumed:
+                method.load_state_dict(self.resumed[name])
+            else:
+                controller_state.refuse_lost(method)
 
     def _init_resource_pool_mgr(self) -> None:
         super()._init_resource_pool_mgr()
@@ -136,8 +158,8 @@ class S2LTrainerMixin(PPOTrainer):
             check_pool(self.config, needed_now(self.config, self.s2l), available)
         # verl builds its workers from this mapping right after; its first role is the actor's in every mode
         workers = [worker for method in self.methods if (worker := method.actor_worker())]
-        if workers:
-            worker = _extending_all(workers)
+        if self.methods:
+            worker = extending_all(workers or [S2LActorWorker])
             role = next(iter(self.role_worker_mapping))
             self.role_worker_mapping[role] = ray.remote((self.detached_workers or {}).get(worker, worker))
         self.resource_pool_manager = label_selectors.placed_learner(
@@ -183,10 +205,11 @@ class S2LTrainerMixin(PPOTrainer):
     def _reissue_inflight_prompts(self, partition_id: str = "train") -> int:
         """verl resets the age of prompts that it re-sends after a restart. Restore it from their plans, so that the
         oldest are still trained on first and the staleness limit still applies."""
-        sent = super()._reissue_inflight_prompts(partition_id)
-        if sent and self.methods:
-            date_prompts({uid: plan.step for uid, plan in self.pending.plans.items()}, waiting_prompts())
-        return sent
+        if self.mode == "sync":
+            return super()._reissue_inflight_prompts(partition_id)
+        clear_trained_rows()
+        with dated_when_sent(self, {uid: plan.step for uid, plan in self.pending.plans.items()}):
+            return super()._reissue_inflight_prompts(partition_id)
 
     def on_sample_end(self) -> None:
         super().on_sample_end()  # the learner's servers sleep now; a colocated explorer must too, before the update
@@ -369,14 +392,6 @@ class S2LTrainerMixin(PPOTrainer):
             states |= {} if state is None else {method.state_key or method.block: state}
         if self.mode != "sync":
             states["in_flight"] = self.pending.state_dict()
+        if self._adaptive_kl:
+            states["kl_in_reward"] = {"value": self._adaptive_kl.value}
         return states
-
-
-def _extending_all(workers: list[type]) -> type:
-    """The actor worker that extends every other. Raises ConfigError: two methods bring workers of which neither extends
-    the other."""
-    for worker in workers:
-        if all(issubclass(worker, other) for other in workers):
-            return worker
-    names = ", ".join(sorted({worker.__name__ for worker in workers}))
-    raise ConfigError(f"{names}: each of these actor workers is a method's, and none extends the others. Turn one off.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 
 from omegaconf import DictConfig
 
@@ -29,6 +30,11 @@ UNFED_ESTIMATORS = {"gdpo", "optimal_token_baseline", "tir_optimal_token_baselin
 OLD_METRICS = ("seq_reward", "seq_final_reward")
 """Names that DAPO's scripts give ``filter_groups.metric``."""
 FSDP, SCHEDULERS = ("fsdp", "fsdp2"), ("constant", "cosine")
+CONTENTS = ("save_contents", "load_contents")
+RESUMED_WITHOUT = {
+    "optimizer": "starts with a new one",
+    "extra": "starts its learning-rate schedule and random numbers anew",
+}
 RESUME_MODES = ("auto", "disable", "resume_path")
 DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
 """verl's defaults of ``clip_ratio`` and of ``grad_clip``, which its engines left behind."""
@@ -37,7 +43,7 @@ DEFAULT_CLIP, UNREAD_CLIP = 0.2, 1.0
 def check_command(cfg: DictConfig) -> list[str]:
     """Returns warnings. Raises ConfigError for a setting that would be ignored, or end the run late."""
     _refuse(cfg, RULES)
-    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_no_optimizer(cfg), *_cut_rows(cfg)]
+    return [*_unread_clip(cfg), *_unread_do_sample(cfg), *_lone_rows(cfg), *_left_out(cfg), *_cut_rows(cfg)]
 
 
 def check_steps(cfg: DictConfig) -> None:
@@ -93,7 +99,7 @@ def _greedy(cfg: DictConfig) -> Iterator[str]:
 def _contents(cfg: DictConfig) -> Iterator[str]:
     if not _saves_shards(cfg):
         return
-    for name in ("save_contents", "load_contents"):
+    for name in CONTENTS:
         contents = plain_setting(cfg, f"{ACTOR}.checkpoint.{name}")
         if contents is not None and "model" not in contents:
             yield (
@@ -245,11 +251,11 @@ def _lone_rows(cfg: DictConfig) -> Iterator[str]:
         )
 
 
-def _no_optimizer(cfg: DictConfig) -> Iterator[str]:
-    key = f"{ACTOR}.checkpoint.save_contents"
-    contents = plain_setting(cfg, key)
-    if _saves_shards(cfg) and contents is not None and "optimizer" not in contents:
-        yield f"{key}={contents} has no optimizer: a resumed run starts with a new one and goes on differently."
+def _left_out(cfg: DictConfig) -> Iterator[str]:
+    for (what, then), name in product(RESUMED_WITHOUT.items(), CONTENTS if _saves_shards(cfg) else ()):
+        contents = plain_setting(cfg, f"{ACTOR}.checkpoint.{name}")
+        if contents is not None and what not in contents:
+            yield f"{ACTOR}.checkpoint.{name}={contents} has no {what}: a resumed run {then} and goes on differently."
 
 
 def _cut_rows(cfg: DictConfig) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from s2l_ext.errors import DataError
+from s2l_ext.utils.run_lock import NO_LOCKS_HERE
 
 
 class Journal:
@@ -24,7 +25,7 @@ class Journal:
         except OSError as error:
             raise cannot_write(path, error) from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             free = os.path.samestat(os.fstat(self._file), path.stat())
         except OSError:
             free = False
@@ -52,7 +53,7 @@ class Journal:
         try:
             file = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o644)
             try:
-                fcntl.flock(file, fcntl.LOCK_EX)  # before it has its name, so that nobody comes in between
+                _lock(file, fcntl.LOCK_EX)  # before it has its name, so that nobody comes in between
                 _write(file, b"".join(lines))
                 os.fsync(file)
                 os.replace(partial, self.path)
@@ -82,6 +83,14 @@ def cannot_write(path: Path, error: OSError) -> DataError:
         f"{path}: cannot be written ({error.strerror or error}). Responses already there are kept. Free disk "
         "space or correct the folder, then run the same command again."
     )
+
+
+def _lock(file: int, how: int) -> None:
+    try:
+        fcntl.flock(file, how)
+    except OSError as error:
+        if error.errno not in NO_LOCKS_HERE:
+            raise
 
 
 def _write(file: int, content: bytes) -> None:

@@ -139,7 +139,8 @@ def two_steps(monkeypatch, servers: ExplorerServers, said: list[str]) -> None:
     rows = KVBatchMeta(partition_id="train", keys=["a_0_0"], tags=[{}])
 
     class Trainer(S2LTrainerMixin, PPOTrainerSync):
-        trainer_mode, global_steps, parameter_sync_step = "sync", 0, 1
+        trainer_mode = mode = "sync"
+        global_steps, parameter_sync_step = 0, 1
         total_training_steps = steps_per_epoch = 2
         config, watchdog = OmegaConf.create(CONFIG), None
         use_reference_policy = use_critic = False

@@ -4,13 +4,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
+from verl.workers.engine_workers import ActorRolloutRefWorker
 
 from s2l_ext.errors import ConfigError, ResourceError, S2LError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.launch.train import _ask_verl
 from s2l_ext.methods.explorer.serving.servers import explorer_config
 from s2l_ext.methods.registry import methods_of, parse_s2l
-from s2l_ext.training.actor_worker import ratio_sums
+from s2l_ext.training.actor_worker import S2LActorWorker, ratio_sums
 from s2l_ext.training.seeded_agent_loop import request_seed
 from s2l_ext.training.step import Step, StepRows, require_rows
 
@@ -89,6 +90,25 @@ def test_explorer_pool_larger_than_the_live_cluster_is_refused_before_any_worker
     monkeypatch.setattr(ray, "cluster_resources", lambda: {accelerator: 2.0})
     with pytest.raises(ResourceError, match=r"needs 4 GPUs = 1 \(learner\) \+ 3 \(explorer\), but 2 are available"):
         trainer._init_resource_pool_mgr()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "overrides"),
+    [
+        ("expo/toy", ["s2l.kl=null"]),
+        ("grpo/toy", ["+s2l.distill={teacher_path: x, loss: sampled_k1, teacher_placement: server}"]),
+        ("grpo/toy", []),
+    ],
+)
+def test_one_count_of_checkpoints_with_every_method_and_verls_own_with_none(trainer_of, monkeypatch, recipe, overrides):
+    """Also with a method that brings no actor worker."""
+    monkeypatch.setattr("s2l_ext.training.trainer.check_pool", lambda *_: None)
+    monkeypatch.setattr("ray.cluster_resources", dict)
+    trainer = trainer_of(recipe, *overrides)
+    trainer._init_resource_pool_mgr()
+    (worker, *_) = trainer.role_worker_mapping.values()
+    wanted = S2LActorWorker if trainer.methods else ActorRolloutRefWorker
+    assert worker.__ray_metadata__.modified_class.__mro__[1] is wanted
 
 
 def test_trainer_started_by_verl_compares_tokenizers_itself(monkeypatch) -> None:

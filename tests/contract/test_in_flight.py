@@ -1,5 +1,6 @@
 """Plans of prompts between the draw and the step that trains on them."""
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import torch
 import transfer_queue as tq
 from omegaconf import OmegaConf
 from tensordict import NonTensorData, TensorDict
+from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.utils import tensordict_utils as tu
 
 from s2l_ext.errors import S2LError, StateMismatch
@@ -21,7 +23,7 @@ from s2l_ext.methods.guidance.controller import Guidance
 from s2l_ext.methods.registry import S2LConfig
 from s2l_ext.training.batch_fields import GUIDED_FIELD, LENGTH_FIELD, SLOTS_FIELD, STORED_FIELD
 from s2l_ext.training.pending_prompts import Draw, PendingPrompts, PromptPlan
-from s2l_ext.training.queue import KVBatchMeta, date_prompts, waiting_prompts
+from s2l_ext.training.queue import KVBatchMeta, clear_trained_rows, date_prompts, dated_when_sent, waiting_prompts
 from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
@@ -145,6 +147,32 @@ def test_prompts_that_verl_sends_again_keep_their_age(table, monkeypatch) -> Non
     )
     date_prompts({uid: plan.step for uid, plan in table.plans.items()}, waiting_prompts())
     assert put == {"a": {"global_steps": 1}, "b": {"global_steps": 2}, "on": "train"}
+
+
+def test_a_prompt_is_dated_before_any_worker_has_it(monkeypatch) -> None:
+    """A tag is read, changed and written whole: the status that a worker writes in between would be lost."""
+    said: list[object] = []
+    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {"a": {"is_prompt": True}}})
+    monkeypatch.setattr(tq, "kv_batch_put", lambda keys, partition_id, tags: said.append(tags))
+    manager = SimpleNamespace(generate_sequences=said.append)
+    trainer = SimpleNamespace(agent_loop_manager=manager)
+    with pytest.raises(RuntimeError), dated_when_sent(trainer, {"a": 1}):
+        trainer.agent_loop_manager.generate_sequences("batch")
+        raise RuntimeError
+    assert said == [[{"global_steps": 1}], "batch"] and trainer.agent_loop_manager is manager
+
+
+def test_rows_that_were_trained_on_before_a_restart_are_cleared(monkeypatch) -> None:
+    """verl clears a prompt when a step takes it, and the step's rows after its checkpoint."""
+    step = inspect.getsource(PPOTrainer.fit)
+    assert step.index("self._save_checkpoint()") < step.index("tq.kv_clear(keys=batch.keys")
+    queued = {"a": {"is_prompt": True}, "a_0_0": {}, "b": {"is_prompt": True}, "c_0_0": {}, "c_1_0": {}, "pad1_0_0": {}}
+    cleared: list[tuple] = []
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: cleared.append((keys, partition_id)))
+    for found in (queued, {"a": {"is_prompt": True}, "a_0_0": {}}, {}):
+        monkeypatch.setattr(tq, "kv_list", lambda partition, found=found: {partition: found})
+        clear_trained_rows()
+    assert cleared == [(["c_0_0", "c_1_0", "pad1_0_0"], "train")]
 
 
 def test_queued_prompts_are_told_from_rows(monkeypatch) -> None:

@@ -1,5 +1,6 @@
 """What the trainer's own methods do around verl's, each checked with verl's method in the middle replaced."""
 
+import inspect
 from types import SimpleNamespace
 
 import pytest
@@ -8,8 +9,9 @@ from omegaconf import OmegaConf
 from transfer_queue import KVBatchMeta
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 
-from s2l_ext.errors import DataError
+from s2l_ext.errors import DataError, StateMismatch
 from s2l_ext.methods.base import Method
+from s2l_ext.methods.curriculum.controller import Curriculum
 from s2l_ext.methods.curriculum.orders import FileOrder
 from s2l_ext.methods.curriculum.sampler import CurriculumSampler
 from s2l_ext.methods.distill import advantages as distill_advantages
@@ -18,11 +20,12 @@ from s2l_ext.methods.explorer.serving import client as clients
 from s2l_ext.methods.explorer.serving import lifecycle
 from s2l_ext.methods.guidance import behaviour_log_probs
 from s2l_ext.methods.guidance import controller as guided
-from s2l_ext.training import controller_state, needed
+from s2l_ext.training import controller_state, needed, trainers_by_mode
 from s2l_ext.training import trainer as trainers
 from s2l_ext.training.batch_fields import KL_BETA_FIELD
 from s2l_ext.training.outcomes import RolloutOutcome
 from s2l_ext.training.pending_prompts import PromptPlan
+from s2l_ext.training.run_log import RunLog
 from s2l_ext.training.step import Step, StepRows
 
 pytestmark = pytest.mark.contract
@@ -72,17 +75,21 @@ def test_an_asynchronous_step_takes_the_plans_of_its_own_prompts(trainer_of, ver
     assert trainer.pending.dropped == 1
 
 
-@pytest.mark.parametrize(("sent", "features", "kept"), [(2, True, 1), (0, True, 0), (2, False, 0)])
-def test_prompts_sent_again_keep_their_age(trainer_of, verls, monkeypatch, sent: int, features: bool, kept) -> None:
-    """Of two plans, one prompt is in verl's queue."""
-    written: list[tuple] = []
-    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {"a": {"is_prompt": True}}})
-    monkeypatch.setattr(tq, "kv_batch_put", lambda keys, partition_id, tags: written.append((keys, partition_id, tags)))
-    verls("_reissue_inflight_prompts", lambda self, partition_id: sent)
-    trainer = trainer_of("s2l_po/toy" if features else "grpo/toy")
+@pytest.mark.parametrize("sends", [True, False])
+def test_prompts_sent_again_keep_their_age(trainer_of, verls, monkeypatch, sends: bool) -> None:
+    """Of two plans, one prompt is in verl's queue. A worker that has it writes its tags too."""
+    said: list[tuple] = []
+    monkeypatch.setattr(tq, "kv_list", lambda partition: {partition: {"a": {"is_prompt": True}, "trained_0_0": {}}})
+    monkeypatch.setattr(tq, "kv_batch_put", lambda keys, partition_id, tags: said.append((keys, partition_id, tags)))
+    monkeypatch.setattr(tq, "kv_clear", lambda keys, partition_id: said.append(("cleared", keys)))
+    verls("_reissue_inflight_prompts", lambda self, _: (sends and self.agent_loop_manager.generate_sequences("a")) or 2)
+    trainer = trainer_of("s2l_po/toy")
+    manager = trainer.agent_loop_manager = SimpleNamespace(generate_sequences=lambda batch: said.append((batch,)))
+    trainer.mode = "colocate_async"
     trainer.pending.add({"a": PromptPlan(4), "trained": PromptPlan(3)})
-    assert trainer._reissue_inflight_prompts() == sent
-    assert written == [(["a"], "train", [{"global_steps": 4}])] * kept
+    assert trainer._reissue_inflight_prompts() == 2 and trainer.agent_loop_manager is manager
+    dated = (["a"], "train", [{"global_steps": 4}])
+    assert said == [("cleared", ["trained_0_0"]), *([dated, ("a",)] if sends else [])]
 
 
 def test_plans_in_flight_are_logged_where_steps_overlap(trainer_of) -> None:
@@ -364,6 +371,64 @@ def test_every_controller_is_saved_under_its_name(trainer_of, method_of) -> None
     assert trainer._controllers()["in_flight"]["order"] == ["a"]
 
 
+def test_verls_adaptive_coefficient_of_the_reward_goes_on(composed, monkeypatch) -> None:
+    kl = ("s2l.kl=null", "algorithm.use_kl_in_reward=true", "algorithm.kl_ctrl.kl_coef=0.5")
+    saved: dict[str, dict] = {}
+    monkeypatch.setattr(trainers, "check_before_run", lambda *_, **__: ([], saved))
+    monkeypatch.setattr(trainers, "check_reward", lambda *_: [])
+    monkeypatch.setattr(Curriculum, "state_dict", lambda self: None)
+    for kind, found, kept in (("adaptive", 0.125, {"value": 0.125}), ("fixed", 0.5, None)):
+        saved |= {"kl_in_reward": {"value": 0.125}}
+        trainer = trainers_by_mode.S2LTrainer(composed("expo/toy", *kl, f"algorithm.kl_ctrl.type={kind}"))
+        assert trainer.kl_ctrl_in_reward.value == found and trainer._controllers().get("kl_in_reward") == kept
+
+
+def test_a_method_whose_state_is_gone_does_not_start_afresh(trainer_of, verls, tmp_path) -> None:
+    verls("_init_dataloader", lambda self: None)
+    kl = ("s2l.kl={type: adaptive_target, target: 0.1}", "s2l.curriculum=null")
+    trainer = trainer_of("expo/toy", *kl, f"trainer.default_local_dir={tmp_path}")
+    trainer.total_training_steps, trainer.steps_per_epoch, trainer.train_dataset = 9, 9, range(64)
+    trainer._init_dataloader()
+    (tmp_path / needed.TRACKER_FILE).write_text("4")
+    with pytest.raises(StateMismatch, match=r"global_step_4/s2l_state.json has no state of kl, which would start"):
+        trainer._init_dataloader()
+    trainer.resumed = {"kl": trainer.methods[0].state_dict()}
+    trainer._init_dataloader()
+
+
+@pytest.mark.parametrize(("steps", "last"), [(100, 16), (12, 12)])
+def test_a_run_that_its_epochs_end_knows_its_last_step(trainer_of, verls, steps: int, last: int) -> None:
+    """verl saves and validates at the last step, which it tells by one number alone."""
+    assert "is_last_step = self.global_steps >= self.total_training_steps\n" in inspect.getsource(PPOTrainer.fit)
+    given = {"total_training_steps": steps, "steps_per_epoch": 8, "train_dataset": range(64)}
+    verls("_init_dataloader", lambda self: vars(self).update(given))
+    trainer = trainer_of("grpo/toy", "trainer.total_epochs=2")
+    trainer._init_dataloader()
+    assert trainer.total_training_steps == last
+
+
+@pytest.mark.parametrize(
+    ("step", "lines", "validates"),
+    [
+        (0, [], False),
+        (4, [(4, {"training/global_step": 4}), (2, {"val-core/toy/acc/mean@1": 0.5})], True),
+        (4, [(4, {"val-core/toy/acc/mean@1": 0.5})], False),
+        (6, [], False),
+        (10, [], True),
+    ],
+)
+def test_a_validation_that_a_kill_took_is_made_up_for(trainer_of, verls, tmp_path, step, lines, validates) -> None:
+    """Of a run of ten steps that validates every fourth and the last."""
+    asked: list[bool] = []
+    verls("fit", lambda self, manager: asked.append(self.config.trainer.val_before_train))
+    trainer = trainer_of("grpo/toy", "trainer.val_before_train=false", "trainer.test_freq=4")
+    trainer.global_steps, trainer.total_training_steps, trainer.run_log = step, 10, RunLog(tmp_path, 0)
+    for at, data in lines:
+        trainer.run_log.append(at, data)
+    trainer.fit(None)
+    assert asked == [validates]
+
+
 def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_of) -> None:
     loaded: list[object] = []
     verls("_init_dataloader", lambda self: None)
@@ -388,7 +453,7 @@ def test_what_was_saved_is_loaded_again(trainer_of, verls, monkeypatch, method_o
     trainer._init_dataloader()
     assert len(loaded) == 2 and explorer.stored.arguments == (trainer.s2l.explorer.store, "error", 0)
     live = trainer_of("s2l_po/toy")
-    live.train_dataset = range(64)
+    live.total_training_steps, live.steps_per_epoch, live.train_dataset = 9, 3, range(64)
     live._init_dataloader()
     (explorer,) = live.methods
     assert explorer.stored is None

@@ -79,8 +79,16 @@ def test_a_checkpoint_that_is_written_again_is_not_the_latest_meanwhile(run) -> 
     leave_for_older(run / "global_step_4")
     assert (run / TRACKER_FILE).read_text() == "2"
     leave_for_older(run / "global_step_2")
-    assert (run / TRACKER_FILE).read_text() == "2", "none is whole before it"
+    assert not (run / TRACKER_FILE).exists(), "none is whole before it: such a run starts afresh"
     leave_for_older(run / "elsewhere" / "global_step_2")
+
+
+def test_a_checkpoint_that_is_written_again_is_not_compared_with_its_old_sizes(run) -> None:
+    """verl names it the latest before its sizes are noted."""
+    leave_for_older(run / "global_step_4")
+    (run / "global_step_4" / "data.pt").write_bytes(b"abcdefgh")
+    (run / TRACKER_FILE).write_text("4")
+    check_files(run / "global_step_4")
 
 
 def test_a_missing_file_without_an_older_checkpoint(run) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from s2l_ext.errors import DataError, ResourceError
 from s2l_ext.utils import run_lock as folder_lock
+from s2l_ext.utils.jsonl import Journal
 from s2l_ext.utils.run_lock import FILE_NAME, held, is_held
 
 HOLDER = """
@@ -120,6 +121,16 @@ def test_without_kernel_locks_a_living_process_is_refused_and_a_dead_one_followe
         leave(tmp_path, pid)
         with run(tmp_path):
             pass
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_without_kernel_locks_lines_are_written_all_the_same(tmp_path):
+    journal = Journal(tmp_path / "lines.jsonl", "another evaluation writes this file")
+    journal.add(b"1\n")
+    journal.replace([b"2\n"])
+    journal.add(b"3\n")
+    journal.close()
+    assert (tmp_path / "lines.jsonl").read_bytes() == b"2\n3\n"
 
 
 @pytest.mark.parametrize("below", ["", "out"])

@@ -420,11 +420,27 @@ def test_a_run_counted_in_epochs_is_known_to_be_finished(tmp_path) -> None:
     rows(tmp_path / "out" / "stages" / "split" / "run" / "2H.parquet", 42)
     place = pipeline.stage("rl")
     place.run.mkdir(parents=True)
-    for step, finished in ((27, False), (30, True)):
+    job, accuracy = prepared(pipeline, "rl"), {"val-core/toy/acc/mean@1": 0.5}
+    for step, validation, finished in ((27, accuracy, False), (30, {}, False), (30, accuracy, True)):
         (place.run / "latest_checkpointed_iteration.txt").write_text(str(step))
-        line = {"step": step, "data": {"training/global_step": step}}
-        (place.run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
-        assert place.does.finished(place, prepared(pipeline, "rl")) is finished
+        lines = [{"step": step, "data": data} for data in ({"training/global_step": step}, validation)]
+        (place.run / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        assert place.does.finished(place, job) is finished
+    job.settings["trainer"]["test_freq"] = -1
+    (place.run / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n")
+    assert place.does.finished(place, job), "a run that never validates owes no accuracy"
+
+
+def test_a_model_of_an_earlier_step_than_the_last_is_not_passed_on(tmp_path) -> None:
+    stage = {"name": "rl", "kind": "train", "recipe": "grpo/toy", "inputs": {"model": "student", "data": "d"}}
+    place = written(tmp_path, stage, models={"student": "hub/s"}, splits={"d": "d.parquet"}).stage("rl")
+    place.run.mkdir(parents=True)
+    (place.run / "metrics.jsonl").write_text(json.dumps({"step": 16, "data": {"training/global_step": 16}}) + "\n")
+    (place.run / "latest_checkpointed_iteration.txt").write_text("12")
+    with pytest.raises(DataError, match="run was trained to step 16, and its last checkpoint is of step 12. Make the"):
+        place.does.exported(place)
+    (place.run / "latest_checkpointed_iteration.txt").write_text("16")
+    assert place.does.exported(place).parts[-3:] == ("global_step_16", "actor", "huggingface")
 
 
 @pytest.mark.slow

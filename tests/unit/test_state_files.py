@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 from s2l_ext.errors import ConfigError, StateMismatch
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.training import controller_state as state
+from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.run_log import RunLog, StepFile
 
 
@@ -164,6 +165,36 @@ def test_corrupt_state_is_named(tmp_path, text: str) -> None:
         state.resume_state(explorer(), config(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("written", "read", "says"),
+    [
+        ('"beta": 0.01', '"beta": 0.09', "its controllers are not what was written"),
+        ('"controllers": {', '"controllers": {"other": {}, ', "its controllers are not what was written"),
+        ('"beta": 0.01', '"beta": NaN', "a controller's state holds NaN, from which no run can go on"),
+    ],
+)
+def test_a_state_whose_numbers_changed_is_refused(tmp_path, written: str, read: str, says: str) -> None:
+    path = checkpoint(tmp_path)
+    path.write_text(path.read_text().replace(written, read))
+    with pytest.raises(StateMismatch, match=rf"s2l_state\.json.*{says}"):
+        state.resume_state(explorer(), config(tmp_path))
+
+
+def test_a_state_with_nan_is_not_written(tmp_path) -> None:
+    with pytest.raises(StateMismatch, match="holds NaN"):
+        state.save_state(tmp_path / "nan", SETTINGS, {"kl": {"beta": float("nan")}})
+    state.save_state(tmp_path, SETTINGS, {"kl": {"limit": float("inf"), "by_step": {2: 0.5, 10: 0.25}}})
+    assert state.load_state(tmp_path, SETTINGS) == {"kl": {"limit": float("inf"), "by_step": {"2": 0.5, "10": 0.25}}}
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_digest(tmp_path) -> None:
+    path = checkpoint(tmp_path)
+    document = json.loads(path.read_text())
+    del document["sha256"]
+    path.write_text(json.dumps(document))
+    assert state.resume_state(explorer(), config(tmp_path)) == {"kl": {"beta": 0.01}}
+
+
 def test_newer_schema_is_refused(tmp_path) -> None:
     path = checkpoint(tmp_path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": 99}))
@@ -256,6 +287,25 @@ def test_fresh_run_sets_an_earlier_log_aside(tmp_path) -> None:
     assert steps(tmp_path) == []
     kept = [json.loads((tmp_path / f"metrics.{number}.jsonl").read_text()) for number in (1, 2)]
     assert [line["data"]["loss"] for line in kept] == [0.5, 0.25]
+
+
+def test_a_fresh_run_in_a_used_folder_goes_on_from_nothing_of_the_earlier_one(tmp_path) -> None:
+    """Killed before its first checkpoint, it would resume the earlier run's, and take its line of that step."""
+    RunLog(tmp_path, resumed_step=0).hold_metrics(2, {"loss": 0.5})
+    StepFile(tmp_path / "curriculum.jsonl", resumed_step=0).hold(2, {"indices": [1]})
+    (tmp_path / TRACKER_FILE).write_text("2")
+    RunLog(tmp_path, resumed_step=0)
+    StepFile(tmp_path / "curriculum.jsonl", resumed_step=0)
+    kept = {"metrics.jsonl": "", "latest_checkpointed_iteration.1.txt": "2"}
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == kept
+
+
+def test_evaluation_alone_cuts_a_torn_last_line(tmp_path) -> None:
+    RunLog(tmp_path, resumed_step=0).append(1, {"loss": 0.5})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "da')
+    RunLog(tmp_path, resumed_step=None).append(1, {"val": 0.9})
+    assert steps(tmp_path) == [1, 1]
 
 
 def test_resume_path_without_a_path(tmp_path) -> None:

@@ -122,6 +122,16 @@ def test_what_verl_reads_passes_without_a_word(rules, settings: dict) -> None:
             "new one and goes on differently.",
         ),
         (
+            SHARDS | {f"{ACTOR}__checkpoint__save_contents": ["model", "optimizer"]},
+            "actor_rollout_ref.actor.checkpoint.save_contents=['model', 'optimizer'] has no extra: a resumed run "
+            "starts its learning-rate schedule and random numbers anew and goes on differently.",
+        ),
+        (
+            SHARDS | {f"{ACTOR}__checkpoint__load_contents": ["model", "extra"]},
+            "actor_rollout_ref.actor.checkpoint.load_contents=['model', 'extra'] has no optimizer: a resumed run "
+            "starts with a new one and goes on differently.",
+        ),
+        (
             {f"{ROLLOUT}__max_model_len": 127},
             "actor_rollout_ref.rollout.max_model_len=127 is below data.max_prompt_length + data.max_response_length = "
             "128: verl ends a response where its row is full, and says nothing. Lower one of these, or raise it if the "

@@ -79,8 +79,7 @@ class Guidance(Method):
 
     def start(self, trainer: Any) -> None:
         """T of the decays is the number of steps that the run really has; 0 where a validation has too few prompts."""
-        steps = min(trainer.total_training_steps, trainer.steps_per_epoch * trainer.config.trainer.total_epochs)
-        self.rule = build_length(self.config.length, max(steps, 1))
+        self.rule = build_length(self.config.length, max(trainer.total_training_steps, 1))
 
     def draw(self, draw: Draw) -> None:
         """After the explorer has taken its rollouts of the group."""
