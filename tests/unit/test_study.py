@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from s2l_ext.cli import main
-from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.errors import ConfigError, DataError, ResourceError
 from s2l_ext.evaluation.seeds import accuracy_over_seeds, hierarchical, over_seeds, paired
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.report.run import Run
@@ -114,6 +114,13 @@ def test_a_dry_run_of_engine_verl_says_what_verl_could_not_run(study, tmp_path) 
     """The local loop cuts a last micro-batch short."""
     with pytest.raises(ConfigError, match=r"^arm grpo: .*micro_batch_size_per_gpu=64: a worker has 4 rows in a mini-b"):
         Runner(study(engine="verl"), tmp_path / "out").check()
+
+
+def test_a_dry_run_of_engine_verl_says_which_arm_has_no_place_for_its_explorer(study, tmp_path) -> None:
+    arms = {"grpo": {}, "mixed": ["s2l.explorer={model_path: '${actor_rollout_ref.model.path}', mix_steps: 2}"]}
+    overrides = ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4", "ray_kwargs.ray_init.num_gpus=1"]
+    with pytest.raises(ResourceError, match=r"^arm mixed: the run needs 2 GPUs = .*, but 1 are"):
+        Runner(study(engine="verl", arms=arms, overrides=overrides), tmp_path / "out").check()
 
 
 @pytest.mark.parametrize("name", [1.5, True, "temp/hot", ".hot", ""])

@@ -27,7 +27,7 @@ from s2l_ext.studies.study.results import (
     read_result,
     write_result,
 )
-from s2l_ext.training.preflight import check_inputs
+from s2l_ext.training.preflight import check_inputs, check_own_pool
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.utils.clone import code_version
 from s2l_ext.utils.digests import digest_of
@@ -77,6 +77,7 @@ class Runner:
             try:
                 if self.study.block.engine == "verl":
                     check_against_verl(s2l, cfg)
+                    check_own_pool(cfg, s2l)
                 check_inputs(cfg, s2l)
             except S2LError as error:
                 raise type(error)(f"arm {arm.name}: {error}") from error
