@@ -168,7 +168,7 @@ class Plan:
     def check_inputs(self, stage: Stage, made: bool) -> None:
         """Inputs that finished stages ``made`` (a part that a reference names may not be there), or none makes."""
         for name, given in stage.given.items():
-            for source in given.sources:
+            for source in given:
                 if made == (source.stage is not None) and (made or is_here(source.path)):
                     require_input(stage.name, name, source.path)
 
@@ -259,7 +259,7 @@ class Plan:
             "stage": digest_of(stage.relative(json.dumps(written, sort_keys=True, default=str))),
             "recipe": digest_of(job.settings),
             "s2l_ext": __version__,
-            **{f"input {name}": self._input_digest(given.sources) for name, given in stage.given.items()},
+            **{f"input {name}": self._input_digest(given) for name, given in stage.given.items()},
             **{f"file {_file_name(stage, file, job.files)}": self.digests.of(file) for file in job.files},
         }
 

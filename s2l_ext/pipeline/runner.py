@@ -131,7 +131,7 @@ class Runner:
         prompts, sha256 = self.plan.prompts_of(stage), self.plan.digests.of
         entry.result = {
             "inputs": {
-                name: [{"from": s.ref, "path": stage.relative(s.path), "sha256": sha256(s.path)} for s in given.sources]
+                name: [{"from": s.ref, "path": stage.relative(s.path), "sha256": sha256(s.path)} for s in given]
                 for name, given in stage.given.items()
             },
             "output": {"path": target, **(output if kind.reproducible else {})},

@@ -58,7 +58,7 @@ def _evaluation(stage: Stage, name: str, path: str, options: EvaluateOptions) ->
     """Of one model."""
     out = _result_file(stage, name)
     words = sampling_words(stage, path, out, options)
-    for teacher in [source for source in stage.sources("teacher") if source.ref != name][:1]:
+    for teacher in [source for source in stage.given.get("teacher", ()) if source.ref != name][:1]:
         rollouts = f"{_result_file(stage, teacher.ref)}.samples.jsonl"
         words += ("--divergence-to", teacher.path, "--teacher-rollouts", rollouts)
     return Command((*S2L, "eval", *words), out)
@@ -66,7 +66,7 @@ def _evaluation(stage: Stage, name: str, path: str, options: EvaluateOptions) ->
 
 def _models_of(stage: Stage) -> dict[str, str]:
     """Name and path of every model, the teacher first, each once."""
-    return {source.ref: source.path for name in ("teacher", "models") for source in stage.sources(name)}
+    return {source.ref: source.path for name in ("teacher", "models") for source in stage.given.get(name, ())}
 
 
 def _result_file(stage: Stage, name: str) -> Path:
