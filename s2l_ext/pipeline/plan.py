@@ -89,17 +89,14 @@ def _read(path: Path) -> dict[str, Entry]:
         return {}
     try:
         document = json_text.loads(path.read_text())
-        version = document["schema_version"]
-        if version == SCHEMA_VERSION:
-            return {name: parse_block(Entry, entry, name) for name, entry in document["stages"].items()}
+        if (version := document["schema_version"]) != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is {version!r}, this version reads {SCHEMA_VERSION}")
+        return {name: parse_block(Entry, entry, name) for name, entry in document["stages"].items()}
     except (AttributeError, KeyError, OSError, S2LError, TypeError, ValueError) as error:
         raise StateMismatch(
-            f"{path} cannot be read ({error!r}). Restore it from a copy, or choose another --out to begin anew."
+            f"{path} cannot be read ({error!r}). Restore it from a copy, use the version that wrote it, or choose "
+            "another --out to begin anew."
         ) from error
-    raise StateMismatch(
-        f"{path}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}. Use the version that wrote it, "
-        "or choose another --out."
-    )
 
 
 @dataclass(frozen=True)
