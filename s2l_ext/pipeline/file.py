@@ -17,8 +17,7 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import find_file
-from s2l_ext.pipeline.data import Convert, Split, Toy
-from s2l_ext.pipeline.sampling import Evaluate, Explore
+from s2l_ext.pipeline.commands import Convert, Evaluate, Explore, Split, Toy
 from s2l_ext.pipeline.stage import Kind, Pipeline, Source, Stage, StageBlock
 from s2l_ext.pipeline.train import Train
 
