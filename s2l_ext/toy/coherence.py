@@ -35,7 +35,10 @@ def _judged(chain: str, steps: list[str]) -> list[bool]:
     value, judged = chain[:1], []
     for place, text in enumerate(steps):
         step, wanted = STEP.fullmatch(text), chain[1 + 2 * place : 3 + 2 * place]
-        follows = step is not None and (step[1], step[2] + step[3]) == (value, wanted)
-        judged.append(bool(step and follows and OPERATORS[step[2]](int(step[1]), int(step[3])) == int(step[4])))
+        judged.append(step is not None and (step[1], step[2] + step[3]) == (value, wanted) and _is_right(step))
         value = step[4] if step else ""
     return judged
+
+
+def _is_right(step: re.Match[str]) -> bool:
+    return OPERATORS[step[2]](int(step[1]), int(step[3])) == int(step[4])
