@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 from transformers import Qwen3ForCausalLM
+from transformers.utils import logging
 
 from s2l_ext.rewards.toy import compute_score
 from s2l_ext.toy import prepare
 from s2l_ext.toy.cache import SHIPPED, WEIGHTS, build, read_manifest
-from s2l_ext.toy.models import without_shard_bars
 from s2l_ext.toy.pretrain import DEFAULTS
 from s2l_ext.toy.tasks import TIERS, Problem, sample
 from s2l_ext.toy.tokenizer import EOS_ID, PAD_ID, build_tokenizer, prompt_ids
@@ -98,8 +98,8 @@ def describe(
 
 def load_model(path: Path) -> Qwen3ForCausalLM:
     """A toy model in float32, ready to sample from."""
-    with without_shard_bars():
-        return Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+    logging.disable_progress_bar()
+    return Qwen3ForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
 
 def generate(

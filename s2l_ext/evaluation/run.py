@@ -12,7 +12,7 @@ from typing import Any
 
 from s2l_ext import __version__
 from s2l_ext.data import tokenizers
-from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.errors import ConfigError
 from s2l_ext.evaluation.benchmarks import GROUP_COLUMNS, Problem
 from s2l_ext.evaluation.driver import Inputs, Job, draw, open_inputs
 from s2l_ext.evaluation.engines import ENGINES, Engine, Response, Setup, TransformersEngine
@@ -20,7 +20,7 @@ from s2l_ext.evaluation.grading import Grade, name_and_source
 from s2l_ext.evaluation.metrics import by_group, summarize
 from s2l_ext.evaluation.model_folder import Model, data_digest, model_digest, open_model
 from s2l_ext.evaluation.samples import Outcome, Sample, SampleFile, read_samples
-from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.files import writable, write_atomically
 from s2l_ext.utils.secrets import masked
 
 SCHEMA_VERSION = 1
@@ -78,7 +78,8 @@ def evaluate(job: Evaluation, progress: bool = True) -> dict[str, Any]:
     if teacher is not None:
         result |= _measure_divergences(job, inputs, teacher, progress)
     result["seconds"] = round(time.monotonic() - started, 2)
-    _write_result(job.out, result)
+    with writable(job.out.parent, "The samples are kept. Free disk space and run the same command again."):
+        write_atomically(job.out, json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -171,13 +172,3 @@ def _count_problem(problem: Problem, drawn: Sequence[Outcome]) -> dict[str, Any]
         "correct": [sample.correct for sample in drawn],
         "scores": [sample.score for sample in drawn],
     }
-
-
-def _write_result(path: Path, result: dict[str, Any]) -> None:
-    try:
-        write_atomically(path, json.dumps(result, indent=1) + "\n")
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be written ({error.strerror}). The samples are kept. Free disk space and run the "
-            "same command again."
-        ) from error

@@ -116,7 +116,7 @@ def _make_rollout(response: Response, text: str, found: Grade) -> Rollout:
 
 def _fingerprint(job: Exploration, inputs: Inputs) -> dict[str, Any]:
     """What responses depend on (writer.IDENTITY), and where they came from. Folders may move: names only."""
-    s, tokens = job.sampling, snapshot(str(inputs.model.folder), "--model", job.trust)
+    sampling, tokens = job.sampling.as_settings(), snapshot(str(inputs.model.folder), "--model", job.trust)
     return {
         "model": model_digest(inputs.model.folder),
         "model_name": Path(job.model).name if is_local(job.model) else job.model,
@@ -125,14 +125,8 @@ def _fingerprint(job: Exploration, inputs: Inputs) -> dict[str, Any]:
         "tokens": token_digest(tokens),
         "dtype": dtype_of(job.machine, job.placement),
         "log_probs": LOGPROBS_MODE,
-        "sampling": {
-            "temperature": s.temperature,
-            "top_p": s.top_p,
-            "top_k": s.top_k,
-            "max_tokens": s.max_tokens,
-            "seed": s.seed,
-            "chat_options": job.chat_options,
-        },
+        "sampling": {name: value for name, value in sampling.items() if name != "n"}
+        | {"chat_options": job.chat_options},
         "data": [{"name": path.name, "sha256": sha256_file(path)} for path in inputs.files],
         "reward": sorted({place_of(name) for name in inputs.functions}),
         "package_version": __version__,

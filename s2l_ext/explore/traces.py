@@ -6,6 +6,8 @@ token. No model sampled it, so it has no log-probabilities; only ``s2l.distill.l
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,9 +16,10 @@ from typing import Any
 from s2l_ext.data.checks import check_parquet
 from s2l_ext.data.prompts import parquet_table, prompt_ids, values_at
 from s2l_ext.data.reading import require_file
-from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest
+from s2l_ext.data.tokenizers import NO_TRUST, Trust, digest, snapshot, token_digest, trust_option
 from s2l_ext.data.traces import TAIL_TOKENS, after_prompt
-from s2l_ext.errors import DataError
+from s2l_ext.errors import ConfigError, DataError
+from s2l_ext.evaluation.arguments import add_trust, chat_option
 from s2l_ext.evaluation.model_folder import Model, open_model
 from s2l_ext.methods.guidance.trace_checks import trace_fault
 from s2l_ext.store.reader import Rollout, is_store
@@ -96,3 +99,33 @@ def _fingerprint(job: TraceStore, model: Model) -> dict[str, Any]:
         "data": [{"name": path.name, "sha256": sha256_file(path)} for path in job.data],
         "reward": [],
     }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``s2l data traces-as-store``."""
+    add = parser.add_argument
+    add("--model", required=True, help="the learner, whose tokenizer and chat template are used")
+    add("--data", type=Path, nargs="+", required=True, metavar="FILE", help="verl parquet with traces")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder of the store")
+    add("--trace", default="extra_info.trace", help="column of the traces (default: %(default)s)")
+    add("--without-trace", choices=("error", "drop"), default="error", help="rows without one (default: %(default)s)")
+    add("--chat-option", action="append", default=[], metavar="KEY=VALUE", help="argument of the chat template; repeat")
+    add_trust(parser)
+    add("--json", action="store_true", help="print the report as JSON")
+
+
+def main(args: argparse.Namespace) -> int:
+    """``s2l data traces-as-store``. Returns the exit status; unusable input raises DataError."""
+    other = [path for path in args.data if path.suffix != ".parquet"]
+    if other:
+        raise ConfigError(f"--data {other[0]}: expected verl parquet. `s2l data` makes it.")
+    options = dict(map(chat_option, args.chat_option))
+    trust = trust_option(args.trust_remote_code)
+    found = write(TraceStore(args.model, tuple(args.data), args.out, args.trace, args.without_trace, options, trust))
+    if args.json:
+        print(json.dumps(found | {"out": str(args.out)}))
+    else:
+        print(
+            f"{found['rows']} traces ({found['tokens']} tokens) written to {args.out}, {found['dropped']} rows dropped"
+        )
+    return 0

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -120,8 +120,10 @@ def check_recipe(
 ) -> list[str]:
     """Warnings about a training run that is to be sent with a runtime environment. Raises ConfigError: a recipe that
     does not compose or contradicts itself, a secret in it, or a file that stays here."""
-    working_dir = environment.get("working_dir")
-    with _variables_of_the_job(environment.get("env_vars") or {}):
+    working_dir, sent = environment.get("working_dir"), environment.get("env_vars") or {}
+    # of this package's variables the job has those that are sent: the shell's stay here
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_VARIABLES)}
+    with mock.patch.dict(os.environ, kept | {name: str(value) for name, value in sent.items()}, clear=True):
         cfg = compose_config(name, overrides, folders)
         require_values(cfg)
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -131,21 +133,6 @@ def check_recipe(
         refuse_own_sizes(cfg, "a job joins the cluster that it is sent to")
         warnings = check_against_verl(parse_s2l(cfg.s2l), cfg)
         return [*warnings, *_left_behind(cfg, working_dir), *_relative_folder(cfg.trainer.default_local_dir)]
-
-
-@contextmanager
-def _variables_of_the_job(sent: Mapping[str, str]) -> Iterator[None]:
-    """Inside this block the environment has what is sent, and of this package's variables nothing else: those of the
-    shell stay here. What the cluster's own environment sets cannot be known."""
-    before = dict(os.environ)
-    for name in [name for name in before if name.startswith(OWN_VARIABLES)]:
-        del os.environ[name]
-    os.environ.update({name: str(value) for name, value in sent.items()})
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _is_sent(path: str | Path, working_dir: str | None) -> bool:

@@ -110,7 +110,10 @@ class Estimate:
     def _training(self) -> dict[str, float]:
         if setting(self.cfg, f"{ACTOR}.fsdp_config.offload_policy"):
             return self._teacher_part()
-        size, shards = self._size(), self._shards()
+        size, shards = (
+            BYTES.get(str(setting(self.cfg, f"{ACTOR}.fsdp_config.model_dtype") or "fp32"), HALF),
+            self._shards(),
+        )
         total = self.learner.parameters or 0
         trained = (self.learner.shape.adapters(self.rank) if self.learner.shape else 0) if self.rank else total
         weights = (total + trained * bool(self.rank)) * size
@@ -130,9 +133,6 @@ class Estimate:
     def _teacher_part(self) -> dict[str, float]:
         shape = self.teacher.shape if self.teacher else None
         return {"teacher's output matrix": shape.matrix * HALF} if shape else {}
-
-    def _size(self) -> int:
-        return BYTES.get(str(setting(self.cfg, f"{ACTOR}.fsdp_config.model_dtype") or "fp32"), HALF)
 
     def _shards(self) -> int:
         world = gpus_at(self.cfg, "trainer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
@@ -16,9 +17,8 @@ from s2l_ext.config.nearest import did_you_mean
 from s2l_ext.config.parse import parse_block, to_plain
 from s2l_ext.errors import ConfigError
 from s2l_ext.launch.compose import find_file
-from s2l_ext.pipeline.data import Convert, Split, Toy
-from s2l_ext.pipeline.sampling import Evaluate, Explore
-from s2l_ext.pipeline.stage import Input, Kind, Pipeline, Source, Stage, StageBlock
+from s2l_ext.pipeline.commands import Convert, Evaluate, Explore, Split, Toy
+from s2l_ext.pipeline.stage import Kind, Pipeline, Source, Stage, StageBlock
 from s2l_ext.pipeline.train import Train
 
 STAGE_MARK = "stage:"
@@ -75,14 +75,15 @@ def read_pipeline(path: Path, out: Path | None = None, overrides: Sequence[str] 
         raise ConfigError(f"{path}: stages is empty. List at least one stage with name and kind.")
     models = {name: _text(value, f"{where}.models.{name}") for name, value in block.models.items()}
     splits = {name: _texts(value, f"{where}.splits.{name}") for name, value in block.splits.items()}
-    for name in _repeated([*(stage.name for stage in stages.values()), *models, *splits]):
-        raise ConfigError(f"the name {name!r} is given twice among stages, models and splits. Rename one of them.")
+    counted = Counter([*(stage.name for stage in stages.values()), *models, *splits])
+    if twice := [name for name, count in counted.items() if count > 1]:
+        raise ConfigError(f"the name {twice[0]!r} is given twice among stages, models and splits. Rename one of them.")
     folder = Path(out or block.output_dir or f"outputs/{block.name}").expanduser().resolve()
     shared = _texts(block.overrides, f"{where}.overrides")
     bare = {key: _without_inputs(stage, key, folder, shared) for key, stage in stages.items()}
     values = splits | {name: (value,) for name, value in models.items()}
-    known = _Names(values, {stage.name: stage for stage in bare.values()})
-    ordered = _in_order([replace(stage, given=known.inputs(stage, key)) for key, stage in bare.items()])
+    named = {stage.name: stage for stage in bare.values()}
+    ordered = _in_order([replace(stage, given=_inputs(stage, key, values, named)) for key, stage in bare.items()])
     return Pipeline(block.name, folder, tuple(ordered), models, block.allow_label_overlap)
 
 
@@ -207,42 +208,40 @@ def _check_recipe(stage: Stage) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Names:
-    """What an input may name: models and splits with their values, and stages."""
+def _inputs(
+    stage: Stage, key: str, values: Mapping[str, Sequence[str]], stages: Mapping[str, Stage]
+) -> dict[str, tuple[Source, ...]]:
+    """What each input names, ``NAME`` or ``[NAME, ...]``; null takes an input of a base away."""
+    found = {}
+    for name, value in stage.inputs.items():
+        if value is not None:
+            refs, where = _texts(value, f"{key}.inputs.{name}"), f"stage {stage.name}: inputs.{name}"
+            found[name] = tuple(source for ref in refs for source in _sources(ref, where, values, stages))
+    return found
 
-    values: Mapping[str, Sequence[str]]
-    stages: Mapping[str, Stage]
 
-    def inputs(self, stage: Stage, key: str) -> dict[str, Input]:
-        """``NAME`` or ``[NAME, ...]``; null takes an input of a base away."""
-        written = {name: value for name, value in stage.inputs.items() if value is not None}
-        return {name: self._input(value, stage.name, name, f"{key}.inputs.{name}") for name, value in written.items()}
-
-    def _input(self, value: Any, stage: str, name: str, key: str) -> Input:
-        refs, where = _texts(value, key), f"stage {stage}: inputs.{name}"
-        sources = tuple(source for ref in refs for source in self._sources(ref, where))
-        return Input(sources, is_list=isinstance(value, list))
-
-    def _sources(self, ref: str, where: str) -> Iterator[Source]:
-        for value in self.values.get(ref, [f"{STAGE_MARK}{ref}"]):
-            head, _, part = value.removeprefix(STAGE_MARK).partition("/")
-            if not value.startswith(STAGE_MARK):
-                yield Source(ref, value)
-                continue
-            if ref.startswith(("/", ".", "~")):
-                raise ConfigError(
-                    f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
-                )
-            if head not in self.stages:
-                known = [*self.values, *self.stages]
-                raise ConfigError(
-                    f"{where}: {ref!r}: no model, split or stage is called {head!r}.{did_you_mean(head, known)} "
-                    f"Known: {', '.join(known)}."
-                )
-            if ".." in Path(part).parts:
-                raise ConfigError(f"{where}: {ref!r} leaves the stage's folder. Name something inside it.")
-            yield Source(ref, str(self.stages[head].result_folder / part), head)
+def _sources(
+    ref: str, where: str, values: Mapping[str, Sequence[str]], stages: Mapping[str, Stage]
+) -> Iterator[Source]:
+    """``values``: those of models and splits."""
+    for value in values.get(ref, [f"{STAGE_MARK}{ref}"]):
+        head, _, part = value.removeprefix(STAGE_MARK).partition("/")
+        if not value.startswith(STAGE_MARK):
+            yield Source(ref, value)
+            continue
+        if ref.startswith(("/", ".", "~")):
+            raise ConfigError(
+                f"{where}: {ref!r} is a path. Give it a name under models or splits, and write the name here."
+            )
+        if head not in stages:
+            known = [*values, *stages]
+            raise ConfigError(
+                f"{where}: {ref!r}: no model, split or stage is called {head!r}.{did_you_mean(head, known)} "
+                f"Known: {', '.join(known)}."
+            )
+        if ".." in Path(part).parts:
+            raise ConfigError(f"{where}: {ref!r} leaves the stage's folder. Name something inside it.")
+        yield Source(ref, str(stages[head].result_folder / part), head)
 
 
 def _text(value: Any, key: str) -> str:
@@ -254,10 +253,6 @@ def _text(value: Any, key: str) -> str:
 def _texts(value: Any, key: str) -> tuple[str, ...]:
     values = value if isinstance(value, list) else [value]
     return tuple(_text(item, f"{key}[{number}]") for number, item in enumerate(values))
-
-
-def _repeated(names: list[str]) -> list[str]:
-    return [name for number, name in enumerate(names) if name in names[:number]]
 
 
 def _in_order(stages: list[Stage]) -> list[Stage]:

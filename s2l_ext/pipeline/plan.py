@@ -89,17 +89,14 @@ def _read(path: Path) -> dict[str, Entry]:
         return {}
     try:
         document = json_text.loads(path.read_text())
-        version = document["schema_version"]
-        if version == SCHEMA_VERSION:
-            return {name: parse_block(Entry, entry, name) for name, entry in document["stages"].items()}
+        if (version := document["schema_version"]) != SCHEMA_VERSION:
+            raise ValueError(f"schema_version is {version!r}, this version reads {SCHEMA_VERSION}")
+        return {name: parse_block(Entry, entry, name) for name, entry in document["stages"].items()}
     except (AttributeError, KeyError, OSError, S2LError, TypeError, ValueError) as error:
         raise StateMismatch(
-            f"{path} cannot be read ({error!r}). Restore it from a copy, or choose another --out to begin anew."
+            f"{path} cannot be read ({error!r}). Restore it from a copy, use the version that wrote it, or choose "
+            "another --out to begin anew."
         ) from error
-    raise StateMismatch(
-        f"{path}: schema_version is {version!r}, this version reads {SCHEMA_VERSION}. Use the version that wrote it, "
-        "or choose another --out."
-    )
 
 
 @dataclass(frozen=True)
@@ -168,7 +165,7 @@ class Plan:
     def check_inputs(self, stage: Stage, made: bool) -> None:
         """Inputs that finished stages ``made`` (a part that a reference names may not be there), or none makes."""
         for name, given in stage.given.items():
-            for source in given.sources:
+            for source in given:
                 if made == (source.stage is not None) and (made or is_here(source.path)):
                     require_input(stage.name, name, source.path)
 
@@ -259,7 +256,7 @@ class Plan:
             "stage": digest_of(stage.relative(json.dumps(written, sort_keys=True, default=str))),
             "recipe": digest_of(job.settings),
             "s2l_ext": __version__,
-            **{f"input {name}": self._input_digest(given.sources) for name, given in stage.given.items()},
+            **{f"input {name}": self._input_digest(given) for name, given in stage.given.items()},
             **{f"file {_file_name(stage, file, job.files)}": self.digests.of(file) for file in job.files},
         }
 

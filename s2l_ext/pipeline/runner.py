@@ -12,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from s2l_ext.config.model_files import is_local
 from s2l_ext.errors import ConfigError, DataError, ResourceError
-from s2l_ext.pipeline.card import write_card
 from s2l_ext.pipeline.checks import require_model
-from s2l_ext.pipeline.plan import Decision, Entry, Plan
+from s2l_ext.pipeline.plan import FILE_NAME, Decision, Entry, Plan
 from s2l_ext.pipeline.stage import Command, Job, Stage
 from s2l_ext.pipeline.table import Progress
 from s2l_ext.utils import json_text
@@ -25,7 +26,7 @@ from s2l_ext.utils.files import to_disk, write_atomically
 from s2l_ext.utils.processes import CommandFailed, end_marked, run_supervised
 from s2l_ext.utils.run_lock import held
 
-LOG_FILE = "log.txt"
+LOG_FILE, CARD_FILE = "log.txt", "README.md"
 
 
 @contextlib.contextmanager
@@ -131,7 +132,7 @@ class Runner:
         prompts, sha256 = self.plan.prompts_of(stage), self.plan.digests.of
         entry.result = {
             "inputs": {
-                name: [{"from": s.ref, "path": stage.relative(s.path), "sha256": sha256(s.path)} for s in given.sources]
+                name: [{"from": s.ref, "path": stage.relative(s.path), "sha256": sha256(s.path)} for s in given]
                 for name, given in stage.given.items()
             },
             "output": {"path": target, **(output if kind.reproducible else {})},
@@ -162,6 +163,21 @@ def _unwritten_seconds(entry: Entry, log: Path) -> float:
 
 
 # ---- a model, linked or copied: whole or not there -----------------------------------------------------------------
+
+
+def write_card(folder: Path, stage: Stage, plan: Plan) -> None:
+    """Write the model card, ``README.md``. Base model and licence are those of the base's own card."""
+    from huggingface_hub import ModelCardData, metadata_load
+
+    settings: Any = plan.jobs[stage.name].settings
+    own = settings.get("actor_rollout_ref", {}).get("model", {}).get("path", "unknown")
+    path = plan.first_model((stage.paths("model") or [own])[0])
+    card = Path(path).expanduser() / CARD_FILE
+    known = (metadata_load(card) or {}) if card.is_file() else {}
+    base = str(known.get("base_model", path))
+    data = ModelCardData(base_model=None if is_local(base) else base, license=known.get("license"))
+    title = f"Stage {stage.name} of the pipeline {plan.pipeline.name}"
+    write_atomically(folder / CARD_FILE, f"---\n{data.to_yaml()}\n---\n\n# {title}\n\nSee {FILE_NAME}.\n")
 
 
 def export(source: Path, target: Path, digests: Digests, stage: str) -> dict[str, str]:

@@ -28,14 +28,6 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Input:
-    """What a stage is given."""
-
-    sources: tuple[Source, ...]
-    is_list: bool = False
-
-
-@dataclass(frozen=True)
 class StageBlock:
     """A stage as written."""
 
@@ -55,13 +47,13 @@ class Stage(StageBlock):
         does: what its kind decides.
         out: the pipeline's output folder.
         shared: Hydra overrides of every train stage, before its own.
-        given: its inputs without those that are null.
+        given: what its inputs name, without those that are null.
     """
 
     does: Kind
     out: Path
     shared: tuple[str, ...]
-    given: dict[str, Input]
+    given: dict[str, tuple[Source, ...]]
 
     @property
     def folder(self) -> Path:
@@ -80,7 +72,7 @@ class Stage(StageBlock):
     @property
     def upstream(self) -> list[str]:
         """Names of the stages that it takes something from, each once."""
-        return list(dict.fromkeys(s.stage for given in self.given.values() for s in given.sources if s.stage))
+        return list(dict.fromkeys(one.stage for given in self.given.values() for one in given if one.stage))
 
     def relative(self, text: str | Path) -> str:
         """Text without the output folder's path, so that moving the folder changes nothing."""
@@ -90,11 +82,8 @@ class Stage(StageBlock):
         """Make the stage ready. Raises ConfigError or DataError with the stage's name."""
         return self.does.prepare(self, parse_block(self.does.options, self.options, f"stage {self.name}: options"))
 
-    def sources(self, name: str) -> tuple[Source, ...]:
-        return self.given[name].sources if name in self.given else ()
-
     def paths(self, name: str) -> list[str]:
-        return [source.path for source in self.sources(name)]
+        return [source.path for source in self.given.get(name, ())]
 
     def one(self, name: str) -> str:
         """The path of an input that is one thing. Raises ConfigError when it is missing or several."""

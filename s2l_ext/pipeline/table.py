@@ -11,7 +11,7 @@ from typing import Any, TextIO
 from s2l_ext.pipeline.file import STAGE_MARK
 from s2l_ext.pipeline.plan import Decision, Decisions, Plan
 from s2l_ext.report.results import is_accuracy
-from s2l_ext.report.stages import describe_costs, describe_value, evaluate_stages
+from s2l_ext.report.stages import COSTS, describe_costs, model_table
 from s2l_ext.training.run_log import FILE_NAME, TRAINING_MARK
 from s2l_ext.utils import json_text
 from s2l_ext.utils.follow import last_lines
@@ -121,18 +121,9 @@ def final_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def final_table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown; one column of accuracies per evaluate stage, or verl's validation where none evaluated a model."""
-    stages = evaluate_stages(rows) or [""]
-    names = stages if len(stages) > 1 else ["accuracy"]
-    lines = []
-    for row in rows:
-        validation = row["validation_accuracy"]
-        instead = "" if validation is None else f"{validation:.3f} (validation)"
-        measured = [row["accuracy"].get(stage) for stage in stages]
-        shown = [describe_value(one["accuracy"], one["standard_error"], 3) if one else instead for one in measured]
-        lines.append([row["stage"], row["model"], *shown, *describe_costs(row)])
-    lines.append(["total", "", *("" for _ in names), *describe_costs(_total(rows))])
-    return text_table(["stage", "model", *names, "tokens", "accelerator s", "FLOPs (estimated)"], lines)
+    """Markdown: the models, and the sum of their costs."""
+    head, lines = model_table(rows)
+    return text_table(head, [*lines, ["total", *[""] * (len(head) - len(COSTS) - 1), *describe_costs(_total(rows))]])
 
 
 def _total(rows: Sequence[dict[str, Any]]) -> dict[str, float | None]:

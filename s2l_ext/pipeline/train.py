@@ -164,10 +164,10 @@ def keep_dtype(folder: Path, model: Path) -> None:
 
 def _input_settings(stage: Stage, cfg: DictConfig) -> Iterator[tuple[str, Any]]:
     """Override key and path, or list of paths for an input that was given as a list."""
-    for name, given in stage.given.items():
+    for name in stage.given:
         paths = stage.paths(name)
         for key in _keys(stage, name, cfg):
-            yield key, paths if given.is_list or len(paths) > 1 else paths[0]
+            yield key, paths if isinstance(stage.inputs[name], list) or len(paths) > 1 else paths[0]
 
 
 def _keys(stage: Stage, name: str, cfg: DictConfig) -> list[str]:

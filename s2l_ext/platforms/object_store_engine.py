@@ -7,14 +7,15 @@ its own, any node of the cluster. Rank 0 sends, every rollout worker reads every
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator, Iterable, Iterator
+from itertools import chain
 from typing import Any, ClassVar
 
 import ray
 import torch
+from ray.util.queue import Queue
 from verl.checkpoint_engine.base import CheckpointEngine, CheckpointEngineRegistry
 
 from s2l_ext.config.modes import CPU_ENGINE
-from s2l_ext.platforms.weight_box import new_box
 
 Weights = list[tuple[str, torch.Tensor]]
 
@@ -38,12 +39,12 @@ class ObjectStoreEngine(CheckpointEngine):
     """One end of an update. ``bucket_size``: bytes that travel at a time. ``is_master``: whether this process is the
     learner's rank 0."""
 
-    boxes: ClassVar[dict[int, Any]] = {}
-    """By number of receivers; an update leaves its box empty."""
+    boxes: ClassVar[dict[int, list[Queue]]] = {}
+    """By number of receivers, a queue for each; an update leaves them empty."""
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self.bucket_size, self.is_master = bucket_size, is_master
-        self.box: Any = None
+        self.box: list[Queue] = []
 
     def prepare(self) -> None:
         """Nothing to allocate."""
@@ -52,17 +53,18 @@ class ObjectStoreEngine(CheckpointEngine):
     def build_topology(
         cls, actor_wg_world_size: int, rollout_world_size: int, metadata: list[Any]
     ) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-        """The same box for everybody. This runs on the driver, which keeps it: a new one takes a second to start."""
+        """All queues for the learner, its own for each receiver. This runs on the driver, which keeps them: new ones
+        take a second to start."""
         if rollout_world_size not in cls.boxes:
-            cls.boxes[rollout_world_size] = new_box(rollout_world_size)
-        box = cls.boxes[rollout_world_size]
-        return {"box": [box] * actor_wg_world_size}, {"box": [box] * rollout_world_size}
+            cls.boxes[rollout_world_size] = [Queue(1, {"num_cpus": 0}) for _ in range(rollout_world_size)]
+        queues = cls.boxes[rollout_world_size]
+        return {"box": [queues] * actor_wg_world_size}, {"box": [[queue] for queue in queues]}
 
-    def init_process_group(self, box: Any) -> None:
+    def init_process_group(self, box: list[Queue]) -> None:
         self.box = box
 
     def finalize(self) -> None:
-        self.box = None
+        self.box = []
 
     async def send_weights(
         self, weights: Generator[tuple[str, torch.Tensor], None, None], global_steps: int | None = None
@@ -71,14 +73,12 @@ class ObjectStoreEngine(CheckpointEngine):
             for _ in weights:
                 pass
             return
-        number = 0
-        for number, bucket in enumerate(buckets(weights, self.bucket_size), start=1):
-            await self.box.put.remote(number, [ray.put(bucket)])
-        await self.box.put.remote(number + 1, [])
+        # references in a list, as Ray would fetch bare ones; an empty list ends the update
+        for bucket in chain(([ray.put(group)] for group in buckets(weights, self.bucket_size)), [[]]):
+            for queue in self.box:
+                await queue.put_async(bucket)
 
     async def receive_weights(self, global_steps: int | None = None) -> AsyncGenerator[tuple[str, torch.Tensor], None]:
-        number = 1
-        while bucket := await self.box.take.remote(number):
+        while bucket := await self.box[0].get_async():
             for name, tensor in await bucket[0]:
                 yield name, tensor
-            number += 1

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from s2l_ext.errors import DataError
-from s2l_ext.utils.files import write_atomically
+from s2l_ext.utils.files import writable, write_atomically
 
 GENERATOR = "<meta name='generator' content='s2l'>"
 NUMBER = re.compile(r"^[+\-−]?[\d.,]+(e[+\-]?\d+)?( ?[%×])?$|^—$")
@@ -98,17 +98,8 @@ def refuse_foreign(path: Path) -> None:
 
 
 def write_page(path: Path, text: str) -> None:
-    """The page in its folder, which is made where it is missing; an earlier page is replaced.
-
-    Raises:
-        DataError: the folder cannot be made or written, or the page there is not ours.
-    """
-    try:
-        step = "made"
-        path.parent.mkdir(parents=True, exist_ok=True)
+    """The page in its folder, which is made where it is missing; an earlier page is replaced. Raises DataError: the
+    folder cannot be made or written, or the page there is not ours."""
+    with writable(path.parent, "Choose another folder with --out."):
         refuse_foreign(path)
-        step = "written"
         write_atomically(path, text)
-    except OSError as error:
-        reason = f"cannot be {step} ({error.strerror})"
-        raise DataError(f"{path.parent}: {reason}. Choose another folder with --out.") from error

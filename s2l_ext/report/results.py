@@ -1,4 +1,4 @@
-"""What a run's folder says: metrics by step, and accuracy before and after on the same held-out problems."""
+"""What a run's folder says: metrics by step, and accuracies on the same held-out problems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from s2l_ext.errors import DataError
-from s2l_ext.evaluation.intervals import paired_interval, verdict
+from s2l_ext.evaluation.intervals import Interval, paired_interval, verdict
 from s2l_ext.utils import json_text
 
 ROLLOUTS_PER_GROUP = "s2l/explorer/rollouts_per_group"
@@ -95,26 +95,14 @@ def is_number(value: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Gain:
-    """Accuracy of the same problems before and after, and the 95 % interval of the difference of the means.
+class Difference:
+    """Of two accuracies; ``how`` is "paired", "independent" or "" without an interval, ``verdict`` as of
+    :func:`s2l_ext.evaluation.intervals.verdict`, "" without one."""
 
-    ``differing`` counts the problems whose accuracy changed.
-    """
-
-    before: float
-    after: float
-    ci95: tuple[float, float]
-    n: int
-    differing: int
-
-    @property
-    def gain(self) -> float:
-        return self.after - self.before
-
-    @property
-    def verdict(self) -> str:
-        """Of :func:`s2l_ext.evaluation.intervals.verdict`."""
-        return verdict(self.ci95, self.differing)
+    value: float
+    ci95: Interval | None = None
+    how: str = ""
+    verdict: str = ""
 
 
 def dump_files(folder: Path) -> list[Path]:
@@ -148,21 +136,10 @@ def _read_problem(row: dict[str, Any]) -> tuple[str, float, str, str, str | None
     return row["input"], accuracy, *texts, str(row["data_source"]) if row.get("data_source") else None
 
 
-def compare(before: pd.DataFrame, after: pd.DataFrame, seed: int = 0) -> Gain:
-    """Paired by prompt text. Raises DataError when the two did not see the same problems."""
-    if not before.index.equals(after.index):
-        shared = len(before.index.intersection(after.index))
-        raise DataError(
-            f"one validation has {len(before)} problems, the other {len(after)}, and {shared} are in both. A paired "
-            "comparison needs the same problems."
-        )
-    a, b = before["accuracy"].to_numpy(), after["accuracy"].to_numpy()
-    interval, differing = paired_interval(b - a, seed), int(np.count_nonzero(b - a))
-    return Gain(float(a.mean()), float(b.mean()), interval, len(a), differing)
-
-
-def compare_if_same(before: pd.DataFrame | None, after: pd.DataFrame | None) -> Gain | None:
-    """None where a dump is missing or the problems differ."""
+def paired(before: pd.DataFrame | None, after: pd.DataFrame | None) -> Difference | None:
+    """Paired by prompt text, by 95 % bootstrap; None where a dump is missing or the problems differ."""
     if before is None or after is None or not before.index.equals(after.index):
         return None
-    return compare(before, after)
+    gaps = (after["accuracy"] - before["accuracy"]).to_numpy()
+    interval = paired_interval(gaps)
+    return Difference(float(gaps.mean()), interval, "paired", verdict(interval, int(np.count_nonzero(gaps))))

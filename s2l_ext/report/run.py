@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,12 @@ from s2l_ext.errors import DataError
 from s2l_ext.evaluation.intervals import Interval, mean_interval, newcombe_interval, verdict, wilson_interval
 from s2l_ext.report.draws import Draw, read_draws
 from s2l_ext.report.results import (
+    Difference,
     Metrics,
-    compare_if_same,
     is_accuracy,
     is_number,
     joined,
+    paired,
     read_metrics,
     read_validations,
     series,
@@ -175,8 +176,8 @@ class Run:
     def gain(self, key: str) -> tuple[float, Interval | None]:
         """Last minus first validation; paired by problem where both dumps hold the same problems."""
         (first, before), (last, after) = (self.series(key)[index] for index in (0, -1))
-        paired = compare_if_same(self.problems(key, first), self.problems(key, last))
-        return after - before, paired.ci95 if paired else None
+        found = paired(self.problems(key, first), self.problems(key, last))
+        return after - before, found.ci95 if found else None
 
 
 def _count_sources(file: Path) -> Counter[str] | None:
@@ -187,17 +188,6 @@ def _count_sources(file: Path) -> Counter[str] | None:
         return None
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Accuracy of another run minus that of the first; ``how`` is "paired", "independent" or "" without an interval,
-    ``verdict`` as of :func:`s2l_ext.evaluation.intervals.verdict`, "" without one."""
-
-    value: float
-    ci95: Interval | None = None
-    how: str = ""
-    verdict: str = ""
-
-
 @cache
 def difference(first: Run, other: Run, key: str) -> Difference | None:
     """Last validation of another run minus the last of the first; None where one of them has none under ``key``."""
@@ -205,9 +195,8 @@ def difference(first: Run, other: Run, key: str) -> Difference | None:
     if not a or not b:
         return None
     (step_a, value_a), (step_b, value_b) = a[-1], b[-1]
-    paired = compare_if_same(first.problems(key, step_a), other.problems(key, step_b))
-    if paired is not None:
-        return Difference(value_b - value_a, paired.ci95, "paired", paired.verdict)
+    if same := paired(first.problems(key, step_a), other.problems(key, step_b)):
+        return replace(same, value=value_b - value_a)
     of_a, of_b = first.interval(key, step_a, value_a), other.interval(key, step_b, value_b)
     if of_a is None or of_b is None:
         return Difference(value_b - value_a)

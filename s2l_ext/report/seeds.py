@@ -130,19 +130,13 @@ def difference(first: Seeds, other: Seeds, key: str) -> Difference | None:
     if key not in first.keys or key not in other.keys or min(len(first.runs), len(other.runs)) < FEWEST_SEEDS:
         return None
     own, base = (side.values(key)[-1][1] for side in (other, first))
-    for seeds in (_all_seeds, _data_seeds):
-        pairs = _pairs(dict(zip(seeds(other), own, strict=False)), dict(zip(seeds(first), base, strict=False)))
+    for every in (True, False):
+        named = [[*map(seed_of, side.runs)] if every else _data_seeds(side) for side in (other, first)]
+        of_own, of_base = (dict(zip(*both, strict=False)) for both in zip(named, (own, base), strict=True))
+        pairs = [(value, of_base[seed]) for seed, value in of_own.items() if seed in of_base]
         if len(pairs) >= FEWEST_SEEDS:
             return paired(*map(list, zip(*pairs, strict=True)))
     return independent(own, base)
-
-
-def _pairs(own: dict[str, float], base: dict[str, float]) -> list[tuple[float, float]]:
-    return [(value, base[seed]) for seed, value in own.items() if seed in base]
-
-
-def _all_seeds(side: Seeds) -> list[str]:
-    return [seed_of(one) for one in side.runs]
 
 
 def _data_seeds(side: Seeds) -> list[str]:

@@ -100,15 +100,16 @@ def _models(folder: Path) -> Markup:
         rows = []
     if not rows:
         return empty("Models", f"The pipeline has not come to its end: {TABLE} is not there yet, or empty.", wide=True)
-    columns = [(stage, what) for stage in evaluate_stages(rows) for what in MEASURED if _measures(rows, stage, what[1])]
-    several = len({stage for stage, _ in columns}) > 1
-    head = [f"{stage}: {name}" if several else name for stage, (name, *_) in columns]
-    return table("Models", ["stage", "model", *head, *COSTS], [_cells(row, columns) for row in rows])
+    return table("Models", *model_table(rows))
 
 
-def evaluate_stages(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Those that measured a model of the table, in the order of the rows; each has accuracies of its own data."""
-    return list(dict.fromkeys(stage for row in rows for stage in row["accuracy"]))
+def model_table(rows: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Head and cells of a pipeline's models: what every evaluate stage measured, else verl's validation; costs."""
+    stages = list(dict.fromkeys(stage for row in rows for stage in row["accuracy"])) or [""]
+    columns = [(stage, what) for stage in stages for what in MEASURED if _measures(rows, stage, what[1])]
+    columns = columns or [("", MEASURED[0])]
+    head = [f"{stage}: {name}" if len(stages) > 1 else name for stage, (name, *_) in columns]
+    return ["stage", "model", *head, *COSTS], [_cells(row, columns) for row in rows]
 
 
 def _measures(rows: Sequence[dict[str, Any]], stage: str, value: str) -> bool:
@@ -116,10 +117,11 @@ def _measures(rows: Sequence[dict[str, Any]], stage: str, value: str) -> bool:
 
 
 def _cells(row: dict[str, Any], columns: Sequence[tuple[str, tuple[str, str, str, int]]]) -> list[str]:
-    measured = []
+    validation, measured = row.get("validation_accuracy"), []
     for stage, (_, value, error, digits) in columns:
         found = row["accuracy"].get(stage, {})
-        measured.append(describe_value(found.get(value), found.get(error), digits))
+        instead = f"{validation:.3f} (validation)" if value == "accuracy" and validation is not None else ""
+        measured.append(describe_value(found.get(value), found.get(error), digits) or instead)
     return [row["stage"], row["model"], *measured, *describe_costs(row)]
 
 

@@ -17,7 +17,7 @@ from s2l_ext.errors import DataError
 from s2l_ext.launch.compose import quoted
 from s2l_ext.report.overview import demo_page
 from s2l_ext.report.page import write_page
-from s2l_ext.report.results import ROLLOUTS_PER_GROUP, compare, is_accuracy, read_validations
+from s2l_ext.report.results import ROLLOUTS_PER_GROUP, is_accuracy, paired, read_validations
 from s2l_ext.report.run import PLAN_FILE, read_mapping, read_run
 from s2l_ext.utils.files import writable
 from s2l_ext.utils.follow import Tail
@@ -171,24 +171,25 @@ class _Watch:
 def write_report(demo: Demo, ended: Ended, phase_seconds: dict[str, float]) -> dict[str, Any]:
     """``summary.json`` and ``report.html`` from the run's folder. Returns the summary."""
     run, validations = read_run(demo.run), read_validations([demo.validation])
-    if len(validations) < 2:
+    first, last = (validations.get(at) for at in (min(validations, default=0), max(validations, default=0)))
+    gain = paired(first, last) if len(validations) > 1 else None
+    if first is None or last is None or gain is None or gain.ci95 is None:
         raise DataError(
-            f"{demo.validation}: {len(validations)} validation dumps, two are needed to compare. Set "
+            f"{demo.validation}: {len(validations)} validation dumps, two of the same problems are needed. Set "
             "trainer.val_before_train=true, and trainer.test_freq within the number of steps."
         )
-    gain = compare(validations[min(validations)], validations[max(validations)])
     summary: dict[str, Any] = {
         "recipe": demo.recipe,
         "steps": max(step for step, _ in run.metrics),
         "explorer_slots": [int(slots) for _, slots in run.series(ROLLOUTS_PER_GROUP)],
         "explorer_slots_schedule": (run.plan.get("explorer") or {}).get("slots") if run.plan.get("steps") else None,
         "group_size": run.plan.get("group_size"),
-        "val_accuracy_before": gain.before,
-        "val_accuracy_after": gain.after,
-        "gain": gain.gain,
+        "val_accuracy_before": float(first["accuracy"].mean()),
+        "val_accuracy_after": float(last["accuracy"].mean()),
+        "gain": gain.value,
         "ci95": list(gain.ci95),
         "verdict": gain.verdict,
-        "n_val": gain.n,
+        "n_val": len(last),
         "wall_seconds": round(sum(phase_seconds.values()), 1),
         "phase_seconds": {name: round(seconds, 1) for name, seconds in phase_seconds.items()},
         "peak_memory_gb": round(ended.peak_bytes / 1e9, 2),

@@ -17,7 +17,7 @@ from filelock import FileLock
 from s2l_ext import __version__
 from s2l_ext.errors import DataError
 from s2l_ext.toy import tasks
-from s2l_ext.toy.models import get_size, without_shard_bars
+from s2l_ext.toy.models import get_size
 from s2l_ext.toy.pretrain import DEFAULTS, PretrainConfig, pretrain
 from s2l_ext.toy.tokenizer import CHAT_TEMPLATE, VOCABULARY, build_tokenizer
 from s2l_ext.utils.digests import digest_of, sha256_file
@@ -82,7 +82,7 @@ def build(
     still says float32, in which the model computes.
     """
     result = pretrain(size, config, seed, progress)
-    with staged(folder) as stage, without_shard_bars():
+    with staged(folder) as stage:
         result.model.save_pretrained(stage)
         build_tokenizer().save_pretrained(stage)
         if half:

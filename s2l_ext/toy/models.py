@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,7 +36,9 @@ def build_model(size: ModelSize, seed: int) -> Qwen3ForCausalLM:
     """A randomly initialised model in float32; the same weights for the same seed."""
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # one for each file of weights says nothing for models this small
     heads = size.hidden // HEAD_DIM
     config = Qwen3Config(
         vocab_size=len(VOCABULARY),
@@ -59,17 +59,3 @@ def build_model(size: ModelSize, seed: int) -> Qwen3ForCausalLM:
         model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(eos_token_id=EOS_ID, pad_token_id=PAD_ID)
     return model
-
-
-@contextmanager
-def without_shard_bars() -> Iterator[None]:
-    """Hide transformers' own progress bars, one per file of weights, which say nothing for models this small."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()

@@ -1,6 +1,5 @@
 """What the asynchronous trainer modes depend on in verl 0.9.1, and the engine that carries weights without a GPU."""
 
-import asyncio
 import inspect
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from s2l_ext.config.modes import CPU_ENGINE
 from s2l_ext.errors import ConfigError
 from s2l_ext.methods.explorer.serving.client import carrying
 from s2l_ext.platforms.object_store_engine import ObjectStoreEngine, buckets
-from s2l_ext.platforms.weight_box import WeightBox
 from s2l_ext.training.trainers_by_mode import DetachedActorWorker, DetachedDistillWorker, S2LSeparateAsyncTrainer
 
 pytestmark = pytest.mark.contract
@@ -197,42 +195,3 @@ def test_buckets_hold_whole_tensors_in_order_within_their_size() -> None:
     assert [[name for name, _ in bucket] for bucket in made] == [["w2", "w3"], ["w50"], ["w1", "w1"]]
     assert all(torch.equal(tensor, torch.full((int(name[1:]),), float(name[1:]))) for b in made for name, tensor in b)
     assert list(buckets(iter([]), size=1)) == []
-
-
-@pytest.mark.parametrize("receivers", [1, 3])
-def test_every_receiver_gets_every_bucket_and_two_are_held_at_most(receivers: int) -> None:
-    held = []
-
-    async def send(box: WeightBox) -> None:
-        for number in range(1, 6):
-            await box.put(number, [f"bucket {number}"])
-            held.append(len(box._buckets))
-        await box.put(6, [])
-
-    async def receive(box: WeightBox) -> list[str]:
-        number, found = 1, []
-        while bucket := await box.take(number):
-            found += bucket
-            number += 1
-        return found
-
-    async def two_updates() -> None:
-        box = WeightBox(receivers)
-        for _ in range(2):
-            _, *found = await asyncio.gather(send(box), *(receive(box) for _ in range(receivers)))
-            assert found == [[f"bucket {number}" for number in range(1, 6)]] * receivers and not box._buckets
-
-    asyncio.run(asyncio.wait_for(two_updates(), timeout=10))
-    assert max(held) <= 2
-
-
-def test_a_receiver_that_comes_first_waits_for_its_bucket() -> None:
-    async def update() -> list[str]:
-        box = WeightBox(1)
-        early = asyncio.create_task(box.take(1))
-        await asyncio.sleep(0.01)
-        assert not early.done()
-        await box.put(1, ["late"])
-        return await early
-
-    assert asyncio.run(asyncio.wait_for(update(), timeout=10)) == ["late"]

@@ -23,7 +23,7 @@ class Options:
 
 
 def fake_kinds():
-    from s2l_ext.pipeline.sampling import Evaluate
+    from s2l_ext.pipeline.commands import Evaluate
     from s2l_ext.pipeline.stage import Command, Job, Kind
     from s2l_ext.pipeline.train import Train
 

@@ -251,7 +251,7 @@ def write(path: Path, counts: dict[str, int], prompt: tuple[int, ...] = (1, 2), 
 def test_samples_are_taken_in_the_order_of_their_index(tmp_path: Path) -> None:
     found = read_set("a", "b", write(tmp_path / "a", {"p": 3, "q": 4}), 2, ["p", "q"])
     assert [row.answer for row in found.rows["p"]] == ["0", "1"] and found.n == 2
-    assert [row.tolist() for row in (found.prompts["q"], found.rows["q"][1].token_ids)] == [[1, 2], [3, 5]]
+    assert (found.prompts["q"], found.rows["q"][1].token_ids) == ([1, 2], [3, 5])
 
 
 def test_problems_are_paired_though_files_order_them_otherwise(tmp_path: Path) -> None:

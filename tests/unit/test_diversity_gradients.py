@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from s2l_ext.errors import ConfigError
+from s2l_ext.evaluation.samples import Sample
 from s2l_ext.studies.diversity import gradients as gradient_diagnostics
 from s2l_ext.studies.diversity import tokens as diversity_tokens
 from s2l_ext.studies.diversity.curves import Bootstrap
@@ -24,7 +25,7 @@ from s2l_ext.studies.diversity.gradients import (
     problem_statistics,
 )
 from s2l_ext.studies.diversity.models import Settings, measure_with_models
-from s2l_ext.studies.diversity.sets import EXPLORER, LEARNER, NOISE, Row, RowSet
+from s2l_ext.studies.diversity.sets import EXPLORER, LEARNER, NOISE, RowSet
 from s2l_ext.studies.diversity.tokens import TokenModel
 from s2l_ext.toy.models import SIZES, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
@@ -248,7 +249,10 @@ def drawn(name: str, role: str, temperature: float, seed: int) -> RowSet:
     rng = np.random.default_rng(seed)
     prompts = {problem: ids(5, 6, 7) for problem in "abc"}
     rows = {
-        problem: [Row(rng.integers(3, 90, size=6), "", False, float(i % 2), bool(i % 2), None) for i in range(4)]
+        problem: [
+            Sample(problem, i, [], list(rng.integers(3, 90, size=6)), "", False, i % 2, i % 2 > 0, None)
+            for i in range(4)
+        ]
         for problem in "abc"
     }
     return RowSet(name, name.partition("@")[0], role, Path(name), {"temperature": temperature}, prompts, rows)

@@ -221,7 +221,7 @@ def test_a_result_that_cannot_be_written_loses_no_sample(job, scripted, monkeypa
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     scripted()
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"a\.json: cannot be written \(No space left"):
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"cannot be written \(No space left"):
         patch.setattr("s2l_ext.utils.files.os.replace", full)
         evaluate(job(), progress=False)
     assert not job().out.exists()

@@ -73,8 +73,8 @@ def test_every_stage_of_the_page_gets_its_commands(tmp_path) -> None:
 
 
 def test_an_input_may_be_a_list(tmp_path) -> None:
-    given = read_pipeline(write(tmp_path, **stage({"inputs": {"data": ["train"]}}))).stage("opd").given
-    assert given["data"].is_list and [source.path for source in given["data"].sources] == ["a.parquet", "b.parquet"]
+    opd = read_pipeline(write(tmp_path, **stage({"inputs": {"data": ["train"]}}))).stage("opd")
+    assert opd.paths("data") == ["a.parquet", "b.parquet"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from s2l_ext import cli
 from s2l_ext.errors import ConfigError, DataError, TokenizerMismatch
 from s2l_ext.launch.compose import compose_config, find_file
 from s2l_ext.pipeline.checks import TrainPrompts, check_overlaps, read_prompts
-from s2l_ext.pipeline.data import split
+from s2l_ext.pipeline.commands import split
 from s2l_ext.pipeline.file import KINDS, read_pipeline
 from s2l_ext.pipeline.plan import Entry, Manifest, Plan
 from s2l_ext.pipeline.stage import Job, Pipeline, Stage

@@ -95,7 +95,7 @@ def test_a_foreign_page_is_kept(plain, capsys):
 
 def test_an_out_that_is_a_file_is_refused(plain, capsys):
     assert cli.main(["report", str(plain), "--out", str(plain / "metrics.jsonl")]) == 2
-    assert "metrics.jsonl: cannot be made (File exists). Choose another" in capsys.readouterr().err
+    assert "metrics.jsonl: cannot be written (File exists). Choose another" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

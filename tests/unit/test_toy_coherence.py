@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from s2l_ext.evaluation.samples import Sample
 from s2l_ext.studies.diversity.measure import _steps
-from s2l_ext.studies.diversity.sets import Row, RowSet
+from s2l_ext.studies.diversity.sets import RowSet
 from s2l_ext.toy.coherence import steps_that_follow
 from s2l_ext.toy.tasks import response, sample
 from s2l_ext.toy.tokenizer import build_tokenizer, prompt_ids
@@ -49,7 +50,7 @@ def test_steps_of_a_set_are_counted_by_problem() -> None:
     """The prompt is read from its tokens, as the chat template made them."""
     thoughts = ["5-6=9;9+4=3", "5-6=9;9+4=2", ""]
     texts = [f"<think>{thought}</think>\\boxed{{3}}" for thought in thoughts]
-    rows = [Row(np.array([1], np.int32), text, False, 0.0, False, None) for text in texts]
+    rows = [Sample("a", number, [1], [1], text, False, 0.0, False, None) for number, text in enumerate(texts)]
     prompt = np.array(prompt_ids("5-6+4=?"), np.int32)
     drawn = RowSet("a", "a", "learner", Path("x"), {}, {"p": prompt}, {"p": rows})
     assert _steps(drawn, build_tokenizer(), steps_that_follow) == ([3], [4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,13 +58,8 @@ class Bootstrap:
 
     def _interval(self, means: Floats) -> Floats:
         """(2,) or (2, K). Resamples without anything to measure are left out."""
-        columns = means[1:].reshape(len(means) - 1, -1)
-        ends = self.tail, 1 - self.tail
-        found = [
-            np.quantile(known, ends) if (known := column[~np.isnan(column)]).size else np.full(2, np.nan)
-            for column in columns.T
-        ]
-        return np.array(found).T.reshape(2, *means.shape[1:])
+        with warnings.catch_warnings(action="ignore"):  # of columns without any
+            return np.nanquantile(means[1:], (self.tail, 1 - self.tail), axis=0)
 
 
 def _or_none(value: float) -> float | None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from s2l_ext import __version__
 from s2l_ext.data.tokenizers import load_tokenizer
 from s2l_ext.errors import DataError
+from s2l_ext.evaluation.samples import Sample
 from s2l_ext.studies.diversity.curves import (
     RESAMPLES,
     Bootstrap,
@@ -26,7 +27,7 @@ from s2l_ext.studies.diversity.curves import (
     recommend,
 )
 from s2l_ext.studies.diversity.models import Coherence, Settings, measure_with_models
-from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, Row, RowSet
+from s2l_ext.studies.diversity.sets import EXPLORER, NOISE, RowSet
 from s2l_ext.studies.diversity.text import distinct_answer_ratio, edit_diversity, prefix_match, self_bleu
 
 SCHEMA_VERSION = 1
@@ -79,7 +80,7 @@ def measure(sets: Sequence[RowSet], learner: str, folders: Mapping[str, Path], s
 
 def _steps(drawn: RowSet, tokenizer: Any, judge: Coherence) -> tuple[list[int], list[int]]:
     """Of each problem, steps that follow from the ones before, and all steps."""
-    prompts = {name: str(tokenizer.decode(ids.tolist())) for name, ids in drawn.prompts.items()}
+    prompts = {name: str(tokenizer.decode(list(map(int, ids)))) for name, ids in drawn.prompts.items()}
     found = [[judge(prompts[name], row.text) for row in rows] for name, rows in drawn.rows.items()]
     followed, steps = ([sum(pair[at] for pair in pairs) for pairs in found] for at in (0, 1))
     return followed, steps
@@ -116,7 +117,7 @@ def _from_samples(drawn: RowSet, passed: Floats, compared: int, bootstrap: Boots
     }
 
 
-def _of_problem(rows: Sequence[Row], compared: int, positions: int) -> tuple[dict[str, float], Floats]:
+def _of_problem(rows: Sequence[Sample], compared: int, positions: int) -> tuple[dict[str, float], Floats]:
     tokens, first = [row.token_ids for row in rows], rows[:compared]
     scalars = {
         "distinct_answers": distinct_answer_ratio([row.answer for row in rows]),

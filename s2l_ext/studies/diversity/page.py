@@ -58,9 +58,10 @@ def render(result: dict[str, Any]) -> str:
     """The whole page of what ``diversity.json`` holds: six charts, three where no models were given, and the table."""
     learner, sentence = result["learner"], result["recommendation"]["sentence"]
     first, title = result["sets"][learner], f"Diversity of a problem's samples (n = {result['n']})"
+    passed, same = _lines(result, "pass_at_k", "k"), _lines(result, "prefix_match", "positions")
     drawn = [
-        _pass_at_k(result),
-        _prefix_match(result),
+        chart("pass@k", "share of problems solved", passed, BANDS, x_name="k (samples)", doubling=True),
+        chart("Pairs that are still the same", "share of pairs", same, BANDS, x_name="first t tokens", doubling=True),
         _dots(result, title, "0 to 1", SCALARS, "Low Self-BLEU: diverse."),
     ]
     drawn += [_entropy(result), _autocorrelation(result)] if "entropy" in first else []
@@ -87,16 +88,6 @@ def _lines(result: dict[str, Any], kind: str, places: str, label: str = "{}", st
             points, band = [(x, y) for x, y, *_ in known], [(low, high) for *_, low, high in known]
             found.append(Line(label.format(name), colour(number) + stroke, points, band))
     return found
-
-
-def _pass_at_k(result: dict[str, Any]) -> Markup:
-    lines = _lines(result, "pass_at_k", "k")
-    return chart("pass@k", "share of problems solved", lines, BANDS, x_name="k (samples)", doubling=True)
-
-
-def _prefix_match(result: dict[str, Any]) -> Markup:
-    lines, title = _lines(result, "prefix_match", "positions"), "Pairs that are still the same"
-    return chart(title, "share of pairs", lines, BANDS, x_name="first t tokens", doubling=True)
 
 
 def _entropy(result: dict[str, Any]) -> Markup:

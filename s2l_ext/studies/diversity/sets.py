@@ -8,25 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from s2l_ext.errors import DataError
 from s2l_ext.evaluation.samples import Sample, read_fingerprint, read_samples
 
 LEARNER, EXPLORER, NOISE = "learner", "explorer", "token_noise"
-Ids = NDArray[np.int32]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One response; ``token_ids`` (T,) end with the stop token unless it was truncated."""
-
-    token_ids: Ids
-    text: str
-    truncated: bool
-    score: float
-    correct: bool
-    answer: str | None
+Ids = Sequence[int] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -45,7 +32,7 @@ class RowSet:
     path: Path
     fingerprint: dict[str, Any]
     prompts: dict[str, Ids]
-    rows: dict[str, list[Row]]
+    rows: dict[str, list[Sample]]
 
     @property
     def temperature(self) -> float:
@@ -76,6 +63,10 @@ def read_set(name: str, learner: str, path: Path, n: int, problems: Sequence[str
     found: dict[str, dict[int, Sample]] = {problem: {} for problem in problems}
     for sample in read_samples(path):
         if sample.prompt_id in found:
+            if not sample.token_ids:
+                raise DataError(
+                    f"{path}: sample {sample.index} of problem {sample.prompt_id} has no tokens. Draw it again."
+                )
             found[sample.prompt_id][sample.index] = sample
     return RowSet(
         name,
@@ -83,12 +74,6 @@ def read_set(name: str, learner: str, path: Path, n: int, problems: Sequence[str
         role,
         path,
         read_fingerprint(path) or {},
-        {problem: np.array(samples[0].prompt_ids, dtype=np.int32) for problem, samples in found.items()},
-        {problem: [_row(path, samples[index]) for index in range(n)] for problem, samples in found.items()},
+        {problem: samples[0].prompt_ids for problem, samples in found.items()},
+        {problem: [samples[index] for index in range(n)] for problem, samples in found.items()},
     )
-
-
-def _row(path: Path, s: Sample) -> Row:
-    if not s.token_ids:
-        raise DataError(f"{path}: sample {s.index} of problem {s.prompt_id} has no tokens. Draw it again.")
-    return Row(np.array(s.token_ids, dtype=np.int32), s.text, s.truncated, s.score, s.correct, s.answer)

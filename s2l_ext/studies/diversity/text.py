@@ -55,15 +55,15 @@ def _bleu() -> Any:
     return BLEU(effective_order=True)
 
 
-def edit_diversity(rows: Sequence[NDArray[np.integer]]) -> float:
+def edit_diversity(rows: Sequence[Sequence[int] | np.ndarray]) -> float:
     """Mean over pairs of the Levenshtein distance of their tokens over the longer one's length, 0 to 1."""
     from rapidfuzz.distance import Levenshtein
 
-    plain = [row.tolist() for row in rows]
+    plain = [np.asarray(row).tolist() for row in rows]
     return float(np.mean([Levenshtein.normalized_distance(a, b) for a, b in combinations(plain, 2)]))
 
 
-def prefix_match(rows: Sequence[NDArray[np.integer]], positions: int) -> NDArray[np.floating]:
+def prefix_match(rows: Sequence[Sequence[int] | np.ndarray], positions: int) -> NDArray[np.floating]:
     """Share of pairs whose first t tokens are the same, t = 1..positions. Rows that ended alike stay the same."""
     shares = np.zeros(positions)
     labels = [0] * len(rows)
