@@ -117,7 +117,8 @@ def test_a_dry_run_of_engine_verl_says_what_verl_could_not_run(study, tmp_path) 
 
 
 def test_a_dry_run_of_engine_verl_says_which_arm_has_no_place_for_its_explorer(study, tmp_path) -> None:
-    arms = {"mixed": ["s2l.explorer={model_path: '${actor_rollout_ref.model.path}', mix_steps: 2}"]}
+    mixed = "s2l.explorer={model_path: '${actor_rollout_ref.model.path}', mix_steps: 2}"
+    arms = {"mixed": [mixed], "grpo": {}}
     overrides = ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4", "ray_kwargs.ray_init.num_gpus=1"]
     with pytest.raises(ResourceError, match=r"^arm mixed: the run needs 2 GPUs = .*, but 1 are"):
         Runner(study(engine="verl", baseline="mixed", arms=arms, overrides=overrides), tmp_path / "out").check()
