@@ -25,8 +25,8 @@ from s2l_ext.utils.processes import CommandFailed, Ended, run_supervised
 from s2l_ext.utils.progress import Phase, Progress
 
 RECIPE = "s2l_po/toy"
-VALIDATIONS = "trainer.test_freq=4"
-"""Fewer than the recipe has: one takes as long as a step."""
+VALIDATIONS = "trainer.test_freq=6"
+"""Fewer than the recipe has: each takes longer than a step."""
 OWNED = ".s2l_demo"
 MADE = ("run", "validation", "summary.json", "report.html", "toy.log", "train.log")
 """In the demo's folder, beside ``toy``, which is made anew only where it changed."""
