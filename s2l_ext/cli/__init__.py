@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -49,8 +52,26 @@ COMMANDS: dict[tuple[str, ...], Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, run one command and return the exit code (2: refused, with one message)."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    """Parse the command line, run one command and return the exit code (2: refused, with one message). Without ``argv``
+    it is the whole program, and the process ends soon after."""
+    if argv is not None:
+        return _run(list(argv))
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # before all others, so that it is called after them
+    ended.append(_run(sys.argv[1:]))
+    return ended[0]
+
+
+def _leave(ended: list[int]) -> None:
+    """End here: Python would take the modules of verl, vLLM and torch apart first, which takes seconds."""
+    with contextlib.suppress(OSError):  # a reader is gone, of which Python tells
+        sys.stdout.flush()
+        sys.stderr.flush()
+        if ended:
+            os._exit(ended[0])
+
+
+def _run(words: list[str]) -> int:
     name = next((name for name in COMMANDS if tuple(words[: len(name)]) == name), None)
     if name is None:
         return _help(words)

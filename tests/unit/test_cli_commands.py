@@ -74,6 +74,27 @@ def test_help_imports_nothing_heavy(words):
     assert time.monotonic() - started < 5  # 0.1 s on an idle machine
 
 
+@pytest.mark.parametrize(
+    ("ends_with", "code", "left"),
+    [("return 3", 3, ""), ("raise SystemExit(4)", 4, " late"), ("raise ValueError", 1, " late")],
+)
+def test_the_program_ends_after_what_was_registered_and_before_modules_are_taken_apart(tmp_path, ends_with, code, left):
+    (tmp_path / "late.py").write_text(
+        "import atexit, os\n"
+        "class Late:\n    def __del__(self, write=os.write): write(1, b' late')\n"
+        "late = Late()\n"
+        "def add_arguments(parser): pass\n"
+        f"def main(args):\n    atexit.register(print, ' registered', end='')\n"
+        f"    print('said', end='')\n    {ends_with}\n"
+    )
+    program = (
+        "import sys; from s2l_ext import cli\n"
+        "cli.COMMANDS = {('late',): cli.Command('', 'late')}\nsys.argv = ['s2l', 'late']\nsys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, f"said registered{left}")
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"s2l {__version__}\n"
