@@ -21,7 +21,7 @@ from s2l_ext.pipeline.checks import (
     require_input,
 )
 from s2l_ext.pipeline.stage import Pipeline, SameTokens, Source, Stage, StageBlock
-from s2l_ext.pipeline.train import last_step
+from s2l_ext.training.checkpoint_files import last_step
 from s2l_ext.utils import json_text
 from s2l_ext.utils.digests import Digests, digest_of
 from s2l_ext.utils.files import write_atomically

@@ -28,15 +28,14 @@ from s2l_ext.report.ledger import SAMPLING, STEP, TOKENS, Ledger, sum_of
 from s2l_ext.report.results import Metrics, is_accuracy, read_metrics
 from s2l_ext.report.run import Run, read_run
 from s2l_ext.training.batch_fields import EXPLORER
+from s2l_ext.training.checkpoint_files import exported, last_step
 from s2l_ext.training.inputs import LEARNER_KEY, steps_of_run
 from s2l_ext.training.judges import own_code
-from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import gpus_needed
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.training.run_log import FILE_NAME as METRICS_FILE
 from s2l_ext.training.run_log import TRAINING_MARK, is_validation
 from s2l_ext.utils import json_text
-from s2l_ext.utils.files import write_atomically
 
 CHECKPOINTS = 4
 """Checkpoints that a run makes whose recipe makes none: the last is the stage's output, the others shorten a resume."""
@@ -99,7 +98,6 @@ class Train(Kind):
         return any(TRAINING_MARK in data for data in found) and (not validates or any(map(is_validation, found)))
 
     def exported(self, stage: Stage) -> Path:
-        """verl's FSDP checkpoint manager writes weights, configuration and tokenizer into this folder."""
         step = last_step(stage.run)
         if step is None:
             raise DataError(
@@ -112,10 +110,7 @@ class Train(Kind):
                 f"stage {stage.name}: {stage.run} was trained to step {max(trained)}, and its last checkpoint is of "
                 f"step {step}. Make the stage again with --from {stage.name}."
             )
-        folder = stage.run / f"global_step_{step}" / "actor" / "huggingface"
-        for model in stage.paths("model"):
-            keep_dtype(folder, Path(model))
-        return folder
+        return exported(stage.run, step, *map(Path, stage.paths("model")))
 
     def result(self, stage: Stage) -> dict[str, Any]:
         """Final metrics, steps, tokens and estimated FLOPs; the same however often the run was interrupted."""
@@ -135,31 +130,6 @@ class Train(Kind):
         attempts = [part for file in sorted(run.folder.glob(ATTEMPTS)) for part in _attempts(read_metrics(file))]
         ledgers = [Ledger(replace(run, metrics=part)) for part in attempts]
         return sum(ledger.totals(all_in=True).accelerator_seconds or 0.0 for ledger in ledgers)
-
-
-def last_step(run: Path) -> int | None:
-    """Step of verl's last complete checkpoint; None without one."""
-    try:
-        return int((run / TRACKER_FILE).read_text())
-    except (OSError, ValueError):
-        return None
-
-
-def keep_dtype(folder: Path, model: Path) -> None:
-    """Let the exported configuration name the dtype of the model that the stage started from.
-
-    verl 0.9.1 writes bfloat16, whatever the weights are; a float32 model would be loaded rounded.
-    """
-    ours, given = (path / "config.json" for path in (folder, model))
-    if not (ours.is_file() and given.is_file()):
-        return
-    config, wanted = json_text.loads(ours.read_text()), json_text.loads(given.read_text())
-    dtype = wanted.get("dtype", wanted.get("torch_dtype"))
-    if dtype is not None and config.get("dtype") != dtype:
-        write_atomically(ours, json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
-
-
-# ---- settings -----------------------------------------------------------------------------------------------------
 
 
 def _input_settings(stage: Stage, cfg: DictConfig) -> Iterator[tuple[str, Any]]:

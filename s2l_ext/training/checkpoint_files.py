@@ -21,6 +21,7 @@ from s2l_ext.config.verl_settings import gpus_at, setting
 from s2l_ext.errors import ResourceError, StateMismatch
 from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.verl_command import FSDP
+from s2l_ext.utils import json_text
 from s2l_ext.utils.files import write_atomically
 
 FILE_NAME = "s2l_files.json"
@@ -86,6 +87,37 @@ def check_workers(folder: Path | None, cfg: DictConfig) -> None:
         f"its weights: `python -m verl.model_merger merge --backend fsdp --local_dir {folder / 'actor'} --target_dir "
         "DIR`, then actor_rollout_ref.model.path=DIR in another trainer.default_local_dir."
     )
+
+
+def last_step(run: Path) -> int | None:
+    """Step of verl's last complete checkpoint; None without one."""
+    try:
+        return int((run / TRACKER_FILE).read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def exported(run: Path, step: int, *starts: Path) -> Path:
+    """The folder of weights, configuration and tokenizer that verl writes with ``hf_model`` in ``save_contents``.
+    ``starts``: the model that the run started from."""
+    folder = run / f"global_step_{step}" / "actor" / "huggingface"
+    for start in starts:
+        keep_dtype(folder, start)
+    return folder
+
+
+def keep_dtype(folder: Path, model: Path) -> None:
+    """Let the exported configuration name the dtype of the model that the run started from.
+
+    verl 0.9.1 writes bfloat16, whatever the weights are; a float32 model would be loaded rounded.
+    """
+    ours, given = (path / "config.json" for path in (folder, model))
+    if not (ours.is_file() and given.is_file()):
+        return
+    config, wanted = json_text.loads(ours.read_text()), json_text.loads(given.read_text())
+    dtype = wanted.get("dtype", wanted.get("torch_dtype"))
+    if dtype is not None and config.get("dtype") != dtype:
+        write_atomically(ours, json.dumps(config | {"dtype": dtype}, indent=2, sort_keys=True) + "\n")
 
 
 def last_complete(run: Path) -> int:

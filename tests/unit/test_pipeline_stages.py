@@ -26,13 +26,13 @@ from s2l_ext.pipeline.file import KINDS, read_pipeline
 from s2l_ext.pipeline.plan import Entry, Manifest, Plan
 from s2l_ext.pipeline.stage import Job, Pipeline, Stage
 from s2l_ext.pipeline.table import clock, latest
-from s2l_ext.pipeline.train import keep_dtype
 from s2l_ext.report.ledger import Ledger
 from s2l_ext.report.run import read_run
 from s2l_ext.store.reader import Manifest as StoreManifest
 from s2l_ext.store.reader import Rollout
 from s2l_ext.store.shards import write_manifest, write_shard
 from s2l_ext.toy.tokenizer import build_tokenizer
+from s2l_ext.training.checkpoint_files import keep_dtype
 
 TOY = Path("sparse_to_dense/toy")
 OUT = "/nowhere/out put"

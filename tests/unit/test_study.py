@@ -19,7 +19,7 @@ from s2l_ext.studies.local.run import run_local
 from s2l_ext.studies.study import run as study_run
 from s2l_ext.studies.study.file import read_study
 from s2l_ext.studies.study.results import Result, fingerprint, read_result, spent, write_result
-from s2l_ext.studies.study.run import RESULT, Job, Runner
+from s2l_ext.studies.study.run import RESULT, Job, Runner, keep_model
 from s2l_ext.studies.study.table import cells, rows_of, sentences, sources
 from s2l_ext.toy.models import ModelSize, build_model
 from s2l_ext.toy.tokenizer import build_tokenizer
@@ -210,6 +210,38 @@ def test_runs_of_first_are_those_that_an_arm_needs(study) -> None:
     assert [one.name for one in study(**{**FIRST, "arms": {"grpo": {}, "b": {}}}).runs] == ["grpo", "b"]
 
 
+def test_through_verl_a_model_that_another_run_takes_is_saved_at_the_end(study, tmp_path) -> None:
+    found = study(**FIRST, engine="verl")
+    made, by_name = Runner(found, tmp_path), {run.name: run for run in found.runs}
+    models = {"teacher": "T", "warm": "W"}
+    saving = {
+        name: [word for word in made.overrides(Job(run, 1), models) if "save" in word] for name, run in by_name.items()
+    }
+    contents = "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"
+    assert saving["teacher"] == saving["warm"] == ["trainer.save_freq=1000000000", contents]
+    assert saving["grpo"] == saving["after"] == []
+    assert "actor_rollout_ref.model.path=W" in made.overrides(Job(by_name["after"], 1), models)
+
+
+def test_of_a_checkpoint_through_verl_the_model_is_left(tmp_path) -> None:
+    """Its dtype is that of the model it started from; an older model goes."""
+    folder, start = tmp_path / "run", tmp_path / "start"
+    with pytest.raises(
+        DataError, match=r"run: the run left no model for the runs that take it\. Its log says why: log"
+    ):
+        keep_model(folder, start)
+    for place, dtype in ((folder / "global_step_16/actor/huggingface", "bfloat16"), (start, "float32")):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text(json.dumps({"dtype": dtype}))
+    (folder / "global_step_16/actor/model_world_size_1_rank_0.pt").touch()
+    (folder / "latest_checkpointed_iteration.txt").write_text("16")
+    (folder / "model").mkdir()
+    (folder / "model" / "old").touch()
+    keep_model(folder, start)
+    assert [path.relative_to(folder).as_posix() for path in folder.rglob("*")] == ["model", "model/config.json"]
+    assert json.loads((folder / "model" / "config.json").read_text()) == {"dtype": "float32"}
+
+
 def test_an_arm_that_was_not_asked_for_runs_where_another_takes_its_model(study, tmp_path) -> None:
     arms = {**FIRST["arms"], "later": ["actor_rollout_ref.model.path=first:after"], "x": {}}
     study(**{**FIRST, "arms": arms})
@@ -226,7 +258,6 @@ def test_an_arm_that_was_not_asked_for_runs_where_another_takes_its_model(study,
             {"first": {"a": ["actor_rollout_ref.model.path=first:b"], "b": {}}},
             r"first\.a: first:b is no run before it",
         ),
-        ({"engine": "verl"}, r"first\.warm: engine verl hands no model on\. Use engine: local, or `s2l pipeline`"),
         (
             {"arms": {"grpo": {}, "warm": {}}},
             r"tiny\.yaml: warm in `first` and in `arms`\. An arm hands its model on too",

@@ -206,8 +206,6 @@ def _arm(block: StudyBlock, where: str, name: str, given: Any, before: Sequence[
                 f"{where}: first:{needed} is no run before it.{did_you_mean(needed, starts)} There are: "
                 f"{', '.join(starts) or 'none'}."
             )
-        if block.engine == "verl":
-            raise ConfigError(f"{where}: engine verl hands no model on. Use engine: local, or `s2l pipeline`.")
     try:
         cfg = compose_config(recipe, arm.filled(starts.__getitem__))
         planned(cfg, block.engine)

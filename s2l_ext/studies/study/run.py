@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from s2l_ext.studies.study.results import (
     read_result,
     write_result,
 )
+from s2l_ext.training.checkpoint_files import exported, last_step
+from s2l_ext.training.needed import TRACKER_FILE
 from s2l_ext.training.preflight import check_inputs, check_own_pool
 from s2l_ext.training.rules import check_against_verl
 from s2l_ext.utils.clone import code_version
@@ -36,6 +39,11 @@ from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
 SEEDED_LOOP = "s2l_seeded"
+KEEPING = {
+    "local": ("trainer.save_freq=1",),
+    "verl": ("trainer.save_freq=1000000000", "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"),
+}
+"""Settings of a run whose model another takes: it is saved once, at the end."""
 MOST_CHARACTERS = 300
 """Of the last line of a failed run's log."""
 
@@ -180,8 +188,12 @@ class Runner:
         if self.study.block.engine == "verl":
             seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
             seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
-        taken = any(job.arm.name in run.needs for run in self.study.runs)
-        return [*job.arm.filled(models.__getitem__), *seeded, *(["trainer.save_freq=1"] if taken else [])]
+        keeping = KEEPING[self.study.block.engine] if self._is_taken(job) else ()
+        return [*job.arm.filled(models.__getitem__), *seeded, *keeping]
+
+    def _is_taken(self, job: Job) -> bool:
+        """Whether another run starts from its model, or reads it."""
+        return any(job.arm.name in run.needs for run in self.study.runs)
 
     def _run(self, job: Job, earlier: Sequence[Future[Result]]) -> Result:
         """Run it once ``earlier`` have ended, which began before it."""
@@ -213,6 +225,21 @@ class Runner:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
             return replace(bare, error=f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})")
         try:
-            return replace(bare, **measured(folder))
+            result = replace(bare, **measured(folder))
+            if self.study.block.engine == "verl" and self._is_taken(job):
+                keep_model(folder, Path(job.arm.cfg.actor_rollout_ref.model.path))
         except S2LError as error:
             return replace(bare, error=str(error))
+        return result
+
+
+def keep_model(folder: Path, start: Path) -> None:
+    """Of the checkpoint of a run through verl, leave the model alone, where the local engine has it. Raises DataError:
+    there is none. ``start``: the model that the run started from."""
+    step = last_step(folder)
+    if step is None or not (found := exported(folder, step, start)).is_dir():
+        raise DataError(f"{folder}: the run left no model for the runs that take it. Its log says why: log.txt")
+    shutil.rmtree(folder / MODEL, ignore_errors=True)
+    found.rename(folder / MODEL)
+    shutil.rmtree(folder / f"global_step_{step}")
+    (folder / TRACKER_FILE).unlink()
