@@ -1,4 +1,5 @@
-"""verl 0.9.1: which rows ``data.train_max_samples`` takes, and that tiers are those of the rows taken."""
+"""verl 0.9.1: which rows ``data.train_max_samples`` takes, and that tiers are those of the rows taken. The local engine
+of studies takes the same."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from s2l_ext.data.prompts import dataset_table, tiers_of
+from s2l_ext.studies.local.run import read_prompts
 from s2l_ext.toy.tokenizer import build_tokenizer
 
 ROWS = 12
@@ -33,6 +35,13 @@ def test_shuffled_data_gives_a_draw_that_the_seed_alone_decides(drawn):
     assert list(dataset.dataframe["number"]) == chosen and chosen != sorted(chosen)
     ranks = tiers_of(dataset_table(dataset), "tier", ["a", "b", "c"])
     assert ranks.tolist() == [n % 3 for n in chosen]
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_the_local_engine_of_studies_draws_the_same_rows(drawn, tmp_path, seed):
+    verls = list(drawn(shuffle=True, seed=seed).dataframe["number"])
+    assert [row["number"] for row in read_prompts(str(tmp_path / "t.parquet"), 5, seed)] == verls
+    assert [row["number"] for row in read_prompts(str(tmp_path / "t.parquet"), -1, seed)] == list(range(ROWS))
 
 
 def test_unshuffled_data_gives_the_first_rows(drawn):

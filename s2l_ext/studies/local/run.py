@@ -51,12 +51,11 @@ def run_local(cfg: DictConfig, folder: Path) -> None:
 
 
 def read_prompts(files: Any, most: int, seed: int) -> list[Prompt]:
-    """Rows of parquet files; with ``most`` above 0 no more than that, drawn by the seed and kept in their order."""
+    """Rows of parquet files; with ``most`` above 0 no more than that, those that verl draws with the seed."""
     paths = [files] if isinstance(files, str) else list(files)
     rows = [row for path in paths for _, row in read_parquet(Path(path))]
     if 0 < most < len(rows):
-        chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
-        rows = [rows[index] for index in sorted(chosen)]
+        rows = [rows[index] for index in np.random.default_rng(seed).choice(len(rows), size=most, replace=False)]
     return rows
 
 
