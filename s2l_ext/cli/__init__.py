@@ -57,16 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is not None:
         return _run(list(argv))
     ended: list[int] = []
-    atexit.register(_leave, ended)  # before all others, so that it is called after them
+    if not atexit._ncallbacks():  # what was registered earlier would be called after it, so never
+        atexit.register(_leave, ended)
     ended.append(_run(sys.argv[1:]))
     return ended[0]
 
 
 def _leave(ended: list[int]) -> None:
     """End here: Python would take the modules of verl, vLLM and torch apart first, which takes seconds."""
-    with contextlib.suppress(OSError):  # a reader is gone, of which Python tells
-        sys.stdout.flush()
-        sys.stderr.flush()
+    with contextlib.suppress(OSError, ValueError):  # a reader is gone, of which Python tells
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
         if ended:
             os._exit(ended[0])
 

@@ -10,8 +10,10 @@ from s2l_ext.utils.digests import digest_of
 
 
 def code_version() -> str:
-    """The clone's commit, with a digest of what the package changed since; the version of an installed package."""
-    changed = git_of_clone("diff", "HEAD", "--", "s2l_ext")
+    """The clone's commit, with a digest of what the package changed or added since; the version of an installed
+    package."""
+    added = git_of_clone("ls-files", "--others", "--exclude-standard", "--", "s2l_ext")
+    changed = git_of_clone("diff", "HEAD", "--", "s2l_ext") + added
     commit = git_of_clone("rev-parse", "--short=12", "HEAD") or s2l_ext.__version__
     return f"{commit}+{digest_of(changed)[:8]}" if changed else commit
 

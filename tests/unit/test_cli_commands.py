@@ -98,6 +98,19 @@ def test_the_program_ends_after_what_was_registered_and_before_modules_are_taken
     assert (done.returncode, done.stdout) == (code, f"said registered{left}")
 
 
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [("import atexit; atexit.register(print, 'earlier')", "s2l 1earlier\n"), ("sys.stdout = None", "")],
+)
+def test_the_program_ends_so_beside_what_was_registered_earlier_or_without_streams(before, said):
+    program = (
+        f"import sys; {before}\nfrom s2l_ext import cli\ncli.__version__ = 1\n"
+        "cli.print = lambda text: print(text, end='')\nsys.argv = ['s2l', '--version']\nsys.exit(cli.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
 def test_version(capsys):
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out == f"s2l {__version__}\n"

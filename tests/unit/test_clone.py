@@ -47,4 +47,6 @@ def test_a_change_that_is_not_committed_is_another_version(tmp_path: Path, monke
     for text in ("x = 2\n", "x = 3\n"):
         (package / "a.py").write_text(text)
         versions.add(code_version())
-    assert len(versions) == 3 and all(version.startswith(clean) for version in versions)
+    (package / "b.py").write_text("new\n")
+    versions.add(code_version())
+    assert len(versions) == 4 and all(version.startswith(clean) for version in versions)

@@ -97,12 +97,27 @@ def test_a_file_that_cannot_be_meant_is_refused(study, changes, message: str) ->
         ("reward.custom_reward_function.name=other", r"arm x has reward\.custom_reward_function\.name=other"),
         ("actor_rollout_ref.rollout.val_kwargs.temperature=0.3", r"val_kwargs\.temperature=0\.3, the baseline grpo 1"),
         ("data.max_response_length=5", r"arm x has data\.max_response_length=5, the baseline grpo"),
-        ("trainer.test_freq=-1", r"arm x has trainer\.test_freq=-1, so its end would not be measured"),
+        ("trainer.test_freq=-1", r"x has trainer\.test_freq=-1, so its end would not be measured"),
     ],
 )
 def test_arms_that_are_not_measured_alike_are_refused(study, override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         study(arms={"grpo": {}, "x": [override]})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("shuffle", "False"),
+        ("filter_overlong_prompts", "True"),
+        ("prompt_key", "x"),
+        ("apply_chat_template_kwargs", "{}"),
+    ],
+)
+def test_what_decides_which_problems_are_asked_is_alike(study, key: str, value: str) -> None:
+    given = "{a: 1}" if value == "{}" else value
+    with pytest.raises(ConfigError, match=rf"arm x has data\.{key}=.*, the baseline grpo .*same measurement"):
+        study(engine="verl", arms={"grpo": {}, "x": [f"++data.{key}={given}"]})
 
 
 def test_other_arguments_of_the_reward_are_another_measurement(study) -> None:
@@ -219,8 +234,45 @@ def test_through_verl_a_model_that_another_run_takes_is_saved_at_the_end(study, 
     }
     contents = "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"
     assert saving["teacher"] == saving["warm"] == ["trainer.save_freq=1000000000", contents]
-    assert saving["grpo"] == saving["after"] == []
+    assert saving["grpo"] == saving["after"] == ["trainer.save_freq=-1"], "nobody resumes it"
     assert "actor_rollout_ref.model.path=W" in made.overrides(Job(by_name["after"], 1), models)
+
+
+def test_an_arm_that_another_takes_is_the_same_run(study, tmp_path) -> None:
+    arms = {"grpo": {}, "x": {}, "after": ["actor_rollout_ref.model.path=first:x"]}
+    taken, free = (
+        study(engine="verl", matched=[], arms={name: arms[name] for name in names})
+        for names in (("grpo", "x", "after"), ("grpo", "x"))
+    )
+    both = [Runner(found, tmp_path)._bare(Job(found.arms[1], 1)).fingerprint for found in (taken, free)]
+    assert both[0] == both[1]
+
+
+def test_whose_model_a_run_takes_is_part_of_it(study, tmp_path) -> None:
+    """a and b start alike; x and y take them the other way round."""
+    keys = ("actor_rollout_ref.model.path", "s2l.distill.teacher_path")
+    arms = {"grpo": {}}
+    for name, pair in (("x", "ab"), ("y", "ba")):
+        words = [f"{key}=first:{one}" for key, one in zip(keys, pair, strict=True)]
+        arms[name] = {"recipe": "sparse_to_dense/stages/opd", "overrides": words}
+    found = study(first={"a": {}, "b": ["actor_rollout_ref.rollout.temperature=0.9"]}, arms=arms, matched=[])
+    made = Runner(found, tmp_path)
+    prints = {arm.name: made._bare(Job(arm, 1)).fingerprint for arm in found.arms}
+    assert len(set(prints.values())) == 3
+
+
+def test_requests_have_seeds_where_the_loop_is_verls_own_and_the_mode_sync(study, tmp_path) -> None:
+    key = "actor_rollout_ref.rollout.agent.default_agent_loop"
+    arms = {"grpo": {}, "tools": [f"{key}=tool_agent"], "later": ["trainer.v1.trainer_mode=colocate_async"]}
+    found = study(engine="verl", arms=arms)
+    made = Runner(found, tmp_path)
+    loops = [[word for word in made.overrides(Job(arm, 1), {}) if word.startswith(key)] for arm in found.arms]
+    assert loops == [[f"{key}=s2l_seeded"], [f"{key}=tool_agent"], []]
+
+
+def test_a_run_that_others_start_from_must_be_measured_too(study) -> None:
+    with pytest.raises(ConfigError, match=r"tiny\.yaml: teacher has trainer\.test_freq=0, so its end would not"):
+        study(**{**FIRST, "first": {**FIRST["first"], "teacher": ["trainer.test_freq=0"]}})
 
 
 def test_of_a_checkpoint_through_verl_the_model_is_left(tmp_path) -> None:
@@ -548,6 +600,16 @@ def test_a_model_is_made_once_a_seed_and_its_cost_counts_once(runner, tmp_path) 
     assert [
         next(word for word in words if "default_local_dir" in word).split("/runs/")[1] for words in made.started[12:]
     ] == [f"{name}/{warm.name}" for name in ("after", "last")]
+
+
+@pytest.mark.slow
+def test_a_run_while_the_code_changed_has_no_result(runner, monkeypatch) -> None:
+    made = runner()
+    versions = iter([made.commit, "edited", "edited"])
+    monkeypatch.setattr(study_run, "code_version", lambda: next(versions, made.commit))
+    errors = [one.error for arm in made.run().values() for one in arm]
+    assert errors.count("") == len(errors) - 1
+    assert f"the code changed while it ran: it began at {made.commit}, now edited" in errors
 
 
 @pytest.mark.slow

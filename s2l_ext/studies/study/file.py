@@ -31,6 +31,7 @@ FIRST = re.compile(r"=first:([\w.-]+)$")
 """An override that takes the model which an earlier run left."""
 MEASURE = (
     *("data.val_files", "data.val_max_samples", "data.max_prompt_length", "data.max_response_length"),
+    *("data.shuffle", "data.filter_overlong_prompts", "data.prompt_key", "data.apply_chat_template_kwargs"),
     *(f"reward.custom_reward_function.{name}" for name in ("path", "name", "reward_kwargs")),
     "reward.reward_manager.name",
     *(f"actor_rollout_ref.rollout.val_kwargs.{name}" for name in ("n", "temperature", "top_p", "top_k")),
@@ -238,12 +239,13 @@ def _check_matched(study: Study, where: str) -> None:
 
 def _check_measured(study: Study, where: str) -> None:
     """Raises ConfigError for arms whose accuracies are not of the same problems, judged and sampled alike."""
-    for arm in study.arms:
-        if int(arm.cfg.trainer.test_freq) < 1:
+    for run in study.runs:
+        if int(run.cfg.trainer.test_freq) < 1:
             raise ConfigError(
-                f"{where}: arm {arm.name} has trainer.test_freq={arm.cfg.trainer.test_freq}, so its end "
+                f"{where}: {run.name} has trainer.test_freq={run.cfg.trainer.test_freq}, so its end "
                 "would not be measured. Set it to 1 or more; the last step is measured too."
             )
+    for arm in study.arms:
         for key in MEASURE:
             own, base = plain_setting(arm.cfg, key), plain_setting(study.baseline.cfg, key)
             if own != base:

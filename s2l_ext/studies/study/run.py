@@ -13,11 +13,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from s2l_ext.config.modes import mode_of
+from s2l_ext.config.verl_settings import setting
 from s2l_ext.errors import DataError, S2LError
 from s2l_ext.launch.compose import compose_config
 from s2l_ext.methods.registry import parse_s2l
 from s2l_ext.report.ledger import sum_of
-from s2l_ext.studies.study.file import LEARNING_RATE, Arm, Study
+from s2l_ext.studies.study.file import FIRST, LEARNING_RATE, Arm, Study
 from s2l_ext.studies.study.results import (
     MODEL,
     VALIDATIONS,
@@ -38,7 +40,7 @@ from s2l_ext.utils.follow import last_lines
 from s2l_ext.utils.processes import run_supervised
 
 RESULT = "result.json"
-SEEDED_LOOP = "s2l_seeded"
+LOOP_KEY, SEEDED_LOOP = "actor_rollout_ref.rollout.agent.default_agent_loop", "s2l_seeded"
 KEEPING = {
     "local": ("trainer.save_freq=1",),
     "verl": ("trainer.save_freq=1000000000", "actor_rollout_ref.actor.checkpoint.save_contents=[model,hf_model]"),
@@ -173,23 +175,35 @@ class Runner:
         engine, key = self.study.block.engine, job.arm.name
         if key not in self.fingerprints:
             needed = [fingerprint(one.cfg) for one in self.study.first_of(job.arm)]
-            own = fingerprint(self._configuration(job))
-            self.fingerprints[key] = digest_of([own, needed])[:16] if needed else own
+            takes = [
+                word for one in (*self.study.first_of(job.arm), job.arm) for word in one.overrides if FIRST.search(word)
+            ]
+            own = fingerprint(compose_config(job.arm.recipe, self._words(job, self._starts())))
+            self.fingerprints[key] = digest_of([own, needed, takes])[:16] if needed else own
         who = (self.study.name, job.arm.name, engine, job.seed, job.learning_rate)
         return Result(*who, self.fingerprints[key], self.commit)
 
     def _configuration(self, job: Job) -> DictConfig:
-        starts = {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in self.study.runs}
-        return compose_config(job.arm.recipe, self.overrides(job, starts))
+        return compose_config(job.arm.recipe, self.overrides(job, self._starts()))
+
+    def _starts(self) -> dict[str, str]:
+        return {one.name: str(one.cfg.actor_rollout_ref.model.path) for one in self.study.runs}
 
     def overrides(self, job: Job, models: Mapping[str, str]) -> list[str]:
-        """Of the run, beside where it writes; ``models`` in the place of names of runs."""
-        seeded = [f"data.seed={job.seed}", "trainer.resume_mode=disable"]
+        """Of the run, beside where it writes; ``models`` in the place of names of runs. A run begins anew, so it keeps
+        no checkpoint but the model that another takes."""
+        keeping = KEEPING[self.study.block.engine] if self._is_taken(job) else ("trainer.save_freq=-1",)
+        return [*self._words(job, models), *keeping]
+
+    def _words(self, job: Job, models: Mapping[str, str]) -> list[str]:
+        """What says which run it is."""
+        cfg = job.arm.cfg
+        words = [*job.arm.filled(models.__getitem__), f"data.seed={job.seed}", "trainer.resume_mode=disable"]
         if self.study.block.engine == "verl":
-            seeded += [f"actor_rollout_ref.rollout.agent.default_agent_loop={SEEDED_LOOP}"]
-            seeded += [f"actor_rollout_ref.rollout.seed={job.seed}"]
-        keeping = KEEPING[self.study.block.engine] if self._is_taken(job) else ()
-        return [*job.arm.filled(models.__getitem__), *seeded, *keeping]
+            words.append(f"actor_rollout_ref.rollout.seed={job.seed}")
+            if setting(cfg, LOOP_KEY) == "single_turn_agent" and mode_of(cfg) == "sync":
+                words.append(f"{LOOP_KEY}={SEEDED_LOOP}")
+        return words
 
     def _is_taken(self, job: Job) -> bool:
         """Whether another run starts from its model, or reads it."""
@@ -221,6 +235,10 @@ class Runner:
             old.unlink(missing_ok=True)
         threads = {"OMP_NUM_THREADS": "1"} if self.study.block.engine == "local" else {}
         ended = run_supervised([sys.executable, "-m", module, *words], folder / "log.txt", self._go_on, threads)
+        if code_version() != self.commit:
+            return replace(
+                bare, error=f"the code changed while it ran: it began at {self.commit}, now {code_version()}"
+            )
         if ended.returncode:
             said = "".join(last_lines(folder / "log.txt", 1)).strip()[:MOST_CHARACTERS]
             return replace(bare, error=f"exit code {ended.returncode}: {said} (see {folder / 'log.txt'})")
@@ -228,7 +246,7 @@ class Runner:
             result = replace(bare, **measured(folder))
             if self.study.block.engine == "verl" and self._is_taken(job):
                 keep_model(folder, Path(job.arm.cfg.actor_rollout_ref.model.path))
-        except S2LError as error:
+        except (S2LError, OSError) as error:
             return replace(bare, error=str(error))
         return result
 
@@ -241,5 +259,5 @@ def keep_model(folder: Path, start: Path) -> None:
         raise DataError(f"{folder}: the run left no model for the runs that take it. Its log says why: log.txt")
     shutil.rmtree(folder / MODEL, ignore_errors=True)
     found.rename(folder / MODEL)
-    shutil.rmtree(folder / f"global_step_{step}")
+    shutil.rmtree(folder / f"global_step_{step}", ignore_errors=True)
     (folder / TRACKER_FILE).unlink()
