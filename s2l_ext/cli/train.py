@@ -25,7 +25,7 @@ def main(args: argparse.Namespace) -> int:
     """Blocks until the run ends; an exception inside it is raised here."""
     from s2l_ext.launch import train
 
-    prepared = train.prepare(args.config_name, args.overrides, args.config_dir, runs_next=True)
+    prepared = train.prepare(args.config_name, args.overrides, args.config_dir)
     show(prepared, "s2l train")
     train.run(prepared)
     return 0

@@ -24,7 +24,7 @@ from s2l_ext.launch.plan_summary import build_plan
 from s2l_ext.launch.toy_on_gpu import compose_for_this_machine
 from s2l_ext.launch.verl_names import check_names
 from s2l_ext.methods.registry import S2LConfig, parse_s2l
-from s2l_ext.platforms import activate_for, fork_workers, import_for_workers
+from s2l_ext.platforms import activate_for, fork_workers
 from s2l_ext.platforms.vllm_cpu import install_alias
 from s2l_ext.training.before_run import check_before_run
 from s2l_ext.training.inputs import steps_of_run
@@ -55,12 +55,10 @@ def prepare(
     overrides: Sequence[str],
     config_dirs: Sequence[Path] = (),
     accelerators: Accelerators | None = None,
-    runs_next: bool = False,
 ) -> Prepared:
     """Everything before the run: compose, parse, choose the platform, check configuration and machine, ask verl. Sets
     ``trainer.v1.trainer_mode`` to this package's trainer of that mode, with every feature off too. ``accelerators``:
-    another machine's, for which the run is checked. ``runs_next``: import for its workers meanwhile. Raises S2LError:
-    names the setting, the reason and the fix."""
+    another machine's, for which the run is checked. Raises S2LError: names the setting, the reason and the fix."""
     warnings: list[str] = []
     if accelerators:
         cfg = compose_config(config_name, overrides, config_dirs)
@@ -71,14 +69,11 @@ def prepare(
     require_values(cfg)
     refuse_secrets(_plain(cfg))
     s2l = parse_s2l(cfg.s2l)
-    address = cluster_address(cfg)  # refuses sizes that a cluster which exists cannot take
-    if address is None:
+    if cluster_address(cfg) is None:  # refuses sizes that a cluster which exists cannot take
         keep_own_ray_here()
     else:  # whose processes run in the folder where it was started
         cfg.trainer.default_local_dir = str(Path(cfg.trainer.default_local_dir).absolute())
     platform = _other_platform(cfg, accelerators) if accelerators else activate_for(cfg)
-    if runs_next and address is None:
-        import_for_workers(cfg)
     memory = _look_at_accelerators(cfg, s2l, accelerators)
     found, _ = check_before_run(cfg, s2l)
     warnings += [*found, *memory.warnings]

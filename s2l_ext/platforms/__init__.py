@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from importlib import metadata
 from tempfile import gettempdir
 
@@ -22,9 +21,6 @@ logger = logging.getLogger(__name__)
 PLATFORM_VARIABLE = "VERL_PLATFORM"
 CACHE_VARIABLE = "VLLM_CPU_KVCACHE_SPACE"
 RUNTIME_ENV = "ray_kwargs.ray_init.runtime_env"
-PY_EXECUTABLE = f"{RUNTIME_ENV}.py_executable"
-_started: list[str] = []
-"""The command of a process that was started before the run was checked."""
 
 CPU_ENVIRONMENT = {
     PLATFORM_VARIABLE: "cpu",
@@ -103,31 +99,17 @@ def _activate_cpu(config: DictConfig) -> None:
         OmegaConf.update(config, f"{RUNTIME_ENV}.env_vars.{name}", os.environ[name], force_add=True)
 
 
-def import_for_workers(config: DictConfig) -> None:
-    """Start the process that workers are forks of, so that it imports while the run is checked."""
-    if _forks(config):
-        with suppress(OSError):  # fork_workers says so
-            _started.append(_start(config))
-
-
 def fork_workers(config: DictConfig) -> None:
     """Have Ray start workers as forks (:mod:`forked_workers`) in a run on the CPU, unless ``py_executable`` is set.
 
     The configuration must be one of a run that starts its own Ray, and start it next.
     """
-    if _forks(config):
+    key = f"{RUNTIME_ENV}.py_executable"
+    if cpu_chosen() and not OmegaConf.select(config, key):
         os.environ.setdefault(*NO_RAY_METRICS)
         try:
-            command = _started.pop() if _started else _start(config)
+            command = forked_workers.start(OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {})
         except OSError as error:
             logger.warning("workers are not forked, so start-up takes longer: %s (TMPDIR=%s)", error, gettempdir())
         else:
-            OmegaConf.update(config, PY_EXECUTABLE, command, force_add=True)
-
-
-def _forks(config: DictConfig) -> bool:
-    return cpu_chosen() and not OmegaConf.select(config, PY_EXECUTABLE)
-
-
-def _start(config: DictConfig) -> str:
-    return forked_workers.start(OmegaConf.select(config, f"{RUNTIME_ENV}.env_vars") or {})
+            OmegaConf.update(config, key, command, force_add=True)

@@ -22,11 +22,8 @@ PRETENDED_CHECKS = ("check_own_pool", "check_before_run", "activate_for", "_ask_
 
 @pytest.fixture
 def quick(monkeypatch, composed_once):
-    """No recipe is composed twice, and nothing is imported for workers: the list of such calls."""
-    calls: list[str] = []
+    """No recipe is composed twice."""
     monkeypatch.setattr(train, "compose_config", composed_once)
-    monkeypatch.setattr(train, "import_for_workers", lambda cfg: calls.append(cfg.trainer.device))
-    return calls
 
 
 @pytest.fixture
@@ -143,7 +140,6 @@ def test_a_missing_model_is_one_message_and_code_2(quick, command, capsys, tmp_p
     monkeypatch.setenv("S2L_TOY_DIR", str(tmp_path / "toy"))
     assert cli.main([command, "--config-name", "s2l_po/toy"]) == 2
     captured = capsys.readouterr()
-    assert quick == (["cpu"] if command == "train" else []), "only what runs next needs workers"
     assert captured.err.startswith("s2l: error: actor_rollout_ref.model.path=")
     assert captured.err.count("\n") == 1 and "Run `s2l data toy --out " in captured.err
     assert captured.out == ""

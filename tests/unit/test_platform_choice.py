@@ -70,29 +70,12 @@ def test_workers_are_forked_on_the_cpu_unless_the_configuration_says_how_they_st
     assert os.environ[name] == "1"
 
 
-def test_a_process_that_was_started_before_the_checks_serves_one_run(monkeypatch) -> None:
-    given = []
-    monkeypatch.setattr(platform.forked_workers, "start", lambda variables: given.append(1) or f"ask {len(given)}")
-    early, next_one, gpu = (config(device, runtime_env={}) for device in ("cpu", "cpu", "cuda"))
-    platform.import_for_workers(gpu)
-    assert given == []
-    for cfg in (early, next_one):
-        platform.activate_for(cfg)
-    platform.import_for_workers(early)
-    assert given == [1] and "py_executable" not in early.ray_kwargs.ray_init.runtime_env
-    for cfg, command in ((early, "ask 1"), (next_one, "ask 2")):
-        platform.fork_workers(cfg)
-        assert cfg.ray_kwargs.ray_init.runtime_env.py_executable == command
-
-
 def test_where_no_socket_can_be_made_workers_start_as_usual_and_it_is_said(monkeypatch, heard, tmp_path) -> None:
     long = tmp_path / ("d" * 90)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
     cfg = config("cpu", runtime_env={})
     platform.activate_for(cfg)
-    platform.import_for_workers(cfg)
-    assert heard.text == ""
     platform.fork_workers(cfg)
     assert "py_executable" not in cfg.ray_kwargs.ray_init.runtime_env
     assert f"so start-up takes longer: AF_UNIX path too long (TMPDIR={long})" in heard.text
