@@ -99,6 +99,8 @@ def measure(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]
     folder.mkdir(parents=True)
     command, load = ARMS[name][1](args, folder), os.getloadavg()[0]
     environment = {"VERL_FILE_LOGGER_PATH": str(folder / "metrics.jsonl")} if BASIS in name else {}
+    if name.startswith("trl"):  # TRL's environment has no s2l_ext, whose reward it takes
+        environment["PYTHONPATH"] = str(HERE.parent)
     run = watch(command, folder, environment)
     (folder / "processes.json").write_text(json.dumps(rows(run.seen, args.steps - 1), indent=1))
     return {"arm": name, "load_before": round(load, 2), **costs(run, args.steps), "accuracy": accuracy(folder)}
